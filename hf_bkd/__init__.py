@@ -1,0 +1,39 @@
+"""Bayesian knowledge distillation in the Hugging Face ecosystem."""
+
+import importlib
+from typing import Any
+
+from . import backbones, small_cnn  # noqa: F401  registers networks with timm, so that every loader knows them
+
+_HOME = {
+    "add_soft_labels": "soft_labels",
+    "ClassificationMetrics": "evaluate_metric",
+    "convergence_noise": "metrics",
+    "create_classifier": "backbones",
+    "CropAndFlip": "resident",
+    "DeterministicTeacher": "teachers",
+    "DistillationTrainer": "trainer",
+    "DistillationTrainingArguments": "training_args",
+    "EnsembleTeacher": "teachers",
+    "ImagePreprocessor": "resident",
+    "LaplaceTeacher": "teachers",
+    "load_splits": "data",
+    "make_variational": "teachers",
+    "Predictive": "teachers",
+    "ResidentDataset": "resident",
+    "Teacher": "teachers",
+    "UserError": "errors",
+    "VariationalTeacher": "teachers",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hf_bkd' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,100 @@
+"""The distance between a student and its target, with every convention's scale spelled out.
+
+    loss = (1 - lambda) * CE(y, softmax(z))  +  lambda * scale * KL(target || softmax(z / T_s))
+
+| ``temperature_scale`` | scale      | used by                                                                |
+| --------------------- | ---------- | ---------------------------------------------------------------------- |
+| ``"product"``         | T_t * T_s  | arXiv 2601.01484 (its released code)                                   |
+| ``"squared"``         | T_s ** 2   | Hinton et al. 2015, torchdistill, mdistiller, timm (all with T_t = T_s) |
+| ``"none"``            | 1          | trl                                                                    |
+
+The divergence is summed over classes and averaged over examples ("batchmean"), never over classes.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TEMPERATURE_SCALES = ("product", "squared", "none")
+
+
+def temperature_factor(temperature_scale: str, teacher_temperature: float, student_temperature: float) -> float:
+    """The factor on the KL term: see the table at the top of this module. ValueError for an unknown name."""
+    if temperature_scale == "product":
+        return teacher_temperature * student_temperature
+    if temperature_scale == "squared":
+        return student_temperature**2
+    if temperature_scale == "none":
+        return 1.0
+    raise ValueError(f"temperature_scale is {temperature_scale!r}; it must be one of {', '.join(TEMPERATURE_SCALES)}")
+
+
+def kl_divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(target || softmax(logits / T)) per example, in nats.
+
+    Args:
+        target: class probabilities [..., C]; zeros are allowed.
+        logits: unnormalised log-probabilities [..., C].
+        temperature: T > 0 of the student.
+
+    Returns:
+        Divergences [...], >= 0 up to rounding, in float32 or wider.
+    """
+    target = target.to(logits.dtype) if logits.dtype == torch.float64 else target.float()
+    log_student = F.log_softmax(logits.to(target.dtype) / temperature, dim=-1)
+    return (torch.xlogy(target, target) - target * log_student).sum(dim=-1)
+
+
+class LossParts(NamedTuple):
+    """``total`` to minimise, and its two terms before they are weighted; each a scalar, ``None`` if not computed."""
+
+    total: Tensor
+    cross_entropy: Tensor | None
+    distillation: Tensor | None
+
+
+def distillation_loss(
+    logits: Tensor,
+    labels: Tensor | None,
+    target: Tensor | None,
+    kd_lambda: float,
+    student_temperature: float = 1.0,
+    scale: float = 1.0,
+    label_smoothing: float = 0.0,
+    num_items: Tensor | float | None = None,
+) -> LossParts:
+    """(1 - lambda) CE + lambda * scale * KL, each summed over the examples and divided by ``num_items``.
+
+    A term of weight zero is not computed and what it would read may be ``None``: lambda = 0 is plain cross-entropy
+    training, lambda = 1 never reads a label.
+
+    Args:
+        logits: student's logits [..., C].
+        labels: class indices [...]; -100 marks positions that don't count.
+        target: teacher's class probabilities [..., C], at the teacher's temperature already.
+        kd_lambda: lambda in [0, 1].
+        student_temperature: T_s > 0, for the KL term only.
+        scale: factor on the KL term, see :func:`temperature_factor`.
+        label_smoothing: epsilon in [0, 1) of the cross-entropy term.
+        num_items: what the sums are divided by; the number of examples in ``logits`` if not given. A step that
+            accumulates gradients passes the number of examples of all its micro-batches.
+
+    Returns:
+        LossParts.
+    """
+    if num_items is None:
+        num_items = logits[..., 0].numel()
+    cross_entropy = distillation = None
+    total = 0.0
+    if kd_lambda < 1:
+        flat = logits.reshape(-1, logits.shape[-1])
+        flat = flat if flat.dtype == torch.float64 else flat.float()
+        cross_entropy = F.cross_entropy(flat, labels.reshape(-1), reduction="sum", label_smoothing=label_smoothing)
+        cross_entropy = cross_entropy / num_items
+        total = cross_entropy if kd_lambda == 0 else (1 - kd_lambda) * cross_entropy
+    if kd_lambda > 0:
+        distillation = kl_divergence(target, logits, student_temperature).sum() / num_items
+        total = total + kd_lambda * scale * distillation
+    return LossParts(total, cross_entropy, distillation)

@@ -1,0 +1,89 @@
+"""How good, how calibrated, how faithful and how steady a classifier is.
+
+All functions take class probabilities [N, C] and labels [N] (integers in [0, C)) and return Python floats, so that
+they can be logged, compared and stored as JSON.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+NUM_BINS = 10  # of the released code of arXiv 2601.01484
+
+
+def accuracy(probs: Tensor, labels: Tensor) -> float:
+    """Share of examples whose most probable class is the label, in [0, 1]."""
+    return (probs.argmax(dim=-1) == labels).double().mean().item()
+
+
+def nll(probs: Tensor, labels: Tensor) -> float:
+    """Mean negative log-likelihood of the labels, in nats; a probability of 0 counts as the smallest float."""
+    picked = probs.double().gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
+    return -picked.clamp_min(torch.finfo(torch.float64).tiny).log().mean().item()
+
+
+def brier(probs: Tensor, labels: Tensor) -> float:
+    """Mean squared distance to the one-hot label, summed over classes (Brier 1950), in [0, 2]."""
+    probs = probs.double()
+    onehot = torch.nn.functional.one_hot(labels.long(), probs.shape[-1])
+    return (probs - onehot).square().sum(dim=-1).mean().item()
+
+
+class Reliability(NamedTuple):
+    """Per bin of top-class confidence: mean confidence, accuracy (both NaN in empty bins) and number of examples."""
+
+    confidence: Tensor
+    accuracy: Tensor
+    count: Tensor
+
+
+def reliability(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reliability:
+    """Bins of equal width, (low, high], over the probability of the predicted class; tensors [num_bins]."""
+    confidence, predicted = probs.double().max(dim=-1)
+    bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
+    count = torch.bincount(bins, minlength=num_bins)
+    correct = torch.bincount(bins, weights=(predicted == labels).double(), minlength=num_bins)
+    summed = torch.bincount(bins, weights=confidence, minlength=num_bins)
+    return Reliability(summed / count, correct / count, count)
+
+
+def ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
+    """Expected calibration error of the top class (Guo et al. 2017): bins weighted by their share, in [0, 1]."""
+    bins = reliability(probs, labels, num_bins)
+    gaps = (bins.confidence - bins.accuracy).abs().nan_to_num(0)
+    return (gaps * bins.count / bins.count.sum()).sum().item()
+
+
+def classification_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
+    """``{"accuracy", "nll", "ece", "brier"}`` of probabilities [N, C] against labels [N]."""
+    return {f.__name__: f(probs, labels) for f in (accuracy, nll, ece, brier)}
+
+
+def agreement(probs: Tensor, other: Tensor) -> float:
+    """Share of examples for which two classifiers predict the same class (fidelity of Stanton et al. 2021)."""
+    return (probs.argmax(dim=-1) == other.argmax(dim=-1)).double().mean().item()
+
+
+def convergence_noise(accuracies: Sequence[float], last: int = 50) -> float:
+    """Standard deviation (ddof 1) of the evaluation accuracy over the last epochs (arXiv 2601.01484, section 5).
+
+    Args:
+        accuracies: one evaluation accuracy per epoch, in [0, 1], in order.
+        last: how many of the last ones count, at least 2.
+
+    Returns:
+        The standard deviation, in units of accuracy.
+
+    Raises:
+        UserError: fewer than ``last`` accuracies, or ``last`` below 2.
+    """
+    if last < 2:
+        raise UserError(f"convergence noise needs at least 2 evaluations, and last is {last}")
+    if len(accuracies) < last:
+        raise UserError(f"convergence noise over the last {last} evaluations asked of {len(accuracies)} evaluations")
+    return statistics.stdev(accuracies[-last:])

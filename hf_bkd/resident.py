@@ -1,0 +1,199 @@
+"""Datasets as a training loop wants them: decoded once, held as columns of tensors, read a whole batch at a time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import datasets
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from .data import find_columns
+from .errors import UserError
+from .progress import track
+from .soft_labels import columns, provenance
+from .views import crop_and_flip
+
+
+@dataclass(frozen=True)
+class ImagePreprocessor:
+    """Images to a network's ``pixel_values``: scaled to [0, 1], less ``mean``, over ``std``, per channel.
+
+    Args:
+        mean, std: one value per channel, on the scale of [0, 1].
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def for_model(cls, model: nn.Module) -> Self:
+        """What the network was made for, from its ``config.pretrained_cfg``; UserError if that doesn't say."""
+        config = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
+        if "mean" not in config or "std" not in config:
+            raise UserError("this model's config names no mean and std: pass ImagePreprocessor(mean=..., std=...)")
+        return cls(tuple(config["mean"]), tuple(config["std"]))
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """A batch of dataset rows with one column of PIL images -> ``{"pixel_values": float32 [B, C, H, W]}``."""
+        images = next((values for values in rows.values() if isinstance(values[0], Image)), None)
+        if images is None:
+            raise UserError(f"none of the columns {', '.join(rows)} holds images")
+        return {"pixel_values": self.normalize(stack_images(images))}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> float32 [B, C, H, W], on the same device."""
+        if images.shape[1] != len(self.mean):
+            raise UserError(f"the images have {images.shape[1]} channels, and mean and std are of {len(self.mean)}")
+        scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device)[:, None, None]
+        shift = torch.tensor([m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
+        return images * scale - shift[:, None, None]
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class CropAndFlip:
+    """:func:`hf_bkd.views.crop_and_flip` with its parameters; ``seed`` tells runs apart."""
+
+    seed: int = 0
+    padding: int = 4
+    flip: bool = True
+
+    def __call__(self, images: Tensor, ids: Tensor, view: int) -> Tensor:
+        return crop_and_flip(images, ids, seed=self.seed, view=view, padding=self.padding, flip=self.flip)
+
+
+class ResidentDataset(torch.utils.data.Dataset):
+    """Columns in memory, read by whole batches: ``dataset[[3, 5]]`` is a dict of tensors with two rows each.
+
+    The trainer knows it and passes its batches on as they are; elsewhere use :meth:`batches`.
+
+    Args:
+        values: column name -> tensor of N rows, all on one device. ``pixel_values`` may be uint8 images.
+        preprocessor: turns uint8 ``pixel_values`` into the network's.
+        augment: called as ``augment(images, ids, view)`` on uint8 images, where a row's id is its number and the view
+            is the epoch.
+        records: what made the soft labels, by teacher's name (``None`` for an unnamed one).
+        example_ids: content hash of each row, int64 [N], by which soft labels are recognised.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, Tensor],
+        preprocessor: ImagePreprocessor | None = None,
+        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        records: dict[str | None, dict | None] | None = None,
+        example_ids: np.ndarray | None = None,
+    ):
+        self.values = values
+        self.preprocessor = preprocessor
+        self.augment = augment
+        self.records = records or {}
+        self.example_ids = example_ids
+        self.epoch = 0
+
+    @classmethod
+    def from_images(
+        cls,
+        dataset: datasets.Dataset,
+        preprocessor: ImagePreprocessor,
+        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+    ) -> Self:
+        """Decode a dataset of images of one size, with its labels and its checked soft labels.
+
+        Raises:
+            UserError: no images or labels, images of several sizes, or soft labels that are no distributions or were
+                made for other examples, classes or another normalisation.
+        """
+        image_column, label_column = find_columns(dataset)
+        plain = dataset.with_format(None)
+        images, ids = [], []
+        batches = range(0, len(dataset), 1000)
+        for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
+            rows = plain[start : start + 1000][image_column]
+            images.append(stack_images(rows))
+            ids.append(provenance.content_ids(rows))
+        values = {"pixel_values": torch.cat(images), "labels": torch.tensor(plain[label_column][:])}
+        values = {name: value.to(device) for name, value in values.items()}
+        decoded = cls(values, preprocessor, augment, example_ids=np.concatenate(ids))
+        return decoded.with_soft_labels(dataset)
+
+    def with_soft_labels(self, dataset: datasets.Dataset) -> Self:
+        """The same decoded rows with the soft labels of ``dataset``, after checking that they are theirs."""
+        if columns.EXAMPLE_ID in dataset.column_names and self.example_ids is not None:
+            stored = np.asarray(dataset.with_format(None)[columns.EXAMPLE_ID][:])
+            provenance.check_identity(stored, self.example_ids)
+        values = {name: value for name, value in self.values.items() if not columns.is_soft_label_column(name)}
+        device, records = next(iter(values.values())).device, {}
+        for teacher in columns.teachers_of(dataset.column_names):
+            labels = columns.read(dataset, teacher)
+            provenance.check_class_names(labels.provenance, dataset.features)
+            _check_preprocessing(labels.provenance, self.preprocessor)
+            values[columns.column(columns.PROBS, teacher)] = labels.probs.to(device)
+            records[teacher] = labels.provenance
+        return type(self)(values, self.preprocessor, self.augment, records, self.example_ids)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def __getitem__(self, index: int | list[int]) -> dict[str, Tensor]:
+        if isinstance(index, int):
+            return {name: value[0] for name, value in self.__getitems__([index]).items()}
+        return self.__getitems__(index)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        device = next(iter(self.values.values())).device
+        ids = torch.tensor(indices, device=device)
+        batch = {name: value[ids] for name, value in self.values.items()}
+        if self.augment is not None:
+            batch["pixel_values"] = self.augment(batch["pixel_values"], ids, self.epoch)
+        if self.preprocessor is not None:
+            batch["pixel_values"] = self.preprocessor.normalize(batch["pixel_values"])
+        return batch
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.values)
+
+    def soft_labels(self, teacher: str | None = None) -> columns.SoftLabels:
+        """One teacher's labels, and what made them."""
+        return columns.SoftLabels(self.values[columns.column(columns.PROBS, teacher)], None, self.records.get(teacher))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which view of each image comes next."""
+        self.epoch = epoch
+
+    def batches(self, batch_size: int = 512) -> Iterator[dict[str, Tensor]]:
+        """Un-augmented batches of inputs and labels in order, for fitting and evaluating teachers."""
+        values = {name: value for name, value in self.values.items() if not columns.is_soft_label_column(name)}
+        plain = ResidentDataset(values, self.preprocessor)
+        for start in range(0, len(self), batch_size):
+            yield plain[list(range(start, min(start + batch_size, len(self))))]
+
+
+def stack_images(images: list) -> Tensor:
+    """PIL images of one size and mode -> uint8 [B, C, H, W]; UserError if they differ."""
+    arrays = [np.asarray(image) for image in images]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        raise UserError(f"the images differ in size or mode ({sorted(shapes)[:3]}): bring them to one size first")
+    stacked = torch.from_numpy(np.stack(arrays))
+    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
+
+
+def _check_preprocessing(record: dict | None, preprocessor: ImagePreprocessor | None) -> None:
+    theirs = (record or {}).get("preprocessing")
+    if theirs is None or preprocessor is None:
+        return
+    ours = preprocessor.to_dict()
+    if any(list(theirs[key]) != list(ours[key]) for key in ours):
+        raise UserError(
+            f"the teacher saw images normalised with {theirs}, this dataset is prepared with {ours}: use the same "
+            "ImagePreprocessor for both"
+        )

@@ -1,0 +1,77 @@
+"""Whether a training set's soft labels may be used: checked once, before the first step."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ..errors import UserError
+from .columns import EXAMPLE_ID, PROBS, column, is_soft_label_column, read, teachers_of
+from .provenance import check_class_names, check_identity, content_ids
+
+SPOT_CHECKED_ROWS = 256
+
+
+def column_names(dataset: Any) -> list[str]:
+    """Names of a dataset's columns; none for one that doesn't say."""
+    return list(getattr(dataset, "column_names", None) or [])
+
+
+def soft_label_columns(dataset: Any) -> list[str]:
+    """Those of a dataset's columns that carry soft labels."""
+    return [name for name in column_names(dataset) if is_soft_label_column(name)]
+
+
+def stored_temperatures(dataset: Any, wanted: float | None, num_classes: int | None) -> dict[str, tuple[float, float]]:
+    """The temperature that each ``teacher_probs`` column is stored at, and the one that it is to be brought to.
+
+    Args:
+        dataset: a `datasets.Dataset`, or anything with ``column_names`` and ``soft_labels(teacher)``.
+        wanted: T_t; ``None`` for that of the labels.
+        num_classes: of the student, where it is known.
+
+    Raises:
+        UserError: no such column, labels that are no distributions or not this dataset's, another number of classes
+            than the student's, a temperature that the stored average can't be brought to, or several temperatures.
+    """
+    names = column_names(dataset)
+    if not teachers_of(names):
+        raise UserError(
+            f"the training set has no teacher_probs column (only {', '.join(names) or 'unnamed ones'}): add it with "
+            "add_soft_labels, or train with kd_lambda=0"
+        )
+    found = {}
+    for teacher in teachers_of(names):
+        name = column(PROBS, teacher)
+        if isinstance(dataset, datasets.Dataset):
+            probs, _, record = read(dataset, teacher)
+            check_class_names(record, dataset.features)
+            _spot_check_identity(dataset, record)
+        else:
+            probs, _, record = dataset.soft_labels(teacher)
+        if num_classes is not None and num_classes != probs.shape[-1]:
+            raise UserError(
+                f"{name} has {probs.shape[-1]} classes and the model has {num_classes}: build the student with "
+                f"{probs.shape[-1]} classes, or label the dataset with another teacher"
+            )
+        stored = 1.0 if record is None else float(record["temperature"])
+        target = wanted or stored
+        if target != stored != 1 and record["tempering"] == "per_sample":
+            raise UserError(
+                f"{name} was averaged over draws at temperature {stored:g} and can't be brought to {target:g}: leave "
+                "teacher_temperature out, or label again"
+            )
+        found[name] = (stored, target)
+    if len({target for _, target in found.values()}) > 1:
+        raise UserError(f"the teachers' labels are stored at different temperatures ({found}): pass teacher_temperature")
+    return found
+
+
+def _spot_check_identity(dataset: datasets.Dataset, record: dict | None) -> None:
+    """Compare the content of evenly spaced rows with the ids stored beside their labels."""
+    content = (record or {}).get("dataset", {}).get("content_column")
+    if EXAMPLE_ID not in dataset.column_names or content not in dataset.column_names:
+        return
+    step = max(1, len(dataset) // SPOT_CHECKED_ROWS)
+    chosen = dataset.with_format(None).select(range(0, len(dataset), step))
+    check_identity(np.asarray(chosen[EXAMPLE_ID][:]), content_ids(chosen[content][:]))

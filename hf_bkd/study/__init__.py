@@ -1,0 +1,38 @@
+"""Studies: a list of arms, run over conditions and seeds by one engine, reported in one form."""
+
+from .arms import (
+    BAYES,
+    CONTROLS,
+    CROSS_FITTED,
+    DETERMINISTIC,
+    ENSEMBLE,
+    LABEL_SMOOTHING,
+    LAPLACE,
+    ONE_HOT,
+    SCALED,
+    TUNED,
+    VARIATIONAL,
+    Arm,
+    Splits,
+    Study,
+)
+from .command import StudyArguments, main
+
+__all__ = [
+    "BAYES",
+    "CONTROLS",
+    "CROSS_FITTED",
+    "DETERMINISTIC",
+    "ENSEMBLE",
+    "LABEL_SMOOTHING",
+    "LAPLACE",
+    "ONE_HOT",
+    "SCALED",
+    "TUNED",
+    "VARIATIONAL",
+    "Arm",
+    "Splits",
+    "Study",
+    "StudyArguments",
+    "main",
+]

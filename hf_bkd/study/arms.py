@@ -1,0 +1,87 @@
+"""How a study is declared."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+
+TEACHERS = ("none", "deterministic", "laplace", "variational", "ensemble", "bayes")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to teach a student.
+
+    Args:
+        name: what the report calls it.
+        teacher: one of ``TEACHERS``; ``"bayes"`` stands for the exact class probabilities, where the data has them.
+        temperatures: candidates for the teacher's temperature; the student with the best validation accuracy decides.
+        scaled: set the teacher's temperature by validation NLL instead (Guo et al. 2017).
+        folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for not.
+        label_smoothing: of a student without a teacher.
+    """
+
+    name: str
+    teacher: str = "none"
+    temperatures: tuple[float, ...] = (1.0,)
+    scaled: bool = False
+    folds: int = 0
+    label_smoothing: float = 0.0
+
+
+ONE_HOT = Arm("one-hot")
+LABEL_SMOOTHING = Arm("label smoothing", label_smoothing=0.1)
+DETERMINISTIC = Arm("deterministic", teacher="deterministic")
+TUNED = Arm("deterministic, best T", teacher="deterministic", temperatures=(1.0, 2.0, 4.0))
+SCALED = Arm("deterministic, scaled", teacher="deterministic", scaled=True)
+LAPLACE = Arm("Laplace", teacher="laplace")
+VARIATIONAL = Arm("variational head", teacher="variational")
+ENSEMBLE = Arm("ensemble", teacher="ensemble")
+CROSS_FITTED = Arm("ensemble, cross-fitted", teacher="ensemble", folds=3)
+BAYES = Arm("exact Bayes", teacher="bayes")
+
+CONTROLS = (ONE_HOT, LABEL_SMOOTHING, DETERMINISTIC, TUNED, SCALED, ENSEMBLE)
+"""Without these beside it, a Bayesian teacher's result says little."""
+
+
+@dataclass
+class Splits:
+    """Datasets with columns ``image`` and ``label``; ``bayes`` [N, C]: exact class probabilities of ``train``."""
+
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    test: datasets.Dataset
+    bayes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to run.
+
+    Args:
+        name: of the recipe.
+        arms: in the order of the report; those with ``"bayes"`` are left out of conditions that don't know it.
+        conditions: name -> function from the study's arguments and a seed to the data. A study with a single
+            condition calls it ``""``.
+        mean, std: of the images' channels, on the scale of [0, 1].
+        augment: whether networks are trained on random crops and flips.
+        epochs: factor on the number of epochs, for conditions that need more or fewer.
+        teacher_args, student_args: for ``create_classifier``.
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    conditions: dict[str, Callable[[Any, int], Splits]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: bool = True
+    epochs: dict[str, float] = field(default_factory=dict)
+    teacher_args: dict[str, Any] = field(default_factory=dict)
+    student_args: dict[str, Any] = field(default_factory=dict)
+
+
+def slug(name: str) -> str:
+    """A name as part of a path: lower case, words joined by hyphens."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())

@@ -1,0 +1,18 @@
+"""Teachers that know what they don't know: a posterior over weights, asked for class probabilities."""
+
+from .base import Predictive, Teacher, predict_all
+from .deterministic import DeterministicTeacher
+from .ensemble import EnsembleTeacher
+from .laplace import LaplaceTeacher
+from .variational import VariationalTeacher, make_variational
+
+__all__ = [
+    "DeterministicTeacher",
+    "EnsembleTeacher",
+    "LaplaceTeacher",
+    "Predictive",
+    "Teacher",
+    "VariationalTeacher",
+    "make_variational",
+    "predict_all",
+]

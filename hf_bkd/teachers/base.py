@@ -1,0 +1,233 @@
+"""What a teacher is: a network and a distribution over its predictions, asked one batch at a time.
+
+A new kind of teacher subclasses :class:`Teacher`, names its ``method`` and implements ``draw_logits``; if it keeps
+more than the network, also ``get_state`` and ``from_state``. Everything else (tempering, moments, saving, the Hub)
+stands here once.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..files import whole_folder
+from ..targets import temper
+from .network import Inputs, load_network, num_classes_of, save_network, to_device
+
+TEMPERINGS = ("per_sample", "post_average")
+
+
+class Predictive(NamedTuple):
+    """What a teacher says of B inputs in S draws.
+
+    mean: class probabilities [B, C], averaged over the draws and tempered.
+    variance: across-draw variance (ddof 1) of the probabilities [B, C]; ``None`` for a single draw, where it is unknown.
+    samples: the draws' probabilities [S, B, C] if asked for.
+
+    ``variance`` and ``samples`` belong to draws tempered one by one with ``"per_sample"``, untempered with
+    ``"post_average"``.
+    """
+
+    mean: Tensor
+    variance: Tensor | None
+    samples: Tensor | None
+
+
+class Teacher(ABC):
+    """A classifier that answers with a distribution over class probabilities.
+
+    Args:
+        network: whatever returns logits: a transformers model, a timm model or a plain module.
+        temperature: T > 0 of the probabilities that it hands out.
+        tempering: ``"per_sample"``: mean_s softmax(z_s / T), or ``"post_average"``: (mean_s softmax(z_s))^(1/T)
+            renormalised; the forms that arXiv 2601.01484 uses for its variational and its Laplace teacher.
+    """
+
+    method: ClassVar[str]
+    network: nn.Module | None
+
+    def __init__(self, network: nn.Module | None, temperature: float = 1.0, tempering: str = "post_average"):
+        if not temperature > 0:
+            raise UserError(f"a teacher's temperature must be above 0, and it is {temperature}")
+        if tempering not in TEMPERINGS:
+            raise UserError(f"tempering is {tempering!r}; it must be one of {', '.join(TEMPERINGS)}")
+        self.network = network
+        self.temperature = float(temperature)
+        self.tempering = tempering
+
+    @property
+    def num_classes(self) -> int:
+        return num_classes_of(self.network)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        self.network.to(device)
+        return self
+
+    @abstractmethod
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        """Logits [S, B, C] of S draws from the posterior; S may be 1 where the prediction is a single distribution."""
+
+    @torch.no_grad()
+    def predict(
+        self,
+        inputs: Inputs,
+        num_samples: int = 10,
+        generator: torch.Generator | None = None,
+        return_samples: bool = False,
+    ) -> Predictive:
+        """Class probabilities for one batch.
+
+        Args:
+            inputs: keyword arguments of the network's forward, or its first argument; B examples.
+            num_samples: S >= 1, draws from the posterior. Teachers without one ignore it.
+            generator: where the draws' randomness comes from, on any device; torch's global generator if not given.
+            return_samples: whether to keep the [S, B, C] draws.
+
+        Raises:
+            UserError: ``num_samples`` below 1.
+        """
+        if num_samples < 1:
+            raise UserError(f"num_samples must be at least 1, and it is {num_samples}")
+        logits = self.draw_logits(to_device(inputs, self.device), num_samples, generator).float()
+        per_sample = self.tempering == "per_sample"
+        probs = torch.softmax(logits / self.temperature if per_sample else logits, dim=-1)
+        mean = probs.mean(dim=0)
+        return Predictive(
+            mean=mean if per_sample else temper(mean, self.temperature),
+            variance=probs.var(dim=0) if len(probs) > 1 else None,
+            samples=probs if return_samples else None,
+        )
+
+    def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the teacher keeps beside its network: constructor's arguments as JSON, and tensors."""
+        return {}, {}
+
+    @classmethod
+    def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """The inverse of :meth:`get_state`; ``settings`` hold temperature and tempering too."""
+        return cls(network, **settings)
+
+    def fingerprint(self) -> str:
+        """Hash (16 hexadecimal digits) of all weights and of the posterior."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted((self.network.state_dict() | self.get_state()[1]).items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What a record of this teacher's labels should say of it, as JSON."""
+        settings = self.get_state()[0] | {"temperature": self.temperature, "tempering": self.tempering}
+        return {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``teacher.json``, ``posterior.safetensors`` and ``network/`` (no pickle), all or nothing."""
+        settings, tensors = self.get_state()
+        settings |= {"temperature": self.temperature, "tempering": self.tempering}
+        with whole_folder(folder) as temporary:
+            self._save_networks(temporary)
+            if tensors:
+                tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                save_file(tensors, temporary / "posterior.safetensors")
+            description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
+            (temporary / "teacher.json").write_text(json.dumps(description, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, network: nn.Module | None = None, revision: str | None = None
+    ) -> Self:
+        """Load a teacher saved by :meth:`save_pretrained`, from a folder or the Hub, without running saved code.
+
+        Args:
+            name_or_path: folder, or repository on the Hub.
+            network: a module to load the weights into; needed only where a plain ``nn.Module`` was saved.
+            revision: branch, tag or commit on the Hub.
+
+        Returns:
+            The teacher that was saved; called on a subclass, it must be one of that class.
+
+        Raises:
+            UserError: no teacher there, another kind of teacher, or weights of another network.
+        """
+        folder = _local_folder(name_or_path, revision)
+        description_file = folder / "teacher.json"
+        if not description_file.is_file():
+            raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
+        description = json.loads(description_file.read_text())
+        known = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
+        kind = known.get(description["method"])
+        if kind is None:
+            raise UserError(f"{name_or_path} holds a teacher of the unknown method {description['method']!r}")
+        if not issubclass(kind, cls):
+            raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
+        posterior = folder / "posterior.safetensors"
+        tensors = load_file(posterior) if posterior.is_file() else {}
+        return kind.from_state(kind._load_networks(folder, network), description["settings"], tensors)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hub; returns the repository's address."""
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "teacher")
+            api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "teacher")
+        return str(address)
+
+    def _save_networks(self, folder: Path) -> None:
+        save_network(self.network, folder / "network")
+
+    @classmethod
+    def _load_networks(cls, folder: Path, network: nn.Module | None) -> Any:
+        return load_network(folder / "network", network)
+
+
+@torch.no_grad()
+def predict_all(
+    teacher: Teacher, batches: Iterable[Inputs], num_samples: int = 10, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Mean probabilities [N, C] and labels [N], on the CPU, for batches that hold labels (see ``network.split``)."""
+    from .network import split
+
+    generator = torch.Generator().manual_seed(seed)
+    probs, labels = [], []
+    for batch in batches:
+        inputs, batch_labels = split(batch)
+        probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
+        labels.append(batch_labels.cpu())
+    return torch.cat(probs), torch.cat(labels)
+
+
+def _all_subclasses(cls: type) -> list[type]:
+    return [kind for sub in cls.__subclasses__() for kind in (sub, *_all_subclasses(sub))]
+
+
+def _local_folder(name_or_path: str | Path, revision: str | None) -> Path:
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name_or_path), revision=revision))
+    except HFValidationError:
+        raise UserError(f"{name_or_path} is not a folder") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{name_or_path} is not a folder, and the Hub could not deliver it ({type(error).__name__}); "
+            "pass the path of a folder written by save_pretrained"
+        ) from None

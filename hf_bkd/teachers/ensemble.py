@@ -1,0 +1,79 @@
+"""Several teachers as one: deep ensembles (Lakshminarayanan et al. 2017), or any other mixture of equals."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .base import Teacher
+from .network import Inputs
+
+
+class EnsembleTeacher(Teacher):
+    """The members' draws together: M of M deterministic networks, M * S if any member has a posterior.
+
+    Members count equally; one with a single draw is repeated where others have S.
+
+    Args:
+        members: teachers with the same classes; each applies its own temperature.
+        temperature, tempering: of the average, on top of the members' own.
+    """
+
+    method = "ensemble"
+
+    def __init__(self, members: Sequence[Teacher], temperature: float = 1.0, tempering: str = "post_average"):
+        super().__init__(None, temperature, tempering)
+        if not members:
+            raise UserError("an ensemble needs at least one member")
+        sizes = sorted({member.num_classes for member in members})
+        if len(sizes) > 1:
+            raise UserError(f"an ensemble's members must know the same classes; these have {sizes} of them")
+        self.members = list(members)
+
+    @property
+    def num_classes(self) -> int:
+        return self.members[0].num_classes
+
+    @property
+    def device(self) -> torch.device:
+        return self.members[0].device
+
+    def to(self, device: torch.device | str) -> Self:
+        for member in self.members:
+            member.to(device)
+        return self
+
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        draws = [_log_probs(member, inputs, num_samples, generator) for member in self.members]
+        most = max(len(draw) for draw in draws)
+        return torch.cat([draw.expand(most, -1, -1) if len(draw) == 1 else draw for draw in draws])
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256("".join(member.fingerprint() for member in self.members).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"members": [member.describe() for member in self.members]}
+
+    def _save_networks(self, folder: Path) -> None:
+        for number, member in enumerate(self.members):
+            member.save_pretrained(folder / "members" / str(number))
+
+    @classmethod
+    def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
+        paths = sorted((folder / "members").iterdir(), key=lambda path: int(path.name))
+        return [Teacher.from_pretrained(path) for path in paths]
+
+    @classmethod
+    def from_state(cls, network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        return cls(network, **settings)
+
+
+def _log_probs(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+    """A member's tempered draws [S, B, C] as log-probabilities; one tempered after averaging has a single one."""
+    prediction = member.predict(inputs, num_samples, generator, return_samples=True)
+    tempered_draws = member.tempering == "per_sample" or member.temperature == 1
+    return (prediction.samples if tempered_draws else prediction.mean[None]).log()

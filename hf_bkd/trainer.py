@@ -1,0 +1,235 @@
+"""The Trainer that trains a student towards stored soft labels."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.data.data_collator import default_data_collator
+from transformers.trainer_utils import EvalPrediction
+
+from .backbones import logits_of
+from .errors import UserError
+from .layers import kl_divergence
+from .losses import LossParts, distillation_loss, temperature_factor
+from .metrics import classification_metrics, convergence_noise
+from .soft_labels import columns
+from .soft_labels.check import soft_label_columns, stored_temperatures
+from .targets import mix_teachers, temper
+from .training_args import DistillationTrainingArguments
+
+
+class DistillationTrainer(Trainer):
+    """`transformers.Trainer` whose loss reads the soft-label columns of its training set.
+
+    Works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
+    `datasets.Dataset` and :class:`~hf_bkd.ResidentDataset` alike. With ``kd_lambda=0`` it is a plain classification
+    trainer; a network with variational layers is trained on its evidence lower bound, the KL divergence divided by the
+    number of training examples. Each evaluation computes accuracy, NLL, ECE and Brier score unless
+    ``compute_metrics`` is given; the end of the training logs ``convergence_noise``.
+
+    The logged loss is the minimised one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
+    they are weighted.
+
+    Raises:
+        UserError: soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the dataset, that have
+            another number of classes than the model, or that can't be brought to ``teacher_temperature``.
+    """
+
+    args: DistillationTrainingArguments
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: DistillationTrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        compute_metrics: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            model=model,
+            args=args if args is not None else DistillationTrainingArguments("distilled"),
+            data_collator=partial(_collate, data_collator or default_data_collator),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_metrics=compute_metrics or _compute_metrics,
+            **kwargs,
+        )
+        # the loss below divides by the number of items itself; without this the Trainer would not count them
+        self.model_accepts_loss_kwargs = True
+        self._temperatures: dict[str, tuple[float, float]] = {}
+        if train_dataset is not None and self.args.kd_lambda > 0:
+            num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
+            self._temperatures = stored_temperatures(train_dataset, self.args.teacher_temperature, num_labels)
+        if hasattr(train_dataset, "set_epoch"):
+            self.add_callback(_SetEpoch(train_dataset))
+        self._sums: dict[str, Tensor] = {}
+        self._summed_steps = 0
+
+    @property
+    def teacher_temperature(self) -> float:
+        """T_t that the loss uses: the argument, or what the stored labels say."""
+        wanted = [wanted for _, wanted in self._temperatures.values()]
+        return wanted[0] if wanted else self.args.teacher_temperature or 1.0
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        own = soft_label_columns(self.train_dataset)
+        self._signature_columns += [name for name in own if name not in self._signature_columns]
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        per_example = super()._get_collator_with_removed_columns(data_collator, description)
+        return partial(_collate, per_example)
+
+    # The loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """Also counts the examples of all micro-batches of a step, over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._summed_steps += 1
+        counts = [self._count_items(batch) for batch in batches]
+        num_items = torch.as_tensor(sum(counts), device=device) if counts else None
+        if num_items is not None and self.args.world_size > 1:
+            num_items = self.accelerator.gather(num_items).sum()
+        return batches, num_items
+
+    def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
+        if self.args.kd_lambda < 1:
+            return (_labels(batch) != -100).sum()
+        target = next(value for name, value in batch.items() if name.startswith(columns.PROBS))
+        return target[..., 0].numel()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """The loss of `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
+        inputs = dict(inputs)
+        labels = inputs.pop("labels", None)
+        soft = {name: inputs.pop(name) for name in list(inputs) if columns.is_soft_label_column(name)}
+        logits = logits_of(model(**inputs))
+        if not self.model.training:
+            loss = distillation_loss(logits, labels, None, kd_lambda=0).total
+            return (loss, {"logits": logits}) if return_outputs else loss
+
+        args, factor = self.args, 1.0
+        target = None
+        if args.kd_lambda > 0:
+            target = self._target(soft)
+            factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
+        parts = distillation_loss(
+            logits,
+            labels,
+            target,
+            args.kd_lambda,
+            args.student_temperature,
+            factor,
+            args.label_smoothing_factor,
+            num_items_in_batch,
+        )
+        loss = parts.total
+        complexity = kl_divergence(self.model)
+        if complexity is not None:
+            share = 1.0 if num_items_in_batch is None else logits[..., 0].numel() / num_items_in_batch
+            loss = loss + share * complexity / len(self.train_dataset)
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        self._note(parts)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        inputs = {name: value for name, value in inputs.items() if not columns.is_soft_label_column(name)}
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _target(self, soft: dict[str, Tensor]) -> Tensor:
+        """sum_m r_m p_m of the batch's soft-label columns, each at its wanted temperature."""
+        probs = []
+        for column, (stored, wanted) in self._temperatures.items():
+            p = soft[column].float()
+            probs.append(temper(p / p.sum(dim=-1, keepdim=True), wanted / stored))
+        return mix_teachers(probs)
+
+    # What is logged
+
+    def _note(self, parts: LossParts) -> None:
+        """Sum up the loss' terms on the device; they are read when something is logged."""
+        for name, value in (("cross_entropy", parts.cross_entropy), ("distillation", parts.distillation)):
+            if value is not None:
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._sums:
+            for name, value in self._sums.items():
+                summed = self.accelerator.reduce(value, reduction="sum")
+                logs[name] = summed.item() / self._summed_steps
+            self._sums, self._summed_steps = {}, 0
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; ``True`` resumes from the last complete checkpoint, and starts anew if there is none."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        noise = self.convergence_noise()
+        if noise is not None:
+            self.log({"convergence_noise": noise})
+        return output
+
+    def evaluations(self) -> tuple[list[float], list[float]]:
+        """Epochs and accuracies of the evaluations so far."""
+        logged = [entry for entry in self.state.log_history if "eval_accuracy" in entry]
+        return [entry["epoch"] for entry in logged], [entry["eval_accuracy"] for entry in logged]
+
+    def noise_window(self) -> int:
+        """How many of the last evaluations the convergence noise is taken over."""
+        return min(self.args.noise_epochs, len(self.evaluations()[1]) // 2)
+
+    def convergence_noise(self) -> float | None:
+        """Standard deviation (ddof 1) of the evaluation accuracy over the noise window; ``None`` below 4 evaluations."""
+        window = self.noise_window()
+        return convergence_noise(self.evaluations()[1], window) if window >= 2 else None
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the dataset which view comes next: accelerate does so in one process, but not in several."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest checkpoint that was written to its end, or ``None``: an interrupted one lacks its state."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    newest = max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return None if newest is None else os.fspath(newest)
+
+
+def _collate(per_example: Any, features: Any) -> dict[str, Tensor]:
+    """A resident dataset hands over whole batches; anything else is a list of examples."""
+    return features if isinstance(features, dict) else per_example(features)
+
+
+def _labels(batch: dict[str, Tensor]) -> Tensor:
+    if "labels" not in batch:
+        raise UserError(
+            f"the training batches have no labels column (only {', '.join(batch)}): name it 'label' or 'labels', or "
+            "train with kd_lambda=1"
+        )
+    return batch["labels"]
+
+
+def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    known = labels != -100
+    return classification_metrics(logits[known].double().softmax(dim=-1), labels[known])

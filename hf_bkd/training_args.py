@@ -1,0 +1,62 @@
+"""`transformers.TrainingArguments` and the few numbers that distillation adds."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .errors import UserError
+from .losses import TEMPERATURE_SCALES
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """Arguments of :class:`~hf_bkd.DistillationTrainer`.
+
+    loss = (1 - kd_lambda) * CE(y, softmax(z)) + kd_lambda * scale * KL(target, softmax(z / student_temperature)),
+    where the target is the stored ``teacher_probs`` at ``teacher_temperature`` (arXiv 2601.01484).
+
+    Args:
+        kd_lambda: weight in [0, 1] of the distillation term; 0 is plain training, 1 never reads the labels.
+        teacher_temperature: T_t > 0 of the target. ``None`` keeps that of the stored labels. Labels stored at another
+            temperature are brought to this one by p^(T_stored/T_t), renormalised, which is what their teacher would
+            have said if its rule is ``"post_average"``, and is refused if it is ``"per_sample"`` and T_stored is not 1.
+        student_temperature: T_s > 0 of the student in the distillation term.
+        temperature_scale: ``"product"`` (T_t * T_s, arXiv 2601.01484), ``"squared"`` (T_s^2, Hinton et al. 2015) or
+            ``"none"``.
+        noise_epochs: over how many of the last evaluations the convergence noise is taken; a run with fewer than
+            twice as many uses its last half.
+
+    Raises:
+        UserError: a number outside its range, or an unknown scale.
+    """
+
+    kd_lambda: float = field(
+        default=1.0, metadata={"help": "Weight in [0, 1] of the distillation term: (1 - lambda) CE + lambda scale KL."}
+    )
+    teacher_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature > 0 of the target; that of the stored labels if not given."}
+    )
+    student_temperature: float = field(
+        default=1.0, metadata={"help": "Temperature > 0 of the student in the distillation term."}
+    )
+    temperature_scale: str = field(
+        default="product", metadata={"help": "Factor on the KL term: product (T_t T_s), squared (T_s^2) or none."}
+    )
+    noise_epochs: int = field(
+        default=50, metadata={"help": "Number of last evaluations over which convergence noise is taken."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.kd_lambda <= 1:
+            raise UserError(f"kd_lambda must be between 0 and 1, and it is {self.kd_lambda}")
+        for name in ("teacher_temperature", "student_temperature"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} must be above 0, and it is {value}")
+        if self.temperature_scale not in TEMPERATURE_SCALES:
+            raise UserError(
+                f"temperature_scale is {self.temperature_scale!r}; it must be one of {', '.join(TEMPERATURE_SCALES)}"
+            )
+        if self.noise_epochs < 2:
+            raise UserError(f"noise_epochs must be at least 2, and it is {self.noise_epochs}")

@@ -1,0 +1,40 @@
+"""What the three CIFAR-100 recipes share: the data, the arguments of arXiv 2601.01484, and the controls.
+
+Where its code is followed: CIFAR stem, reflect-padded crop and flip, Adam at 1e-3 without weight decay, batches of
+about 100, 200 epochs, S = 10. Where it isn't: a cosine schedule, because the Trainer has no multi-step one; a
+validation split, because theirs is the test split; and labels of the un-augmented images, one view each.
+"""
+
+from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
+from hf_bkd.data import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.study import CONTROLS, Arm, Splits, Study, StudyArguments, main
+
+
+def cifar100(options: StudyArguments, seed: int) -> Splits:
+    splits = load_splits(options.dataset, needed=("train", "test"))
+    train = few_first(as_image_classification(splits["train"]).shuffle(seed=seed), options.max_train_samples)
+    test = few_first(as_image_classification(splits["test"]), options.max_test_samples)
+    validation, train = stratified_split(train, options.validation_size or len(train) // 10, seed)
+    return Splits(train, validation, test)
+
+
+DEFAULTS = {
+    "dataset": "uoft-cs/cifar100",
+    "teacher_model": "resnet50_cifar",
+    "student_model": "resnet18_cifar",
+    "num_train_epochs": 200,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "lr_scheduler_type": "cosine",
+    "per_device_train_batch_size": 128,
+    "per_device_eval_batch_size": 500,
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "logging_strategy": "epoch",
+}
+
+
+def run(name: str, *arms: Arm) -> None:
+    """Run a recipe's arms beside the controls."""
+    study = Study(name, (*CONTROLS, *arms), {"": cifar100}, CIFAR100_MEAN, CIFAR100_STD)
+    main(study, DEFAULTS | {"output_dir": f"runs/{name}"})
