@@ -26,7 +26,9 @@ def _load(name_or_path: str) -> datasets.DatasetDict:
     path = Path(name_or_path)
     local = path.is_dir()
     if not local and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
-        raise UserError(f"there is no folder {name_or_path}; pass the path of a dataset's folder or its name on the Hub")
+        raise UserError(
+            f"there is no folder {name_or_path}; pass the path of a dataset's folder or its name on the Hub"
+        )
     try:
         if (path / "dataset_dict.json").is_file():
             return datasets.load_from_disk(path)
@@ -54,7 +56,9 @@ def find_columns(dataset: datasets.Dataset) -> tuple[str, str]:
         raise UserError(f"the dataset has no column of images, only {', '.join(dataset.column_names)}")
     label = next((n for n in ("label", "labels", "fine_label") if n in dataset.features), None)
     if label is None:
-        raise UserError(f"the dataset has no labels column (label, labels or fine_label), only {', '.join(dataset.column_names)}")
+        raise UserError(
+            f"the dataset has no labels column (label, labels or fine_label), only {', '.join(dataset.column_names)}"
+        )
     return image, label
 
 

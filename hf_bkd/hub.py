@@ -1,72 +1,11 @@
-"""Cards, and the way to the Hub."""
+"""The way to the Hub and back: whole folders."""
 
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from .errors import UserError
-from .files import write_text
-
-STUDENT_CARD = """---
-{{ card_data }}
----
-
-# {{ student }} taught by: {{ arm }}
-
-A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484) by the recipe `{{ recipe }}` on `{{ dataset }}`
-{%- if condition %} ({{ condition }}){% endif %}, seed {{ seed }}.
-
-| | accuracy | NLL | ECE | Brier |
-| --- | --- | --- | --- | --- |
-| student | {{ student_row }} |
-{%- if teacher_row %}
-| teacher ({{ teacher }}) | {{ teacher_row }} |
-{%- endif %}
-
-Measured on the test split after the last epoch; nothing was selected on it.
-loss = (1 - lambda) CE + lambda T_t T_s KL, lambda = {{ kd_lambda }}, T_t = {{ teacher_temperature }}, \
-T_s = {{ student_temperature }}, {{ num_samples }} draws of the teacher's posterior where it has one.
-
-```python
-import hf_bkd  # registers the network
-from transformers import AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained("PATH_OR_REPOSITORY")
-```
-"""
-
-
-def write_student_card(folder: str | Path, recipe: str, dataset: str, record: dict[str, Any]) -> None:
-    """Write ``README.md``: a model card with the metrics of one arm's record, readable by the Hub."""
-    metrics = record["metrics"]
-    dataset = Path(dataset).name if Path(dataset).exists() else dataset
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["knowledge-distillation", "hf_bkd", record["teacher"]],
-        model_name=f"{record['student']}, {record['arm']}",
-        eval_results=[
-            EvalResult("image-classification", dataset, dataset, name, metrics[name], dataset_split="test")
-            for name in ("accuracy", "nll", "ece", "brier")
-        ],
-    )
-    card = ModelCard.from_template(
-        data,
-        template_str=STUDENT_CARD,
-        recipe=recipe,
-        dataset=dataset,
-        student_row=_row(metrics),
-        teacher_row=_row(record["teacher_metrics"]) if record["teacher_metrics"] else "",
-        **{name: value for name, value in record.items() if isinstance(value, (str, int, float))},
-    )
-    write_text(Path(folder) / "README.md", str(card))
-
-
-def _row(metrics: dict[str, float]) -> str:
-    return " | ".join(f"{metrics[name]:.4f}" for name in ("accuracy", "nll", "ece", "brier"))
 
 
 def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -83,3 +22,22 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"could not push {folder} to {repo_id} ({reason}): log in, or push the folder later") from None
     return str(address)
+
+
+def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """A folder as it is, or a repository's snapshot from the Hub.
+
+    Raises:
+        UserError: neither a folder nor a repository that the Hub can deliver.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        return Path(snapshot_download(str(name_or_path), revision=revision))
+    except HFValidationError:
+        raise UserError(f"there is no folder {name_or_path}") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise UserError(
+            f"there is no folder {name_or_path}, and the Hub could not deliver it ({type(error).__name__}); pass the "
+            "path of a folder written by save_pretrained"
+        ) from None

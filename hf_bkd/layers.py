@@ -19,9 +19,7 @@ class VariationalLinear(nn.Linear):
         initial_std: posterior standard deviation to start from, > 0.
     """
 
-    def __init__(
-        self, in_features: int, out_features: int, prior_std: float | None = None, initial_std: float = 1e-2
-    ):
+    def __init__(self, in_features: int, out_features: int, prior_std: float | None = None, initial_std: float = 1e-2):
         super().__init__(in_features, out_features)
         self.prior_std = in_features**-0.5 if prior_std is None else prior_std
         self.weight_log_std = nn.Parameter(torch.full_like(self.weight, math.log(initial_std)))

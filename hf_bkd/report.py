@@ -23,17 +23,42 @@ from .errors import UserError
 
 REFERENCE = "deterministic"  # the arm that all others are compared with
 DASH = "–"
-SETTINGS = {"kd_lambda": "λ", "teacher_temperature": "T_t", "student_temperature": "T_s", "num_samples": "S",
-            "views": "views"}
-SWEPT = {"kd_lambda": "λ, the weight of the teacher", "teacher_temperature": "teacher temperature",
-         "num_samples": "draws S from the teacher"}
+SETTINGS = {
+    "kd_lambda": "λ",
+    "teacher_temperature": "T_t",
+    "student_temperature": "T_s",
+    "num_samples": "S",
+    "views": "views",
+}
+SWEPT = {
+    "kd_lambda": "λ, the weight of the teacher",
+    "teacher_temperature": "teacher temperature",
+    "num_samples": "draws S from the teacher",
+}
 # heading, key in a row of the summary table, scale, digits
-COLUMNS = (("NLL", "nll", 1, 3), ("ECE", "ece", 1, 3), ("Brier", "brier", 1, 3),
-           ("convergence noise", "convergence_noise", 100, 2), ("teacher accuracy", "teacher_accuracy", 100, 2),
-           ("teacher NLL", "teacher_nll", 1, 3), ("agreement", "agreement", 100, 2))
+COLUMNS = (
+    ("NLL", "nll", 1, 3),
+    ("ECE", "ece", 1, 3),
+    ("Brier", "brier", 1, 3),
+    ("convergence noise", "convergence_noise", 100, 2),
+    ("teacher accuracy", "teacher_accuracy", 100, 2),
+    ("teacher NLL", "teacher_nll", 1, 3),
+    ("agreement", "agreement", 100, 2),
+)
 TERMINAL_COLUMNS = ("nll", "convergence_noise")  # what fits beside the accuracy into 80 characters
 # Paul Tol's "muted" colours (a stronger sand) and a grey, told apart by colour-blind readers; the reference is black.
-PALETTE = "#CC6677 #332288 #DDAA33 #117733 #88CCEE #882255 #44AA99 #999933 #AA4499 #888888".split()
+PALETTE = [
+    "#CC6677",
+    "#332288",
+    "#DDAA33",
+    "#117733",
+    "#88CCEE",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#AA4499",
+    "#888888",
+]
 HOW_TO_READ = """## How to read this
 
 - Accuracy is the final epoch's on the test split; nothing is selected on test.
@@ -178,10 +203,12 @@ def _verdict(rows: list[dict]) -> str:
         mean, low, high, count = row["difference"]
         kind = "open" if count < 2 else "better" if low > 0 else "worse" if high < 0 else "same"
         found[kind].append(row["arm"] if kind in ("same", "open") else f"{row['arm']} ({100 * mean:+.2f} points)")
-    heads = {"better": "Better than the deterministic teacher beyond seed noise",
-             "worse": "Worse than the deterministic teacher beyond seed noise",
-             "same": "Not distinguishable from it",
-             "open": "Undecided, with fewer than two shared seeds"}
+    heads = {
+        "better": "Better than the deterministic teacher beyond seed noise",
+        "worse": "Worse than the deterministic teacher beyond seed noise",
+        "same": "Not distinguishable from it",
+        "open": "Undecided, with fewer than two shared seeds",
+    }
     sentences = [f"{heads[kind]}: {'; '.join(names)}." for kind, names in found.items() if names]
     if found["same"] and not found["better"] and not found["worse"]:
         sentences[0] = "No arm differs from the deterministic teacher beyond seed noise."
@@ -252,10 +279,12 @@ def _introduction(results: dict, groups: Groups) -> Iterator[str]:
         conditions = f" under {len(groups)} conditions" if len(groups) > 1 else ""
         cells = [runs for arms in groups.values() for runs in arms.values()]
         missing = len(seeds) * len(cells) - sum(map(len, cells))
-        yield (f"{len(records)} runs of {len(_styles(groups))} arms{conditions}, with seeds "
-               f"{', '.join(map(str, seeds))}, trained the student {students} in "
-               f"{sum(record.get('seconds') or 0 for record in records) / 3600:.2g} hours in all"
-               f"{f' ({machine})' if machine else ''}{f'; {missing} runs are missing so far' if missing else ''}.\n")
+        yield (
+            f"{len(records)} runs of {len(_styles(groups))} arms{conditions}, with seeds "
+            f"{', '.join(map(str, seeds))}, trained the student {students} in "
+            f"{sum(record.get('seconds') or 0 for record in records) / 3600:.2g} hours in all"
+            f"{f' ({machine})' if machine else ''}{f'; {missing} runs are missing so far' if missing else ''}.\n"
+        )
     else:
         yield "No run has finished yet.\n"
     yield HOW_TO_READ.format(window=_span(records, "noise_window").replace(DASH, "few"))
@@ -278,8 +307,15 @@ def _settings_section(results: dict, groups: Groups) -> Iterator[str]:
             records = list(runs.values())
             names = [", ".join({str(r.get(key, DASH)): None for r in records}) for key in ("teacher", "student")]
             seconds = _spread([record["seconds"] for record in records if record.get("seconds") is not None])
-            cells.append([condition, arm, *names, *(_span(records, field) for field in SETTINGS),
-                          f"{seconds.mean:.0f}" if seconds.count else DASH])
+            cells.append(
+                [
+                    condition,
+                    arm,
+                    *names,
+                    *(_span(records, field) for field in SETTINGS),
+                    f"{seconds.mean:.0f}" if seconds.count else DASH,
+                ]
+            )
     yield "## Settings\n"
     yield _markdown(cells if len(groups) > 1 else [row[1:] for row in cells])
     yield "## Environment\n"
@@ -360,8 +396,9 @@ def _comparison(groups: Groups, styles: Styles) -> tuple[str, Figure]:
         kinds["difference"] = "difference to\ndeterministic, points"
     if len(groups) == 1 and any(row["convergence_noise"].count for row in rows.values()):
         kinds["convergence_noise"] = "convergence noise,\npoints"
-    figure, axes = _panels(len(groups) * len(kinds), 9, 1.1 + 0.3 * len(styles), min(len(groups), 2) * len(kinds),
-                           sharey=True)
+    figure, axes = _panels(
+        len(groups) * len(kinds), 9, 1.1 + 0.3 * len(styles), min(len(groups), 2) * len(kinds), sharey=True
+    )
     for ax, (condition, kind) in zip(axes, [(name, kind) for name in groups for kind in kinds], strict=True):
         _dress(ax, condition if kind == "accuracy" else "", kinds[kind])
         ax.margins(x=0.08)
@@ -385,10 +422,18 @@ def _draw_row(ax, y: int, number: Spread | Difference | None, colour: str, seeds
     if number is None or not number.count:
         return
     if isinstance(number, Difference):  # below two seeds the ends are NaN, and nothing is drawn for them
-        ax.plot([100 * number.low, 100 * number.high], [y, y], "|-", color=colour, linewidth=2, markersize=9,
-                solid_capstyle="butt")
-    ax.scatter([100 * value for value in seeds.values()], [y + 0.24] * len(seeds), s=16, color=colour, alpha=0.5,
-               linewidths=0)
+        ax.plot(
+            [100 * number.low, 100 * number.high],
+            [y, y],
+            "|-",
+            color=colour,
+            linewidth=2,
+            markersize=9,
+            solid_capstyle="butt",
+        )
+    ax.scatter(
+        [100 * value for value in seeds.values()], [y + 0.24] * len(seeds), s=16, color=colour, alpha=0.5, linewidths=0
+    )
     ax.scatter(100 * number.mean, y, s=40, marker="D", color=colour, zorder=3)
 
 
@@ -420,8 +465,10 @@ def _accuracy(groups: Groups, styles: Styles) -> tuple[str, Figure]:
     columns = max(1, min(4, 120 // (6 + max(map(len, handles)))))
     shown = [handles[arm] for arm in styles if arm in handles]
     figure.legend(handles=shown, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
-    caption = ("Test accuracy over epochs, mean over seeds. Bars on the right: mean over the last evaluations "
-               "(shaded) ± the convergence noise of a single run (mean over seeds). Early epochs may be cut off.")
+    caption = (
+        "Test accuracy over epochs, mean over seeds. Bars on the right: mean over the last evaluations "
+        "(shaded) ± the convergence noise of a single run (mean over seeds). Early epochs may be cut off."
+    )
     return caption, figure
 
 
@@ -433,8 +480,17 @@ def _draw_noise(ax, arms: dict[str, Runs], curves: dict, styles: Styles, end: fl
         last = max(record.get("noise_window") or 0 for record in arms[arm].values())
         if last and math.isfinite(noise):
             level = means[-last:].mean()
-            ax.errorbar(end * (1.04 + 0.022 * i), level, noise, fmt="_", color=styles[arm][0], markeredgecolor="white",
-                        elinewidth=4, markersize=5, zorder=3)
+            ax.errorbar(
+                end * (1.04 + 0.022 * i),
+                level,
+                noise,
+                fmt="_",
+                color=styles[arm][0],
+                markeredgecolor="white",
+                elinewidth=4,
+                markersize=5,
+                zorder=3,
+            )
             starts.append(epochs[-last:][0])
     if starts:
         ax.axvspan(min(starts), end, color="#F2F2F2", zorder=0)
@@ -459,7 +515,8 @@ def _pooled_bins(arms: dict[str, Runs]) -> dict[str, _Bins]:
         count = np.where(counts.sum(axis=0), counts.sum(axis=0), np.nan)  # an empty bin has no mean
         confidence, accuracy = (
             (np.nan_to_num(np.array([seed[name] for seed in bins], dtype=float)) * counts).sum(axis=0) / count
-            for name in ("confidence", "accuracy"))
+            for name in ("confidence", "accuracy")
+        )
         pooled[arm] = _Bins(confidence, accuracy, counts.sum(axis=0) / counts.sum(), _over_seeds(runs, "ece"))
     return pooled
 
@@ -470,8 +527,13 @@ def _reliability(condition: str, bins: dict[str, _Bins], styles: Styles) -> tupl
     for ax, (arm, (confidence, accuracy, share, ece)) in zip(axes, bins.items(), strict=True):
         width = 1 / len(share)
         for i in np.flatnonzero(share):
-            ax.bar((i + 0.5) * width, accuracy[i], 0.92 * width, color=styles[arm][0],
-                   alpha=0.12 + 0.88 * share[i] / share.max())
+            ax.bar(
+                (i + 0.5) * width,
+                accuracy[i],
+                0.92 * width,
+                color=styles[arm][0],
+                alpha=0.12 + 0.88 * share[i] / share.max(),
+            )
         ax.plot([0, 1], [0, 1], color="#666666", linewidth=1)
         ax.plot(confidence, accuracy, "o", color="black", markeredgecolor="white", markersize=5)
         ax.set_title(_plain(arm, 28) + (f"\nECE {ece.mean:.3f}" if ece.count else ""), loc="left", fontsize=9)
@@ -480,9 +542,11 @@ def _reliability(condition: str, bins: dict[str, _Bins], styles: Styles) -> tupl
         ax.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
     figure.supxlabel("confidence", fontsize=9)
     figure.supylabel("accuracy", fontsize=9)
-    caption = (f"Reliability{f', {condition}' if condition else ''}: accuracy in each bin of confidence, pooled over "
-               "seeds. The darker a bar, the more examples it holds; dots stand at the bin's mean confidence; above "
-               "the diagonal a student is under-confident. ECE is the mean of the seeds' values.")
+    caption = (
+        f"Reliability{f', {condition}' if condition else ''}: accuracy in each bin of confidence, pooled over "
+        "seeds. The darker a bar, the more examples it holds; dots stand at the bin's mean confidence; above "
+        "the diagonal a student is under-confident. ECE is the mean of the seeds' values."
+    )
     return caption, figure
 
 
@@ -502,8 +566,11 @@ def _sweeps(arms: dict[str, Runs], field: str) -> dict[str, dict[float, str]]:
     named = {}
     for key, points in lines.items():
         rivals = [other for other in lines if other[0] == key[0]]
-        notes = [f"{SETTINGS.get(name, name)} = {key[i]}" for i, name in enumerate(fixed)
-                 if len({rival[i] for rival in rivals}) > 1 or (name == "folds" and key[i])]
+        notes = [
+            f"{SETTINGS.get(name, name)} = {key[i]}"
+            for i, name in enumerate(fixed)
+            if len({rival[i] for rival in rivals}) > 1 or (name == "folds" and key[i])
+        ]
         named[", ".join([str(key[0]), *notes])] = points
     return named
 
@@ -514,8 +581,15 @@ def _sweep(sweeps: dict[str, dict], groups: Groups, field: str, styles: Styles) 
         _dress(ax, condition, SWEPT[field], "accuracy, %")
         for name, points in lines.items():
             spreads = np.array([_over_seeds(groups[condition][arm], "accuracy") for arm in points.values()])
-            ax.errorbar(list(points), 100 * spreads[:, 0], 100 * np.nan_to_num(spreads[:, 1]), fmt="o-", capsize=3,
-                        color=styles[next(iter(points.values()))][0], label=_plain(name))
+            ax.errorbar(
+                list(points),
+                100 * spreads[:, 0],
+                100 * np.nan_to_num(spreads[:, 1]),
+                fmt="o-",
+                capsize=3,
+                color=styles[next(iter(points.values()))][0],
+                label=_plain(name),
+            )
         values = sorted({value for points in lines.values() for value in points})
         if values[0] > 0 and values[-1] / values[0] >= 8:
             ax.set_xscale("log")

@@ -1,6 +1,6 @@
 """CIFAR-100, ResNet-50 to ResNet-18: a teacher with a variational head beside the controls (arXiv 2601.01484).
 
-    accelerate launch recipes/cifar100_vi.py [--dataset FOLDER] [--arms deterministic,variational-head]
+accelerate launch recipes/cifar100_vi.py [--dataset FOLDER] [--arms deterministic,variational-head]
 """
 
 from cifar100 import run

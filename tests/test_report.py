@@ -28,12 +28,27 @@ def record(arm, seed, accuracy, condition="", **changes):
     count = [0, 0, 1, 2, 3, 5, 8, 13, 21, 34]
     bins = [None if n == 0 else i / 10 + 0.05 for i, n in enumerate(count)]
     fields = {
-        "arm": arm, "condition": condition, "teacher": teacher, "student": "cnn4", "seed": seed, "kd_lambda": 1.0,
-        "teacher_temperature": 1.0, "student_temperature": 1.0, "num_samples": 10 if teacher == "laplace" else 1,
-        "views": 1, "seconds": 10.0 + seed, "noise_window": 5,
-        "metrics": {"accuracy": accuracy, "nll": 0.5 + seed / 10, "ece": 0.1, "brier": 0.2, "best_accuracy": 0.9,
-                    "convergence_noise": float(np.std(curve[-5:], ddof=1)),
-                    "agreement": None if teacher == "none" else 0.9 + seed / 100},
+        "arm": arm,
+        "condition": condition,
+        "teacher": teacher,
+        "student": "cnn4",
+        "seed": seed,
+        "kd_lambda": 1.0,
+        "teacher_temperature": 1.0,
+        "student_temperature": 1.0,
+        "num_samples": 10 if teacher == "laplace" else 1,
+        "views": 1,
+        "seconds": 10.0 + seed,
+        "noise_window": 5,
+        "metrics": {
+            "accuracy": accuracy,
+            "nll": 0.5 + seed / 10,
+            "ece": 0.1,
+            "brier": 0.2,
+            "best_accuracy": 0.9,
+            "convergence_noise": float(np.std(curve[-5:], ddof=1)),
+            "agreement": None if teacher == "none" else 0.9 + seed / 100,
+        },
         "teacher_metrics": None if teacher == "none" else {"accuracy": 0.91, "nll": 0.3, "ece": 0.1, "brier": 0.1},
         "history": {"epoch": list(map(float, range(1, 13))), "accuracy": curve.tolist()},
         "reliability": {"confidence": bins, "accuracy": bins, "count": count},
@@ -42,10 +57,18 @@ def record(arm, seed, accuracy, condition="", **changes):
 
 
 def results(arms=ACCURACY, seeds=(0, 1, 2), conditions=("",), **changes):
-    records = [record(arm, seed, ACCURACY[arm][seed], condition, **changes)
-               for condition in conditions for seed in seeds for arm in arms]
-    return {"recipe": "digits", "dataset": "my/digits", "environment": {"torch": "2.0", "hardware": "2 cores"},
-            "arms": records}
+    records = [
+        record(arm, seed, ACCURACY[arm][seed], condition, **changes)
+        for condition in conditions
+        for seed in seeds
+        for arm in arms
+    ]
+    return {
+        "recipe": "digits",
+        "dataset": "my/digits",
+        "environment": {"torch": "2.0", "hardware": "2 cores"},
+        "arms": records,
+    }
 
 
 def bare(**options):
@@ -119,8 +142,18 @@ def test_report_of_one_condition(tmp_path):
     path = write_report(json.loads(json.dumps(results())), tmp_path / "new" / "folder")
     text = path.read_text()
     lines = table_lines(text)
-    assert lines["one-hot"] == ["3", "86.00 ± 1.00", "-0.33 [-1.85, +1.18]", "0.600 ± 0.100", "0.100 ± 0.000",
-                                "0.200 ± 0.000", lines["one-hot"][6], "–", "–", "–"]
+    assert lines["one-hot"] == [
+        "3",
+        "86.00 ± 1.00",
+        "-0.33 [-1.85, +1.18]",
+        "0.600 ± 0.100",
+        "0.100 ± 0.000",
+        "0.200 ± 0.000",
+        lines["one-hot"][6],
+        "–",
+        "–",
+        "–",
+    ]
     assert lines["deterministic"][2] == "reference" and lines["deterministic"][-1] == "91.00 ± 1.00"
     assert lines["broken \\| $x$ [b]"][0] == "3"
     assert "Better than the deterministic teacher beyond seed noise: Laplace (+2.07 points)." in text
@@ -141,9 +174,11 @@ def test_two_conditions_and_sweeps(tmp_path):
     content = bare(arms=["deterministic", "Laplace"], seeds=(0, 1), conditions=("noisy", "clean"))
     for seed in (0, 1):
         sweep = {"history": None, "reliability": None, "teacher": "laplace"}
-        content["arms"] += [record("λ = 0.5", seed, 0.88 + seed / 100, "noisy", kd_lambda=0.5, **sweep),
-                            record("S = 100", seed, 0.89 + seed / 100, "noisy", num_samples=100, **sweep),
-                            record("tuned", seed, 0.89, "noisy", teacher_temperature=2.0 + seed, **sweep)]
+        content["arms"] += [
+            record("λ = 0.5", seed, 0.88 + seed / 100, "noisy", kd_lambda=0.5, **sweep),
+            record("S = 100", seed, 0.89 + seed / 100, "noisy", num_samples=100, **sweep),
+            record("tuned", seed, 0.89, "noisy", teacher_temperature=2.0 + seed, **sweep),
+        ]
     text = write_report(content, tmp_path).read_text()
     assert {file.stem for file in tmp_path.glob("*.png")} == {"comparison", "sweep_kd_lambda", "sweep_num_samples"}
     assert "### noisy\n" in text and "### clean\n" in text
@@ -217,7 +252,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_print_summary_shows_every_arm_and_the_verdict():
     text = terminal(bare(conditions=("noisy", "clean")))
-    for word in ("noisy", "clean", "one-hot", "broken | $x$ [b]", "88.40 ± 1.14",
-                 "-0.33 [-1.85, +1.18]", "reference", "Not distinguishable from it:"):
+    for word in (
+        "noisy",
+        "clean",
+        "one-hot",
+        "broken | $x$ [b]",
+        "88.40 ± 1.14",
+        "-0.33 [-1.85, +1.18]",
+        "reference",
+        "Not distinguishable from it:",
+    ):
         assert word in text
     assert "…" not in terminal(bare(), width=80)

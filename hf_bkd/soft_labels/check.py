@@ -63,7 +63,9 @@ def stored_temperatures(dataset: Any, wanted: float | None, num_classes: int | N
             )
         found[name] = (stored, target)
     if len({target for _, target in found.values()}) > 1:
-        raise UserError(f"the teachers' labels are stored at different temperatures ({found}): pass teacher_temperature")
+        raise UserError(
+            f"the teachers' labels are stored at different temperatures ({found}): pass teacher_temperature"
+        )
     return found
 
 

@@ -121,7 +121,8 @@ def check_class_names(provenance: dict | None, features: datasets.Features) -> N
         return
     where = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), None)
     difference = (
-        f"{len(theirs)} classes against {len(ours)}" if where is None
+        f"{len(theirs)} classes against {len(ours)}"
+        if where is None
         else f"class {where} is {theirs[where]!r} there and {ours[where]!r} here"
     )
     raise UserError(f"the soft labels were made for other classes than the dataset's: {difference}; label it again")

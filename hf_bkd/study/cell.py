@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, set_seed
 
 from ..backbones import create_classifier
+from ..cards import write_student_card
 from ..files import whole_folder, write_json
-from ..hub import write_student_card
 from ..metrics import agreement, classification_metrics, reliability
 from ..resident import CropAndFlip, ImagePreprocessor, ResidentDataset
 from ..soft_labels import add_soft_labels, attach
@@ -191,7 +191,9 @@ class Cell:
             PartialState().wait_for_everyone()
         return Teacher.from_pretrained(folder).to(self.args.device)
 
-    def _arm_teacher(self, arm: Arm, temperature: float, rows: datasets.Dataset | None = None, place: str = "") -> Teacher:
+    def _arm_teacher(
+        self, arm: Arm, temperature: float, rows: datasets.Dataset | None = None, place: str = ""
+    ) -> Teacher:
         teacher = self.teacher(arm.teacher, rows, place)
         if arm.scaled:
             return DeterministicTeacher.fit(teacher.network, self.validation.batches())

@@ -49,13 +49,25 @@ class StudyArguments:
     dataset: str = field(default="", metadata={"help": "Name on the Hub, or a local folder."})
     teacher_model: str = field(default="resnet50_cifar", metadata={"help": "timm architecture of the teacher."})
     student_model: str = field(default="resnet18_cifar", metadata={"help": "timm architecture of the student."})
-    teacher: str | None = field(default=None, metadata={"help": "A saved teacher, folder or name on the Hub, to use instead of training one of its kind."})
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "A saved teacher, folder or name on the Hub, to use instead of training one of its kind."},
+    )
     seeds: str = field(default="0,1,2", metadata={"help": "Whole numbers with commas between them."})
-    arms: str = field(default="all", metadata={"help": "Arms to run: their names in lower case, words joined by hyphens, with commas between them; or all."})
-    teacher_epochs: float | None = field(default=None, metadata={"help": "Epochs of a teacher's training; the students' if not given."})
+    arms: str = field(
+        default="all",
+        metadata={
+            "help": "Arms to run: their names in lower case, words joined by hyphens, with commas between them; or all."
+        },
+    )
+    teacher_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of a teacher's training; the students' if not given."}
+    )
     num_samples: int = field(default=10, metadata={"help": "Draws from the teacher's posterior per example."})
     ensemble_size: int = field(default=3, metadata={"help": "Members of a deep ensemble."})
-    validation_size: int | None = field(default=None, metadata={"help": "Examples held out of the training split; a tenth if not given."})
+    validation_size: int | None = field(
+        default=None, metadata={"help": "Examples held out of the training split; a tenth if not given."}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many training examples."})
     max_test_samples: int | None = field(default=None, metadata={"help": "Use only so many test examples."})
     workers: int = field(default=1, metadata={"help": "Processes that share the conditions and seeds between them."})
@@ -64,8 +76,17 @@ class StudyArguments:
         try:
             self.seed_list = [int(seed) for seed in self.seeds.split(",")]
         except ValueError:
-            raise UserError(f"seeds must be whole numbers with commas between them, and they are {self.seeds!r}") from None
-        for name in ("num_samples", "ensemble_size", "workers", "validation_size", "max_train_samples", "max_test_samples"):
+            raise UserError(
+                f"seeds must be whole numbers with commas between them, and they are {self.seeds!r}"
+            ) from None
+        for name in (
+            "num_samples",
+            "ensemble_size",
+            "workers",
+            "validation_size",
+            "max_train_samples",
+            "max_test_samples",
+        ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, and it is {getattr(self, name)}")
 
@@ -96,7 +117,10 @@ def main(study: Study, defaults: dict[str, Any], argv: list[str] | None = None) 
         _end(f"error: {error}", 2)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        _end(f"error: {error.strerror or error}{where}; what was finished is kept: the same command goes on from there", 2)
+        _end(
+            f"error: {error.strerror or error}{where}; what was finished is kept: the same command goes on from there",
+            2,
+        )
     except KeyboardInterrupt:
         _end("interrupted; what was finished is kept: the same command goes on from there", 130)
 
@@ -176,8 +200,12 @@ def planned_trainings(study: Study, options: StudyArguments) -> int:
     networks += "variational" in kinds
     for arm in study.arms:
         networks += arm.folds * (options.ensemble_size if arm.teacher == "ensemble" else 1)
-    plain_students = sum(arm.teacher == "deterministic" and arm.temperatures == (1.0,) and not arm.scaled for arm in study.arms)
-    repeated = sum(1.0 in arm.temperatures and len(arm.temperatures) > 1 for arm in study.arms) if plain_students else 0
+    plain_students = sum(
+        arm.teacher == "deterministic" and arm.temperatures == (1.0,) and not arm.scaled for arm in study.arms
+    )
+    repeated = (
+        sum(1.0 in arm.temperatures and len(arm.temperatures) > 1 for arm in study.arms) if plain_students else 0
+    )
     return networks + sum(len(arm.temperatures) for arm in study.arms) - repeated
 
 
@@ -236,7 +264,9 @@ def _start_worker(ticks: Any) -> None:
     quiet()
 
 
-def _run_cell_in_worker(study: Study, options: StudyArguments, args: Any, cell: tuple[str, int]) -> list[dict[str, Any]]:
+def _run_cell_in_worker(
+    study: Study, options: StudyArguments, args: Any, cell: tuple[str, int]
+) -> list[dict[str, Any]]:
     return run_cell(study, options, args, cell, lambda: _TICKS.put(1))
 
 
@@ -284,4 +314,6 @@ def _push(study: Study, options: StudyArguments, args: DistillationTrainingArgum
     """Push the last arm's student of the first condition and seed, which is the one that the recipe is about."""
     condition, seed = next(iter(study.conditions)), options.seed_list[0]
     student = Path(args.output_dir, "students", slug(condition) or "all", f"seed-{seed}", slug(study.arms[-1].name))
-    return push_folder(student, args.hub_model_id or f"{study.name}-student", private=args.hub_private_repo, token=args.hub_token)
+    return push_folder(
+        student, args.hub_model_id or f"{study.name}-student", private=args.hub_private_repo, token=args.hub_token
+    )

@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import whole_folder
+from ..hub import local_folder, push_folder
 from ..targets import temper
-from .network import Inputs, load_network, num_classes_of, save_network, to_device
+from .network import Inputs, load_network, num_classes_of, save_network, split, to_device
 
 TEMPERINGS = ("per_sample", "post_average")
 
@@ -160,7 +162,7 @@ class Teacher(ABC):
         Raises:
             UserError: no teacher there, another kind of teacher, or weights of another network.
         """
-        folder = _local_folder(name_or_path, revision)
+        folder = local_folder(name_or_path, revision)
         description_file = folder / "teacher.json"
         if not description_file.is_file():
             raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
@@ -177,16 +179,9 @@ class Teacher(ABC):
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub; returns the repository's address."""
-        from tempfile import TemporaryDirectory
-
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "teacher")
-            api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "teacher")
-        return str(address)
+            return push_folder(Path(folder) / "teacher", repo_id, private=private, token=token)
 
     def _save_networks(self, folder: Path) -> None:
         save_network(self.network, folder / "network")
@@ -198,11 +193,9 @@ class Teacher(ABC):
 
 @torch.no_grad()
 def predict_all(
-    teacher: Teacher, batches: Iterable[Inputs], num_samples: int = 10, seed: int = 0
+    teacher: Teacher, batches: Iterable[dict | tuple], num_samples: int = 10, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Mean probabilities [N, C] and labels [N], on the CPU, for batches that hold labels (see ``network.split``)."""
-    from .network import split
-
+    """Mean probabilities [N, C] and labels [N], on the CPU, for (inputs, labels) pairs or dicts."""
     generator = torch.Generator().manual_seed(seed)
     probs, labels = [], []
     for batch in batches:
@@ -214,20 +207,3 @@ def predict_all(
 
 def _all_subclasses(cls: type) -> list[type]:
     return [kind for sub in cls.__subclasses__() for kind in (sub, *_all_subclasses(sub))]
-
-
-def _local_folder(name_or_path: str | Path, revision: str | None) -> Path:
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(name_or_path), revision=revision))
-    except HFValidationError:
-        raise UserError(f"{name_or_path} is not a folder") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{name_or_path} is not a folder, and the Hub could not deliver it ({type(error).__name__}); "
-            "pass the path of a folder written by save_pretrained"
-        ) from None

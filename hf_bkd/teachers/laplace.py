@@ -189,7 +189,9 @@ def kronecker_factors(data: HeadData, head: nn.Linear) -> KroneckerFactors:
 
     device = data.features.device
     head_only = nn.Sequential(nn.Identity(), nn.Linear(head.in_features, head.out_features, head.bias is not None))
-    head_only[1].load_state_dict({name: value for name, value in head.state_dict().items() if name in ("weight", "bias")})
+    head_only[1].load_state_dict(
+        {name: value for name, value in head.state_dict().items() if name in ("weight", "bias")}
+    )
     posterior = Laplace(
         head_only.to(device), "classification", subset_of_weights="last_layer", hessian_structure="kron"
     )

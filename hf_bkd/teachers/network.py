@@ -60,7 +60,9 @@ def head_data(network: nn.Module, batches: Iterable[dict | tuple]) -> HeadData:
         raise UserError("no batches were given to fit a teacher on")
     data = HeadData(*(torch.cat(column) for column in columns))
     if int(data.labels.max()) >= data.logits.shape[-1]:
-        raise UserError(f"labels go up to {int(data.labels.max())}, but the network has {data.logits.shape[-1]} classes")
+        raise UserError(
+            f"labels go up to {int(data.labels.max())}, but the network has {data.logits.shape[-1]} classes"
+        )
     return data
 
 
