@@ -1,0 +1,15 @@
+"""Nothing in a test may reach the Hub, and all of them run on the CPU with one thread's arithmetic."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _same_arithmetic():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
