@@ -13,32 +13,44 @@ from .errors import UserError
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name ``path`` when the block ends well, and vanishes when it does not."""
+    """A temporary folder that takes the name ``path`` when the block ends well, and vanishes when it does not.
+
+    A folder that has the name already is replaced then, and kept otherwise; UserError if a file has it.
+    """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, and a folder is to be written there: move it away or pass another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    replaced = temporary.with_name(temporary.name + ".old")
     try:
         temporary.chmod(0o755)
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(replaced)  # not deleted on the spot: that takes time, in which half of it would stand there
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file in one step: readers see the old content or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """:func:`write_bytes` of text in UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, content: object) -> None:

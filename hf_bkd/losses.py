@@ -72,20 +72,21 @@ def distillation_loss(
 
     Args:
         logits: student's logits [..., C].
-        labels: class indices [...]; -100 marks positions that don't count.
+        labels: class indices [...]; -100 marks positions that don't count, in either term.
         target: teacher's class probabilities [..., C], at the teacher's temperature already.
         kd_lambda: lambda in [0, 1].
         student_temperature: T_s > 0, for the KL term only.
         scale: factor on the KL term, see :func:`temperature_factor`.
         label_smoothing: epsilon in [0, 1) of the cross-entropy term.
-        num_items: what the sums are divided by; the number of examples in ``logits`` if not given. A step that
+        num_items: what the sums are divided by; the number of examples that count if not given. A step that
             accumulates gradients passes the number of examples of all its micro-batches.
 
     Returns:
         LossParts.
     """
+    ignored = labels == -100 if kd_lambda < 1 else None
     if num_items is None:
-        num_items = logits[..., 0].numel()
+        num_items = logits[..., 0].numel() if ignored is None else (~ignored).sum()
     cross_entropy = distillation = None
     total = 0.0
     if kd_lambda < 1:
@@ -95,6 +96,9 @@ def distillation_loss(
         cross_entropy = cross_entropy / num_items
         total = cross_entropy if kd_lambda == 0 else (1 - kd_lambda) * cross_entropy
     if kd_lambda > 0:
-        distillation = kl_divergence(target, logits, student_temperature).sum() / num_items
+        distillation = kl_divergence(target, logits, student_temperature)
+        if ignored is not None:
+            distillation = distillation.masked_fill(ignored, 0)
+        distillation = distillation.sum() / num_items
         total = total + kd_lambda * scale * distillation
     return LossParts(total, cross_entropy, distillation)

@@ -43,9 +43,13 @@ class Reliability(NamedTuple):
 
 
 def reliability(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reliability:
-    """Bins of equal width, (low, high], over the probability of the predicted class; tensors [num_bins]."""
-    confidence, predicted = probs.double().max(dim=-1)
-    bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
+    """Bins of equal width, (low, high], over the probability of the predicted class; tensors [num_bins].
+
+    The bins' edges are rounded to the precision of ``probs``, so that a float32 probability of 0.3 is on an edge.
+    """
+    confidence, predicted = probs.max(dim=-1)
+    edges = torch.arange(1, num_bins, dtype=probs.dtype, device=probs.device) / num_bins
+    bins, confidence = torch.bucketize(confidence, edges), confidence.double()
     count = torch.bincount(bins, minlength=num_bins)
     correct = torch.bincount(bins, weights=(predicted == labels).double(), minlength=num_bins)
     summed = torch.bincount(bins, weights=confidence, minlength=num_bins)
@@ -55,8 +59,8 @@ def reliability(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reli
 def ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
     """Expected calibration error of the top class (Guo et al. 2017): bins weighted by their share, in [0, 1]."""
     bins = reliability(probs, labels, num_bins)
-    gaps = (bins.confidence - bins.accuracy).abs().nan_to_num(0)
-    return (gaps * bins.count / bins.count.sum()).sum().item()
+    gaps = (bins.confidence - bins.accuracy).abs() * bins.count
+    return (gaps[bins.count > 0].sum() / bins.count.sum()).item()
 
 
 def classification_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:

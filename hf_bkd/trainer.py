@@ -60,6 +60,7 @@ class DistillationTrainer(Trainer):
             compute_metrics=compute_metrics or _compute_metrics,
             **kwargs,
         )
+        self.label_names = self.label_names or ["labels"]  # also of a model whose forward doesn't take them
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True
         self._temperatures: dict[str, tuple[float, float]] = {}
@@ -193,7 +194,7 @@ class DistillationTrainer(Trainer):
         return min(self.args.noise_epochs, len(self.evaluations()[1]) // 2)
 
     def convergence_noise(self) -> float | None:
-        """Standard deviation (ddof 1) of the evaluation accuracy over the noise window; ``None`` below 4 evaluations."""
+        """Standard deviation (ddof 1) of the accuracy over the noise window; ``None`` below 4 evaluations."""
         window = self.noise_window()
         return convergence_noise(self.evaluations()[1], window) if window >= 2 else None
 

@@ -7,6 +7,8 @@ by the teacher that labels it, shows the same picture. A view is usually an epoc
 import torch
 from torch import Tensor
 
+from .errors import UserError
+
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical shift: torch's ``>>`` copies the sign bit of int64."""
@@ -55,13 +57,21 @@ def crop_and_flip(images: Tensor, ids: Tensor, *, seed: int, view: int, padding:
         images: [B, C, H, W] of any dtype.
         ids: int64 [B].
         seed, view: see :func:`random_integers`.
-        padding: pixels, below H and W; the crop has the size of the image.
+        padding: pixels, 0 or more and below H and W; the crop has the size of the image.
         flip: whether to flip half of the images.
 
     Returns:
         [B, C, H, W], same dtype and device; one gather, no loop over images.
+
+    Raises:
+        UserError: ``padding`` that these images can't be mirrored by.
     """
     batch, _, height, width = images.shape
+    if not 0 <= padding < min(height, width):
+        raise UserError(
+            f"images of {height} x {width} pixels can't be padded by {padding}: padding must be between 0 and "
+            f"{min(height, width) - 1}"
+        )
 
     def draw(high: int, stream: int) -> Tensor:
         return random_integers(ids, high, seed=seed, view=view, stream=stream)[:, None]

@@ -151,7 +151,7 @@ def _read_fixed_lists(dataset: datasets.Dataset, name: str) -> np.ndarray:
     lists = pa.types.is_list(rows.type) or pa.types.is_large_list(rows.type) or pa.types.is_fixed_size_list(rows.type)
     if not lists:
         raise UserError(f"column {name} holds {rows.type}, not a list of probabilities per row")
-    values = np.asarray(rows.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
+    values = np.array(rows.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
     num_classes = len(rows[0]) if len(rows) else 0
     if rows.null_count or len(values) != len(rows) * num_classes:
         raise UserError(f"the rows of column {name} don't all hold {num_classes} values: label the dataset again")

@@ -1,5 +1,6 @@
 """Studies: a list of arms, run over conditions and seeds by one engine, reported in one form."""
 
+from .arguments import StudyArguments
 from .arms import (
     BAYES,
     CONTROLS,
@@ -16,7 +17,7 @@ from .arms import (
     Splits,
     Study,
 )
-from .command import StudyArguments, main
+from .command import main
 
 __all__ = [
     "BAYES",

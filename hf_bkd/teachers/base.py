@@ -8,7 +8,7 @@ stands here once.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple, Self
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import whole_folder
 from ..hub import local_folder, push_folder
-from ..targets import temper
 from .network import Inputs, load_network, num_classes_of, save_network, split, to_device
 
 TEMPERINGS = ("per_sample", "post_average")
@@ -30,7 +29,7 @@ class Predictive(NamedTuple):
     """What a teacher says of B inputs in S draws.
 
     mean: class probabilities [B, C], averaged over the draws and tempered.
-    variance: across-draw variance (ddof 1) of the probabilities [B, C]; ``None`` for a single draw, where it is unknown.
+    variance: across-draw variance (ddof 1) of the probabilities [B, C]; ``None`` for a single draw: unknown.
     samples: the draws' probabilities [S, B, C] if asked for.
 
     ``variance`` and ``samples`` belong to draws tempered one by one with ``"per_sample"``, untempered with
@@ -50,6 +49,9 @@ class Teacher(ABC):
         temperature: T > 0 of the probabilities that it hands out.
         tempering: ``"per_sample"``: mean_s softmax(z_s / T), or ``"post_average"``: (mean_s softmax(z_s))^(1/T)
             renormalised; the forms that arXiv 2601.01484 uses for its variational and its Laplace teacher.
+
+    Raises:
+        UserError: temperature not above 0, or unknown tempering.
     """
 
     method: ClassVar[str]
@@ -91,7 +93,7 @@ class Teacher(ABC):
         """Class probabilities for one batch.
 
         Args:
-            inputs: keyword arguments of the network's forward, or its first argument; B examples.
+            inputs: keyword arguments of the network's forward, or its first argument; B examples, on any device.
             num_samples: S >= 1, draws from the posterior. Teachers without one ignore it.
             generator: where the draws' randomness comes from, on any device; torch's global generator if not given.
             return_samples: whether to keep the [S, B, C] draws.
@@ -104,26 +106,30 @@ class Teacher(ABC):
         logits = self.draw_logits(to_device(inputs, self.device), num_samples, generator).float()
         per_sample = self.tempering == "per_sample"
         probs = torch.softmax(logits / self.temperature if per_sample else logits, dim=-1)
-        mean = probs.mean(dim=0)
+        if per_sample or self.temperature == 1:
+            mean = probs.mean(dim=0)
+        else:  # targets.temper of the mean, but in logarithms, where nothing is too small for float32
+            mean = torch.softmax(logits.log_softmax(dim=-1).logsumexp(dim=0) / self.temperature, dim=-1)
         return Predictive(
-            mean=mean if per_sample else temper(mean, self.temperature),
+            mean=mean,
             variance=probs.var(dim=0) if len(probs) > 1 else None,
             samples=probs if return_samples else None,
         )
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What the teacher keeps beside its network: constructor's arguments as JSON, and tensors."""
+        """What the teacher keeps beside its network: arguments of its constructor that JSON can hold, and tensors."""
         return {}, {}
 
     @classmethod
-    def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+    def from_state(cls, network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The inverse of :meth:`get_state`; ``settings`` hold temperature and tempering too."""
         return cls(network, **settings)
 
     def fingerprint(self) -> str:
-        """Hash (16 hexadecimal digits) of all weights and of the posterior."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted((self.network.state_dict() | self.get_state()[1]).items()):
+        """Hash (16 hexadecimal digits) of all weights and of the posterior, tempering apart."""
+        settings, tensors = self.get_state()
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name, tensor in sorted((self.network.state_dict() | tensors).items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
@@ -136,7 +142,7 @@ class Teacher(ABC):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``teacher.json``, ``posterior.safetensors`` and ``network/`` (no pickle), all or nothing."""
         settings, tensors = self.get_state()
-        settings |= {"temperature": self.temperature, "tempering": self.tempering}
+        settings = settings | {"temperature": self.temperature, "tempering": self.tempering}
         with whole_folder(folder) as temporary:
             self._save_networks(temporary)
             if tensors:
@@ -153,29 +159,43 @@ class Teacher(ABC):
 
         Args:
             name_or_path: folder, or repository on the Hub.
-            network: a module to load the weights into; needed only where a plain ``nn.Module`` was saved.
+            network: a module to load the weights into, built as the saved one was; needed only for a network of a
+                class that transformers does not have. An ensemble's members get a copy each.
             revision: branch, tag or commit on the Hub.
 
         Returns:
             The teacher that was saved; called on a subclass, it must be one of that class.
 
         Raises:
-            UserError: no teacher there, another kind of teacher, or weights of another network.
+            UserError: no teacher there, another kind of teacher, damaged files, or weights of another network.
         """
         folder = local_folder(name_or_path, revision)
         description_file = folder / "teacher.json"
         if not description_file.is_file():
             raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
-        description = json.loads(description_file.read_text())
+        try:
+            description = json.loads(description_file.read_text())
+            method, settings = description["method"], description["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{description_file} is damaged: {error!r}") from None
         known = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
-        kind = known.get(description["method"])
+        kind = known.get(method)
         if kind is None:
-            raise UserError(f"{name_or_path} holds a teacher of the unknown method {description['method']!r}")
+            raise UserError(
+                f"{name_or_path} holds a teacher of the unknown method {method!r}; known are {', '.join(known)} "
+                "(import the module that defines it)"
+            )
         if not issubclass(kind, cls):
             raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
         posterior = folder / "posterior.safetensors"
-        tensors = load_file(posterior) if posterior.is_file() else {}
-        return kind.from_state(kind._load_networks(folder, network), description["settings"], tensors)
+        try:
+            tensors = load_file(posterior) if posterior.is_file() else {}
+            return kind.from_state(kind._load_networks(folder, network), settings, tensors)
+        except UserError:
+            raise
+        except Exception as error:  # safetensors, transformers and timm each have their own for a damaged file
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"the teacher in {folder} is damaged ({type(error).__name__}: {reason})") from error
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub; returns the repository's address."""
@@ -193,15 +213,17 @@ class Teacher(ABC):
 
 @torch.no_grad()
 def predict_all(
-    teacher: Teacher, batches: Iterable[dict | tuple], num_samples: int = 10, seed: int = 0
+    teacher: Teacher, batches: Iterable[Mapping | tuple], num_samples: int = 10, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Mean probabilities [N, C] and labels [N], on the CPU, for (inputs, labels) pairs or dicts."""
+    """Mean probabilities [N, C] and labels [N], on the CPU, of (inputs, labels) pairs or dicts; UserError if empty."""
     generator = torch.Generator().manual_seed(seed)
     probs, labels = [], []
     for batch in batches:
         inputs, batch_labels = split(batch)
         probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
         labels.append(batch_labels.cpu())
+    if not probs:
+        raise UserError("there are no examples to predict: the batches are empty")
     return torch.cat(probs), torch.cat(labels)
 
 

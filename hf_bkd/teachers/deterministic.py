@@ -1,6 +1,7 @@
 """A point estimate: the opponent that every Bayesian teacher has to beat."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 import torch
@@ -19,13 +20,17 @@ class DeterministicTeacher(Teacher):
 
     @classmethod
     def fit(cls, network: nn.Module, validation: Iterable[dict | tuple]) -> Self:
-        """Temperature scaling: T by negative log-likelihood on validation batches (Guo et al. 2017)."""
+        """Temperature scaling (Guo et al. 2017): T by negative log-likelihood on validation batches.
+
+        Raises:
+            UserError: no examples, labels that don't fit the network, or no linear head.
+        """
         data = head_data(network, validation)
         return cls(network, temperature=best_temperature(data.logits, data.labels))
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
-        return logits_of(self.network(**inputs) if isinstance(inputs, dict) else self.network(inputs))[None]
+        return logits_of(self.network(**inputs) if isinstance(inputs, Mapping) else self.network(inputs))[None]
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -33,10 +38,9 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     from scipy.optimize import minimize_scalar
 
     logits, labels = logits.double(), labels.long()
-    low, high = torch.tensor([0.05, 20.0]).log().tolist()
     found = minimize_scalar(
-        lambda log_temperature: F.cross_entropy(logits / torch.tensor(log_temperature).exp(), labels).item(),
-        bounds=(low, high),
+        lambda log_temperature: F.cross_entropy(logits / math.exp(log_temperature), labels).item(),
+        bounds=(math.log(0.05), math.log(20)),
         method="bounded",
     )
-    return float(torch.tensor(found.x).exp())
+    return math.exp(found.x)

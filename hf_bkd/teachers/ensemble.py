@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,9 @@ class EnsembleTeacher(Teacher):
     Args:
         members: teachers with the same classes; each applies its own temperature.
         temperature, tempering: of the average, on top of the members' own.
+
+    Raises:
+        UserError: no members, or members with different numbers of classes.
     """
 
     method = "ensemble"
@@ -65,11 +69,7 @@ class EnsembleTeacher(Teacher):
     @classmethod
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
         paths = sorted((folder / "members").iterdir(), key=lambda path: int(path.name))
-        return [Teacher.from_pretrained(path) for path in paths]
-
-    @classmethod
-    def from_state(cls, network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        return cls(network, **settings)
+        return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]
 
 
 def _log_probs(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:

@@ -72,9 +72,12 @@ class LaplaceTeacher(Teacher):
 
     Args:
         network: the trained network; its weights are the posterior's mean.
-        factors: curvature of the last layer, on the network's device.
+        factors: curvature of the last layer; held in float32 on the network's device.
         prior_precision: delta > 0; the larger, the narrower the posterior.
         link: ``"mc"`` draws logits; ``"probit"`` gives softmax(z / sqrt(1 + pi/8 var)) as its only draw (MacKay 1992).
+
+    Raises:
+        UserError: prior precision not above 0, unknown link, or factors of another head than the network's.
     """
 
     method = "laplace"
@@ -94,13 +97,14 @@ class LaplaceTeacher(Teacher):
         if not prior_precision > 0:
             raise UserError(f"prior_precision must be above 0, and it is {prior_precision}")
         head = classification_head(network)[1]
-        fitted = len(factors.feature_values), len(factors.class_values)
-        if fitted != (head.in_features, head.out_features):
+        fitted = len(factors.feature_values), len(factors.class_values), len(factors.bias_values)
+        needed = head.in_features, head.out_features, 0 if head.bias is None else head.out_features
+        if fitted != needed:
             raise UserError(
-                f"the posterior is of a head with {fitted[0]} features and {fitted[1]} classes, "
-                f"the network's has {head.in_features} and {head.out_features}"
+                "the posterior is of a head with {} features, {} classes and {} biases, ".format(*fitted)
+                + "the network's has {}, {} and {}".format(*needed)
             )
-        self.factors = KroneckerFactors(*(factor.to(head.weight) for factor in factors))
+        self.factors = KroneckerFactors(*(factor.to(head.weight.device, torch.float32) for factor in factors))
         self.prior_precision = float(prior_precision)
         self.link = link
 
@@ -123,19 +127,21 @@ class LaplaceTeacher(Teacher):
             link: see the class.
 
         Raises:
-            UserError: neither validation batches nor a prior precision; no linear head; labels that don't fit it.
+            UserError: neither validation batches nor a prior precision; no linear head; no examples, or labels that
+                don't fit the head; and as for the class.
         """
         if validation is None and prior_precision is None:
             raise UserError("pass validation batches to choose the prior precision on, or prior_precision itself")
         factors = kronecker_factors(head_data(network, train), classification_head(network)[1])
-        teacher = cls(network, factors, prior_precision or 1.0, link)
-        if prior_precision is None:
-            teacher.prior_precision = teacher.best_precision(head_data(network, validation))
+        if prior_precision is not None:
+            return cls(network, factors, prior_precision, link)
+        teacher = cls(network, factors, prior_precision=1.0, link=link)
+        teacher.prior_precision = teacher.best_precision(head_data(network, validation))
         return teacher
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
-        features, logits = head_features(self.network, inputs)
+        features, logits = (seen.float() for seen in head_features(self.network, inputs))
         noise = None
         if self.link == "mc":
             noise = standard_normal((num_samples, 2, *logits.shape), logits, generator)
@@ -149,7 +155,7 @@ class LaplaceTeacher(Teacher):
 
     @torch.no_grad()
     def best_precision(self, data: HeadData, num_samples: int = 64) -> float:
-        """delta in [1e-4, 1e6] with the least validation NLL: a logarithmic grid, then a bounded search around its best.
+        """delta in [1e-4, 1e6] with the least validation NLL: a logarithmic grid, then a search around its best.
 
         All candidates share one set of draws, so that their difference is not noise.
         """
@@ -187,24 +193,16 @@ def kronecker_factors(data: HeadData, head: nn.Linear) -> KroneckerFactors:
     """Eigendecomposed Kronecker factors of the generalised Gauss-Newton matrix of ``head``, by laplace-torch."""
     from laplace import Laplace
 
-    device = data.features.device
-    head_only = nn.Sequential(nn.Identity(), nn.Linear(head.in_features, head.out_features, head.bias is not None))
-    head_only[1].load_state_dict(
-        {name: value for name, value in head.state_dict().items() if name in ("weight", "bias")}
-    )
-    posterior = Laplace(
-        head_only.to(device), "classification", subset_of_weights="last_layer", hessian_structure="kron"
-    )
+    linear = nn.Linear(head.in_features, head.out_features, head.bias is not None).to(data.features)
+    with torch.no_grad():
+        for mine, trained in zip(linear.parameters(), (head.weight, head.bias), strict=False):
+            mine.copy_(trained)
+    head_only = nn.Sequential(nn.Identity(), linear)  # laplace-torch refuses a single module
+    posterior = Laplace(head_only, "classification", subset_of_weights="last_layer", hessian_structure="kron")
     with torch.enable_grad():
         posterior.fit(DataLoader(TensorDataset(data.features, data.labels.long()), batch_size=1024))
-    vectors, values = posterior.H.eigenvectors, posterior.H.eigenvalues
-    empty = torch.zeros(0, device=device)
-    bias_vectors, bias_values = (vectors[1][0], values[1][0]) if head.bias is not None else (empty, empty)
-    return KroneckerFactors(
-        vectors[0][0],
-        values[0][0].clamp_min(0),
-        vectors[0][1],
-        values[0][1].clamp_min(0),
-        bias_vectors,
-        bias_values.clamp_min(0),
-    )
+    blocks = zip(posterior.H.eigenvectors, posterior.H.eigenvalues, strict=True)  # of the weight and of the bias
+    factors = [each for block in blocks for pair in zip(*block, strict=True) for each in pair]
+    if head.bias is None:
+        factors += [data.features.new_zeros(0)] * 2
+    return KroneckerFactors(*factors)

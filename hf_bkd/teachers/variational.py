@@ -30,16 +30,21 @@ def make_variational(
         initial_std: posterior standard deviation > 0 that training starts from.
 
     Returns:
-        The network, its head replaced by a :class:`~hf_bkd.layers.VariationalLinear` with the same means.
+        The network, its head replaced by a :class:`~hf_bkd.layers.VariationalLinear` whose means are the old weights.
+
+    Raises:
+        UserError: unknown posterior, a standard deviation that is not above 0, or no linear head.
     """
     if posterior not in POSTERIORS:
         raise UserError(f"posterior is {posterior!r}; it must be one of {', '.join(POSTERIORS)}")
     name, head = classification_head(network)
-    layer = VariationalLinear(head.in_features, head.out_features, prior_std, initial_std).to(head.weight)
+    with_bias = head.bias is not None
+    layer = VariationalLinear(head.in_features, head.out_features, prior_std, initial_std, with_bias).to(head.weight)
     with torch.no_grad():
         layer.weight.copy_(head.weight)
-        layer.bias.zero_() if head.bias is None else layer.bias.copy_(head.bias)
-    network.set_submodule(name, layer)
+        if with_bias:
+            layer.bias.copy_(head.bias)
+    network.set_submodule(name, layer.train(head.training))
     return network
 
 
@@ -48,6 +53,9 @@ class VariationalTeacher(Teacher):
 
     Args:
         network: a trained network that went through :func:`make_variational`.
+
+    Raises:
+        UserError: the network has no variational head.
     """
 
     method = "variational"
@@ -64,24 +72,23 @@ class VariationalTeacher(Teacher):
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         features, _ = head_features(self.network, inputs)
-        mean, variance = self.head.output_gaussian(features)
+        mean, variance = (moment.float() for moment in self.head.output_gaussian(features))
         return mean + variance.sqrt() * standard_normal((num_samples, *mean.shape), mean, generator)
 
     def _save_networks(self, folder: Path) -> None:
         save_network(self.network, folder / "network", without=SPREAD)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        head = self.head
-        return {"prior_std": head.prior_std}, {name: getattr(head, name) for name in SPREAD}
+        spread = {name: value for name, value in self.head.named_parameters() if name in SPREAD}
+        return {"prior_std": self.head.prior_std}, spread
 
     @classmethod
     def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         settings = dict(settings)
         network = make_variational(network, prior_std=settings.pop("prior_std"))
         head = classification_head(network)[1]
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                getattr(head, name).copy_(tensor)
+        weights = head.state_dict()
+        head.load_state_dict(weights | {name: tensors[name] for name in SPREAD if name in weights})
         return cls(network.eval(), **settings)
 
 

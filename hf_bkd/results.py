@@ -1,0 +1,118 @@
+"""Reading numbers out of the content of `results.json`: spreads over seeds, and paired differences between arms.
+
+What was not measured is left out, and counted as left out; it never becomes a zero.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from .errors import UserError
+
+REFERENCE = "deterministic"  # the arm that all others are compared with
+DASH = "–"
+SETTINGS = {
+    "kd_lambda": "λ",
+    "teacher_temperature": "T_t",
+    "student_temperature": "T_s",
+    "num_samples": "S",
+    "folds": "folds",
+}
+
+Runs = dict[int, dict]  # seed -> record
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation (ddof 1; NaN below two values) of `count` seeds' values."""
+
+    mean: float
+    std: float
+    count: int
+
+
+class Difference(NamedTuple):
+    """Mean paired difference over `count` shared seeds and the two ends of its interval (NaN below two seeds)."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def paired_difference(a: dict[int, float], b: dict[int, float], level: float = 0.95) -> Difference:
+    """Mean of `a - b` over the seeds that both hold, with its Student-t interval.
+
+    `a`, `b`: seed -> value, in any one unit; the result is in that unit. Its ends are NaN when fewer than two seeds
+    are shared, and its mean when none is. ValueError unless 0 < level < 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    mean, std, count = spread([a[seed] - b[seed] for seed in a if seed in b])
+    half = float(student_t.ppf((1 + level) / 2, count - 1)) * std / math.sqrt(count) if count > 1 else math.nan
+    return Difference(mean, mean - half, mean + half, count)
+
+
+def difference_text(row: dict) -> str:
+    """The difference of a row of `summary_table` in percentage points: `+1.07 [-5.79, +7.92]`."""
+    if row["arm"] == REFERENCE:
+        return "reference"
+    mean, low, high, count = row["difference"]
+    if not count:
+        return DASH
+    interval = f"{100 * low:+.2f}, {100 * high:+.2f}" if count > 1 else DASH
+    return f"{100 * mean:+.2f} [{interval}]" + ("" if count == row["seeds"] else f" ({count} shared)")
+
+
+def spread(values: list[float]) -> Spread:
+    mean = float(np.mean(values)) if values else math.nan
+    return Spread(mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan, len(values))
+
+
+def per_seed(runs: Runs, metric: str, source: str = "metrics") -> dict[int, float]:
+    """Seed -> value, of the seeds for which there is a finite one."""
+    values = {seed: (record.get(source) or {}).get(metric) for seed, record in runs.items()}
+    return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def over_seeds(runs: Runs, metric: str, source: str = "metrics") -> Spread:
+    return spread(list(per_seed(runs, metric, source).values()))
+
+
+def by_condition(results: dict) -> dict[str, dict[str, Runs]]:
+    """Condition -> arm -> seed -> record, each in order of first appearance; UserError without a list "arms"."""
+    if not isinstance(results.get("arms"), list):
+        raise UserError('these results have no list "arms"; pass the results.json of a distillation recipe')
+    groups: dict[str, dict[str, Runs]] = {}
+    for record in results["arms"]:
+        arms = groups.setdefault(record.get("condition") or "", {})
+        arms.setdefault(record["arm"], {})[record["seed"]] = record
+    return groups
+
+
+def summary_table(results: dict, condition: str | None = None) -> list[dict]:
+    """One row per arm, in order of first appearance; of all conditions, or of the one named.
+
+    Keys: `condition`, `arm`, `seeds` (how many runs), `difference` (a `Difference` in accuracy to the arm
+    "deterministic" of the same condition; None for that arm itself and where it is missing), and a `Spread` each for
+    `accuracy`, `nll`, `ece`, `brier`, `convergence_noise`, `agreement`, `teacher_accuracy`, `teacher_nll`. Fractions,
+    not percent. A metric that is None or not finite is left out of its Spread, whose `count` then is below `seeds`.
+    UserError for an unknown condition, or results without a list "arms".
+    """
+    groups = by_condition(results)
+    if condition is not None and condition not in groups:
+        raise UserError(f"no condition {condition!r} in these results; there are {list(groups)}")
+    chosen = groups if condition is None else {condition: groups[condition]}
+    return [_row(name, arm, runs, arms) for name, arms in chosen.items() for arm, runs in arms.items()]
+
+
+def _row(condition: str, arm: str, runs: Runs, arms: dict[str, Runs]) -> dict:
+    row = {"condition": condition, "arm": arm, "seeds": len(runs), "difference": None}
+    if REFERENCE in arms and arm != REFERENCE:
+        row["difference"] = paired_difference(per_seed(runs, "accuracy"), per_seed(arms[REFERENCE], "accuracy"))
+    for metric in ("accuracy", "nll", "ece", "brier", "convergence_noise", "agreement"):
+        row[metric] = over_seeds(runs, metric)
+    for metric in ("accuracy", "nll"):
+        row[f"teacher_{metric}"] = over_seeds(runs, metric, "teacher_metrics")
+    return row

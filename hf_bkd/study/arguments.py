@@ -1,0 +1,111 @@
+"""What a recipe can be asked for, on the command line or in a YAML file."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+import yaml
+
+from ..errors import UserError
+from ..training_args import DistillationTrainingArguments
+from .arms import Arm, slug
+
+
+@dataclass
+class StudyArguments:
+    """What a recipe is asked for beside the training arguments.
+
+    Raises:
+        UserError: seeds that are no whole numbers, or a count below 1.
+    """
+
+    dataset: str = field(default="", metadata={"help": "Name on the Hub, or a local folder."})
+    teacher_model: str = field(default="resnet50_cifar", metadata={"help": "timm architecture of the teacher."})
+    student_model: str = field(default="resnet18_cifar", metadata={"help": "timm architecture of the student."})
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "A saved teacher, folder or name on the Hub, to use instead of training one of its kind."},
+    )
+    seeds: str = field(default="0,1,2", metadata={"help": "Whole numbers with commas between them."})
+    arms: str = field(
+        default="all",
+        metadata={
+            "help": "Arms to run, with commas between them: names in lower case, words joined by hyphens; or all."
+        },
+    )
+    teacher_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of a teacher's training; the students' if not given."}
+    )
+    num_samples: int = field(default=10, metadata={"help": "Draws from the teacher's posterior per example."})
+    ensemble_size: int = field(default=3, metadata={"help": "Members of a deep ensemble."})
+    validation_size: int | None = field(
+        default=None, metadata={"help": "Examples held out of the training split; a tenth if not given."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many training examples."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "Use only so many test examples."})
+    workers: int = field(default=1, metadata={"help": "Processes that share the conditions and seeds between them."})
+
+    def __post_init__(self):
+        try:
+            self.seed_list = [int(seed) for seed in self.seeds.split(",")]
+        except ValueError:
+            raise UserError(
+                f"seeds must be whole numbers with commas between them, and they are {self.seeds!r}"
+            ) from None
+        for name in (
+            "num_samples",
+            "ensemble_size",
+            "workers",
+            "validation_size",
+            "max_train_samples",
+            "max_test_samples",
+        ):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, and it is {getattr(self, name)}")
+
+    def chosen(self, arms: Iterable[Arm]) -> tuple[Arm, ...]:
+        """The arms asked for, in the study's order; UserError for one it doesn't have."""
+        if self.arms == "all":
+            return tuple(arms)
+        by_slug = {slug(arm.name): arm for arm in arms}
+        asked = self.arms.split(",")
+        unknown = [name for name in asked if name not in by_slug]
+        if unknown:
+            raise UserError(f"there is no arm {unknown[0]!r}; the arms are {', '.join(by_slug)}")
+        return tuple(arm for name, arm in by_slug.items() if name in asked)
+
+
+def parse(defaults: dict[str, Any], argv: list[str]) -> tuple[StudyArguments, DistillationTrainingArguments]:
+    """The command line over ``--config file.yaml`` over the recipe's defaults.
+
+    Raises:
+        UserError: an unknown argument, or a value of the wrong kind.
+    """
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message} (--help lists all arguments)")
+
+    parser = transformers.HfArgumentParser((StudyArguments, DistillationTrainingArguments), allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file of further arguments; the command line wins over it.")
+    parser.error = refuse
+    known = {action.dest for action in parser._actions}
+    parser.set_defaults(**defaults)
+    for file in (value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--config"):
+        parser.set_defaults(**_read_config(Path(file), known))
+    options, args, _ = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    return options, args
+
+
+def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read --config {path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold one 'argument: value' per line")
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise UserError(f"--config {path} names an unknown argument: {unknown[0]}")
+    return content

@@ -1,0 +1,194 @@
+"""Runs a study's conditions and seeds, here or shared between processes, and writes its results and report.
+
+Whatever is finished stands under its final name in ``output_dir``, so that an interrupted run goes on from there:
+
+    teachers/CONDITION/seed-S/...     fitted teachers
+    labels/CONDITION/seed-S/...       their soft labels, with what made them
+    students/CONDITION/seed-S/ARM/    a student and its card
+    arms/CONDITION/seed-S/ARM.json    its record
+    checkpoints/                      of the training that goes on at present
+"""
+
+import dataclasses
+import gc
+import json
+import multiprocessing
+import platform
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+
+from ..errors import UserError
+from ..files import writable_folder, write_json
+from ..hub import push_folder
+from ..progress import progress_bar
+from ..report import print_summary, write_report
+from ..training_args import DistillationTrainingArguments
+from .arguments import StudyArguments
+from .arms import Study, slug
+from .setting import Setting
+from .students import Students
+
+_TICKS: Any = None  # a worker's line to the progress bar
+# Arguments that change results: an output folder holds one setting of them.
+DECISIVE = (
+    "bf16", "fp16", "gradient_accumulation_steps", "kd_lambda", "label_smoothing_factor", "learning_rate",
+    "lr_scheduler_type", "max_grad_norm", "max_steps", "noise_epochs", "num_train_epochs", "optim",
+    "per_device_train_batch_size", "student_temperature", "teacher_temperature", "temperature_scale", "warmup_steps",
+    "weight_decay",
+)  # fmt: skip
+
+
+def run(study: Study, options: StudyArguments, args: DistillationTrainingArguments) -> dict[str, Any]:
+    """Run all cells of a study, write ``results.json`` and the report, and return the results."""
+    output_dir, device = writable_folder(args.output_dir), args.device  # asking for the device sets up the processes
+    _check_same_settings(output_dir, study, options, args)
+    cells = [(condition, seed) for condition in study.conditions for seed in options.seed_list]
+    main_process = PartialState().is_main_process
+    if args.disable_tqdm:
+        quiet()
+    if options.workers > 1 and PartialState().num_processes == 1:
+        records = _run_in_pool(study, options, args, cells)
+    else:
+        records = _run_here(study, options, args, cells)
+    results = {
+        "recipe": study.name,
+        "dataset": options.dataset,
+        "environment": environment(device, args.world_size),
+        "arms": _in_order(study, records),
+    }
+    if main_process:
+        write_json(output_dir / "results.json", results)
+        report = write_report(results, output_dir)
+        print_summary(results)
+        print(f"report: {report}")
+        if args.push_to_hub:
+            print(f"pushed: {_push(study, options, args)}")
+    PartialState().wait_for_everyone()
+    return results
+
+
+def planned_trainings(study: Study, options: StudyArguments) -> int:
+    """How many networks one condition and seed trains, if none is there yet."""
+    kinds = {arm.teacher for arm in study.arms}
+    plain = options.ensemble_size if "ensemble" in kinds else int(bool(kinds & {"deterministic", "laplace"}))
+    cross_fitted = sum(arm.folds * (options.ensemble_size if arm.teacher == "ensemble" else 1) for arm in study.arms)
+    students = sum(len(arm.temperatures) for arm in study.arms)
+    return plain + ("variational" in kinds) + cross_fitted + students
+
+
+def run_cell(
+    study: Study,
+    options: StudyArguments,
+    args: DistillationTrainingArguments,
+    cell: tuple[str, int],
+    on_trained: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """The records of all arms of one (condition, seed)."""
+    condition, seed = cell
+    students = Students(Setting(study, condition, seed, options, args, on_trained))
+    return [students.run(arm) for arm in students.arms()]
+
+
+def _run_here(study: Study, options: StudyArguments, args: Any, cells: list) -> list[dict[str, Any]]:
+    """One cell after the other, in this process or in step with its fellows under accelerate."""
+    total = planned_trainings(study, options) * len(cells)
+    with progress_bar(disable=not args.disable_tqdm or not PartialState().is_main_process) as bar:
+        task = bar.add_task("training networks", total=total)
+        records = [run_cell(study, options, args, cell, lambda: bar.advance(task)) for cell in cells]
+        bar.update(task, completed=total)
+    return [record for part in records for record in part]
+
+
+def _run_in_pool(study: Study, options: StudyArguments, args: Any, cells: list) -> list[dict[str, Any]]:
+    """Cells shared between processes of one thread each, which beats threads for small networks."""
+    context = multiprocessing.get_context("spawn")
+    ticks = context.Queue()
+    total = planned_trainings(study, options) * len(cells)
+    pool = ProcessPoolExecutor(options.workers, mp_context=context, initializer=_start_worker, initargs=(ticks,))
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task("training networks", total=total)
+            pending = {pool.submit(_run_cell_in_worker, study, options, args, cell) for cell in cells}
+            records = []
+            while pending:
+                done, pending = wait(pending, timeout=0.5)
+                while not ticks.empty():
+                    ticks.get()
+                    bar.advance(task)
+                for future in done:
+                    records += future.result()
+            bar.update(task, completed=total)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return records
+
+
+def _start_worker(ticks: Any) -> None:
+    global _TICKS
+    _TICKS = ticks
+    torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage whenever it starts: spare it the imported libraries
+    quiet()
+
+
+def _run_cell_in_worker(
+    study: Study, options: StudyArguments, args: Any, cell: tuple[str, int]
+) -> list[dict[str, Any]]:
+    return run_cell(study, options, args, cell, lambda: _TICKS.put(1))
+
+
+def quiet() -> None:
+    """No bars and notes of the libraries underneath: a study shows its own bar."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _in_order(study: Study, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    conditions, arms = list(study.conditions), [arm.name for arm in study.arms]
+    return sorted(records, key=lambda r: (conditions.index(r["condition"]), arms.index(r["arm"]), r["seed"]))
+
+
+def _check_same_settings(output_dir: Path, study: Study, options: StudyArguments, args: Any) -> None:
+    """An output folder holds the results of one setting; refuse another one instead of mixing them."""
+    ignored = {"seeds", "arms", "workers"}
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in ignored}
+    settings |= {"recipe": study.name} | {name: args.to_dict()[name] for name in DECISIVE}
+    settings = json.loads(json.dumps(settings, default=str))
+    file = output_dir / "settings.json"
+    if not file.is_file():
+        if PartialState().is_main_process:
+            write_json(file, settings)
+        return
+    before = json.loads(file.read_text())
+    for name in settings:
+        if before.get(name) != settings[name]:
+            raise UserError(
+                f"{output_dir} holds a run with {name} {before.get(name)!r}, and this one has {settings[name]!r}: "
+                "pass another --output_dir, or delete that one"
+            )
+
+
+def environment(device: torch.device, num_processes: int) -> dict[str, str]:
+    """Versions and hardware, as strings."""
+    packages = ("hf_bkd", "torch", "transformers", "datasets", "accelerate", "timm", "laplace-torch")
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    versions = {name: version(name) for name in packages}
+    return {"python": platform.python_version(), **versions, "hardware": hardware, "processes": str(num_processes)}
+
+
+def _push(study: Study, options: StudyArguments, args: DistillationTrainingArguments) -> str:
+    """Push the last arm's student of the first condition and seed, which is the one that the recipe is about."""
+    condition, seed = next(iter(study.conditions)), options.seed_list[0]
+    student = Path(args.output_dir, "students", slug(condition) or "all", f"seed-{seed}", slug(study.arms[-1].name))
+    return push_folder(
+        student, args.hub_model_id or f"{study.name}-student", private=args.hub_private_repo, token=args.hub_token
+    )

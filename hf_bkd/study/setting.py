@@ -1,0 +1,124 @@
+"""One condition and seed of a study: its data, decoded once, and how networks are trained in it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import PrinterCallback, set_seed
+
+from ..backbones import create_classifier
+from ..resident import CropAndFlip, ImagePreprocessor, ResidentDataset
+from ..trainer import DistillationTrainer
+from ..training_args import DistillationTrainingArguments
+from .arms import Study, slug
+
+
+class Setting:
+    """What the arms of one condition and seed share.
+
+    Args:
+        study, condition, seed: which one.
+        options: the study's arguments.
+        args: the students' training arguments; teachers are trained with the same, but without distillation.
+        on_trained: called after each training.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        condition: str,
+        seed: int,
+        options: Any,
+        args: DistillationTrainingArguments,
+        on_trained: Callable[[], None],
+    ):
+        self.study, self.condition, self.seed, self.options, self.args = study, condition, seed, options, args
+        self.on_trained = on_trained
+        self.root, self.key = Path(args.output_dir), Path(slug(condition) or "all", f"seed-{seed}")
+        self.splits = study.conditions[condition](options, seed)
+        self.classes = self.splits.train.features["label"].names
+        self.preprocessor = ImagePreprocessor(study.mean, study.std)
+        self.train = self.resident(self.splits.train, augment=True)
+        self.validation = self.resident(self.splits.validation)
+        self.test = self.resident(self.splits.test)
+
+    @property
+    def progress(self) -> bool:
+        return not self.args.disable_tqdm
+
+    def resident(self, dataset: datasets.Dataset, augment: bool = False) -> ResidentDataset:
+        augmentation = CropAndFlip(self.seed) if augment and self.study.augment else None
+        return ResidentDataset.from_images(
+            dataset, self.preprocessor, augmentation, self.args.device, progress=self.progress
+        )
+
+    def folder(self, kind: str, *names: str) -> Path:
+        """Where a finished or half-finished thing of this setting stands."""
+        return self.root.joinpath(kind, self.key, *names)
+
+    def train_network(
+        self,
+        architecture: str,
+        architecture_args: dict[str, Any],
+        train: ResidentDataset,
+        *,
+        name: str,
+        seed: int,
+        epochs: float,
+        prepare: Callable[[nn.Module], nn.Module] | None = None,
+        evaluated: ResidentDataset | None = None,
+        **changes: Any,
+    ) -> DistillationTrainer:
+        """Train a new network, going on from its last complete checkpoint if there is one.
+
+        Args:
+            architecture, architecture_args: for ``create_classifier``.
+            train: the training set.
+            name: where its checkpoints go.
+            seed: of its initialisation and of the batches' order.
+            epochs: before the condition's factor.
+            prepare: changes the network before it is trained.
+            evaluated: what it is evaluated on after each epoch.
+            changes: to the training arguments.
+        """
+        if self.progress and PartialState().is_main_process:
+            print(f"training {name} ({self.condition or self.study.name}, seed {self.seed})", flush=True)
+        set_seed(seed)
+        network = create_classifier(
+            architecture,
+            len(self.classes),
+            in_chans=len(self.study.mean),
+            image_size=train.values["pixel_values"].shape[-1],
+            mean=self.study.mean,
+            std=self.study.std,
+            label_names=self.classes,
+            **architecture_args,
+        )
+        args = dataclasses.replace(
+            self.args,
+            output_dir=str(self.folder("checkpoints", name)),
+            seed=seed,
+            num_train_epochs=epochs * self.study.epochs.get(self.condition, 1),
+            eval_strategy="no" if evaluated is None else "epoch",
+            push_to_hub=False,
+            dataloader_pin_memory=False,
+            **changes,
+        )
+        trainer = DistillationTrainer(
+            prepare(network) if prepare else network, args, train_dataset=train, eval_dataset=evaluated
+        )
+        if not self.progress:
+            trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=True)
+        self.on_trained()
+        return trainer
+
+
+def decided_by_main(question: Callable[[], bool]) -> bool:
+    """The main process' answer in every process: another one may look at a file later, when it is already there."""
+    return broadcast_object_list([question()])[0]

@@ -1,0 +1,135 @@
+"""A student per arm, and its record for `results.json`."""
+
+import json
+import shutil
+import time
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from ..cards import write_student_card
+from ..files import whole_folder, write_json
+from ..metrics import agreement, classification_metrics, reliability
+from .arms import Arm, slug
+from .setting import Setting, decided_by_main
+from .teaching import Teaching
+
+
+class Trained(NamedTuple):
+    """A trained student: its network, test probabilities [N, C] and what its training logged."""
+
+    model: nn.Module
+    probs: Tensor
+    validation_accuracy: float
+    epochs: list[float]
+    accuracies: list[float]
+    noise: float | None
+    noise_window: int
+    teacher_temperature: float
+    seconds: float
+
+
+class Students:
+    """Trains and measures the students of a setting."""
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        self.teaching = Teaching(setting)
+        self._trained: dict[tuple, Trained] = {}
+
+    def arms(self) -> list[Arm]:
+        """Those that the setting's data allows."""
+        exact = self.setting.splits.bayes is not None
+        return [arm for arm in self.setting.study.arms if arm.teacher != "bayes" or exact]
+
+    def run(self, arm: Arm) -> dict[str, Any]:
+        """An arm's record: from an earlier run, or of a student that is trained, measured and saved now."""
+        record_file = self.setting.folder("arms", f"{slug(arm.name)}.json")
+        if decided_by_main(record_file.is_file):
+            return json.loads(record_file.read_text())
+        candidates = [self._student(arm, temperature) for temperature in arm.temperatures]
+        best = max(range(len(candidates)), key=lambda i: candidates[i].validation_accuracy)
+        record = self._record(arm, candidates[best], arm.temperatures[best])
+        if PartialState().is_main_process:
+            with whole_folder(self.setting.folder("students", slug(arm.name))) as folder:
+                candidates[best].model.save_pretrained(folder)
+                write_student_card(folder, self.setting.study.name, self.setting.options.dataset, record)
+            write_json(record_file, record)
+            shutil.rmtree(self.setting.folder("checkpoints"), ignore_errors=True)
+        PartialState().wait_for_everyone()
+        return record
+
+    def _student(self, arm: Arm, temperature: float) -> Trained:
+        """Trained once, though several arms may ask for it."""
+        same = (arm.teacher, arm.folds, arm.scaled, arm.label_smoothing, temperature)
+        if same not in self._trained:
+            self._trained[same] = self._train(arm, temperature)
+        return self._trained[same]
+
+    def _train(self, arm: Arm, temperature: float) -> Trained:
+        setting, taught = self.setting, arm.teacher != "none"
+        train = setting.train
+        if taught:
+            train = train.with_soft_labels(self.teaching.labels(arm, temperature)[0])
+        started = time.perf_counter()
+        trainer = setting.train_network(
+            setting.options.student_model,
+            setting.study.student_args,
+            train,
+            name=f"student-{slug(arm.name)}-T{temperature:g}",
+            seed=setting.seed,
+            epochs=setting.args.num_train_epochs,
+            evaluated=setting.test,
+            kd_lambda=setting.args.kd_lambda if taught else 0.0,
+            label_smoothing_factor=arm.label_smoothing or setting.args.label_smoothing_factor,
+        )
+        seconds = time.perf_counter() - started
+        validation = trainer.evaluate(setting.validation, metric_key_prefix="validation")
+        logits = torch.as_tensor(trainer.predict(setting.test).predictions)
+        return Trained(
+            trainer.model,
+            logits.double().softmax(dim=-1),
+            validation["validation_accuracy"],
+            *trainer.evaluations(),
+            trainer.convergence_noise(),
+            trainer.noise_window(),
+            trainer.teacher_temperature,
+            seconds,
+        )
+
+    def _record(self, arm: Arm, trained: Trained, temperature: float) -> dict[str, Any]:
+        setting, taught = self.setting, arm.teacher != "none"
+        test_labels = setting.test.values["labels"].cpu()
+        teacher_probs = self.teaching.labels(arm, temperature)[1] if taught else None
+        asked = teacher_probs is not None
+        metrics = classification_metrics(trained.probs, test_labels)
+        metrics["convergence_noise"] = trained.noise
+        metrics["best_accuracy"] = max(trained.accuracies)
+        metrics["agreement"] = agreement(trained.probs, teacher_probs) if asked else None
+        bins = reliability(trained.probs, test_labels)._asdict()
+        return {
+            "arm": arm.name,
+            "condition": setting.condition,
+            "teacher": arm.teacher,
+            "student": setting.options.student_model,
+            "seed": setting.seed,
+            "kd_lambda": setting.args.kd_lambda if taught else 0.0,
+            "teacher_temperature": trained.teacher_temperature,
+            "student_temperature": setting.args.student_temperature,
+            "num_samples": setting.options.num_samples,
+            "views": 1,
+            "folds": arm.folds,
+            "metrics": metrics,
+            "teacher_metrics": classification_metrics(teacher_probs, test_labels) if asked else None,
+            "validation_accuracy": trained.validation_accuracy,
+            "seconds": trained.seconds,
+            "history": {"epoch": trained.epochs, "accuracy": trained.accuracies},
+            "noise_window": trained.noise_window,
+            "reliability": {name: _without_nan(values.tolist()) for name, values in bins.items()},
+        }
+
+
+def _without_nan(values: list[float]) -> list[float | None]:
+    return [None if value != value else value for value in values]

@@ -1,0 +1,142 @@
+"""The teachers of a setting, fitted when they are first asked for and kept, and the soft labels they give."""
+
+from collections.abc import Callable
+
+import datasets
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..files import whole_folder
+from ..soft_labels import add_soft_labels, attach
+from ..soft_labels.columns import is_soft_label_column
+from ..soft_labels.provenance import content_ids, make_provenance
+from ..teachers import (
+    DeterministicTeacher,
+    EnsembleTeacher,
+    LaplaceTeacher,
+    Teacher,
+    VariationalTeacher,
+    make_variational,
+    predict_all,
+)
+from .arms import Arm, slug
+from .setting import Setting, decided_by_main
+
+Rows = datasets.Dataset | None  # of the training split that a teacher is fitted on; None for all
+
+
+class Teaching:
+    """Teachers and their soft labels, by arm.
+
+    Args:
+        setting: the condition and seed.
+    """
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        given = setting.options.teacher
+        self.given = Teacher.from_pretrained(given).to(setting.args.device) if given else None
+
+    def labels(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, Tensor | None]:
+        """The training split with an arm's soft labels, and the teacher's probabilities [N, C] on the test split."""
+        folder = self.setting.folder("labels", f"{slug(arm.name)}-T{temperature:g}")
+        if decided_by_main(lambda: not folder.is_dir()):
+            labelled, test_probs = self._label(arm, temperature)
+            if PartialState().is_main_process:
+                with whole_folder(folder) as temporary:
+                    own = [name for name in labelled.column_names if is_soft_label_column(name)]
+                    labelled.select_columns(own).save_to_disk(temporary / "train")
+                    save_file({} if test_probs is None else {"probs": test_probs}, temporary / "test.safetensors")
+            PartialState().wait_for_everyone()
+        stored = datasets.load_from_disk(folder / "train")
+        labelled = datasets.concatenate_datasets([self.setting.splits.train, stored], axis=1)
+        return labelled, load_file(folder / "test.safetensors").get("probs")
+
+    def _label(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, Tensor | None]:
+        setting, rows = self.setting, self.setting.splits.train
+        if arm.teacher == "bayes":
+            return self._label_exactly(), None
+        how = {"num_samples": setting.options.num_samples, "preprocess": setting.preprocessor, "seed": setting.seed}
+        how |= {"progress": setting.progress}
+        if not arm.folds:
+            teacher = self.teacher(arm, temperature)
+            labelled = add_soft_labels(rows, teacher, **how)
+        else:
+            fitted: list[Teacher] = []
+
+            def fit(rest: datasets.Dataset, fold: int) -> Teacher:
+                fitted.append(self.teacher(arm, temperature, rest, f"fold-{fold + 1}-of-{arm.folds}-"))
+                return fitted[-1]
+
+            labelled = add_soft_labels(rows, folds=arm.folds, fit=fit, **how)
+            teacher = EnsembleTeacher(fitted)
+        test_probs, _ = predict_all(teacher, setting.test.batches(), setting.options.num_samples, setting.seed)
+        return labelled, test_probs
+
+    def _label_exactly(self) -> datasets.Dataset:
+        rows, bayes = self.setting.splits.train, self.setting.splits.bayes
+        teacher = {"method": "bayes", "temperature": 1.0, "tempering": "post_average", "weights": None}
+        record = make_provenance(
+            teacher, rows, num_samples=1, seed=0, storage="float16", content_column="image", preprocessing=None
+        )
+        return attach(rows, bayes, record, example_ids=content_ids(rows["image"][:]))
+
+    def teacher(self, arm: Arm, temperature: float, rows: Rows = None, prefix: str = "") -> Teacher:
+        """An arm's teacher at a temperature, fitted on all of the training split or on ``rows`` of it."""
+        teacher = self._fitted(arm.teacher, rows, prefix)
+        if arm.scaled:
+            return DeterministicTeacher.fit(teacher.network, self.setting.validation.batches())
+        teacher.temperature = temperature
+        return teacher
+
+    def _fitted(self, kind: str, rows: Rows, prefix: str) -> Teacher:
+        if self.given is not None and self.given.method == kind and rows is None:
+            return self.given
+        if kind == "ensemble":
+            size = self.setting.options.ensemble_size
+            return EnsembleTeacher([self._member(number, rows, prefix) for number in range(size)])
+        if kind == "deterministic":
+            return self._member(0, rows, prefix)
+        fit = {"laplace": self._fit_laplace, "variational": self._fit_variational}[kind]
+        return self._kept(f"{prefix}{kind}", lambda: fit(rows, prefix))
+
+    def _member(self, number: int, rows: Rows, prefix: str) -> Teacher:
+        if self.given is not None and self.given.method == "deterministic" and rows is None and number == 0:
+            return self.given
+        name = f"{prefix}deterministic-{number}"
+        return self._kept(name, lambda: DeterministicTeacher(self._train(name, rows, number)))
+
+    def _fit_laplace(self, rows: Rows, prefix: str) -> Teacher:
+        network = self._member(0, rows, prefix).network
+        return LaplaceTeacher.fit(network, self._resident(rows).batches(), self.setting.validation.batches())
+
+    def _fit_variational(self, rows: Rows, prefix: str) -> Teacher:
+        return VariationalTeacher(self._train(f"{prefix}variational", rows, 0, make_variational))
+
+    def _resident(self, rows: Rows):
+        return self.setting.train if rows is None else self.setting.resident(rows, augment=True)
+
+    def _train(self, name: str, rows: Rows, number: int, prepare: Callable | None = None) -> nn.Module:
+        setting = self.setting
+        trainer = setting.train_network(
+            setting.options.teacher_model,
+            setting.study.teacher_args,
+            self._resident(rows),
+            name=f"teacher-{name}",
+            seed=1000 * (setting.seed + 1) + number,
+            epochs=setting.options.teacher_epochs or setting.args.num_train_epochs,
+            prepare=prepare,
+            kd_lambda=0.0,
+        )
+        return trainer.model
+
+    def _kept(self, name: str, fit: Callable[[], Teacher]) -> Teacher:
+        """A teacher from its folder, fitted and saved first if it is not there."""
+        folder = self.setting.folder("teachers", name)
+        if decided_by_main(lambda: not folder.is_dir()):
+            teacher = fit()
+            if PartialState().is_main_process:
+                teacher.save_pretrained(folder)
+            PartialState().wait_for_everyone()
+        return Teacher.from_pretrained(folder).to(self.setting.args.device)

@@ -1,0 +1,141 @@
+"""Promise 2: however a training is cut into processes and sittings, the numbers are the same (float32, CPU)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback
+
+from hf_bkd import CropAndFlip, DistillationTrainer, DistillationTrainingArguments, ImagePreprocessor, ResidentDataset
+from hf_bkd.trainer import last_checkpoint
+
+N, C = 48, 4  # divides into rounds of 8: accelerate fills an incomplete one up with examples from the start
+
+
+class Network(nn.Module):
+    """No batch norm, whose statistics are each process' own."""
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * 6 * 6, C)
+        )
+
+    def forward(self, pixel_values):
+        return self.layers(pixel_values)
+
+
+def dataset() -> ResidentDataset:
+    generator = torch.Generator().manual_seed(0)
+    values = {
+        "pixel_values": torch.randint(256, (N, 3, 8, 8), generator=generator, dtype=torch.uint8),
+        "labels": torch.randint(C, (N,), generator=generator),
+        "teacher_probs": torch.randn(N, C, generator=generator).softmax(dim=-1),
+    }
+    return ResidentDataset(values, ImagePreprocessor((0.5,) * 3, (0.25,) * 3), CropAndFlip(seed=3, padding=2))
+
+
+def trainer(folder: Path, batch_size: int, dropout: float = 0.0, **changes) -> DistillationTrainer:
+    torch.manual_seed(1)
+    args = DistillationTrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        num_train_epochs=3,
+        kd_lambda=0.5,
+        learning_rate=0.05,
+        save_strategy="steps",
+        save_steps=4,
+        logging_steps=1,
+        eval_strategy="epoch",
+        disable_tqdm=True,
+        use_cpu=True,
+        **changes,
+    )
+    return DistillationTrainer(Network(dropout), args, train_dataset=dataset(), eval_dataset=dataset())
+
+
+def losses(history: list[dict]) -> list[float]:
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def run_in_processes(folder: Path, number: int, batch_size: int) -> tuple[dict, dict]:
+    """Train in ``number`` gloo processes; returns the weights and what the first process wrote."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(number), "--master_port", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", __file__, str(folder), str(batch_size)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(folder / "weights.safetensors"), json.loads((folder / "said.json").read_text())
+
+
+def test_one_process_equals_two(tmp_path):
+    alone = trainer(tmp_path / "1", batch_size=8)
+    alone.train()
+    weights, said = run_in_processes(tmp_path / "2", number=2, batch_size=4)
+    assert said["world_size"] == 2
+    assert losses(said["history"]) == pytest.approx(losses(alone.state.log_history), rel=1e-5)
+    assert [e["distillation"] for e in said["history"] if "distillation" in e] == pytest.approx(
+        [e["distillation"] for e in alone.state.log_history if "distillation" in e], rel=1e-5
+    )
+    for name, value in alone.model.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-6)
+    started = trainer(tmp_path / "3", batch_size=8).model.state_dict()
+    assert max((started[name] - weights[name]).abs().max() for name in weights) > 1e-2
+
+
+class InterruptAt(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [5, 6, 9], ids=["mid-epoch", "end of an epoch", "after two checkpoints"])
+def test_resumed_equals_uninterrupted(tmp_path, step):
+    """With dropout and augmentation, from a checkpoint in the middle of an epoch: to the last bit."""
+    whole = trainer(tmp_path / "whole", batch_size=8, dropout=0.3)
+    whole.train()
+    cut = trainer(tmp_path / "cut", batch_size=8, dropout=0.3)
+    cut.add_callback(InterruptAt(step))
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    rest = trainer(tmp_path / "cut", batch_size=8, dropout=0.3)
+    rest.train(resume_from_checkpoint=True)
+    assert losses(rest.state.log_history) == losses(whole.state.log_history)
+    assert rest.evaluations() == whole.evaluations()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(rest.model.state_dict()[name], value)
+
+
+def test_resuming_skips_a_checkpoint_that_was_cut_off(tmp_path):
+    first = trainer(tmp_path, batch_size=8)
+    first.train()
+    newest = Path(last_checkpoint(tmp_path))
+    assert newest.name == "checkpoint-18"
+    (newest / "trainer_state.json").unlink()
+    assert Path(last_checkpoint(tmp_path)).name == "checkpoint-16"
+
+
+def test_resuming_without_a_checkpoint_starts_anew(tmp_path):
+    assert last_checkpoint(tmp_path / "nothing") is None
+    fresh = trainer(tmp_path, batch_size=8)
+    fresh.train(resume_from_checkpoint=True)
+    assert fresh.state.global_step == 18
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    distributed = trainer(folder, batch_size=int(sys.argv[2]))
+    distributed.train()
+    if distributed.is_world_process_zero():
+        save_file(distributed.accelerator.unwrap_model(distributed.model).state_dict(), folder / "weights.safetensors")
+        said = {"world_size": distributed.args.world_size, "history": distributed.state.log_history}
+        (folder / "said.json").write_text(json.dumps(said))

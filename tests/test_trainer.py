@@ -1,0 +1,361 @@
+"""The trainer against hand-written training, and what it refuses."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from hf_bkd import DistillationTrainer, DistillationTrainingArguments, ResidentDataset, UserError
+from hf_bkd.layers import VariationalLinear
+from hf_bkd.losses import temperature_factor
+from hf_bkd.metrics import classification_metrics
+from hf_bkd.soft_labels import attach
+
+N, D, C = 22, 6, 4
+
+
+class Plain(nn.Module):
+    """Returns a bare tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, C))
+
+    def forward(self, features):
+        return self.layers(features)
+
+
+class WithKwargs(Plain):
+    """Makes the Trainer believe that the model scales its own loss."""
+
+    def forward(self, features, **kwargs):
+        assert not kwargs
+        return {"logits": self.layers(features)}
+
+
+class Tuple(Plain):
+    def forward(self, features):
+        return None, self.layers(features)
+
+
+def examples(seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "features": torch.randn(N, D, generator=generator),
+        "labels": torch.randint(C, (N,), generator=generator),
+        "teacher_probs": torch.randn(N, C, generator=generator).mul(2).softmax(dim=-1),
+    }
+
+
+def arrow(values: dict[str, torch.Tensor], **record) -> datasets.Dataset:
+    plain = {name: value.tolist() for name, value in values.items() if name != "teacher_probs"}
+    teacher = {"format": 1, "temperature": 1.0, "tempering": "per_sample", "class_names": None, "dataset": {}} | record
+    return attach(datasets.Dataset.from_dict(plain), values["teacher_probs"].numpy(), teacher, storage="float32")
+
+
+def arguments(folder, **changes) -> DistillationTrainingArguments:
+    defaults = {
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 2,
+        "learning_rate": 0.1,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "save_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    return DistillationTrainingArguments(output_dir=str(folder), **(defaults | changes))
+
+
+def new(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(1)
+    return kind()
+
+
+def trained(folder, kind=Plain, values=None, dataset=None, **changes) -> DistillationTrainer:
+    dataset = ResidentDataset(values or examples()) if dataset is None else dataset
+    trainer = DistillationTrainer(new(kind), arguments(folder, **changes), train_dataset=dataset)
+    trainer.train()
+    return trainer
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def largest_difference(a: nn.Module, b: nn.Module) -> float:
+    return max((x - y).abs().max().item() for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def losses(trainer: Trainer, name: str = "loss") -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+@pytest.mark.parametrize("scale", ["product", "squared", "none"])
+def test_one_epoch_equals_steps_written_out_in_float64(tmp_path, scale):
+    values = examples()
+    settings = {"kd_lambda": 0.3, "teacher_temperature": 2.0, "student_temperature": 1.5, "temperature_scale": scale}
+    order = []
+
+    class Recording(ResidentDataset):
+        def __getitems__(self, indices):
+            order.append(indices)
+            return super().__getitems__(indices)
+
+    trainer = trained(tmp_path, dataset=Recording(values), num_train_epochs=1, **settings)
+
+    model = new(Plain).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for rows in order:
+        logits = model(values["features"][rows].double())
+        target = values["teacher_probs"][rows].double() ** 0.5
+        target = target / target.sum(dim=1, keepdim=True)
+        student = (logits / 1.5).exp() / (logits / 1.5).exp().sum(dim=1, keepdim=True)
+        divergence = (target * (target / student).log()).sum(dim=1).mean()
+        likelihood = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+        cross_entropy = -likelihood[range(len(rows)), values["labels"][rows]].log().mean()
+        loss = 0.7 * cross_entropy + 0.3 * {"product": 3.0, "squared": 2.25, "none": 1.0}[scale] * divergence
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert largest_difference(model, trainer.model) < 1e-6
+    assert losses(trainer)[-1] == pytest.approx(loss.item(), abs=1e-5)
+    assert losses(trainer, "cross_entropy")[-1] == pytest.approx(cross_entropy.item(), abs=1e-5)
+    assert losses(trainer, "distillation")[-1] == pytest.approx(divergence.item(), abs=1e-5)
+
+
+def test_the_logged_loss_is_made_of_the_logged_terms(tmp_path):
+    trainer = trained(tmp_path, kd_lambda=0.4, teacher_temperature=3.0, student_temperature=2.0, logging_steps=2)
+    factor = temperature_factor("product", 3.0, 2.0)
+    parts = zip(losses(trainer), losses(trainer, "cross_entropy"), losses(trainer, "distillation"), strict=True)
+    for total, cross_entropy, distillation in parts:
+        assert total == pytest.approx(0.6 * cross_entropy + 0.4 * factor * distillation, rel=1e-5)
+
+
+class OwnLoss(Plain):
+    """Computes cross-entropy itself, for transformers' own Trainer."""
+
+    def forward(self, features, labels=None):
+        logits = self.layers(features)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
+def test_lambda_0_is_plain_cross_entropy_training_bit_for_bit(tmp_path, optim):
+    ours = trained(tmp_path, kd_lambda=0.0, optim=optim)
+    args = arguments(tmp_path, optim=optim).to_dict()
+    allowed = {f for f in TrainingArguments.__dataclass_fields__ if TrainingArguments.__dataclass_fields__[f].init}
+    plain_args = TrainingArguments(**{k: v for k, v in args.items() if k in allowed and k != "accelerator_config"})
+    values = examples()
+    rows = datasets.Dataset.from_dict({name: values[name].tolist() for name in ("features", "labels")})
+    plain = Trainer(new(OwnLoss), plain_args, train_dataset=rows)
+    plain.train()
+    assert same_weights(ours.model, plain.model)
+    assert not same_weights(ours.model, new(Plain))
+
+
+def test_lambda_0_needs_no_soft_labels(tmp_path):
+    values = examples()
+    del values["teacher_probs"]
+    assert same_weights(
+        trained(tmp_path, kd_lambda=0.0).model, trained(tmp_path, values=values, kd_lambda=0.0).model
+    )
+
+
+def test_lambda_1_never_reads_a_label(tmp_path):
+    values, nonsense, without = examples(), examples(), examples()
+    nonsense["labels"] = torch.full((N,), 10**6)
+    del without["labels"]
+    models = [trained(tmp_path, values=v, kd_lambda=1.0).model for v in (values, nonsense, without)]
+    assert same_weights(models[0], models[1]) and same_weights(models[0], models[2])
+    assert not same_weights(models[0], trained(tmp_path, values=values, kd_lambda=0.99).model)
+
+
+@pytest.mark.parametrize("kind", [WithKwargs, Tuple])
+def test_any_output_with_logits_gives_the_same_training(tmp_path, kind):
+    assert same_weights(trained(tmp_path, kind, kd_lambda=0.5).model, trained(tmp_path, kd_lambda=0.5).model)
+
+
+@pytest.mark.parametrize("kd_lambda", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", [Plain, WithKwargs])
+def test_accumulated_small_batches_make_the_step_of_a_large_one(tmp_path, kind, kd_lambda):
+    """22 examples in batches of 8, 8 and 6: micro-batches of 3 leave ragged ends, which a mean of means gets wrong."""
+    whole = trained(tmp_path, kind, kd_lambda=kd_lambda, per_device_train_batch_size=8)
+    ones = trained(
+        tmp_path, kind, kd_lambda=kd_lambda, per_device_train_batch_size=1, gradient_accumulation_steps=8
+    )
+    assert len(losses(whole)) == len(losses(ones)) == 6
+    assert largest_difference(whole.model, ones.model) < 1e-6
+    assert losses(whole) == pytest.approx(losses(ones), rel=1e-5)
+    ragged = [
+        trained(tmp_path, kind, kd_lambda=kd_lambda, per_device_train_batch_size=b, gradient_accumulation_steps=a)
+        for b, a in ((12, 1), (6, 2))
+    ]
+    assert largest_difference(ragged[0].model, ragged[1].model) < 1e-6
+
+
+def test_arrow_rows_and_resident_columns_train_alike(tmp_path):
+    values = examples()
+    resident = trained(tmp_path, values=values, kd_lambda=0.5)
+    rows = trained(tmp_path, dataset=arrow(values), kd_lambda=0.5)
+    assert largest_difference(resident.model, rows.model) < 1e-6
+    assert losses(resident, "distillation") == pytest.approx(losses(rows, "distillation"), rel=1e-5)
+
+
+def test_columns_that_the_model_does_not_know_are_dropped_and_soft_labels_kept(tmp_path):
+    rows = arrow(examples()).add_column("comment", ["x"] * N)
+    trainer = trained(tmp_path, dataset=rows, kd_lambda=1.0)
+    assert losses(trainer, "distillation")
+
+
+def test_several_teachers_count_equally(tmp_path):
+    values = examples()
+    first, second = values.pop("teacher_probs"), examples(1)["teacher_probs"]
+    two = trained(tmp_path, values=values | {"teacher_probs__a": first, "teacher_probs__b": second})
+    mean = trained(tmp_path, values=values | {"teacher_probs": (first + second) / 2})
+    assert largest_difference(two.model, mean.model) < 1e-6
+
+
+class TestTemperature:
+    def test_is_that_of_the_labels_unless_given(self, tmp_path):
+        trainer = DistillationTrainer(
+            new(Plain), arguments(tmp_path), train_dataset=arrow(examples(), temperature=4.0)
+        )
+        assert trainer.teacher_temperature == 4.0
+
+    def test_brings_labels_to_another_one_where_that_is_exact(self, tmp_path):
+        values = examples()
+        sharp = arrow(values, temperature=1.0, tempering="post_average")
+        flat = {**values, "teacher_probs": (values["teacher_probs"].log() / 2).softmax(dim=-1)}
+        stored = arrow(flat, temperature=2.0, tempering="post_average")
+        models = [trained(tmp_path, dataset=d, teacher_temperature=3.0).model for d in (sharp, stored)]
+        assert largest_difference(*models) < 1e-5
+
+    def test_refuses_to_where_it_is_not(self, tmp_path):
+        with pytest.raises(UserError, match="averaged over draws at temperature 4 and can't be brought to 2"):
+            DistillationTrainer(
+                new(Plain),
+                arguments(tmp_path, teacher_temperature=2.0),
+                train_dataset=arrow(examples(), temperature=4.0, tempering="per_sample"),
+            )
+
+
+class Bayesian(Plain):
+    def __init__(self):
+        super().__init__()
+        self.layers[2] = VariationalLinear(8, C, initial_std=0.3)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(8, 1), (2, 4)])
+def test_a_variational_network_pays_its_divergence_over_the_training_set(tmp_path, batch_size, steps, monkeypatch):
+    """Without noise in the forward pass, the first step's gradient is that of CE + KL / N, however it is accumulated."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    trainer = trained(
+        tmp_path, Bayesian, kd_lambda=0.0, max_steps=1, per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=steps,
+    )  # fmt: skip
+    model = new(Bayesian)
+    order = []
+
+    class Recording(ResidentDataset):
+        def __getitems__(self, indices):
+            order.extend(indices)
+            return super().__getitems__(indices)
+
+    trained(tmp_path / "2", Bayesian, dataset=Recording(examples()), kd_lambda=0.0, max_steps=1)
+    rows, values = order[:8], examples()
+    loss = F.cross_entropy(model(values["features"][rows]), values["labels"][rows])
+    loss = loss + model.layers[2].kl_divergence() / N
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert largest_difference(model, trainer.model) < 1e-6
+    assert losses(trainer)[0] == pytest.approx(loss.item(), rel=1e-5)
+
+
+class TestEvaluation:
+    def test_computes_the_metrics_of_the_logits(self, tmp_path):
+        values = examples()
+        trainer = DistillationTrainer(
+            new(Plain), arguments(tmp_path), train_dataset=ResidentDataset(values), eval_dataset=ResidentDataset(values)
+        )
+        found = trainer.evaluate()
+        probs = trainer.model(values["features"]).detach().double().softmax(dim=-1)
+        for name, value in classification_metrics(probs, values["labels"]).items():
+            assert found[f"eval_{name}"] == pytest.approx(value, abs=1e-6)
+        assert found["eval_loss"] == pytest.approx(found["eval_nll"], rel=1e-5)
+
+    def test_own_metrics_take_the_place_of_ours(self, tmp_path):
+        trainer = DistillationTrainer(
+            new(Plain), arguments(tmp_path), train_dataset=ResidentDataset(examples()),
+            eval_dataset=ResidentDataset(examples()), compute_metrics=lambda prediction: {"mine": 1.0},
+        )  # fmt: skip
+        found = trainer.evaluate()
+        assert found["eval_mine"] == 1.0 and "eval_accuracy" not in found
+
+    def test_predicts_without_labels(self, tmp_path):
+        values = examples()
+        del values["labels"]
+        trainer = DistillationTrainer(new(Plain), arguments(tmp_path), train_dataset=ResidentDataset(values))
+        assert trainer.predict(ResidentDataset(values)).predictions.shape == (N, C)
+
+    @pytest.mark.parametrize(("noise_epochs", "window"), [(3, 3), (50, 5)])
+    def test_convergence_noise_is_logged_at_the_end(self, tmp_path, noise_epochs, window):
+        trainer = DistillationTrainer(
+            new(Plain),
+            arguments(tmp_path, num_train_epochs=10, eval_strategy="epoch", noise_epochs=noise_epochs),
+            train_dataset=ResidentDataset(examples()),
+            eval_dataset=ResidentDataset(examples(1)),
+        )
+        trainer.train()
+        accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
+        assert len(set(accuracies)) > 1
+        assert trainer.noise_window() == window
+        expected = np.std(accuracies[-window:], ddof=1)
+        assert losses(trainer, "convergence_noise") == [pytest.approx(expected)]
+
+
+class TestRefuses:
+    def test_a_training_set_without_soft_labels(self, tmp_path):
+        values = examples()
+        del values["teacher_probs"]
+        with pytest.raises(UserError, match="no teacher_probs column.*features, labels.*add_soft_labels.*kd_lambda=0"):
+            trained(tmp_path, values=values, kd_lambda=0.5)
+
+    def test_batches_without_labels(self, tmp_path):
+        values = examples()
+        del values["labels"]
+        with pytest.raises(UserError, match="no labels column.*kd_lambda=1"):
+            trained(tmp_path, values=values, kd_lambda=0.5)
+
+    def test_labels_of_another_number_of_classes(self, tmp_path):
+        from hf_bkd import create_classifier
+
+        model = create_classifier("cnn6_small", 7, in_chans=1, image_size=8, mean=(0.5,), std=(0.5,))
+        values = examples()
+        with pytest.raises(UserError, match="teacher_probs has 4 classes and the model has 7"):
+            DistillationTrainer(model, arguments(tmp_path), train_dataset=ResidentDataset(values))
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"kd_lambda": -0.1}, "kd_lambda must be between 0 and 1, and it is -0.1"),
+            ({"kd_lambda": 1.5}, "kd_lambda must be between 0 and 1"),
+            ({"kd_lambda": float("nan")}, "kd_lambda must be between 0 and 1"),
+            ({"teacher_temperature": 0.0}, "teacher_temperature must be above 0"),
+            ({"student_temperature": -1.0}, "student_temperature must be above 0"),
+            ({"temperature_scale": "hinton"}, "temperature_scale is 'hinton'; it must be one of product, squared, none"),
+            ({"noise_epochs": 1}, "noise_epochs must be at least 2"),
+        ],
+    )
+    def test_arguments_out_of_range(self, tmp_path, change, words):
+        with pytest.raises(UserError, match=words):
+            arguments(tmp_path, **change)
