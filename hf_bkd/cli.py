@@ -77,10 +77,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _load_teacher(name_or_path: str):
     """A saved teacher, or a plain image classifier as a deterministic one."""
+    from transformers.utils import logging
+
     from .hub import local_folder
     from .teachers import DeterministicTeacher, Teacher
     from .teachers.network import load_network
 
+    logging.disable_progress_bar()
     folder = local_folder(name_or_path)
     if (folder / "teacher.json").is_file() or not (folder / "config.json").is_file():
         return Teacher.from_pretrained(folder)

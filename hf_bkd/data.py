@@ -12,8 +12,8 @@ def load_splits(name_or_path: str, needed: tuple[str, ...] = ()) -> datasets.Dat
     """A dataset from a folder (data files, or written by ``save_to_disk``) or from the Hub.
 
     Raises:
-        UserError: a path that doesn't exist, a folder without data, a dataset the Hub does not have or can't deliver,
-            or one without the splits ``needed``.
+        UserError: a path that doesn't exist, a folder without data that can be read, a dataset the Hub does not have
+            or can't deliver, or one without the splits ``needed``.
     """
     splits = _load(name_or_path)
     missing = [name for name in needed if name not in splits]
@@ -23,7 +23,7 @@ def load_splits(name_or_path: str, needed: tuple[str, ...] = ()) -> datasets.Dat
 
 
 def _load(name_or_path: str) -> datasets.DatasetDict:
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     local = path.is_dir()
     if not local and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
         raise UserError(
@@ -32,14 +32,13 @@ def _load(name_or_path: str) -> datasets.DatasetDict:
     try:
         if (path / "dataset_dict.json").is_file():
             return datasets.load_from_disk(path)
+        if (path / "state.json").is_file():
+            dataset = datasets.load_from_disk(path)
+            return datasets.DatasetDict({str(dataset.split or "train"): dataset})
         return datasets.load_dataset(str(path.resolve()) if local else name_or_path)
-    except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if local:
-            raise UserError(f"{name_or_path} holds no dataset: {_first_line(error)}") from None
-        raise UserError(
-            f"the Hub has no dataset {name_or_path!r}, or can't be reached from here; pass --dataset with a local folder"
-        ) from None
-    except (ConnectionError, OSError) as error:
+            raise UserError(f"{name_or_path} holds no dataset that can be read: {_first_line(error)}") from None
         raise UserError(
             f"the Hub could not deliver {name_or_path!r} ({_first_line(error)}); pass --dataset with a local folder"
         ) from None
@@ -50,7 +49,7 @@ def _first_line(error: Exception) -> str:
 
 
 def find_columns(dataset: datasets.Dataset) -> tuple[str, str]:
-    """Names of the image and the label column; UserError if there is none of either."""
+    """Names of the image and the label column; UserError if there is none of either, or labels are no numbers."""
     image = next((n for n, f in dataset.features.items() if isinstance(f, datasets.Image)), None)
     if image is None:
         raise UserError(f"the dataset has no column of images, only {', '.join(dataset.column_names)}")
@@ -58,6 +57,12 @@ def find_columns(dataset: datasets.Dataset) -> tuple[str, str]:
     if label is None:
         raise UserError(
             f"the dataset has no labels column (label, labels or fine_label), only {', '.join(dataset.column_names)}"
+        )
+    feature = dataset.features[label]
+    if not str(getattr(feature, "dtype", "")).startswith(("int", "uint")):
+        raise UserError(
+            f"the labels in column {label} are not class numbers but {feature}: use "
+            f"dataset.class_encode_column({label!r})"
         )
     return image, label
 
@@ -83,8 +88,8 @@ def stratified_split(dataset: datasets.Dataset, size: int, seed: int) -> tuple[d
     counts = np.unique(dataset["label"][:], return_counts=True)[1]
     if min(size, len(dataset) - size) < len(counts) or counts.min() < 2:
         raise UserError(
-            f"{len(dataset)} examples of {len(counts)} classes can't be split into {size} and the rest with every class "
-            "in both: take more examples"
+            f"{len(dataset)} examples of {len(counts)} classes can't be split into {size} and the rest with every "
+            "class in both: take more examples"
         )
     parts = dataset.train_test_split(test_size=size, stratify_by_column="label", seed=seed)
     return parts["test"], parts["train"]

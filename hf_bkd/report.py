@@ -6,10 +6,11 @@ not measured is a dash, never a zero; what the numbers do not decide is said to 
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from textwrap import fill
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -17,19 +18,8 @@ from rich.text import Text
 
 from .files import write_text
 from .plots import write_plots
-from .results import DASH, REFERENCE, SETTINGS, Runs, Spread, by_condition, difference_text, spread, summary_table
+from .results import DASH, REFERENCE, SETTINGS, by_condition, difference_text, summary_table
 
-# key in a row of the summary table -> heading, scale, digits
-COLUMNS = {
-    "nll": ("NLL", 1, 3),
-    "ece": ("ECE", 1, 3),
-    "brier": ("Brier", 1, 3),
-    "convergence_noise": ("convergence noise", 100, 2),
-    "teacher_accuracy": ("teacher accuracy", 100, 2),
-    "teacher_nll": ("teacher NLL", 1, 3),
-    "agreement": ("agreement", 100, 2),
-}
-VERSUS = "vs deterministic (points, [95 % CI])"
 NAME_WIDTH = 26  # of an arm in the terminal, so that the table fits into 80 columns
 HOW_TO_READ = """## How to read this
 
@@ -43,10 +33,47 @@ HOW_TO_READ = """## How to read this
 """
 
 
+def _number(key: str, scale: int = 1, digits: int = 3, with_std: bool = True) -> Callable[[dict], str]:
+    """Shows a `Spread` of a row: `91.47 ± 1.70`, and how many seeds it stands on if not all."""
+
+    def show(row: dict) -> str:
+        mean, std, count = row[key]
+        if not count:
+            return DASH
+        text = f"{scale * mean:.{digits}f}" + (f" ± {scale * std:.{digits}f}" if count > 1 and with_std else "")
+        return text + ("" if count == row["seeds"] else f" ({count} of {row['seeds']} seeds)")
+
+    return show
+
+
+# heading -> what it shows of a row of the summary table
+PAGE_COLUMNS = {
+    "arm": lambda row: row["arm"],
+    "seeds": lambda row: str(row["seeds"]),
+    "accuracy": _number("accuracy", 100, 2),
+    "vs deterministic (points, [95 % CI])": difference_text,
+    "NLL": _number("nll"),
+    "ECE": _number("ece"),
+    "Brier": _number("brier"),
+    "convergence noise": _number("convergence_noise", 100, 2),
+    "teacher accuracy": _number("teacher_accuracy", 100, 2),
+    "teacher NLL": _number("teacher_nll"),
+    "agreement": _number("agreement", 100, 2),
+}
+TERMINAL_COLUMNS = {
+    "arm": lambda row: fill(row["arm"], NAME_WIDTH, subsequent_indent="  "),
+    "accuracy": _number("accuracy", 100, 2),
+    "vs deterministic\n(points, [95 % CI])": difference_text,
+    "NLL": _number("nll", with_std=False),
+    "conv.\nnoise": _number("convergence_noise", 100, 2, with_std=False),
+}
+
+
 def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     """Write `report.md` and its plots into `output_dir` (made if missing) and return the path of `report.md`.
 
-    `results` is the content of a recipe's `results.json`; arms may lack seeds, metrics, histories or reliability bins.
+    `results` is the content of a recipe's `results.json`. Arms may lack seeds or metrics; histories and reliability
+    bins are drawn where all runs have them.
     Each file appears under its final name only when complete. UserError when `results` has no list "arms".
     """
     folder = Path(output_dir)
@@ -67,13 +94,12 @@ def print_summary(results: dict, console: Console | None = None) -> None:
     console = console or Console(width=None if sys.stdout.isatty() else 1000)  # nothing is wrapped in a file
     for number, condition in enumerate(by_condition(results)):
         rows = summary_table(results, condition)
-        header, *body = _table(rows, terminal=True)
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        table.add_column(header[0])
-        for heading in header[1:]:
-            table.add_column(Text(heading), justify="right", no_wrap=True)
-        for arm, *numbers in body:
-            table.add_row(Text(fill(arm, NAME_WIDTH, subsequent_indent="  ")), *map(Text, numbers))
+        header, *body = _table(rows, TERMINAL_COLUMNS)
+        table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
+        for i, heading in enumerate(header):
+            table.add_column(Text(heading), justify="right" if i else "left", no_wrap=i > 0)
+        for cells in body:
+            table.add_row(*map(Text, cells))
         seeds = _values(rows, "seeds")
         title = f"{condition or results.get('recipe', 'Results')}, {seeds} {'seed' if seeds == '1' else 'seeds'}"
         console.print(Text(f"\n{title}" if number else title, style="bold"))
@@ -108,34 +134,15 @@ def _result_sections(results: dict) -> Iterator[str]:
         rows = summary_table(results, condition)
         if len(groups) > 1:
             yield f"### {condition or 'no condition named'}\n"
-        yield _markdown(_table(rows))
+        yield _markdown(_table(rows, PAGE_COLUMNS))
         yield _verdict(rows) + "\n"
 
 
-def _table(rows: list[dict], terminal: bool = False) -> list[list[str]]:
+def _table(rows: list[dict], columns: dict[str, Callable[[dict], str]]) -> list[list[str]]:
     """Header and body of one condition's table; without differences where the reference arm is missing."""
-    compared = any(row["arm"] == REFERENCE for row in rows)
-    if terminal:
-        columns = {"nll": COLUMNS["nll"], "convergence_noise": ("conv.\nnoise", 100, 2)}
-        header = ["arm", "accuracy", *[VERSUS.replace(" (", "\n(")] * compared]
-    else:
-        columns = COLUMNS
-        header = ["arm", "seeds", "accuracy", *[VERSUS] * compared]
-    cells = [header + [heading for heading, *_ in columns.values()]]
-    for row in rows:
-        seeds = row["seeds"]
-        start = [row["arm"], *[str(seeds)] * (not terminal), _show(row["accuracy"], seeds, 100, 2)]
-        numbers = [_show(row[key], seeds, scale, digits, not terminal) for key, (_, scale, digits) in columns.items()]
-        cells.append([*start, *([difference_text(row)] if compared else []), *numbers])
-    return cells
-
-
-def _show(number: Spread, seeds: int, scale: int, digits: int, with_std: bool = True) -> str:
-    if not number.count:
-        return DASH
-    std = f" ± {scale * number.std:.{digits}f}" if number.count > 1 and with_std else ""
-    partial = "" if number.count == seeds else f" ({number.count} of {seeds} seeds)"
-    return f"{scale * number.mean:.{digits}f}{std}{partial}"
+    if not any(row["arm"] == REFERENCE for row in rows):
+        columns = {heading: show for heading, show in columns.items() if show is not difference_text}
+    return [list(columns), *([show(row) for show in columns.values()] for row in rows)]
 
 
 def _verdict(rows: list[dict]) -> str:
@@ -160,25 +167,21 @@ def _verdict(rows: list[dict]) -> str:
 
 
 def _settings(results: dict) -> str:
-    groups = by_condition(results)
-    settings = {key: name for key, name in SETTINGS.items() if key != "folds" or _values(results["arms"], key) != "0"}
+    groups, folds = by_condition(results), any(record.get("folds") for record in results["arms"])
+    settings = {key: name for key, name in SETTINGS.items() if key != "folds" or folds}
     cells = [["condition", "arm", "teacher", *settings.values(), "seconds a run"]]
     for condition, arms in groups.items():
         for arm, runs in arms.items():
             values = [_values(runs.values(), key) or DASH for key in ("teacher", *settings)]
-            cells.append([condition, arm, *values, _mean_seconds(runs)])
+            seconds = [record["seconds"] for record in runs.values() if record.get("seconds") is not None]
+            cells.append([condition, arm, *values, f"{np.mean(seconds):.0f}" if seconds else DASH])
     return _markdown(cells if len(groups) > 1 else [row[1:] for row in cells])
-
-
-def _mean_seconds(runs: Runs) -> str:
-    seconds = spread([record["seconds"] for record in runs.values() if record.get("seconds") is not None])
-    return f"{seconds.mean:.0f}" if seconds.count else DASH
 
 
 def _values(records: Iterable[dict], key: str) -> str:
     """The different values of a field, such as `4` or `1, 2, 4`; empty where there is none."""
     values = sorted({record[key] for record in records if record.get(key) is not None})
-    return ", ".join(dict.fromkeys(value if isinstance(value, str) else f"{value:.3g}" for value in values))
+    return ", ".join(dict.fromkeys(value if isinstance(value, str) else f"{value:.4g}" for value in values))
 
 
 def _markdown(cells: list[list[str]]) -> str:

@@ -1,7 +1,7 @@
 """Datasets as a training loop wants them: decoded once, held as columns of tensors, read a whole batch at a time."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Self
 
 import datasets
@@ -14,6 +14,7 @@ from .data import find_columns
 from .errors import UserError
 from .progress import track
 from .soft_labels import columns, provenance
+from .soft_labels.check import stored_ids
 from .views import crop_and_flip
 
 
@@ -22,11 +23,20 @@ class ImagePreprocessor:
     """Images to a network's ``pixel_values``: scaled to [0, 1], less ``mean``, over ``std``, per channel.
 
     Args:
-        mean, std: one value per channel, on the scale of [0, 1].
+        mean, std: one value per channel, on the scale of [0, 1]; ``std`` above 0.
+
+    Raises:
+        UserError: not as many means as standard deviations, or one that is not above 0.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
+            raise UserError(
+                f"mean {self.mean} and std {self.std} must have one value per channel each, those of std above 0"
+            )
 
     @classmethod
     def for_model(cls, model: nn.Module) -> Self:
@@ -51,8 +61,8 @@ class ImagePreprocessor:
         shift = torch.tensor([m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
         return images * scale - shift[:, None, None]
 
-    def to_dict(self) -> dict:
-        return asdict(self)
+    def to_dict(self) -> dict[str, list[float]]:
+        return {"mean": [float(value) for value in self.mean], "std": [float(value) for value in self.std]}
 
 
 @dataclass(frozen=True)
@@ -112,12 +122,15 @@ class ResidentDataset(torch.utils.data.Dataset):
                 made for other examples, classes or another normalisation.
         """
         image_column, label_column = find_columns(dataset)
+        if len(dataset) == 0:
+            raise UserError("the dataset of images is empty")
         plain = dataset.with_format(None)
         images, ids = [], []
         batches = range(0, len(dataset), 1000)
         for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
             rows = plain[start : start + 1000][image_column]
             images.append(stack_images(rows))
+            _check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
             ids.append(provenance.content_ids(rows))
         values = {"pixel_values": torch.cat(images), "labels": torch.tensor(plain[label_column][:])}
         values = {name: value.to(device) for name, value in values.items()}
@@ -126,18 +139,33 @@ class ResidentDataset(torch.utils.data.Dataset):
 
     def with_soft_labels(self, dataset: datasets.Dataset) -> Self:
         """The same decoded rows with the soft labels of ``dataset``, after checking that they are theirs."""
-        if columns.EXAMPLE_ID in dataset.column_names and self.example_ids is not None:
-            stored = np.asarray(dataset.with_format(None)[columns.EXAMPLE_ID][:])
-            provenance.check_identity(stored, self.example_ids)
+        if len(dataset) != len(self):
+            raise UserError(f"soft labels of {len(dataset)} rows were given for a dataset of {len(self)} rows")
         values = {name: value for name, value in self.values.items() if not columns.is_soft_label_column(name)}
         device, records = next(iter(values.values())).device, {}
         for teacher in columns.teachers_of(dataset.column_names):
-            labels = columns.read(dataset, teacher)
-            provenance.check_class_names(labels.provenance, dataset.features)
-            _check_preprocessing(labels.provenance, self.preprocessor)
-            values[columns.column(columns.PROBS, teacher)] = labels.probs.to(device)
+            name, labels = columns.column(columns.PROBS, teacher), columns.read(dataset, teacher)
+            self._check_belonging(name, labels, stored_ids(dataset, labels.provenance))
+            values[name] = labels.probs.to(device)
             records[teacher] = labels.provenance
         return type(self)(values, self.preprocessor, self.augment, records, self.example_ids)
+
+    def _check_belonging(self, name: str, labels: columns.SoftLabels, ids: np.ndarray | None) -> None:
+        if ids is not None and self.example_ids is not None:
+            provenance.check_identity(ids, self.example_ids)
+        num_classes = labels.probs.shape[1]
+        if "labels" in self.values and self.values["labels"].max() >= num_classes:
+            raise UserError(
+                f"{name} has {num_classes} classes and the dataset's labels go up to "
+                f"{int(self.values['labels'].max())}: label it with a teacher of its classes"
+            )
+        theirs = (labels.provenance or {}).get("preprocessing") or {}
+        ours = {} if self.preprocessor is None else self.preprocessor.to_dict()
+        if any(theirs.get(key, value) != value for key, value in ours.items()):
+            raise UserError(
+                f"the teacher saw images normalised with {theirs}, this dataset is prepared with {ours}: use the same "
+                "ImagePreprocessor for both"
+            )
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -178,22 +206,18 @@ class ResidentDataset(torch.utils.data.Dataset):
 
 
 def stack_images(images: list) -> Tensor:
-    """PIL images of one size and mode -> uint8 [B, C, H, W]; UserError if they differ."""
+    """PIL images of one size, all grayscale, RGB or RGBA -> uint8 [B, C, H, W]; UserError if they aren't."""
+    odd = {getattr(image, "mode", type(image).__name__) for image in images} - {"L", "RGB", "RGBA"}
+    if odd:
+        raise UserError(
+            f"images of mode {', '.join(sorted(odd))} can't be read as 8-bit channels: use image.convert('RGB') first"
+        )
     arrays = [np.asarray(image) for image in images]
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1:
-        raise UserError(f"the images differ in size or mode ({sorted(shapes)[:3]}): bring them to one size first")
+    _check_one_size({array.shape for array in arrays})
     stacked = torch.from_numpy(np.stack(arrays))
     return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
 
 
-def _check_preprocessing(record: dict | None, preprocessor: ImagePreprocessor | None) -> None:
-    theirs = (record or {}).get("preprocessing")
-    if theirs is None or preprocessor is None:
-        return
-    ours = preprocessor.to_dict()
-    if any(list(theirs[key]) != list(ours[key]) for key in ours):
-        raise UserError(
-            f"the teacher saw images normalised with {theirs}, this dataset is prepared with {ours}: use the same "
-            "ImagePreprocessor for both"
-        )
+def _check_one_size(shapes: set[tuple[int, ...]]) -> None:
+    if len(shapes) > 1:
+        raise UserError(f"the images differ in size or mode ({sorted(shapes)[:3]}): bring them to one size first")

@@ -22,6 +22,7 @@ SETTINGS = {
 }
 
 Runs = dict[int, dict]  # seed -> record
+Arms = dict[str, Runs]
 
 
 class Spread(NamedTuple):
@@ -80,11 +81,11 @@ def over_seeds(runs: Runs, metric: str, source: str = "metrics") -> Spread:
     return spread(list(per_seed(runs, metric, source).values()))
 
 
-def by_condition(results: dict) -> dict[str, dict[str, Runs]]:
+def by_condition(results: dict) -> dict[str, Arms]:
     """Condition -> arm -> seed -> record, each in order of first appearance; UserError without a list "arms"."""
     if not isinstance(results.get("arms"), list):
         raise UserError('these results have no list "arms"; pass the results.json of a distillation recipe')
-    groups: dict[str, dict[str, Runs]] = {}
+    groups: dict[str, Arms] = {}
     for record in results["arms"]:
         arms = groups.setdefault(record.get("condition") or "", {})
         arms.setdefault(record["arm"], {})[record["seed"]] = record
@@ -107,7 +108,7 @@ def summary_table(results: dict, condition: str | None = None) -> list[dict]:
     return [_row(name, arm, runs, arms) for name, arms in chosen.items() for arm, runs in arms.items()]
 
 
-def _row(condition: str, arm: str, runs: Runs, arms: dict[str, Runs]) -> dict:
+def _row(condition: str, arm: str, runs: Runs, arms: Arms) -> dict:
     row = {"condition": condition, "arm": arm, "seeds": len(runs), "difference": None}
     if REFERENCE in arms and arm != REFERENCE:
         row["difference"] = paired_difference(per_seed(runs, "accuracy"), per_seed(arms[REFERENCE], "accuracy"))

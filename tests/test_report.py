@@ -10,7 +10,8 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from hf_bkd.report import REFERENCE, paired_difference, print_summary, summary_table, write_report
+from hf_bkd.report import print_summary, write_report
+from hf_bkd.results import REFERENCE, summary_table
 
 ACCURACY = {  # arm -> accuracy of seeds 0, 1, 2
     "one-hot": (0.860, 0.850, 0.870),
@@ -88,30 +89,6 @@ def terminal(content, width=200):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("level", [0.95, 0.5])
-def test_paired_difference_is_scipys(level):
-    rng = np.random.default_rng(0)
-    a, b = ({seed: float(value) for seed, value in enumerate(rng.normal(size=6))} for _ in range(2))
-    expected = stats.ttest_rel(list(a.values()), list(b.values())).confidence_interval(level)
-    mean, low, high, count = paired_difference(a, b, level)
-    assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-12)
-    assert mean == pytest.approx(np.mean([a[s] - b[s] for s in a])) and count == 6
-
-
-def test_paired_difference_uses_shared_seeds_only():
-    assert paired_difference({0: 1.0, 1: 2.0, 7: 90.0}, {1: 1.0, 0: 0.5, 9: -90.0}).mean == pytest.approx(0.75)
-    one = paired_difference({0: 1.0, 1: 2.0}, {1: 1.5})
-    assert one.mean == 0.5 and one.count == 1 and math.isnan(one.low) and math.isnan(one.high)
-    none = paired_difference({0: 1.0}, {1: 1.0})
-    assert none.count == 0 and math.isnan(none.mean)
-    with pytest.raises(ValueError, match="level"):
-        paired_difference({}, {}, level=95)
-
-
-def test_equal_differences_give_an_interval_of_width_zero():
-    assert paired_difference({0: 3.0, 1: 4.0}, {0: 1.0, 1: 2.0}) == (2.0, 2.0, 2.0, 2)
-
-
 def test_rows_match_numpy():
     rows = {row["arm"]: row for row in summary_table(results())}
     assert list(rows) == list(ACCURACY)
@@ -161,7 +138,7 @@ def test_report_of_one_condition(tmp_path):
     assert "Not distinguishable from it: one-hot." in text
     assert "# digits on my/digits" in text and "12 runs of 4 arms, with seeds 0, 1, 2" in text
     assert "over the last 5 evaluations" in text and "\n### " not in text and "nan" not in text
-    assert "| Laplace | laplace | cnn4 | 1 | 1 | 1 | 10 | 1 | 11 |" in text and "- hardware: 2 cores" in text
+    assert "| Laplace | laplace | 1 | 1 | 1 | 10 | 11 |" in text and "- hardware: 2 cores" in text
     names = {"report.md", "comparison.png", "accuracy.png", "reliability.png"}
     assert {file.name for file in path.parent.iterdir()} == names  # and nothing temporary
     for name in names - {"report.md"}:
@@ -183,7 +160,23 @@ def test_two_conditions_and_sweeps(tmp_path):
     assert {file.stem for file in tmp_path.glob("*.png")} == {"comparison", "sweep_kd_lambda", "sweep_num_samples"}
     assert "### noisy\n" in text and "### clean\n" in text
     assert "weight of the teacher. Arms: λ = 0.5; Laplace." in text
-    assert "| noisy | tuned | laplace | cnn4 | 1 | 2 to 3 | 1 | 10 |" in text
+    assert "| noisy | tuned | laplace | 1 | 2, 3 | 1 | 10 |" in text
+
+
+def test_settings_show_folds_where_there_are_any(tmp_path):
+    content = bare()
+    for entry in content["arms"]:
+        entry["folds"] = 3 if entry["arm"] == "Laplace" else 0
+    text = write_report(content, tmp_path).read_text()
+    assert "| S | folds | seconds a run |" in text and "| Laplace | laplace | 1 | 1 | 1 | 10 | 3 | 11 |" in text
+
+
+def test_report_leads_to_numbers_and_students_that_are_there(tmp_path):
+    assert "](results.json)" not in write_report(bare(), tmp_path).read_text()
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "students").mkdir()
+    text = write_report(bare(), tmp_path).read_text()
+    assert "[results.json](results.json)" in text and "[`students/CONDITION/seed-S/ARM`](students)" in text
 
 
 def test_no_arm_differs(tmp_path):
@@ -263,4 +256,21 @@ def test_print_summary_shows_every_arm_and_the_verdict():
         "Not distinguishable from it:",
     ):
         assert word in text
-    assert "…" not in terminal(bare(), width=80)
+    assert text.startswith("noisy, 3 seeds\n") and text.endswith(".\n") and not text.endswith("\n\n")
+
+
+def test_a_terminal_of_80_columns_keeps_numbers_whole_and_indents_long_names():
+    content = bare()
+    for entry in content["arms"]:
+        if entry["arm"] == "Laplace":
+            entry["arm"] = "Laplace, whole network, fitted in two steps"
+    lines = terminal(content, width=80).splitlines()
+    assert "…" not in "".join(lines) and max(map(len, lines)) <= 80
+    start = next(i for i, line in enumerate(lines) if line.startswith("Laplace, whole network,  "))
+    assert "88.40 ± 1.14" in lines[start] and lines[start + 1].rstrip() == "  fitted in two steps"
+
+
+def test_nothing_is_wrapped_in_a_file(capsys):
+    print_summary(bare())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("Better than") and lines[-1].endswith("one-hot.")

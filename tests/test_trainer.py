@@ -164,9 +164,7 @@ def test_lambda_0_is_plain_cross_entropy_training_bit_for_bit(tmp_path, optim):
 def test_lambda_0_needs_no_soft_labels(tmp_path):
     values = examples()
     del values["teacher_probs"]
-    assert same_weights(
-        trained(tmp_path, kd_lambda=0.0).model, trained(tmp_path, values=values, kd_lambda=0.0).model
-    )
+    assert same_weights(trained(tmp_path, kd_lambda=0.0).model, trained(tmp_path, values=values, kd_lambda=0.0).model)
 
 
 def test_lambda_1_never_reads_a_label(tmp_path):
@@ -188,9 +186,7 @@ def test_any_output_with_logits_gives_the_same_training(tmp_path, kind):
 def test_accumulated_small_batches_make_the_step_of_a_large_one(tmp_path, kind, kd_lambda):
     """22 examples in batches of 8, 8 and 6: micro-batches of 3 leave ragged ends, which a mean of means gets wrong."""
     whole = trained(tmp_path, kind, kd_lambda=kd_lambda, per_device_train_batch_size=8)
-    ones = trained(
-        tmp_path, kind, kd_lambda=kd_lambda, per_device_train_batch_size=1, gradient_accumulation_steps=8
-    )
+    ones = trained(tmp_path, kind, kd_lambda=kd_lambda, per_device_train_batch_size=1, gradient_accumulation_steps=8)
     assert len(losses(whole)) == len(losses(ones)) == 6
     assert largest_difference(whole.model, ones.model) < 1e-6
     assert losses(whole) == pytest.approx(losses(ones), rel=1e-5)
@@ -285,7 +281,10 @@ class TestEvaluation:
     def test_computes_the_metrics_of_the_logits(self, tmp_path):
         values = examples()
         trainer = DistillationTrainer(
-            new(Plain), arguments(tmp_path), train_dataset=ResidentDataset(values), eval_dataset=ResidentDataset(values)
+            new(Plain),
+            arguments(tmp_path),
+            train_dataset=ResidentDataset(values),
+            eval_dataset=ResidentDataset(values),
         )
         found = trainer.evaluate()
         probs = trainer.model(values["features"]).detach().double().softmax(dim=-1)
@@ -352,7 +351,10 @@ class TestRefuses:
             ({"kd_lambda": float("nan")}, "kd_lambda must be between 0 and 1"),
             ({"teacher_temperature": 0.0}, "teacher_temperature must be above 0"),
             ({"student_temperature": -1.0}, "student_temperature must be above 0"),
-            ({"temperature_scale": "hinton"}, "temperature_scale is 'hinton'; it must be one of product, squared, none"),
+            (
+                {"temperature_scale": "hinton"},
+                "temperature_scale is 'hinton'; it must be one of product, squared, none",
+            ),
             ({"noise_epochs": 1}, "noise_epochs must be at least 2"),
         ],
     )

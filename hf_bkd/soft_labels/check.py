@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import UserError
 from .columns import EXAMPLE_ID, PROBS, column, is_soft_label_column, read, teachers_of
-from .provenance import check_class_names, check_identity, content_ids
+from .provenance import check_identity, content_column, content_ids
 
 SPOT_CHECKED_ROWS = 256
 
@@ -45,10 +45,14 @@ def stored_temperatures(dataset: Any, wanted: float | None, num_classes: int | N
         name = column(PROBS, teacher)
         if isinstance(dataset, datasets.Dataset):
             probs, _, record = read(dataset, teacher)
-            check_class_names(record, dataset.features)
             _spot_check_identity(dataset, record)
-        else:
+        elif hasattr(dataset, "soft_labels"):
             probs, _, record = dataset.soft_labels(teacher)
+        else:
+            raise UserError(
+                f"soft labels can't be read from a {type(dataset).__name__}: pass a datasets.Dataset or a "
+                "ResidentDataset"
+            )
         if num_classes is not None and num_classes != probs.shape[-1]:
             raise UserError(
                 f"{name} has {probs.shape[-1]} classes and the model has {num_classes}: build the student with "
@@ -63,17 +67,40 @@ def stored_temperatures(dataset: Any, wanted: float | None, num_classes: int | N
             )
         found[name] = (stored, target)
     if len({target for _, target in found.values()}) > 1:
+        temperatures = ", ".join(f"{name} at {stored:g}" for name, (stored, _) in found.items())
         raise UserError(
-            f"the teachers' labels are stored at different temperatures ({found}): pass teacher_temperature"
+            f"the teachers' labels are stored at different temperatures ({temperatures}): pass teacher_temperature"
         )
     return found
 
 
+def stored_ids(dataset: datasets.Dataset, record: dict | None) -> np.ndarray | None:
+    """Ids int64 [N] of the rows that the soft labels were made for; ``None`` if there never were any.
+
+    Raises:
+        UserError: the labels' record says that there were, but they are gone.
+    """
+    if EXAMPLE_ID in dataset.column_names:
+        return np.asarray(dataset.with_format(None)[EXAMPLE_ID][:])
+    if _content_column(record) is not None:
+        raise UserError(
+            f"the soft labels came with a column {EXAMPLE_ID} and it is gone, so that nobody can tell whether they "
+            "are these rows' own: keep it beside them, or label this dataset with add_soft_labels"
+        )
+    return None
+
+
 def _spot_check_identity(dataset: datasets.Dataset, record: dict | None) -> None:
     """Compare the content of evenly spaced rows with the ids stored beside their labels."""
-    content = (record or {}).get("dataset", {}).get("content_column")
-    if EXAMPLE_ID not in dataset.column_names or content not in dataset.column_names:
-        return
-    step = max(1, len(dataset) // SPOT_CHECKED_ROWS)
-    chosen = dataset.with_format(None).select(range(0, len(dataset), step))
-    check_identity(np.asarray(chosen[EXAMPLE_ID][:]), content_ids(chosen[content][:]))
+    ids, content = stored_ids(dataset, record), _content_column(record)
+    if content not in dataset.column_names:
+        content = content_column(dataset.features)
+        if not isinstance(dataset.features.get(content), datasets.Image):
+            return  # a text that was turned into tokens can't be recognised, an image that was renamed can
+    if ids is not None:
+        rows = np.arange(0, len(dataset), max(1, len(dataset) // SPOT_CHECKED_ROWS))
+        check_identity(ids[rows], content_ids(dataset.with_format(None).select(rows)[content][:]), rows)
+
+
+def _content_column(record: dict | None) -> str | None:
+    return ((record or {}).get("dataset") or {}).get("content_column")

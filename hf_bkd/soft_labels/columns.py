@@ -17,11 +17,12 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .provenance import decode_provenance, encode_provenance
+from .provenance import check_class_count, check_class_names, decode_provenance, encode_provenance
 
 PROBS, VARIANCE, PROVENANCE, EXAMPLE_ID = "teacher_probs", "teacher_variance", "teacher_provenance", "example_id"
 STORAGES = ("float16", "float32")
@@ -66,19 +67,22 @@ def attach(
     Args:
         dataset: N rows.
         probs, variance: [N, C].
-        provenance: JSON-able record.
+        provenance: JSON-able record, of the form of `provenance.make_provenance`.
         example_ids: int64 [N].
         storage: ``"float16"`` or ``"float32"``.
         name: the teacher's name, if there are several.
 
     Raises:
-        UserError: not one distribution per row, or an unknown storage.
+        UserError: not one distribution per row, a variance of another shape, an unknown storage, or a record that
+            could not be read back.
     """
-    if storage not in STORAGES:
-        raise UserError(f"storage is {storage!r}; it must be one of {', '.join(STORAGES)}")
+    check_storage(storage)
+    probs = np.asarray(probs)
     if len(probs) != len(dataset):
         raise UserError(f"{len(probs)} rows of soft labels were given for a dataset of {len(dataset)} rows")
     check_distributions(probs)
+    if variance is not None and np.shape(variance) != probs.shape:
+        raise UserError(f"the variance is {np.shape(variance)} and the probabilities are {probs.shape}")
     record = datasets.ClassLabel(names=[encode_provenance(provenance)])
     new = {
         column(PROBS, name): _fixed_lists(probs, storage),
@@ -96,18 +100,22 @@ def attach(
 
 
 def read(dataset: datasets.Dataset, name: str | None = None) -> SoftLabels:
-    """All soft labels of one teacher, checked.
+    """All soft labels of one teacher, checked. Whether they are of these very rows is not (see `check`).
 
     Raises:
-        UserError: no such column, one of another shape, or rows that are not distributions.
+        UserError: no such column, one of another shape, rows that are not distributions, an unreadable record, or
+            other classes than the dataset's.
     """
     probs = _read_fixed_lists(dataset, column(PROBS, name))
     check_distributions(probs)
     has_variance = column(VARIANCE, name) in dataset.column_names
+    record = read_provenance(dataset.features, name)
+    check_class_count(column(PROBS, name), probs.shape[1], dataset.features)
+    check_class_names(record, dataset.features)
     return SoftLabels(
         torch.from_numpy(probs),
         torch.from_numpy(_read_fixed_lists(dataset, column(VARIANCE, name))) if has_variance else None,
-        read_provenance(dataset.features, name),
+        record,
     )
 
 
@@ -115,6 +123,12 @@ def read_provenance(features: datasets.Features, name: str | None = None) -> dic
     """The record of what made the labels; ``None`` if the columns were added by hand."""
     feature = features.get(column(PROVENANCE, name))
     return None if feature is None else decode_provenance(feature)
+
+
+def check_storage(storage: str) -> None:
+    """UserError unless ``storage`` is one of ``STORAGES``."""
+    if storage not in STORAGES:
+        raise UserError(f"storage is {storage!r}; it must be one of {', '.join(STORAGES)}")
 
 
 def check_distributions(probs: np.ndarray) -> None:
@@ -149,10 +163,10 @@ def _read_fixed_lists(dataset: datasets.Dataset, name: str) -> np.ndarray:
     table = dataset.with_format("arrow", columns=[name])[:]
     rows = table[name].combine_chunks()
     lists = pa.types.is_list(rows.type) or pa.types.is_large_list(rows.type) or pa.types.is_fixed_size_list(rows.type)
-    if not lists:
+    if not lists or not (pa.types.is_floating(rows.type.value_type) or pa.types.is_integer(rows.type.value_type)):
         raise UserError(f"column {name} holds {rows.type}, not a list of probabilities per row")
-    values = np.array(rows.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
-    num_classes = len(rows[0]) if len(rows) else 0
-    if rows.null_count or len(values) != len(rows) * num_classes:
-        raise UserError(f"the rows of column {name} don't all hold {num_classes} values: label the dataset again")
-    return values.reshape(len(rows), num_classes)
+    lengths = pc.list_value_length(rows).to_numpy(zero_copy_only=False)  # NaN where a row is missing
+    if len(set(lengths.tolist())) > 1 or rows.null_count:
+        raise UserError(f"the rows of column {name} don't all hold a list of the same length: label the dataset again")
+    values = rows.flatten().to_numpy(zero_copy_only=False)
+    return np.array(values, dtype=np.float32).reshape(len(rows), -1 if len(rows) else 0)

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..progress import track
-from .columns import attach, is_soft_label_column
-from .provenance import content_column, content_ids, make_provenance
+from .columns import attach, check_storage, is_soft_label_column
+from .provenance import LABELS, check_class_count, content_column, content_ids, make_provenance
 
-LABELS = ("label", "labels", "label_ids")
 Rows = dict[str, Any]
 
 
@@ -25,7 +24,9 @@ class LabellingTeacher(Protocol):
 
     def predict(self, inputs: Any, num_samples: int, generator: torch.Generator | None) -> Any: ...
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]:
+        """Goes into the labels' record: ``num_classes``, ``temperature``, ``tempering``, ``weights`` and what else."""
+        ...
 
 
 def add_soft_labels(
@@ -51,8 +52,9 @@ def add_soft_labels(
         dataset: N examples.
         teacher: labels them; its ``temperature`` and ``tempering`` are applied and recorded.
         num_samples: S >= 1, draws from the teacher's posterior per example.
-        preprocess: turns a batch of rows (column name -> list) into the network's inputs. Without one, the dataset's
-            columns are the inputs, as tensors, less labels and soft labels.
+        preprocess: turns a batch of rows (column name -> list) into the network's inputs. Without one, what the
+            dataset's transform returns, or else its columns (those of its torch format, if it has that), are the
+            inputs: all tensors (and lists of tensors of one shape) among them, less labels and soft labels.
         folds: number of parts, 2 .. N.
         fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
         batch_size: examples per call of the teacher.
@@ -66,18 +68,20 @@ def add_soft_labels(
         ``teacher_provenance`` (see ``columns``).
 
     Raises:
-        UserError: neither or both of teacher and folds, ``num_samples`` below 1, inputs that can't be made from the
-            columns, or a teacher that knows other classes than the dataset.
+        UserError: neither or both of teacher and folds, ``num_samples`` or ``batch_size`` below 1, an unknown storage,
+            inputs that can't be made from the columns, or a teacher that knows other classes than the dataset.
     """
-    if num_samples < 1:
-        raise UserError(f"num_samples must be at least 1, and it is {num_samples}")
+    for argument, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{argument} must be at least 1, and it is {value}")
+    check_storage(storage)
     if (teacher is None) == (folds is None) or (folds is None) != (fit is None):
         raise UserError("pass either a teacher, or folds together with fit")
     if len(dataset) == 0:
         raise UserError("the dataset to label is empty")
 
     def label(rows: datasets.Dataset, by: LabellingTeacher, what: str) -> dict[str, np.ndarray]:
-        _check_classes(rows, by)
+        check_class_count("the teacher", by.num_classes, rows.features)
         return _label(rows, by, num_samples, preprocess, batch_size, seed, what if progress else None)
 
     cross_fitted = None
@@ -117,14 +121,14 @@ def _label(
     seed: int,
     what: str | None,
 ) -> dict[str, np.ndarray]:
-    """``probs`` [N, C], and where there are such, ``variance`` [N, C] and content ``ids`` [N]; a generator per batch."""
+    """``probs`` [N, C], and where there are such, ``variance`` [N, C] and content ``ids`` [N]."""
     content, plain, tensors = content_column(dataset.features), dataset.with_format(None), _with_tensors(dataset)
     found = {"probs": [], "variance": [], "ids": []}
     for start in track(range(0, len(dataset), batch_size), what):
         batch = slice(start, start + batch_size)
         rows = plain[batch]
-        inputs = _columns_as_inputs(tensors[batch]) if preprocess is None else preprocess(rows)
-        generator = torch.Generator().manual_seed(seed * 0x9E3779B1 + start)
+        inputs = _columns_as_inputs(tensors[batch], dataset.features) if preprocess is None else preprocess(rows)
+        generator = torch.Generator().manual_seed((seed * 0x9E3779B1 + start) % 2**63)
         prediction = teacher.predict(inputs, num_samples, generator)
         found["probs"].append(prediction.mean.float().cpu().numpy())
         if prediction.variance is not None:
@@ -139,28 +143,21 @@ def _with_tensors(dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset if dataset.format["type"] in ("custom", "torch") else dataset.with_format("torch")
 
 
-def _columns_as_inputs(rows: Rows) -> dict[str, Tensor]:
-    inputs = {
-        name: value
-        for name, value in rows.items()
-        if isinstance(value, Tensor) and name not in LABELS and not is_soft_label_column(name)
-    }
-    if not inputs or any(name in inputs for name in ("image", "img")):
+def _columns_as_inputs(rows: Rows, features: datasets.Features) -> dict[str, Tensor]:
+    inputs = {}
+    for name, value in rows.items():
+        if name in LABELS or is_soft_label_column(name) or isinstance(features.get(name), datasets.ClassLabel):
+            continue
+        if isinstance(value, list) and all(isinstance(x, Tensor) and x.shape == value[0].shape for x in value):
+            value = torch.stack(value)
+        if isinstance(value, Tensor):
+            inputs[name] = value
+    if not inputs or any(isinstance(features.get(name), datasets.Image) for name in inputs):
         raise UserError(
             f"the columns {', '.join(rows)} are not a network's inputs as they are; pass preprocess=, a function from "
             "rows to inputs (for images: preprocess=ImagePreprocessor.for_model(network))"
         )
     return inputs
-
-
-def _check_classes(dataset: datasets.Dataset, teacher: LabellingTeacher) -> None:
-    for name in LABELS:
-        feature = dataset.features.get(name)
-        if isinstance(feature, datasets.ClassLabel) and feature.num_classes != teacher.num_classes:
-            raise UserError(
-                f"the teacher knows {teacher.num_classes} classes and the dataset's column {name} has "
-                f"{feature.num_classes}"
-            )
 
 
 def _fold_indices(num_rows: int, folds: int, seed: int) -> list[np.ndarray]:

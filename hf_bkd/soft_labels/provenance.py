@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import UserError
 
 FORMAT = 1
+LABELS = ("label", "labels", "label_ids")
 
 
 def make_provenance(
@@ -35,6 +36,7 @@ def make_provenance(
         preprocessing: what turned rows into inputs (mean and standard deviation for images), where it says so.
         folds: how the labels were cross-fitted.
     """
+    names = class_names(dataset.features)
     return {
         "format": FORMAT,
         "teacher": teacher,
@@ -50,23 +52,41 @@ def make_provenance(
             "rows": len(dataset),
             "content_column": content_column,
         },
-        "class_names": class_names(dataset.features),
+        "class_names": names if names and len(names) == teacher["num_classes"] else None,
         "preprocessing": preprocessing,
         "versions": {name: version(name) for name in ("torch", "transformers", "datasets")},
     }
 
 
 def encode_provenance(provenance: dict) -> str:
-    return json.dumps(provenance, sort_keys=True)
+    """The record as JSON; UserError if :func:`decode_provenance` could not read it back."""
+    encoded = json.dumps(provenance, sort_keys=True)
+    _decode(encoded)
+    return encoded
 
 
 def decode_provenance(feature: object) -> dict:
     """The record inside a provenance column's feature; UserError if it is none of ours."""
+    names = getattr(feature, "names", None)
+    return _decode(names[0] if names else "")
+
+
+def _decode(encoded: str) -> dict:
     try:
-        record = json.loads(feature.names[0])
+        record = json.loads(encoded)
         known = record["format"]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise UserError("the teacher_provenance column holds no record of this library: label again") from None
+        readable = known != FORMAT or (
+            record["temperature"] > 0
+            and isinstance(record["tempering"], str)
+            and all(isinstance(record.get(part) or {}, dict) for part in ("teacher", "dataset", "preprocessing"))
+        )
+    except (KeyError, TypeError, ValueError):
+        readable = False
+    if not readable:
+        raise UserError(
+            "teacher_provenance holds no record of this library (format, temperature, tempering, ...): label again "
+            "with add_soft_labels"
+        )
     if known != FORMAT:
         raise UserError(f"the soft labels are of format {known}, and this version of hf_bkd reads format {FORMAT}")
     return record
@@ -92,7 +112,7 @@ def content_column(features: datasets.Features) -> str | None:
 
 
 def content_ids(values: object) -> np.ndarray:
-    """One hash (int64) per value: of an image's shape and pixels, of a text's characters, of an array's numbers."""
+    """One hash (int64 [N]) per value: of an image's shape and pixels, a text's characters, an array's numbers."""
     hashes = [hashlib.blake2b(_content(value), digest_size=8).digest() for value in values]
     return np.frombuffer(b"".join(hashes), dtype="<i8")
 
@@ -100,18 +120,39 @@ def content_ids(values: object) -> np.ndarray:
 def _content(value: object) -> bytes:
     if isinstance(value, str):
         return value.encode()
+    if isinstance(value, dict):  # an image that the dataset does not decode
+        value = datasets.Image().decode_example(value)
     array = np.asarray(value)
+    if array.dtype == object:  # whose bytes would be addresses in memory
+        return repr(value).encode()
     return repr(array.shape).encode() + array.tobytes()
 
 
-def check_identity(expected: np.ndarray, found: np.ndarray) -> None:
-    """UserError unless the ids stored with the labels are those of the rows that carry them."""
+def check_identity(expected: np.ndarray, found: np.ndarray, rows: np.ndarray | None = None) -> None:
+    """UserError unless the ids stored with the labels are those of the rows that carry them.
+
+    Args:
+        expected, found: int64 [N], stored and computed.
+        rows: their numbers in the dataset, where not all of its rows are compared.
+    """
     wrong = np.flatnonzero(expected != found)
     if len(wrong):
         raise UserError(
-            f"the soft labels of {len(wrong)} of {len(found)} rows were made for other examples (first: row {wrong[0]}): "
-            "they come from another dataset, split or order; label this dataset with add_soft_labels"
+            f"the soft labels of {len(wrong)} of {len(found)} rows{'' if rows is None else ' looked at'} were made "
+            f"for other examples (first: row {wrong[0] if rows is None else rows[wrong[0]]}): they come from another "
+            "dataset, split or order; label this dataset with add_soft_labels"
         )
+
+
+def check_class_count(what: str, num_classes: int, features: datasets.Features) -> None:
+    """UserError if ``what`` has another number of classes than the dataset's label column says."""
+    for name in LABELS:
+        feature = features.get(name)
+        if isinstance(feature, datasets.ClassLabel) and feature.num_classes != num_classes:
+            raise UserError(
+                f"{what} has {num_classes} classes and the dataset's column {name} has {feature.num_classes}: label "
+                "it with a teacher of its classes"
+            )
 
 
 def check_class_names(provenance: dict | None, features: datasets.Features) -> None:

@@ -94,7 +94,10 @@ def parse(defaults: dict[str, Any], argv: list[str]) -> tuple[StudyArguments, Di
     parser.set_defaults(**defaults)
     for file in (value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--config"):
         parser.set_defaults(**_read_config(Path(file), known))
-    options, args, _ = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    _, unknown = parser.parse_known_args(argv)
+    if unknown:
+        refuse(f"unrecognised arguments: {' '.join(unknown)}")
+    options, args, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     return options, args
 
 

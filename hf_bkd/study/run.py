@@ -9,6 +9,7 @@ Whatever is finished stands under its final name in ``output_dir``, so that an i
     checkpoints/                      of the training that goes on at present
 """
 
+import atexit
 import dataclasses
 import gc
 import json
@@ -136,6 +137,7 @@ def _start_worker(ticks: Any) -> None:
     _TICKS = ticks
     torch.set_num_threads(1)
     gc.freeze()  # the Trainer collects garbage whenever it starts: spare it the imported libraries
+    atexit.register(gc.unfreeze)
     quiet()
 
 

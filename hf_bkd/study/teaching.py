@@ -76,7 +76,7 @@ class Teaching:
 
     def _label_exactly(self) -> datasets.Dataset:
         rows, bayes = self.setting.splits.train, self.setting.splits.bayes
-        teacher = {"method": "bayes", "temperature": 1.0, "tempering": "post_average", "weights": None}
+        teacher = {"method": "bayes", "num_classes": bayes.shape[1], "temperature": 1.0, "tempering": "post_average"}
         record = make_provenance(
             teacher, rows, num_samples=1, seed=0, storage="float16", content_column="image", preprocessing=None
         )

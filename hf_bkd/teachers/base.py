@@ -195,7 +195,7 @@ class Teacher(ABC):
             raise
         except Exception as error:  # safetensors, transformers and timm each have their own for a damaged file
             reason = (str(error).splitlines() or [""])[0]
-            raise UserError(f"the teacher in {folder} is damaged ({type(error).__name__}: {reason})") from error
+            raise UserError(f"the teacher in {folder} cannot be loaded ({type(error).__name__}: {reason})") from error
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub; returns the repository's address."""

@@ -157,14 +157,16 @@ class LaplaceTeacher(Teacher):
     def best_precision(self, data: HeadData, num_samples: int = 64) -> float:
         """delta in [1e-4, 1e6] with the least validation NLL: a logarithmic grid, then a search around its best.
 
-        All candidates share one set of draws, so that their difference is not noise.
+        All candidates share one set of ``num_samples`` (even) draws, so that their difference is not noise, and half of
+        the draws mirror the others: their odd moments vanish, which would else decide between nearly equal candidates.
         """
         from scipy.optimize import minimize_scalar
 
         noise = None
         if self.link == "mc":
             generator = torch.Generator().manual_seed(0)
-            noise = standard_normal((num_samples, 2, *data.logits.shape), data.logits, generator)
+            noise = standard_normal((num_samples // 2, 2, *data.logits.shape), data.logits, generator)
+            noise = torch.cat([noise, -noise])
 
         def validation_nll(log_precision: float) -> float:
             logits = self._spread(data.features, data.logits, noise, math.exp(log_precision))

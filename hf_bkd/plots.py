@@ -1,0 +1,251 @@
+"""The pictures of a run: comparison of arms, accuracy over epochs, reliability, and sweeps of a setting.
+
+Every arm has one colour and line in all of them; the reference is black.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median_low
+from textwrap import fill
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .files import write_bytes
+from .results import (
+    REFERENCE,
+    SETTINGS,
+    Arms,
+    Runs,
+    by_condition,
+    difference_text,
+    over_seeds,
+    per_seed,
+    summary_table,
+)
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": "medium",
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.titlesize": "medium",
+    "figure.titleweight": "bold",
+    "figure.labelsize": "medium",
+    "savefig.dpi": 200,
+    "text.parse_math": False,  # an arm may have a $ in its name
+}
+# Paul Tol's "muted" colours (a stronger sand), told apart by colour-blind readers.
+PALETTE = ["#CC6677", "#332288", "#DDAA33", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499"]
+SWEPT = {
+    "kd_lambda": "λ, the weight of the teacher",
+    "teacher_temperature": "teacher temperature",
+    "num_samples": "draws S from the teacher",
+}
+
+Styles = dict[str, tuple[str, str]]  # arm -> colour, line
+
+
+def write_plots(results: dict, folder: Path) -> dict[str, str]:
+    """Write the PNG files that these results have the numbers for; file name -> caption."""
+    captions = {}
+    with matplotlib.rc_context(STYLE):
+        for name, caption, figure in _figures(results):
+            content = io.BytesIO()
+            figure.savefig(content, format="png")
+            write_bytes(folder / name, content.getvalue())
+            captions[name] = caption
+    return captions
+
+
+def _figures(results: dict) -> Iterator[tuple[str, str, Figure]]:
+    groups, records = by_condition(results), results["arms"]
+    styles = _styles([record["arm"] for record in records])
+    if records:
+        yield "comparison.png", *_comparison(results, styles)
+    if records and all(record.get("history") for record in records):
+        yield "accuracy.png", *_accuracy(groups, styles)
+    if records and all(record.get("reliability") for record in records):
+        for i, (condition, arms) in enumerate(groups.items(), start=1):
+            yield f"reliability{f'_{i}' if i > 1 else ''}.png", *_reliability(condition, arms, styles)
+    for field in SWEPT:
+        if any(_sweeps(arms, field) for arms in groups.values()):
+            yield f"sweep_{field}.png", *_sweep(groups, field, styles)
+
+
+def _styles(arms: list[str]) -> Styles:
+    others = [arm for arm in dict.fromkeys(arms) if arm != REFERENCE]
+    styles = {arm: (PALETTE[i % len(PALETTE)], ("-", "--", ":", "-.")[i % 4]) for i, arm in enumerate(others)}
+    return {REFERENCE: ("black", "-")} | styles
+
+
+def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure `width` inches wide with `count` panels, at most `columns` a row, each row `height` inches high."""
+    rows, columns = math.ceil(count / columns), min(columns, count)
+    figure = Figure(figsize=(width, rows * height))
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def _comparison(results: dict, styles: Styles) -> tuple[str, Figure]:
+    groups = by_condition(results)
+    figure, axes = _panels(2 * len(groups), 2, 9, 1.0 + 0.3 * max(map(len, groups.values())))
+    for left, right, condition in zip(axes[::2], axes[1::2], groups, strict=True):
+        rows = summary_table(results, condition)
+        left.set(title=condition, xlabel="accuracy, %")
+        left.margins(x=0.08)
+        left.set_yticks(range(len(rows)), [fill(row["arm"], 36) for row in rows])
+        for y, row in enumerate(rows):
+            colour = styles[row["arm"]][0]
+            seeds = [100 * value for value in per_seed(groups[condition][row["arm"]], "accuracy").values()]
+            left.scatter(seeds, [y + 0.24] * len(seeds), s=16, color=colour, alpha=0.5, linewidths=0)
+            left.plot(100 * row["accuracy"].mean, y, "D", color=colour)
+        if any(row["difference"] for row in rows):
+            _draw_differences(right, rows, styles)
+        else:
+            right.set_axis_off()
+        for ax in (left, right):
+            ax.set_ylim(len(rows) - 0.5, -0.5)
+    caption = (
+        "Accuracy at the final epoch: diamonds are means, the faint dots below them single seeds. Beside it the "
+        "paired difference to the deterministic teacher's student, with its 95 % interval; what lies beyond the axis "
+        "is an arrowhead at its edge."
+    )
+    return caption, figure
+
+
+def _draw_differences(ax: Axes, rows: list[dict], styles: Styles) -> None:
+    limit = _reach(rows)
+    ax.set(xlim=(-1.05 * limit, 1.05 * limit), xlabel="difference to deterministic, points")
+    ax.axvline(0, color="black", linewidth=1, zorder=1)
+    ax.yaxis.tick_right()
+    ax.set_yticks(range(len(rows)), [difference_text(row) for row in rows])
+    for y, row in enumerate(rows):
+        if row["difference"]:
+            mean, low, high = (100 * value for value in row["difference"][:3])
+            style = {"color": styles[row["arm"]][0], "clip_on": False}
+            ax.plot(np.clip([low, high], -limit, limit), [y, y], linewidth=2, **style)
+            for value, marker in ((low, "|"), (high, "|"), (mean, "D")):
+                marker = marker if abs(value) <= limit else "<" if value < 0 else ">"
+                ax.plot(np.clip(value, -limit, limit), y, marker, markersize=6 if marker == "D" else 8, **style)
+
+
+def _reach(rows: list[dict]) -> float:
+    """How far from zero, in points, the axis goes: to the end of all intervals, or to five times the middle one's.
+
+    Three seeds make t = 4.3, so a single unsteady arm would squeeze all others into a line.
+    """
+    ends = [100 * max(np.nan_to_num(np.abs(row["difference"][:3]))) for row in rows if row["difference"]]
+    ends = [end for end in ends if end > 0]
+    return min(max(ends), 5 * median_low(ends)) if ends else 1.0
+
+
+def _accuracy(groups: dict[str, Arms], styles: Styles) -> tuple[str, Figure]:
+    figure, axes = _panels(len(groups), 2, 9, 4)
+    lines = {}
+    for ax, (condition, arms) in zip(axes, groups.items(), strict=True):
+        settled = []
+        for i, (arm, runs) in enumerate(arms.items()):
+            records, (colour, line) = list(runs.values()), styles[arm]
+            epochs, window = records[0]["history"]["epoch"], records[0]["noise_window"]
+            means = 100 * np.mean([record["history"]["accuracy"] for record in records], axis=0)
+            settled.extend(means[len(means) // 3 :])
+            (lines[arm],) = ax.plot(epochs, means, line, color=colour, label=fill(arm, 36))
+            noise = over_seeds(runs, "convergence_noise")
+            if noise.count:  # beside the curves: bands over the curves themselves would hide each other
+                place, level = epochs[-1] * (1.04 + 0.022 * i), means[-window:].mean()
+                ax.errorbar(place, level, 100 * noise.mean, fmt="none", ecolor=colour, elinewidth=5)
+                ax.axvspan(epochs[-window], epochs[-1], color="#F2F2F2", zorder=0)
+        room = max(0.15 * np.ptp(settled), 0.5)
+        ax.set_ylim(min(settled) - room, min(100.5, max(settled) + room))
+        ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= epochs[-1]])
+        ax.set(title=condition, xlabel="epoch", ylabel="test accuracy, %")
+    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=3)
+    caption = (
+        "Test accuracy over epochs, mean over seeds. Bars on the right: mean over the last evaluations "
+        "(shaded) ± the convergence noise of a single run (mean over seeds). Early epochs may be cut off."
+    )
+    return caption, figure
+
+
+def _reliability(condition: str, arms: Arms, styles: Styles) -> tuple[str, Figure]:
+    figure, axes = _panels(len(arms), 4, max(3.0, 2.25 * min(4, len(arms))), 2.5)
+    figure.suptitle(condition, x=0.01, ha="left")
+    for ax, (arm, runs) in zip(axes, arms.items(), strict=True):
+        count, confidence, accuracy = _pooled_bins(runs)
+        places = (np.arange(len(count)) + 0.5) / len(count)
+        for place, height, share in zip(places, accuracy, count / count.max(), strict=True):
+            ax.bar(place, height, 0.92 / len(count), color=styles[arm][0], alpha=0.1 + 0.7 * share)
+        ax.plot([0, 1], [0, 1], color="#666666", linewidth=1)
+        ax.plot(confidence, accuracy, "o", color="black", markeredgecolor="white", markersize=5)
+        ece = over_seeds(runs, "ece").mean
+        ax.set_title(f"{fill(arm, 28)}\nECE {ece:.3f}", fontweight="normal")
+        ax.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    figure.supxlabel("confidence")
+    figure.supylabel("accuracy")
+    caption = (
+        f"Reliability{f', {condition}' if condition else ''}: accuracy in each bin of confidence, pooled over "
+        "seeds. The darker a bar, the more examples it holds; dots stand at the bin's mean confidence; above "
+        "the diagonal a student is under-confident. ECE is the mean of the seeds' values."
+    )
+    return caption, figure
+
+
+def _pooled_bins(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number of examples, mean confidence and accuracy of each bin over all seeds; NaN in empty bins."""
+    fields = ("count", "confidence", "accuracy")
+    counts, *means = np.array([[r["reliability"][field] for r in runs.values()] for field in fields], dtype=float)
+    count = counts.sum(axis=0)
+    return count, *((np.nan_to_num(means) * counts).sum(axis=1) / np.where(count, count, np.nan))
+
+
+def _sweeps(arms: Arms, field: str) -> dict[str, dict[float, str]]:
+    """Lines of a sweep, each value -> arm: arms with a teacher that agree in every setting but `field`.
+
+    An arm whose settings differ between its seeds (chosen on validation, say) is no point of a sweep.
+    """
+    lines: dict[str, dict[float, str]] = {}
+    for arm, runs in arms.items():
+        points = set()
+        for record in runs.values():
+            fixed = {symbol: record.get(name) for name, symbol in SETTINGS.items() if name != field}
+            shown = [f"{symbol} = {value:g}" for symbol, value in fixed.items() if value]
+            points.add((", ".join([record["teacher"], *shown]), record[field]))
+        if len(points) == 1 and record["teacher"] != "none":
+            ((line, value),) = points
+            lines.setdefault(line, {})[value] = arm
+    return {line: dict(sorted(points.items())) for line, points in lines.items() if len(points) > 1}
+
+
+def _sweep(groups: dict[str, Arms], field: str, styles: Styles) -> tuple[str, Figure]:
+    sweeps = {condition: lines for condition, arms in groups.items() if (lines := _sweeps(arms, field))}
+    figure, axes = _panels(len(sweeps), 2, 9 if len(sweeps) > 1 else 6, 3.4)
+    shown = {}
+    for ax, (condition, lines) in zip(axes, sweeps.items(), strict=True):
+        ax.set(title=condition, xlabel=SWEPT[field], ylabel="accuracy, %")
+        if field != "kd_lambda":
+            ax.set_xscale("log")
+        for line, points in lines.items():
+            spreads = [over_seeds(groups[condition][arm], "accuracy") for arm in points.values()]
+            means, stds, _ = 100 * np.transpose(spreads)
+            colour = styles[next(iter(points.values()))][0]
+            ax.errorbar(list(points), means, stds, fmt="o-", capsize=3, color=colour, label=fill(line, 44))
+            shown |= dict.fromkeys(points.values())
+        values = sorted(set().union(*lines.values()))
+        ax.set_xticks(values, [f"{value:g}" for value in values])
+        ax.minorticks_off()
+        ax.legend()
+    return f"Accuracy (mean ± standard deviation over seeds) against {SWEPT[field]}. Arms: {'; '.join(shown)}.", figure

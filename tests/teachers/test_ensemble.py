@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+from teacher_helpers import SmallNetwork, in_batches, points
+from torch import nn
+
+from hf_bkd.errors import UserError
+from hf_bkd.teachers import (
+    DeterministicTeacher,
+    EnsembleTeacher,
+    LaplaceTeacher,
+    VariationalTeacher,
+    make_variational,
+)
+
+X = points(6)[0]
+
+
+def networks(count: int, classes: int = 3) -> list[nn.Module]:
+    return [SmallNetwork(classes=classes, scale=3).eval() for _ in range(count)]
+
+
+def softmax(network: nn.Module, temperature: float = 1.0) -> np.ndarray:
+    logits = network(X).detach().double().numpy() / temperature
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+def laplace(link: str = "mc", **settings) -> LaplaceTeacher:
+    fitted = LaplaceTeacher.fit(networks(1)[0], in_batches(*points(40)), prior_precision=2.0)
+    return LaplaceTeacher(fitted.network, fitted.factors, 2.0, link, **settings)
+
+
+def test_deterministic_members_give_their_mean_and_the_variance_between_them():
+    members = networks(4)
+    expected = np.stack([softmax(network) for network in members])
+    found = EnsembleTeacher([DeterministicTeacher(network) for network in members]).predict(X, return_samples=True)
+    np.testing.assert_allclose(found.mean, expected.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.variance, expected.var(axis=0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(found.samples, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tempering", ["per_sample", "post_average"])
+def test_the_ensembles_temperature_comes_on_top_of_its_members(tempering):
+    first, second = networks(2)
+    members = [DeterministicTeacher(first, temperature=2.0), DeterministicTeacher(second, 0.5, tempering="per_sample")]
+    found = EnsembleTeacher(members, temperature=3.0, tempering=tempering).predict(X).mean
+    own = np.stack([softmax(first, 2.0), softmax(second, 0.5)])
+    powers = (own if tempering == "per_sample" else own.mean(axis=0)) ** (1 / 3)
+    powers /= powers.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(found, powers.mean(axis=0) if tempering == "per_sample" else powers, rtol=1e-5)
+
+
+def test_members_of_different_kinds_count_equally():
+    kinds = [
+        DeterministicTeacher(networks(1)[0]),
+        laplace(),
+        laplace("probit"),
+        laplace(temperature=2.0),  # tempered after averaging: a single distribution
+        laplace(temperature=2.0, tempering="per_sample"),
+        VariationalTeacher(make_variational(networks(1)[0], initial_std=0.3), temperature=1.5),
+    ]
+    generator, same = (torch.Generator().manual_seed(2) for _ in range(2))
+    found = EnsembleTeacher(kinds).predict(X, 7, generator, return_samples=True)
+    alone = [member.predict(X, 7, same, return_samples=True) for member in kinds]
+    assert found.samples.shape == (6 * 7, 6, 3)
+    expected = torch.stack([each.mean for each in alone]).mean(dim=0)
+    torch.testing.assert_close(found.mean, expected, rtol=1e-5, atol=1e-6)
+    repeated = [
+        each.samples if number in (1, 4, 5) else each.mean.expand(7, 6, 3) for number, each in enumerate(alone)
+    ]
+    torch.testing.assert_close(found.samples, torch.cat(repeated), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.variance, torch.cat(repeated).var(dim=0), rtol=1e-4, atol=1e-7)
+
+
+def test_an_ensemble_of_ensembles_is_the_mean_of_means():
+    a, b, c = (DeterministicTeacher(network) for network in networks(3))
+    found = EnsembleTeacher([EnsembleTeacher([a, b], temperature=2.0), c]).predict(X).mean
+    inner = EnsembleTeacher([a, b], temperature=2.0).predict(X).mean
+    torch.testing.assert_close(found, (inner + c.predict(X).mean) / 2)
+
+
+def test_a_probability_of_zero_in_one_member_leaves_the_mean_finite():
+    class Certain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(x) * 0 + torch.tensor([0.0, -1000.0, -1000.0])
+
+    other = networks(1)[0]
+    members = [DeterministicTeacher(Certain()), DeterministicTeacher(other)]
+    expected = (np.array([1.0, 0, 0]) + softmax(other)) / 2
+    np.testing.assert_allclose(EnsembleTeacher(members).predict(X).mean, expected, rtol=1e-5)
+    powers = expected ** (1 / 3)
+    found = EnsembleTeacher(members, temperature=3.0).predict(X).mean
+    np.testing.assert_allclose(found, powers / powers.sum(axis=-1, keepdims=True), rtol=1e-5)
+
+
+def test_members_share_one_generator_and_one_member_has_no_variance():
+    ensemble = EnsembleTeacher([laplace(), laplace()])
+    first, second = (ensemble.predict(X, 5, torch.Generator().manual_seed(1)).mean for _ in range(2))
+    assert torch.equal(first, second)
+    assert EnsembleTeacher([DeterministicTeacher(networks(1)[0])]).predict(X).variance is None
+
+
+def test_to_moves_every_member():
+    ensemble = EnsembleTeacher([DeterministicTeacher(networks(1)[0]), laplace()])
+    assert ensemble.to("meta") is ensemble and ensemble.device.type == "meta"
+    for member in ensemble.members:
+        assert {parameter.device.type for parameter in member.network.parameters()} == {"meta"}
+    assert {factor.device.type for factor in ensemble.members[1].factors} == {"meta"}
+
+
+def test_its_description_holds_those_of_its_members_and_its_fingerprint_tells_them_apart():
+    a, b, c = (DeterministicTeacher(network) for network in networks(3))
+    ensemble = EnsembleTeacher([a, b], temperature=2.0)
+    description = ensemble.describe()
+    assert description["method"] == "ensemble" and description["temperature"] == 2.0
+    assert description["num_classes"] == 3 and description["members"] == [a.describe(), b.describe()]
+    assert ensemble.fingerprint() == EnsembleTeacher([a, b]).fingerprint() != EnsembleTeacher([a, c]).fingerprint()
+
+
+def test_members_of_different_classes_or_none_are_refused():
+    with pytest.raises(UserError, match="at least one member"):
+        EnsembleTeacher([])
+    members = [DeterministicTeacher(networks(1, classes)[0]) for classes in (3, 5)]
+    with pytest.raises(UserError, match=r"same classes; these have \[3, 5\]"):
+        EnsembleTeacher(members)
