@@ -1,6 +1,7 @@
 """A student per arm, and its record for `results.json`."""
 
 import json
+import math
 import shutil
 import time
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..cards import write_student_card
+from ..errors import UserError
 from ..files import whole_folder, write_json
 from ..metrics import agreement, classification_metrics, reliability
 from .arms import Arm, slug
@@ -105,6 +107,8 @@ class Students:
         teacher_probs = self.teaching.labels(arm, temperature)[1] if taught else None
         asked = teacher_probs is not None
         metrics = classification_metrics(trained.probs, test_labels)
+        if not math.isfinite(metrics["nll"]):
+            raise UserError(f"the student of arm {arm.name!r} diverged, its NLL is {metrics['nll']}: lower --learning_rate")
         metrics["convergence_noise"] = trained.noise
         metrics["best_accuracy"] = max(trained.accuracies)
         metrics["agreement"] = agreement(trained.probs, teacher_probs) if asked else None

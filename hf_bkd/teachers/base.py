@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -175,7 +176,7 @@ class Teacher(ABC):
             raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
         try:
             description = json.loads(description_file.read_text())
-            method, settings = description["method"], description["settings"]
+            method, settings = str(description["method"]), description["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{description_file} is damaged: {error!r}") from None
         known = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
@@ -194,8 +195,8 @@ class Teacher(ABC):
         except UserError:
             raise
         except Exception as error:  # safetensors, transformers and timm each have their own for a damaged file
-            reason = (str(error).splitlines() or [""])[0]
-            raise UserError(f"the teacher in {folder} cannot be loaded ({type(error).__name__}: {reason})") from error
+            reason = shorten(f"{type(error).__name__}: {error}", 200)
+            raise UserError(f"the teacher in {folder} cannot be loaded ({reason})") from error
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub; returns the repository's address."""

@@ -104,7 +104,9 @@ class LaplaceTeacher(Teacher):
                 "the posterior is of a head with {} features, {} classes and {} biases, ".format(*fitted)
                 + "the network's has {}, {} and {}".format(*needed)
             )
-        self.factors = KroneckerFactors(*(factor.to(head.weight.device, torch.float32) for factor in factors))
+        # contiguous as they will be when loaded, for the same draws to the last bit
+        placed = (factor.to(head.weight.device, torch.float32).contiguous() for factor in factors)
+        self.factors = KroneckerFactors(*placed)
         self.prior_precision = float(prior_precision)
         self.link = link
 
@@ -157,8 +159,8 @@ class LaplaceTeacher(Teacher):
     def best_precision(self, data: HeadData, num_samples: int = 64) -> float:
         """delta in [1e-4, 1e6] with the least validation NLL: a logarithmic grid, then a search around its best.
 
-        All candidates share one set of ``num_samples`` (even) draws, so that their difference is not noise, and half of
-        the draws mirror the others: their odd moments vanish, which would else decide between nearly equal candidates.
+        All candidates share one set of ``num_samples`` (even) draws, so that their difference is not noise. Half of
+        the draws mirror the others: odd moments vanish, which would else decide between nearly equal candidates.
         """
         from scipy.optimize import minimize_scalar
 

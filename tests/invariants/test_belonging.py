@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 class Teacher:
     """Says something else of each input, and the same of the same input."""
 
-    def __init__(self, num_classes=len(NAMES)):
+    def __init__(self, num_classes):
         self.num_classes = num_classes
 
     def predict(self, inputs, num_samples, generator):
@@ -44,6 +44,12 @@ class Teacher:
             "tempering": "post_average",
             "weights": "none",
         }
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path, monkeypatch):
+    """A Trainer makes its output folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 def images(seed=0, names=NAMES, number=N):
@@ -100,7 +106,7 @@ def check(dataset):
 
 def start_training(dataset):
     model = torch.nn.Linear(1, 3)
-    arguments = DistillationTrainingArguments("unused", use_cpu=True, report_to="none")
+    arguments = DistillationTrainingArguments("output", use_cpu=True, report_to="none")
     DistillationTrainer(model, arguments, train_dataset=dataset)
 
 

@@ -157,9 +157,10 @@ class TestContent:
         assert isinstance(undecoded[0]["image"], dict)
         assert content_ids(undecoded["image"][:]).tolist() == content_ids(images).tolist()
 
-    def test_a_missing_text_has_one_id(self):
-        first, second = content_ids([None, None]).tolist()
-        assert first == second != content_ids(["None of these"])[0]
+    def test_objects_are_known_by_what_they_say_not_by_where_they_are_in_memory(self):
+        first, second, other = content_ids([["ab", None], ["".join("ab"), None], ["ba", None]]).tolist()
+        assert first == second != other
+        assert len(set(content_ids([None, None, ""]).tolist())) == 2
 
     def test_no_rows_have_no_ids(self):
         assert content_ids([]).shape == (0,)

@@ -13,7 +13,7 @@ from transformers import BatchEncoding
 from hf_bkd.errors import UserError
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers.laplace import KroneckerFactors
-from hf_bkd.teachers.network import HeadData
+from hf_bkd.teachers.network import HeadData, head_data
 
 BIAS = pytest.mark.parametrize("bias", [True, False])
 
@@ -217,7 +217,7 @@ def test_the_mc_precision_is_nearly_the_best_over_other_draws():
     teacher, data = overconfident("mc", 1.5)
     draws = torch.randn(400, len(data.labels), 3, dtype=torch.float64)
     values = [validation_nll(teacher, data, precision, draws) for precision in np.geomspace(1e-4, 1e6, 60)]
-    assert min(values) < min(values[0], values[-1]) - 0.001, "the best precision must lie inside"
+    assert min(values) < values[-1] - 0.005, "the choice must matter"
     chosen = teacher.best_precision(data)
     assert validation_nll(teacher, data, chosen, draws) <= min(values) + 0.001
     assert teacher.best_precision(data) == chosen  # the search draws its noise once, from its own generator
@@ -281,6 +281,16 @@ def test_fitting_a_network_in_train_mode_changes_nothing_in_it():
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_fitting_works_where_gradients_are_off_and_leaves_none():
+    network, (x, labels) = SmallNetwork().eval(), points(50)
+    expected = LaplaceTeacher.fit(network, [(x, labels)], prior_precision=1.0).factors
+    with torch.no_grad():
+        found = LaplaceTeacher.fit(network, [(x, labels)], prior_precision=1.0).factors
+        assert not torch.is_grad_enabled()
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert not any(part.requires_grad for part in (*expected, *head_data(network, [(x, labels)])))
 
 
 def test_all_draws_cost_one_pass_through_the_network():

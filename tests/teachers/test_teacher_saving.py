@@ -101,21 +101,20 @@ def test_a_saved_teacher_is_the_same_when_loaded(make, name, through, tmp_path):
         assert not content.startswith((b"\x80", b"PK")), f"{file} is a pickle"
 
 
-def test_a_loaded_teacher_can_be_trained_on_and_saved_anew(tmp_path):
+def test_a_loaded_teacher_can_be_saved_anew_and_trained_on(tmp_path):
     teacher = variational(small_cnn(), IMAGES)
     teacher.save_pretrained(tmp_path / "first")
     loaded = VariationalTeacher.from_pretrained(tmp_path / "first")
     assert loaded.head.prior_std == 0.6 and not loaded.network.training
-    loaded.network.train()(**IMAGES).logits.sum().backward()
-    assert loaded.head.weight_log_std.grad.abs().sum() > 0
     loaded.save_pretrained(tmp_path / "second")
     assert everything(tmp_path / "first") == everything(tmp_path / "second")
+    loaded.network.train()(**IMAGES).logits.sum().backward()
+    assert loaded.head.weight_log_std.grad.abs().sum() > 0
 
 
-def test_a_subclass_of_a_transformers_model_is_saved_as_weights_alone(tmp_path):
-    class MyBert(BertForSequenceClassification):
-        pass
-
+@pytest.mark.parametrize("name", ["MyBert", "BertForSequenceClassification"])
+def test_a_users_subclass_of_a_transformers_model_is_saved_as_weights_alone(name, tmp_path):
+    MyBert = type(name, (BertForSequenceClassification,), {})  # noqa: N806
     teacher = DeterministicTeacher(MyBert(small_bert().config).eval())
     teacher.save_pretrained(tmp_path / "teacher")
     with pytest.raises(UserError, match="pass network="):
@@ -178,9 +177,7 @@ def test_a_users_own_kind_of_teacher_is_saved_and_loaded(tmp_path):
 
 @pytest.mark.parametrize("failure", [OSError("no space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("place", ["base", "network"])
-def test_a_save_that_fails_half_way_leaves_nothing_and_keeps_the_earlier_version(
-    tmp_path, monkeypatch, failure, place
-):
+def test_a_save_that_fails_leaves_nothing_new_and_keeps_the_earlier_version(tmp_path, monkeypatch, failure, place):
     teacher = laplace(SmallNetwork(), points(5)[0])
     teacher.save_pretrained(tmp_path / "kept")
     before = everything(tmp_path / "kept")
@@ -211,7 +208,7 @@ def refused(folder: Path, *words: str, loader: type[Teacher] = Teacher, network:
     with pytest.raises(UserError) as caught:
         loader.from_pretrained(folder, network=network)
     sentence = str(caught.value)
-    assert "\n" not in sentence and len(sentence) < 400
+    assert "\n" not in sentence and len(sentence) < 450
     for word in words:
         assert word in sentence, sentence
 
@@ -320,8 +317,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "config cut off": ("laplace", lambda f: truncate(f / "network" / "config.json"), "cannot be loaded"),
     "unknown class": (
         "laplace",
-        lambda f: edit(f / "network" / "config.json", lambda d: d.update(architectures=["os"])),
-        "model class 'os'",
+        lambda f: edit(f / "network" / "config.json", lambda d: d.update(architectures=["Trainer"])),
+        "model class 'Trainer'",
     ),
     "unknown architecture": (
         "laplace",
@@ -348,7 +345,7 @@ def test_a_damaged_folder_is_refused(damage, saved, tmp_path):
     refused(tmp_path / "teacher", words, network=SmallNetwork() if kind == "plain" else None)
 
 
-def test_code_beside_the_weights_is_never_run(saved, tmp_path):
+def test_code_beside_the_weights_is_never_run(saved, tmp_path, monkeypatch):
     folder, marker = tmp_path / "teacher", tmp_path / "ran"
     shutil.copytree(saved / "laplace", folder)
     (folder / "network" / "evil.py").write_text(
@@ -360,6 +357,7 @@ def test_code_beside_the_weights_is_never_run(saved, tmp_path):
     edit(folder / "network" / "config.json", lambda d: d.update(auto_map=auto_map))
     assert Teacher.from_pretrained(folder).method == "laplace"  # a model that transformers knows is its own
     edit(folder / "network" / "config.json", lambda d: d.update(model_type="evil"))
+    monkeypatch.setattr("builtins.input", lambda question: "y")  # not even if someone is asked
     refused(folder, "cannot be loaded")
     assert not marker.exists()
 

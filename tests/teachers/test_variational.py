@@ -77,6 +77,18 @@ def test_draws_are_those_of_explicit_weight_draws(bias):
     )
 
 
+def test_draws_of_a_network_in_half_precision_keep_a_narrow_spread():
+    # bfloat16 has steps of 0.03 at logits of 5: a spread of 0.003 added there would vanish
+    network = make_variational(SmallNetwork().to(torch.bfloat16), initial_std=0.002)
+    with torch.no_grad():
+        network.head.bias.fill_(5)
+    x = points(3)[0][:1].to(torch.bfloat16)
+    draws = VariationalTeacher(network).draw_logits(x, 4000, torch.Generator().manual_seed(1))
+    features = network.backbone(x).double()
+    expected = 0.002 * (1 + features.square().sum()).sqrt().expand(3)
+    torch.testing.assert_close(draws.double().std(dim=0)[0], expected, rtol=0.1, atol=0)
+
+
 def test_all_draws_cost_one_pass_through_the_network():
     teacher, (x, _) = teacher_of(), points(3)
     teacher.network.passes = 0
