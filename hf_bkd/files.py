@@ -30,6 +30,8 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             path.rename(replaced)  # not deleted on the spot: that takes time, in which half of it would stand there
         temporary.rename(path)
     finally:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)  # interrupted between the two
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 

@@ -1,7 +1,7 @@
 """Three convolutions, for images so small that a residual network would be a joke; registered with timm.
 
-``cnn6_small`` (2,188 parameters for 10 classes and one channel) and ``cnn16_small`` (14,458): 3x3 convolutions of w, 2w and 2w channels with batch
-norm and ReLU, the last two with stride 2, mean pooling and a linear head.
+``cnn6_small`` and ``cnn16_small`` (2,188 and 14,458 parameters for 10 classes and one channel): 3x3 convolutions of w,
+2w and 2w channels with batch norm and ReLU, the last two with stride 2, then mean pooling and a linear head.
 """
 
 from typing import Any

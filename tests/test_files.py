@@ -126,3 +126,21 @@ class TestWritableFolder:
         monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115
         with pytest.raises(UserError, match="cannot write into .*: No space left on device; pass another --outp"):
             writable_folder(tmp_path)
+
+
+def test_an_interruption_while_an_old_folder_gives_way_leaves_it_there(tmp_path, monkeypatch):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "old").write_text("old")
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "f") as folder:
+        (folder / "new").write_text("new")
+    assert [path.name for path in (tmp_path / "f").iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]

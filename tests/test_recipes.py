@@ -64,8 +64,9 @@ def check_arm(arm: dict) -> None:
 
 
 def check_student(folder: Path, num_classes: int) -> None:
-    import hf_bkd  # noqa: F401
     from transformers import AutoModelForImageClassification
+
+    import hf_bkd  # noqa: F401
 
     model = AutoModelForImageClassification.from_pretrained(folder)
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, num_classes)

@@ -251,7 +251,7 @@ class Bayesian(Plain):
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(8, 1), (2, 4)])
 def test_a_variational_network_pays_its_divergence_over_the_training_set(tmp_path, batch_size, steps, monkeypatch):
-    """Without noise in the forward pass, the first step's gradient is that of CE + KL / N, however it is accumulated."""
+    """Without noise in the forward pass, the first step's gradient is that of CE + KL / N, accumulated or not."""
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     trainer = trained(
         tmp_path, Bayesian, kd_lambda=0.0, max_steps=1, per_device_train_batch_size=batch_size,

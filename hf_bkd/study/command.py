@@ -4,6 +4,8 @@ import dataclasses
 import sys
 from typing import Any
 
+from accelerate import PartialState
+
 from ..errors import told_in_a_sentence
 from .arguments import parse
 from .arms import Study
@@ -21,3 +23,4 @@ def main(study: Study, defaults: dict[str, Any], argv: list[str] | None = None) 
     with told_in_a_sentence():
         options, args = parse(defaults, sys.argv[1:] if argv is None else argv)
         run(dataclasses.replace(study, arms=options.chosen(study.arms)), options, args)
+        PartialState().destroy_process_group()

@@ -108,7 +108,9 @@ class Students:
         asked = teacher_probs is not None
         metrics = classification_metrics(trained.probs, test_labels)
         if not math.isfinite(metrics["nll"]):
-            raise UserError(f"the student of arm {arm.name!r} diverged, its NLL is {metrics['nll']}: lower --learning_rate")
+            raise UserError(
+                f"the student of arm {arm.name!r} diverged, its NLL is {metrics['nll']}: lower --learning_rate"
+            )
         metrics["convergence_noise"] = trained.noise
         metrics["best_accuracy"] = max(trained.accuracies)
         metrics["agreement"] = agreement(trained.probs, teacher_probs) if asked else None

@@ -56,9 +56,9 @@ class Teacher(ABC):
     """
 
     method: ClassVar[str]
-    network: nn.Module | None
+    network: nn.Module
 
-    def __init__(self, network: nn.Module | None, temperature: float = 1.0, tempering: str = "post_average"):
+    def __init__(self, network: nn.Module, temperature: float = 1.0, tempering: str = "post_average"):
         if not temperature > 0:
             raise UserError(f"a teacher's temperature must be above 0, and it is {temperature}")
         if tempering not in TEMPERINGS:

@@ -23,6 +23,8 @@ class EnsembleTeacher(Teacher):
         members: teachers with the same classes; each applies its own temperature.
         temperature, tempering: of the average, on top of the members' own.
 
+    Its ``network`` is the first member's, which speaks for the others where inputs are prepared.
+
     Raises:
         UserError: no members, or members with different numbers of classes.
     """
@@ -30,21 +32,13 @@ class EnsembleTeacher(Teacher):
     method = "ensemble"
 
     def __init__(self, members: Sequence[Teacher], temperature: float = 1.0, tempering: str = "post_average"):
-        super().__init__(None, temperature, tempering)
         if not members:
             raise UserError("an ensemble needs at least one member")
+        super().__init__(members[0].network, temperature, tempering)
         sizes = sorted({member.num_classes for member in members})
         if len(sizes) > 1:
             raise UserError(f"an ensemble's members must know the same classes; these have {sizes} of them")
         self.members = list(members)
-
-    @property
-    def num_classes(self) -> int:
-        return self.members[0].num_classes
-
-    @property
-    def device(self) -> torch.device:
-        return self.members[0].device
 
     def to(self, device: torch.device | str) -> Self:
         for member in self.members:

@@ -11,6 +11,7 @@ and the bias adds Qb diag(1 / (lb + delta)) Qb^T. No Jacobian is built: a draw c
 """
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
@@ -195,7 +196,9 @@ class LaplaceTeacher(Teacher):
 
 def kronecker_factors(data: HeadData, head: nn.Linear) -> KroneckerFactors:
     """Eigendecomposed Kronecker factors of the generalised Gauss-Newton matrix of ``head``, by laplace-torch."""
-    from laplace import Laplace
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # of its backends
+        from laplace import Laplace
 
     linear = nn.Linear(head.in_features, head.out_features, head.bias is not None).to(data.features)
     with torch.no_grad():

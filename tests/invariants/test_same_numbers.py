@@ -139,3 +139,4 @@ if __name__ == "__main__":
         save_file(distributed.accelerator.unwrap_model(distributed.model).state_dict(), folder / "weights.safetensors")
         said = {"world_size": distributed.args.world_size, "history": distributed.state.log_history}
         (folder / "said.json").write_text(json.dumps(said))
+    torch.distributed.destroy_process_group()
