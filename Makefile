@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo test test-all card lint install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python recipes/digits.py --output_dir runs/digits
@@ -15,6 +15,13 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# publish the run in runs/NAME as model_cards/NAME
+card: $(VENV)/.installed
+	mkdir -p model_cards/$(NAME)
+	cp runs/$(NAME)/results.json model_cards/$(NAME)/
+	$(BIN)/hf-bkd report model_cards/$(NAME)
+	mv model_cards/$(NAME)/report.md model_cards/$(NAME)/README.md
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

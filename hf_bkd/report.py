@@ -121,6 +121,8 @@ def _introduction(results: dict, folder: Path) -> Iterator[str]:
         )
     else:
         yield "No run has finished yet.\n"
+    if results.get("note"):
+        yield f"{results['note']}\n"
     if (folder / "results.json").is_file():
         yield "All numbers: [results.json](results.json).\n"
     if (folder / "students").is_dir():

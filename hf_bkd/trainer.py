@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.data.data_collator import default_data_collator
 from transformers.trainer_utils import EvalPrediction
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .backbones import logits_of
 from .errors import UserError
@@ -175,9 +177,15 @@ class DistillationTrainer(Trainer):
         super().log(logs, start_time)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; ``True`` resumes from the last complete checkpoint, and starts anew if there is none."""
+        """As `Trainer.train`; ``True`` resumes from the last complete checkpoint, and starts anew if there is none.
+
+        Raises:
+            UserError: the checkpoint is of another model.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            _check_same_model(Path(resume_from_checkpoint), self.model)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         noise = self.convergence_noise()
         if noise is not None:
@@ -214,6 +222,23 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     found = [path for path in Path(output_dir).glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     newest = max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
     return None if newest is None else os.fspath(newest)
+
+
+def _check_same_model(checkpoint: Path, model: nn.Module) -> None:
+    """Compare names and shapes of the stored weights: the Trainer would load those that fit and warn of the rest."""
+    weights = checkpoint / SAFE_WEIGHTS_NAME
+    if not weights.is_file():  # sharded, or of another format: left to the Trainer
+        return
+    with safe_open(weights, "pt") as file:
+        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    odd = next((name for name, shape in stored.items() if own.get(name) != shape), None)
+    if odd is not None:
+        here = own.get(odd, "no such weight")
+        raise UserError(
+            f"{checkpoint} is of another model: {odd} is {stored[odd]} there, and here {here}; pass another "
+            "output_dir, or don't resume"
+        )
 
 
 def _collate(per_example: Any, features: Any) -> dict[str, Tensor]:

@@ -87,7 +87,7 @@ def test_cifar100_laplace_in_one_process(tmp_path):
     check_student(tmp_path / "students" / "all" / "seed-0" / "laplace", 100)
     assert "Laplace" in (tmp_path / "report.md").read_text()
     assert {path.name for path in tmp_path.glob("*.png")} >= {"comparison.png", "accuracy.png", "reliability.png"}
-    assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").rglob("checkpoint-*"))
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @needs_cifar100
@@ -265,6 +265,18 @@ class TestBadInput:
         assert digits(tmp_path, seeds=0, arms="one-hot") == 2
         said = capsys.readouterr().err
         assert "No space left on device" in said and "the same command goes on from there" in said
+
+    def test_a_hub_that_cannot_be_reached_for_a_push(self, tmp_path, capsys):
+        assert digits(tmp_path, seeds=0, arms="one-hot", push_to_hub=True, hub_model_id="me/student") == 2
+        assert "could not push" in capsys.readouterr().err and (tmp_path / "report.md").is_file()
+
+    def test_a_push_uploads_the_last_arms_student_with_its_card(self, tmp_path, monkeypatch):
+        pushed = []
+        monkeypatch.setattr("hf_bkd.study.run.push_folder", lambda folder, repo, **how: pushed.append((folder, repo)))
+        arms = "one-hot,deterministic"
+        assert digits(tmp_path, seeds=0, arms=arms, push_to_hub=True, hub_model_id="me/student") == 0
+        (folder, repo), expected = pushed[0], tmp_path / "students" / "30-label-noise" / "seed-0" / "deterministic"
+        assert (folder, repo) == (expected, "me/student") and (folder / "README.md").is_file()
 
     def test_other_settings_in_the_same_folder(self, tmp_path, capsys):
         assert digits(tmp_path, seeds=0, arms="one-hot") == 0

@@ -343,6 +343,15 @@ class TestRefuses:
         with pytest.raises(UserError, match="teacher_probs has 4 classes and the model has 7"):
             DistillationTrainer(model, arguments(tmp_path), train_dataset=ResidentDataset(values))
 
+    def test_a_checkpoint_of_another_model(self, tmp_path):
+        trained(tmp_path, kd_lambda=0.5, save_strategy="epoch")
+        other = DistillationTrainer(new(Bayesian), arguments(tmp_path), train_dataset=ResidentDataset(examples()))
+        other.model.layers[0] = nn.Linear(D, 5)
+        before = {name: value.clone() for name, value in other.model.state_dict().items()}
+        with pytest.raises(UserError, match=r"layers.0.bias is \(8,\) there, and here \(5,\)"):
+            other.train(resume_from_checkpoint=True)
+        assert all(torch.equal(before[name], value) for name, value in other.model.state_dict().items())
+
     @pytest.mark.parametrize(
         ("change", "words"),
         [

@@ -69,6 +69,7 @@ class Study:
         augment: whether networks are trained on random crops and flips.
         epochs: factor on the number of epochs, for conditions that need more or fewer.
         teacher_args, student_args: for ``create_classifier``.
+        note: what a reader of the report has to know of the data.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Study:
     epochs: dict[str, float] = field(default_factory=dict)
     teacher_args: dict[str, Any] = field(default_factory=dict)
     student_args: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 def slug(name: str) -> str:

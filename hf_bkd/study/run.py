@@ -15,6 +15,7 @@ import gc
 import json
 import multiprocessing
 import platform
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from importlib.metadata import version
@@ -62,10 +63,12 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
     results = {
         "recipe": study.name,
         "dataset": options.dataset,
+        "note": study.note,
         "environment": environment(device, args.world_size),
         "arms": _in_order(study, records),
     }
     if main_process:
+        shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
         write_json(output_dir / "results.json", results)
         report = write_report(results, output_dir)
         print_summary(results)
