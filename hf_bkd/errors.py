@@ -9,6 +9,10 @@ class UserError(ValueError):
     """One sentence on what is wrong with what the user passed, and what to do; the command line prints it bare."""
 
 
+# what safetensors and torch call a file that could not be written, in errors of their own
+UNWRITTEN = ("I/O error", "No space left on device", "inline_container")
+
+
 @contextmanager
 def told_in_a_sentence() -> Iterator[None]:
     """End the process with one sentence, not a traceback, on a :class:`UserError`, a file's trouble or Ctrl-C.
@@ -25,6 +29,10 @@ def told_in_a_sentence() -> Iterator[None]:
         _end(f"error: {error.strerror or error}{where}; {kept}", 2)
     except KeyboardInterrupt:
         _end(f"interrupted; {kept}", 130)
+    except Exception as error:
+        if not any(words in str(error) for words in UNWRITTEN):
+            raise
+        _end(f"error: a file could not be written, most likely because the disk is full; {kept}", 2)
 
 
 def _end(sentence: str, status: int) -> None:
