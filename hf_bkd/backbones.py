@@ -229,18 +229,19 @@ def head_features(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> tuple
         inputs: keyword arguments of its forward, or the one positional argument.
 
     Raises:
-        UserError: no head, no logits, or logits of another shape than the head's output.
+        UserError: no head, no logits, or logits that are not the head's output.
     """
     name, head = classification_head(model)
     seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    hook = head.register_forward_hook(lambda module, args, output: seen.extend((args[0], output)))
     try:
         logits = logits_of(model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
     finally:
         hook.remove()
-    if not seen or (*seen[-1].shape[:-1], head.out_features) != logits.shape:
+    features, output = seen[-2:] if seen else (None, None)
+    if output is not logits and not (seen and output.shape == logits.shape and torch.equal(output.to(logits), logits)):
         raise UserError(f"the logits of {type(model).__name__} are not what its linear layer {name!r} puts out")
-    return seen[-1], logits
+    return features, logits
 
 
 def logits_of(outputs: Any) -> Tensor:

@@ -13,7 +13,7 @@ STUDENT_CARD = """---
 
 # {{ student }} taught by: {{ arm }}
 
-A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484) by the recipe `{{ recipe }}` on `{{ dataset }}`
+A student trained with [hf_bkd](https://arxiv.org/abs/2601.01484) by the recipe `{{ recipe }}` on `{{ dataset }}`
 {%- if condition %} ({{ condition }}){% endif %}, seed {{ seed }}.
 
 | | accuracy | NLL | ECE | Brier |
@@ -24,8 +24,9 @@ A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484) by the recip
 {%- endif %}
 
 Measured on the test split after the last epoch; nothing was selected on it.
-loss = (1 - lambda) CE + lambda T_t T_s KL, lambda = {{ kd_lambda }}, T_t = {{ teacher_temperature }}, \
-T_s = {{ student_temperature }}, {{ num_samples }} draws of the teacher's posterior where it has one.
+loss = (1 - lambda) CE + lambda * scale * KL, lambda = {{ kd_lambda }}, T_t = {{ teacher_temperature }}, \
+T_s = {{ student_temperature }}, scale by the rule "{{ temperature_scale }}", {{ num_samples }} draws of the \
+teacher's posterior where it has one.
 
 ```python
 import hf_bkd  # registers the network

@@ -51,7 +51,7 @@ class VariationalLinear(nn.Linear):
         if not self.training:
             return super().forward(features)
         mean, variance = self.output_gaussian(features)
-        return mean + variance.sqrt() * torch.randn_like(mean)
+        return mean + variance.clamp_min(1e-20).sqrt() * torch.randn_like(mean)  # sqrt has no slope at 0
 
     def kl_divergence(self) -> Tensor:
         """KL(posterior || prior), summed over all weights and biases, in nats."""

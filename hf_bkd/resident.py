@@ -1,5 +1,6 @@
 """Datasets as a training loop wants them: decoded once, held as columns of tensors, read a whole batch at a time."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -57,12 +58,19 @@ class ImagePreprocessor:
         """uint8 [B, C, H, W] -> float32 [B, C, H, W], on the same device."""
         if images.shape[1] != len(self.mean):
             raise UserError(f"the images have {images.shape[1]} channels, and mean and std are of {len(self.mean)}")
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device)[:, None, None]
-        shift = torch.tensor([m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
-        return images * scale - shift[:, None, None]
+        scale, shift = _scale_and_shift(tuple(self.mean), tuple(self.std), images.device)
+        return images * scale - shift
 
     def to_dict(self) -> dict[str, list[float]]:
         return {"mean": [float(value) for value in self.mean], "std": [float(value) for value in self.std]}
+
+
+@functools.lru_cache
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and mean / std, [C, 1, 1], brought to a device once and not with every batch."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale[:, None, None], shift[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -142,11 +150,13 @@ class ResidentDataset(torch.utils.data.Dataset):
         if len(dataset) != len(self):
             raise UserError(f"soft labels of {len(dataset)} rows were given for a dataset of {len(self)} rows")
         values = {name: value for name, value in self.values.items() if not columns.is_soft_label_column(name)}
-        device, records = next(iter(values.values())).device, {}
+        records = {}
         for teacher in columns.teachers_of(dataset.column_names):
             name, labels = columns.column(columns.PROBS, teacher), columns.read(dataset, teacher)
             self._check_belonging(name, labels, stored_ids(dataset, labels.provenance))
-            values[name] = labels.probs.to(device)
+            values[name] = labels.probs.to(self.device)
+            if labels.variance is not None:
+                values[columns.column(columns.VARIANCE, teacher)] = labels.variance.to(self.device)
             records[teacher] = labels.provenance
         return type(self)(values, self.preprocessor, self.augment, records, self.example_ids)
 
@@ -176,8 +186,7 @@ class ResidentDataset(torch.utils.data.Dataset):
         return self.__getitems__(index)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        device = next(iter(self.values.values())).device
-        ids = torch.tensor(indices, device=device)
+        ids = torch.tensor(indices, device=self.device)
         batch = {name: value[ids] for name, value in self.values.items()}
         if self.augment is not None:
             batch["pixel_values"] = self.augment(batch["pixel_values"], ids, self.epoch)
@@ -186,12 +195,17 @@ class ResidentDataset(torch.utils.data.Dataset):
         return batch
 
     @property
+    def device(self) -> torch.device:
+        return next(iter(self.values.values())).device
+
+    @property
     def column_names(self) -> list[str]:
         return list(self.values)
 
     def soft_labels(self, teacher: str | None = None) -> columns.SoftLabels:
         """One teacher's labels, and what made them."""
-        return columns.SoftLabels(self.values[columns.column(columns.PROBS, teacher)], None, self.records.get(teacher))
+        probs, variance = (self.values.get(columns.column(k, teacher)) for k in (columns.PROBS, columns.VARIANCE))
+        return columns.SoftLabels(probs, variance, self.records.get(teacher))
 
     def set_epoch(self, epoch: int) -> None:
         """Which view of each image comes next."""

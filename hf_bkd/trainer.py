@@ -9,13 +9,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.data.data_collator import default_data_collator
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .backbones import logits_of
 from .errors import UserError
-from .layers import kl_divergence
+from .layers import VariationalLinear, kl_divergence
 from .losses import LossParts, distillation_loss, temperature_factor
 from .metrics import classification_metrics, convergence_noise
 from .soft_labels import columns
@@ -56,12 +55,13 @@ class DistillationTrainer(Trainer):
         super().__init__(
             model=model,
             args=args if args is not None else DistillationTrainingArguments("distilled"),
-            data_collator=partial(_collate, data_collator or default_data_collator),
+            data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             compute_metrics=compute_metrics or _compute_metrics,
             **kwargs,
         )
+        self.data_collator = partial(_collate, self.data_collator)
         self.label_names = self.label_names or ["labels"]  # also of a model whose forward doesn't take them
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True
@@ -69,6 +69,8 @@ class DistillationTrainer(Trainer):
         if train_dataset is not None and self.args.kd_lambda > 0:
             num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
             self._temperatures = stored_temperatures(train_dataset, self.args.teacher_temperature, num_labels)
+        if getattr(train_dataset, "device", torch.device("cpu")).type != "cpu":  # nothing to pin, nothing to fetch
+            self.args.dataloader_pin_memory, self.args.dataloader_num_workers = False, 0
         if hasattr(train_dataset, "set_epoch"):
             self.add_callback(_SetEpoch(train_dataset))
         self._sums: dict[str, Tensor] = {}
@@ -89,6 +91,11 @@ class DistillationTrainer(Trainer):
         per_example = super()._get_collator_with_removed_columns(data_collator, description)
         return partial(_collate, per_example)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Variational layers have their prior in place of weight decay."""
+        layers = [name for name, module in model.named_modules() if isinstance(module, VariationalLinear)]
+        return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in layers]
+
     # The loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
@@ -104,8 +111,7 @@ class DistillationTrainer(Trainer):
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
         if self.args.kd_lambda < 1:
             return (_labels(batch) != -100).sum()
-        target = next(value for name, value in batch.items() if name.startswith(columns.PROBS))
-        return target[..., 0].numel()
+        return _column(batch, next(iter(self._temperatures)))[..., 0].numel()
 
     def compute_loss(
         self,
@@ -115,7 +121,7 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """The loss of `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
-        inputs = dict(inputs)
+        batch, inputs = inputs, dict(inputs)
         labels = inputs.pop("labels", None)
         soft = {name: inputs.pop(name) for name in list(inputs) if columns.is_soft_label_column(name)}
         logits = logits_of(model(**inputs))
@@ -141,7 +147,7 @@ class DistillationTrainer(Trainer):
         loss = parts.total
         complexity = kl_divergence(self.model)
         if complexity is not None:
-            share = 1.0 if num_items_in_batch is None else logits[..., 0].numel() / num_items_in_batch
+            share = 1.0 if num_items_in_batch is None else self._count_items(batch) / num_items_in_batch
             loss = loss + share * complexity / len(self.train_dataset)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
@@ -156,7 +162,7 @@ class DistillationTrainer(Trainer):
         """sum_m r_m p_m of the batch's soft-label columns, each at its wanted temperature."""
         probs = []
         for column, (stored, wanted) in self._temperatures.items():
-            p = soft[column].float()
+            p = _column(soft, column).float()
             probs.append(temper(p / p.sum(dim=-1, keepdim=True), wanted / stored))
         return mix_teachers(probs)
 
@@ -194,7 +200,8 @@ class DistillationTrainer(Trainer):
 
     def evaluations(self) -> tuple[list[float], list[float]]:
         """Epochs and accuracies of the evaluations so far."""
-        logged = [entry for entry in self.state.log_history if "eval_accuracy" in entry]
+        by_step = {entry["step"]: entry for entry in self.state.log_history if "eval_accuracy" in entry}
+        logged = list(by_step.values())  # one a step, however often it was asked for
         return [entry["epoch"] for entry in logged], [entry["eval_accuracy"] for entry in logged]
 
     def noise_window(self) -> int:
@@ -219,7 +226,7 @@ class _SetEpoch(TrainerCallback):
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
     """The newest checkpoint that was written to its end, or ``None``: an interrupted one lacks its state."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    found = [path for path in Path(output_dir).glob("checkpoint-[0-9]*") if (path / "trainer_state.json").is_file()]
     newest = max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
     return None if newest is None else os.fspath(newest)
 
@@ -232,11 +239,13 @@ def _check_same_model(checkpoint: Path, model: nn.Module) -> None:
     with safe_open(weights, "pt") as file:
         stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    odd = next((name for name, shape in stored.items() if own.get(name) != shape), None)
-    if odd is not None:
-        here = own.get(odd, "no such weight")
+    tied = {value.data_ptr() for name, value in model.state_dict().items() if name in stored}
+    lacking = [n for n, v in model.state_dict().items() if n not in stored and v.data_ptr() not in tied]
+    odd = [name for name, shape in stored.items() if own.get(name) != shape] + lacking
+    if odd:
+        there, here = stored.get(odd[0], "no such weight"), own.get(odd[0], "no such weight")
         raise UserError(
-            f"{checkpoint} is of another model: {odd} is {stored[odd]} there, and here {here}; pass another "
+            f"{checkpoint} is of another model: {odd[0]} is {there} there, and here {here}; pass another "
             "output_dir, or don't resume"
         )
 
@@ -244,6 +253,14 @@ def _check_same_model(checkpoint: Path, model: nn.Module) -> None:
 def _collate(per_example: Any, features: Any) -> dict[str, Tensor]:
     """A resident dataset hands over whole batches; anything else is a list of examples."""
     return features if isinstance(features, dict) else per_example(features)
+
+
+def _column(batch: dict[str, Tensor], name: str) -> Tensor:
+    if name not in batch:
+        raise UserError(
+            f"the batches lack {name} (only {', '.join(batch)}): the transform or collator must pass it on"
+        )
+    return batch[name]
 
 
 def _labels(batch: dict[str, Tensor]) -> Tensor:

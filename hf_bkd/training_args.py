@@ -19,7 +19,7 @@ class DistillationTrainingArguments(TrainingArguments):
         kd_lambda: weight in [0, 1] of the distillation term; 0 is plain training, 1 never reads the labels.
         teacher_temperature: T_t > 0 of the target. ``None`` keeps that of the stored labels. Labels stored at another
             temperature are brought to this one by p^(T_stored/T_t), renormalised; refused if T_stored is not 1 and
-            their teacher's rule was ``"per_sample"``.
+            their teacher's rule was ``"per_sample"``, and for a higher one if they are stored as float16.
         student_temperature: T_s > 0 of the student in the distillation term.
         temperature_scale: ``"product"`` (T_t * T_s, arXiv 2601.01484), ``"squared"`` (T_s^2, Hinton et al. 2015) or
             ``"none"``.

@@ -12,9 +12,10 @@ from hf_bkd.study import CONTROLS, Arm, Splits, Study, StudyArguments, main
 
 def cifar100(options: StudyArguments, seed: int) -> Splits:
     splits = load_splits(options.dataset, needed=("train", "test"))
-    train = few_first(as_image_classification(splits["train"]).shuffle(seed=seed), options.max_train_samples)
+    # one split for all seeds: a teacher from another run has not seen the images that its temperature is chosen on
+    train = few_first(as_image_classification(splits["train"]).shuffle(seed=0), options.max_train_samples)
     test = few_first(as_image_classification(splits["test"]), options.max_test_samples)
-    validation, train = stratified_split(train, options.validation_size or len(train) // 10, seed)
+    validation, train = stratified_split(train, options.validation_size or len(train) // 10, seed=0)
     return Splits(train, validation, test)
 
 

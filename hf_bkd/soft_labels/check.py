@@ -65,6 +65,11 @@ def stored_temperatures(dataset: Any, wanted: float | None, num_classes: int | N
                 f"{name} was averaged over draws at temperature {stored:g} and can't be brought to {target:g}: leave "
                 "teacher_temperature out, or label again"
             )
+        if target > stored and (record or {}).get("storage") == "float16":
+            raise UserError(
+                f"{name} is stored as float16, which rounds probabilities below 3e-8 to 0, and at temperature "
+                f"{target:g} they would count: label with teacher.temperature = {target:g}, or with storage='float32'"
+            )
         found[name] = (stored, target)
     if len({target for _, target in found.values()}) > 1:
         temperatures = ", ".join(f"{name} at {stored:g}" for name, (stored, _) in found.items())

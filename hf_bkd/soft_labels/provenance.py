@@ -145,14 +145,15 @@ def check_identity(expected: np.ndarray, found: np.ndarray, rows: np.ndarray | N
 
 
 def check_class_count(what: str, num_classes: int, features: datasets.Features) -> None:
-    """UserError if ``what`` has another number of classes than the dataset's label column says."""
-    for name in LABELS:
-        feature = features.get(name)
-        if isinstance(feature, datasets.ClassLabel) and feature.num_classes != num_classes:
-            raise UserError(
-                f"{what} has {num_classes} classes and the dataset's column {name} has {feature.num_classes}: label "
-                "it with a teacher of its classes"
-            )
+    """UserError if ``what`` has another number of classes than the label column, or than all that might be one."""
+    own = {n: f.num_classes for n, f in features.items() if isinstance(f, datasets.ClassLabel) and "teacher" not in n}
+    own = {name: count for name, count in own.items() if name in LABELS} or own
+    if own and num_classes not in own.values():
+        found = " and ".join(f"{name} has {count}" for name, count in own.items())
+        raise UserError(
+            f"{what} has {num_classes} classes and the dataset's column {found}: label it with a teacher of its "
+            "classes"
+        )
 
 
 def check_class_names(provenance: dict | None, features: datasets.Features) -> None:

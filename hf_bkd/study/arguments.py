@@ -54,6 +54,8 @@ class StudyArguments:
             raise UserError(
                 f"seeds must be whole numbers with commas between them, and they are {self.seeds!r}"
             ) from None
+        if self.teacher_epochs is not None and not self.teacher_epochs > 0:
+            raise UserError(f"teacher_epochs must be above 0, and it is {self.teacher_epochs}")
         for name in (
             "num_samples",
             "ensemble_size",
@@ -97,7 +99,12 @@ def parse(defaults: dict[str, Any], argv: list[str]) -> tuple[StudyArguments, Di
     _, unknown = parser.parse_known_args(argv)
     if unknown:
         refuse(f"unrecognised arguments: {' '.join(unknown)}")
-    options, args, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    try:
+        options, args, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    except ValueError as error:  # transformers' own checks
+        raise UserError(str(error).splitlines()[0]) from None
+    if not (args.num_train_epochs > 0 or args.max_steps > 0):
+        raise UserError(f"num_train_epochs must be above 0, and it is {args.num_train_epochs}")
     return options, args
 
 

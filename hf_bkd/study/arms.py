@@ -7,6 +7,8 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..errors import UserError
+
 TEACHERS = ("none", "deterministic", "laplace", "variational", "ensemble", "bayes")
 
 
@@ -29,6 +31,17 @@ class Arm:
     scaled: bool = False
     folds: int = 0
     label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        if self.teacher not in TEACHERS:
+            raise UserError(f"arm {self.name!r} has the teacher {self.teacher!r}; it must be of {', '.join(TEACHERS)}")
+        if self.scaled and self.teacher != "deterministic":
+            raise UserError(f"arm {self.name!r} is scaled, which only a deterministic teacher can be")
+
+    def labels_name(self, temperature: float) -> str:
+        """What its soft labels are called: the same for arms that need the same."""
+        folds = f"-{self.folds}-folds" if self.folds else ""
+        return f"{self.teacher}{folds}-" + ("scaled" if self.scaled else f"T{temperature:g}")
 
 
 ONE_HOT = Arm("one-hot")

@@ -10,9 +10,7 @@ Whatever is finished stands under its final name in ``output_dir``, so that an i
 """
 
 import atexit
-import dataclasses
 import gc
-import json
 import multiprocessing
 import platform
 import shutil
@@ -27,7 +25,6 @@ import torch
 import transformers
 from accelerate import PartialState
 
-from ..errors import UserError
 from ..files import writable_folder, write_json
 from ..hub import push_folder
 from ..progress import progress_bar
@@ -36,22 +33,17 @@ from ..training_args import DistillationTrainingArguments
 from .arguments import StudyArguments
 from .arms import Study, slug
 from .setting import Setting
+from .settings import check_same_settings
 from .students import Students
 
 _TICKS: Any = None  # a worker's line to the progress bar
-# Arguments that change results: an output folder holds one setting of them.
-DECISIVE = (
-    "bf16", "fp16", "gradient_accumulation_steps", "kd_lambda", "label_smoothing_factor", "learning_rate",
-    "lr_scheduler_type", "max_grad_norm", "max_steps", "noise_epochs", "num_train_epochs", "optim",
-    "per_device_train_batch_size", "student_temperature", "teacher_temperature", "temperature_scale", "warmup_steps",
-    "weight_decay",
-)  # fmt: skip
 
 
 def run(study: Study, options: StudyArguments, args: DistillationTrainingArguments) -> dict[str, Any]:
     """Run all cells of a study, write ``results.json`` and the report, and return the results."""
     output_dir, device = writable_folder(args.output_dir), args.device  # asking for the device sets up the processes
-    _check_same_settings(output_dir, study, options, args)
+    if PartialState().is_main_process:
+        check_same_settings(output_dir, study, options, args)
     cells = [(condition, seed) for condition in study.conditions for seed in options.seed_list]
     main_process = PartialState().is_main_process
     if args.disable_tqdm:
@@ -160,26 +152,6 @@ def quiet() -> None:
 def _in_order(study: Study, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     conditions, arms = list(study.conditions), [arm.name for arm in study.arms]
     return sorted(records, key=lambda r: (conditions.index(r["condition"]), arms.index(r["arm"]), r["seed"]))
-
-
-def _check_same_settings(output_dir: Path, study: Study, options: StudyArguments, args: Any) -> None:
-    """An output folder holds the results of one setting; refuse another one instead of mixing them."""
-    ignored = {"seeds", "arms", "workers"}
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in ignored}
-    settings |= {"recipe": study.name} | {name: args.to_dict()[name] for name in DECISIVE}
-    settings = json.loads(json.dumps(settings, default=str))
-    file = output_dir / "settings.json"
-    if not file.is_file():
-        if PartialState().is_main_process:
-            write_json(file, settings)
-        return
-    before = json.loads(file.read_text())
-    for name in settings:
-        if before.get(name) != settings[name]:
-            raise UserError(
-                f"{output_dir} holds a run with {name} {before.get(name)!r}, and this one has {settings[name]!r}: "
-                "pass another --output_dir, or delete that one"
-            )
 
 
 def environment(device: torch.device, num_processes: int) -> dict[str, str]:

@@ -106,7 +106,6 @@ class Setting:
             num_train_epochs=epochs * self.study.epochs.get(self.condition, 1),
             eval_strategy="no" if evaluated is None else "epoch",
             push_to_hub=False,
-            dataloader_pin_memory=False,
             **changes,
         )
         trainer = DistillationTrainer(

@@ -51,9 +51,10 @@ class Students:
         record_file = self.setting.folder("arms", f"{slug(arm.name)}.json")
         if decided_by_main(record_file.is_file):
             return json.loads(record_file.read_text())
-        candidates = [self._student(arm, temperature) for temperature in arm.temperatures]
+        temperatures = self._temperatures(arm)
+        candidates = [self._student(arm, temperature) for temperature in temperatures]
         best = max(range(len(candidates)), key=lambda i: candidates[i].validation_accuracy)
-        record = self._record(arm, candidates[best], arm.temperatures[best])
+        record = self._record(arm, candidates[best], temperatures[best])
         if PartialState().is_main_process:
             with whole_folder(self.setting.folder("students", slug(arm.name))) as folder:
                 candidates[best].model.save_pretrained(folder)
@@ -63,9 +64,15 @@ class Students:
         PartialState().wait_for_everyone()
         return record
 
+    def _temperatures(self, arm: Arm) -> tuple[float, ...]:
+        """The arm's own candidates; ``teacher_temperature`` moves arms that have a single one."""
+        asked = self.setting.args.teacher_temperature
+        movable = arm.temperatures == (1.0,) and not arm.scaled and arm.teacher not in ("none", "bayes")
+        return (asked,) if asked is not None and movable else arm.temperatures
+
     def _student(self, arm: Arm, temperature: float) -> Trained:
         """Trained once, though several arms may ask for it."""
-        same = (arm.teacher, arm.folds, arm.scaled, arm.label_smoothing, temperature)
+        same = (arm.labels_name(temperature), arm.label_smoothing)
         if same not in self._trained:
             self._trained[same] = self._train(arm, temperature)
         return self._trained[same]
@@ -85,6 +92,7 @@ class Students:
             epochs=setting.args.num_train_epochs,
             evaluated=setting.test,
             kd_lambda=setting.args.kd_lambda if taught else 0.0,
+            teacher_temperature=None,  # labels are made at their temperature
             label_smoothing_factor=arm.label_smoothing or setting.args.label_smoothing_factor,
         )
         seconds = time.perf_counter() - started
@@ -124,6 +132,7 @@ class Students:
             "kd_lambda": setting.args.kd_lambda if taught else 0.0,
             "teacher_temperature": trained.teacher_temperature,
             "student_temperature": setting.args.student_temperature,
+            "temperature_scale": setting.args.temperature_scale,
             "num_samples": setting.options.num_samples,
             "views": 1,
             "folds": arm.folds,

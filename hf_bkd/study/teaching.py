@@ -1,12 +1,14 @@
 """The teachers of a setting, fitted when they are first asked for and kept, and the soft labels they give."""
 
 from collections.abc import Callable
+from copy import copy
 
 import datasets
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..files import whole_folder
 from ..soft_labels import add_soft_labels, attach
 from ..soft_labels.columns import is_soft_label_column
@@ -20,7 +22,7 @@ from ..teachers import (
     make_variational,
     predict_all,
 )
-from .arms import Arm, slug
+from .arms import Arm
 from .setting import Setting, decided_by_main
 
 Rows = datasets.Dataset | None  # of the training split that a teacher is fitted on; None for all
@@ -37,10 +39,14 @@ class Teaching:
         self.setting = setting
         given = setting.options.teacher
         self.given = Teacher.from_pretrained(given).to(setting.args.device) if given else None
+        kinds = {arm.teacher for arm in setting.study.arms}
+        kinds |= {"deterministic"} if kinds & {"laplace", "ensemble"} else set()
+        if self.given is not None and self.given.method not in kinds:
+            raise UserError(f"{given} is a {self.given.method} teacher, and none of the arms asked for has such a one")
 
     def labels(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, Tensor | None]:
         """The training split with an arm's soft labels, and the teacher's probabilities [N, C] on the test split."""
-        folder = self.setting.folder("labels", f"{slug(arm.name)}-T{temperature:g}")
+        folder = self.setting.folder("labels", arm.labels_name(temperature))
         if decided_by_main(lambda: not folder.is_dir()):
             labelled, test_probs = self._label(arm, temperature)
             if PartialState().is_main_process:
@@ -87,6 +93,7 @@ class Teaching:
         teacher = self._fitted(arm.teacher, rows, prefix)
         if arm.scaled:
             return DeterministicTeacher.fit(teacher.network, self.setting.validation.batches())
+        teacher = copy(teacher)  # others may use it at another temperature
         teacher.temperature = temperature
         return teacher
 
@@ -127,6 +134,7 @@ class Teaching:
             seed=1000 * (setting.seed + 1) + number,
             epochs=setting.options.teacher_epochs or setting.args.num_train_epochs,
             prepare=prepare,
+            teacher_temperature=None,
             kd_lambda=0.0,
         )
         return trainer.model

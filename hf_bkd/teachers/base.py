@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import whole_folder
 from ..hub import local_folder, push_folder
-from .network import Inputs, load_network, num_classes_of, save_network, split, to_device
+from .network import Inputs, load_network, num_classes_of, save_network, split, to_network
 
 TEMPERINGS = ("per_sample", "post_average")
 
@@ -104,7 +104,7 @@ class Teacher(ABC):
         """
         if num_samples < 1:
             raise UserError(f"num_samples must be at least 1, and it is {num_samples}")
-        logits = self.draw_logits(to_device(inputs, self.device), num_samples, generator).float()
+        logits = self.draw_logits(to_network(inputs, self.network), num_samples, generator).float()
         per_sample = self.tempering == "per_sample"
         probs = torch.softmax(logits / self.temperature if per_sample else logits, dim=-1)
         if per_sample or self.temperature == 1:

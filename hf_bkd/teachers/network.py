@@ -17,11 +17,15 @@ Inputs = Mapping[str, Tensor] | Tensor
 PLAIN_WEIGHTS = "network.safetensors"
 
 
-def to_device(inputs: Inputs, device: torch.device) -> Inputs:
-    """Inputs, or each of a mapping's, on ``device``."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
-    return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
+    """Inputs, or each of a mapping's, on the network's device and, where they are floats, in its number format."""
+    weight = next(network.parameters())
+
+    def move(value: Tensor) -> Tensor:
+        dtype = weight.dtype if value.is_floating_point() else value.dtype
+        return value.to(weight.device, dtype, non_blocking=weight.device.type != "cpu")
+
+    return move(inputs) if isinstance(inputs, Tensor) else {name: move(value) for name, value in inputs.items()}
 
 
 def split(batch: Mapping[str, Tensor] | tuple | list) -> tuple[Inputs, Tensor]:
@@ -69,7 +73,7 @@ def head_data(network: nn.Module, batches: Iterable[Mapping | tuple]) -> HeadDat
     with evaluation_mode(network):
         for batch in batches:
             inputs, labels = split(batch)
-            features, logits = head_features(network, to_device(inputs, device))
+            features, logits = head_features(network, to_network(inputs, network))
             for column, value in zip(columns, (features.float(), logits.float(), labels.to(device)), strict=True):
                 column.append(value)
     if not sum(map(len, columns[2])):

@@ -239,7 +239,7 @@ def test_labels_of_fewer_rows_are_refused():
 
 def test_fewer_classes_than_the_labels_that_were_decoded_are_refused():
     """Where the column is called neither label nor labels, so that its name does not tell."""
-    dataset = images().rename_column("label", "fine_label").add_column("teacher_probs", [[0.5, 0.5]] * N)
+    dataset = images().cast_column("label", datasets.Value("int64")).add_column("teacher_probs", [[0.5, 0.5]] * N)
     with pytest.raises(
         UserError, match="teacher_probs has 2 classes and the dataset's labels go up to 2: label it with"
     ):
