@@ -121,9 +121,8 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """The loss of `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
-        batch, inputs = inputs, dict(inputs)
-        labels = inputs.pop("labels", None)
-        soft = {name: inputs.pop(name) for name in list(inputs) if columns.is_soft_label_column(name)}
+        batch, labels = inputs, inputs.get("labels")
+        inputs = {k: v for k, v in batch.items() if k != "labels" and not columns.is_soft_label_column(k)}
         logits = logits_of(model(**inputs))
         if not self.model.training:
             loss = distillation_loss(logits, labels, None, kd_lambda=0).total
@@ -132,7 +131,7 @@ class DistillationTrainer(Trainer):
         args, factor = self.args, 1.0
         target = None
         if args.kd_lambda > 0:
-            target = self._target(soft)
+            target = self._target(batch)
             factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
         parts = distillation_loss(
             logits,
@@ -158,11 +157,11 @@ class DistillationTrainer(Trainer):
         inputs = {name: value for name, value in inputs.items() if not columns.is_soft_label_column(name)}
         return super().prediction_step(model, inputs, *args, **kwargs)
 
-    def _target(self, soft: dict[str, Tensor]) -> Tensor:
+    def _target(self, batch: dict[str, Tensor]) -> Tensor:
         """sum_m r_m p_m of the batch's soft-label columns, each at its wanted temperature."""
         probs = []
         for column, (stored, wanted) in self._temperatures.items():
-            p = _column(soft, column).float()
+            p = _column(batch, column).float()
             probs.append(temper(p / p.sum(dim=-1, keepdim=True), wanted / stored))
         return mix_teachers(probs)
 

@@ -10,7 +10,7 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from hf_bkd import backbones
+from hf_bkd import UserError, backbones
 from hf_bkd.backbones import classification_head, create_classifier, head_features, logits_of
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -315,3 +315,17 @@ def test_logits_of():
     for outputs in ({"loss": loss}, (loss,), None, SimpleNamespace(last=logits), output.__class__(loss=loss)):
         with pytest.raises(ValueError, match=f"returned a {type(outputs).__name__} without logits"):
             logits_of(outputs)
+
+
+@pytest.mark.parametrize("rescale", [lambda z: 10 * z, torch.sigmoid])
+def test_logits_that_are_not_the_heads_output_are_refused(rescale):
+    class Rescaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return rescale(self.fc(x))
+
+    with pytest.raises(UserError, match="are not what its linear layer 'fc' puts out"):
+        head_features(Rescaled(), torch.randn(2, 4))

@@ -5,12 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import datasets
 import pytest
 from recipe_helpers import digits, load
 
+from hf_bkd import UserError
+from hf_bkd.study import Arm
 from hf_bkd.study.arguments import parse
+from hf_bkd.study.settings import check_same_settings
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,9 @@ from hf_bkd.study.arguments import parse
         ({"student_model": "resnet21_cifar"}, "no architecture 'resnet21_cifar'; close ones: .*resnet20_cifar"),
         ({"learning_rate": "fast"}, "learning-rate: invalid float value: 'fast'"),
         ({"lamda": 1}, "lamda"),
+        ({"bf16": True, "fp16": True}, "fp16"),
+        ({"num_train_epochs": 0}, "num_train_epochs must be above 0"),
+        ({"teacher_epochs": 0}, "teacher_epochs must be above 0"),
         ({"config": "/nowhere.yaml"}, "cannot read --config /nowhere.yaml"),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
         ({"teacher": "/nowhere/teacher"}, "there is no folder /nowhere/teacher"),
@@ -106,7 +113,35 @@ def test_other_settings_in_the_same_folder(tmp_path, capsys):
     assert digits(tmp_path, seeds=0, arms="one-hot") == 0
     assert digits(tmp_path, seeds=0, arms="one-hot", learning_rate=0.1) == 2
     assert "holds a run with learning_rate 0.005, and this one has 0.1" in capsys.readouterr().err
+    assert digits(tmp_path, seeds=0, arms="one-hot", adam_beta1=0.5) == 2
+    assert "adam_beta1 0.9, and this one has 0.5" in capsys.readouterr().err
     assert digits(tmp_path, seeds=1, arms="label-smoothing") == 0
+
+
+def test_an_arm_that_means_something_else_now(tmp_path):
+    recipe = load("digits")
+    arms = {arm.name: arm for arm in recipe.STUDY.arms}
+    before = replace(recipe.STUDY, arms=(arms["label smoothing"],))
+    options, args = parse(recipe.DEFAULTS | {"output_dir": str(tmp_path / "run")}, [])
+    (tmp_path / "run" / "arms").mkdir(parents=True)
+    check_same_settings(tmp_path / "run", before, options, args)
+    check_same_settings(tmp_path / "run", replace(before, arms=(arms["one-hot"],)), options, args)
+    after = replace(before, arms=(replace(arms["label smoothing"], label_smoothing=0.9),))
+    with pytest.raises(UserError, match="holds a run with arm label-smoothing .*0.1.*0.9"):
+        check_same_settings(tmp_path / "run", after, options, args)
+    with pytest.raises(UserError, match="holds a run with study's augment False"):
+        check_same_settings(tmp_path / "run", replace(before, augment=True), options, args)
+
+
+def test_a_mistake_does_not_lock_the_folder(tmp_path, capsys):
+    assert digits(tmp_path, seeds=0, arms="one-hot", student_model="nothing_like_it") == 2
+    assert digits(tmp_path, seeds=0, arms="one-hot") == 0
+
+
+@pytest.mark.parametrize("change", [{"teacher": "oracle"}, {"teacher": "ensemble", "scaled": True}])
+def test_an_arm_that_cannot_be(change):
+    with pytest.raises(UserError, match="arm 'mine'"):
+        Arm("mine", **change)
 
 
 def test_a_config_file_gives_way_to_the_command_line(tmp_path):
@@ -125,3 +160,30 @@ def test_a_saved_teacher_takes_the_place_of_a_trained_one(tmp_path):
     arms = [json.loads((tmp_path / run / "results.json").read_text())["arms"][0] for run in "ab"]
     assert arms[0]["metrics"] == arms[1]["metrics"]
     assert not list((tmp_path / "b").glob("teachers/30-label-noise/**/teacher.json"))
+
+
+def test_a_saved_teacher_that_no_arm_uses(tmp_path, capsys):
+    assert digits(tmp_path / "a", seeds=0, arms="variational-head") == 0
+    teacher = tmp_path / "a" / "teachers" / "30-label-noise" / "seed-0" / "variational"
+    assert digits(tmp_path / "b", seeds=0, arms="laplace", teacher=teacher) == 2
+    assert "is a variational teacher, and none of the arms" in capsys.readouterr().err
+
+
+def test_teacher_temperature_moves_arms_that_have_no_candidates_of_their_own(tmp_path):
+    arms = "one-hot,deterministic,deterministic-best-t,deterministic-scaled"
+    assert digits(tmp_path, seeds=0, arms=arms, teacher_temperature=3) == 0
+    records = json.loads((tmp_path / "results.json").read_text())["arms"]
+    found = {r["arm"]: r["teacher_temperature"] for r in records if r["condition"] == "30 % label noise"}
+    assert found["deterministic"] == 3 and found["deterministic, best T"] in (1, 2, 4)
+    assert found["deterministic, scaled"] not in (1, 3)
+
+
+def test_arms_share_a_teacher_without_changing_it(tmp_path):
+    """The tuned arm asks for T = 4; the ensemble's member, the same network, stays at its own temperature."""
+    assert digits(tmp_path / "a", seeds=0, arms="deterministic") == 0
+    teacher = tmp_path / "a" / "teachers" / "30-label-noise" / "seed-0" / "deterministic-0"
+    assert digits(tmp_path / "b", seeds=0, arms="ensemble", teacher=teacher) == 0
+    assert digits(tmp_path / "c", seeds=0, arms="deterministic-best-t,ensemble", teacher=teacher) == 0
+    runs = [json.loads((tmp_path / run / "results.json").read_text())["arms"] for run in "bc"]
+    ensembles = [[r["metrics"] for r in records if r["arm"] == "ensemble"] for records in runs]
+    assert ensembles[0] == ensembles[1]

@@ -53,7 +53,8 @@ def examples(seed: int = 0) -> dict[str, torch.Tensor]:
 def arrow(values: dict[str, torch.Tensor], **record) -> datasets.Dataset:
     plain = {name: value.tolist() for name, value in values.items() if name != "teacher_probs"}
     teacher = {"format": 1, "temperature": 1.0, "tempering": "per_sample", "class_names": None, "dataset": {}} | record
-    return attach(datasets.Dataset.from_dict(plain), values["teacher_probs"].numpy(), teacher, storage="float32")
+    storage = record.get("storage", "float32")
+    return attach(datasets.Dataset.from_dict(plain), values["teacher_probs"].numpy(), teacher, storage=storage)
 
 
 def arguments(folder, **changes) -> DistillationTrainingArguments:
@@ -242,6 +243,14 @@ class TestTemperature:
                 train_dataset=arrow(examples(), temperature=4.0, tempering="per_sample"),
             )
 
+    def test_of_half_precision_labels_cannot_be_raised(self, tmp_path):
+        """What float16 rounds to 0 would count: p = 2e-9 is 0.007 of the mode at T = 4."""
+        with pytest.raises(UserError, match="stored as float16.*label with teacher.temperature = 4"):
+            stored = arrow(examples(), storage="float16")
+            DistillationTrainer(new(Plain), arguments(tmp_path, teacher_temperature=4.0), train_dataset=stored)
+        stored = arrow(examples(), temperature=4.0, storage="float16", tempering="post_average")
+        DistillationTrainer(new(Plain), arguments(tmp_path, teacher_temperature=1.0), train_dataset=stored)
+
 
 class Bayesian(Plain):
     def __init__(self):
@@ -275,6 +284,28 @@ def test_a_variational_network_pays_its_divergence_over_the_training_set(tmp_pat
             parameter -= 0.1 * parameter.grad
     assert largest_difference(model, trainer.model) < 1e-6
     assert losses(trainer)[0] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_weight_decay_leaves_a_posterior_alone(tmp_path):
+    trainer = DistillationTrainer(new(Bayesian), arguments(tmp_path), train_dataset=ResidentDataset(examples()))
+    assert trainer.get_decay_parameter_names(trainer.model) == ["layers.0.weight"]
+
+
+def test_a_tokenizers_collator_is_kept(tmp_path):
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = WordLevel({"[PAD]": 0, "a": 1}, unk_token="a")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary), pad_token="[PAD]")
+    trainer = DistillationTrainer(
+        new(Plain), arguments(tmp_path), processing_class=tokenizer, train_dataset=ResidentDataset(examples())
+    )
+    short, long = [0.5, 0.5], [0.1, 0.9]
+    ragged = [{"input_ids": [1], "teacher_probs": short}, {"input_ids": [1, 1], "teacher_probs": long}]
+    batch = trainer.data_collator(ragged)
+    assert batch["input_ids"].tolist() == [[1, 0], [1, 1]]
+    torch.testing.assert_close(batch["teacher_probs"], torch.tensor([short, long]))
 
 
 class TestEvaluation:
@@ -320,6 +351,9 @@ class TestEvaluation:
         assert trainer.noise_window() == window
         expected = np.std(accuracies[-window:], ddof=1)
         assert losses(trainer, "convergence_noise") == [pytest.approx(expected)]
+        trainer.evaluate()
+        trainer.evaluate()
+        assert len(trainer.evaluations()[1]) == 10 and trainer.noise_window() == window
 
 
 class TestRefuses:
@@ -342,6 +376,19 @@ class TestRefuses:
         values = examples()
         with pytest.raises(UserError, match="teacher_probs has 4 classes and the model has 7"):
             DistillationTrainer(model, arguments(tmp_path), train_dataset=ResidentDataset(values))
+
+    @pytest.mark.parametrize("kd_lambda", [0.5, 1.0])
+    def test_a_transform_that_drops_the_soft_labels(self, tmp_path, kd_lambda):
+        rows = arrow(examples())
+        rows.set_transform(lambda batch: {"features": torch.tensor(batch["features"]), "labels": batch["labels"]})
+        with pytest.raises(UserError, match="batches lack teacher_probs .only features, labels"):
+            trained(tmp_path, dataset=rows, kd_lambda=kd_lambda, remove_unused_columns=False)
+
+    def test_a_checkpoint_that_lacks_a_part_of_the_model(self, tmp_path):
+        trained(tmp_path, kd_lambda=0.5, save_strategy="epoch")
+        other = DistillationTrainer(new(Bayesian), arguments(tmp_path), train_dataset=ResidentDataset(examples()))
+        with pytest.raises(UserError, match=r"layers.2.weight_log_std is no such weight there, and here \(4, 8\)"):
+            other.train(resume_from_checkpoint=True)
 
     def test_a_checkpoint_of_another_model(self, tmp_path):
         trained(tmp_path, kd_lambda=0.5, save_strategy="epoch")

@@ -200,3 +200,12 @@ class TestChecks:
             UserError, match="the teacher has 2 classes and the dataset's column labels has 3: label it"
         ):
             check_class_count("the teacher", 2, datasets.Features({"labels": three}))
+
+
+def test_a_count_that_no_label_column_has_is_refused_and_one_that_any_has_is_not():
+    fine, coarse = datasets.ClassLabel(num_classes=100), datasets.ClassLabel(num_classes=20)
+    both = datasets.Features({"fine_label": fine, "coarse_label": coarse})
+    check_class_count("the teacher", 20, both)
+    check_class_count("the teacher", 100, both)
+    with pytest.raises(UserError, match="fine_label has 100 and coarse_label has 20"):
+        check_class_count("the teacher", 3, both)

@@ -7,6 +7,7 @@ from teacher_helpers import SmallNetwork, in_batches, points, small_bert
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
+from hf_bkd.backbones import create_classifier
 from hf_bkd.errors import UserError
 from hf_bkd.teachers import (
     DeterministicTeacher,
@@ -214,3 +215,12 @@ def test_predict_all_goes_through_pairs_and_dicts_in_order():
 def test_batches_without_labels_are_refused(batches, words):
     with pytest.raises(UserError, match=words):
         predict_all(deterministic(), batches)
+
+
+def test_a_network_in_bfloat16_takes_float32_images():
+    network = create_classifier("cnn6_small", 3, in_chans=1, image_size=8, mean=(0.5,), std=(0.3,))
+    images = torch.randn(4, 1, 8, 8)
+    expected = DeterministicTeacher(network).predict({"pixel_values": images}).mean
+    plain = network.timm_model.to(torch.bfloat16)
+    assert DeterministicTeacher(plain).predict(images).mean.dtype == torch.float32
+    torch.testing.assert_close(DeterministicTeacher(plain).predict(images).mean, expected, atol=0.02, rtol=0)
