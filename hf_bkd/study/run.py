@@ -42,10 +42,10 @@ _TICKS: Any = None  # a worker's line to the progress bar
 def run(study: Study, options: StudyArguments, args: DistillationTrainingArguments) -> dict[str, Any]:
     """Run all cells of a study, write ``results.json`` and the report, and return the results."""
     output_dir, device = writable_folder(args.output_dir), args.device  # asking for the device sets up the processes
-    if PartialState().is_main_process:
+    main_process = PartialState().is_main_process
+    if main_process:
         check_same_settings(output_dir, study, options, args)
     cells = [(condition, seed) for condition in study.conditions for seed in options.seed_list]
-    main_process = PartialState().is_main_process
     if args.disable_tqdm:
         quiet()
     if options.workers > 1 and PartialState().num_processes == 1:
