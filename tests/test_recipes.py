@@ -109,6 +109,14 @@ class TestDigits:
         assert digits(tmp_path, **options) == 0
         assert json.loads((tmp_path / "results.json").read_text())["arms"] == json.loads(before)["arms"]
 
+    def test_a_finished_arm_leaves_the_checkpoints_of_an_interrupted_one(self, tmp_path):
+        theirs = tmp_path / "checkpoints" / "30-label-noise" / "seed-0" / "student-laplace-T1" / "checkpoint-3"
+        theirs.mkdir(parents=True)
+        assert digits(tmp_path, seeds=0, arms="one-hot,deterministic", save_strategy="epoch") == 0
+        root = tmp_path / "checkpoints"
+        left = {path for path in root.rglob("*") if path.is_dir()}
+        assert left == {theirs, *(parent for parent in theirs.parents if root in parent.parents)}
+
     def test_an_interrupted_run_keeps_what_is_finished(self, tmp_path, monkeypatch, capsys):
         from hf_bkd.study.students import Students
 

@@ -13,7 +13,6 @@ import atexit
 import gc
 import multiprocessing
 import platform
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from importlib.metadata import version
@@ -60,7 +59,6 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
         "arms": _in_order(study, records),
     }
     if main_process:
-        shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
         write_json(output_dir / "results.json", results)
         report = write_report(results, output_dir)
         print_summary(results)

@@ -1,7 +1,9 @@
 """One condition and seed of a study: its data, decoded once, and how networks are trained in it."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,14 @@ class Setting:
     def folder(self, kind: str, *names: str) -> Path:
         """Where a finished or half-finished thing of this setting stands."""
         return self.root.joinpath(kind, self.key, *names)
+
+    def forget_checkpoints(self, name: str) -> None:
+        """Those of one finished training; a training that was interrupted keeps its own."""
+        folder = self.folder("checkpoints", name)
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in folder.relative_to(self.root).parents[:-1]:
+            with suppress(OSError):  # not empty, or gone
+                (self.root / parent).rmdir()
 
     def train_network(
         self,

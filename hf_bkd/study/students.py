@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import time
 from typing import Any, NamedTuple
 
@@ -20,10 +19,11 @@ from .teaching import Teaching
 
 
 class Trained(NamedTuple):
-    """A trained student: its network, test probabilities [N, C] and what its training logged."""
+    """A trained student: its network, test probabilities [N, C], its teacher's, and what its training logged."""
 
     model: nn.Module
     probs: Tensor
+    teacher_probs: Tensor | None
     validation_accuracy: float
     epochs: list[float]
     accuracies: list[float]
@@ -54,13 +54,14 @@ class Students:
         temperatures = self._temperatures(arm)
         candidates = [self._student(arm, temperature) for temperature in temperatures]
         best = max(range(len(candidates)), key=lambda i: candidates[i].validation_accuracy)
-        record = self._record(arm, candidates[best], temperatures[best])
+        record = self._record(arm, candidates[best])
         if PartialState().is_main_process:
             with whole_folder(self.setting.folder("students", slug(arm.name))) as folder:
                 candidates[best].model.save_pretrained(folder)
                 write_student_card(folder, self.setting.study.name, self.setting.options.dataset, record)
             write_json(record_file, record)
-            shutil.rmtree(self.setting.folder("checkpoints"), ignore_errors=True)
+            for temperature in temperatures:
+                self.setting.forget_checkpoints(_training_name(arm, temperature))
         PartialState().wait_for_everyone()
         return record
 
@@ -79,15 +80,16 @@ class Students:
 
     def _train(self, arm: Arm, temperature: float) -> Trained:
         setting, taught = self.setting, arm.teacher != "none"
-        train = setting.train
+        train, teacher_probs = setting.train, None
         if taught:
-            train = train.with_soft_labels(self.teaching.labels(arm, temperature)[0])
+            labelled, teacher_probs = self.teaching.labels(arm, temperature)
+            train = train.with_soft_labels(labelled)
         started = time.perf_counter()
         trainer = setting.train_network(
             setting.options.student_model,
             setting.study.student_args,
             train,
-            name=f"student-{slug(arm.name)}-T{temperature:g}",
+            name=_training_name(arm, temperature),
             seed=setting.seed,
             epochs=setting.args.num_train_epochs,
             evaluated=setting.test,
@@ -101,6 +103,7 @@ class Students:
         return Trained(
             trainer.model,
             logits.double().softmax(dim=-1),
+            teacher_probs,
             validation["validation_accuracy"],
             *trainer.evaluations(),
             trainer.convergence_noise(),
@@ -109,10 +112,9 @@ class Students:
             seconds,
         )
 
-    def _record(self, arm: Arm, trained: Trained, temperature: float) -> dict[str, Any]:
-        setting, taught = self.setting, arm.teacher != "none"
+    def _record(self, arm: Arm, trained: Trained) -> dict[str, Any]:
+        setting, teacher_probs = self.setting, trained.teacher_probs
         test_labels = setting.test.values["labels"].cpu()
-        teacher_probs = self.teaching.labels(arm, temperature)[1] if taught else None
         asked = teacher_probs is not None
         metrics = classification_metrics(trained.probs, test_labels)
         if not math.isfinite(metrics["nll"]):
@@ -129,7 +131,7 @@ class Students:
             "teacher": arm.teacher,
             "student": setting.options.student_model,
             "seed": setting.seed,
-            "kd_lambda": setting.args.kd_lambda if taught else 0.0,
+            "kd_lambda": setting.args.kd_lambda if arm.teacher != "none" else 0.0,
             "teacher_temperature": trained.teacher_temperature,
             "student_temperature": setting.args.student_temperature,
             "temperature_scale": setting.args.temperature_scale,
@@ -144,6 +146,10 @@ class Students:
             "noise_window": trained.noise_window,
             "reliability": {name: _without_nan(values.tolist()) for name, values in bins.items()},
         }
+
+
+def _training_name(arm: Arm, temperature: float) -> str:
+    return f"student-{slug(arm.name)}-T{temperature:g}"
 
 
 def _without_nan(values: list[float]) -> list[float | None]:

@@ -98,7 +98,7 @@ class Teaching:
         return teacher
 
     def _fitted(self, kind: str, rows: Rows, prefix: str) -> Teacher:
-        if self.given is not None and self.given.method == kind and rows is None:
+        if self._is_given(kind, rows):
             return self.given
         if kind == "ensemble":
             size = self.setting.options.ensemble_size
@@ -108,8 +108,12 @@ class Teaching:
         fit = {"laplace": self._fit_laplace, "variational": self._fit_variational}[kind]
         return self._kept(f"{prefix}{kind}", lambda: fit(rows, prefix))
 
+    def _is_given(self, kind: str, rows: Rows) -> bool:
+        """Whether the user brought this teacher; folds need their own."""
+        return self.given is not None and self.given.method == kind and rows is None
+
     def _member(self, number: int, rows: Rows, prefix: str) -> Teacher:
-        if self.given is not None and self.given.method == "deterministic" and rows is None and number == 0:
+        if number == 0 and self._is_given("deterministic", rows):
             return self.given
         name = f"{prefix}deterministic-{number}"
         return self._kept(name, lambda: DeterministicTeacher(self._train(name, rows, number)))
@@ -146,5 +150,6 @@ class Teaching:
             teacher = fit()
             if PartialState().is_main_process:
                 teacher.save_pretrained(folder)
+                self.setting.forget_checkpoints(f"teacher-{name}")
             PartialState().wait_for_everyone()
         return Teacher.from_pretrained(folder).to(self.setting.args.device)
