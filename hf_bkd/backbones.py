@@ -37,7 +37,7 @@ from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from .errors import UserError
 
-__all__ = ["CifarResNet", "classification_head", "create_classifier", "head_features", "logits_of"]
+__all__ = ["CifarResNet", "call_network", "classification_head", "create_classifier", "head_features", "logits_of"]
 
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
@@ -221,6 +221,11 @@ def classification_head(model: nn.Module) -> tuple[str, nn.Linear]:
     return heads[-1]
 
 
+def call_network(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> Any:
+    """What a model returns for keyword arguments of its forward, or for the one positional argument."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
 def head_features(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> tuple[Tensor, Tensor]:
     """What goes into the head, [B, d], and the logits, [B, C], of one forward pass; gradients flow through both.
 
@@ -235,7 +240,7 @@ def head_features(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> tuple
     seen: list[Tensor] = []
     hook = head.register_forward_hook(lambda module, args, output: seen.extend((args[0], output)))
     try:
-        logits = logits_of(model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
+        logits = logits_of(call_network(model, inputs))
     finally:
         hook.remove()
     features, output = seen[-2:] if seen else (None, None)

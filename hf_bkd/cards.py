@@ -37,6 +37,68 @@ model = AutoModelForImageClassification.from_pretrained("PATH_OR_REPOSITORY")
 """
 
 
+TEACHER_CARD = """---
+{{ card_data }}
+---
+
+# {{ method }} teacher
+
+A network with {{ num_classes }} classes{% if method != "deterministic" %} and a distribution over its \
+predictions{% endif %}, made with hf_bkd to label data for a student \
+([arXiv 2601.01484](https://arxiv.org/abs/2601.01484)).
+
+| | |
+| --- | --- |
+{%- for name, value in facts.items() %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+{% if validation %}
+On held-out examples{% if chosen %} (the same that a setting above was chosen on){% endif %}: accuracy, negative \
+log-likelihood in nats, expected calibration error (10 bins) and Brier score of the averaged probabilities.
+
+| accuracy | NLL | ECE | Brier |
+| --- | --- | --- | --- |
+| {{ validation }} |
+{% else %}
+Its calibration has not been measured: `hf-bkd teacher evaluate` does.
+{% endif %}
+```python
+from hf_bkd import Teacher, add_soft_labels
+
+teacher = Teacher.from_pretrained("PATH_OR_REPOSITORY")
+labelled = add_soft_labels(dataset, teacher, num_samples=10)
+```
+"""
+
+
+def write_teacher_card(folder: str | Path, description: dict[str, Any]) -> None:
+    """Write ``README.md`` from what ``teacher.json`` says: how the teacher was fitted and how calibrated it is."""
+    record = description["record"]
+    validation, dataset = record.get("validation"), record.get("dataset")
+    results = [
+        EvalResult("image-classification", dataset, dataset, name, value, dataset_split="validation")
+        for name, value in (validation.items() if validation and dataset else ())
+    ]
+    method = description["method"]
+    data = ModelCardData(
+        library_name="hf_bkd",
+        tags=["knowledge-distillation", "bayesian", "hf_bkd", method],
+        model_name=f"{method} teacher",
+        eval_results=results or None,
+    )
+    facts = description["settings"] | {name: value for name, value in record.items() if name != "validation"}
+    card = ModelCard.from_template(
+        data,
+        template_str=TEACHER_CARD,
+        method=method,
+        num_classes=description["num_classes"],
+        facts={name.replace("_", " "): f"{v:.4g}" if isinstance(v, float) else v for name, v in facts.items()},
+        validation=_row(validation) if validation else "",
+        chosen="validation NLL" in record.values(),
+    )
+    write_text(Path(folder) / "README.md", str(card))
+
+
 def write_student_card(folder: str | Path, recipe: str, dataset: str, record: dict[str, Any]) -> None:
     """Write ``README.md``: a model card with the metrics of one arm's record, readable by the Hub."""
     metrics = record["metrics"]

@@ -1,57 +1,59 @@
-"""Layers with a distribution over their weights, and the divergence that training them costs."""
+"""Layers with a distribution over their weights, and the divergence that training them costs.
+
+``weight`` and ``bias`` are the means of independent Gaussians, so that each layer is an ordinary one to whoever reads
+only those. In training each example gets its own draw of the outputs by the local reparameterisation (Kingma, Salimans
+and Welling 2015), whose gradients are less noisy than those of drawn weights; in evaluation the means are used.
+"""
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from .errors import UserError
 
+SPREAD = ("weight_log_std", "bias_log_std", "weight_factor", "bias_factor")
 
-class VariationalLinear(nn.Linear):
-    """A linear layer with an independent Gaussian over each weight and bias (Blundell et al. 2015).
 
-    ``weight`` and ``bias`` are the means, so that the layer is an ordinary linear one to whoever reads only those. In
-    training each example gets its own draw by the local reparameterisation (Kingma, Salimans and Welling 2015); in
-    evaluation the means are used, and draws are had from :meth:`output_gaussian`.
+class GaussianWeights(nn.Module):
+    """What the variational layers share; mixed into a layer with ``weight`` and ``bias``.
 
-    Args:
-        in_features, out_features: d and C.
-        prior_std: standard deviation of the zero-mean Gaussian prior of every weight, > 0; 1/sqrt(d) if not given.
-        initial_std: posterior standard deviation to start from, > 0.
-        bias: whether there is one; without, ``bias`` and ``bias_log_std`` are ``None``.
+    Args of every such layer, beside the layer's own:
+        prior_std: standard deviation of the zero-mean Gaussian prior of every weight, > 0; 1/sqrt(inputs of an
+            output) if not given, as in the code of arXiv 2601.01484.
+        initial_std: posterior standard deviation to start from, > 0; a tenth of the prior's if not given.
 
     Raises:
         UserError: a standard deviation that is not above 0.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        prior_std: float | None = None,
-        initial_std: float = 1e-2,
-        bias: bool = True,
-    ):
-        super().__init__(in_features, out_features, bias)
-        self.prior_std = in_features**-0.5 if prior_std is None else prior_std
+    def _spread_weights(self, prior_std: float | None, initial_std: float | None) -> None:
+        self.prior_std = self.weight[0].numel() ** -0.5 if prior_std is None else prior_std
+        initial_std = self.prior_std / 10 if initial_std is None else initial_std
         for name, std in (("prior_std", self.prior_std), ("initial_std", initial_std)):
             if not std > 0:
                 raise UserError(f"{name} must be above 0, and it is {std}")
         self.weight_log_std = nn.Parameter(torch.full_like(self.weight, math.log(initial_std)))
-        self.bias_log_std = nn.Parameter(torch.full_like(self.bias, math.log(initial_std))) if bias else None
+        bias_log_std = None if self.bias is None else torch.full_like(self.bias, math.log(initial_std))
+        self.bias_log_std = None if bias_log_std is None else nn.Parameter(bias_log_std)
 
-    def output_gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance, each [..., C], of the outputs for features [..., d]: exact, outputs are independent."""
-        mean = super().forward(features)
+    def _apply_weights(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's operation with other weights than its own."""
+        raise NotImplementedError
+
+    def output_gaussian(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each output, shaped as the outputs; of independent weights, without correlations."""
         bias_variance = None if self.bias is None else (2 * self.bias_log_std).exp()
-        return mean, nn.functional.linear(features.square(), (2 * self.weight_log_std).exp(), bias_variance)
+        variance = self._apply_weights(inputs.square(), (2 * self.weight_log_std).exp(), bias_variance)
+        return self._apply_weights(inputs, self.weight, self.bias), variance
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(features)
-        mean, variance = self.output_gaussian(features)
-        return mean + variance.clamp_min(1e-20).sqrt() * torch.randn_like(mean)  # sqrt has no slope at 0
+            return self._apply_weights(inputs, self.weight, self.bias)
+        mean, variance = self.output_gaussian(inputs)
+        std = variance.float().clamp_min(1e-20).sqrt()  # sqrt has no slope at 0, and float16 no 1e-20
+        return mean + std.to(mean.dtype) * torch.randn_like(mean)
 
     def kl_divergence(self) -> Tensor:
         """KL(posterior || prior), summed over all weights and biases, in nats."""
@@ -62,8 +64,107 @@ class VariationalLinear(nn.Linear):
         log_ratio = log_std - math.log(self.prior_std)
         return ((2 * log_ratio).exp() + (mean / self.prior_std).square() - 1 - 2 * log_ratio).sum() / 2
 
+    def copy_means(self, layer: nn.Module) -> Self:
+        """Take over another layer's weights, device, number format and mode."""
+        with torch.no_grad():
+            self.weight.copy_(layer.weight)
+            if self.bias is not None:
+                self.bias.copy_(layer.bias)
+        return self.to(layer.weight).train(layer.training)
+
+
+class VariationalLinear(GaussianWeights, nn.Linear):
+    """A linear layer with Gaussian weights (Blundell et al. 2015).
+
+    Args:
+        in_features, out_features, bias: d, C, and whether there is a bias.
+        prior_std, initial_std: see :class:`GaussianWeights`.
+        rank: R >= 0 directions in which weights and biases vary together, beside each on its own: their covariance is
+            diag(std^2) + sum_r f_r f_r^T, with f in ``weight_factor`` [R, C, d] and ``bias_factor`` [R, C] (Ong, Nott
+            and Smith 2018).
+
+    Raises:
+        UserError: a standard deviation that is not above 0, or a negative rank.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        prior_std: float | None = None,
+        initial_std: float | None = None,
+        bias: bool = True,
+        rank: int = 0,
+    ):
+        super().__init__(in_features, out_features, bias)
+        self._spread_weights(prior_std, initial_std)
+        if rank < 0:
+            raise UserError(f"rank must be at least 0, and it is {rank}")
+        start = math.exp(self.weight_log_std[0, 0].item())
+        self.weight_factor = nn.Parameter(start * torch.randn(rank, *self.weight.shape)) if rank else None
+        self.bias_factor = nn.Parameter(start * torch.randn(rank, out_features)) if rank and bias else None
+
+    @classmethod
+    def like(cls, layer: nn.Linear, **posterior: float | int | None) -> Self:
+        """A layer of the same shape and means; ``posterior`` are the arguments beside the shape."""
+        return cls(layer.in_features, layer.out_features, bias=layer.bias is not None, **posterior).copy_means(layer)
+
+    def _apply_weights(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(inputs, weight, bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = super().forward(inputs)
+        if self.weight_factor is None or not self.training:
+            return outputs
+        directions = output_directions(inputs, self.weight_factor, self.bias_factor)
+        return outputs + (torch.randn_like(directions[..., :1]) * directions).sum(dim=-2)
+
+    def kl_divergence(self) -> Tensor:
+        total = super().kl_divergence()
+        if self.weight_factor is None:
+            return total
+        pairs = [(self.weight_factor, self.weight_log_std), (self.bias_factor, self.bias_log_std)]
+        shared = torch.eye(len(self.weight_factor), device=total.device, dtype=total.dtype)
+        for factor, log_std in pairs if self.bias is not None else pairs[:1]:
+            scaled = (factor * (-log_std).exp()).flatten(1)
+            shared = shared + scaled @ scaled.T
+            total = total + (factor / self.prior_std).square().sum() / 2
+        return total - torch.logdet(shared) / 2
+
+
+class VariationalConv2d(GaussianWeights, nn.Conv2d):
+    """A convolution with independent Gaussian weights; positions of its output are drawn as if independent.
+
+    Args:
+        prior_std, initial_std: see :class:`GaussianWeights`.
+        args, kwargs: of ``nn.Conv2d``.
+    """
+
+    def __init__(self, *args: object, prior_std: float | None = None, initial_std: float | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._spread_weights(prior_std, initial_std)
+
+    @classmethod
+    def like(cls, layer: nn.Conv2d, **posterior: float | None) -> Self:
+        """A layer of the same shape and means; ``posterior`` are the arguments beside the shape."""
+        geometry = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        shape = {name: getattr(layer, name) for name in geometry} | {"bias": layer.bias is not None}
+        return cls(layer.in_channels, layer.out_channels, **shape, **posterior).copy_means(layer)
+
+    def _apply_weights(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(inputs, weight, bias)
+
+
+def output_directions(inputs: Tensor, weight_factor: Tensor, bias_factor: Tensor | None) -> Tensor:
+    """What R joint directions of a linear layer's weights [R, C, d] and biases [R, C] do to its outputs, [..., R, C].
+
+    Times standard normal numbers, one a direction, they add the low-rank share of the outputs' covariance.
+    """
+    directions = torch.einsum("...d,rcd->...rc", inputs, weight_factor)
+    return directions if bias_factor is None else directions + bias_factor
+
 
 def kl_divergence(model: nn.Module) -> Tensor | None:
     """Summed KL(posterior || prior) of a network's variational layers, in nats; ``None`` if it has none."""
-    terms = [module.kl_divergence() for module in model.modules() if isinstance(module, VariationalLinear)]
+    terms = [module.kl_divergence() for module in model.modules() if isinstance(module, GaussianWeights)]
     return sum(terms) if terms else None

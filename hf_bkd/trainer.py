@@ -1,20 +1,19 @@
 """The Trainer that trains a student towards stored soft labels."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .backbones import logits_of
+from .checkpoints import check_same_model, last_checkpoint
 from .errors import UserError
-from .layers import VariationalLinear, kl_divergence
+from .ivon import IVON
+from .layers import GaussianWeights, kl_divergence
 from .losses import LossParts, distillation_loss, temperature_factor
 from .metrics import classification_metrics, convergence_noise
 from .soft_labels import columns
@@ -29,8 +28,9 @@ class DistillationTrainer(Trainer):
     Works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
     `datasets.Dataset` and :class:`~hf_bkd.ResidentDataset` alike. With ``kd_lambda=0`` it is a plain classification
     trainer; a network with variational layers is trained on its evidence lower bound, the KL divergence divided by the
-    number of training examples. Each evaluation computes accuracy, NLL, ECE and Brier score unless
-    ``compute_metrics`` is given; the end of the training logs ``convergence_noise``.
+    number of training examples, and ``optimizers=(IVON(...), None)`` trains a posterior of any network. Each
+    evaluation computes accuracy, NLL, ECE and Brier score unless ``compute_metrics`` is given; the end of the training
+    logs ``convergence_noise``.
 
     The logged loss is the minimised one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
     they are weighted.
@@ -73,6 +73,8 @@ class DistillationTrainer(Trainer):
             self.args.dataloader_pin_memory, self.args.dataloader_num_workers = False, 0
         if hasattr(train_dataset, "set_epoch"):
             self.add_callback(_SetEpoch(train_dataset))
+        if isinstance(self.optimizer, IVON):
+            self.add_callback(_DrawWeights(self.optimizer))
         self._sums: dict[str, Tensor] = {}
         self._summed_steps = 0
 
@@ -93,7 +95,7 @@ class DistillationTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Variational layers have their prior in place of weight decay."""
-        layers = [name for name, module in model.named_modules() if isinstance(module, VariationalLinear)]
+        layers = [name for name, module in model.named_modules() if isinstance(module, GaussianWeights)]
         return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in layers]
 
     # The loss
@@ -147,11 +149,15 @@ class DistillationTrainer(Trainer):
         complexity = kl_divergence(self.model)
         if complexity is not None:
             share = 1.0 if num_items_in_batch is None else self._count_items(batch) / num_items_in_batch
-            loss = loss + share * complexity / len(self.train_dataset)
+            loss = loss + self._kl_weight() * share * complexity / len(self.train_dataset)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         self._note(parts)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _kl_weight(self) -> float:
+        done = self.state.global_step / self.state.max_steps - self.args.kl_warmup
+        return min(max(done / self.args.kl_annealing, 0.0), 1.0) if self.args.kl_annealing else float(done >= 0)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         inputs = {name: value for name, value in inputs.items() if not columns.is_soft_label_column(name)}
@@ -190,7 +196,7 @@ class DistillationTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
-            _check_same_model(Path(resume_from_checkpoint), self.model)
+            check_same_model(Path(resume_from_checkpoint), self.model)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         noise = self.convergence_noise()
         if noise is not None:
@@ -223,30 +229,17 @@ class _SetEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch or 0))
 
 
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest checkpoint that was written to its end, or ``None``: an interrupted one lacks its state."""
-    found = [path for path in Path(output_dir).glob("checkpoint-[0-9]*") if (path / "trainer_state.json").is_file()]
-    newest = max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
-    return None if newest is None else os.fspath(newest)
+class _DrawWeights(TrainerCallback):
+    """Has the optimiser draw the weights that all micro-batches of a step see; between steps they are the means."""
 
+    def __init__(self, optimizer: IVON):
+        self.optimizer = optimizer
 
-def _check_same_model(checkpoint: Path, model: nn.Module) -> None:
-    """Compare names and shapes of the stored weights: the Trainer would load those that fit and warn of the rest."""
-    weights = checkpoint / SAFE_WEIGHTS_NAME
-    if not weights.is_file():  # sharded, or of another format: left to the Trainer
-        return
-    with safe_open(weights, "pt") as file:
-        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    tied = {value.data_ptr() for name, value in model.state_dict().items() if name in stored}
-    lacking = [n for n, v in model.state_dict().items() if n not in stored and v.data_ptr() not in tied]
-    odd = [name for name, shape in stored.items() if own.get(name) != shape] + lacking
-    if odd:
-        there, here = stored.get(odd[0], "no such weight"), own.get(odd[0], "no such weight")
-        raise UserError(
-            f"{checkpoint} is of another model: {odd[0]} is {there} there, and here {here}; pass another "
-            "output_dir, or don't resume"
-        )
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.optimizer.perturb()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.optimizer.restore()  # where the step was skipped
 
 
 def _collate(per_example: Any, features: Any) -> dict[str, Tensor]:

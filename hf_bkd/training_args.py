@@ -25,6 +25,9 @@ class DistillationTrainingArguments(TrainingArguments):
             ``"none"``.
         noise_epochs: over how many of the last evaluations the convergence noise is taken; a run with fewer than
             twice as many uses its last half.
+        kl_warmup: share in [0, 1] of the training during which a variational network's KL divergence has no weight.
+        kl_annealing: share in [0, 1] of the training, after that, over which its weight rises linearly to 1. The
+            defaults are those of arXiv 2601.01484's code: 100 epochs and then 50, of 200.
 
     Raises:
         UserError: a number outside its range, or an unknown scale.
@@ -46,10 +49,18 @@ class DistillationTrainingArguments(TrainingArguments):
         default=50, metadata={"help": "Number of last evaluations over which convergence noise is taken."}
     )
 
+    kl_warmup: float = field(
+        default=0.5, metadata={"help": "Share of the training before a variational network's KL has any weight."}
+    )
+    kl_annealing: float = field(
+        default=0.25, metadata={"help": "Share of the training, after that, over which its weight rises to 1."}
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.kd_lambda <= 1:
-            raise UserError(f"kd_lambda must be between 0 and 1, and it is {self.kd_lambda}")
+        for name in ("kd_lambda", "kl_warmup", "kl_annealing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must be between 0 and 1, and it is {getattr(self, name)}")
         for name in ("teacher_temperature", "student_temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:

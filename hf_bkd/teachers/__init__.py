@@ -2,6 +2,7 @@
 
 from .base import Predictive, Teacher, predict_all
 from .deterministic import DeterministicTeacher
+from .dropout import MCDropoutTeacher
 from .ensemble import EnsembleTeacher
 from .laplace import LaplaceTeacher
 from .variational import VariationalTeacher, make_variational
@@ -10,6 +11,7 @@ __all__ = [
     "DeterministicTeacher",
     "EnsembleTeacher",
     "LaplaceTeacher",
+    "MCDropoutTeacher",
     "Predictive",
     "Teacher",
     "VariationalTeacher",

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..cards import write_teacher_card
 from ..errors import UserError
 from ..files import whole_folder
 from ..hub import local_folder, push_folder
@@ -51,6 +52,9 @@ class Teacher(ABC):
         tempering: ``"per_sample"``: mean_s softmax(z_s / T), or ``"post_average"``: (mean_s softmax(z_s))^(1/T)
             renormalised; the forms that arXiv 2601.01484 uses for its variational and its Laplace teacher.
 
+    ``record``, a dict that JSON can hold, says how it was fitted and, as ``record["validation"]``, how good it was on
+    held-out examples; it is saved with the teacher, shown on its card and told with its labels.
+
     Raises:
         UserError: temperature not above 0, or unknown tempering.
     """
@@ -66,6 +70,7 @@ class Teacher(ABC):
         self.network = network
         self.temperature = float(temperature)
         self.tempering = tempering
+        self.record: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
@@ -130,7 +135,7 @@ class Teacher(ABC):
         """Hash (16 hexadecimal digits) of all weights and of the posterior, tempering apart."""
         settings, tensors = self.get_state()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, tensor in sorted((self.network.state_dict() | tensors).items()):
+        for name, tensor in sorted((self._weights() | tensors).items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
@@ -138,10 +143,11 @@ class Teacher(ABC):
     def describe(self) -> dict[str, Any]:
         """What a record of this teacher's labels should say of it, as JSON."""
         settings = self.get_state()[0] | {"temperature": self.temperature, "tempering": self.tempering}
-        return {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
+        told = {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
+        return told | ({"record": self.record} if self.record else {})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``teacher.json``, ``posterior.safetensors`` and ``network/`` (no pickle), all or nothing."""
+        """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card, all or nothing."""
         settings, tensors = self.get_state()
         settings = settings | {"temperature": self.temperature, "tempering": self.tempering}
         with whole_folder(folder) as temporary:
@@ -150,7 +156,9 @@ class Teacher(ABC):
                 tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 save_file(tensors, temporary / "posterior.safetensors")
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
+            description["record"] = self.record
             (temporary / "teacher.json").write_text(json.dumps(description, indent=2) + "\n")
+            write_teacher_card(temporary, description)
 
     @classmethod
     def from_pretrained(
@@ -176,7 +184,7 @@ class Teacher(ABC):
             raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
         try:
             description = json.loads(description_file.read_text())
-            method, settings = str(description["method"]), description["settings"]
+            method, settings, record = str(description["method"]), description["settings"], description["record"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{description_file} is damaged: {error!r}") from None
         known = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
@@ -191,18 +199,23 @@ class Teacher(ABC):
         posterior = folder / "posterior.safetensors"
         try:
             tensors = load_file(posterior) if posterior.is_file() else {}
-            return kind.from_state(kind._load_networks(folder, network), settings, tensors)
+            teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
         except UserError:
             raise
         except Exception as error:  # safetensors, transformers and timm each have their own for a damaged file
             reason = shorten(f"{type(error).__name__}: {error}", 200)
             raise UserError(f"the teacher in {folder} cannot be loaded ({reason})") from error
+        teacher.record = record
+        return teacher
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub; returns the repository's address."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "teacher")
             return push_folder(Path(folder) / "teacher", repo_id, private=private, token=token)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return self.network.state_dict()
 
     def _save_networks(self, folder: Path) -> None:
         save_network(self.network, folder / "network")
@@ -226,6 +239,12 @@ def predict_all(
     if not probs:
         raise UserError("there are no examples to predict: the batches are empty")
     return torch.cat(probs), torch.cat(labels)
+
+
+def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """N(0, 1) noise drawn where the generator lives (so a CPU generator gives the same draws to every device)."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=device).to(like)
 
 
 def _all_subclasses(cls: type) -> list[type]:

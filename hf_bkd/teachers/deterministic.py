@@ -1,14 +1,15 @@
 """A point estimate: the opponent that every Bayesian teacher has to beat."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import logits_of
+from ..backbones import call_network, logits_of
+from ..metrics import classification_metrics
 from .base import Teacher
 from .network import Inputs, head_data
 
@@ -26,11 +27,15 @@ class DeterministicTeacher(Teacher):
             UserError: no examples, labels that don't fit the network, or no linear head.
         """
         data = head_data(network, validation)
-        return cls(network, temperature=best_temperature(data.logits, data.labels))
+        teacher = cls(network, temperature=best_temperature(data.logits, data.labels))
+        probs = torch.softmax(data.logits / teacher.temperature, dim=-1)
+        teacher.record = {"temperature chosen by": "validation NLL"}
+        teacher.record["validation"] = classification_metrics(probs, data.labels)
+        return teacher
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
-        return logits_of(self.network(**inputs) if isinstance(inputs, Mapping) else self.network(inputs))[None]
+        return logits_of(call_network(self.network, inputs))[None]
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -1,98 +1,172 @@
 """A Gaussian over the weights, trained together with the network."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from ..backbones import classification_head, head_features
+from ..backbones import classification_head, head_features, logits_of
 from ..errors import UserError
-from ..layers import VariationalLinear
-from .base import Teacher
+from ..layers import SPREAD, GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
+from .base import Teacher, standard_normal
 from .network import Inputs, save_network
 
-POSTERIORS = ("head",)
-SPREAD = ("weight_log_std", "bias_log_std")
+POSTERIORS = ("head", "full")
 
 
 def make_variational(
-    network: nn.Module, posterior: str = "head", prior_std: float | None = None, initial_std: float = 1e-2
+    network: nn.Module,
+    posterior: str = "head",
+    prior_std: float | None = None,
+    initial_std: float | None = None,
+    rank: int = 0,
 ) -> nn.Module:
     """Give ``network``, in place, a posterior to be trained: then train it like any other with the trainer.
 
     The trainer sees the variational layers and adds their KL divergence over the size of the training set.
+    (The other way, :class:`~hf_bkd.IVON`, is an optimiser and leaves the network as it is.)
 
     Args:
-        network: any module with logits and a linear head.
-        posterior: ``"head"``: an independent Gaussian over each weight of the last layer.
-        prior_std: standard deviation > 0 of the weights' prior; 1/sqrt(d) if not given (arXiv 2601.01484's code).
-        initial_std: posterior standard deviation > 0 that training starts from.
+        network: any module with logits and a linear head; its weights become the posterior's means.
+        posterior: ``"head"``: over the last layer; ``"full"``: over every ``nn.Linear`` and ``nn.Conv2d``
+            (subclasses of them, norms and embeddings keep single weights).
+        prior_std: standard deviation > 0 of the weights' prior; 1/sqrt(inputs of an output) if not given.
+        initial_std: posterior standard deviation > 0 that training starts from; a tenth of the prior's if not given.
+        rank: of the head's covariance beside its diagonal, see :class:`~hf_bkd.layers.VariationalLinear`.
 
     Returns:
-        The network, its head replaced by a :class:`~hf_bkd.layers.VariationalLinear` whose means are the old weights.
+        The network.
 
     Raises:
-        UserError: unknown posterior, a standard deviation that is not above 0, or no linear head.
+        UserError: unknown posterior, a standard deviation that is not above 0, a negative rank, or no linear head.
     """
     if posterior not in POSTERIORS:
         raise UserError(f"posterior is {posterior!r}; it must be one of {', '.join(POSTERIORS)}")
-    name, head = classification_head(network)
-    with_bias = head.bias is not None
-    layer = VariationalLinear(head.in_features, head.out_features, prior_std, initial_std, with_bias).to(head.weight)
-    with torch.no_grad():
-        layer.weight.copy_(head.weight)
-        if with_bias:
-            layer.bias.copy_(head.bias)
-    network.set_submodule(name, layer.train(head.training))
+    head_name, head = classification_head(network)
+    spread = {"prior_std": prior_std, "initial_std": initial_std}
+    if posterior == "full":
+        plain = {nn.Linear: VariationalLinear, nn.Conv2d: VariationalConv2d}
+        for name, layer in [(n, m) for n, m in network.named_modules() if type(m) in plain and m is not head]:
+            network.set_submodule(name, plain[type(layer)].like(layer, **spread))
+    network.set_submodule(head_name, VariationalLinear.like(head, rank=rank, **spread))
     return network
 
 
 class VariationalTeacher(Teacher):
-    """Draws from a trained variational posterior: S draws cost one pass through the backbone.
+    """Draws from a trained Gaussian over weights.
+
+    If only the last layer's weights vary, S draws cost one pass through the backbone, and each example has its own;
+    otherwise each draw of the weights is one pass of the batch.
 
     Args:
-        network: a trained network that went through :func:`make_variational`.
+        network: a trained network whose weights are the means.
+        std: name -> standard deviations > 0, shaped as that parameter of the network, such as
+            :meth:`~hf_bkd.IVON.posterior_std`; parameters without are fixed. If not given, they are read now from the
+            layers that :func:`make_variational` made.
+        factors: name -> R directions [R, *shape] that parameters vary in together, beside ``std``; read with it.
 
     Raises:
-        UserError: the network has no variational head.
+        UserError: there are no standard deviations, or some don't fit the network's parameters.
     """
 
     method = "variational"
 
-    def __init__(self, network: nn.Module, temperature: float = 1.0, tempering: str = "per_sample"):
+    def __init__(
+        self,
+        network: nn.Module,
+        std: Mapping[str, Tensor] | None = None,
+        factors: Mapping[str, Tensor] | None = None,
+        temperature: float = 1.0,
+        tempering: str = "per_sample",
+    ):
         super().__init__(network, temperature, tempering)
-        if not isinstance(self.head, VariationalLinear):
-            raise UserError("this network has no variational head: pass it through make_variational, then train it")
-
-    @property
-    def head(self) -> VariationalLinear:
-        return classification_head(self.network)[1]
+        if std is None:
+            std, factors = _trained_posterior(network)
+        means = dict(network.named_parameters())
+        for name, value in [*std.items(), *(factors or {}).items()]:
+            if name not in std or name not in means or value.shape[-means[name].ndim :] != means[name].shape:
+                raise UserError(f"the posterior's {name} of shape {list(value.shape)} is not of this network")
+        if not std:
+            raise UserError(
+                "this network has no posterior: pass it through make_variational and train it, or train it with IVON "
+                "and pass std=optimizer.posterior_std(network)"
+            )
+        self.std, self.factors = (  # in the network's order, however they were stored: the draws depend on it
+            {name: given[name].detach().to(mean).contiguous() for name, mean in means.items() if name in given}
+            for given in (std, factors or {})
+        )
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
-        features, _ = head_features(self.network, inputs)
-        mean, variance = (moment.float() for moment in self.head.output_gaussian(features))
-        return mean + variance.sqrt() * standard_normal((num_samples, *mean.shape), mean, generator)
+        head_name, _ = classification_head(self.network)
+        if f"{head_name}.weight" in self.std and set(self.std) <= {f"{head_name}.weight", f"{head_name}.bias"}:
+            return self._draw_outputs(inputs, head_name, num_samples, generator)
+        args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
+        draws = [
+            functional_call(self.network, self._draw_weights(generator), args, kwargs) for _ in range(num_samples)
+        ]
+        return torch.stack([logits_of(outputs) for outputs in draws])
+
+    def _draw_outputs(
+        self, inputs: Inputs, head_name: str, num_samples: int, generator: torch.Generator | None
+    ) -> Tensor:
+        """Logits [S, B, C] by what the weights' Gaussian makes of the outputs, a draw of its own for each example."""
+        features, mean = (seen.float() for seen in head_features(self.network, inputs))
+        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        variances = {name: std.float().square() for name, std in self.std.items()}
+        variance = nn.functional.linear(features.square(), variances[weight], variances.get(bias))
+        draws = mean + variance.sqrt() * standard_normal((num_samples, *mean.shape), mean, generator)
+        if weight not in self.factors:
+            return draws
+        directions = output_directions(features, self.factors[weight].float(), self.factors.get(bias))
+        along = standard_normal((num_samples, *directions.shape[:-1]), mean, generator)
+        return draws + torch.einsum("sbr,brc->sbc", along, directions)
+
+    def _draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        means, drawn = dict(self.network.named_parameters()), {}
+        rank = len(next(iter(self.factors.values()), ()))
+        along = standard_normal((rank,), next(iter(means.values())), generator)
+        for name, std in self.std.items():
+            drawn[name] = torch.addcmul(means[name], std, standard_normal(std.shape, std, generator))
+            if name in self.factors:
+                drawn[name] += torch.tensordot(along, self.factors[name], dims=1)
+        return drawn
+
+    def to(self, device: torch.device | str) -> Self:
+        for posterior in (self.std, self.factors):
+            posterior.update({name: value.to(device) for name, value in posterior.items()})
+        return super().to(device)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value for name, value in super()._weights().items() if not name.endswith(SPREAD)}
 
     def _save_networks(self, folder: Path) -> None:
         save_network(self.network, folder / "network", without=SPREAD)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        spread = {name: value for name, value in self.head.named_parameters() if name in SPREAD}
-        return {"prior_std": self.head.prior_std}, spread
+        std = {f"std.{name}": value for name, value in self.std.items()}
+        return {}, std | {f"factor.{name}": value for name, value in self.factors.items()}
 
     @classmethod
     def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        settings = dict(settings)
-        network = make_variational(network, prior_std=settings.pop("prior_std"))
-        head = classification_head(network)[1]
-        weights = head.state_dict()
-        head.load_state_dict(weights | {name: tensors[name] for name in SPREAD if name in weights})
-        return cls(network.eval(), **settings)
+        def named(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        return cls(network, named("std."), named("factor."), **settings)
 
 
-def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """N(0, 1) noise drawn where the generator lives (so a CPU generator gives the same draws to every device)."""
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device).to(like)
+def _trained_posterior(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Standard deviations and factors of a network's variational layers, by the name of the weight."""
+    std, factors = {}, {}
+    for prefix, layer in network.named_modules():
+        for name, parameter in (
+            layer.named_parameters(prefix, recurse=False) if isinstance(layer, GaussianWeights) else ()
+        ):
+            if name.endswith("_log_std"):
+                std[name.removesuffix("_log_std")] = parameter.exp()
+            elif name.endswith("_factor"):
+                factors[name.removesuffix("_factor")] = parameter
+    return std, factors

@@ -1,0 +1,230 @@
+"""Curvature of a trained linear head, and the Gaussian over logits that follows from it in closed form.
+
+The posterior over the head's weights has the precision H + delta I, where H is the generalised Gauss-Newton matrix of
+the training loss and delta the prior precision. What a prediction needs is its image in the C logits of one example
+with features phi [d], and for none of the three structures of H does that take a Jacobian:
+
+============ ============================== ========================================================================
+structure    H                              covariance of the logits
+============ ============================== ========================================================================
+``"kron"``   G x A, G = Q1 diag(l1) Q1^T    Q1 diag(s) Q1^T, s_i = sum_j (Q2^T phi)_j^2 / (l1_i l2_j + delta)
+             over classes, A = Q2 diag(l2)  + 1 / (l1_i + delta) for the bias
+             Q2^T over features
+``"diag"``   diag(h), h [C, d]              diag(s), s_i = sum_j phi_j^2 / (h_ij + delta) + 1 / (h_i + delta)
+``"full"``   Q diag(l) Q^T over all weights J Q diag(1 / (l + delta)) Q^T J^T, J = [I x phi^T, I]
+============ ============================== ========================================================================
+
+H comes from laplace-torch (Daxberger et al. 2021), fitted on the features that one pass through the backbone leaves:
+the posterior that fitting through the backbone would give.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ..errors import UserError
+from .network import HeadData
+
+MOST_FULL_WEIGHTS = 4_000
+
+
+class LogitCovariance(NamedTuple):
+    """basis diag(scales) basis^T: scales [B, C] >= 0; basis [C, C], one an example [B, C, C], or the identity."""
+
+    scales: Tensor
+    basis: Tensor | None = None
+
+    def correlate(self, noise: Tensor) -> Tensor:
+        """Standard normal noise [S, B, C] as zero-mean draws [S, B, C] with this covariance."""
+        noise = noise * self.scales.sqrt()
+        return noise if self.basis is None else torch.einsum("...ij,s...j->s...i", self.basis, noise)
+
+    def variance(self) -> Tensor:
+        """The diagonal, [B, C]."""
+        if self.basis is None:
+            return self.scales
+        return torch.einsum("...ij,...j->...i", self.basis.square(), self.scales)
+
+    def row_sums(self) -> Tensor:
+        """The sum of each row, [B, C]."""
+        if self.basis is None:
+            return self.scales
+        return torch.einsum("...ij,...j->...i", self.basis, self.scales * self.basis.sum(dim=-2))
+
+
+@dataclass
+class Curvature(ABC):
+    """Eigendecomposition of H for a head with d features and C classes; float32 tensors on one device."""
+
+    has_bias: bool
+    structure: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def of(cls, fitted: Any, head: nn.Linear) -> Self:
+        """From a fitted posterior of laplace-torch."""
+
+    @property
+    @abstractmethod
+    def head_size(self) -> tuple[int, int]:
+        """d and C."""
+
+    @abstractmethod
+    def project(self, features: Tensor) -> Tensor:
+        """What :meth:`covariance` needs of features [B, d] whatever the prior precision."""
+
+    @abstractmethod
+    def covariance(self, projected: Tensor, prior_precision: float) -> LogitCovariance:
+        """Covariance of the logits for what :meth:`project` made of features [B, d]."""
+
+    @abstractmethod
+    def eigenvalues(self) -> Tensor:
+        """All eigenvalues of H, [d * C], and [d * C + C] with a bias."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.tensors().values())).device
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "has_bias"}
+
+    def to(self, device: torch.device | str) -> Self:
+        # contiguous as they will be when loaded, for the same draws to the last bit
+        moved = {name: value.to(device, torch.float32).contiguous() for name, value in self.tensors().items()}
+        return type(self)(self.has_bias, **moved)
+
+
+@dataclass
+class KroneckerCurvature(Curvature):
+    """class_vectors [C, C], class_values [C], feature_vectors [d, d], feature_values [d]; vectors in columns."""
+
+    class_vectors: Tensor
+    class_values: Tensor
+    feature_vectors: Tensor
+    feature_values: Tensor
+    structure = "kron"
+
+    @classmethod
+    def of(cls, fitted: Any, head: nn.Linear) -> Self:
+        (class_vectors, feature_vectors), *_ = fitted.H.eigenvectors  # the bias' block is over the same classes
+        (class_values, feature_values), *_ = fitted.H.eigenvalues
+        return cls(head.bias is not None, class_vectors, class_values, feature_vectors, feature_values)
+
+    @property
+    def head_size(self) -> tuple[int, int]:
+        return len(self.feature_values), len(self.class_values)
+
+    def project(self, features: Tensor) -> Tensor:
+        return (features @ self.feature_vectors).square()
+
+    def covariance(self, projected: Tensor, prior_precision: float) -> LogitCovariance:
+        scales = projected @ (1 / (torch.outer(self.feature_values, self.class_values) + prior_precision))
+        bias = 1 / (self.class_values + prior_precision) if self.has_bias else 0.0
+        return LogitCovariance(scales + bias, self.class_vectors)
+
+    def eigenvalues(self) -> Tensor:
+        weights = torch.outer(self.class_values, self.feature_values).flatten()
+        return torch.cat([weights, self.class_values]) if self.has_bias else weights
+
+
+@dataclass
+class DiagonalCurvature(Curvature):
+    """weight_values [C, d] and bias_values [C], empty without a bias."""
+
+    weight_values: Tensor
+    bias_values: Tensor
+    structure = "diag"
+
+    @classmethod
+    def of(cls, fitted: Any, head: nn.Linear) -> Self:
+        weights, bias = fitted.H[: head.weight.numel()], fitted.H[head.weight.numel() :]
+        return cls(head.bias is not None, weights.view_as(head.weight), bias)
+
+    @property
+    def head_size(self) -> tuple[int, int]:
+        return self.weight_values.shape[1], self.weight_values.shape[0]
+
+    def project(self, features: Tensor) -> Tensor:
+        return features.square()
+
+    def covariance(self, projected: Tensor, prior_precision: float) -> LogitCovariance:
+        bias = 1 / (self.bias_values + prior_precision) if self.has_bias else None
+        return LogitCovariance(nn.functional.linear(projected, 1 / (self.weight_values + prior_precision), bias))
+
+    def eigenvalues(self) -> Tensor:
+        return torch.cat([self.weight_values.flatten(), self.bias_values])
+
+
+@dataclass
+class FullCurvature(Curvature):
+    """Eigenvectors as weight_vectors [C, d, P] and bias_vectors [C, P], empty without a bias; values [P] for all P."""
+
+    weight_vectors: Tensor
+    bias_vectors: Tensor
+    values: Tensor
+    structure = "full"
+
+    @classmethod
+    def of(cls, fitted: Any, head: nn.Linear) -> Self:
+        values, vectors = torch.linalg.eigh(fitted.H.double())
+        weights, bias = vectors[: head.weight.numel()], vectors[head.weight.numel() :]
+        return cls(head.bias is not None, weights.unflatten(0, head.weight.shape), bias, values.clamp_min(0))
+
+    @property
+    def head_size(self) -> tuple[int, int]:
+        return self.weight_vectors.shape[1], self.weight_vectors.shape[0]
+
+    def project(self, features: Tensor) -> Tensor:
+        bias = self.bias_vectors if self.has_bias else 0.0
+        return torch.einsum("bj,ijp->bip", features, self.weight_vectors) + bias
+
+    def covariance(self, projected: Tensor, prior_precision: float) -> LogitCovariance:
+        root = projected / (self.values + prior_precision).sqrt()
+        scales, basis = torch.linalg.eigh(root @ root.mT)
+        return LogitCovariance(scales.clamp_min(0), basis)
+
+    def eigenvalues(self) -> Tensor:
+        return self.values
+
+
+STRUCTURES = {kind.structure: kind for kind in (KroneckerCurvature, DiagonalCurvature, FullCurvature)}
+
+
+def curvature_of(data: HeadData, head: nn.Linear, structure: str = "kron") -> Curvature:
+    """Curvature of ``head`` on what it saw of N training examples, by laplace-torch.
+
+    Raises:
+        UserError: unknown structure, or a full one of more than 4,000 weights.
+    """
+    if structure not in STRUCTURES:
+        raise UserError(f"structure is {structure!r}; it must be one of {', '.join(STRUCTURES)}")
+    num_weights = sum(parameter.numel() for parameter in head.parameters())
+    if structure == "full" and num_weights > MOST_FULL_WEIGHTS:
+        raise UserError(
+            f"a full posterior of {num_weights} weights needs their number squared in memory: use structure='kron', "
+            f"or a head with at most {MOST_FULL_WEIGHTS}"
+        )
+    linear = nn.Linear(head.in_features, head.out_features, head.bias is not None).to(data.features)
+    with torch.no_grad():
+        for mine, trained in zip(linear.parameters(), (head.weight, head.bias), strict=False):
+            mine.copy_(trained)
+    head_only = nn.Sequential(nn.Identity(), linear)  # laplace-torch refuses a single module
+    size = 64 if structure == "full" else 1024  # a full one does hold Jacobians
+    loader = DataLoader(TensorDataset(data.features, data.labels.long()), batch_size=size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # of its backends
+        warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+        from laplace import Laplace
+        from laplace.curvature import BackPackGGN, CurvlinopsGGN
+
+        backend = CurvlinopsGGN if structure == "kron" else BackPackGGN  # the other's diagonal is cubic in the classes
+        part = {"subset_of_weights": "last_layer", "hessian_structure": structure}
+        posterior = Laplace(head_only, "classification", backend=backend, **part)
+        with torch.enable_grad():
+            posterior.fit(loader)
+    return STRUCTURES[structure].of(posterior, head).to(data.features.device)

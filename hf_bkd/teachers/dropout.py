@@ -1,0 +1,39 @@
+"""Dropout left on: each pass with other units dropped is a draw (Gal and Ghahramani 2016)."""
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..backbones import call_network, logits_of
+from ..errors import UserError
+from .base import Teacher
+from .network import Inputs, evaluation_mode
+
+
+class MCDropoutTeacher(Teacher):
+    """S passes of a network that was trained with dropout, with its dropout on; norms keep their running statistics.
+
+    Whatever acts in training mode only is on, whether a module or a function: dropout of units and stochastic depth.
+
+    Raises (in ``predict``):
+        UserError: the network has no dropout, so that all draws are the same.
+    """
+
+    method = "mc_dropout"
+
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+        devices = [self.device] if self.device.type == "cuda" else []
+        with evaluation_mode(self.network), torch.random.fork_rng(devices):
+            self.network.train()
+            for module in self.network.modules():
+                if isinstance(module, _NormBase):
+                    module.eval()
+            torch.manual_seed(seed)
+            draws = torch.stack([logits_of(call_network(self.network, inputs)) for _ in range(num_samples)])
+        if num_samples > 1 and (draws == draws[0]).all():
+            raise UserError(
+                "all draws are the same, so this network has no dropout: train it with some (drop_rate= of timm's "
+                "models, *_dropout of transformers' configurations), or take another teacher"
+            )
+        return draws
