@@ -71,12 +71,17 @@ labelled = add_soft_labels(dataset, teacher, num_samples=10)
 """
 
 
-def write_teacher_card(folder: str | Path, description: dict[str, Any]) -> None:
-    """Write ``README.md`` from what ``teacher.json`` says: how the teacher was fitted and how calibrated it is."""
+def write_teacher_card(folder: str | Path, description: dict[str, Any], task: str) -> None:
+    """Write ``README.md`` from what ``teacher.json`` says: how the teacher was fitted and how calibrated it is.
+
+    Args:
+        description: what ``teacher.json`` holds.
+        task: the Hub's name of what the teacher does.
+    """
     record = description["record"]
     validation, dataset = record.get("validation"), record.get("dataset")
     results = [
-        EvalResult("image-classification", dataset, dataset, name, value, dataset_split="validation")
+        EvalResult(task, dataset, dataset, name, value, dataset_split="validation")
         for name, value in (validation.items() if validation and dataset else ())
     ]
     method = description["method"]
@@ -127,4 +132,5 @@ def write_student_card(folder: str | Path, recipe: str, dataset: str, record: di
 
 
 def _row(metrics: dict[str, float]) -> str:
-    return " | ".join(f"{metrics[name]:.4f}" for name in ("accuracy", "nll", "ece", "brier"))
+    names = ("accuracy", "nll", "ece", "brier")
+    return " | ".join(f"{metrics[name]:.4f}" if name in metrics else "–" for name in names)

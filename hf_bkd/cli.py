@@ -2,98 +2,110 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from .errors import UserError, told_in_a_sentence
 
 
 def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    with told_in_a_sentence():
+        if argv[:2] == ["teacher", "fit"]:  # its arguments are those of transformers' Trainer too
+            from .fitting import fit
+
+            fit(argv[2:])
+        else:
+            arguments = _parser().parse_args(argv)
+            arguments.run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-bkd", description="Bayesian knowledge distillation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    label = commands.add_parser("label", help="add a saved teacher's soft labels to a dataset of images")
-    label.add_argument("--teacher", required=True, help="folder or name on the Hub of a saved teacher")
-    label.add_argument("--dataset", required=True, help="folder or name on the Hub")
-    label.add_argument("--split", default="train")
+    teacher = commands.add_parser("teacher", help="fit or evaluate a teacher").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    teacher.add_parser("fit", help="from a trained network or an architecture to a saved teacher")
+    _add_evaluate(teacher)
+
+    label = commands.add_parser("label", help="add a teacher's soft labels to a dataset of images or texts")
+    label.add_argument("--teacher", required=True, help="folder or name on the Hub of a saved teacher or classifier")
+    _add_dataset(label, "train")
     label.add_argument("--output_dir", required=True, help="where the labelled dataset is saved")
-    label.add_argument("--num_samples", type=int, default=10, help="draws from the teacher's posterior")
     label.add_argument("--seed", type=int, default=0)
     label.set_defaults(run=_label)
 
-    evaluate = commands.add_parser("evaluate", help="accuracy, NLL, ECE and Brier score of a teacher or a student")
-    evaluate.add_argument("model", help="folder or name on the Hub of a saved teacher or image classifier")
-    evaluate.add_argument("--dataset", required=True, help="folder or name on the Hub")
-    evaluate.add_argument("--split", default="test")
-    evaluate.add_argument("--num_samples", type=int, default=10, help="draws from a teacher's posterior")
-    evaluate.set_defaults(run=_evaluate)
+    _add_evaluate(commands)
 
     report = commands.add_parser("report", help="write a run's report anew from its results.json")
     report.add_argument("output_dir", help="folder of a recipe's run")
     report.set_defaults(run=_report)
+    return parser
 
-    arguments = parser.parse_args(argv)
-    with told_in_a_sentence():
-        arguments.run(arguments)
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    evaluate = commands.add_parser("evaluate", help="accuracy, NLL, ECE and Brier score of a teacher or a student")
+    evaluate.add_argument("model", help="folder or name on the Hub of a saved teacher or classifier")
+    _add_dataset(evaluate, "test")
+    evaluate.add_argument("--ood", metavar="DATASET", help="of other classes: how well does entropy tell it apart?")
+    evaluate.add_argument("--ood_split", help="of that dataset; the same as --split if not given")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_dataset(command: argparse.ArgumentParser, split: str) -> None:
+    command.add_argument("--dataset", required=True, help="folder or name on the Hub")
+    command.add_argument("--split", default=split, help="default: %(default)s")
+    command.add_argument("--input_column", help="of images or texts, if there are several")
+    command.add_argument("--label_column", help="if it is not called label, labels or fine_label")
+    command.add_argument("--num_samples", type=int, default=10, help="draws from a teacher's posterior")
 
 
 def _label(arguments: argparse.Namespace) -> None:
-    from .data import as_image_classification
+    from .data import as_classification, as_inputs, has_labels, load_splits
     from .files import whole_folder, writable_folder
-    from .resident import ImagePreprocessor
+    from .reading import class_names, kind_of, load_teacher, reader_for
     from .soft_labels import add_soft_labels
 
     output_dir = Path(arguments.output_dir)
     if output_dir.exists():
         raise UserError(f"{output_dir} is there already: pass a new --output_dir")
     writable_folder(output_dir.parent)
-    teacher = _load_teacher(arguments.teacher)
-    labelled = add_soft_labels(
-        as_image_classification(_load_split(arguments)),
+    teacher, folder = load_teacher(arguments.teacher)
+    rows = load_splits(arguments.dataset, needed=(arguments.split,))[arguments.split]
+    kind, classes = kind_of(teacher.network), class_names(teacher.network)
+    columns = arguments.input_column, arguments.label_column
+    labelled = arguments.label_column or has_labels(rows)
+    rows = as_classification(rows, kind, classes, *columns) if labelled else as_inputs(rows, kind, columns[0])
+    reader = reader_for(teacher.network, folder, rows)
+    rows = add_soft_labels(
+        rows,
         teacher,
         arguments.num_samples,
-        preprocess=ImagePreprocessor.for_model(teacher.network),
+        preprocess=reader,
+        batch_size=reader.batch_size,
         seed=arguments.seed,
     )
     with whole_folder(output_dir) as temporary:
-        labelled.save_to_disk(temporary)
-    print(f"{len(labelled)} examples labelled by a {teacher.method} teacher: {output_dir}")
+        rows.save_to_disk(temporary)
+    print(f"{len(rows)} examples labelled by a {teacher.method} teacher: {output_dir}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .data import as_image_classification
-    from .metrics import classification_metrics
-    from .resident import ImagePreprocessor, ResidentDataset
-    from .teachers import predict_all
+    from .evaluation import evaluate
 
-    teacher = _load_teacher(arguments.model)
-    dataset = as_image_classification(_load_split(arguments))
-    resident = ResidentDataset.from_images(dataset, ImagePreprocessor.for_model(teacher.network))
-    metrics = classification_metrics(*predict_all(teacher, resident.batches(), arguments.num_samples))
-    print(
-        f"{arguments.model} ({teacher.method}) on {len(dataset)} examples of {arguments.dataset}, {arguments.split}:"
-    )
-    print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-
-
-def _load_teacher(name_or_path: str):
-    """A saved teacher, or a plain image classifier as a deterministic one."""
-    from transformers.utils import logging
-
-    from .hub import local_folder
-    from .teachers import DeterministicTeacher, Teacher
-    from .teachers.network import load_network
-
-    logging.disable_progress_bar()
-    folder = local_folder(name_or_path)
-    if (folder / "teacher.json").is_file() or not (folder / "config.json").is_file():
-        return Teacher.from_pretrained(folder)
-    return DeterministicTeacher(load_network(folder))
-
-
-def _load_split(arguments: argparse.Namespace):
-    from .data import load_splits
-
-    return load_splits(arguments.dataset, needed=(arguments.split,))[arguments.split]
+    for line in evaluate(
+        arguments.model,
+        arguments.dataset,
+        arguments.split,
+        arguments.num_samples,
+        foreign=arguments.ood,
+        foreign_split=arguments.ood_split or arguments.split,
+        input_column=arguments.input_column,
+        label_column=arguments.label_column,
+    ):
+        print(line, flush=True)
 
 
 def _report(arguments: argparse.Namespace) -> None:

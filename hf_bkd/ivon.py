@@ -32,7 +32,7 @@ class IVON(torch.optim.Optimizer):
         h <- beta2 h + (1 - beta2) h_hat + (1 - beta2)^2 (h - h_hat)^2 / (2 (h + delta))
         m <- m - lr (hess_init + delta) (g / (1 - beta1^t) + delta m) / (h + delta)
 
-    so that ``lr`` is on the scale of SGD's. No step takes more than half of h + delta: sigma is always defined.
+    so that ``lr`` is on the scale of SGD's. No single step takes more than half of h + delta: sigma is always defined.
 
         for batch in loader:
             optimizer.zero_grad()
@@ -51,11 +51,12 @@ class IVON(torch.optim.Optimizer):
 
     Args:
         params: parameters, or groups of them, in float32 or float64. Those that need no gradient are not drawn.
-        lr: learning rate, >= 0, read at each step.
+        lr: learning rate, >= 0, read at each step. g is an average, not a sum: the lr of SGD with momentum beta1,
+            divided by 1 - beta1.
         ess: lambda in the paper, the number of training examples N, >= 1, if the loss is a mean over examples.
-        hess_init: h at the start, > 0. It sets the first draws' sigma; 0.01 to 1 are usual, the smaller the noisier.
+        hess_init: h at the start, > 0. It sets the first draws' sigma: smaller is noisier, and too small fails.
         betas: beta1 of the gradient's and beta2 of the Hessian's running average, each in [0, 1). h takes about
-            1 / (1 - beta2) steps to learn: lower beta2 in a training of fewer.
+            1 / (1 - beta2) steps to learn: in a training of fewer, sigma stays near what ``hess_init`` made it.
         weight_decay: delta >= 0, the prior's precision divided by ess. It must not change during training.
         seed: of the noise, >= 0.
 

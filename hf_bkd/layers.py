@@ -25,15 +25,15 @@ class GaussianWeights(nn.Module):
         initial_std: posterior standard deviation to start from, > 0; a tenth of the prior's if not given.
 
     Raises:
-        UserError: a standard deviation that is not above 0.
+        UserError: a standard deviation that is not above 0 and finite.
     """
 
     def _spread_weights(self, prior_std: float | None, initial_std: float | None) -> None:
         self.prior_std = self.weight[0].numel() ** -0.5 if prior_std is None else prior_std
         initial_std = self.prior_std / 10 if initial_std is None else initial_std
         for name, std in (("prior_std", self.prior_std), ("initial_std", initial_std)):
-            if not std > 0:
-                raise UserError(f"{name} must be above 0, and it is {std}")
+            if not 0 < std < math.inf:
+                raise UserError(f"{name} must be above 0 and finite, and it is {std}")
         self.weight_log_std = nn.Parameter(torch.full_like(self.weight, math.log(initial_std)))
         bias_log_std = None if self.bias is None else torch.full_like(self.bias, math.log(initial_std))
         self.bias_log_std = None if bias_log_std is None else nn.Parameter(bias_log_std)
@@ -45,14 +45,18 @@ class GaussianWeights(nn.Module):
     def output_gaussian(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each output, shaped as the outputs; of independent weights, without correlations."""
         bias_variance = None if self.bias is None else (2 * self.bias_log_std).exp()
-        variance = self._apply_weights(inputs.square(), (2 * self.weight_log_std).exp(), bias_variance)
+        kind = inputs.device.type
+        coarse = torch.get_autocast_dtype(kind) == torch.float16  # squares soon leave its range, at either end
+        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not coarse):
+            squares = inputs.to(self.weight.dtype).square()
+            variance = self._apply_weights(squares, (2 * self.weight_log_std).exp(), bias_variance)
         return self._apply_weights(inputs, self.weight, self.bias), variance
 
     def forward(self, inputs: Tensor) -> Tensor:
         if not self.training:
             return self._apply_weights(inputs, self.weight, self.bias)
         mean, variance = self.output_gaussian(inputs)
-        std = variance.float().clamp_min(1e-20).sqrt()  # sqrt has no slope at 0, and float16 no 1e-20
+        std = _wide(variance).clamp_min(1e-20).sqrt()  # sqrt has no slope at 0, and float16 no 1e-20
         return mean + std.to(mean.dtype) * torch.randn_like(mean)
 
     def kl_divergence(self) -> Tensor:
@@ -61,16 +65,17 @@ class GaussianWeights(nn.Module):
         return total if self.bias is None else total + self._kl_divergence(self.bias, self.bias_log_std)
 
     def _kl_divergence(self, mean: Tensor, log_std: Tensor) -> Tensor:
-        log_ratio = log_std - math.log(self.prior_std)
-        return ((2 * log_ratio).exp() + (mean / self.prior_std).square() - 1 - 2 * log_ratio).sum() / 2
+        log_ratio = _wide(log_std) - math.log(self.prior_std)
+        return ((2 * log_ratio).exp() + (_wide(mean) / self.prior_std).square() - 1 - 2 * log_ratio).sum() / 2
 
     def copy_means(self, layer: nn.Module) -> Self:
         """Take over another layer's weights, device, number format and mode."""
+        self.to(layer.weight).train(layer.training)
         with torch.no_grad():
             self.weight.copy_(layer.weight)
             if self.bias is not None:
                 self.bias.copy_(layer.bias)
-        return self.to(layer.weight).train(layer.training)
+        return self
 
 
 class VariationalLinear(GaussianWeights, nn.Linear):
@@ -84,7 +89,7 @@ class VariationalLinear(GaussianWeights, nn.Linear):
             and Smith 2018).
 
     Raises:
-        UserError: a standard deviation that is not above 0, or a negative rank.
+        UserError: a standard deviation that is not above 0 and finite, or a negative rank.
     """
 
     def __init__(
@@ -98,8 +103,8 @@ class VariationalLinear(GaussianWeights, nn.Linear):
     ):
         super().__init__(in_features, out_features, bias)
         self._spread_weights(prior_std, initial_std)
-        if rank < 0:
-            raise UserError(f"rank must be at least 0, and it is {rank}")
+        if not isinstance(rank, int) or rank < 0:
+            raise UserError(f"rank must be a whole number, at least 0, and it is {rank}")
         start = math.exp(self.weight_log_std[0, 0].item())
         self.weight_factor = nn.Parameter(start * torch.randn(rank, *self.weight.shape)) if rank else None
         self.bias_factor = nn.Parameter(start * torch.randn(rank, out_features)) if rank and bias else None
@@ -125,11 +130,12 @@ class VariationalLinear(GaussianWeights, nn.Linear):
             return total
         pairs = [(self.weight_factor, self.weight_log_std), (self.bias_factor, self.bias_log_std)]
         shared = torch.eye(len(self.weight_factor), device=total.device, dtype=total.dtype)
-        for factor, log_std in pairs if self.bias is not None else pairs[:1]:
-            scaled = (factor * (-log_std).exp()).flatten(1)
-            shared = shared + scaled @ scaled.T
-            total = total + (factor / self.prior_std).square().sum() / 2
-        return total - torch.logdet(shared) / 2
+        with torch.autocast(total.device.type, enabled=False):
+            for factor, log_std in pairs if self.bias is not None else pairs[:1]:
+                scaled = (_wide(factor) * _wide(-log_std).exp()).flatten(1)
+                shared = shared + scaled @ scaled.T
+                total = total + (_wide(factor) / self.prior_std).square().sum() / 2
+            return total - torch.logdet(shared) / 2
 
 
 class VariationalConv2d(GaussianWeights, nn.Conv2d):
@@ -164,7 +170,18 @@ def output_directions(inputs: Tensor, weight_factor: Tensor, bias_factor: Tensor
     return directions if bias_factor is None else directions + bias_factor
 
 
+def spread_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of what variational layers hold beside their means: without it the network is an ordinary one."""
+    layers = [(prefix, m) for prefix, m in model.named_modules() if isinstance(m, GaussianWeights)]
+    return tuple(n for prefix, m in layers for n, _ in m.named_parameters(prefix, recurse=False) if n.endswith(SPREAD))
+
+
 def kl_divergence(model: nn.Module) -> Tensor | None:
     """Summed KL(posterior || prior) of a network's variational layers, in nats; ``None`` if it has none."""
     terms = [module.kl_divergence() for module in model.modules() if isinstance(module, GaussianWeights)]
     return sum(terms) if terms else None
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float32 or wider, where sums over many weights neither overflow nor lose their small terms."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -41,6 +41,11 @@ class Reliability(NamedTuple):
     accuracy: Tensor
     count: Tensor
 
+    def as_json(self) -> dict[str, list[float | None]]:
+        """Lists by name; ``None`` for NaN."""
+        lists = {name: values.tolist() for name, values in self._asdict().items()}
+        return {name: [None if value != value else value for value in values] for name, values in lists.items()}
+
 
 def reliability(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reliability:
     """Bins of equal width, (low, high], over the probability of the predicted class; tensors [num_bins].
@@ -91,3 +96,22 @@ def convergence_noise(accuracies: Sequence[float], last: int = 50) -> float:
     if len(accuracies) < last:
         raise UserError(f"convergence noise over the last {last} evaluations asked of {len(accuracies)} evaluations")
     return statistics.stdev(accuracies[-last:])
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """Entropy of each row of class probabilities [..., C], [...], in nats: from 0 to log C."""
+    return -torch.xlogy(probs, probs).sum(dim=-1)
+
+
+def auroc(negatives: Tensor, positives: Tensor) -> float:
+    """Probability that a positive's score [M] exceeds a negative's [N], ties counting half: the area under the ROC.
+
+    Raises:
+        UserError: there are no scores on either side.
+    """
+    if not len(negatives) or not len(positives):
+        raise UserError(f"AUROC needs scores on both sides; there are {len(negatives)} and {len(positives)}")
+    ordered = negatives.double().sort().values
+    below = torch.searchsorted(ordered, positives.double(), right=False)
+    not_above = torch.searchsorted(ordered, positives.double(), right=True)
+    return ((below + not_above).double().mean() / (2 * len(ordered))).item()

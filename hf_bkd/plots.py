@@ -22,10 +22,12 @@ from .results import (
     Arms,
     Runs,
     by_condition,
+    compares_teachers,
     difference_text,
     over_seeds,
     per_seed,
     summary_table,
+    teacher_table,
 )
 
 STYLE = {
@@ -75,14 +77,16 @@ def write_plots(results: dict, folder: Path) -> dict[str, str]:
 def _figures(results: dict) -> Iterator[tuple[str, str, Figure]]:
     groups, records = by_condition(results), results["arms"]
     styles = _styles([record["arm"] for record in records])
-    if records:
+    if compares_teachers(results):
+        yield "teachers.png", *_teachers(results, styles)
+    elif records:
         yield "comparison.png", *_comparison(results, styles)
     if records and all(record.get("history") for record in records):
         yield "accuracy.png", *_accuracy(groups, styles)
     if records and all(record.get("reliability") for record in records):
         for i, (condition, arms) in enumerate(groups.items(), start=1):
             yield f"reliability{f'_{i}' if i > 1 else ''}.png", *_reliability(condition, arms, styles)
-    for field in SWEPT:
+    for field in () if compares_teachers(results) else SWEPT:
         if any(_sweeps(arms, field) for arms in groups.values()):
             yield f"sweep_{field}.png", *_sweep(groups, field, styles)
 
@@ -123,6 +127,29 @@ def _comparison(results: dict, styles: Styles) -> tuple[str, Figure]:
         "Accuracy at the final epoch: diamonds are means, the faint dots below them single seeds. Beside it the "
         "paired difference to the deterministic teacher's student, with its 95 % interval; what lies beyond the axis "
         "is an arrowhead at its edge."
+    )
+    return caption, figure
+
+
+def _teachers(results: dict, styles: Styles) -> tuple[str, Figure]:
+    panels = {"nll": "NLL", "ece": "ECE", "ood_auroc": "AUROC, foreign images"}
+    groups = by_condition(results)
+    figure, axes = _panels(len(panels) * len(groups), len(panels), 10, 0.9 + 0.27 * max(map(len, groups.values())))
+    for number, condition in enumerate(groups):
+        rows = teacher_table(results, condition)
+        for ax, (metric, heading) in zip(axes[number * len(panels) :], panels.items(), strict=False):
+            for y, row in enumerate(rows):
+                colour = styles[row["arm"]][0]
+                for key, face, height in ((metric, colour, y - 0.14), (f"scaled_{metric}", "white", y + 0.14)):
+                    mean, std, count = row[key]
+                    if count:
+                        ax.errorbar(mean, height, xerr=std, fmt="D", color=colour, markerfacecolor=face, markersize=5)
+            ax.set(xlabel=heading, ylim=(len(rows) - 0.5, -0.5))
+            ax.set_yticks(range(len(rows)), [fill(row["arm"], 36) for row in rows] if metric == "nll" else [])
+        axes[number * len(panels)].set_title(condition)
+    caption = (
+        "Teachers on the test split, mean and standard deviation over seeds: filled as they are, hollow after "
+        "temperature scaling on the validation split. NLL and ECE are better on the left, AUROC on the right."
     )
     return caption, figure
 
@@ -199,7 +226,7 @@ def _reliability(condition: str, arms: Arms, styles: Styles) -> tuple[str, Figur
     caption = (
         f"Reliability{f', {condition}' if condition else ''}: accuracy in each bin of confidence, pooled over "
         "seeds. The darker a bar, the more examples it holds; dots stand at the bin's mean confidence; above "
-        "the diagonal a student is under-confident. ECE is the mean of the seeds' values."
+        "the diagonal a classifier is under-confident. ECE is the mean of the seeds' values."
     )
     return caption, figure
 

@@ -19,6 +19,7 @@ SETTINGS = {
     "student_temperature": "T_s",
     "num_samples": "S",
     "folds": "folds",
+    "prior_precision": "prior precision",
 }
 
 Runs = dict[int, dict]  # seed -> record
@@ -71,14 +72,43 @@ def spread(values: list[float]) -> Spread:
     return Spread(mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan, len(values))
 
 
-def per_seed(runs: Runs, metric: str, source: str = "metrics") -> dict[int, float]:
-    """Seed -> value, of the seeds for which there is a finite one."""
-    values = {seed: (record.get(source) or {}).get(metric) for seed, record in runs.items()}
+def per_seed(runs: Runs, metric: str, source: str | None = "metrics") -> dict[int, float]:
+    """Seed -> value, of the seeds for which there is a finite one; ``source`` is a dict in the record, or itself."""
+    values = {seed: ((record.get(source) or {}) if source else record).get(metric) for seed, record in runs.items()}
     return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
 
-def over_seeds(runs: Runs, metric: str, source: str = "metrics") -> Spread:
+def over_seeds(runs: Runs, metric: str, source: str | None = "metrics") -> Spread:
     return spread(list(per_seed(runs, metric, source).values()))
+
+
+def compares_teachers(results: dict) -> bool:
+    """Whether the arms are teachers themselves and not students."""
+    return any("scaled_metrics" in record for record in results["arms"])
+
+
+def teacher_table(results: dict, condition: str) -> list[dict]:
+    """One row per teacher of a condition, in order of first appearance.
+
+    Keys: `arm`, `seeds`; a `Spread` each for `accuracy`, `nll`, `ece`, `brier` and `ood_auroc` plain and, as
+    `scaled_nll` and so on, after temperature scaling, for `temperature`, `relative_time` and `megabytes`; and
+    `difference`, the paired one in scaled NLL to the arm "deterministic" (None for itself, and without it).
+    """
+    arms = by_condition(results)[condition]
+    rows = []
+    for arm, runs in arms.items():
+        row = {"arm": arm, "seeds": len(runs), "difference": None}
+        for metric in ("accuracy", "nll", "ece", "brier", "ood_auroc"):
+            row[metric] = over_seeds(runs, metric)
+            row[f"scaled_{metric}"] = over_seeds(runs, metric, "scaled_metrics")
+        row["temperature"] = over_seeds(runs, "temperature", "scaled_metrics")
+        for cost in ("relative_time", "megabytes"):
+            row[cost] = over_seeds(runs, cost, None)
+        if REFERENCE in arms and arm != REFERENCE:
+            mine, other = (per_seed(each, "nll", "scaled_metrics") for each in (runs, arms[REFERENCE]))
+            row["difference"] = paired_difference(mine, other)
+        rows.append(row)
+    return rows
 
 
 def by_condition(results: dict) -> dict[str, Arms]:

@@ -28,9 +28,9 @@ class DistillationTrainer(Trainer):
     Works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
     `datasets.Dataset` and :class:`~hf_bkd.ResidentDataset` alike. With ``kd_lambda=0`` it is a plain classification
     trainer; a network with variational layers is trained on its evidence lower bound, the KL divergence divided by the
-    number of training examples, and ``optimizers=(IVON(...), None)`` trains a posterior of any network. Each
-    evaluation computes accuracy, NLL, ECE and Brier score unless ``compute_metrics`` is given; the end of the training
-    logs ``convergence_noise``.
+    number of training examples, and ``optimizers=(IVON(...), None)`` trains a posterior of any network (without
+    clipping gradients: it reads the curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score
+    unless ``compute_metrics`` is given; the end of the training logs ``convergence_noise``.
 
     The logged loss is the minimised one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
     they are weighted.
@@ -74,6 +74,7 @@ class DistillationTrainer(Trainer):
         if hasattr(train_dataset, "set_epoch"):
             self.add_callback(_SetEpoch(train_dataset))
         if isinstance(self.optimizer, IVON):
+            self.args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
             self.add_callback(_DrawWeights(self.optimizer))
         self._sums: dict[str, Tensor] = {}
         self._summed_steps = 0

@@ -16,7 +16,7 @@ def cifar100(options: StudyArguments, seed: int) -> Splits:
     train = few_first(as_image_classification(splits["train"]).shuffle(seed=0), options.max_train_samples)
     test = few_first(as_image_classification(splits["test"]), options.max_test_samples)
     validation, train = stratified_split(train, options.validation_size or len(train) // 10, seed=0)
-    return Splits(train, validation, test)
+    return Splits(train, validation, test, CIFAR100_MEAN, CIFAR100_STD, augment=True)
 
 
 DEFAULTS = {
@@ -37,5 +37,5 @@ DEFAULTS = {
 
 def run(name: str, *arms: Arm) -> None:
     """Run a recipe's arms beside the controls."""
-    study = Study(name, (*CONTROLS, *arms), {"": cifar100}, CIFAR100_MEAN, CIFAR100_STD)
+    study = Study(name, (*CONTROLS, *arms), {"": cifar100})
     main(study, DEFAULTS | {"output_dir": f"runs/{name}"})

@@ -1,11 +1,11 @@
-"""CIFAR-100, ResNet-50 to ResNet-18: a teacher with a variational head beside the controls (arXiv 2601.01484).
+"""CIFAR-100, ResNet-50 to ResNet-18: variational teachers beside the controls (arXiv 2601.01484).
 
 accelerate launch recipes/cifar100_vi.py [--dataset FOLDER] [--arms deterministic,variational-head]
 """
 
 from cifar100 import run
 
-from hf_bkd.study import VARIATIONAL
+from hf_bkd.study import VARIATIONAL, WHOLE_NETWORK
 
 if __name__ == "__main__":
-    run("cifar100_vi", VARIATIONAL)
+    run("cifar100_vi", VARIATIONAL, WHOLE_NETWORK)

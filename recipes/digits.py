@@ -20,6 +20,7 @@ from hf_bkd.study import BAYES, CONTROLS, CROSS_FITTED, LAPLACE, VARIATIONAL, Sp
 
 NOISE = 0.3
 PER_CLASS = 10
+MEAN, STD = (0.305,), (0.377,)
 NOISY, FEW = "30 % label noise", "10 clean images per class"
 
 
@@ -40,12 +41,12 @@ def noisy(options: StudyArguments, seed: int) -> Splits:
     train, validation, test = split(options, seed)
     train, bayes = with_label_noise(train, NOISE, seed)
     validation, _ = with_label_noise(validation, NOISE, seed + 1)
-    return Splits(train, validation, test, bayes)
+    return Splits(train, validation, test, MEAN, STD, bayes=bayes)
 
 
 def few(options: StudyArguments, seed: int) -> Splits:
     train, validation, test = split(options, seed)
-    return Splits(few_shot(train, PER_CLASS, seed), validation, test)
+    return Splits(few_shot(train, PER_CLASS, seed), validation, test, MEAN, STD)
 
 
 FULL = "--full" in sys.argv
@@ -53,9 +54,6 @@ STUDY = Study(
     name="digits",
     arms=(*CONTROLS, LAPLACE, VARIATIONAL, replace(CROSS_FITTED, folds=5 if FULL else 3), BAYES),
     conditions={NOISY: noisy, FEW: few},
-    mean=(0.305,),
-    std=(0.377,),
-    augment=False,
     epochs={FEW: 3},
     note=(
         "Test labels are clean. Under label noise the exact class probabilities are 0.73 for the true class and 0.03 "

@@ -22,6 +22,9 @@ class StudyArguments:
     """
 
     dataset: str = field(default="", metadata={"help": "Name on the Hub, or a local folder."})
+    foreign_dataset: str = field(
+        default="", metadata={"help": "Images of other classes, for teachers to be unsure of; name or folder."}
+    )
     teacher_model: str = field(default="resnet50_cifar", metadata={"help": "timm architecture of the teacher."})
     student_model: str = field(default="resnet18_cifar", metadata={"help": "timm architecture of the student."})
     teacher: str | None = field(
@@ -79,8 +82,16 @@ class StudyArguments:
         return tuple(arm for name, arm in by_slug.items() if name in asked)
 
 
-def parse(defaults: dict[str, Any], argv: list[str]) -> tuple[StudyArguments, DistillationTrainingArguments]:
+def parse(
+    defaults: dict[str, Any], argv: list[str], kind: type = StudyArguments, **about: str
+) -> tuple[Any, DistillationTrainingArguments]:
     """The command line over ``--config file.yaml`` over the recipe's defaults.
+
+    Args:
+        defaults: by name.
+        argv: arguments.
+        kind: dataclass of what is asked for beside the training arguments.
+        about: what the parser's ``--help`` says, such as its ``prog`` and ``description``.
 
     Raises:
         UserError: an unknown argument, or a value of the wrong kind.
@@ -89,7 +100,7 @@ def parse(defaults: dict[str, Any], argv: list[str]) -> tuple[StudyArguments, Di
     def refuse(message: str) -> None:
         raise UserError(f"{message} (--help lists all arguments)")
 
-    parser = transformers.HfArgumentParser((StudyArguments, DistillationTrainingArguments), allow_abbrev=False)
+    parser = transformers.HfArgumentParser((kind, DistillationTrainingArguments), allow_abbrev=False, **about)
     parser.add_argument("--config", help="YAML file of further arguments; the command line wins over it.")
     parser.error = refuse
     known = {action.dest for action in parser._actions}

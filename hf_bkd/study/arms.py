@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 
-TEACHERS = ("none", "deterministic", "laplace", "variational", "ensemble", "bayes")
+TEACHERS = ("none", "deterministic", "laplace", "variational", "mc_dropout", "ensemble", "bayes")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class Arm:
         scaled: set the teacher's temperature by validation NLL instead (Guo et al. 2017).
         folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for not.
         label_smoothing: of a student without a teacher.
+        how: the teacher is fitted: for ``laplace`` arguments of ``LaplaceTeacher.fit``; for ``variational`` those of
+            ``make_variational``, or ``posterior="ivon"`` and arguments of ``IVON``, with ``initial_std`` for
+            ``hess_init``; for ``mc_dropout`` further
+            arguments of the network, with its dropout.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Arm:
     scaled: bool = False
     folds: int = 0
     label_smoothing: float = 0.0
+    how: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.teacher not in TEACHERS:
@@ -41,7 +46,12 @@ class Arm:
     def labels_name(self, temperature: float) -> str:
         """What its soft labels are called: the same for arms that need the same."""
         folds = f"-{self.folds}-folds" if self.folds else ""
-        return f"{self.teacher}{folds}-" + ("scaled" if self.scaled else f"T{temperature:g}")
+        return f"{self.teacher_name}{folds}-" + ("scaled" if self.scaled else f"T{temperature:g}")
+
+    @property
+    def teacher_name(self) -> str:
+        """What its teacher is called, as part of a path: the same for arms that need the same."""
+        return "-".join([self.teacher, *(slug(f"{name} {value}") for name, value in self.how.items())])
 
 
 ONE_HOT = Arm("one-hot")
@@ -51,6 +61,7 @@ TUNED = Arm("deterministic, best T", teacher="deterministic", temperatures=(1.0,
 SCALED = Arm("deterministic, scaled", teacher="deterministic", scaled=True)
 LAPLACE = Arm("Laplace", teacher="laplace")
 VARIATIONAL = Arm("variational head", teacher="variational")
+WHOLE_NETWORK = Arm("variational, whole network", teacher="variational", how={"posterior": "full"})
 ENSEMBLE = Arm("ensemble", teacher="ensemble")
 CROSS_FITTED = Arm("ensemble, cross-fitted", teacher="ensemble", folds=3)
 BAYES = Arm("exact Bayes", teacher="bayes")
@@ -61,12 +72,24 @@ CONTROLS = (ONE_HOT, LABEL_SMOOTHING, DETERMINISTIC, TUNED, SCALED, ENSEMBLE)
 
 @dataclass
 class Splits:
-    """Datasets with columns ``image`` and ``label``; ``bayes`` [N, C]: exact class probabilities of ``train``."""
+    """The data of one condition and seed: datasets with columns ``image`` and ``label``.
+
+    Args:
+        train, validation, test: nothing is chosen on ``test``.
+        mean, std: of the images' channels, on the scale of [0, 1].
+        augment: whether networks are trained on random crops and flips.
+        bayes: exact class probabilities [N, C] of ``train``, where they are known.
+        foreign: images of no class at all, for teachers to be unsure of.
+    """
 
     train: datasets.Dataset
     validation: datasets.Dataset
     test: datasets.Dataset
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: bool = False
     bayes: np.ndarray | None = None
+    foreign: datasets.Dataset | None = None
 
 
 @dataclass(frozen=True)
@@ -78,8 +101,7 @@ class Study:
         arms: in the order of the report; those with ``"bayes"`` are left out of conditions that don't know it.
         conditions: name -> function from the study's arguments and a seed to the data. A study with a single
             condition calls it ``""``.
-        mean, std: of the images' channels, on the scale of [0, 1].
-        augment: whether networks are trained on random crops and flips.
+        students: whether students are trained and measured, or else the teachers themselves.
         epochs: factor on the number of epochs, for conditions that need more or fewer.
         teacher_args, student_args: for ``create_classifier``.
         note: what a reader of the report has to know of the data.
@@ -88,9 +110,7 @@ class Study:
     name: str
     arms: tuple[Arm, ...]
     conditions: dict[str, Callable[[Any, int], Splits]]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: bool = True
+    students: bool = True
     epochs: dict[str, float] = field(default_factory=dict)
     teacher_args: dict[str, Any] = field(default_factory=dict)
     student_args: dict[str, Any] = field(default_factory=dict)

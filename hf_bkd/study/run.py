@@ -34,6 +34,7 @@ from .arms import Study, slug
 from .setting import Setting
 from .settings import check_same_settings
 from .students import Students
+from .teachers import Teachers
 
 _TICKS: Any = None  # a worker's line to the progress bar
 
@@ -71,11 +72,14 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
 
 def planned_trainings(study: Study, options: StudyArguments) -> int:
     """How many networks one condition and seed trains, if none is there yet."""
-    kinds = {arm.teacher for arm in study.arms}
-    plain = options.ensemble_size if "ensemble" in kinds else int(bool(kinds & {"deterministic", "laplace"}))
-    cross_fitted = sum(arm.folds * (options.ensemble_size if arm.teacher == "ensemble" else 1) for arm in study.arms)
-    students = sum(len(arm.temperatures) for arm in study.arms)
-    return plain + ("variational" in kinds) + cross_fitted + students
+    networks = set()
+    for arm in study.arms:
+        members = {"none": 0, "bayes": 0, "ensemble": options.ensemble_size}.get(arm.teacher, 1)
+        name = "deterministic" if arm.teacher in ("laplace", "ensemble") else arm.teacher_name
+        folds = range(max(arm.folds, 1))
+        networks |= {(name, member, arm.folds, fold) for member in range(members) for fold in folds}
+    students = sum(len(arm.temperatures) for arm in study.arms) if study.students else 0
+    return len(networks) + students
 
 
 def run_cell(
@@ -86,9 +90,9 @@ def run_cell(
     on_trained: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """The records of all arms of one (condition, seed)."""
-    condition, seed = cell
-    students = Students(Setting(study, condition, seed, options, args, on_trained))
-    return [students.run(arm) for arm in students.arms()]
+    setting = Setting(study, *cell, options, args, on_trained)
+    measured = Students(setting) if study.students else Teachers(setting)
+    return [measured.run(arm) for arm in setting.arms()]
 
 
 def _run_here(study: Study, options: StudyArguments, args: Any, cells: list) -> list[dict[str, Any]]:

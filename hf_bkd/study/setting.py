@@ -1,6 +1,7 @@
 """One condition and seed of a study: its data, decoded once, and how networks are trained in it."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PrinterCallback, set_seed
 
 from ..backbones import create_classifier
+from ..files import write_json
 from ..resident import CropAndFlip, ImagePreprocessor, ResidentDataset
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
-from .arms import Study, slug
+from .arms import Arm, Study, slug
 
 
 class Setting:
@@ -44,17 +47,32 @@ class Setting:
         self.root, self.key = Path(args.output_dir), Path(slug(condition) or "all", f"seed-{seed}")
         self.splits = study.conditions[condition](options, seed)
         self.classes = self.splits.train.features["label"].names
-        self.preprocessor = ImagePreprocessor(study.mean, study.std)
+        self.preprocessor = ImagePreprocessor(self.splits.mean, self.splits.std)
         self.train = self.resident(self.splits.train, augment=True)
         self.validation = self.resident(self.splits.validation)
         self.test = self.resident(self.splits.test)
+
+    def arms(self) -> list[Arm]:
+        """Those of the study that the data allows."""
+        return [arm for arm in self.study.arms if arm.teacher != "bayes" or self.splits.bayes is not None]
+
+    def recorded(self, arm: Arm, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """An arm's record: from an earlier run, or of running it now."""
+        file = self.folder("arms", f"{slug(arm.name)}.json")
+        if decided_by_main(file.is_file):
+            return json.loads(file.read_text())
+        record = run()
+        if PartialState().is_main_process:
+            write_json(file, record)
+        PartialState().wait_for_everyone()
+        return record
 
     @property
     def progress(self) -> bool:
         return not self.args.disable_tqdm
 
     def resident(self, dataset: datasets.Dataset, augment: bool = False) -> ResidentDataset:
-        augmentation = CropAndFlip(self.seed) if augment and self.study.augment else None
+        augmentation = CropAndFlip(self.seed) if augment and self.splits.augment else None
         return ResidentDataset.from_images(
             dataset, self.preprocessor, augmentation, self.args.device, progress=self.progress
         )
@@ -81,6 +99,7 @@ class Setting:
         seed: int,
         epochs: float,
         prepare: Callable[[nn.Module], nn.Module] | None = None,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
         evaluated: ResidentDataset | None = None,
         **changes: Any,
     ) -> DistillationTrainer:
@@ -93,6 +112,7 @@ class Setting:
             seed: of its initialisation and of the batches' order.
             epochs: before the condition's factor.
             prepare: changes the network before it is trained.
+            optimizer: makes one for it, in place of the arguments' own.
             evaluated: what it is evaluated on after each epoch.
             changes: to the training arguments.
         """
@@ -102,10 +122,10 @@ class Setting:
         network = create_classifier(
             architecture,
             len(self.classes),
-            in_chans=len(self.study.mean),
+            in_chans=len(self.splits.mean),
             image_size=train.values["pixel_values"].shape[-1],
-            mean=self.study.mean,
-            std=self.study.std,
+            mean=self.splits.mean,
+            std=self.splits.std,
             label_names=self.classes,
             **architecture_args,
         )
@@ -118,8 +138,10 @@ class Setting:
             push_to_hub=False,
             **changes,
         )
+        network = prepare(network) if prepare else network
+        optimizers = (optimizer(network) if optimizer else None, None)
         trainer = DistillationTrainer(
-            prepare(network) if prepare else network, args, train_dataset=train, eval_dataset=evaluated
+            network, args, train_dataset=train, eval_dataset=evaluated, optimizers=optimizers
         )
         if not self.progress:
             trainer.remove_callback(PrinterCallback)

@@ -1,6 +1,5 @@
 """A student per arm, and its record for `results.json`."""
 
-import json
 import math
 import time
 from typing import Any, NamedTuple
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 
 from ..cards import write_student_card
 from ..errors import UserError
-from ..files import whole_folder, write_json
+from ..files import whole_folder
 from ..metrics import agreement, classification_metrics, reliability
 from .arms import Arm, slug
-from .setting import Setting, decided_by_main
+from .setting import Setting
 from .teaching import Teaching
 
 
@@ -41,28 +40,22 @@ class Students:
         self.teaching = Teaching(setting)
         self._trained: dict[tuple, Trained] = {}
 
-    def arms(self) -> list[Arm]:
-        """Those that the setting's data allows."""
-        exact = self.setting.splits.bayes is not None
-        return [arm for arm in self.setting.study.arms if arm.teacher != "bayes" or exact]
-
     def run(self, arm: Arm) -> dict[str, Any]:
         """An arm's record: from an earlier run, or of a student that is trained, measured and saved now."""
-        record_file = self.setting.folder("arms", f"{slug(arm.name)}.json")
-        if decided_by_main(record_file.is_file):
-            return json.loads(record_file.read_text())
-        temperatures = self._temperatures(arm)
-        candidates = [self._student(arm, temperature) for temperature in temperatures]
+        record = self.setting.recorded(arm, lambda: self._run(arm))
+        if PartialState().is_main_process:
+            for temperature in self._temperatures(arm):
+                self.setting.forget_checkpoints(_training_name(arm, temperature))
+        return record
+
+    def _run(self, arm: Arm) -> dict[str, Any]:
+        candidates = [self._student(arm, temperature) for temperature in self._temperatures(arm)]
         best = max(range(len(candidates)), key=lambda i: candidates[i].validation_accuracy)
         record = self._record(arm, candidates[best])
         if PartialState().is_main_process:
             with whole_folder(self.setting.folder("students", slug(arm.name))) as folder:
                 candidates[best].model.save_pretrained(folder)
                 write_student_card(folder, self.setting.study.name, self.setting.options.dataset, record)
-            write_json(record_file, record)
-            for temperature in temperatures:
-                self.setting.forget_checkpoints(_training_name(arm, temperature))
-        PartialState().wait_for_everyone()
         return record
 
     def _temperatures(self, arm: Arm) -> tuple[float, ...]:
@@ -124,7 +117,6 @@ class Students:
         metrics["convergence_noise"] = trained.noise
         metrics["best_accuracy"] = max(trained.accuracies)
         metrics["agreement"] = agreement(trained.probs, teacher_probs) if asked else None
-        bins = reliability(trained.probs, test_labels)._asdict()
         return {
             "arm": arm.name,
             "condition": setting.condition,
@@ -144,13 +136,9 @@ class Students:
             "seconds": trained.seconds,
             "history": {"epoch": trained.epochs, "accuracy": trained.accuracies},
             "noise_window": trained.noise_window,
-            "reliability": {name: _without_nan(values.tolist()) for name, values in bins.items()},
+            "reliability": reliability(trained.probs, test_labels).as_json(),
         }
 
 
 def _training_name(arm: Arm, temperature: float) -> str:
     return f"student-{slug(arm.name)}-T{temperature:g}"
-
-
-def _without_nan(values: list[float]) -> list[float | None]:
-    return [None if value != value else value for value in values]

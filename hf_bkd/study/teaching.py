@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
+from typing import Any
 
 import datasets
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..files import whole_folder
+from ..ivon import IVON
 from ..soft_labels import add_soft_labels, attach
 from ..soft_labels.columns import is_soft_label_column
 from ..soft_labels.provenance import content_ids, make_provenance
@@ -17,11 +20,13 @@ from ..teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
     LaplaceTeacher,
+    MCDropoutTeacher,
     Teacher,
     VariationalTeacher,
     make_variational,
     predict_all,
 )
+from ..trainer import DistillationTrainer
 from .arms import Arm
 from .setting import Setting, decided_by_main
 
@@ -90,23 +95,23 @@ class Teaching:
 
     def teacher(self, arm: Arm, temperature: float, rows: Rows = None, prefix: str = "") -> Teacher:
         """An arm's teacher at a temperature, fitted on all of the training split or on ``rows`` of it."""
-        teacher = self._fitted(arm.teacher, rows, prefix)
+        teacher = self._fitted(arm, rows, prefix)
         if arm.scaled:
             return DeterministicTeacher.fit(teacher.network, self.setting.validation.batches())
         teacher = copy(teacher)  # others may use it at another temperature
         teacher.temperature = temperature
         return teacher
 
-    def _fitted(self, kind: str, rows: Rows, prefix: str) -> Teacher:
-        if self._is_given(kind, rows):
+    def _fitted(self, arm: Arm, rows: Rows, prefix: str) -> Teacher:
+        if self._is_given(arm.teacher, rows):
             return self.given
-        if kind == "ensemble":
+        if arm.teacher == "ensemble":
             size = self.setting.options.ensemble_size
             return EnsembleTeacher([self._member(number, rows, prefix) for number in range(size)])
-        if kind == "deterministic":
+        if arm.teacher == "deterministic":
             return self._member(0, rows, prefix)
-        fit = {"laplace": self._fit_laplace, "variational": self._fit_variational}[kind]
-        return self._kept(f"{prefix}{kind}", lambda: fit(rows, prefix))
+        kinds = {"laplace": self._fit_laplace, "variational": self._fit_variational, "mc_dropout": self._fit_dropout}
+        return self._kept(f"{prefix}{arm.teacher_name}", lambda: kinds[arm.teacher](arm, rows, prefix))
 
     def _is_given(self, kind: str, rows: Rows) -> bool:
         """Whether the user brought this teacher; folds need their own."""
@@ -116,32 +121,45 @@ class Teaching:
         if number == 0 and self._is_given("deterministic", rows):
             return self.given
         name = f"{prefix}deterministic-{number}"
-        return self._kept(name, lambda: DeterministicTeacher(self._train(name, rows, number)))
+        return self._kept(name, lambda: DeterministicTeacher(self._train(name, rows, number).model))
 
-    def _fit_laplace(self, rows: Rows, prefix: str) -> Teacher:
+    def _fit_laplace(self, arm: Arm, rows: Rows, prefix: str) -> Teacher:
         network = self._member(0, rows, prefix).network
-        return LaplaceTeacher.fit(network, self._resident(rows).batches(), self.setting.validation.batches())
+        train, validation = self._resident(rows).batches(), self.setting.validation.batches()
+        samples = self.setting.options.num_samples
+        return LaplaceTeacher.fit(network, train, validation, num_samples=samples, **arm.how)
 
-    def _fit_variational(self, rows: Rows, prefix: str) -> Teacher:
-        return VariationalTeacher(self._train(f"{prefix}variational", rows, 0, make_variational))
+    def _fit_variational(self, arm: Arm, rows: Rows, prefix: str) -> Teacher:
+        name = prefix + arm.teacher_name
+        if arm.how.get("posterior") != "ivon":
+            return VariationalTeacher(self._train(name, rows, prepare=partial(make_variational, **arm.how)).model)
+        settings = {name: value for name, value in arm.how.items() if name != "posterior"}
+        settings = {"lr": self.setting.args.learning_rate, "ess": len(self._resident(rows)), **settings}
+        settings["hess_init"] = 1 / (settings["ess"] * settings.pop("initial_std", 0.05) ** 2)
+        trainer = self._train(name, rows, optimizer=lambda network: IVON(network.parameters(), **settings))
+        return VariationalTeacher(trainer.model, trainer.optimizer.optimizer.posterior_std(trainer.model))
+
+    def _fit_dropout(self, arm: Arm, rows: Rows, prefix: str) -> Teacher:
+        return MCDropoutTeacher(self._train(prefix + arm.teacher_name, rows, architecture_args=arm.how).model)
 
     def _resident(self, rows: Rows):
         return self.setting.train if rows is None else self.setting.resident(rows, augment=True)
 
-    def _train(self, name: str, rows: Rows, number: int, prepare: Callable | None = None) -> nn.Module:
+    def _train(
+        self, name: str, rows: Rows, number: int = 0, architecture_args: dict[str, Any] | None = None, **how: Callable
+    ) -> DistillationTrainer:
         setting = self.setting
-        trainer = setting.train_network(
+        return setting.train_network(
             setting.options.teacher_model,
-            setting.study.teacher_args,
+            setting.study.teacher_args | (architecture_args or {}),
             self._resident(rows),
             name=f"teacher-{name}",
             seed=1000 * (setting.seed + 1) + number,
             epochs=setting.options.teacher_epochs or setting.args.num_train_epochs,
-            prepare=prepare,
             teacher_temperature=None,
             kd_lambda=0.0,
+            **how,
         )
-        return trainer.model
 
     def _kept(self, name: str, fit: Callable[[], Teacher]) -> Teacher:
         """A teacher from its folder, fitted and saved first if it is not there."""

@@ -22,6 +22,7 @@ from ..cards import write_teacher_card
 from ..errors import UserError
 from ..files import whole_folder
 from ..hub import local_folder, push_folder
+from ..layers import spread_names
 from .network import Inputs, load_network, num_classes_of, save_network, split, to_network
 
 TEMPERINGS = ("per_sample", "post_average")
@@ -158,7 +159,8 @@ class Teacher(ABC):
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
             description["record"] = self.record
             (temporary / "teacher.json").write_text(json.dumps(description, indent=2) + "\n")
-            write_teacher_card(temporary, description)
+            reads = "text" if getattr(self.network, "main_input_name", None) == "input_ids" else "image"
+            write_teacher_card(temporary, description, f"{reads}-classification")
 
     @classmethod
     def from_pretrained(
@@ -184,7 +186,7 @@ class Teacher(ABC):
             raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
         try:
             description = json.loads(description_file.read_text())
-            method, settings, record = str(description["method"]), description["settings"], description["record"]
+            method, settings, record = str(description["method"]), description["settings"], dict(description["record"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{description_file} is damaged: {error!r}") from None
         known = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
@@ -215,10 +217,11 @@ class Teacher(ABC):
             return push_folder(Path(folder) / "teacher", repo_id, private=private, token=token)
 
     def _weights(self) -> dict[str, Tensor]:
-        return self.network.state_dict()
+        spread = spread_names(self.network)
+        return {name: value for name, value in self.network.state_dict().items() if name not in spread}
 
     def _save_networks(self, folder: Path) -> None:
-        save_network(self.network, folder / "network")
+        save_network(self.network, folder / "network", without=spread_names(self.network))
 
     @classmethod
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> Any:

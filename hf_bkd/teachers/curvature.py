@@ -31,6 +31,7 @@ from ..errors import UserError
 from .network import HeadData
 
 MOST_FULL_WEIGHTS = 4_000
+AT_ONCE = 2**24  # numbers that a full covariance, or the fit, holds at a time
 
 
 class LogitCovariance(NamedTuple):
@@ -55,6 +56,9 @@ class LogitCovariance(NamedTuple):
         if self.basis is None:
             return self.scales
         return torch.einsum("...ij,...j->...i", self.basis, self.scales * self.basis.sum(dim=-2))
+
+    def to(self, dtype: torch.dtype) -> Self:
+        return LogitCovariance(self.scales.to(dtype), None if self.basis is None else self.basis.to(dtype))
 
 
 @dataclass
@@ -180,13 +184,18 @@ class FullCurvature(Curvature):
         return self.weight_vectors.shape[1], self.weight_vectors.shape[0]
 
     def project(self, features: Tensor) -> Tensor:
-        bias = self.bias_vectors if self.has_bias else 0.0
-        return torch.einsum("bj,ijp->bip", features, self.weight_vectors) + bias
+        return features  # J Q, [B, C, P], would be too large to keep for many examples
 
     def covariance(self, projected: Tensor, prior_precision: float) -> LogitCovariance:
-        root = projected / (self.values + prior_precision).sqrt()
-        scales, basis = torch.linalg.eigh(root @ root.mT)
-        return LogitCovariance(scales.clamp_min(0), basis)
+        widths = (self.values + prior_precision).rsqrt()
+        bias = self.bias_vectors if self.has_bias else 0.0
+        products = []
+        for part in projected.split(max(1, AT_ONCE // self.weight_vectors[:, 0].numel())):
+            root = (torch.einsum("bj,ijp->bip", part, self.weight_vectors) + bias) * widths
+            products.append(root.double() @ root.double().mT)
+        # the data say nothing of what all logits share: float32 would lose the other scales beside that one's
+        scales, basis = torch.linalg.eigh(torch.cat(products))
+        return LogitCovariance(scales.clamp_min(0), basis).to(projected.dtype)
 
     def eigenvalues(self) -> Tensor:
         return self.values
@@ -214,7 +223,8 @@ def curvature_of(data: HeadData, head: nn.Linear, structure: str = "kron") -> Cu
         for mine, trained in zip(linear.parameters(), (head.weight, head.bias), strict=False):
             mine.copy_(trained)
     head_only = nn.Sequential(nn.Identity(), linear)  # laplace-torch refuses a single module
-    size = 64 if structure == "full" else 1024  # a full one does hold Jacobians
+    # a full one holds Jacobians, the others C x C numbers an example
+    size = 64 if structure == "full" else max(1, min(1024, AT_ONCE * 4 // head.out_features**2))
     loader = DataLoader(TensorDataset(data.features, data.labels.long()), batch_size=size)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # of its backends

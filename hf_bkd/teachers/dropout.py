@@ -6,6 +6,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..backbones import call_network, logits_of
 from ..errors import UserError
+from ..layers import GaussianWeights
 from .base import Teacher
 from .network import Inputs, evaluation_mode
 
@@ -14,6 +15,7 @@ class MCDropoutTeacher(Teacher):
     """S passes of a network that was trained with dropout, with its dropout on; norms keep their running statistics.
 
     Whatever acts in training mode only is on, whether a module or a function: dropout of units and stochastic depth.
+    The weights of variational layers are their means.
 
     Raises (in ``predict``):
         UserError: the network has no dropout, so that all draws are the same.
@@ -22,18 +24,25 @@ class MCDropoutTeacher(Teacher):
     method = "mc_dropout"
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+        device = "cpu" if generator is None else generator.device
+        seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
         devices = [self.device] if self.device.type == "cuda" else []
         with evaluation_mode(self.network), torch.random.fork_rng(devices):
             self.network.train()
             for module in self.network.modules():
-                if isinstance(module, _NormBase):
+                if isinstance(module, (_NormBase, GaussianWeights)):
                     module.eval()
             torch.manual_seed(seed)
+            before = self._generator_state()
             draws = torch.stack([logits_of(call_network(self.network, inputs)) for _ in range(num_samples)])
-        if num_samples > 1 and (draws == draws[0]).all():
+            random = not torch.equal(before, self._generator_state())
+        # equal draws alone don't tell: a few examples may happen to lose no unit
+        if num_samples > 1 and not random and (draws == draws[0]).all():
             raise UserError(
                 "all draws are the same, so this network has no dropout: train it with some (drop_rate= of timm's "
                 "models, *_dropout of transformers' configurations), or take another teacher"
             )
         return draws
+
+    def _generator_state(self) -> Tensor:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()

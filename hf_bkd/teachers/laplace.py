@@ -40,7 +40,8 @@ class LaplaceTeacher(Teacher):
               (Hobbhahn, Kristiadi and Hennig 2022).
 
     Raises:
-        UserError: prior precision not above 0, unknown link, or curvature of another head than the network's.
+        UserError: prior precision not above 0 or infinite, unknown link, or curvature of another head than the
+            network's.
     """
 
     method = "laplace"
@@ -57,8 +58,8 @@ class LaplaceTeacher(Teacher):
         super().__init__(network, temperature, tempering)
         if link not in LINKS:
             raise UserError(f"link is {link!r}; it must be one of {', '.join(LINKS)}")
-        if not prior_precision > 0:
-            raise UserError(f"prior_precision must be above 0, and it is {prior_precision}")
+        if not 0 < prior_precision < math.inf:
+            raise UserError(f"prior_precision must be above 0 and finite, and it is {prior_precision}")
         head = classification_head(network)[1]
         fitted = *curvature.head_size, curvature.has_bias
         needed = head.in_features, head.out_features, head.bias is not None
@@ -81,6 +82,7 @@ class LaplaceTeacher(Teacher):
         structure: str = "kron",
         link: str = "mc",
         prior_precision: float | str | None = None,
+        num_samples: int = 10,
     ) -> Self:
         """Fit the posterior of a trained network's last layer.
 
@@ -92,33 +94,37 @@ class LaplaceTeacher(Teacher):
             link: see the class.
             prior_precision: delta > 0 where it is known, or ``"marginal_likelihood"`` to choose it on the training
                 set by the Laplace approximation of the evidence (MacKay 1992).
+            num_samples: S >= 1, how many draws the labels will be made with: few draws of a wide posterior are noisy,
+                so that the fewer they are, the narrower is the one with the best validation NLL.
 
         Raises:
             UserError: neither validation batches nor a prior precision; no linear head; no examples, or labels that
-                don't fit the head; unknown structure, or a full one of a large head; and as for the class.
+                don't fit the head; unknown structure, or a full one of a large head; ``num_samples`` below 1; and as
+                for the class.
         """
+        _check_samples(num_samples)
         if validation is None and prior_precision is None:
             raise UserError(
                 "pass validation batches to choose the prior precision on, or prior_precision: a number or "
                 "'marginal_likelihood'"
             )
-        seen = head_data(network, train)
-        head = classification_head(network)[1]
         given = 1.0 if prior_precision in (None, "marginal_likelihood") else prior_precision
         if isinstance(given, str):
             raise UserError(f"prior_precision is {given!r}; it must be a number or 'marginal_likelihood'")
+        seen = head_data(network, train)
+        head = classification_head(network)[1]
         teacher = cls(network, curvature_of(seen, head, structure), given, link)
         held_out = None if validation is None else head_data(network, validation)
         rule = "given"
         if prior_precision == "marginal_likelihood":
             rule, teacher.prior_precision = "marginal likelihood", _best_evidence(teacher.curvature, seen, head)
         elif prior_precision is None:
-            rule, teacher.prior_precision = "validation NLL", teacher.best_precision(held_out)
+            rule, teacher.prior_precision = "validation NLL", teacher.best_precision(held_out, num_samples)
         teacher.record = {"examples": len(seen.labels), "prior precision chosen by": rule}
         if held_out is not None:
             projected = teacher.curvature.project(held_out.features)
-            log_probs = teacher._log_predictive(projected, held_out.logits, teacher.prior_precision)
-            teacher.record["validation"] = classification_metrics(log_probs.exp(), held_out.labels)
+            log_probs = teacher._log_predictive(projected, held_out.logits, teacher.prior_precision, num_samples)
+            teacher.record["validation"] = classification_metrics(log_probs[0].exp(), held_out.labels)
         return teacher
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
@@ -133,33 +139,40 @@ class LaplaceTeacher(Teacher):
         return _linked(self.link, logits, covariance, noise)
 
     @torch.no_grad()
-    def best_precision(self, data: HeadData) -> float:
+    def best_precision(self, data: HeadData, num_samples: int = 10) -> float:
         """delta in [1e-4, 1e6] with the least negative log-likelihood of what the head saw of held-out examples.
 
-        All candidates share one set of draws, so that their difference is not noise, and half of the draws mirror the
-        others: odd moments vanish, which would else decide between nearly equal candidates.
+        That of the mean of ``num_samples`` draws, averaged over several such means. All candidates share one set of
+        draws, so that their difference is not noise, and half of the draws mirror the others: odd moments vanish,
+        which would else decide between nearly equal candidates. UserError for ``num_samples`` below 1.
         """
-
+        _check_samples(num_samples)
         projected, labels = self.curvature.project(data.features), data.labels.long()
 
         def nll(precision: float) -> float:
-            return F.nll_loss(self._log_predictive(projected, data.logits, precision).double(), labels).item()
+            log_probs = self._log_predictive(projected, data.logits, precision, num_samples).double()
+            return F.nll_loss(log_probs.flatten(0, 1), labels.repeat(len(log_probs))).item()
 
         return _least(nll)
 
-    def _log_predictive(self, projected: Tensor, logits: Tensor, prior_precision: float) -> Tensor:
-        """Log-probabilities [N, C], computed some examples at a time; the same draws at every call."""
-        size = max(1, CHUNK // (SEARCH_DRAWS * logits.shape[-1]))
+    def _log_predictive(self, projected: Tensor, logits: Tensor, prior_precision: float, num_samples: int) -> Tensor:
+        """Log-probabilities [R, N, C] of R means of S draws, computed some examples at a time; the same at every call.
+
+        The second half of the R means has the mirrored draws of the first; R = 1 where the link is in closed form.
+        """
+        pairs = math.ceil(SEARCH_DRAWS / (2 * num_samples))
+        size = max(1, CHUNK // (2 * pairs * num_samples * logits.shape[-1]))
         generator = torch.Generator(logits.device).manual_seed(0)
         parts = []
         for part, part_logits in zip(projected.split(size), logits.split(size), strict=True):
             noise = None
             if self.link == "mc":
-                noise = standard_normal((SEARCH_DRAWS // 2, *part_logits.shape), part_logits, generator)
+                noise = standard_normal((pairs * num_samples, *part_logits.shape), part_logits, generator)
                 noise = torch.cat([noise, -noise])
             drawn = _linked(self.link, part_logits, self.curvature.covariance(part, prior_precision), noise)
-            parts.append(drawn.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(drawn)))
-        return torch.cat(parts)
+            draws = drawn.log_softmax(dim=-1).unflatten(0, (-1, num_samples) if self.link == "mc" else (1, 1))
+            parts.append(draws.logsumexp(dim=1) - math.log(draws.shape[1]))
+        return torch.cat(parts, dim=1)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         settings = {"prior_precision": self.prior_precision, "link": self.link, "structure": self.curvature.structure}
@@ -170,6 +183,11 @@ class LaplaceTeacher(Teacher):
         settings = dict(settings)
         kind = STRUCTURES[settings.pop("structure")]
         return cls(network, kind(classification_head(network)[1].bias is not None, **tensors), **settings)
+
+
+def _check_samples(num_samples: int) -> None:
+    if num_samples < 1:
+        raise UserError(f"num_samples must be at least 1, and it is {num_samples}")
 
 
 def _linked(link: str, logits: Tensor, covariance: LogitCovariance, noise: Tensor | None) -> Tensor:
@@ -185,10 +203,12 @@ def _bridge(logits: Tensor, covariance: LogitCovariance) -> Tensor:
     """Logarithm, up to a constant, of the Dirichlet parameters of N(logits, covariance): the Laplace bridge.
 
     The Gaussian is first conditioned on logits that sum to zero (Hobbhahn et al. 2022, section 3); then
-    alpha_k = (1 - 2/C + exp(z_k) / C^2 * sum_l exp(-z_l)) / var_k.
+    alpha_k = (1 - 2/C + exp(z_k) / C^2 * sum_l exp(-z_l)) / var_k. In float64: with a small prior precision nearly all
+    of the variance is in that sum, and what is left of it would be float32's rounding error.
     """
+    covariance, logits = covariance.to(torch.float64), logits.double()
     sums, classes = covariance.row_sums(), logits.shape[-1]
-    total = sums.sum(dim=-1, keepdim=True)
+    total = sums.sum(dim=-1, keepdim=True).clamp_min(1e-30)  # 0 for features 0 without a bias
     mean = logits - sums * logits.sum(dim=-1, keepdim=True) / total
     variance = covariance.variance() - sums.square() / total
     constant = mean.new_tensor(1 - 2 / classes).log()
@@ -211,7 +231,7 @@ def _least(cost: Callable[[float], float]) -> float:
     """delta in ``PRECISION_RANGE`` of least cost: a logarithmic grid, then a search around its best."""
     from scipy.optimize import minimize_scalar
 
-    grid = torch.linspace(*(math.log(end) for end in PRECISION_RANGE), 24).tolist()
+    grid = torch.linspace(*map(math.log, PRECISION_RANGE), 24, dtype=torch.float64).tolist()
     costs = [cost(math.exp(point)) for point in grid]
     best = min(range(len(grid)), key=costs.__getitem__)
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]

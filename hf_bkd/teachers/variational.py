@@ -1,7 +1,6 @@
 """A Gaussian over the weights, trained together with the network."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -10,9 +9,9 @@ from torch.func import functional_call
 
 from ..backbones import classification_head, head_features, logits_of
 from ..errors import UserError
-from ..layers import SPREAD, GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
+from ..layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
 from .base import Teacher, standard_normal
-from .network import Inputs, save_network
+from .network import Inputs
 
 POSTERIORS = ("head", "full")
 
@@ -32,7 +31,7 @@ def make_variational(
     Args:
         network: any module with logits and a linear head; its weights become the posterior's means.
         posterior: ``"head"``: over the last layer; ``"full"``: over every ``nn.Linear`` and ``nn.Conv2d``
-            (subclasses of them, norms and embeddings keep single weights).
+            (subclasses of them, frozen layers, norms and embeddings keep single weights).
         prior_std: standard deviation > 0 of the weights' prior; 1/sqrt(inputs of an output) if not given.
         initial_std: posterior standard deviation > 0 that training starts from; a tenth of the prior's if not given.
         rank: of the head's covariance beside its diagonal, see :class:`~hf_bkd.layers.VariationalLinear`.
@@ -41,17 +40,24 @@ def make_variational(
         The network.
 
     Raises:
-        UserError: unknown posterior, a standard deviation that is not above 0, a negative rank, or no linear head.
+        UserError: unknown posterior, a standard deviation that is not above 0 and finite, a negative rank, or no
+            linear head, or nothing else. The network is as before then.
     """
     if posterior not in POSTERIORS:
         raise UserError(f"posterior is {posterior!r}; it must be one of {', '.join(POSTERIORS)}")
-    head_name, head = classification_head(network)
+    _, head = classification_head(network)
+    if head is network:
+        raise UserError("a linear layer cannot be replaced in itself: pass it in a network, as nn.Sequential(layer)")
     spread = {"prior_std": prior_std, "initial_std": initial_std}
+    replacement: dict[nn.Module, nn.Module] = {head: VariationalLinear.like(head, rank=rank, **spread)}
     if posterior == "full":
         plain = {nn.Linear: VariationalLinear, nn.Conv2d: VariationalConv2d}
-        for name, layer in [(n, m) for n, m in network.named_modules() if type(m) in plain and m is not head]:
-            network.set_submodule(name, plain[type(layer)].like(layer, **spread))
-    network.set_submodule(head_name, VariationalLinear.like(head, rank=rank, **spread))
+        for layer in network.modules():
+            if type(layer) in plain and layer.weight.requires_grad and layer is not head:
+                replacement[layer] = plain[type(layer)].like(layer, **spread)
+    for name, layer in list(network.named_modules(remove_duplicate=False)):  # one may stand in several places
+        if layer in replacement:
+            network.set_submodule(name, replacement[layer])
     return network
 
 
@@ -69,7 +75,8 @@ class VariationalTeacher(Teacher):
         factors: name -> R directions [R, *shape] that parameters vary in together, beside ``std``; read with it.
 
     Raises:
-        UserError: there are no standard deviations, or some don't fit the network's parameters.
+        UserError: there are no standard deviations, or some don't fit the network's parameters or are not above 0 and
+            finite.
     """
 
     method = "variational"
@@ -84,25 +91,22 @@ class VariationalTeacher(Teacher):
     ):
         super().__init__(network, temperature, tempering)
         if std is None:
+            if factors is not None:
+                raise UserError("factors were given without std: pass both, or neither to read them from the network")
             std, factors = _trained_posterior(network)
-        means = dict(network.named_parameters())
-        for name, value in [*std.items(), *(factors or {}).items()]:
-            if name not in std or name not in means or value.shape[-means[name].ndim :] != means[name].shape:
-                raise UserError(f"the posterior's {name} of shape {list(value.shape)} is not of this network")
-        if not std:
-            raise UserError(
-                "this network has no posterior: pass it through make_variational and train it, or train it with IVON "
-                "and pass std=optimizer.posterior_std(network)"
-            )
+        means, factors = dict(network.named_parameters()), factors or {}
+        _check_posterior(std, factors, means)
         self.std, self.factors = (  # in the network's order, however they were stored: the draws depend on it
-            {name: given[name].detach().to(mean).contiguous() for name, mean in means.items() if name in given}
-            for given in (std, factors or {})
+            {n: given[n].detach().to(mean, copy=True).contiguous() for n, mean in means.items() if n in given}
+            for given in (std, factors)
         )
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         head_name, _ = classification_head(self.network)
-        if f"{head_name}.weight" in self.std and set(self.std) <= {f"{head_name}.weight", f"{head_name}.bias"}:
+        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        with_factors = weight in self.factors or not self.factors
+        if weight in self.std and set(self.std) <= {weight, bias} and with_factors:
             return self._draw_outputs(inputs, head_name, num_samples, generator)
         args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
         draws = [
@@ -116,12 +120,13 @@ class VariationalTeacher(Teacher):
         """Logits [S, B, C] by what the weights' Gaussian makes of the outputs, a draw of its own for each example."""
         features, mean = (seen.float() for seen in head_features(self.network, inputs))
         weight, bias = f"{head_name}.weight", f"{head_name}.bias"
-        variances = {name: std.float().square() for name, std in self.std.items()}
+        variances = {name: std.to(mean).square() for name, std in self.std.items()}
         variance = nn.functional.linear(features.square(), variances[weight], variances.get(bias))
         draws = mean + variance.sqrt() * standard_normal((num_samples, *mean.shape), mean, generator)
         if weight not in self.factors:
             return draws
-        directions = output_directions(features, self.factors[weight].float(), self.factors.get(bias))
+        factors = {name: factor.to(mean) for name, factor in self.factors.items()}
+        directions = output_directions(features, factors[weight], factors.get(bias))
         along = standard_normal((num_samples, *directions.shape[:-1]), mean, generator)
         return draws + torch.einsum("sbr,brc->sbc", along, directions)
 
@@ -130,21 +135,16 @@ class VariationalTeacher(Teacher):
         rank = len(next(iter(self.factors.values()), ()))
         along = standard_normal((rank,), next(iter(means.values())), generator)
         for name, std in self.std.items():
-            drawn[name] = torch.addcmul(means[name], std, standard_normal(std.shape, std, generator))
+            mean = means[name]
+            drawn[name] = torch.addcmul(mean, std.to(mean), standard_normal(std.shape, mean, generator))
             if name in self.factors:
-                drawn[name] += torch.tensordot(along, self.factors[name], dims=1)
+                drawn[name] += torch.tensordot(along, self.factors[name].to(mean), dims=1)
         return drawn
 
     def to(self, device: torch.device | str) -> Self:
         for posterior in (self.std, self.factors):
             posterior.update({name: value.to(device) for name, value in posterior.items()})
         return super().to(device)
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value for name, value in super()._weights().items() if not name.endswith(SPREAD)}
-
-    def _save_networks(self, folder: Path) -> None:
-        save_network(self.network, folder / "network", without=SPREAD)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         std = {f"std.{name}": value for name, value in self.std.items()}
@@ -156,6 +156,25 @@ class VariationalTeacher(Teacher):
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
         return cls(network, named("std."), named("factor."), **settings)
+
+
+def _check_posterior(std: Mapping[str, Tensor], factors: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> None:
+    if not std:
+        raise UserError(
+            "this network has no posterior: pass it through make_variational and train it, or train it with IVON "
+            "and pass std=optimizer.posterior_std(network)"
+        )
+    for given, leading in ((std, 0), (factors, 1)):
+        for name, value in given.items():
+            if name not in std or name not in means or value.shape[leading:] != means[name].shape:
+                raise UserError(f"the posterior's {name} of shape {list(value.shape)} is not of this network")
+            if not (value.isfinite().all() and (leading or (value > 0).all())):
+                raise UserError(
+                    "a posterior's standard deviations must be above 0, and all of it finite: something in "
+                    f"{name} is not; the training may have diverged"
+                )
+    if len({factor.shape[0] for factor in factors.values()}) > 1:
+        raise UserError("a posterior's factors must have as many directions for each parameter")
 
 
 def _trained_posterior(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

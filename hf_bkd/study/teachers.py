@@ -1,0 +1,100 @@
+"""Teachers compared as classifiers: how good, how calibrated, how unsure of foreign images, how dear."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backbones import call_network
+from ..metrics import auroc, classification_metrics, entropy, reliability
+from ..targets import temper
+from ..teachers import Teacher, predict_all
+from ..teachers.deterministic import best_temperature
+from ..teachers.network import evaluation_mode, split, to_network
+from .arms import Arm
+from .setting import Setting
+from .teaching import Teaching
+
+TIMED_IMAGES, TIMED_ROUNDS = 128, 7
+
+
+class Teachers:
+    """Fits and measures the teachers of a setting."""
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        self.teaching = Teaching(setting)
+
+    def run(self, arm: Arm) -> dict[str, Any]:
+        """An arm's record: from an earlier run, or of a teacher that is fitted and measured now."""
+        return self.setting.recorded(arm, lambda: self._record(arm, self.teaching.teacher(arm, 1.0)))
+
+    def _record(self, arm: Arm, teacher: Teacher) -> dict[str, Any]:
+        setting, samples = self.setting, self.setting.options.num_samples
+        predicted = {
+            name: predict_all(teacher, dataset.batches(), samples, setting.seed)
+            for name, dataset in (("validation", setting.validation), ("test", setting.test))
+        }
+        (held_out, held_out_labels), (probs, labels) = predicted["validation"], predicted["test"]
+        temperature = best_temperature(held_out.clamp_min(1e-12).log(), held_out_labels)
+        scaled = temper(probs, temperature)
+        foreign = None
+        if setting.splits.foreign is not None:
+            foreign, _ = predict_all(
+                teacher, setting.resident(setting.splits.foreign).batches(), samples, setting.seed
+            )
+        return {
+            "arm": arm.name,
+            "condition": setting.condition,
+            "teacher": arm.teacher,
+            "network": setting.options.teacher_model,
+            "seed": setting.seed,
+            "num_samples": samples,
+            **teacher.get_state()[0],
+            "metrics": classification_metrics(probs, labels) | _ood(probs, foreign),
+            "scaled_metrics": classification_metrics(scaled, labels)
+            | _ood(scaled, None if foreign is None else temper(foreign, temperature))
+            | {"temperature": temperature},
+            "relative_time": self._relative_time(teacher),
+            "megabytes": _megabytes(teacher),
+            "reliability": reliability(probs, labels).as_json(),
+        }
+
+    def _relative_time(self, teacher: Teacher) -> float:
+        """Seconds of a prediction over those of one plain pass of the same images; median of interleaved rounds."""
+        inputs, _ = split(next(iter(self.setting.test.batches(TIMED_IMAGES))))
+        inputs = to_network(inputs, teacher.network)
+
+        def plain() -> None:
+            with evaluation_mode(teacher.network), torch.no_grad():
+                call_network(teacher.network, inputs)
+
+        def predict() -> None:
+            teacher.predict(inputs, self.setting.options.num_samples)
+
+        rounds = [(_seconds(predict), _seconds(plain)) for _ in range(TIMED_ROUNDS)]
+        return statistics.median(teacher_s / plain_s for teacher_s, plain_s in rounds)
+
+
+def _ood(probs: Tensor, foreign: Tensor | None) -> dict[str, float]:
+    """How well the entropy of a prediction tells foreign images from the test split's."""
+    return {} if foreign is None else {"ood_auroc": auroc(entropy(probs), entropy(foreign))}
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _megabytes(teacher: Teacher) -> float:
+    with TemporaryDirectory() as folder:
+        teacher.save_pretrained(Path(folder, "teacher"))
+        return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
