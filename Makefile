@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all card lint install clean
+.PHONY: demo test test-all bench card lint install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python recipes/digits.py --output_dir runs/digits
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# what is claimed of speed and memory, measured here; a missed bar is no error, and is best judged on an idle machine
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run_all.py
 
 # publish the run in runs/NAME as model_cards/NAME
 card: $(VENV)/.installed

@@ -104,7 +104,7 @@ class VariationalLinear(GaussianWeights, nn.Linear):
         super().__init__(in_features, out_features, bias)
         self._spread_weights(prior_std, initial_std)
         if not isinstance(rank, int) or rank < 0:
-            raise UserError(f"rank must be a whole number, at least 0, and it is {rank}")
+            raise UserError(f"rank must be at least 0 and a whole number, and it is {rank}")
         start = math.exp(self.weight_log_std[0, 0].item())
         self.weight_factor = nn.Parameter(start * torch.randn(rank, *self.weight.shape)) if rank else None
         self.bias_factor = nn.Parameter(start * torch.randn(rank, out_features)) if rank and bias else None

@@ -5,116 +5,39 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from training_helpers import (
+    C,
+    N,
+    Plain,
+    Recording,
+    Tuple,
+    WithKwargs,
+    arguments,
+    arrow,
+    examples,
+    largest_difference,
+    losses,
+    new,
+    same_weights,
+    trained,
+)
 from transformers import Trainer, TrainingArguments
 
-from hf_bkd import DistillationTrainer, DistillationTrainingArguments, ResidentDataset, UserError
-from hf_bkd.layers import VariationalLinear
+from hf_bkd import DistillationTrainer, ResidentDataset, UserError
 from hf_bkd.losses import temperature_factor
 from hf_bkd.metrics import classification_metrics
-from hf_bkd.soft_labels import attach
-
-N, D, C = 22, 6, 4
-
-
-class Plain(nn.Module):
-    """Returns a bare tensor."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, C))
-
-    def forward(self, features):
-        return self.layers(features)
-
-
-class WithKwargs(Plain):
-    """Makes the Trainer believe that the model scales its own loss."""
-
-    def forward(self, features, **kwargs):
-        assert not kwargs
-        return {"logits": self.layers(features)}
-
-
-class Tuple(Plain):
-    def forward(self, features):
-        return None, self.layers(features)
-
-
-def examples(seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "features": torch.randn(N, D, generator=generator),
-        "labels": torch.randint(C, (N,), generator=generator),
-        "teacher_probs": torch.randn(N, C, generator=generator).mul(2).softmax(dim=-1),
-    }
-
-
-def arrow(values: dict[str, torch.Tensor], **record) -> datasets.Dataset:
-    plain = {name: value.tolist() for name, value in values.items() if name != "teacher_probs"}
-    teacher = {"format": 1, "temperature": 1.0, "tempering": "per_sample", "class_names": None, "dataset": {}} | record
-    storage = record.get("storage", "float32")
-    return attach(datasets.Dataset.from_dict(plain), values["teacher_probs"].numpy(), teacher, storage=storage)
-
-
-def arguments(folder, **changes) -> DistillationTrainingArguments:
-    defaults = {
-        "per_device_train_batch_size": 8,
-        "num_train_epochs": 2,
-        "learning_rate": 0.1,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "save_strategy": "no",
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "report_to": "none",
-    }
-    return DistillationTrainingArguments(output_dir=str(folder), **(defaults | changes))
-
-
-def new(kind: type[nn.Module]) -> nn.Module:
-    torch.manual_seed(1)
-    return kind()
-
-
-def trained(folder, kind=Plain, values=None, dataset=None, **changes) -> DistillationTrainer:
-    dataset = ResidentDataset(values or examples()) if dataset is None else dataset
-    trainer = DistillationTrainer(new(kind), arguments(folder, **changes), train_dataset=dataset)
-    trainer.train()
-    return trainer
-
-
-def same_weights(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
-def largest_difference(a: nn.Module, b: nn.Module) -> float:
-    return max((x - y).abs().max().item() for x, y in zip(a.parameters(), b.parameters(), strict=True))
-
-
-def losses(trainer: Trainer, name: str = "loss") -> list[float]:
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 @pytest.mark.parametrize("scale", ["product", "squared", "none"])
 def test_one_epoch_equals_steps_written_out_in_float64(tmp_path, scale):
     values = examples()
     settings = {"kd_lambda": 0.3, "teacher_temperature": 2.0, "student_temperature": 1.5, "temperature_scale": scale}
-    order = []
-
-    class Recording(ResidentDataset):
-        def __getitems__(self, indices):
-            order.append(indices)
-            return super().__getitems__(indices)
-
-    trainer = trained(tmp_path, dataset=Recording(values), num_train_epochs=1, **settings)
+    dataset = Recording(values)
+    trainer = trained(tmp_path, dataset=dataset, num_train_epochs=1, **settings)
 
     model = new(Plain).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for rows in order:
+    for rows in dataset.order:
         logits = model(values["features"][rows].double())
         target = values["teacher_probs"][rows].double() ** 0.5
         target = target / target.sum(dim=1, keepdim=True)
@@ -252,45 +175,6 @@ class TestTemperature:
         DistillationTrainer(new(Plain), arguments(tmp_path, teacher_temperature=1.0), train_dataset=stored)
 
 
-class Bayesian(Plain):
-    def __init__(self):
-        super().__init__()
-        self.layers[2] = VariationalLinear(8, C, initial_std=0.3)
-
-
-@pytest.mark.parametrize(("batch_size", "steps"), [(8, 1), (2, 4)])
-def test_a_variational_network_pays_its_divergence_over_the_training_set(tmp_path, batch_size, steps, monkeypatch):
-    """Without noise in the forward pass, the first step's gradient is that of CE + KL / N, accumulated or not."""
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-    trainer = trained(
-        tmp_path, Bayesian, kd_lambda=0.0, max_steps=1, per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=steps,
-    )  # fmt: skip
-    model = new(Bayesian)
-    order = []
-
-    class Recording(ResidentDataset):
-        def __getitems__(self, indices):
-            order.extend(indices)
-            return super().__getitems__(indices)
-
-    trained(tmp_path / "2", Bayesian, dataset=Recording(examples()), kd_lambda=0.0, max_steps=1)
-    rows, values = order[:8], examples()
-    loss = F.cross_entropy(model(values["features"][rows]), values["labels"][rows])
-    loss = loss + model.layers[2].kl_divergence() / N
-    loss.backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter -= 0.1 * parameter.grad
-    assert largest_difference(model, trainer.model) < 1e-6
-    assert losses(trainer)[0] == pytest.approx(loss.item(), rel=1e-5)
-
-
-def test_weight_decay_leaves_a_posterior_alone(tmp_path):
-    trainer = DistillationTrainer(new(Bayesian), arguments(tmp_path), train_dataset=ResidentDataset(examples()))
-    assert trainer.get_decay_parameter_names(trainer.model) == ["layers.0.weight"]
-
-
 def test_a_tokenizers_collator_is_kept(tmp_path):
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -383,21 +267,6 @@ class TestRefuses:
         rows.set_transform(lambda batch: {"features": torch.tensor(batch["features"]), "labels": batch["labels"]})
         with pytest.raises(UserError, match="batches lack teacher_probs .only features, labels"):
             trained(tmp_path, dataset=rows, kd_lambda=kd_lambda, remove_unused_columns=False)
-
-    def test_a_checkpoint_that_lacks_a_part_of_the_model(self, tmp_path):
-        trained(tmp_path, kd_lambda=0.5, save_strategy="epoch")
-        other = DistillationTrainer(new(Bayesian), arguments(tmp_path), train_dataset=ResidentDataset(examples()))
-        with pytest.raises(UserError, match=r"layers.2.weight_log_std is no such weight there, and here \(4, 8\)"):
-            other.train(resume_from_checkpoint=True)
-
-    def test_a_checkpoint_of_another_model(self, tmp_path):
-        trained(tmp_path, kd_lambda=0.5, save_strategy="epoch")
-        other = DistillationTrainer(new(Bayesian), arguments(tmp_path), train_dataset=ResidentDataset(examples()))
-        other.model.layers[0] = nn.Linear(D, 5)
-        before = {name: value.clone() for name, value in other.model.state_dict().items()}
-        with pytest.raises(UserError, match=r"layers.0.bias is \(8,\) there, and here \(5,\)"):
-            other.train(resume_from_checkpoint=True)
-        assert all(torch.equal(before[name], value) for name, value in other.model.state_dict().items())
 
     @pytest.mark.parametrize(
         ("change", "words"),

@@ -66,7 +66,7 @@ class FitOptions:
     input_column: str | None = _option(None, "Of images or texts, if there are several.")
     label_column: str | None = _option(None, "If it is not called label, labels or fine_label.")
     structure: str = _option("kron", "laplace: of the curvature; kron, diag or full.")
-    link: str = _option("mc", "laplace: from logits to probabilities; mc (draws), probit or bridge.")
+    link: str = _option("probit", "laplace: from logits to probabilities; probit, bridge, or mc (draws).")
     prior_precision: str | None = _option(
         None, "laplace: a number or marginal_likelihood; chosen by validation NLL if not given."
     )

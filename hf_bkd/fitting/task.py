@@ -68,11 +68,10 @@ class Task:
         self, network: nn.Module, number: int = 0, optimizer: torch.optim.Optimizer | None = None
     ) -> nn.Module:
         """Train a network in place with the number's seed, going on from its last complete checkpoint."""
-        seed, main = self.args.seed + number, PartialState().is_main_process
-        if main:
+        seed, data, evaluated = self.args.seed + number, self.training_set, None
+        if PartialState().is_main_process:
             self._note_settings()
             print(f"training network {number + 1} of {len(self.members)}", flush=True)
-        data, evaluated = self.training_set, None
         if self.options.augment:
             data.augment = CropAndFlip(seed)
         if self.args.eval_strategy != "no":

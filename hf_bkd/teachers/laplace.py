@@ -34,8 +34,8 @@ class LaplaceTeacher(Teacher):
         prior_precision: delta > 0; the larger, the narrower the posterior.
         link: from the Gaussian over logits to class probabilities.
 
-            - ``"mc"``: softmax of S draws.
             - ``"probit"``: softmax(z / sqrt(1 + pi/8 var)), a single draw (MacKay 1992).
+            - ``"mc"``: softmax of S draws, which alone has a variance; with S = 10 of a wide posterior it is noisy.
             - ``"bridge"``: mean of the Dirichlet distribution that the Laplace bridge matches, a single draw
               (Hobbhahn, Kristiadi and Hennig 2022).
 
@@ -51,7 +51,7 @@ class LaplaceTeacher(Teacher):
         network: nn.Module,
         curvature: Curvature,
         prior_precision: float,
-        link: str = "mc",
+        link: str = "probit",
         temperature: float = 1.0,
         tempering: str = "post_average",
     ):
@@ -80,7 +80,7 @@ class LaplaceTeacher(Teacher):
         validation: Iterable[dict | tuple] | None = None,
         *,
         structure: str = "kron",
-        link: str = "mc",
+        link: str = "probit",
         prior_precision: float | str | None = None,
         num_samples: int = 10,
     ) -> Self:

@@ -78,3 +78,14 @@ def assert_equal_means(draws: Tensor, expected: Tensor, standard_errors: float =
     error = draws.std(dim=0) / len(draws) ** 0.5
     deviation = ((draws.mean(dim=0) - expected) / error.clamp_min(1e-12)).abs().max().item()
     assert deviation < standard_errors, f"{deviation:.1f} standard errors away"
+
+
+def vary_spread(network: nn.Module, low: float = -2.0, high: float = 0.0) -> nn.Module:
+    """Give each weight of a network's variational layers another standard deviation, and factors of the same size."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("_log_std"):
+                parameter.uniform_(low, high)
+            elif name.endswith(("weight_factor", "bias_factor")):
+                parameter.normal_(std=0.5)
+    return network

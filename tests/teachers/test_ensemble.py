@@ -9,6 +9,7 @@ from hf_bkd.teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
     LaplaceTeacher,
+    MCDropoutTeacher,
     VariationalTeacher,
     make_variational,
 )
@@ -26,8 +27,8 @@ def softmax(network: nn.Module, temperature: float = 1.0) -> np.ndarray:
 
 
 def laplace(link: str = "mc", **settings) -> LaplaceTeacher:
-    fitted = LaplaceTeacher.fit(networks(1)[0], in_batches(*points(40)), prior_precision=2.0)
-    return LaplaceTeacher(fitted.network, fitted.factors, 2.0, link, **settings)
+    fitted = LaplaceTeacher.fit(networks(1)[0], in_batches(*points(40)), prior_precision=2.0, link="mc")
+    return LaplaceTeacher(fitted.network, fitted.curvature, 2.0, link, **settings)
 
 
 def test_deterministic_members_give_their_mean_and_the_variance_between_them():
@@ -58,15 +59,18 @@ def test_members_of_different_kinds_count_equally():
         laplace(temperature=2.0),  # tempered after averaging: a single distribution
         laplace(temperature=2.0, tempering="per_sample"),
         VariationalTeacher(make_variational(networks(1)[0], initial_std=0.3), temperature=1.5),
+        VariationalTeacher(make_variational(networks(1)[0], "full", initial_std=0.3, rank=1)),
+        laplace("bridge"),
+        MCDropoutTeacher(networks(1)[0]),
     ]
     generator, same = (torch.Generator().manual_seed(2) for _ in range(2))
     found = EnsembleTeacher(kinds).predict(X, 7, generator, return_samples=True)
     alone = [member.predict(X, 7, same, return_samples=True) for member in kinds]
-    assert found.samples.shape == (6 * 7, 6, 3)
+    assert found.samples.shape == (9 * 7, 6, 3)
     expected = torch.stack([each.mean for each in alone]).mean(dim=0)
     torch.testing.assert_close(found.mean, expected, rtol=1e-5, atol=1e-6)
     repeated = [
-        each.samples if number in (1, 4, 5) else each.mean.expand(7, 6, 3) for number, each in enumerate(alone)
+        each.samples if number in (1, 4, 5, 6, 8) else each.mean.expand(7, 6, 3) for number, each in enumerate(alone)
     ]
     torch.testing.assert_close(found.samples, torch.cat(repeated), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.variance, torch.cat(repeated).var(dim=0), rtol=1e-4, atol=1e-7)
@@ -105,11 +109,12 @@ def test_members_share_one_generator_and_one_member_has_no_variance():
 
 
 def test_to_moves_every_member():
-    ensemble = EnsembleTeacher([DeterministicTeacher(networks(1)[0]), laplace()])
+    full = VariationalTeacher(make_variational(networks(1)[0], "full", rank=1))
+    ensemble = EnsembleTeacher([DeterministicTeacher(networks(1)[0]), full])
     assert ensemble.to("meta") is ensemble and ensemble.device.type == "meta"
     for member in ensemble.members:
         assert {parameter.device.type for parameter in member.network.parameters()} == {"meta"}
-    assert {factor.device.type for factor in ensemble.members[1].factors} == {"meta"}
+    assert {value.device.type for value in [*full.std.values(), *full.factors.values()]} == {"meta"}
 
 
 def test_its_description_holds_those_of_its_members_and_its_fingerprint_tells_them_apart():

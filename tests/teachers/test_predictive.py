@@ -12,6 +12,7 @@ from hf_bkd.errors import UserError
 from hf_bkd.teachers import (
     DeterministicTeacher,
     LaplaceTeacher,
+    MCDropoutTeacher,
     Teacher,
     VariationalTeacher,
     make_variational,
@@ -99,20 +100,36 @@ def test_an_unknown_tempering_is_refused():
         FixedDraws(LOGITS, tempering="both")
 
 
-def laplace() -> LaplaceTeacher:
-    return LaplaceTeacher.fit(SmallNetwork(), in_batches(*points(40)), prior_precision=2.0)
+def laplace(structure: str = "kron") -> LaplaceTeacher:
+    return LaplaceTeacher.fit(
+        SmallNetwork(), in_batches(*points(40)), structure=structure, prior_precision=2.0, link="mc"
+    )
 
 
-def variational() -> VariationalTeacher:
-    return VariationalTeacher(make_variational(SmallNetwork(), initial_std=0.3))
+def laplace_full() -> LaplaceTeacher:
+    return laplace("full")
+
+
+def variational(posterior: str = "head") -> VariationalTeacher:
+    return VariationalTeacher(make_variational(SmallNetwork(), posterior, initial_std=0.3, rank=1))
+
+
+def variational_full() -> VariationalTeacher:
+    return variational("full")
+
+
+def dropout() -> MCDropoutTeacher:
+    return MCDropoutTeacher(SmallNetwork())
 
 
 def deterministic() -> DeterministicTeacher:
     return DeterministicTeacher(SmallNetwork(), temperature=2.0)
 
 
-POSTERIORS = pytest.mark.parametrize("make", [laplace, variational])
-ALL = pytest.mark.parametrize("make", [deterministic, laplace, variational])
+GAUSSIANS = [laplace, laplace_full, variational, variational_full]
+POSTERIORS = pytest.mark.parametrize("make", [*GAUSSIANS, dropout])
+WITHOUT_DROPOUT = pytest.mark.parametrize("make", [deterministic, *GAUSSIANS])
+ALL = pytest.mark.parametrize("make", [deterministic, *GAUSSIANS, dropout])
 
 
 @POSTERIORS
@@ -122,8 +139,12 @@ def test_the_same_generator_gives_the_same_draws_and_another_others(make):
         teacher.predict(x, 4, torch.Generator().manual_seed(seed), return_samples=True).samples for seed in (3, 3, 4)
     ]
     assert torch.equal(draws[0], draws[1])
-    assert not torch.isclose(draws[0], draws[2]).all(dim=-1).any()
-    assert not torch.isclose(draws[0][0], draws[0][1]).all(dim=-1).any()
+    # (of dropout's few masks some are the same)
+    assert not torch.isclose(draws[0], draws[2]).all(dim=-1).all()
+    assert not torch.isclose(draws[0][0], draws[0][1]).all(dim=-1).all()
+    if make is not dropout:
+        assert not torch.isclose(draws[0], draws[2]).all(dim=-1).any()
+        assert not torch.isclose(draws[0][0], draws[0][1]).all(dim=-1).any()
 
 
 @POSTERIORS
@@ -147,7 +168,7 @@ def test_noise_is_drawn_on_the_generators_device_and_brought_to_the_networks():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@POSTERIORS
+@pytest.mark.parametrize("make", GAUSSIANS)
 def test_a_cpu_generator_gives_the_same_draws_on_a_gpu(make):
     teacher, (x, _) = make(), points(7)
     here = teacher.predict(x, 4, torch.Generator().manual_seed(3), return_samples=True).samples
@@ -155,7 +176,7 @@ def test_a_cpu_generator_gives_the_same_draws_on_a_gpu(make):
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)
 
 
-@ALL
+@WITHOUT_DROPOUT
 def test_a_network_in_train_mode_predicts_in_evaluation_mode_without_gradients(make):
     teacher, (x, _) = make(), points(7)
     network = teacher.network.train()

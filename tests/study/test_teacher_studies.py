@@ -1,0 +1,113 @@
+"""A study of teachers themselves: what it measures, how it goes on, and the page that it leaves."""
+
+import json
+import math
+from dataclasses import replace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from recipe_helpers import load
+from sklearn.metrics import roc_auc_score
+
+from hf_bkd import Teacher
+from hf_bkd.metrics import entropy
+from hf_bkd.study import main
+from hf_bkd.teachers.network import split
+
+ARMS = "deterministic,ensemble,mc-dropout,laplace,variational-whole-network,variational-ivon"
+OPTIONS = {
+    "--seeds": 0,
+    "--num_train_epochs": 1,
+    "--max_train_samples": 400,
+    "--max_test_samples": 20,
+    "--ensemble_size": 2,
+    "--num_samples": 3,
+    "--workers": 1,
+    "--arms": ARMS,
+}
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """Twenty small colour images."""
+    folder = tmp_path_factory.mktemp("foreign")
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+    rows = {"img": [Image.fromarray(image) for image in pixels], "label": [0] * 20}
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["none of ours"])})
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict(rows, features)}).save_to_disk(folder)
+    return folder
+
+
+def run(folder, foreign):
+    recipe = load("teachers_comparison")
+    study = replace(recipe.STUDY, conditions={recipe.FEW: recipe.STUDY.conditions[recipe.FEW]}, epochs={})
+    options = OPTIONS | {"--output_dir": folder, "--foreign_dataset": foreign}
+    main(study, recipe.DEFAULTS, [str(part) for pair in options.items() for part in pair])
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, foreign):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(folder, foreign)
+
+
+def test_every_teacher_is_measured(finished):
+    _, results = finished
+    arms = ["deterministic", "ensemble", "MC dropout", "Laplace", "variational, whole network", "variational, IVON"]
+    assert [record["arm"] for record in results["arms"]] == arms
+    for record in results["arms"]:
+        measured = [*record["metrics"].values(), *record["scaled_metrics"].values()]
+        assert all(map(math.isfinite, measured)), record
+        assert record["metrics"]["accuracy"] == pytest.approx(record["scaled_metrics"]["accuracy"])
+        assert record["relative_time"] > 0 and record["megabytes"] > 0.1
+    laplace = [record for record in results["arms"] if record["teacher"] == "laplace"]
+    assert all(1e-4 <= record["prior_precision"] <= 1e6 for record in laplace)
+
+
+def test_the_numbers_are_those_of_the_saved_teacher(finished, foreign):
+    from hf_bkd.metrics import classification_metrics
+    from hf_bkd.resident import ImagePreprocessor, ResidentDataset
+
+    folder, results = finished
+    recipe = load("teachers_comparison")
+    record = next(r for r in results["arms"] if r["arm"] == "deterministic" and r["seed"] == 0)
+
+    class Options:
+        foreign_dataset, max_train_samples, max_test_samples = str(foreign), 400, 20
+
+    splits = recipe.STUDY.conditions[recipe.FEW](Options, 0)
+    teacher = Teacher.from_pretrained(next(folder.glob("teachers/*/seed-0/deterministic-0")))
+    preprocessor = ImagePreprocessor(splits.mean, splits.std)
+
+    def probs(rows):
+        batches = ResidentDataset.from_images(rows, preprocessor, progress=False).batches()
+        return torch.cat([teacher.predict(split(batch)[0]).mean for batch in batches])
+
+    found, labels = probs(splits.test), torch.tensor(splits.test["label"][:])
+    for name, value in classification_metrics(found, labels).items():
+        assert record["metrics"][name] == pytest.approx(value, rel=1e-4), name
+    scores = torch.cat([entropy(found), entropy(probs(splits.foreign))])
+    expected = roc_auc_score([0] * len(found) + [1] * len(splits.foreign), scores)
+    assert record["metrics"]["ood_auroc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_finished_study_goes_on_from_its_records(finished, foreign):
+    folder, results = finished
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("teachers/**/*.safetensors")}
+    assert run(folder, foreign)["arms"] == results["arms"]
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("teachers/**/*.safetensors")} == before
+
+
+def test_the_page_shows_teachers_plain_and_scaled(finished):
+    folder, _ = finished
+    page = (folder / "report.md").read_text()
+    for text in ("scaled NLL", "AUROC, foreign", "MB", "the network is wrn_16_1_cifar"):
+        assert text in page
+    assert "onvergence noise" not in page
+    for picture in ("teachers.png", "reliability.png"):
+        assert f"]({picture})" in page and (folder / picture).stat().st_size > 10_000
+    assert not (folder / "comparison.png").exists()
