@@ -129,8 +129,8 @@ def test_an_arm_that_means_something_else_now(tmp_path):
     after = replace(before, arms=(replace(arms["label smoothing"], label_smoothing=0.9),))
     with pytest.raises(UserError, match="holds a run with arm label-smoothing .*0.1.*0.9"):
         check_same_settings(tmp_path / "run", after, options, args)
-    with pytest.raises(UserError, match="holds a run with study's augment False"):
-        check_same_settings(tmp_path / "run", replace(before, augment=True), options, args)
+    with pytest.raises(UserError, match="holds a run with study's students True"):
+        check_same_settings(tmp_path / "run", replace(before, students=False), options, args)
 
 
 def test_a_mistake_does_not_lock_the_folder(tmp_path, capsys):

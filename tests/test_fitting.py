@@ -8,10 +8,10 @@ import pytest
 import torch
 from fitting_helpers import CLASSES, bert, cnn, fit, images, run, splits, texts, tokenizer, trained_bert
 
-from hf_bkd import LaplaceTeacher, Teacher, UserError
+from hf_bkd import LaplaceTeacher, Teacher
 from hf_bkd.fitting import task
 from hf_bkd.metrics import classification_metrics
-from hf_bkd.reading import class_names, kind_of, load_teacher, reader_for
+from hf_bkd.reading import class_names, load_teacher, reader_for
 from hf_bkd.teachers import predict_all
 
 

@@ -1,0 +1,14 @@
+"""All claims in turn, into benchmarks/results.json: `make bench`. A missed bar is shown, and is no error."""
+
+from pathlib import Path
+
+import ivon_step
+import laplace_teacher
+import laplace_torch
+import variational_teacher
+from harness import main
+
+SUBJECTS = laplace_teacher, laplace_torch, variational_teacher, ivon_step
+
+if __name__ == "__main__":
+    main(*(subject.claims for subject in SUBJECTS), output=Path(__file__).with_name("results.json"))
