@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .files import write_text
+from .files import bare_name, write_text
 
 STUDENT_CARD = """---
 {{ card_data }}
@@ -107,7 +107,7 @@ def write_teacher_card(folder: str | Path, description: dict[str, Any], task: st
 def write_student_card(folder: str | Path, recipe: str, dataset: str, record: dict[str, Any]) -> None:
     """Write ``README.md``: a model card with the metrics of one arm's record, readable by the Hub."""
     metrics = record["metrics"]
-    dataset = Path(dataset).name if Path(dataset).exists() else dataset
+    dataset = bare_name(dataset)
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",

@@ -70,3 +70,9 @@ def writable_folder(path: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write into {path}: {error.strerror}; pass another --output_dir") from None
     return path
+
+
+def bare_name(name_or_path: str) -> str:
+    """A name on the Hub as it is, of a path that exists here only the last part: nobody else has the rest."""
+    path = Path(name_or_path).expanduser()
+    return path.resolve().name if path.exists() else name_or_path

@@ -73,9 +73,10 @@ class DistillationTrainer(Trainer):
             self.args.dataloader_pin_memory, self.args.dataloader_num_workers = False, 0
         if hasattr(train_dataset, "set_epoch"):
             self.add_callback(_SetEpoch(train_dataset))
-        if isinstance(self.optimizer, IVON):
+        self._ivon = self.optimizer if isinstance(self.optimizer, IVON) else None
+        if self._ivon is not None:
             self.args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
-            self.add_callback(_DrawWeights(self.optimizer))
+            self.add_callback(_DrawWeights(self._ivon))
         self._sums: dict[str, Tensor] = {}
         self._summed_steps = 0
 
@@ -198,7 +199,11 @@ class DistillationTrainer(Trainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             check_same_model(Path(resume_from_checkpoint), self.model)
-        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            if self._ivon is not None:
+                self._ivon.restore()  # the means, should a step have failed
         noise = self.convergence_noise()
         if noise is not None:
             self.log({"convergence_noise": noise})

@@ -204,7 +204,6 @@ class Failing(Plain):
         return super().forward(features)
 
 
-@pytest.mark.xfail(strict=True, reason="the trainer has nothing that puts the means back then")
 @pytest.mark.parametrize("failure", [RuntimeError("out of memory"), KeyboardInterrupt()])
 def test_a_step_that_fails_leaves_the_means(tmp_path, monkeypatch, failure):
     monkeypatch.setattr(Failing, "failure", failure)

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from ..backbones import create_classifier
 from ..data import as_classification, check_labelled, check_split, load_splits, stratified_split
 from ..errors import UserError
-from ..files import write_json
+from ..files import bare_name, write_json
 from ..reading import Reader, class_names, kind_of, load_teacher, reader_for
 from ..resident import CropAndFlip, ImagePreprocessor, ResidentDataset
 from ..study.settings import DECISIVE
@@ -129,8 +129,8 @@ class Task:
         """What a teacher's card should say of all this."""
         options, args = self.options, self.args
         facts = {
-            "dataset": _bare_name(options.dataset),
-            "network": ", ".join(map(_bare_name, options.model)),
+            "dataset": bare_name(options.dataset),
+            "network": ", ".join(map(bare_name, options.model)),
             "validation examples": len(self.validation),
         }
         if options.method == "variational":
@@ -253,8 +253,3 @@ def _examples(
     validation = read(splits[name], classes=classes)
     check_labelled(validation, name)
     return train, validation, False
-
-
-def _bare_name(name: str) -> str:
-    path = Path(name).expanduser()
-    return path.resolve().name if path.exists() else name

@@ -24,7 +24,7 @@ import torch
 import transformers
 from accelerate import PartialState
 
-from ..files import writable_folder, write_json
+from ..files import bare_name, writable_folder, write_json
 from ..hub import push_folder
 from ..progress import progress_bar
 from ..report import print_summary, write_report
@@ -54,7 +54,7 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
         records = _run_here(study, options, args, cells)
     results = {
         "recipe": study.name,
-        "dataset": options.dataset,
+        "dataset": bare_name(options.dataset),
         "note": study.note,
         "environment": environment(device, args.world_size),
         "arms": _in_order(study, records),
