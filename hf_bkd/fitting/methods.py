@@ -29,6 +29,7 @@ def laplace(task: Task) -> Teacher:
         structure=options.structure,
         link=options.link,
         prior_precision=options.prior_precision,
+        num_samples=options.num_samples,
     )
 
 
