@@ -19,7 +19,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
     ours, theirs = (classifier(ARCHITECTURE, bench.device).train() for _ in range(2))
     ivon = IVON(ours.parameters(), lr=0.01, ess=50_000)
     adamw = torch.optim.AdamW(theirs.parameters(), lr=1e-3)
-    size = 128
+    size = 128 if bench.on_gpu else 32
     batch = images(size, bench.device), labels(size, bench.device)
 
     def draw_and_step() -> None:

@@ -17,7 +17,7 @@ DRAWS = 10
 
 def claims(bench: Bench) -> Iterator[Claim]:
     yield from predict(bench)
-    for architecture, examples in {"resnet50_cifar": 256, "wrn_16_2_cifar": 2048}.items():
+    for architecture, examples in {"resnet50_cifar": 64, "wrn_16_2_cifar": 1024}.items():
         yield fit(bench, architecture, 32 * examples if bench.on_gpu else examples)
 
 
@@ -27,7 +27,7 @@ def predict(bench: Bench) -> Iterator[Claim]:
     inputs = images(512 if bench.on_gpu else 32, bench.device)
     teacher = laplace_of(network, bench.device)
     sides = (lambda: teacher.predict(inputs, DRAWS)), (lambda: forward(network, inputs))
-    text = f"Laplace predict with {DRAWS} draws / one forward pass"
+    text = f"Laplace predict with {DRAWS} draws, mc link / one forward pass"
     setting = f"resnet50_cifar, {NUM_CLASSES} classes, batch {len(inputs)}"
     yield bench.slowdown(f"{text} ({setting})", *sides, bar=1.10)
 

@@ -20,7 +20,7 @@ DRAWS = 10
 def claims(bench: Bench) -> Iterator[Claim]:
     theirs = fitted_by_laplace_torch(bench.device)
     ours = laplace_of_head(WIDTH, bench.device)
-    head = f"{WIDTH} features, {NUM_CLASSES} classes, {DRAWS} draws"
+    head = f"{WIDTH} features, {NUM_CLASSES} classes, {DRAWS} draws, mc link"
     few = features(8, WIDTH, bench.device)  # its Jacobians fill 82 MB an example, several times over
     many = features(128, WIDTH, bench.device)
 

@@ -36,15 +36,15 @@ def labels(number: int, device: torch.device) -> Tensor:
 
 
 def laplace_of_head(width: int, device: torch.device) -> LaplaceTeacher:
-    """A Kronecker posterior of :func:`head_only`."""
+    """A Kronecker posterior of :func:`head_only`, from which logits are drawn."""
     data = features(EXAMPLES, width, device), labels(EXAMPLES, device)
-    return LaplaceTeacher.fit(head_only(width, device), [data], prior_precision=1.0)
+    return LaplaceTeacher.fit(head_only(width, device), [data], link="mc", prior_precision=1.0)
 
 
 def laplace_of(network: nn.Module, device: torch.device) -> LaplaceTeacher:
     """The same posterior, of a whole network's last layer."""
     fitted = laplace_of_head(network.num_features, device)
-    return LaplaceTeacher(network, fitted.curvature, fitted.prior_precision)
+    return LaplaceTeacher(network, fitted.curvature, fitted.prior_precision, fitted.link)
 
 
 def forward(network: nn.Module, inputs: Tensor) -> None:

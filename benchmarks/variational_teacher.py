@@ -15,11 +15,10 @@ DRAWS = 10
 
 
 def claims(bench: Bench) -> Iterator[Claim]:
-    small, large = (128, 512) if bench.on_gpu else (32, 128)
-    yield predict(bench, "of the last layer", {"posterior": "head"}, small, bar=1.10)
-    yield predict(bench, "of the last layer, rank 4", {"posterior": "head", "rank": 4}, small, bar=1.10)
-    yield predict(bench, "of the whole network", {"posterior": "full"}, small, bar=10)
-    yield predict(bench, "of the whole network", {"posterior": "full"}, large, bar=10)
+    size = 512 if bench.on_gpu else 32
+    yield predict(bench, "of the last layer", {"posterior": "head"}, size, bar=1.10)
+    yield predict(bench, "of the last layer, rank 4", {"posterior": "head", "rank": 4}, size, bar=1.10)
+    yield predict(bench, "of the whole network", {"posterior": "full"}, size, bar=10)
 
 
 def predict(bench: Bench, what: str, posterior: dict[str, str | int], size: int, bar: float) -> Claim:

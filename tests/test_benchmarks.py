@@ -15,12 +15,16 @@ import torch
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def harness():
-    spec = importlib.util.spec_from_file_location("bench_harness", BENCHMARKS / "harness.py")
-    module = sys.modules["bench_harness"] = importlib.util.module_from_spec(spec)
+def load(script: str):
+    spec = importlib.util.spec_from_file_location(f"bench_{script}", BENCHMARKS / f"{script}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def harness():
+    return load("harness")
 
 
 @pytest.fixture
@@ -127,6 +131,15 @@ def test_a_missed_bar_is_told_and_is_no_error(harness, tmp_path, monkeypatch, ca
         "spread": [3.0, 3.0],
     }
     assert [claim["bar"] for claim in results["claims"]] == [2, 2, None]
+
+
+def test_the_laplace_teacher_that_is_timed_does_draw():
+    subjects, cpu = load("subjects"), torch.device("cpu")
+    teacher = subjects.laplace_of_head(4, cpu)
+    assert teacher.predict(subjects.features(3, 4, cpu), 10, return_samples=True).samples.shape == (10, 3, 100)
+    network = subjects.head_only(4, cpu)
+    network.num_features = 4
+    assert subjects.laplace_of(network, cpu).link == "mc"
 
 
 def test_physical_cores(harness):
