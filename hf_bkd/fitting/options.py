@@ -38,7 +38,7 @@ DEFAULTS = {
     "report_to": "none",
 }
 FROM_SCRATCH = {"num_train_epochs": 50, "learning_rate": 1e-3, "per_device_train_batch_size": 64}
-IVON_RATE = 0.3
+IVON_RATES = {"from scratch": 0.3, "further": 0.005}  # on the scale of SGD's
 
 
 def _option(default: Any, about: str) -> Any:
@@ -77,7 +77,7 @@ class FitOptions:
     )
     members: int = _option(5, "ensemble: networks of one architecture, trained with a seed each.")
     drop_rate: float = _option(0.1, "mc_dropout: dropout of an architecture trained from scratch.")
-    num_samples: int = _option(10, "Draws from the posterior that the validation metrics are of.")
+    num_samples: int = _option(10, "Draws from the posterior that choices and validation metrics are made with.")
     augment: bool = _option(False, "Train on random crops and flips of the images.")
 
     def __post_init__(self):
@@ -132,7 +132,7 @@ def parse_fit(argv: list[str]) -> tuple[FitOptions, DistillationTrainingArgument
     options, _ = parse(DEFAULTS, argv, FitOptions, **about)
     defaults = DEFAULTS | (FROM_SCRATCH if options.from_scratch else {})
     if (options.method, options.posterior) == ("variational", "ivon"):
-        defaults |= {"learning_rate": IVON_RATE}
+        defaults |= {"learning_rate": IVON_RATES["from scratch" if options.from_scratch else "further"]}
     options, args = parse(defaults, argv, FitOptions, **about)
     if not args.output_dir:
         raise UserError("pass --output_dir, a new folder for the teacher")

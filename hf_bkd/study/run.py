@@ -15,6 +15,7 @@ import multiprocessing
 import platform
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
         "arms": _in_order(study, records),
     }
     if main_process:
+        for folder in (*output_dir.glob("checkpoints/*"), output_dir / "checkpoints"):
+            with suppress(OSError):  # an interrupted training's are there, or there were none
+                folder.rmdir()
         write_json(output_dir / "results.json", results)
         report = write_report(results, output_dir)
         print_summary(results)

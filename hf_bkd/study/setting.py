@@ -85,9 +85,8 @@ class Setting:
         """Those of one finished training; a training that was interrupted keeps its own."""
         folder = self.folder("checkpoints", name)
         shutil.rmtree(folder, ignore_errors=True)
-        for parent in folder.relative_to(self.root).parents[:-1]:
-            with suppress(OSError):  # not empty, or gone
-                (self.root / parent).rmdir()
+        with suppress(OSError):  # not empty, or gone; those above belong to other processes too
+            folder.parent.rmdir()
 
     def train_network(
         self,
