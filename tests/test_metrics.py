@@ -5,7 +5,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from hf_bkd import UserError
@@ -13,10 +13,12 @@ from hf_bkd.evaluate_metric import ClassificationMetrics
 from hf_bkd.metrics import (
     accuracy,
     agreement,
+    auroc,
     brier,
     classification_metrics,
     convergence_noise,
     ece,
+    entropy,
     nll,
     reliability,
 )
@@ -191,3 +193,28 @@ class TestEvaluate:
         found = both.compute(predictions=probs.tolist(), references=labels.tolist())
         zeros = (probs.argmax(dim=-1) == 0).double().mean().item()
         assert found == pytest.approx(classification_metrics(probs.float(), labels) | {"zeros": zeros}, rel=1e-12)
+
+
+def test_entropy_is_that_of_torch_and_at_its_ends_exact(predictions):
+    probs, _ = predictions
+    torch.testing.assert_close(entropy(probs), torch.distributions.Categorical(probs).entropy())
+    assert entropy(torch.tensor([1.0, 0.0, 0.0])).item() == 0
+    torch.testing.assert_close(entropy(torch.full((2, 3, C), 1 / C)), torch.full((2, 3), float(C)).log())
+
+
+@pytest.mark.parametrize("levels", [2, 10, 10**6])
+def test_auroc_is_scikit_learns_with_and_without_ties(levels):
+    negatives, positives = torch.randint(levels, (300,)) / levels, (torch.randint(levels, (70,)) / levels) ** 0.7
+    truth = torch.cat([torch.zeros(300), torch.ones(70)])
+    assert auroc(negatives, positives) == pytest.approx(
+        roc_auc_score(truth, torch.cat([negatives, positives])), rel=1e-12
+    )
+    assert auroc(positives, negatives) == pytest.approx(1 - auroc(negatives, positives), rel=1e-12)
+
+
+def test_auroc_of_separate_equal_and_missing_scores():
+    low, high = torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4, 0.5])
+    assert (auroc(low, high), auroc(high, low), auroc(low, low)) == (1, 0, 0.5)
+    for negatives, positives in ((low, low[:0]), (low[:0], low)):
+        with pytest.raises(UserError, match="needs scores on both sides; there are"):
+            auroc(negatives, positives)
