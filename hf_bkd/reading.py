@@ -124,14 +124,14 @@ def reader_for(network: nn.Module, folder: Path | None, dataset: datasets.Datase
     if kind_of(network) == "text":
         return _text_reader(network, folder)
     config = getattr(network.config, "pretrained_cfg", None) or {}
-    if config and len(dataset) and _shape(dataset[0]["image"]) == list(config["input_size"]):
+    if config and len(dataset) and _is_ready(dataset[0]["image"], *config["input_size"]):
         pixels = ImagePreprocessor.for_model(network)
         return Reader("image", lambda images: pixels({"image": images}), pixels.to_dict(), pixels)
     return _image_reader(network, folder)
 
 
-def _shape(image: Image) -> list[int]:
-    return [len(image.getbands()), image.height, image.width]
+def _is_ready(image: Image, channels: int, height: int, width: int) -> bool:
+    return (image.mode, image.height, image.width) == (MODES.get(channels), height, width)
 
 
 def _image_reader(network: nn.Module, folder: Path | None) -> Reader:
@@ -146,6 +146,11 @@ def _image_reader(network: nn.Module, folder: Path | None) -> Reader:
         settings = processor.to_dict()
 
     def prepare(images: list[Image]) -> dict[str, Tensor]:
+        deep = {image.mode for image in images if image.mode.startswith(("I", "F"))}
+        if deep:
+            raise UserError(
+                f"images of mode {deep.pop()} can't be read as 8-bit channels: scale and save them as such"
+            )
         images = [image.convert(MODES[channels]) for image in images]
         return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
 

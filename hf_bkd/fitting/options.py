@@ -20,6 +20,7 @@ CHOICES = {
     "link": LINKS,
     "posterior": (*POSTERIORS, "ivon"),
 }
+USAGE = "hf-bkd teacher fit --method METHOD --model MODEL [MODEL ...] --dataset DATASET --output_dir FOLDER [...]"
 DESCRIPTION = """
 Fit a teacher and save it. A trained classifier of images or texts becomes a teacher as it is (deterministic, laplace,
 mc_dropout), or is trained further (variational); the name of a timm architecture is trained on the dataset from
@@ -128,7 +129,7 @@ def parse_fit(argv: list[str]) -> tuple[FitOptions, DistillationTrainingArgument
     Raises:
         UserError: as for ``FitOptions`` and ``parse``; no output folder, or a weight of soft labels.
     """
-    about = {"prog": "hf-bkd teacher fit", "description": DESCRIPTION}
+    about = {"prog": "hf-bkd teacher fit", "usage": USAGE, "description": DESCRIPTION}
     options, _ = parse(DEFAULTS, argv, FitOptions, **about)
     defaults = DEFAULTS | (FROM_SCRATCH if options.from_scratch else {})
     if (options.method, options.posterior) == ("variational", "ivon"):
