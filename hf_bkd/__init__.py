@@ -10,12 +10,12 @@ _HOME = {
     "ClassificationMetrics": "evaluate_metric",
     "convergence_noise": "metrics",
     "create_classifier": "backbones",
-    "CropAndFlip": "resident",
+    "CropAndFlip": "augmentations",
     "DeterministicTeacher": "teachers",
     "DistillationTrainer": "trainer",
     "DistillationTrainingArguments": "training_args",
     "EnsembleTeacher": "teachers",
-    "ImagePreprocessor": "resident",
+    "ImagePreprocessor": "images",
     "IVON": "ivon",
     "LaplaceTeacher": "teachers",
     "load_splits": "data",
@@ -26,6 +26,7 @@ _HOME = {
     "Teacher": "teachers",
     "UserError": "errors",
     "VariationalTeacher": "teachers",
+    "Views": "views",
 }
 
 __all__ = sorted(_HOME)

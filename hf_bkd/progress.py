@@ -2,19 +2,44 @@
 
 from collections.abc import Iterable, Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 
-def progress_bar(disable: bool = False) -> Progress:
-    """A bar with count, elapsed and remaining time; one line in a log that is no terminal."""
+def progress_bar(disable: bool = False, rate: str | None = None) -> Progress:
+    """A bar with count, elapsed and remaining time; one line in a log that is no terminal.
+
+    Args:
+        rate: what is counted, to show how many of it are done in a second.
+    """
+    speed = (_Rate(rate),) if rate else ()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *speed,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         disable=disable,
     )
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, what: str):
+        super().__init__()
+        self.what = what
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} {self.what}/s")
 
 
 def track(items: Sequence, description: str | None) -> Iterable:

@@ -18,8 +18,9 @@ from transformers.utils import logging
 
 from .errors import UserError
 from .hub import local_folder
+from .images import ImagePreprocessor
 from .progress import track
-from .resident import ImagePreprocessor, ResidentDataset
+from .resident import ResidentDataset
 from .teachers import DeterministicTeacher, Teacher
 from .teachers.network import load_network, num_classes_of
 

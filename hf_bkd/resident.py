@@ -1,133 +1,80 @@
-"""Datasets as a training loop wants them: decoded once, held as columns of tensors, read a whole batch at a time."""
+"""Datasets as a training loop wants them: held as columns of tensors, read a whole batch at a time, in any view."""
 
-import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Self
+import warnings
+from collections.abc import Iterator
+from typing import Any, Self
 
 import datasets
 import numpy as np
 import torch
-from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from .data import find_columns
 from .errors import UserError
+from .images import ImagePreprocessor, Pool, StoredImages, check_one_size, decoded, look, stacked
 from .progress import track
-from .soft_labels import columns, provenance
+from .soft_labels import columns
 from .soft_labels.check import stored_ids
-from .views import crop_and_flip
-
-
-@dataclass(frozen=True)
-class ImagePreprocessor:
-    """Images to a network's ``pixel_values``: scaled to [0, 1], less ``mean``, over ``std``, per channel.
-
-    Args:
-        mean, std: one value per channel, on the scale of [0, 1]; ``std`` above 0.
-
-    Raises:
-        UserError: not as many means as standard deviations, or one that is not above 0.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self):
-        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
-            raise UserError(
-                f"mean {self.mean} and std {self.std} must have one value per channel each, those of std above 0"
-            )
-
-    @classmethod
-    def for_model(cls, model: nn.Module) -> Self:
-        """What the network was made for, from its ``config.pretrained_cfg``; UserError if that doesn't say."""
-        config = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
-        if "mean" not in config or "std" not in config:
-            raise UserError("this model's config names no mean and std: pass ImagePreprocessor(mean=..., std=...)")
-        return cls(tuple(config["mean"]), tuple(config["std"]))
-
-    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
-        """A batch of dataset rows with one column of PIL images -> ``{"pixel_values": float32 [B, C, H, W]}``."""
-        images = next((values for values in rows.values() if isinstance(values[0], Image)), None)
-        if images is None:
-            raise UserError(f"none of the columns {', '.join(rows)} holds images")
-        return {"pixel_values": self.normalize(stack_images(images))}
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> float32 [B, C, H, W], on the same device."""
-        if images.shape[1] != len(self.mean):
-            raise UserError(f"the images have {images.shape[1]} channels, and mean and std are of {len(self.mean)}")
-        scale, shift = _scale_and_shift(tuple(self.mean), tuple(self.std), images.device)
-        return images * scale - shift
-
-    def to_dict(self) -> dict[str, list[float]]:
-        return {"mean": [float(value) for value in self.mean], "std": [float(value) for value in self.std]}
-
-
-@functools.lru_cache
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """1 / (255 std) and mean / std, [C, 1, 1], brought to a device once and not with every batch."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
-    return scale[:, None, None], shift[:, None, None]
-
-
-@dataclass(frozen=True)
-class CropAndFlip:
-    """:func:`hf_bkd.views.crop_and_flip` with its parameters; ``seed`` tells runs apart."""
-
-    seed: int = 0
-    padding: int = 4
-    flip: bool = True
-
-    def __call__(self, images: Tensor, ids: Tensor, view: int) -> Tensor:
-        return crop_and_flip(images, ids, seed=self.seed, view=view, padding=self.padding, flip=self.flip)
+from .soft_labels.identity import EXAMPLE_ID, check_identity, content_ids, fingerprint
+from .views import Views
 
 
 class ResidentDataset(torch.utils.data.Dataset):
     """Columns in memory, read by whole batches: ``dataset[[3, 5]]`` is a dict of tensors with two rows each.
 
-    The trainer knows it and passes its batches on as they are; elsewhere use :meth:`batches`.
+    The trainer knows it and passes its batches on as they are; elsewhere use :meth:`batches`. Soft labels of views
+    bring their views with them: each epoch shows the next one, and the labels that were made for it.
 
     Args:
         values: column name -> tensor of N rows, all on one device. ``pixel_values`` may be uint8 images.
         preprocessor: turns uint8 ``pixel_values`` into the network's.
-        augment: called as ``augment(images, ids, view)`` on uint8 images, where a row's id is its number and the view
-            is the epoch.
-        records: what made the soft labels, by teacher's name (``None`` for an unnamed one).
-        example_ids: content hash of each row, int64 [N], by which soft labels are recognised.
+        views: how uint8 images are augmented; a view is an epoch unless their number is given.
+        labels: soft labels by teacher's name (``None`` for an unnamed one).
+        example_ids: content hash of each row, int64 [N], by which soft labels are recognised and views are drawn; the
+            rows' numbers if not given.
     """
 
     def __init__(
         self,
-        values: dict[str, Tensor],
+        values: dict[str, Any],
         preprocessor: ImagePreprocessor | None = None,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
-        records: dict[str | None, dict | None] | None = None,
+        views: Views | None = None,
+        labels: dict[str | None, columns.SoftLabels] | None = None,
         example_ids: np.ndarray | None = None,
     ):
         self.values = values
         self.preprocessor = preprocessor
-        self.augment = augment
-        self.records = records or {}
+        self.views = views
+        self.labels = labels or {}
         self.example_ids = example_ids
-        self.epoch = 0
+        self.view_order, self._epoch = "cycle", 0
+        ids = np.arange(len(self)) if example_ids is None else example_ids
+        self._ids = torch.tensor(ids, device=self.device)
+        mixes = views is not None and views.mixing is not None
+        self._pool = Pool.of(ids, values["pixel_values"], self.device) if mixes else None
 
     @classmethod
     def from_images(
         cls,
         dataset: datasets.Dataset,
         preprocessor: ImagePreprocessor,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        views: Views | None = None,
         device: torch.device | str = "cpu",
         progress: bool = True,
+        resident: bool = True,
     ) -> Self:
-        """Decode a dataset of images of one size, with its labels and its checked soft labels.
+        """A dataset of images, with its labels and its checked soft labels.
+
+        Args:
+            dataset: images of one size, unless ``resident`` is false and their views bring them to one.
+            preprocessor, views: as for the class; soft labels know their own views.
+            device: where the images are kept.
+            progress: whether to show a bar.
+            resident: decode once and keep the pixels; else decode what a batch needs when it is asked for.
 
         Raises:
             UserError: no images or labels, images of several sizes, or soft labels that are no distributions or were
-                made for other examples, classes or another normalisation.
+                made for other examples, classes, views or another normalisation.
         """
         image_column, label_column = find_columns(dataset)
         if len(dataset) == 0:
@@ -137,45 +84,78 @@ class ResidentDataset(torch.utils.data.Dataset):
         batches = range(0, len(dataset), 1000)
         for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
             rows = plain[start : start + 1000][image_column]
-            images.append(stack_images(rows))
-            _check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
-            ids.append(provenance.content_ids(rows))
-        values = {"pixel_values": torch.cat(images), "labels": torch.tensor(plain[label_column][:])}
-        values = {name: value.to(device) for name, value in values.items()}
-        decoded = cls(values, preprocessor, augment, example_ids=np.concatenate(ids))
-        return decoded.with_soft_labels(dataset)
+            ids.append(content_ids(rows))
+            if resident:
+                images.append(stacked(decoded(rows)))
+                check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
+        labels = torch.tensor(plain[label_column][:]).to(device)
+        pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column)
+        values = {"pixel_values": pixels, "labels": labels}
+        return cls(values, preprocessor, views, example_ids=np.concatenate(ids)).with_soft_labels(dataset)
 
     def with_soft_labels(self, dataset: datasets.Dataset) -> Self:
-        """The same decoded rows with the soft labels of ``dataset``, after checking that they are theirs."""
+        """The same rows with the soft labels of ``dataset`` and their views, after checking that they are theirs."""
         if len(dataset) != len(self):
             raise UserError(f"soft labels of {len(dataset)} rows were given for a dataset of {len(self)} rows")
-        values = {name: value for name, value in self.values.items() if not columns.is_soft_label_column(name)}
-        records = {}
+        labels = {}
         for teacher in columns.teachers_of(dataset.column_names):
-            name, labels = columns.column(columns.PROBS, teacher), columns.read(dataset, teacher)
-            self._check_belonging(name, labels, stored_ids(dataset, labels.provenance))
-            values[name] = labels.probs.to(self.device)
-            if labels.variance is not None:
-                values[columns.column(columns.VARIANCE, teacher)] = labels.variance.to(self.device)
-            records[teacher] = labels.provenance
-        return type(self)(values, self.preprocessor, self.augment, records, self.example_ids)
+            name, read = columns.column(columns.PROBS, teacher), columns.read(dataset, teacher)
+            self._check_belonging(name, read, stored_ids(dataset, read.provenance))
+            labels[teacher] = read.to(self.device)
+        return type(self)(self.values, self.preprocessor, self._shared_views(labels), labels, self.example_ids)
 
     def _check_belonging(self, name: str, labels: columns.SoftLabels, ids: np.ndarray | None) -> None:
-        if ids is not None and self.example_ids is not None:
-            provenance.check_identity(ids, self.example_ids)
-        num_classes = labels.probs.shape[1]
-        if "labels" in self.values and self.values["labels"].max() >= num_classes:
+        record = labels.provenance or {}
+        size, images = (record.get("dataset") or {}).get("image_size"), self.values.get("pixel_values")
+        if size is not None and isinstance(images, Tensor) and size != list(images.shape[1:]):
             raise UserError(
-                f"{name} has {num_classes} classes and the dataset's labels go up to "
+                f"{name} was made for images of [channels, height, width] {size}, and these are "
+                f"{list(images.shape[1:])}: use the images that were labelled"
+            )
+        if ids is not None and self.example_ids is not None:
+            check_identity(ids, self.example_ids)
+        if "labels" in self.values and self.values["labels"].max() >= labels.num_classes:
+            raise UserError(
+                f"{name} has {labels.num_classes} classes and the dataset's labels go up to "
                 f"{int(self.values['labels'].max())}: label it with a teacher of its classes"
             )
-        theirs = (labels.provenance or {}).get("preprocessing") or {}
+        theirs = record.get("preprocessing") or {}
         ours = {} if self.preprocessor is None else self.preprocessor.to_dict()
         if any(theirs.get(key, value) != value for key, value in ours.items()):
             raise UserError(
                 f"the teacher saw images normalised with {theirs}, this dataset is prepared with {ours}: use the same "
                 "ImagePreprocessor for both"
             )
+
+    def _shared_views(self, labels: dict[str | None, columns.SoftLabels]) -> Views | None:
+        """What labels and images are both seen in: the labels' views, if they say any, or the dataset's own."""
+        records = [(each.provenance or {}).get("views") for each in labels.values()]
+        theirs = [None if record is None else Views.from_dict(record) for record in records]
+        if any(views != theirs[0] for views in theirs):
+            raise UserError(f"the teachers labelled different views ({theirs}): label them all with the same views")
+        if not theirs or (theirs[0] is None and self.views is None):
+            return self.views
+        if theirs[0] is None:
+            warnings.warn(
+                "the soft labels are of the images as they are, and the student sees them augmented, which is known "
+                "to make it overfit: label the same views with add_soft_labels(views=...)",
+                stacklevel=3,
+            )
+            return self.views
+        if self.views is not None and not self.views.allow(theirs[0]):
+            raise UserError(
+                f"the soft labels are of {theirs[0]}, and this dataset was made with {self.views}: leave views out, "
+                "the labels know theirs"
+            )
+        if self.example_ids is None:
+            raise UserError("labels of views need a dataset with example_ids, by which each view is drawn")
+        labelled = next(iter(labels.values())).provenance["dataset"]["fingerprint"]
+        if theirs[0].mixing is not None and labelled != fingerprint(self.example_ids):
+            raise UserError(
+                f"the labelled views mix each image with others of the whole dataset, by {theirs[0].mixing}, and some "
+                "of it are not here: use all the images that were labelled"
+            )
+        return theirs[0]
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -186,12 +166,18 @@ class ResidentDataset(torch.utils.data.Dataset):
         return self.__getitems__(index)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        ids = torch.tensor(indices, device=self.device)
-        batch = {name: value[ids] for name, value in self.values.items()}
-        if self.augment is not None:
-            batch["pixel_values"] = self.augment(batch["pixel_values"], ids, self.epoch)
+        rows, view = torch.tensor(indices, device=self.device), self.view
+        ids = self._ids[rows]
+        batch = {name: value[rows] for name, value in self.values.items()}
+        if self.views is not None:
+            batch["pixel_values"] = look(batch["pixel_values"], ids, self.views, view, self._pool)
         if self.preprocessor is not None:
-            batch["pixel_values"] = self.preprocessor.normalize(batch["pixel_values"])
+            batch["pixel_values"] = self.preprocessor.normalize(stacked(batch["pixel_values"]))
+        for teacher, labels in self.labels.items():
+            seen = labels.at(rows, view if labels.num_views > 1 else 0)
+            batch |= {columns.column(kind, teacher): value for kind, value in seen.items()}
+        if self.example_ids is not None:
+            batch[EXAMPLE_ID] = ids
         return batch
 
     @property
@@ -200,38 +186,28 @@ class ResidentDataset(torch.utils.data.Dataset):
 
     @property
     def column_names(self) -> list[str]:
-        return list(self.values)
+        names = list(self.values)
+        for teacher, labels in self.labels.items():
+            names.append(columns.column(columns.PROBS, teacher))
+            if labels.stored_variance is not None:
+                names.append(columns.column(columns.VARIANCE, teacher))
+        return names if self.example_ids is None else [*names, EXAMPLE_ID]
 
     def soft_labels(self, teacher: str | None = None) -> columns.SoftLabels:
         """One teacher's labels, and what made them."""
-        probs, variance = (self.values.get(columns.column(k, teacher)) for k in (columns.PROBS, columns.VARIANCE))
-        return columns.SoftLabels(probs, variance, self.records.get(teacher))
+        return self.labels[teacher]
+
+    @property
+    def view(self) -> int:
+        """Which view of each image comes next."""
+        return self._epoch if self.views is None else self.views.at_epoch(self._epoch, self.view_order)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which view of each image comes next."""
-        self.epoch = epoch
+        """Which epoch comes next, and with it which view."""
+        self._epoch = epoch
 
     def batches(self, batch_size: int = 512) -> Iterator[dict[str, Tensor]]:
         """Un-augmented batches of inputs and labels in order, for fitting and evaluating teachers."""
-        values = {name: value for name, value in self.values.items() if not columns.is_soft_label_column(name)}
-        plain = ResidentDataset(values, self.preprocessor)
+        plain = ResidentDataset(self.values, self.preprocessor)
         for start in range(0, len(self), batch_size):
             yield plain[list(range(start, min(start + batch_size, len(self))))]
-
-
-def stack_images(images: list) -> Tensor:
-    """PIL images of one size, all grayscale, RGB or RGBA -> uint8 [B, C, H, W]; UserError if they aren't."""
-    odd = {getattr(image, "mode", type(image).__name__) for image in images} - {"L", "RGB", "RGBA"}
-    if odd:
-        raise UserError(
-            f"images of mode {', '.join(sorted(odd))} can't be read as 8-bit channels: use image.convert('RGB') first"
-        )
-    arrays = [np.asarray(image) for image in images]
-    _check_one_size({array.shape for array in arrays})
-    stacked = torch.from_numpy(np.stack(arrays))
-    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
-
-
-def _check_one_size(shapes: set[tuple[int, ...]]) -> None:
-    if len(shapes) > 1:
-        raise UserError(f"the images differ in size or mode ({sorted(shapes)[:3]}): bring them to one size first")

@@ -18,6 +18,8 @@ SETTINGS = {
     "teacher_temperature": "T_t",
     "student_temperature": "T_s",
     "num_samples": "S",
+    "views": "views",
+    "label_bytes": "bytes of labels an example",
     "folds": "folds",
     "prior_precision": "prior precision",
 }

@@ -16,9 +16,8 @@ from .ivon import IVON
 from .layers import GaussianWeights, kl_divergence
 from .losses import LossParts, distillation_loss, temperature_factor
 from .metrics import classification_metrics, convergence_noise
-from .soft_labels import columns
-from .soft_labels.check import soft_label_columns, stored_temperatures
-from .targets import mix_teachers, temper
+from .soft_labels.columns import is_soft_label_column, soft_label_columns
+from .supervision import OnlineTeacher, StoredLabels, collate
 from .training_args import DistillationTrainingArguments
 
 
@@ -26,11 +25,14 @@ class DistillationTrainer(Trainer):
     """`transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     Works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
-    `datasets.Dataset` and :class:`~hf_bkd.ResidentDataset` alike. With ``kd_lambda=0`` it is a plain classification
-    trainer; a network with variational layers is trained on its evidence lower bound, the KL divergence divided by the
-    number of training examples, and ``optimizers=(IVON(...), None)`` trains a posterior of any network (without
-    clipping gradients: it reads the curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score
-    unless ``compute_metrics`` is given; the end of the training logs ``convergence_noise``.
+    `datasets.Dataset` and :class:`~hf_bkd.ResidentDataset` alike; labels of augmented views need the latter, which
+    shows the view that each epoch's labels were made for. ``online_teacher=True`` asks ``teacher`` at each step.
+
+    With ``kd_lambda=0`` it is a plain classification trainer; a network with variational layers is trained on its
+    evidence lower bound, the KL divergence divided by the number of training examples, and
+    ``optimizers=(IVON(...), None)`` trains a posterior of any network (without clipping gradients: it reads the
+    curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score unless ``compute_metrics`` is
+    given; the end of the training logs ``convergence_noise``.
 
     The logged loss is the minimised one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
     they are weighted.
@@ -50,6 +52,7 @@ class DistillationTrainer(Trainer):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         compute_metrics: Any = None,
+        teacher: Any = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -61,17 +64,22 @@ class DistillationTrainer(Trainer):
             compute_metrics=compute_metrics or _compute_metrics,
             **kwargs,
         )
-        self.data_collator = partial(_collate, self.data_collator)
         self.label_names = self.label_names or ["labels"]  # also of a model whose forward doesn't take them
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True
-        self._temperatures: dict[str, tuple[float, float]] = {}
+        self._source: StoredLabels | OnlineTeacher | None = None
         if train_dataset is not None and self.args.kd_lambda > 0:
             num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
-            self._temperatures = stored_temperatures(train_dataset, self.args.teacher_temperature, num_labels)
+            if self.args.online_teacher:
+                self._source = OnlineTeacher(teacher, train_dataset, self.args, num_labels)
+            else:
+                self._source = StoredLabels(train_dataset, self.args, num_labels)
+            _check_mixed(train_dataset, self.args)
+        self.data_collator = partial(collate, self.data_collator, self._source)
         if getattr(train_dataset, "device", torch.device("cpu")).type != "cpu":  # nothing to pin, nothing to fetch
             self.args.dataloader_pin_memory, self.args.dataloader_num_workers = False, 0
         if hasattr(train_dataset, "set_epoch"):
+            train_dataset.view_order = self.args.view_order
             self.add_callback(_SetEpoch(train_dataset))
         self._ivon = self.optimizer if isinstance(self.optimizer, IVON) else None
         if self._ivon is not None:
@@ -83,8 +91,7 @@ class DistillationTrainer(Trainer):
     @property
     def teacher_temperature(self) -> float:
         """T_t that the loss uses: the argument, or what the stored labels say."""
-        wanted = [wanted for _, wanted in self._temperatures.values()]
-        return wanted[0] if wanted else self.args.teacher_temperature or 1.0
+        return self.args.teacher_temperature or 1.0 if self._source is None else self._source.temperature
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -93,7 +100,7 @@ class DistillationTrainer(Trainer):
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         per_example = super()._get_collator_with_removed_columns(data_collator, description)
-        return partial(_collate, per_example)
+        return partial(collate, per_example, self._source)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Variational layers have their prior in place of weight decay."""
@@ -115,7 +122,7 @@ class DistillationTrainer(Trainer):
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
         if self.args.kd_lambda < 1:
             return (_labels(batch) != -100).sum()
-        return _column(batch, next(iter(self._temperatures)))[..., 0].numel()
+        return self._source.count(batch)
 
     def compute_loss(
         self,
@@ -126,7 +133,7 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The loss of `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
         batch, labels = inputs, inputs.get("labels")
-        inputs = {k: v for k, v in batch.items() if k != "labels" and not columns.is_soft_label_column(k)}
+        inputs = {k: v for k, v in batch.items() if k != "labels" and not is_soft_label_column(k)}
         logits = logits_of(model(**inputs))
         if not self.model.training:
             loss = distillation_loss(logits, labels, None, kd_lambda=0).total
@@ -135,7 +142,7 @@ class DistillationTrainer(Trainer):
         args, factor = self.args, 1.0
         target = None
         if args.kd_lambda > 0:
-            target = self._target(batch)
+            target = self._source.target(batch)
             factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
         parts = distillation_loss(
             logits,
@@ -162,16 +169,8 @@ class DistillationTrainer(Trainer):
         return min(max(done / self.args.kl_annealing, 0.0), 1.0) if self.args.kl_annealing else float(done >= 0)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        inputs = {name: value for name, value in inputs.items() if not columns.is_soft_label_column(name)}
+        inputs = {name: value for name, value in inputs.items() if not is_soft_label_column(name)}
         return super().prediction_step(model, inputs, *args, **kwargs)
-
-    def _target(self, batch: dict[str, Tensor]) -> Tensor:
-        """sum_m r_m p_m of the batch's soft-label columns, each at its wanted temperature."""
-        probs = []
-        for column, (stored, wanted) in self._temperatures.items():
-            p = _column(batch, column).float()
-            probs.append(temper(p / p.sum(dim=-1, keepdim=True), wanted / stored))
-        return mix_teachers(probs)
 
     # What is logged
 
@@ -248,17 +247,13 @@ class _DrawWeights(TrainerCallback):
         self.optimizer.restore()  # where the step was skipped
 
 
-def _collate(per_example: Any, features: Any) -> dict[str, Tensor]:
-    """A resident dataset hands over whole batches; anything else is a list of examples."""
-    return features if isinstance(features, dict) else per_example(features)
-
-
-def _column(batch: dict[str, Tensor], name: str) -> Tensor:
-    if name not in batch:
+def _check_mixed(dataset: Any, args: DistillationTrainingArguments) -> None:
+    views = getattr(dataset, "views", None)
+    if args.kd_lambda < 1 and views is not None and views.mixing is not None:
         raise UserError(
-            f"the batches lack {name} (only {', '.join(batch)}): the transform or collator must pass it on"
+            f"{views.mixing} mixes two images, which then have no single label: train with kd_lambda=1, towards the "
+            "soft labels alone"
         )
-    return batch[name]
 
 
 def _labels(batch: dict[str, Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ from transformers import TrainingArguments
 
 from .errors import UserError
 from .losses import TEMPERATURE_SCALES
+from .views import ORDERS
 
 
 @dataclass
@@ -19,7 +20,7 @@ class DistillationTrainingArguments(TrainingArguments):
         kd_lambda: weight in [0, 1] of the distillation term; 0 is plain training, 1 never reads the labels.
         teacher_temperature: T_t > 0 of the target. ``None`` keeps that of the stored labels. Labels stored at another
             temperature are brought to this one by p^(T_stored/T_t), renormalised; refused if T_stored is not 1 and
-            their teacher's rule was ``"per_sample"``, and for a higher one if they are stored as float16.
+            their teacher's rule was ``"per_sample"``, and for a higher one unless they are stored as float32.
         student_temperature: T_s > 0 of the student in the distillation term.
         temperature_scale: ``"product"`` (T_t * T_s, arXiv 2601.01484), ``"squared"`` (T_s^2, Hinton et al. 2015) or
             ``"none"``.
@@ -28,9 +29,14 @@ class DistillationTrainingArguments(TrainingArguments):
         kl_warmup: share in [0, 1] of the training during which a variational network's KL divergence has no weight.
         kl_annealing: share in [0, 1] of the training, after that, over which its weight rises linearly to 1. The
             defaults are those of arXiv 2601.01484's code: 100 epochs and then 50, of 200.
+        view_order: of labels of V views: ``"cycle"`` shows view (epoch mod V), ``"shuffle"`` all V in a new order
+            every V epochs.
+        online_teacher: ask the trainer's ``teacher`` for the targets at each step, in place of stored labels.
+        teacher_samples, teacher_seed: S and the seed of an online teacher's draws.
+        allow_unrecorded_labels: train on soft labels that don't say what made them, such as ones added by hand.
 
     Raises:
-        UserError: a number outside its range, or an unknown scale.
+        UserError: a number outside its range, or an unknown scale or order.
     """
 
     kd_lambda: float = field(
@@ -56,6 +62,18 @@ class DistillationTrainingArguments(TrainingArguments):
         default=0.25, metadata={"help": "Share of the training, after that, over which its weight rises to 1."}
     )
 
+    view_order: str = field(
+        default="cycle", metadata={"help": "Which view an epoch shows: cycle or shuffle (each V epochs anew)."}
+    )
+    online_teacher: bool = field(
+        default=False, metadata={"help": "Ask the teacher for targets at each step, in place of stored labels."}
+    )
+    teacher_samples: int = field(default=10, metadata={"help": "Draws of an online teacher."})
+    teacher_seed: int = field(default=0, metadata={"help": "Seed of an online teacher's draws."})
+    allow_unrecorded_labels: bool = field(
+        default=False, metadata={"help": "Train on soft labels that don't say what made them."}
+    )
+
     def __post_init__(self):
         super().__post_init__()
         for name in ("kd_lambda", "kl_warmup", "kl_annealing"):
@@ -69,5 +87,9 @@ class DistillationTrainingArguments(TrainingArguments):
             raise UserError(
                 f"temperature_scale is {self.temperature_scale!r}; it must be one of {', '.join(TEMPERATURE_SCALES)}"
             )
+        if self.view_order not in ORDERS:
+            raise UserError(f"view_order is {self.view_order!r}; it must be one of {', '.join(ORDERS)}")
+        if self.teacher_samples < 1:
+            raise UserError(f"teacher_samples must be at least 1, and it is {self.teacher_samples}")
         if self.noise_epochs < 2:
             raise UserError(f"noise_epochs must be at least 2, and it is {self.noise_epochs}")

@@ -18,11 +18,12 @@ from training_helpers import (
     largest_difference,
     losses,
     new,
+    resident,
     same_weights,
 )
 from transformers import TrainerCallback
 
-from hf_bkd import IVON, DistillationTrainer, ResidentDataset, Teacher, VariationalTeacher
+from hf_bkd import IVON, DistillationTrainer, Teacher, VariationalTeacher
 from hf_bkd.teachers import predict_all
 
 SETTINGS = {"lr": 0.2, "ess": N, "hess_init": 0.3, "betas": (0.8, 0.95), "weight_decay": 0.01, "seed": 3}
@@ -33,8 +34,8 @@ def trainer_of(folder, kind=Plain, optimizer=IVON, dataset=None, callbacks=(), *
     return DistillationTrainer(
         model,
         arguments(folder, **{"kd_lambda": 0.0, "lr_scheduler_type": "constant"} | changes),
-        train_dataset=ResidentDataset(examples()) if dataset is None else dataset,
-        eval_dataset=ResidentDataset(examples(1)),
+        train_dataset=resident() if dataset is None else dataset,
+        eval_dataset=resident(examples(1)),
         optimizers=(optimizer(model.parameters(), **SETTINGS), None),
         callbacks=list(callbacks),
     )
@@ -74,7 +75,7 @@ def step_by_hand(model: nn.Module, optimizer: IVON, rows: list[int], kd_lambda: 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
 def test_the_trainers_steps_are_those_of_a_loop_written_out(tmp_path, kd_lambda, schedule):
     """Gradients are not clipped, whatever ``max_grad_norm`` says."""
-    dataset = Recording(examples())
+    dataset = resident(kind=Recording)
     trainer = trained(tmp_path, dataset=dataset, kd_lambda=kd_lambda, lr_scheduler_type=schedule, max_grad_norm=1e-3)
     model = new(Plain)
     optimizer = IVON(model.parameters(), **SETTINGS)
@@ -149,7 +150,7 @@ class Watching(TrainerCallback):
 
 
 def test_evaluations_checkpoints_and_callbacks_see_the_means_and_training_the_draws(tmp_path):
-    dataset, watching = Recording(examples()), Watching()
+    dataset, watching = resident(kind=Recording), Watching()
     each_step = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     trainer = trained(tmp_path, Watched, dataset=dataset, callbacks=[watching], **each_step)
     model = new(Plain)
@@ -227,7 +228,7 @@ def test_bfloat16_autocast_trains_float32_weights(tmp_path, kind):
             trainer = trained(tmp_path, **how)
         else:
             trainer = DistillationTrainer(
-                new(Full), arguments(tmp_path, **how, **NO_SCHEDULE), train_dataset=ResidentDataset(examples())
+                new(Full), arguments(tmp_path, **how, **NO_SCHEDULE), train_dataset=resident()
             )
             trainer.train()
         runs.append(trainer)

@@ -21,11 +21,12 @@ from training_helpers import (
     largest_difference,
     losses,
     new,
+    resident,
     same_weights,
     trained,
 )
 
-from hf_bkd import DistillationTrainer, ResidentDataset, UserError
+from hf_bkd import DistillationTrainer, UserError
 from hf_bkd.layers import kl_divergence
 
 # The weight of the divergence
@@ -106,7 +107,7 @@ def test_a_variational_network_pays_its_divergence_over_the_training_set(
 ):
     """The first step's loss and gradient are those of E + KL / N, accumulated or not."""
     monkeypatch.setattr(torch, "randn_like", lambda like: torch.full_like(like, noise))
-    values, dataset = examples(), Recording(examples())
+    values, dataset = examples(), resident(kind=Recording)
     trainer = trained(
         tmp_path, Full, dataset=dataset, kd_lambda=kd_lambda, max_steps=1, learning_rate=0.05,
         per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulated, **NO_SCHEDULE,
@@ -128,7 +129,7 @@ def test_weight_decay_leaves_a_posterior_alone(tmp_path):
         (Bayesian, ["layers.0.weight"]),
         (Full, []),
     ):
-        trainer = DistillationTrainer(new(kind), arguments(tmp_path), train_dataset=ResidentDataset(examples()))
+        trainer = DistillationTrainer(new(kind), arguments(tmp_path), train_dataset=resident())
         assert trainer.get_decay_parameter_names(trainer.model) == decayed
 
 
@@ -136,7 +137,7 @@ def test_evaluation_is_that_of_the_means(tmp_path):
     values = examples()
     model = new(Full).train()
     trainer = DistillationTrainer(
-        model, arguments(tmp_path), train_dataset=ResidentDataset(values), eval_dataset=ResidentDataset(values)
+        model, arguments(tmp_path), train_dataset=resident(values), eval_dataset=resident(values)
     )
     ordinary = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, C))
     ordinary.load_state_dict({name: model.layers.state_dict()[name] for name in ordinary.state_dict()})
@@ -146,7 +147,7 @@ def test_evaluation_is_that_of_the_means(tmp_path):
 
 def test_a_resumed_training_of_a_posterior_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     whole = trained(tmp_path, Full, kd_lambda=0.0, num_train_epochs=4, save_strategy="epoch")
-    resumed = DistillationTrainer(whole.model.__class__(), whole.args, train_dataset=ResidentDataset(examples()))
+    resumed = DistillationTrainer(whole.model.__class__(), whole.args, train_dataset=resident())
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert same_weights(resumed.model, whole.model)
     assert losses(resumed)[-3:] == losses(whole)[-3:]
@@ -155,7 +156,7 @@ def test_a_resumed_training_of_a_posterior_is_the_uninterrupted_one_bit_for_bit(
 @pytest.mark.parametrize("change", ["lacks a part", "another shape"])
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, change):
     trained(tmp_path, kd_lambda=0.5, save_strategy="epoch")
-    other = DistillationTrainer(new(Bayesian), arguments(tmp_path), train_dataset=ResidentDataset(examples()))
+    other = DistillationTrainer(new(Bayesian), arguments(tmp_path), train_dataset=resident())
     words = r"layers.2.weight_log_std is no such weight there, and here \(4, 8\)"
     if change == "another shape":
         other.model.layers[0] = nn.Linear(D, 5)

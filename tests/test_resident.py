@@ -8,11 +8,10 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hf_bkd import CropAndFlip, ImagePreprocessor, ResidentDataset, UserError
-from hf_bkd.resident import stack_images
+from hf_bkd import CropAndFlip, ImagePreprocessor, ResidentDataset, UserError, Views
+from hf_bkd.images import decoded
 from hf_bkd.soft_labels import attach
-from hf_bkd.soft_labels.provenance import content_ids
-from hf_bkd.views import crop_and_flip
+from hf_bkd.soft_labels.identity import content_ids
 
 N, SIDE = 25, 6
 PREPROCESSORS = {
@@ -49,7 +48,7 @@ class TestBatches:
         dataset, preprocessor = images(mode=mode), PREPROCESSORS[mode]
         resident = ResidentDataset.from_images(dataset, preprocessor)
         assert len(resident) == N
-        assert resident.column_names == ["pixel_values", "labels"]
+        assert resident.column_names == ["pixel_values", "labels", "example_id"]
         assert resident.values["pixel_values"].dtype == torch.uint8
         for rows in ([3], [7, 0, 24, 7], list(range(N))):
             batch = resident[rows]
@@ -59,7 +58,7 @@ class TestBatches:
             torch.testing.assert_close(batch["pixel_values"].double(), expected, rtol=0, atol=2e-6)
 
     def test_of_one_row_are_that_row(self, mode):
-        resident = ResidentDataset.from_images(images(mode=mode), PREPROCESSORS[mode], CropAndFlip(padding=2))
+        resident = ResidentDataset.from_images(images(mode=mode), PREPROCESSORS[mode], Views(CropAndFlip(padding=2)))
         for row in (0, 11):
             assert all(torch.equal(value, resident[[row]][name][0]) for name, value in resident[row].items())
         assert resident[0]["labels"].shape == ()
@@ -71,16 +70,17 @@ class TestBatches:
         torch.testing.assert_close(batch["pixel_values"].double(), expected, rtol=0, atol=2e-6)
         assert batch["labels"].tolist() == dataset["label"][4:6]
 
-    def test_are_augmented_by_row_number_and_epoch(self, mode):
-        dataset, preprocessor, augment = images(mode=mode), PREPROCESSORS[mode], CropAndFlip(seed=3, padding=2)
-        resident = ResidentDataset.from_images(dataset, preprocessor, augment)
-        rows = [7, 0, 24]
+    @pytest.mark.parametrize("resident", [True, False])
+    def test_are_augmented_by_content_and_epoch(self, mode, resident):
+        dataset, preprocessor, augment = images(mode=mode), PREPROCESSORS[mode], Views(CropAndFlip(padding=2), seed=3)
+        resident = ResidentDataset.from_images(dataset, preprocessor, augment, resident=resident)
+        rows, ids = [7, 0, 24], torch.tensor(content_ids(dataset["image"]))
         views = []
         for epoch in (0, 1, 0):
             resident.set_epoch(epoch)
             found = resident[rows]["pixel_values"]
             shown = one_by_one(dataset, rows, preprocessor)
-            expected = crop_and_flip(shown, torch.tensor(rows), seed=3, view=epoch, padding=2)
+            expected = augment(shown, ids[rows], epoch)
             torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
             views.append(found)
         assert torch.equal(views[0], views[2])
@@ -90,7 +90,7 @@ class TestBatches:
     def test_for_teachers_are_plain_complete_and_in_order(self, mode):
         dataset, preprocessor = images(mode=mode), PREPROCESSORS[mode]
         dataset = dataset.add_column("teacher_probs", [[0.2, 0.3, 0.5]] * N)
-        resident = ResidentDataset.from_images(dataset, preprocessor, CropAndFlip(padding=2))
+        resident = ResidentDataset.from_images(dataset, preprocessor, Views(CropAndFlip(padding=2)))
         resident.set_epoch(4)
         batches = list(resident.batches(10))
         assert [len(batch["labels"]) for batch in batches] == [10, 10, 5]
@@ -116,18 +116,19 @@ class TestSoftLabels:
     def test_are_exchanged_without_decoding_again(self):
         dataset, record = images(), {"format": 1, "temperature": 3.0, "tempering": "post_average"}
         labelled = attach(dataset, np.eye(3)[np.arange(N) % 3], record, example_ids=content_ids(dataset["image"]))
-        augment = CropAndFlip(padding=2)
+        augment = Views(CropAndFlip(padding=2))
         resident = ResidentDataset.from_images(
             dataset.add_column("teacher_probs__old", [[0.2, 0.3, 0.5]] * N), PREPROCESSORS["RGB"], augment
         )
-        changed = resident.with_soft_labels(labelled)
-        assert changed.column_names == ["pixel_values", "labels", "teacher_probs"]
+        with pytest.warns(UserWarning, match="labels are of the images as they are, and the student sees them augm"):
+            changed = resident.with_soft_labels(labelled)
+        assert changed.column_names == ["pixel_values", "labels", "teacher_probs", "example_id"]
         assert changed.values["pixel_values"] is resident.values["pixel_values"]
-        assert torch.equal(changed.values["teacher_probs"], torch.eye(3)[torch.arange(N) % 3])
+        assert torch.equal(changed.soft_labels().probs, torch.eye(3)[torch.arange(N) % 3])
         assert changed.soft_labels().provenance == record
-        assert changed.augment is augment
-        assert resident.column_names == ["pixel_values", "labels", "teacher_probs__old"]
-        assert changed.with_soft_labels(dataset).column_names == ["pixel_values", "labels"]
+        assert changed.views is augment
+        assert resident.column_names == ["pixel_values", "labels", "teacher_probs__old", "example_id"]
+        assert changed.with_soft_labels(dataset).column_names == ["pixel_values", "labels", "example_id"]
 
 
 class Same:
@@ -139,7 +140,7 @@ class Same:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_reads_whole_batches(workers):
-    resident = ResidentDataset.from_images(images(), PREPROCESSORS["RGB"], CropAndFlip(padding=2))
+    resident = ResidentDataset.from_images(images(), PREPROCESSORS["RGB"], Views(CropAndFlip(padding=2)))
     resident.set_epoch(3)
     order = torch.randperm(N).tolist()
     batches = list(DataLoader(resident, batch_size=8, sampler=order, num_workers=workers, collate_fn=Same()))
@@ -165,7 +166,7 @@ class TestRefusals:
     @pytest.mark.parametrize("mode", ["P", "1", "I;16", "F", "LA"])
     def test_modes_that_are_not_8_bit_channels(self, mode):
         with pytest.raises(UserError, match=rf"images of mode {mode} can't be read .* image.convert\('RGB'\)"):
-            stack_images([Image.new("RGB", (4, 4)), Image.new(mode, (4, 4))])
+            decoded([Image.new("RGB", (4, 4)), Image.new(mode, (4, 4))])
 
     def test_what_is_no_image(self):
         undecoded = images(3).cast_column("image", datasets.Image(decode=False))

@@ -18,12 +18,13 @@ from training_helpers import (
     largest_difference,
     losses,
     new,
+    resident,
     same_weights,
     trained,
 )
 from transformers import Trainer, TrainingArguments
 
-from hf_bkd import DistillationTrainer, ResidentDataset, UserError
+from hf_bkd import DistillationTrainer, UserError
 from hf_bkd.losses import temperature_factor
 from hf_bkd.metrics import classification_metrics
 
@@ -32,7 +33,7 @@ from hf_bkd.metrics import classification_metrics
 def test_one_epoch_equals_steps_written_out_in_float64(tmp_path, scale):
     values = examples()
     settings = {"kd_lambda": 0.3, "teacher_temperature": 2.0, "student_temperature": 1.5, "temperature_scale": scale}
-    dataset = Recording(values)
+    dataset = resident(values, Recording)
     trainer = trained(tmp_path, dataset=dataset, num_train_epochs=1, **settings)
 
     model = new(Plain).double()
@@ -183,9 +184,9 @@ def test_a_tokenizers_collator_is_kept(tmp_path):
     vocabulary = WordLevel({"[PAD]": 0, "a": 1}, unk_token="a")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary), pad_token="[PAD]")
     trainer = DistillationTrainer(
-        new(Plain), arguments(tmp_path), processing_class=tokenizer, train_dataset=ResidentDataset(examples())
+        new(Plain), arguments(tmp_path), processing_class=tokenizer, train_dataset=resident()
     )
-    short, long = [0.5, 0.5], [0.1, 0.9]
+    short, long = [0.5, 0.5, 0.0, 0.0], [0.1, 0.9, 0.0, 0.0]
     ragged = [{"input_ids": [1], "teacher_probs": short}, {"input_ids": [1, 1], "teacher_probs": long}]
     batch = trainer.data_collator(ragged)
     assert batch["input_ids"].tolist() == [[1, 0], [1, 1]]
@@ -198,8 +199,8 @@ class TestEvaluation:
         trainer = DistillationTrainer(
             new(Plain),
             arguments(tmp_path),
-            train_dataset=ResidentDataset(values),
-            eval_dataset=ResidentDataset(values),
+            train_dataset=resident(values),
+            eval_dataset=resident(values),
         )
         found = trainer.evaluate()
         probs = trainer.model(values["features"]).detach().double().softmax(dim=-1)
@@ -209,8 +210,8 @@ class TestEvaluation:
 
     def test_own_metrics_take_the_place_of_ours(self, tmp_path):
         trainer = DistillationTrainer(
-            new(Plain), arguments(tmp_path), train_dataset=ResidentDataset(examples()),
-            eval_dataset=ResidentDataset(examples()), compute_metrics=lambda prediction: {"mine": 1.0},
+            new(Plain), arguments(tmp_path), train_dataset=resident(),
+            eval_dataset=resident(), compute_metrics=lambda prediction: {"mine": 1.0},
         )  # fmt: skip
         found = trainer.evaluate()
         assert found["eval_mine"] == 1.0 and "eval_accuracy" not in found
@@ -218,16 +219,16 @@ class TestEvaluation:
     def test_predicts_without_labels(self, tmp_path):
         values = examples()
         del values["labels"]
-        trainer = DistillationTrainer(new(Plain), arguments(tmp_path), train_dataset=ResidentDataset(values))
-        assert trainer.predict(ResidentDataset(values)).predictions.shape == (N, C)
+        trainer = DistillationTrainer(new(Plain), arguments(tmp_path), train_dataset=resident(values))
+        assert trainer.predict(resident(values)).predictions.shape == (N, C)
 
     @pytest.mark.parametrize(("noise_epochs", "window"), [(3, 3), (50, 5)])
     def test_convergence_noise_is_logged_at_the_end(self, tmp_path, noise_epochs, window):
         trainer = DistillationTrainer(
             new(Plain),
             arguments(tmp_path, num_train_epochs=10, eval_strategy="epoch", noise_epochs=noise_epochs),
-            train_dataset=ResidentDataset(examples()),
-            eval_dataset=ResidentDataset(examples(1)),
+            train_dataset=resident(),
+            eval_dataset=resident(examples(1)),
         )
         trainer.train()
         accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
@@ -259,7 +260,7 @@ class TestRefuses:
         model = create_classifier("cnn6_small", 7, in_chans=1, image_size=8, mean=(0.5,), std=(0.5,))
         values = examples()
         with pytest.raises(UserError, match="teacher_probs has 4 classes and the model has 7"):
-            DistillationTrainer(model, arguments(tmp_path), train_dataset=ResidentDataset(values))
+            DistillationTrainer(model, arguments(tmp_path), train_dataset=resident(values))
 
     @pytest.mark.parametrize("kd_lambda", [0.5, 1.0])
     def test_a_transform_that_drops_the_soft_labels(self, tmp_path, kd_lambda):

@@ -1,149 +1,205 @@
-"""Replayable augmentation: the right operators, and numbers that are random in every direction one can look."""
+"""Views: chains of operators, which view an epoch shows, who is mixed with whom, and their record."""
 
-import itertools
+import json
 
 import pytest
 import torch
 from scipy import stats
-from torchvision.transforms.v2 import functional as vision
+from torchvision.transforms import v2
 
 from hf_bkd import UserError
-from hf_bkd.views import crop_and_flip, mix_bits, random_integers
+from hf_bkd.augmentations import (
+    OPERATORS,
+    PARTNER,
+    ColorJitter,
+    CropAndFlip,
+    CutMix,
+    Mixup,
+    RandomErasing,
+    RandomResizedCrop,
+)
+from hf_bkd.noise import Draws
+from hf_bkd.views import Views
+
+CHAIN = (
+    RandomResizedCrop(10, scale=[0.5, 1], ratio=(0.5, 2.0), flip=False),
+    ColorJitter(0.4, 0.3, 0.2),
+    CropAndFlip(2, flip=False),
+    RandomErasing(0.5, (0.1, 0.2), (0.4, 2.5), 9),
+    CutMix(0.7),
+)
 
 
-def split_mix_finaliser(x: int) -> int:
-    """Steele, Lea and Flood (2014), on unsigned Python integers."""
-    mask = 2**64 - 1
-    x &= mask
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
-    return x ^ (x >> 31)
+def random_images(number, side=12):
+    return torch.randint(256, (number, 3, side, side), dtype=torch.uint8)
 
 
-def unsigned(x: torch.Tensor) -> list[int]:
-    return [value % 2**64 for value in x.tolist()]
+class TestChain:
+    def test_is_its_operators_in_order_each_with_a_block_of_its_own(self):
+        images, ids = random_images(30), torch.randperm(100)[:30]
+        views, expected = Views(*CHAIN, seed=4), images
+        for block, operator in enumerate(CHAIN[:-1], start=16):
+            expected = operator(expected, Draws(ids, 4, 7, block))
+        assert torch.equal(views(images, ids, 7), expected)
+        others = random_images(30, 10)
+        mixed = views.mix(expected, others, ids, 7)
+        assert torch.equal(mixed, CHAIN[-1](expected, others, Draws(ids, 4, 7, 20)))
 
+    def test_no_operators_change_nothing(self):
+        images = random_images(5)
+        assert torch.equal(Views()(images, torch.arange(5), 3), images)
+        assert Views().mixing is None
 
-def test_mixing_is_split_mix_64():
-    known = [0, 1, -1, 2**63 - 1, -(2**63), 0x9E3779B97F4A7C15 - 2**64]
-    x = torch.cat([torch.tensor(known), torch.randint(-(2**63), 2**63 - 1, (2000,))])
-    assert unsigned(mix_bits(x)) == [split_mix_finaliser(value) for value in x.tolist()]
-    assert unsigned(mix_bits(torch.tensor([known[-1]]))) == [
-        0xE220A8397B1DCDAF
-    ]  # the generator's first output, seed 0
+    def test_two_equal_operators_draw_differently(self):
+        operator, ids = ColorJitter(0.5), torch.arange(1000)
+        first, second = (operator.factors(Draws(ids, 0, 0, block))[0] for block in (16, 17))
+        gray = torch.full((1000, 1, 1, 1), 100, dtype=torch.uint8)
+        once, twice = (Views(*[operator] * times)(gray, ids, 0).flatten() for times in (1, 2))
+        assert torch.equal(once, (100 * first.float()).to(torch.uint8))
+        assert torch.equal(twice, (once * second.float()).to(torch.uint8))
+        assert abs(stats.pearsonr(first.numpy(), second.numpy()).statistic) < 4 / 1000**0.5
 
+    @pytest.mark.parametrize("changed", [{"seed": 5}, {"view": 8}])
+    def test_another_view_or_seed_is_another_picture(self, changed):
+        images, ids = random_images(100), torch.arange(100)
 
-class TestRandomIntegers:
-    def test_every_argument_matters_and_the_order_of_arguments_too(self):
-        ids = torch.arange(100)
-        drawn = {
-            words: tuple(random_integers(ids, 2**31, seed=words[0], view=words[1], stream=words[2]).tolist())
-            for words in itertools.product(range(4), repeat=3)
-        }
-        assert len(set(drawn.values())) == len(drawn)
+        def show(seed=4, view=7):
+            return Views(RandomResizedCrop(10), seed=seed)(images, ids, view)
 
-    @pytest.mark.parametrize("high", [1, 2, 9, 10, 1000, 2**31])
-    def test_stays_in_range(self, high):
-        drawn = random_integers(torch.arange(-500, 500), high, seed=-7, view=3, stream=0)
-        assert drawn.min() >= 0
-        assert drawn.max() < high
+        assert torch.equal(show(), show())
+        assert (show() != show(**changed)).flatten(1).any(1).double().mean() > 0.95
 
-    @pytest.mark.parametrize("high", [2, 9, 10])
-    @pytest.mark.parametrize("over", ["ids", "views", "seeds", "streams"])
-    def test_is_uniform(self, high, over):
-        number = 20_000
-        if over == "ids":
-            drawn = random_integers(torch.arange(number), high, seed=1, view=2, stream=0)
-        else:
-            ids, name = torch.arange(100), {"views": "view", "seeds": "seed", "streams": "stream"}[over]
-            fixed = {"seed": 1, "view": 2, "stream": 0}
-            draws = [random_integers(ids, high, **(fixed | {name: i})) for i in range(number // len(ids))]
-            drawn = torch.cat(draws)
-        assert stats.chisquare(torch.bincount(drawn, minlength=high)).pvalue > 1e-4
-
-    @pytest.mark.parametrize(
-        "pair",
-        ["neighbouring ids", "streams 0 1", "streams 0 2", "streams 1 2", "views", "seeds", "seed and view swapped"],
-    )
-    def test_pairs_are_independent(self, pair):
-        ids, high = torch.arange(40_000), 9
-
-        def draw(seed=5, view=3, stream=0):
-            return random_integers(ids, high, seed=seed, view=view, stream=stream)
-
-        first, second = {
-            "neighbouring ids": lambda: (draw()[:-1], draw()[1:]),
-            "streams 0 1": lambda: (draw(stream=0), draw(stream=1)),
-            "streams 0 2": lambda: (draw(stream=0), draw(stream=2)),
-            "streams 1 2": lambda: (draw(stream=1), draw(stream=2)),
-            "views": lambda: (draw(view=3), draw(view=4)),
-            "seeds": lambda: (draw(seed=5), draw(seed=6)),
-            "seed and view swapped": lambda: (draw(seed=5, view=3), draw(seed=3, view=5)),
-        }[pair]()
-        table = torch.bincount(first * high + second, minlength=high * high).reshape(high, high)
-        assert stats.chi2_contingency(table).pvalue > 1e-4
-
-
-def by_torchvision(images, ids, seed, view, padding, flip):
-    """Each image padded, cropped and flipped by itself, with the documented streams 0, 1 and 2."""
-    height, width = images.shape[-2:]
-    pictures = []
-    for image, number in zip(images, ids, strict=True):
-        top, left = (
-            int(random_integers(number[None], 2 * padding + 1, seed=seed, view=view, stream=s)) for s in (0, 1)
-        )
-        flipped = flip and int(random_integers(number[None], 2, seed=seed, view=view, stream=2)) == 1
-        if padding:
-            image = vision.pad(image, [padding], padding_mode="reflect")
-        image = vision.crop(image, top, left, height, width)
-        pictures.append(vision.horizontal_flip(image) if flipped else image)
-    return torch.stack(pictures)
-
-
-class TestCropAndFlip:
-    @pytest.mark.parametrize("flip", [True, False])
-    @pytest.mark.parametrize(
-        ("shape", "padding"), [((3, 8, 8), 4), ((1, 6, 9), 2), ((2, 5, 5), 4), ((3, 4, 4), 0), ((1, 2, 7), 1)]
-    )
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-    def test_is_torchvisions_pad_crop_and_flip_image_by_image(self, shape, padding, flip, dtype):
-        images = torch.randint(256, (40, *shape)).to(dtype)
-        ids = torch.randperm(1000)[:40]
-        found = crop_and_flip(images, ids, seed=3, view=5, padding=padding, flip=flip)
-        assert found.dtype == dtype
-        assert torch.equal(found, by_torchvision(images, ids, 3, 5, padding, flip))
-
-    def test_shows_every_offset_and_both_sides(self):
-        image = torch.arange(25).reshape(1, 1, 5, 5)
-        pictures = crop_and_flip(image.expand(2000, -1, -1, -1), torch.arange(2000), seed=0, view=0, padding=1)
-        assert len({tuple(picture.flatten().tolist()) for picture in pictures}) == 3 * 3 * 2
-
-    def test_does_not_depend_on_the_rest_of_the_batch(self):
-        images, ids = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8), torch.randperm(50)
-        together = crop_and_flip(images, ids, seed=1, view=2)
-        order = torch.randperm(50)
-        assert torch.equal(crop_and_flip(images[order], ids[order], seed=1, view=2), together[order])
-        for i in (0, 17, 49):
-            assert torch.equal(crop_and_flip(images[i : i + 1], ids[i : i + 1], seed=1, view=2)[0], together[i])
+    def test_a_picture_goes_by_id_not_by_place_or_batch(self):
+        images, ids, order = random_images(40), torch.randperm(999)[:40], torch.randperm(40)
+        views = Views(*CHAIN)
+        together = views(images, ids, 3)
+        assert torch.equal(views(images[order], ids[order], 3), together[order])
+        assert torch.equal(views(images[7:8], ids[7:8], 3)[0], together[7])
 
     def test_reads_and_advances_no_random_state(self):
-        images, ids = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8), torch.arange(50)
-        state = torch.get_rng_state()
-        first = crop_and_flip(images, ids, seed=1, view=2)
+        images, ids, views = random_images(20), torch.arange(20), Views(*CHAIN, number=3)
+        state, pool = torch.get_rng_state(), torch.arange(50)
+        first = views(images, ids, 1), views.partners(ids, 1, pool), views.at_epoch(4, "shuffle")
         assert torch.equal(torch.get_rng_state(), state)
         torch.manual_seed(99)
-        assert torch.equal(crop_and_flip(images, ids, seed=1, view=2), first)
+        again = views(images, ids, 1), views.partners(ids, 1, pool), views.at_epoch(4, "shuffle")
+        assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1]) and first[2] == again[2]
 
-    @pytest.mark.parametrize("other", [{"view": 3}, {"seed": 2}])
-    def test_another_view_or_seed_is_another_picture(self, other):
-        images, ids = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8), torch.arange(50)
-        changed = (
-            crop_and_flip(images, ids, seed=1, view=2)
-            != crop_and_flip(images, ids, **({"seed": 1, "view": 2} | other))
-        ).flatten(1)
-        assert changed.any(dim=1).double().mean() > 0.95
+    @pytest.mark.parametrize("chain", [(Mixup(1.0), CropAndFlip()), (Mixup(1.0), CutMix(1.0)), (CutMix(1.0),) * 2])
+    def test_mixing_comes_once_and_last(self, chain):
+        with pytest.raises(UserError, match="only one augmentation can mix images, and it must be the last one"):
+            Views(*chain)
 
-    @pytest.mark.parametrize("padding", [-1, 6, 20])
-    def test_padding_that_cannot_be_mirrored_is_refused(self, padding):
-        with pytest.raises(UserError, match=rf"6 x 9 pixels can't be padded by {padding}: .* between 0 and 5"):
-            crop_and_flip(torch.zeros(2, 1, 6, 9), torch.arange(2), seed=0, view=0, padding=padding)
+    @pytest.mark.parametrize(
+        "foreign", [v2.RandomResizedCrop(8), v2.CutMix(num_classes=3), "CropAndFlip", CropAndFlip]
+    )
+    def test_what_is_no_operator_is_refused_even_by_a_name_of_ours(self, foreign):
+        with pytest.raises(UserError, match="is no augmentation of hf_bkd; there are CropAndFlip, .*CutMix"):
+            Views(foreign)
+
+    @pytest.mark.parametrize("number", [0, -3])
+    def test_less_than_one_view_is_refused(self, number):
+        with pytest.raises(UserError, match=f"must be at least 1, and it is {number}"):
+            Views(number=number)
+
+
+class TestPartners:
+    def test_are_uniform_over_the_pool_and_over_views(self):
+        views, pool = Views(Mixup(1.0)), torch.arange(10) * 7
+        over_ids = views.partners(torch.arange(20_000), 3, pool)
+        over_views = torch.cat([views.partners(torch.arange(50), view, pool) for view in range(400)])
+        for found in (over_ids, over_views):
+            assert stats.chisquare(torch.bincount(found, minlength=10)).pvalue > 1e-4
+        assert (views.partners(torch.arange(100), 3, pool) != views.partners(torch.arange(100), 4, pool)).any()
+
+    def test_go_by_id_and_view_alone(self):
+        views, ids, pool = Views(CropAndFlip(), CutMix(1.0), seed=2), torch.arange(30, 60), torch.arange(100)
+        found, order = views.partners(ids, 5, pool), torch.randperm(30)
+        assert torch.equal(views.partners(ids[order], 5, pool), found[order])
+        assert torch.equal(views.partners(ids[4:5], 5, pool), found[4:5])
+        assert torch.equal(found, Draws(ids, 2, 5, 17).integers(100, PARTNER))
+        assert not torch.equal(Views(CropAndFlip(), CutMix(1.0), seed=3).partners(ids, 5, pool), found)
+
+    def test_are_independent_of_how_much_is_mixed_and_where(self):
+        views, ids = Views(CutMix(1.0)), torch.arange(40_000)
+        partner, draws = views.partners(ids, 0, torch.arange(8)), Draws(ids, 0, 0, 16)
+        for other in (draws.integers(4096, 0) % 8, draws.integers(8, 1), draws.integers(8, 2)):
+            table = torch.bincount(partner * 8 + other, minlength=64).reshape(8, 8)
+            assert stats.chi2_contingency(table).pvalue > 1e-4
+
+
+class TestAtEpoch:
+    def test_cycle_goes_round(self):
+        assert [Views(number=3).at_epoch(epoch) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+        assert [Views(number=1).at_epoch(epoch, "shuffle") for epoch in range(3)] == [0, 0, 0]
+
+    @pytest.mark.parametrize("order", ["cycle", "shuffle"])
+    def test_without_a_number_each_epoch_has_its_own_view(self, order):
+        assert [Views().at_epoch(epoch, order) for epoch in (0, 5, 1000)] == [0, 5, 1000]
+
+    def test_shuffle_shows_each_view_once_a_turn_in_orders_that_differ(self):
+        def turns(seed):
+            views = Views(number=8, seed=seed)
+            return [tuple(views.at_epoch(8 * turn + i, "shuffle") for i in range(8)) for turn in range(40)]
+
+        found = turns(0)
+        assert all(sorted(turn) == list(range(8)) for turn in found)
+        assert len(set(found) | set(turns(1))) == 80
+        firsts = torch.bincount(torch.tensor(found + turns(2) + turns(3))[:, 0], minlength=8)
+        assert stats.chisquare(firsts).pvalue > 1e-4
+        assert turns(0) == found
+        assert Views(*CHAIN, number=8).at_epoch(13, "shuffle") == found[1][5]
+
+    def test_another_order_is_refused(self):
+        with pytest.raises(UserError, match="must be one of cycle, shuffle, and it is 'random'"):
+            Views(number=2).at_epoch(0, "random")
+
+
+class TestRecord:
+    @pytest.mark.parametrize("number", [None, 4])
+    def test_comes_back_through_json(self, number):
+        for views in (Views(*CHAIN, number=number, seed=-3), Views(Mixup(0.3)), Views(number=number)):
+            record = views.to_dict()
+            assert json.loads(json.dumps(record)) == record
+            again = Views.from_dict(json.loads(json.dumps(record)))
+            assert again == views
+            assert (again.transforms, again.number, again.seed) == (views.transforms, views.number, views.seed)
+            assert hash(again) == hash(views)
+            assert repr(again) == repr(views)
+        assert {type(operator) for operator in (*CHAIN, Mixup(0.3))} == set(OPERATORS.values())
+
+    def test_every_parameter_counts(self):
+        views = [
+            Views(CropAndFlip()),
+            Views(CropAndFlip(3)),
+            Views(CropAndFlip(flip=False)),
+            Views(CropAndFlip(), seed=1),
+            Views(CropAndFlip(), number=1),
+            Views(CropAndFlip(), CropAndFlip()),
+            Views(Mixup(1.0)),
+            Views(CutMix(1.0)),
+        ]
+        assert len(set(views)) == len({json.dumps(one.to_dict()) for one in views}) == len(views)
+        assert Views() != "Views()"
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            {"number": None, "seed": 0, "transforms": [{"name": "Posterize", "bits": 3}]},
+            {"number": None, "seed": 0, "transforms": [{"name": "CropAndFlip", "padding": 4, "angle": 3}]},
+            {"number": None, "seed": 0, "transforms": [{"padding": 4}]},
+            {"number": None, "seed": 0, "transforms": [{"name": "ColorJitter", "contrast": "much"}]},
+            {"number": None, "seed": 0, "transforms": ["CropAndFlip"]},
+            {"number": None, "seed": 0, "transforms": None},
+            {"number": None, "transforms": []},
+            {"number": None, "seed": 0, "transforms": [], "order": "drawn"},
+            None,
+        ],
+    )
+    def test_what_this_version_does_not_know_is_refused(self, record):
+        with pytest.raises(UserError, match="record of views can't be read by this version of hf_bkd"):
+            Views.from_dict(record)
+
+    def test_parameters_out_of_range_are_refused_in_a_record_too(self):
+        with pytest.raises(UserError, match="alpha must be a number above 0"):
+            Views.from_dict({"number": None, "seed": 0, "transforms": [{"name": "Mixup", "alpha": -1}]})

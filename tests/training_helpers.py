@@ -7,7 +7,7 @@ from transformers import Trainer
 
 from hf_bkd import DistillationTrainer, DistillationTrainingArguments, ResidentDataset, make_variational
 from hf_bkd.layers import VariationalLinear
-from hf_bkd.soft_labels import attach
+from hf_bkd.soft_labels import SoftLabels, attach
 
 N, D, C = 22, 6, 4
 NO_SCHEDULE = {"kl_warmup": 0.0, "kl_annealing": 0.0}
@@ -53,6 +53,15 @@ def arrow(values: dict[str, torch.Tensor], **record) -> datasets.Dataset:
     return attach(datasets.Dataset.from_dict(plain), values["teacher_probs"].numpy(), teacher, storage=storage)
 
 
+def resident(values: dict[str, torch.Tensor] | None = None, kind: type = ResidentDataset) -> ResidentDataset:
+    """``examples()`` or others like them as columns in memory, their soft labels with a record."""
+    values = examples() if values is None else values
+    record = {"format": 1, "temperature": 1.0, "tempering": "post_average"}
+    probs = {name: value for name, value in values.items() if name.startswith("teacher_probs")}
+    labels = {name.partition("__")[2] or None: SoftLabels.of(value, record) for name, value in probs.items()}
+    return kind({name: value for name, value in values.items() if name not in probs}, labels=labels)
+
+
 def arguments(folder, **changes) -> DistillationTrainingArguments:
     defaults = {
         "per_device_train_batch_size": 8,
@@ -93,8 +102,8 @@ class Full(Plain):
 class Recording(ResidentDataset):
     """Remembers which rows were asked for, batch by batch."""
 
-    def __init__(self, values):
-        super().__init__(values)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.order: list[list[int]] = []
 
     def __getitems__(self, indices):
@@ -103,7 +112,7 @@ class Recording(ResidentDataset):
 
 
 def trained(folder, kind=Plain, values=None, dataset=None, **changes) -> DistillationTrainer:
-    dataset = ResidentDataset(values or examples()) if dataset is None else dataset
+    dataset = resident(values) if dataset is None else dataset
     trainer = DistillationTrainer(new(kind), arguments(folder, **changes), train_dataset=dataset)
     trainer.train()
     return trainer

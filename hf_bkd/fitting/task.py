@@ -17,16 +17,19 @@ from torch import Tensor, nn
 from transformers import set_seed
 from transformers.utils import logging
 
+from ..augmentations import CropAndFlip
 from ..backbones import create_classifier
 from ..data import as_classification, check_labelled, check_split, load_splits, stratified_split
 from ..errors import UserError
 from ..files import bare_name, write_json
+from ..images import ImagePreprocessor
 from ..reading import Reader, class_names, kind_of, load_teacher, reader_for
-from ..resident import CropAndFlip, ImagePreprocessor, ResidentDataset
+from ..resident import ResidentDataset
 from ..study.settings import DECISIVE
 from ..teachers import DeterministicTeacher, EnsembleTeacher, Teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
+from ..views import Views
 from .options import FitOptions
 
 # what another training would come of: beginnings of the names of training arguments, and the options beside them
@@ -73,7 +76,7 @@ class Task:
             self._note_settings()
             print(f"training network {number + 1} of {len(self.members)}", flush=True)
         if self.options.augment:
-            data.augment = CropAndFlip(seed)
+            data.views = Views(CropAndFlip(), seed=seed)
         if self.args.eval_strategy != "no":
             evaluated = self.reader.training_set(self.validation, self.args.device)
         args = replace(

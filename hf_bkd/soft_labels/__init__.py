@@ -1,6 +1,17 @@
 """Soft labels: a teacher's opinion of each example, as columns of a dataset that say where they come from."""
 
-from .columns import SoftLabels, attach, read, read_provenance
+from .check import check_against_teacher
+from .columns import SoftLabels, attach, only_soft_labels, read, read_provenance
 from .generate import add_soft_labels
+from .join import join_soft_labels
 
-__all__ = ["SoftLabels", "add_soft_labels", "attach", "read", "read_provenance"]
+__all__ = [
+    "SoftLabels",
+    "add_soft_labels",
+    "attach",
+    "check_against_teacher",
+    "join_soft_labels",
+    "only_soft_labels",
+    "read",
+    "read_provenance",
+]

@@ -1,40 +1,95 @@
 """The columns that carry soft labels in a `datasets.Dataset`.
 
-| column               | content                                                                              |
-| -------------------- | ------------------------------------------------------------------------------------ |
-| `teacher_probs`      | class probabilities [C] of each row, averaged over the teacher's draws and tempered   |
-| `teacher_variance`   | across-draw variance (ddof 1) [C], when kept                                          |
-| `teacher_provenance` | a `ClassLabel` with one name: the JSON record of what made the labels (`provenance`)  |
-| `example_id`         | hash of the row's content, by which labels and examples recognise each other          |
+| column               | content                                                                                 |
+| -------------------- | --------------------------------------------------------------------------------------- |
+| `teacher_probs`      | class probabilities, averaged over the teacher's draws and tempered: [C], or [V, C] flat |
+|                      | for V views; compact storages: see `storage`                                            |
+| `teacher_variance`   | across-draw variance (ddof 1), when kept: shaped as the probabilities, or its sum over  |
+|                      | the classes, one number a view                                                          |
+| `teacher_provenance` | a `ClassLabel` with one name: the JSON record of what made the labels (`provenance`)     |
+| `example_id`         | hash of the row's content, by which labels and examples recognise each other            |
 
-Labels of a named teacher end in `__NAME`. Probabilities are stored as float16 by default, |stored - p| <= 2**-11 p +
-2**-25, or as float32. The record sits in a feature, not beside the table, so that it travels wherever the rows go:
-`select`, `map`, `save_to_disk`, parquet, the Hub.
+Labels of a named teacher end in `__NAME`. `teacher_probs` is a list of fixed length, or for `top_k` a struct of such
+lists. The record sits in a feature, not beside the table, so that it travels wherever the rows go: `select`, `map`,
+`save_to_disk`, parquet, the Hub.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .arrow import PROBS, VARIANCE, children, combined, encoded_table, feature_of, is_list_of_numbers, lists
+from .identity import EXAMPLE_ID
 from .provenance import check_class_count, check_class_names, decode_provenance, encode_provenance
+from .storage import check_parts, check_storage, decode
 
-PROBS, VARIANCE, PROVENANCE, EXAMPLE_ID = "teacher_probs", "teacher_variance", "teacher_provenance", "example_id"
-STORAGES = ("float16", "float32")
-SUM_TOLERANCE = 5e-3
+PROVENANCE = "teacher_provenance"
 
 
-class SoftLabels(NamedTuple):
-    """One teacher's labels of N rows: probs [N, C] and variance [N, C] (or ``None``) in float32, and their record."""
+@dataclass(frozen=True)
+class SoftLabels:
+    """One teacher's labels of N rows in V views of C classes, as they are stored.
 
-    probs: Tensor
-    variance: Tensor | None
+    Args:
+        parts: tensors [N, V, L] of `storage`.
+        num_classes: C.
+        stored_variance: [N, V, C], [N, V, 1] if summed over the classes, or ``None``.
+        provenance: the record of what made them, or ``None``.
+    """
+
+    parts: dict[str, Tensor]
+    num_classes: int
+    stored_variance: Tensor | None
     provenance: dict | None
+
+    @classmethod
+    def of(cls, probs: Tensor, provenance: dict | None = None) -> Self:
+        """Of probabilities [N, C] that are at hand; UserError if they are no distributions."""
+        parts = {"probs": probs[:, None]}
+        check_parts(parts, probs.shape[-1])
+        return cls(parts, probs.shape[-1], None, provenance)
+
+    def __len__(self) -> int:
+        return len(self.parts["probs"])
+
+    @property
+    def num_views(self) -> int:
+        return self.parts["probs"].shape[1]
+
+    @property
+    def probs(self) -> Tensor:
+        """All of them: float32 [N, C], or [N, V, C] if there are several views."""
+        probs = decode(self.parts, self.num_classes)
+        return probs[:, 0] if self.num_views == 1 else probs
+
+    @property
+    def variance(self) -> Tensor | None:
+        """float32 [N, C] or [N], with V in the second place if there are several views."""
+        if self.stored_variance is None:
+            return None
+        variance = self.stored_variance.float()
+        variance = variance[..., 0] if variance.shape[-1] == 1 else variance
+        return variance[:, 0] if self.num_views == 1 else variance
+
+    def at(self, rows: Tensor, view: int) -> dict[str, Tensor]:
+        """``teacher_probs`` [B, C] and, where it is kept, ``teacher_variance`` [B, C] or [B] of some rows."""
+        seen = {PROBS: decode({name: part[rows, view] for name, part in self.parts.items()}, self.num_classes)}
+        if self.stored_variance is not None:
+            variance = self.stored_variance[rows, view].float()
+            seen[VARIANCE] = variance[:, 0] if variance.shape[-1] == 1 else variance
+        return seen
+
+    def to(self, device: torch.device | str) -> Self:
+        parts = {name: part.to(device) for name, part in self.parts.items()}
+        variance = None if self.stored_variance is None else self.stored_variance.to(device)
+        return type(self)(parts, self.num_classes, variance, self.provenance)
 
 
 def column(kind: str, teacher: str | None = None) -> str:
@@ -45,6 +100,11 @@ def column(kind: str, teacher: str | None = None) -> str:
 def is_soft_label_column(name: str) -> bool:
     """Whether a column belongs to this library and not to a model's inputs."""
     return name == EXAMPLE_ID or name.split("__")[0] in (PROBS, VARIANCE, PROVENANCE)
+
+
+def soft_label_columns(dataset: Any) -> list[str]:
+    """Those of a dataset's columns that carry soft labels; none of a dataset that names no columns."""
+    return [name for name in getattr(dataset, "column_names", None) or [] if is_soft_label_column(name)]
 
 
 def teachers_of(column_names: list[str]) -> list[str | None]:
@@ -61,42 +121,56 @@ def attach(
     example_ids: np.ndarray | None = None,
     storage: str = "float16",
     name: str | None = None,
+    top_k: int = 10,
 ) -> datasets.Dataset:
     """``dataset`` with soft-label columns; those of the same name are replaced.
 
     Args:
         dataset: N rows.
-        probs, variance: [N, C].
+        probs: [N, C], or [N, V, C].
         provenance: JSON-able record, of the form of `provenance.make_provenance`.
+        variance: shaped as ``probs``, or with a last dimension of 1.
         example_ids: int64 [N].
-        storage: ``"float16"`` or ``"float32"``.
+        storage: one of `storage.STORAGES`.
         name: the teacher's name, if there are several.
+        top_k: k of that storage.
 
     Raises:
         UserError: not one distribution per row, a variance of another shape, an unknown storage, or a record that
             could not be read back.
     """
     check_storage(storage)
-    probs = np.asarray(probs)
     if len(probs) != len(dataset):
         raise UserError(f"{len(probs)} rows of soft labels were given for a dataset of {len(dataset)} rows")
-    check_distributions(probs)
-    if variance is not None and np.shape(variance) != probs.shape:
-        raise UserError(f"the variance is {np.shape(variance)} and the probabilities are {probs.shape}")
+    return attach_table(dataset, encoded_table(probs, variance, example_ids, storage, top_k), provenance, name)
+
+
+def attach_table(
+    dataset: datasets.Dataset, table: pa.Table, provenance: dict, name: str | None = None
+) -> datasets.Dataset:
+    """``dataset`` with the columns of :func:`encoded_table` and their record."""
     record = datasets.ClassLabel(names=[encode_provenance(provenance)])
     new = {
-        column(PROBS, name): _fixed_lists(probs, storage),
-        column(PROVENANCE, name): (pa.array(np.zeros(len(dataset), np.int64)), record),
+        column(kind, name) if kind != EXAMPLE_ID else kind: (table[kind], feature_of(table.schema.field(kind).type))
+        for kind in table.column_names
     }
-    if variance is not None:
-        new[column(VARIANCE, name)] = _fixed_lists(variance, storage)
-    if example_ids is not None:
-        new[EXAMPLE_ID] = pa.array(example_ids, pa.int64()), datasets.Value("int64")
+    new[column(PROVENANCE, name)] = pa.array(np.zeros(len(table), np.int64)), record
     stale = {*new, column(VARIANCE, name)}
     dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
     for column_name, (array, feature) in new.items():
-        dataset = dataset.add_column(column_name, array, feature=feature)
+        dataset = dataset.add_column(column_name, combined(array), feature=feature)
     return dataset
+
+
+def label_set(table: pa.Table, provenance: dict, name: str | None = None) -> datasets.Dataset:
+    """The same columns as a dataset without images or texts, which can be shared where those may not."""
+    rows = datasets.Dataset.from_dict({"row": np.arange(len(table))})
+    return only_soft_labels(attach_table(rows, table, provenance, name))
+
+
+def only_soft_labels(dataset: datasets.Dataset) -> datasets.Dataset:
+    """A dataset's soft-label columns and ``example_id``, by which `join_soft_labels` finds their images again."""
+    return dataset.with_format(None).select_columns(soft_label_columns(dataset))
 
 
 def read(dataset: datasets.Dataset, name: str | None = None) -> SoftLabels:
@@ -106,67 +180,108 @@ def read(dataset: datasets.Dataset, name: str | None = None) -> SoftLabels:
         UserError: no such column, one of another shape, rows that are not distributions, an unreadable record, or
             other classes than the dataset's.
     """
-    probs = _read_fixed_lists(dataset, column(PROBS, name))
-    check_distributions(probs)
-    has_variance = column(VARIANCE, name) in dataset.column_names
-    record = read_provenance(dataset.features, name)
-    check_class_count(column(PROBS, name), probs.shape[1], dataset.features)
-    check_class_names(record, dataset.features)
-    return SoftLabels(
-        torch.from_numpy(probs),
-        torch.from_numpy(_read_fixed_lists(dataset, column(VARIANCE, name))) if has_variance else None,
-        record,
-    )
+    probs, variance = column(PROBS, name), column(VARIANCE, name)
+    Layout.of(dataset.features, name)
+    wanted = [kind for kind in (probs, variance) if kind in dataset.column_names]
+    table = dataset.with_format("arrow", columns=wanted)[:]
+    flat = {part: lists(rows, probs) for part, rows in children(combined(table[probs])).items()}
+    layout = Layout.of(dataset.features, name, flat["probs"].shape[-1])
+    parts = layout.parts(flat)
+    check_parts(parts, layout.num_classes)
+    stored = layout.variance(lists(combined(table[variance]), variance)) if variance in wanted else None
+    return SoftLabels(parts, layout.num_classes, stored, layout.provenance)
 
 
-def read_provenance(features: datasets.Features, name: str | None = None) -> dict | None:
+def bytes_per_example(dataset: datasets.Dataset) -> float:
+    """What the probabilities of one row, in all of its views, take in Arrow."""
+    names = [column(PROBS, teacher) for teacher in teachers_of(dataset.column_names)]
+    table = dataset.with_format("arrow", columns=names)[:]
+    return sum(table[name].nbytes for name in names) / max(len(dataset), 1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one teacher's labels lie in their columns, as far as the features tell.
+
+    Args:
+        name: of the column of probabilities.
+        num_views, num_classes: V and C.
+        provenance: the record, or ``None``.
+        in_bytes: whether the probabilities are stored as ``uint8``.
+    """
+
+    name: str
+    num_views: int
+    num_classes: int
+    provenance: dict | None
+    in_bytes: bool = False
+
+    @classmethod
+    def of(cls, features: Mapping[str, Any], teacher: str | None = None, width: int | None = None) -> Self:
+        """Of a teacher's columns; ``width`` is the length of their lists, where the features don't tell it.
+
+        Raises:
+            UserError: no such column, one of something else, an unreadable record, or other classes than the data's.
+        """
+        name, record = column(PROBS, teacher), read_provenance(features, teacher)
+        if name not in features:
+            raise UserError(f"the dataset has no column {name}; add it with add_soft_labels(dataset, teacher)")
+        feature = features[name]
+        parts = feature if isinstance(feature, dict) else {"probs": feature}
+        known = set(parts) in ({"probs"}, {"classes", "probs", "tail"})
+        if not known or not all(map(is_list_of_numbers, parts.values())):
+            raise UserError(f"column {name} holds {feature}, not a list of probabilities per row")
+        in_bytes = parts["probs"].feature.dtype == "uint8"
+        num_views = ((record or {}).get("views") or {}).get("number") or 1
+        num_classes = ((record or {}).get("teacher") or {}).get("num_classes")
+        if num_classes is None:
+            if len(parts) > 1 or in_bytes:
+                raise UserError(f"column {name} is stored in a form that can't be read without its teacher_provenance")
+            num_classes = max(parts["probs"].length if width is None else width, 0) // num_views
+        if num_classes:
+            check_class_count(name, num_classes, features)
+        check_class_names(record, features)
+        return cls(name, num_views, num_classes, record, in_bytes)
+
+    def parts(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """[N, V * L] -> [N, V, L], of a batch or of everything; UserError if they are of other lengths."""
+        lengths = {name: part.shape[-1] for name, part in flat.items()}
+        expected = {"probs": self.num_views * self.num_classes}
+        if "classes" in flat:
+            kept = lengths["classes"]
+            expected = {"classes": kept - kept % self.num_views, "probs": kept, "tail": self.num_views}
+        if lengths != expected:
+            raise UserError(
+                f"the lists of column {self.name} have lengths {_told(lengths)}, and for {self.num_views} views of "
+                f"{self.num_classes} classes they would be {_told(expected)}: label again with add_soft_labels"
+            )
+        return {name: part.unflatten(-1, (self.num_views, -1)) for name, part in flat.items()}
+
+    def of_rows(self, values: list) -> Tensor:
+        """Probabilities float32 [B, C] of some rows' values in the column; UserError if they are no distributions."""
+        rows = values if isinstance(values[0], Mapping) else [{"probs": value} for value in values]
+        flat = {name: torch.as_tensor(np.asarray([np.asarray(row[name]) for row in rows])) for name in rows[0]}
+        if self.in_bytes:
+            flat["probs"] = flat["probs"].to(torch.uint8)
+        parts = self.parts(flat)
+        check_parts(parts, self.num_classes)
+        return decode(parts, self.num_classes)[:, 0]
+
+    def variance(self, flat: Tensor) -> Tensor:
+        """[N, V * C] or [N, V] -> [N, V, C] or [N, V, 1]; UserError if it is of another length."""
+        if flat.shape[-1] not in (self.num_views, self.num_views * self.num_classes):
+            raise UserError(
+                f"the variance beside column {self.name} has lists of length {flat.shape[-1]}, not {self.num_views} "
+                f"(views) or {self.num_views * self.num_classes} (classes of all views): label again"
+            )
+        return flat.unflatten(-1, (self.num_views, -1))
+
+
+def read_provenance(features: Mapping[str, Any], name: str | None = None) -> dict | None:
     """The record of what made the labels; ``None`` if the columns were added by hand."""
     feature = features.get(column(PROVENANCE, name))
     return None if feature is None else decode_provenance(feature)
 
 
-def check_storage(storage: str) -> None:
-    """UserError unless ``storage`` is one of ``STORAGES``."""
-    if storage not in STORAGES:
-        raise UserError(f"storage is {storage!r}; it must be one of {', '.join(STORAGES)}")
-
-
-def check_distributions(probs: np.ndarray) -> None:
-    """UserError naming the first row of ``probs`` [N, C] that is not a distribution over at least two classes."""
-    if probs.ndim != 2 or probs.shape[1] < 2:
-        raise UserError(f"soft labels must be [rows, classes] with at least two classes, and these are {probs.shape}")
-    probs = probs.astype(np.float32, copy=False)
-    problems = {
-        "holds a value that is not a finite number": ~np.isfinite(probs).all(axis=1),
-        "holds a negative probability": (probs < 0).any(axis=1),
-        "does not sum to one": ~(np.abs(probs.sum(axis=1) - 1) <= SUM_TOLERANCE),
-    }
-    for problem, rows in problems.items():
-        if rows.any():
-            row = int(rows.argmax())
-            raise UserError(
-                f"row {row} of the soft labels {problem} (sum {probs[row].sum():.4g}, minimum {probs[row].min():.4g}; "
-                f"{int(rows.sum())} such rows): pass class probabilities, not logits or counts, and label again"
-            )
-
-
-def _fixed_lists(values: np.ndarray, storage: str) -> tuple[pa.Array, datasets.List]:
-    flat = pa.array(np.ascontiguousarray(values, dtype=storage).reshape(-1))
-    feature = datasets.List(datasets.Value(storage), length=values.shape[1])
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1]), feature
-
-
-def _read_fixed_lists(dataset: datasets.Dataset, name: str) -> np.ndarray:
-    """A column of lists of equal length as float32 [N, C]."""
-    if name not in dataset.column_names:
-        raise UserError(f"the dataset has no column {name}; add it with add_soft_labels(dataset, teacher)")
-    table = dataset.with_format("arrow", columns=[name])[:]
-    rows = table[name].combine_chunks()
-    lists = pa.types.is_list(rows.type) or pa.types.is_large_list(rows.type) or pa.types.is_fixed_size_list(rows.type)
-    if not lists or not (pa.types.is_floating(rows.type.value_type) or pa.types.is_integer(rows.type.value_type)):
-        raise UserError(f"column {name} holds {rows.type}, not a list of probabilities per row")
-    lengths = pc.list_value_length(rows).to_numpy(zero_copy_only=False)  # NaN where a row is missing
-    if len(set(lengths.tolist())) > 1 or rows.null_count:
-        raise UserError(f"the rows of column {name} don't all hold a list of the same length: label the dataset again")
-    values = rows.flatten().to_numpy(zero_copy_only=False)
-    return np.array(values, dtype=np.float32).reshape(len(rows), -1 if len(rows) else 0)
+def _told(lengths: dict[str, int]) -> str:
+    return " and ".join(map(str, lengths.values()))

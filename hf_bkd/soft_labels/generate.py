@@ -1,163 +1,171 @@
 """Writing a teacher's opinion of every example into the dataset, once."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
+import pyarrow as pa
 from torch import Tensor
 
 from ..errors import UserError
-from ..progress import track
-from .columns import attach, check_storage, is_soft_label_column
-from .provenance import LABELS, check_class_count, content_column, content_ids, make_provenance
+from ..processes import decided_by_main
+from ..views import Views
+from .columns import attach_table, label_set
+from .examples import AnyDataset, Rows
+from .identity import EXAMPLE_ID, content_column
+from .labelling import Labelling, LabellingTeacher
+from .provenance import make_provenance
+from .shards import Shards, first_difference
 
-Rows = dict[str, Any]
-
-
-class LabellingTeacher(Protocol):
-    """All that labelling asks of a teacher."""
-
-    @property
-    def num_classes(self) -> int: ...
-
-    def predict(self, inputs: Any, num_samples: int, generator: torch.Generator | None) -> Any: ...
-
-    def describe(self) -> dict[str, Any]:
-        """Goes into the labels' record: ``num_classes``, ``temperature``, ``tempering``, ``weights`` and what else."""
-        ...
+Fit = Callable[[datasets.Dataset, int], LabellingTeacher]
 
 
 def add_soft_labels(
-    dataset: datasets.Dataset,
+    dataset: AnyDataset,
     teacher: LabellingTeacher | None = None,
     num_samples: int = 10,
     *,
     preprocess: Callable[[Rows], dict[str, Tensor]] | None = None,
+    views: Views | None = None,
     folds: int | None = None,
-    fit: Callable[[datasets.Dataset, int], LabellingTeacher] | None = None,
+    fit: Fit | None = None,
     batch_size: int = 512,
     seed: int = 0,
     storage: str = "float16",
+    top_k: int = 10,
+    variance: str = "auto",
+    mixed_precision: str | None = None,
+    held_out: dict[str, float] | None = None,
     name: str | None = None,
+    folder: str | Path | None = None,
+    shard_rows: int = 1024,
     progress: bool = True,
 ) -> datasets.Dataset:
     """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484).
 
-    With ``folds`` and ``fit`` instead of a teacher the labels are cross-fitted: each example is labelled by a teacher
-    that was fitted without it.
+    The processes of an accelerate launch share the rows; one process, several, and one that was killed and started
+    again with the same ``folder`` give the same columns. With ``folds`` and ``fit`` instead of a teacher the labels
+    are cross-fitted: each example is labelled by a teacher that was fitted without it.
 
     Args:
-        dataset: N examples.
+        dataset: N examples. A streamed one is labelled as it passes by, and the labels are returned without it.
         teacher: labels them; its ``temperature`` and ``tempering`` are applied and recorded.
         num_samples: S >= 1, draws from the teacher's posterior per example.
         preprocess: turns a batch of rows (column name -> list) into the network's inputs. Without one, what the
             dataset's transform returns, or else its columns (those of its torch format, if it has that), are the
             inputs: all tensors (and lists of tensors of one shape) among them, less labels and soft labels.
+        views: looks of an image, each labelled for itself, so that a student can see the same; needs
+            ``views.number`` and ``preprocess=ImagePreprocessor(...)``.
         folds: number of parts, 2 .. N.
         fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
-        batch_size: examples per call of the teacher.
-        seed: of the draws (and of the folds): the same seed and batch size give the same columns.
-        storage: ``"float16"`` or ``"float32"``.
+        batch_size: examples per call of the teacher; halved until they fit on a GPU.
+        seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
+            these are.
+        storage: ``"float16"``, ``"float32"``, ``"uint8"`` or ``"top_k"``; see `storage` for what they lose.
+        top_k: k >= 1, the classes that ``"top_k"`` keeps.
+        variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
+            ``"auto"`` is full for float storages and the sum for compact ones.
+        mixed_precision: ``"bf16"`` or ``"fp16"`` passes of the teacher.
+        held_out: how good the teacher is on examples that it was not fitted on, for the record; what the teacher's own
+            record says if not given.
         name: the teacher's name, when a dataset carries labels of several.
+        folder: where finished shards are kept, so that the same call goes on from them; in memory if not given.
+        shard_rows: examples a shard.
         progress: whether to show a bar.
 
     Returns:
         The dataset with ``teacher_probs``, ``teacher_variance`` where there are several draws, ``example_id`` and
-        ``teacher_provenance`` (see ``columns``).
+        ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
 
     Raises:
-        UserError: neither or both of teacher and folds, ``num_samples`` or ``batch_size`` below 1, an unknown storage,
-            inputs that can't be made from the columns, or a teacher that knows other classes than the dataset.
+        UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
+            can't be made from the columns, a teacher that knows other classes than the dataset or answers with
+            something that is no distribution, or a folder of another labelling, damaged, or without space.
     """
-    for argument, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{argument} must be at least 1, and it is {value}")
-    check_storage(storage)
+    labelling = Labelling(
+        num_samples,
+        preprocess,
+        views,
+        batch_size,
+        seed,
+        storage,
+        top_k,
+        variance,
+        mixed_precision,
+        shard_rows,
+        progress,
+    )
     if (teacher is None) == (folds is None) or (folds is None) != (fit is None):
         raise UserError("pass either a teacher, or folds together with fit")
-    if len(dataset) == 0:
+    streamed = isinstance(dataset, datasets.IterableDataset)
+    if folds is not None and streamed:
+        raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
+    if not streamed and len(dataset) == 0:
         raise UserError("the dataset to label is empty")
-
-    def label(rows: datasets.Dataset, by: LabellingTeacher, what: str) -> dict[str, np.ndarray]:
-        check_class_count("the teacher", by.num_classes, rows.features)
-        return _label(rows, by, num_samples, preprocess, batch_size, seed, what if progress else None)
 
     cross_fitted = None
     if teacher is not None:
-        labels, described = label(dataset, teacher, "labelling"), teacher.describe()
+        labelling.fit_batch(dataset, teacher)
+        described = teacher.describe()
+        shards = Shards(folder, labelling.plan(dataset, described, None))
+        table = labelling.run(dataset, teacher, shards, "rows-", "labelling")
     else:
-        parts = _fold_indices(len(dataset), folds, seed)
-        labelled, teachers = [], []
-        for fold, part in enumerate(parts):
-            rest = np.setdiff1d(np.arange(len(dataset)), part)
-            fold_teacher = fit(dataset.select(rest), fold)
-            labelled.append(label(dataset.select(part), fold_teacher, f"labelling fold {fold + 1} of {folds}"))
-            teachers.append(fold_teacher.describe())
-        back = np.argsort(np.concatenate(parts))
-        labels = {key: np.concatenate([part[key] for part in labelled])[back] for key in labelled[0]}
+        shards = Shards(folder, labelling.plan(dataset, None, folds))
+        table, teachers = _cross_fitted(labelling, dataset, folds, fit, shards)
         described = teachers[0]
         cross_fitted = {"number": folds, "seed": seed, "weights": [each["weights"] for each in teachers]}
+    content = content_column(dataset.features or {})
+    if content is None:
+        table = table.drop_columns([EXAMPLE_ID])
     provenance = make_provenance(
         described,
         dataset,
         num_samples=num_samples,
         seed=seed,
         storage=storage,
-        content_column=content_column(dataset.features),
-        preprocessing=preprocess.to_dict() if hasattr(preprocess, "to_dict") else None,
+        content_column=content,
+        preprocessing=labelling.preprocessing,
+        example_ids=None if content is None else table[EXAMPLE_ID].to_numpy(),
+        rows=len(table),
+        image_size=labelling.image_size,
+        views=None if views is None else views.to_dict(),
         folds=cross_fitted,
+        mixed_precision=mixed_precision,
+        held_out=held_out,
     )
-    return attach(dataset, labels["probs"], provenance, labels.get("variance"), labels.get("ids"), storage, name)
+    return label_set(table, provenance, name) if streamed else attach_table(dataset, table, provenance, name)
 
 
-def _label(
-    dataset: datasets.Dataset,
-    teacher: LabellingTeacher,
-    num_samples: int,
-    preprocess: Callable[[Rows], dict[str, Tensor]] | None,
-    batch_size: int,
-    seed: int,
-    what: str | None,
-) -> dict[str, np.ndarray]:
-    """``probs`` [N, C], and where there are such, ``variance`` [N, C] and content ``ids`` [N]."""
-    content, plain, tensors = content_column(dataset.features), dataset.with_format(None), _with_tensors(dataset)
-    found = {"probs": [], "variance": [], "ids": []}
-    for start in track(range(0, len(dataset), batch_size), what):
-        batch = slice(start, start + batch_size)
-        rows = plain[batch]
-        inputs = _columns_as_inputs(tensors[batch], dataset.features) if preprocess is None else preprocess(rows)
-        generator = torch.Generator().manual_seed((seed * 0x9E3779B1 + start) % 2**63)
-        prediction = teacher.predict(inputs, num_samples, generator)
-        found["probs"].append(prediction.mean.float().cpu().numpy())
-        if prediction.variance is not None:
-            found["variance"].append(prediction.variance.float().cpu().numpy())
-        if content is not None:
-            found["ids"].append(content_ids(rows[content]))
-    return {key: np.concatenate(arrays) for key, arrays in found.items() if arrays}
-
-
-def _with_tensors(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Rows as tensors: the dataset's own transform or torch format if it has one, else all of its columns."""
-    return dataset if dataset.format["type"] in ("custom", "torch") else dataset.with_format("torch")
-
-
-def _columns_as_inputs(rows: Rows, features: datasets.Features) -> dict[str, Tensor]:
-    inputs = {}
-    for name, value in rows.items():
-        if name in LABELS or is_soft_label_column(name) or isinstance(features.get(name), datasets.ClassLabel):
-            continue
-        if isinstance(value, list) and all(isinstance(x, Tensor) and x.shape == value[0].shape for x in value):
-            value = torch.stack(value)
-        if isinstance(value, Tensor):
-            inputs[name] = value
-    if not inputs or any(isinstance(features.get(name), datasets.Image) for name in inputs):
-        raise UserError(
-            f"the columns {', '.join(rows)} are not a network's inputs as they are; pass preprocess=, a function from "
-            "rows to inputs (for images: preprocess=ImagePreprocessor.for_model(network))"
-        )
-    return inputs
+def _cross_fitted(
+    labelling: Labelling, dataset: datasets.Dataset, folds: int, fit: Fit, shards: Shards
+) -> tuple[pa.Table, list[dict]]:
+    """The columns of all rows, and what labelled each fold; finished folds are not fitted again."""
+    parts = _fold_indices(len(dataset), folds, labelling.seed)
+    tables, teachers = [], []
+    for fold, part in enumerate(parts):
+        rows, name = dataset.select(part), f"fold-{fold:04d}"
+        count = -(-len(rows) // labelling.shard_rows)
+        described = decided_by_main(lambda: shards.recall(name))  # noqa: B023
+        finished = decided_by_main(lambda: all(f"{name}-{n:06d}" in shards for n in range(count)))  # noqa: B023
+        if described and finished:
+            tables.append(pa.concat_tables([shards.read(f"{name}-{n:06d}") for n in range(count)]))
+        else:
+            rest = np.setdiff1d(np.arange(len(dataset)), part)
+            teacher = fit(dataset.select(rest), fold)
+            now = teacher.describe()
+            difference = described and first_difference(described, now, "teacher")
+            if difference:
+                raise UserError(
+                    f"fold {fold + 1} is labelled in part by a teacher of another {difference}: fit must give the "
+                    f"same teacher again; pass another folder, or delete {shards.folder}"
+                )
+            shards.remember(name, now)
+            described = now
+            tables.append(labelling.run(rows, teacher, shards, f"{name}-", f"labelling fold {fold + 1} of {folds}"))
+        teachers.append(described)
+    back = np.argsort(np.concatenate(parts))
+    return pa.concat_tables(tables).take(back), teachers
 
 
 def _fold_indices(num_rows: int, folds: int, seed: int) -> list[np.ndarray]:

@@ -1,13 +1,15 @@
-"""What made a set of soft labels, and whether they belong to the rows that carry them."""
+"""What made a set of soft labels: a record that travels with them, so that nothing has to be told twice."""
 
-import hashlib
 import json
+import re
 from importlib.metadata import version
+from typing import Any
 
 import datasets
 import numpy as np
 
 from ..errors import UserError
+from .identity import fingerprint
 
 FORMAT = 1
 LABELS = ("label", "labels", "label_ids")
@@ -15,14 +17,20 @@ LABELS = ("label", "labels", "label_ids")
 
 def make_provenance(
     teacher: dict,
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | datasets.IterableDataset,
     *,
     num_samples: int,
     seed: int,
     storage: str,
     content_column: str | None,
     preprocessing: dict | None,
+    example_ids: np.ndarray | None = None,
+    rows: int | None = None,
+    image_size: list[int] | None = None,
+    views: dict | None = None,
     folds: dict | None = None,
+    mixed_precision: str | None = None,
+    held_out: dict | None = None,
 ) -> dict:
     """The record stored with labels: plain JSON.
 
@@ -31,10 +39,17 @@ def make_provenance(
         dataset: what was labelled.
         num_samples: S.
         seed: of the draws.
-        storage: number format of the columns.
+        storage: of the columns.
         content_column: the column that ``example_id`` hashes.
         preprocessing: what turned rows into inputs (mean and standard deviation for images), where it says so.
+        example_ids: int64 [N], of the rows.
+        rows: their number N; that of the dataset if not given.
+        image_size: [channels, height, width] of the images before anything is done to them, if they have one size.
+        views: ``Views.to_dict()``, if several views were labelled or one that is not the example as it is.
         folds: how the labels were cross-fitted.
+        mixed_precision: of the teacher's passes, ``"bf16"`` or ``"fp16"``.
+        held_out: how good the teacher is: metrics on examples that it was not fitted on; what its own record says if
+            not given.
     """
     names = class_names(dataset.features)
     return {
@@ -45,17 +60,31 @@ def make_provenance(
         "tempering": teacher["tempering"],
         "seed": seed,
         "storage": storage,
+        "views": views,
         "folds": folds,
         "dataset": {
-            "name": dataset.info.dataset_name,
+            **_origin(dataset),
             "split": None if dataset.split is None else str(dataset.split),
-            "rows": len(dataset),
+            "rows": len(dataset) if rows is None else rows,
             "content_column": content_column,
+            "fingerprint": None if example_ids is None else fingerprint(example_ids),
+            "repeated_ids": None if example_ids is None else len(example_ids) - len(np.unique(example_ids)),
+            "image_size": image_size,
         },
         "class_names": names if names and len(names) == teacher["num_classes"] else None,
         "preprocessing": preprocessing,
-        "versions": {name: version(name) for name in ("torch", "transformers", "datasets")},
+        "mixed_precision": mixed_precision,
+        "held_out": held_out or (teacher.get("record") or {}).get("validation"),
+        "versions": {name: version(name) for name in ("hf_bkd", "torch", "transformers", "datasets")},
     }
+
+
+def _origin(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, str | None]:
+    """A dataset's name and, if it is from the Hub, its repository and commit."""
+    sources = [*(dataset.info.download_checksums or ()), ""]
+    found = re.match(r"hf://datasets/([^@]+)@([^/]+)/", str(sources[0]))
+    repository, revision = found.groups() if found else (None, None)
+    return {"name": dataset.info.dataset_name, "repository": repository, "revision": revision}
 
 
 def encode_provenance(provenance: dict) -> str:
@@ -75,12 +104,8 @@ def _decode(encoded: str) -> dict:
     try:
         record = json.loads(encoded)
         known = record["format"]
-        readable = known != FORMAT or (
-            record["temperature"] > 0
-            and isinstance(record["tempering"], str)
-            and all(isinstance(record.get(part) or {}, dict) for part in ("teacher", "dataset", "preprocessing"))
-        )
-    except (KeyError, TypeError, ValueError):
+        readable = known != FORMAT or _is_readable(record)
+    except (KeyError, TypeError, ValueError, RecursionError):
         readable = False
     if not readable:
         raise UserError(
@@ -92,56 +117,35 @@ def _decode(encoded: str) -> dict:
     return record
 
 
+def _is_readable(record: dict[str, Any]) -> bool:
+    """Whether all that is read from a record later is of the kind that it should be."""
+    parts = {name: record.get(name) or {} for name in ("teacher", "dataset", "preprocessing", "views", "held_out")}
+    names = record.get("class_names") or []
+    return (
+        _is_number(record["temperature"])
+        and 0 < record["temperature"] < float("inf")
+        and isinstance(record["tempering"], str)
+        and all(isinstance(part, dict) for part in parts.values())
+        and all(_is_count(parts[part].get(key)) for part, key in (("teacher", "num_classes"), ("views", "number")))
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31)
+
+
 def class_names(features: datasets.Features) -> list[str] | None:
     """Names of the classes in order, from the label column's feature; ``None`` if it has no names."""
     for name in ("label", "labels", "fine_label"):
         if isinstance(features.get(name), datasets.ClassLabel):
             return list(features[name].names)
     return None
-
-
-def content_column(features: datasets.Features) -> str | None:
-    """The column that says what an example *is*: its image, its text or its tokens."""
-    for name, feature in features.items():
-        if isinstance(feature, datasets.Image):
-            return name
-    for name, feature in features.items():
-        if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
-            return name
-    return next((name for name in ("input_ids", "pixel_values") if name in features), None)
-
-
-def content_ids(values: object) -> np.ndarray:
-    """One hash (int64 [N]) per value: of an image's shape and pixels, a text's characters, an array's numbers."""
-    hashes = [hashlib.blake2b(_content(value), digest_size=8).digest() for value in values]
-    return np.frombuffer(b"".join(hashes), dtype="<i8")
-
-
-def _content(value: object) -> bytes:
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, dict):  # an image that the dataset does not decode
-        value = datasets.Image().decode_example(value)
-    array = np.asarray(value)
-    if array.dtype == object:  # whose bytes would be addresses in memory
-        return repr(value).encode()
-    return repr(array.shape).encode() + array.tobytes()
-
-
-def check_identity(expected: np.ndarray, found: np.ndarray, rows: np.ndarray | None = None) -> None:
-    """UserError unless the ids stored with the labels are those of the rows that carry them.
-
-    Args:
-        expected, found: int64 [N], stored and computed.
-        rows: their numbers in the dataset, where not all of its rows are compared.
-    """
-    wrong = np.flatnonzero(expected != found)
-    if len(wrong):
-        raise UserError(
-            f"the soft labels of {len(wrong)} of {len(found)} rows{'' if rows is None else ' looked at'} were made "
-            f"for other examples (first: row {wrong[0] if rows is None else rows[wrong[0]]}): they come from another "
-            "dataset, split or order; label this dataset with add_soft_labels"
-        )
 
 
 def check_class_count(what: str, num_classes: int, features: datasets.Features) -> None:

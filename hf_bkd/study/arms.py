@@ -23,6 +23,10 @@ class Arm:
         scaled: set the teacher's temperature by validation NLL instead (Guo et al. 2017).
         folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for not.
         label_smoothing: of a student without a teacher.
+        views: how many augmented views of each image are labelled, where networks are trained on such; 0 for one label
+            of the image as it is, which the student never sees; the study's own number if not given.
+        online: the teacher is asked at each step and nothing is stored.
+        storage: of the soft labels.
         how: the teacher is fitted: for ``laplace`` arguments of ``LaplaceTeacher.fit``; for ``variational`` those of
             ``make_variational``, or ``posterior="ivon"`` and arguments of ``IVON``, with ``initial_std`` for
             ``hess_init``; for ``mc_dropout`` further
@@ -35,6 +39,9 @@ class Arm:
     scaled: bool = False
     folds: int = 0
     label_smoothing: float = 0.0
+    views: int | None = None
+    online: bool = False
+    storage: str = "float16"
     how: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -42,11 +49,18 @@ class Arm:
             raise UserError(f"arm {self.name!r} has the teacher {self.teacher!r}; it must be of {', '.join(TEACHERS)}")
         if self.scaled and self.teacher != "deterministic":
             raise UserError(f"arm {self.name!r} is scaled, which only a deterministic teacher can be")
+        if self.online and (self.folds or self.teacher in ("none", "bayes")):
+            raise UserError(f"arm {self.name!r} is online, which needs a teacher that answers for all examples")
 
     def labels_name(self, temperature: float) -> str:
         """What its soft labels are called: the same for arms that need the same."""
-        folds = f"-{self.folds}-folds" if self.folds else ""
-        return f"{self.teacher_name}{folds}-" + ("scaled" if self.scaled else f"T{temperature:g}")
+        parts = [self.teacher_name, f"{self.folds}-folds" if self.folds else ""]
+        parts += [
+            "scaled" if self.scaled else f"T{temperature:g}",
+            "" if self.views is None else f"{self.views}-views",
+        ]
+        parts += ["online" if self.online else "", "" if self.storage == "float16" else slug(self.storage)]
+        return "-".join(part for part in parts if part)
 
     @property
     def teacher_name(self) -> str:
@@ -101,6 +115,7 @@ class Study:
         arms: in the order of the report; those with ``"bayes"`` are left out of conditions that don't know it.
         conditions: name -> function from the study's arguments and a seed to the data. A study with a single
             condition calls it ``""``.
+        views: how many augmented views of each image are labelled, unless an arm says otherwise.
         students: whether students are trained and measured, or else the teachers themselves.
         epochs: factor on the number of epochs, for conditions that need more or fewer.
         teacher_args, student_args: for ``create_classifier``.
@@ -110,6 +125,7 @@ class Study:
     name: str
     arms: tuple[Arm, ...]
     conditions: dict[str, Callable[[Any, int], Splits]]
+    views: int = 0
     students: bool = True
     epochs: dict[str, float] = field(default_factory=dict)
     teacher_args: dict[str, Any] = field(default_factory=dict)

@@ -11,15 +11,18 @@ from typing import Any
 import datasets
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PrinterCallback, set_seed
 
+from ..augmentations import CropAndFlip
 from ..backbones import create_classifier
 from ..files import write_json
-from ..resident import CropAndFlip, ImagePreprocessor, ResidentDataset
+from ..images import ImagePreprocessor
+from ..processes import decided_by_main
+from ..resident import ResidentDataset
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
+from ..views import Views
 from .arms import Arm, Study, slug
 
 
@@ -72,10 +75,15 @@ class Setting:
         return not self.args.disable_tqdm
 
     def resident(self, dataset: datasets.Dataset, augment: bool = False) -> ResidentDataset:
-        augmentation = CropAndFlip(self.seed) if augment and self.splits.augment else None
-        return ResidentDataset.from_images(
-            dataset, self.preprocessor, augmentation, self.args.device, progress=self.progress
-        )
+        views = Views(CropAndFlip(), seed=self.seed) if augment and self.splits.augment else None
+        return ResidentDataset.from_images(dataset, self.preprocessor, views, self.args.device, progress=self.progress)
+
+    def views(self, arm: Arm) -> Views | None:
+        """What an arm's soft labels are made of: augmented views, or ``None`` for the images as they are."""
+        number = self.study.views if arm.views is None else arm.views
+        if not (self.splits.augment and number) or arm.teacher in ("none", "bayes"):
+            return None
+        return Views(CropAndFlip(), number=number, seed=self.seed)
 
     def folder(self, kind: str, *names: str) -> Path:
         """Where a finished or half-finished thing of this setting stands."""
@@ -100,6 +108,7 @@ class Setting:
         prepare: Callable[[nn.Module], nn.Module] | None = None,
         optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
         evaluated: ResidentDataset | None = None,
+        teacher: Any = None,
         **changes: Any,
     ) -> DistillationTrainer:
         """Train a new network, going on from its last complete checkpoint if there is one.
@@ -113,6 +122,7 @@ class Setting:
             prepare: changes the network before it is trained.
             optimizer: makes one for it, in place of the arguments' own.
             evaluated: what it is evaluated on after each epoch.
+            teacher: asked at each step, with ``online_teacher``.
             changes: to the training arguments.
         """
         if self.progress and PartialState().is_main_process:
@@ -140,15 +150,10 @@ class Setting:
         network = prepare(network) if prepare else network
         optimizers = (optimizer(network) if optimizer else None, None)
         trainer = DistillationTrainer(
-            network, args, train_dataset=train, eval_dataset=evaluated, optimizers=optimizers
+            network, args, train_dataset=train, eval_dataset=evaluated, teacher=teacher, optimizers=optimizers
         )
         if not self.progress:
             trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=True)
         self.on_trained()
         return trainer
-
-
-def decided_by_main(question: Callable[[], bool]) -> bool:
-    """The main process' answer in every process: another one may look at a file later, when it is already there."""
-    return broadcast_object_list([question()])[0]

@@ -12,9 +12,17 @@ from ..cards import write_student_card
 from ..errors import UserError
 from ..files import whole_folder
 from ..metrics import agreement, classification_metrics, reliability
+from ..soft_labels.columns import bytes_per_example
 from .arms import Arm, slug
 from .setting import Setting
 from .teaching import Teaching
+
+
+class LabelCost(NamedTuple):
+    """What an example's soft labels take in memory, and how long all of them took to make, where there are any."""
+
+    bytes_per_example: float | None = None
+    seconds: float | None = None
 
 
 class Trained(NamedTuple):
@@ -30,6 +38,7 @@ class Trained(NamedTuple):
     noise_window: int
     teacher_temperature: float
     seconds: float
+    labels: LabelCost
 
 
 class Students:
@@ -73,10 +82,14 @@ class Students:
 
     def _train(self, arm: Arm, temperature: float) -> Trained:
         setting, taught = self.setting, arm.teacher != "none"
-        train, teacher_probs = setting.train, None
-        if taught:
-            labelled, teacher_probs = self.teaching.labels(arm, temperature)
+        train, teacher_probs, cost, online = setting.train, None, LabelCost(), None
+        if arm.online:
+            online = self.teaching.teacher(arm, temperature)
+            teacher_probs = self.teaching.on_test(online)
+        elif taught:
+            labelled, teacher_probs, seconds = self.teaching.labels(arm, temperature)
             train = train.with_soft_labels(labelled)
+            cost = LabelCost(bytes_per_example(labelled), seconds)
         started = time.perf_counter()
         trainer = setting.train_network(
             setting.options.student_model,
@@ -86,6 +99,10 @@ class Students:
             seed=setting.seed,
             epochs=setting.args.num_train_epochs,
             evaluated=setting.test,
+            teacher=online,
+            online_teacher=arm.online,
+            teacher_samples=setting.options.num_samples,
+            teacher_seed=setting.seed,
             kd_lambda=setting.args.kd_lambda if taught else 0.0,
             teacher_temperature=None,  # labels are made at their temperature
             label_smoothing_factor=arm.label_smoothing or setting.args.label_smoothing_factor,
@@ -103,6 +120,7 @@ class Students:
             trainer.noise_window(),
             trainer.teacher_temperature,
             seconds,
+            cost,
         )
 
     def _record(self, arm: Arm, trained: Trained) -> dict[str, Any]:
@@ -128,7 +146,10 @@ class Students:
             "student_temperature": setting.args.student_temperature,
             "temperature_scale": setting.args.temperature_scale,
             "num_samples": setting.options.num_samples,
-            "views": 1,
+            "views": getattr(setting.views(arm), "number", 1),
+            "online": arm.online,
+            "label_bytes": trained.labels.bytes_per_example,
+            "label_seconds": trained.labels.seconds,
             "folds": arm.folds,
             "metrics": metrics,
             "teacher_metrics": classification_metrics(teacher_probs, test_labels) if asked else None,

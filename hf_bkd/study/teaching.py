@@ -1,5 +1,7 @@
 """The teachers of a setting, fitted when they are first asked for and kept, and the soft labels they give."""
 
+import json
+import time
 from collections.abc import Callable
 from copy import copy
 from functools import partial
@@ -11,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import whole_folder
+from ..files import whole_folder, write_json
 from ..ivon import IVON
-from ..soft_labels import add_soft_labels, attach
-from ..soft_labels.columns import is_soft_label_column
-from ..soft_labels.provenance import content_ids, make_provenance
+from ..processes import decided_by_main
+from ..soft_labels import add_soft_labels, attach, only_soft_labels
+from ..soft_labels.identity import content_ids
+from ..soft_labels.provenance import make_provenance
 from ..teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
@@ -28,7 +31,7 @@ from ..teachers import (
 )
 from ..trainer import DistillationTrainer
 from .arms import Arm
-from .setting import Setting, decided_by_main
+from .setting import Setting
 
 Rows = datasets.Dataset | None  # of the training split that a teacher is fitted on; None for all
 
@@ -49,27 +52,34 @@ class Teaching:
         if self.given is not None and self.given.method not in kinds:
             raise UserError(f"{given} is a {self.given.method} teacher, and none of the arms asked for has such a one")
 
-    def labels(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, Tensor | None]:
-        """The training split with an arm's soft labels, and the teacher's probabilities [N, C] on the test split."""
+    def labels(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, Tensor | None, float]:
+        """The training split with an arm's soft labels, the teacher's test probabilities, and the seconds it took."""
         folder = self.setting.folder("labels", arm.labels_name(temperature))
         if decided_by_main(lambda: not folder.is_dir()):
+            started = time.perf_counter()
             labelled, test_probs = self._label(arm, temperature)
             if PartialState().is_main_process:
                 with whole_folder(folder) as temporary:
-                    own = [name for name in labelled.column_names if is_soft_label_column(name)]
-                    labelled.select_columns(own).save_to_disk(temporary / "train")
+                    only_soft_labels(labelled).save_to_disk(temporary / "train")
                     save_file({} if test_probs is None else {"probs": test_probs}, temporary / "test.safetensors")
+                    write_json(temporary / "cost.json", {"seconds": time.perf_counter() - started})
             PartialState().wait_for_everyone()
         stored = datasets.load_from_disk(folder / "train")
         labelled = datasets.concatenate_datasets([self.setting.splits.train, stored], axis=1)
-        return labelled, load_file(folder / "test.safetensors").get("probs")
+        seconds = json.loads((folder / "cost.json").read_text())["seconds"]
+        return labelled, load_file(folder / "test.safetensors").get("probs"), seconds
+
+    def on_test(self, teacher: Teacher) -> Tensor:
+        """A teacher's probabilities [N, C] on the test split."""
+        setting = self.setting
+        return predict_all(teacher, setting.test.batches(), setting.options.num_samples, setting.seed)[0]
 
     def _label(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, Tensor | None]:
         setting, rows = self.setting, self.setting.splits.train
         if arm.teacher == "bayes":
             return self._label_exactly(), None
         how = {"num_samples": setting.options.num_samples, "preprocess": setting.preprocessor, "seed": setting.seed}
-        how |= {"progress": setting.progress}
+        how |= {"progress": setting.progress, "views": setting.views(arm), "storage": arm.storage}
         if not arm.folds:
             teacher = self.teacher(arm, temperature)
             labelled = add_soft_labels(rows, teacher, **how)
@@ -82,8 +92,7 @@ class Teaching:
 
             labelled = add_soft_labels(rows, folds=arm.folds, fit=fit, **how)
             teacher = EnsembleTeacher(fitted)
-        test_probs, _ = predict_all(teacher, setting.test.batches(), setting.options.num_samples, setting.seed)
-        return labelled, test_probs
+        return labelled, self.on_test(teacher)
 
     def _label_exactly(self) -> datasets.Dataset:
         rows, bayes = self.setting.splits.train, self.setting.splits.bayes

@@ -244,11 +244,5 @@ def predict_all(
     return torch.cat(probs), torch.cat(labels)
 
 
-def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """N(0, 1) noise drawn where the generator lives (so a CPU generator gives the same draws to every device)."""
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device).to(like)
-
-
 def _all_subclasses(cls: type) -> list[type]:
     return [kind for sub in cls.__subclasses__() for kind in (sub, *_all_subclasses(sub))]

@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..backbones import call_network, logits_of
 from ..errors import UserError
 from ..layers import GaussianWeights
+from ..noise import ExampleGenerator
 from .base import Teacher
 from .network import Inputs, evaluation_mode
 
@@ -24,8 +25,7 @@ class MCDropoutTeacher(Teacher):
     method = "mc_dropout"
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        device = "cpu" if generator is None else generator.device
-        seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+        seed = _seed(generator)
         devices = [self.device] if self.device.type == "cuda" else []
         with evaluation_mode(self.network), torch.random.fork_rng(devices):
             self.network.train()
@@ -46,3 +46,11 @@ class MCDropoutTeacher(Teacher):
 
     def _generator_state(self) -> Tensor:
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    """Of the masks, which can't be drawn for each example by itself."""
+    if isinstance(generator, ExampleGenerator):
+        return generator.batch_seed()
+    device = "cpu" if generator is None else generator.device
+    return int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))

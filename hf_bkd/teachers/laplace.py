@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..backbones import classification_head, head_features
 from ..errors import UserError
 from ..metrics import classification_metrics
-from .base import Teacher, standard_normal
+from ..noise import example_normal, standard_normal
+from .base import Teacher
 from .curvature import STRUCTURES, Curvature, LogitCovariance, curvature_of
 from .network import HeadData, Inputs, head_data
 
@@ -135,7 +136,7 @@ class LaplaceTeacher(Teacher):
         covariance = self.curvature.covariance(self.curvature.project(features), self.prior_precision)
         noise = None
         if self.link == "mc":
-            noise = standard_normal((num_samples, *logits.shape), logits, generator)
+            noise = example_normal((num_samples, *logits.shape), logits, generator)
         return _linked(self.link, logits, covariance, noise)
 
     @torch.no_grad()

@@ -10,7 +10,8 @@ from torch.func import functional_call
 from ..backbones import classification_head, head_features, logits_of
 from ..errors import UserError
 from ..layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
-from .base import Teacher, standard_normal
+from ..noise import example_normal, standard_normal
+from .base import Teacher
 from .network import Inputs
 
 POSTERIORS = ("head", "full")
@@ -122,12 +123,12 @@ class VariationalTeacher(Teacher):
         weight, bias = f"{head_name}.weight", f"{head_name}.bias"
         variances = {name: std.to(mean).square() for name, std in self.std.items()}
         variance = nn.functional.linear(features.square(), variances[weight], variances.get(bias))
-        draws = mean + variance.sqrt() * standard_normal((num_samples, *mean.shape), mean, generator)
+        draws = mean + variance.sqrt() * example_normal((num_samples, *mean.shape), mean, generator)
         if weight not in self.factors:
             return draws
         factors = {name: factor.to(mean) for name, factor in self.factors.items()}
         directions = output_directions(features, factors[weight], factors.get(bias))
-        along = standard_normal((num_samples, *directions.shape[:-1]), mean, generator)
+        along = example_normal((num_samples, *directions.shape[:-1]), mean, generator)
         return draws + torch.einsum("sbr,brc->sbc", along, directions)
 
     def _draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:

@@ -12,9 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_bkd import CropAndFlip, DistillationTrainer, DistillationTrainingArguments, ImagePreprocessor, ResidentDataset
+from hf_bkd import (
+    CropAndFlip,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    ImagePreprocessor,
+    ResidentDataset,
+    Views,
+)
+from hf_bkd.soft_labels import SoftLabels
 from hf_bkd.trainer import last_checkpoint
 
+RECORD = {"format": 1, "temperature": 1.0, "tempering": "post_average"}
 N, C = 48, 4  # divides into rounds of 8: accelerate fills an incomplete one up with examples from the start
 
 
@@ -36,9 +45,10 @@ def dataset() -> ResidentDataset:
     values = {
         "pixel_values": torch.randint(256, (N, 3, 8, 8), generator=generator, dtype=torch.uint8),
         "labels": torch.randint(C, (N,), generator=generator),
-        "teacher_probs": torch.randn(N, C, generator=generator).softmax(dim=-1),
     }
-    return ResidentDataset(values, ImagePreprocessor((0.5,) * 3, (0.25,) * 3), CropAndFlip(seed=3, padding=2))
+    labels = SoftLabels.of(torch.randn(N, C, generator=generator).softmax(dim=-1), RECORD)
+    views = Views(CropAndFlip(padding=2), seed=3)
+    return ResidentDataset(values, ImagePreprocessor((0.5,) * 3, (0.25,) * 3), views, {None: labels})
 
 
 def trainer(folder: Path, batch_size: int, dropout: float = 0.0, **changes) -> DistillationTrainer:

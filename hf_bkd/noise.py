@@ -1,0 +1,131 @@
+"""Random numbers that are a pure function of what they are for: no state is read or advanced.
+
+What is random about an example depends on its id, the seed, the view and which number is asked for; not on the batch
+or the process that it is in, on the order of the data or on the device.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+GAMMA = 0x9E3779B97F4A7C15
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch's ``>>`` copies the sign bit of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(constant: int) -> int:
+    constant %= 1 << 64
+    return constant - (1 << 64) if constant >= 1 << 63 else constant
+
+
+def mix_bits(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection on int64 that scatters its input."""
+    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift_right(x, 31)
+
+
+def random_bits(ids: Tensor, *, seed: int, view: int, stream: int | Tensor) -> Tensor:
+    """64 random bits per example, as int64 [B]; see :class:`Draws` for the arguments.
+
+    ``stream`` may be an int64 tensor that broadcasts against ``ids``.
+    """
+    state = ids
+    for word in (_signed(seed + 1), _signed(view + 1), stream + 1):
+        state = mix_bits(state + _signed(GAMMA)) ^ word
+    return mix_bits(state + _signed(GAMMA))
+
+
+def normal_from_bits(bits: Tensor) -> Tensor:
+    """64 random bits -> one standard normal number, finite and float32, by the inverse of its distribution."""
+    centred = (_shift_right(bits, 12).double() + 0.5) * 2.0**-51 - 1  # exact, in the open interval (-1, 1)
+    return (math.sqrt(2) * torch.erfinv(centred)).float()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of some examples.
+
+    ``stream``, in all of its methods, says which of the numbers that one view needs, 0 .. 255; with a ``range`` of
+    streams there is one column for each: [B, number of streams] in place of [B].
+
+    Args:
+        ids: int64 [B], one per example.
+        seed, view: which run, and which view of the examples.
+        block: tells several users of one view's numbers apart; each has 256 streams.
+    """
+
+    ids: Tensor
+    seed: int
+    view: int
+    block: int = 0
+
+    def integers(self, high: int | Tensor, stream: int | range) -> Tensor:
+        """int64 [B], uniform over 0 .. high - 1 (the bias, below high / 2**63, can't be measured).
+
+        Args:
+            high: 1 .. 2**31, one for all or int64 [B].
+        """
+        return _shift_right(self._bits(stream), 1) % high
+
+    def uniform(self, stream: int | range) -> Tensor:
+        """float64 [B], uniform over the multiples of 2**-53 in [0, 1)."""
+        return _shift_right(self._bits(stream), 11).double() * 2.0**-53
+
+    def normal(self, number: int, stream: int) -> Tensor:
+        """float32 [B, number], independent standard normal numbers."""
+        counters = torch.arange(1, number + 1, device=self.ids.device) * _signed(GAMMA)
+        return normal_from_bits(mix_bits(self._bits(stream)[:, None] + counters))  # SplitMix64, seeded by example
+
+    def _bits(self, stream: int | range) -> Tensor:
+        ids, streams = self.ids, stream
+        if isinstance(stream, range):
+            ids, streams = ids[:, None], torch.arange(stream.start, stream.stop, stream.step, device=ids.device)
+        return random_bits(ids, seed=self.seed, view=self.view, stream=256 * self.block + streams)
+
+
+class ExampleGenerator(torch.Generator):
+    """A generator that knows which examples a batch holds: :func:`example_normal` draws the same for each anywhere.
+
+    Calls after each other draw different numbers. As an ordinary generator it starts from seed and view alone, so that
+    what all examples share, such as a draw of a network's weights, is the same in every batch.
+
+    Args:
+        ids: int64 [B].
+        seed, view: which labelling, and which view of the examples.
+    """
+
+    def __new__(cls, ids: Tensor, seed: int, view: int = 0) -> Self:
+        return super().__new__(cls, ids.device)
+
+    def __init__(self, ids: Tensor, seed: int, view: int = 0):
+        self.draws, self.asked = Draws(ids, seed, view, block=2**40), 0  # the last block: no end of streams
+        start = random_bits(torch.zeros(1, dtype=torch.int64), seed=seed, view=view, stream=0)
+        self.manual_seed(int(start) & (2**63 - 1))
+
+    def batch_seed(self) -> int:
+        """A seed, 0 .. 2**63 - 1, of this set of examples: for what can't draw for each of them by itself."""
+        return int(random_bits(self.draws.ids, seed=self.initial_seed(), view=0, stream=1).sum()) & (2**63 - 1)
+
+
+def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """N(0, 1) noise drawn where the generator lives (so a CPU generator gives the same draws to every device)."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=device).to(like)
+
+
+def example_normal(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """N(0, 1) noise [S, B, K], each example's own: with an :class:`ExampleGenerator` it goes by the examples' ids."""
+    if not isinstance(generator, ExampleGenerator):
+        return standard_normal(shape, like, generator)
+    samples, batch, width = shape
+    draws = replace(generator.draws, ids=generator.draws.ids.to(like.device))
+    noise = draws.normal(samples * width, generator.asked)
+    generator.asked += 1
+    return noise.reshape(batch, samples, width).transpose(0, 1).to(like)

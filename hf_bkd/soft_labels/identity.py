@@ -1,0 +1,59 @@
+"""Which example a row is: a hash of its content, by which labels and examples recognise each other."""
+
+import hashlib
+
+import datasets
+import numpy as np
+
+from ..errors import UserError
+
+EXAMPLE_ID = "example_id"
+
+
+def content_column(features: datasets.Features) -> str | None:
+    """The column that says what an example *is*: its image, its text or its tokens."""
+    for name, feature in features.items():
+        if isinstance(feature, datasets.Image):
+            return name
+    for name, feature in features.items():
+        if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
+            return name
+    return next((name for name in ("input_ids", "pixel_values") if name in features), None)
+
+
+def content_ids(values: object) -> np.ndarray:
+    """One hash (int64 [N]) per value: of an image's shape and pixels, a text's characters, an array's numbers."""
+    hashes = [hashlib.blake2b(_content(value), digest_size=8).digest() for value in values]
+    return np.frombuffer(b"".join(hashes), dtype="<i8")
+
+
+def _content(value: object) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, dict):  # an image that the dataset does not decode
+        value = datasets.Image().decode_example(value)
+    array = np.asarray(value)
+    if array.dtype == object:  # whose bytes would be addresses in memory
+        return repr(value).encode()
+    return repr(array.shape).encode() + array.tobytes()
+
+
+def fingerprint(ids: np.ndarray) -> str:
+    """Hash (16 hexadecimal digits) of a set of examples: the same in whatever order they are."""
+    return hashlib.blake2b(np.sort(np.asarray(ids, dtype="<i8")).tobytes(), digest_size=8).hexdigest()
+
+
+def check_identity(expected: np.ndarray, found: np.ndarray, rows: np.ndarray | None = None) -> None:
+    """UserError unless the ids stored with the labels are those of the rows that carry them.
+
+    Args:
+        expected, found: int64 [N], stored and computed.
+        rows: their numbers in the dataset, where not all of its rows are compared.
+    """
+    wrong = np.flatnonzero(expected != found)
+    if len(wrong):
+        raise UserError(
+            f"the soft labels of {len(wrong)} of {len(found)} rows{'' if rows is None else ' looked at'} were made "
+            f"for other examples (first: row {wrong[0] if rows is None else rows[wrong[0]]}): they come from another "
+            "dataset, split or order; label this dataset with add_soft_labels"
+        )

@@ -1,0 +1,144 @@
+"""Finished pieces of a labelling, kept so that an interrupted one goes on where it stopped.
+
+A shard is an Arrow stream of some rows' columns. Its file appears under its name in one step, and the name ends in a
+checksum of its content, so that one that was cut off or damaged can't be taken for whole.
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from ..errors import UserError
+from ..files import write_bytes, write_json
+
+
+class Shards:
+    """Tables by name, in a folder that outlives the process, or in memory.
+
+    Args:
+        folder: made if need be; ``None`` for memory.
+        plan: all that decides what is in the tables, as JSON; a folder with shards of another one is refused.
+
+    Raises:
+        UserError: the folder belongs to another labelling, or can't be written.
+    """
+
+    def __init__(self, folder: str | Path | None, plan: dict[str, Any]):
+        self.folder = None if folder is None else Path(folder)
+        self._written: dict[str, bytes] = {}
+        self._files: dict[str, Path] = {}
+        if self.folder is not None:
+            if PartialState().is_main_process:
+                with _told_if_full(self.folder):
+                    self._begin(json.loads(json.dumps(plan)))
+            PartialState().wait_for_everyone()
+            self._look()
+
+    def _begin(self, plan: dict[str, Any]) -> None:
+        file = self.folder / "labelling.json"
+        if not file.is_file():
+            write_json(file, plan)
+            return
+        for leftover in self.folder.glob(".*.arrow.*"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        try:
+            before = json.loads(file.read_text())
+        except ValueError:
+            raise UserError(f"{file} is damaged: delete {self.folder} and label again") from None
+        found = first_difference(before, plan)
+        if found:
+            raise UserError(
+                f"{self.folder} holds an unfinished labelling with another {found}: pass another folder, or delete it"
+            )
+
+    def _look(self) -> None:
+        """Which shards are there."""
+        self._files = {file.stem.rpartition("-")[0]: file for file in sorted(self.folder.glob("[!.]*.arrow"))}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._written or name in self._files
+
+    def write(self, name: str, table: pa.Table) -> None:
+        """UserError if there is no space left; shards that were finished before stay."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        content = sink.getvalue().to_pybytes()
+        if self.folder is None:
+            self._written[name] = content
+            return
+        with _told_if_full(self.folder):
+            self._files[name] = self.folder / f"{name}-{_checksum(content)}.arrow"
+            write_bytes(self._files[name], content)
+
+    def remember(self, name: str, content: dict[str, Any]) -> None:
+        """Keep a small note beside the shards, in a folder."""
+        if self.folder is not None and PartialState().is_main_process:
+            with _told_if_full(self.folder):
+                write_json(self.folder / f"{name}.json", content)
+
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """What :meth:`remember` kept under this name, if it did."""
+        file = None if self.folder is None else self.folder / f"{name}.json"
+        return json.loads(file.read_text()) if file is not None and file.is_file() else None
+
+    def share(self) -> None:
+        """Wait until all processes have written theirs, and let each have all."""
+        if self.folder is None and PartialState().num_processes > 1:
+            self._written = dict(gather_object(list(self._written.items())))
+        PartialState().wait_for_everyone()
+        if self.folder is not None:
+            self._look()
+
+    def read(self, name: str) -> pa.Table:
+        """UserError if the file is not what was written."""
+        content, file = self._written.get(name), self._files.get(name)
+        if content is None:
+            if file is None:
+                raise UserError(f"the shard {name} in {self.folder} is gone: label again with the same folder")
+            content = file.read_bytes()
+            if not file.stem.endswith(_checksum(content)):
+                raise UserError(
+                    f"{file} is damaged, its content does not match the checksum in its name: delete this file and "
+                    "label again with the same folder; the other shards are kept"
+                )
+        return pa.ipc.open_stream(content).read_all()
+
+
+def first_difference(before: Any, now: Any, name: str = "setting") -> str | None:
+    """Where two JSON contents differ first, in words; ``None`` if they don't."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return next(
+            (
+                found
+                for key in dict.fromkeys([*now, *before])
+                if (found := first_difference(before.get(key), now.get(key), key.replace("_", " ")))
+            ),
+            None,
+        )
+    return None if before == now else f"{name} ({before!r} there, {now!r} here)"
+
+
+@contextmanager
+def _told_if_full(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            raise
+        raise UserError(
+            f"can't write into {folder} ({error.strerror}): make room or pass another folder; shards that are "
+            "finished are kept, and labelling again with the same folder goes on from there"
+        ) from None
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
