@@ -7,37 +7,66 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .files import bare_name, write_text
 
-STUDENT_CARD = """---
+METRICS = ("accuracy", "nll", "ece", "brier")
+CITATION = """
+## Citation
+
+```bibtex
+@inproceedings{morad2026sgd,
+  title = {SGD-Based Knowledge Distillation with Bayesian Teachers},
+  author = {Morad and Shlezinger and Eldar},
+  booktitle = {International Conference on Learning Representations},
+  year = {2026},
+  note = {arXiv:2601.01484}
+}
+```
+"""
+
+STUDENT_CARD = (
+    """---
 {{ card_data }}
 ---
 
-# {{ student }} taught by: {{ arm }}
+# {{ title }}
 
-A student trained with [hf_bkd](https://arxiv.org/abs/2601.01484) by the recipe `{{ recipe }}` on `{{ dataset }}`
-{%- if condition %} ({{ condition }}){% endif %}, seed {{ seed }}.
+A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 
 | | accuracy | NLL | ECE | Brier |
 | --- | --- | --- | --- | --- |
 | student | {{ student_row }} |
 {%- if teacher_row %}
-| teacher ({{ teacher }}) | {{ teacher_row }} |
+| teacher | {{ teacher_row }} |
 {%- endif %}
 
-Measured on the test split after the last epoch; nothing was selected on it.
-loss = (1 - lambda) CE + lambda * scale * KL, lambda = {{ kd_lambda }}, T_t = {{ teacher_temperature }}, \
-T_s = {{ student_temperature }}, scale by the rule "{{ temperature_scale }}", {{ num_samples }} draws of the \
-teacher's posterior where it has one.
+{{ measured }}
 
 ```python
-import hf_bkd  # registers the network
-from transformers import AutoModelForImageClassification
+import hf_bkd  # registers its networks
+from transformers import {{ loader }}
 
-model = AutoModelForImageClassification.from_pretrained("PATH_OR_REPOSITORY")
+model = {{ loader }}.from_pretrained("PATH_OR_REPOSITORY")
 ```
+
+## How it was taught
+
+loss = (1 - lambda) CE(labels) + lambda * scale * KL(teacher, student)
+
+| | |
+| --- | --- |
+{%- for name, value in facts.items() %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+{% for file, caption in figures.items() %}
+![{{ caption }}]({{ file }})
+
+*{{ caption }}*
+{% endfor %}
 """
+    + CITATION
+)
 
-
-TEACHER_CARD = """---
+TEACHER_CARD = (
+    """---
 {{ card_data }}
 ---
 
@@ -69,6 +98,8 @@ teacher = Teacher.from_pretrained("PATH_OR_REPOSITORY")
 labelled = add_soft_labels(dataset, teacher, num_samples=10)
 ```
 """
+    + CITATION
+)
 
 
 def write_teacher_card(folder: str | Path, description: dict[str, Any], task: str) -> None:
@@ -97,40 +128,74 @@ def write_teacher_card(folder: str | Path, description: dict[str, Any], task: st
         template_str=TEACHER_CARD,
         method=method,
         num_classes=description["num_classes"],
-        facts={name.replace("_", " "): f"{v:.4g}" if isinstance(v, float) else v for name, v in facts.items()},
+        facts={name.replace("_", " "): shown(value) for name, value in facts.items()},
         validation=_row(validation) if validation else "",
         chosen="validation NLL" in record.values(),
     )
     write_text(Path(folder) / "README.md", str(card))
 
 
-def write_student_card(folder: str | Path, recipe: str, dataset: str, record: dict[str, Any]) -> None:
-    """Write ``README.md``: a model card with the metrics of one arm's record, readable by the Hub."""
-    metrics = record["metrics"]
+def write_student_card(
+    folder: str | Path,
+    *,
+    title: str,
+    how: str,
+    measured: str,
+    metrics: dict[str, float],
+    teacher_metrics: dict[str, float] | None,
+    facts: dict[str, Any],
+    dataset: str,
+    split: str,
+    task: str,
+    tags: list[str],
+    figures: dict[str, str] | None = None,
+) -> None:
+    """Write ``README.md``: a model card with metrics that the Hub can read.
+
+    Args:
+        title: of the card.
+        how: end of the sentence "A student distilled with hf_bkd".
+        measured: a sentence on where the metrics are from.
+        metrics, teacher_metrics: accuracy, NLL, ECE and Brier score, as far as they are known.
+        facts: what else there is to know of the training, by name.
+        dataset, split: that were measured on.
+        task: the Hub's name of it, such as ``"image-classification"``.
+        tags: beside those that every student has.
+        figures: file -> caption.
+    """
     dataset = bare_name(dataset)
+    found = {name: metrics[name] for name in METRICS if name in metrics}
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["knowledge-distillation", "hf_bkd", record["teacher"]],
-        model_name=f"{record['student']}, {record['arm']}",
-        eval_results=[
-            EvalResult("image-classification", dataset, dataset, name, metrics[name], dataset_split="test")
-            for name in ("accuracy", "nll", "ece", "brier")
-        ],
+        pipeline_tag=task,
+        tags=["knowledge-distillation", "hf_bkd", *tags],
+        model_name=title,
+        eval_results=[EvalResult(task, dataset, dataset, *each, dataset_split=split) for each in found.items()]
+        or None,
     )
     card = ModelCard.from_template(
         data,
         template_str=STUDENT_CARD,
-        recipe=recipe,
-        dataset=dataset,
+        title=title,
+        how=how,
+        measured=measured,
         student_row=_row(metrics),
-        teacher_row=_row(record["teacher_metrics"]) if record["teacher_metrics"] else "",
-        **{name: value for name, value in record.items() if isinstance(value, (str, int, float))},
+        teacher_row=_row(teacher_metrics) if teacher_metrics else "",
+        loader={"text-classification": "AutoModelForSequenceClassification"}.get(
+            task, "AutoModelForImageClassification"
+        ),
+        facts={name: shown(value) for name, value in facts.items() if value not in (None, "")},
+        figures=figures or {},
     )
     write_text(Path(folder) / "README.md", str(card))
 
 
+def shown(value: Any) -> str:
+    """A value as a cell of a table."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
 def _row(metrics: dict[str, float]) -> str:
-    names = ("accuracy", "nll", "ece", "brier")
-    return " | ".join(f"{metrics[name]:.4f}" if name in metrics else "–" for name in names)
+    return " | ".join(f"{metrics[name]:.4f}" if name in metrics else "–" for name in METRICS)

@@ -15,6 +15,10 @@ def main(argv: list[str] | None = None) -> None:
             from .fitting import fit
 
             fit(argv[2:])
+        elif argv[:1] == ["label"]:  # its choices are those of the library, which takes its time to load
+            from .label_command import label
+
+            label(argv[1:])
         else:
             arguments = _parser().parse_args(argv)
             arguments.run(arguments)
@@ -30,13 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     teacher.add_parser("fit", help="from a trained network or an architecture to a saved teacher")
     _add_evaluate(teacher)
 
-    label = commands.add_parser("label", help="add a teacher's soft labels to a dataset of images or texts")
-    label.add_argument("--teacher", required=True, help="folder or name on the Hub of a saved teacher or classifier")
-    _add_dataset(label, "train")
-    label.add_argument("--output_dir", required=True, help="where the labelled dataset is saved")
-    label.add_argument("--seed", type=int, default=0)
-    label.set_defaults(run=_label)
-
+    commands.add_parser("label", help="add a teacher's soft labels to a dataset of images or texts")
     _add_evaluate(commands)
 
     report = commands.add_parser("report", help="write a run's report anew from its results.json")
@@ -48,48 +46,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser("evaluate", help="accuracy, NLL, ECE and Brier score of a teacher or a student")
     evaluate.add_argument("model", help="folder or name on the Hub of a saved teacher or classifier")
-    _add_dataset(evaluate, "test")
+    add_dataset(evaluate, "test")
     evaluate.add_argument("--ood", metavar="DATASET", help="of other classes: how well does entropy tell it apart?")
     evaluate.add_argument("--ood_split", help="of that dataset; the same as --split if not given")
     evaluate.set_defaults(run=_evaluate)
 
 
-def _add_dataset(command: argparse.ArgumentParser, split: str) -> None:
+def add_dataset(command: argparse.ArgumentParser, split: str) -> None:
+    """The arguments that say which examples of a dataset a teacher is asked about."""
     command.add_argument("--dataset", required=True, help="folder or name on the Hub")
     command.add_argument("--split", default=split, help="default: %(default)s")
     command.add_argument("--input_column", help="of images or texts, if there are several")
     command.add_argument("--label_column", help="if it is not called label, labels or fine_label")
     command.add_argument("--num_samples", type=int, default=10, help="draws from a teacher's posterior")
-
-
-def _label(arguments: argparse.Namespace) -> None:
-    from .data import as_classification, as_inputs, has_labels, load_splits
-    from .files import whole_folder, writable_folder
-    from .reading import class_names, kind_of, load_teacher, reader_for
-    from .soft_labels import add_soft_labels
-
-    output_dir = Path(arguments.output_dir)
-    if output_dir.exists():
-        raise UserError(f"{output_dir} is there already: pass a new --output_dir")
-    writable_folder(output_dir.parent)
-    teacher, folder = load_teacher(arguments.teacher)
-    rows = load_splits(arguments.dataset, needed=(arguments.split,))[arguments.split]
-    kind, classes = kind_of(teacher.network), class_names(teacher.network)
-    columns = arguments.input_column, arguments.label_column
-    labelled = arguments.label_column or has_labels(rows)
-    rows = as_classification(rows, kind, classes, *columns) if labelled else as_inputs(rows, kind, columns[0])
-    reader = reader_for(teacher.network, folder, rows)
-    rows = add_soft_labels(
-        rows,
-        teacher,
-        arguments.num_samples,
-        preprocess=reader,
-        batch_size=reader.batch_size,
-        seed=arguments.seed,
-    )
-    with whole_folder(output_dir) as temporary:
-        rows.save_to_disk(temporary)
-    print(f"{len(rows)} examples labelled by a {teacher.method} teacher: {output_dir}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -119,3 +88,7 @@ def _report(arguments: argparse.Namespace) -> None:
     report = write_report(results, arguments.output_dir)
     print_summary(results)
     print(f"report: {report}")
+
+
+if __name__ == "__main__":
+    main()

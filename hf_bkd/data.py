@@ -30,6 +30,23 @@ def check_split(splits: datasets.DatasetDict, name: str, dataset: str) -> None:
         raise UserError(f"{dataset} has no split {name!r}, only {', '.join(splits)}")
 
 
+def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
+    """A split that is read as it passes by, from data files in a folder or from the Hub.
+
+    Raises:
+        UserError: as for :func:`load_splits`, or a dataset that doesn't say what columns it has.
+    """
+    path = Path(name_or_path).expanduser()
+    try:
+        splits = datasets.load_dataset(str(path.resolve()) if path.is_dir() else name_or_path, streaming=True)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{name_or_path!r} can't be streamed ({_first_line(error)})") from None
+    check_split(splits, split, name_or_path)
+    if splits[split].features is None:
+        raise UserError(f"{name_or_path!r} doesn't say what columns it has: load it without streaming")
+    return splits[split]
+
+
 def _load(name_or_path: str) -> datasets.DatasetDict:
     path = Path(name_or_path).expanduser()
     local = path.is_dir()

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from .errors import UserError
+from .files import bare_name
 
 OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # what a saved model consists of
 
@@ -83,3 +84,10 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
             f"there is no folder {name_or_path}, and the Hub could not deliver it ({type(error).__name__}); pass the "
             "path of a folder written by save_pretrained"
         ) from None
+
+
+def source_of(name_or_path: str | Path, folder: Path) -> dict[str, str]:
+    """Where ``folder`` is from, for records that others read: a repository and its commit, or a folder's bare name."""
+    if Path(name_or_path).is_dir():
+        return {"folder": bare_name(str(name_or_path))}
+    return {"repository": str(name_or_path), "revision": folder.name}

@@ -74,6 +74,25 @@ def write_plots(results: dict, folder: Path) -> dict[str, str]:
     return captions
 
 
+def write_accuracy_plot(name: str, epochs: list[float], accuracies: list[float], window: int, folder: Path) -> dict:
+    """Write ``accuracy.png`` of one training; file name -> caption.
+
+    Args:
+        name: of the student.
+        epochs, accuracies: of its evaluations.
+        window: how many of the last ones the convergence noise is taken over; 0 for none.
+    """
+    noise = float(np.std(accuracies[-window:], ddof=1)) if window > 1 else None
+    history = {"epoch": epochs, "accuracy": accuracies}
+    record = {"history": history, "noise_window": window, "metrics": {"convergence_noise": noise}}
+    with matplotlib.rc_context(STYLE):
+        caption, figure = _accuracy({"": {name: {0: record}}}, _styles([name]))
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        write_bytes(folder / "accuracy.png", content.getvalue())
+    return {"accuracy.png": caption}
+
+
 def _figures(results: dict) -> Iterator[tuple[str, str, Figure]]:
     groups, records = by_condition(results), results["arms"]
     styles = _styles([record["arm"] for record in records])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from .errors import UserError
-from .hub import local_folder
+from .hub import local_folder, source_of
 from .images import ImagePreprocessor
 from .progress import track
 from .resident import ResidentDataset
@@ -90,12 +90,14 @@ def load_teacher(name_or_path: str) -> tuple[Teacher, Path]:
     if (folder / "teacher.json").is_file() or not (folder / "config.json").is_file():
         return Teacher.from_pretrained(folder), folder
     try:
-        return DeterministicTeacher(load_network(folder)), folder
+        teacher = DeterministicTeacher(load_network(folder))
     except UserError:
         raise
     except Exception as error:  # transformers, timm and safetensors each have their own
         reason = shorten(f"{type(error).__name__}: {error}", 200)
         raise UserError(f"the network in {folder} cannot be loaded ({reason})") from error
+    teacher.source = source_of(name_or_path, folder)
+    return teacher, folder
 
 
 def class_names(network: nn.Module) -> list[str]:
@@ -113,7 +115,9 @@ def kind_of(network: nn.Module) -> str:
     return kinds[taken]
 
 
-def reader_for(network: nn.Module, folder: Path | None, dataset: datasets.Dataset) -> Reader:
+def reader_for(
+    network: nn.Module, folder: Path | None, dataset: datasets.Dataset | datasets.IterableDataset
+) -> Reader:
     """How ``network``, saved in ``folder``, reads ``dataset`` with its column ``image`` or ``text``.
 
     Images of the size and channels that a timm network was made for are only normalised; all others go through the
@@ -125,7 +129,8 @@ def reader_for(network: nn.Module, folder: Path | None, dataset: datasets.Datase
     if kind_of(network) == "text":
         return _text_reader(network, folder)
     config = getattr(network.config, "pretrained_cfg", None) or {}
-    if config and len(dataset) and _is_ready(dataset[0]["image"], *config["input_size"]):
+    first = next(iter(dataset), None)
+    if config and first is not None and _is_ready(first["image"], *config["input_size"]):
         pixels = ImagePreprocessor.for_model(network)
         return Reader("image", lambda images: pixels({"image": images}), pixels.to_dict(), pixels)
     return _image_reader(network, folder)

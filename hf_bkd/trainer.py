@@ -16,6 +16,7 @@ from .ivon import IVON
 from .layers import GaussianWeights, kl_divergence
 from .losses import LossParts, distillation_loss, temperature_factor
 from .metrics import classification_metrics, convergence_noise
+from .publishing import write_training_card
 from .soft_labels.columns import is_soft_label_column, soft_label_columns
 from .supervision import OnlineTeacher, StoredLabels, collate
 from .training_args import DistillationTrainingArguments
@@ -207,6 +208,19 @@ class DistillationTrainer(Trainer):
         if noise is not None:
             self.log({"convergence_noise": noise})
         return output
+
+    def create_model_card(self, model_name: str | None = None, **kwargs: Any) -> None:
+        """Write the card that :meth:`push_to_hub` uploads with the student, and its curve; see `publishing`."""
+        if self.is_world_process_zero():
+            write_training_card(self, self._source, model_name, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Without the Hub's token, which transformers would save, and push, with the other arguments."""
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
 
     def evaluations(self) -> tuple[list[float], list[float]]:
         """Epochs and accuracies of the evaluations so far."""

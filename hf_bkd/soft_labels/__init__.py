@@ -4,6 +4,7 @@ from .check import check_against_teacher
 from .columns import SoftLabels, attach, only_soft_labels, read, read_provenance
 from .generate import add_soft_labels
 from .join import join_soft_labels
+from .sharing import push_soft_labels
 
 __all__ = [
     "SoftLabels",
@@ -12,6 +13,7 @@ __all__ = [
     "check_against_teacher",
     "join_soft_labels",
     "only_soft_labels",
+    "push_soft_labels",
     "read",
     "read_provenance",
 ]

@@ -110,6 +110,8 @@ def add_soft_labels(
         described = teacher.describe()
         shards = Shards(folder, labelling.plan(dataset, described, None))
         table = labelling.run(dataset, teacher, shards, "rows-", "labelling")
+        if getattr(teacher, "source", None):
+            described = described | {"source": teacher.source}
     else:
         shards = Shards(folder, labelling.plan(dataset, None, folds))
         table, teachers = _cross_fitted(labelling, dataset, folds, fit, shards)

@@ -84,7 +84,7 @@ class Labelling:
         """All that decides the labels, as JSON; ``teacher`` is ``None`` where each fold has its own."""
         own = ("num_samples", "batch_size", "seed", "storage", "top_k", "variance", "mixed_precision", "shard_rows")
         return {
-            "teacher": teacher and {name: told for name, told in teacher.items() if name != "source"},
+            "teacher": teacher,
             "folds": folds,
             "rows": len(dataset) if isinstance(dataset, datasets.Dataset) else None,
             "dataset": dataset.info.dataset_name,

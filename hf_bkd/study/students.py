@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,16 @@ from ..soft_labels.columns import bytes_per_example
 from .arms import Arm, slug
 from .setting import Setting
 from .teaching import Teaching
+
+CARD_FACTS = {
+    "teacher": "teacher",
+    "kd_lambda": "lambda",
+    "teacher_temperature": "T_t",
+    "student_temperature": "T_s",
+    "temperature_scale": "scale, by the rule",
+    "num_samples": "draws of the teacher's posterior, where it has one",
+    "views": "labelled views of each image",
+}
 
 
 class LabelCost(NamedTuple):
@@ -64,8 +75,24 @@ class Students:
         if PartialState().is_main_process:
             with whole_folder(self.setting.folder("students", slug(arm.name))) as folder:
                 candidates[best].model.save_pretrained(folder)
-                write_student_card(folder, self.setting.study.name, self.setting.options.dataset, record)
+                self._write_card(folder, record)
         return record
+
+    def _write_card(self, folder: Path, record: dict[str, Any]) -> None:
+        condition = f" ({record['condition']})" if record["condition"] else ""
+        write_student_card(
+            folder,
+            title=f"{record['student']} taught by: {record['arm']}",
+            how=f" by the recipe `{self.setting.study.name}`{condition}, seed {record['seed']}",
+            measured="Measured on the test split after the last epoch; nothing was selected on it.",
+            metrics=record["metrics"],
+            teacher_metrics=record["teacher_metrics"],
+            facts={name: record[key] for key, name in CARD_FACTS.items()},
+            dataset=self.setting.options.dataset,
+            split="test",
+            task="image-classification",
+            tags=[record["teacher"]],
+        )
 
     def _temperatures(self, arm: Arm) -> tuple[float, ...]:
         """The arm's own candidates; ``teacher_temperature`` moves arms that have a single one."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..cards import write_teacher_card
 from ..errors import UserError
 from ..files import whole_folder
-from ..hub import local_folder, push_folder
+from ..hub import local_folder, push_folder, source_of
 from ..layers import spread_names
 from .network import Inputs, load_network, num_classes_of, save_network, split, to_network
 
@@ -54,7 +54,8 @@ class Teacher(ABC):
             renormalised; the forms that arXiv 2601.01484 uses for its variational and its Laplace teacher.
 
     ``record``, a dict that JSON can hold, says how it was fitted and, as ``record["validation"]``, how good it was on
-    held-out examples; it is saved with the teacher, shown on its card and told with its labels.
+    held-out examples; it is saved with the teacher, shown on its card and told with its labels, and so is, if
+    it was loaded, its ``source``.
 
     Raises:
         UserError: temperature not above 0, or unknown tempering.
@@ -72,6 +73,7 @@ class Teacher(ABC):
         self.temperature = float(temperature)
         self.tempering = tempering
         self.record: dict[str, Any] = {}
+        self.source: dict[str, str] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -207,7 +209,7 @@ class Teacher(ABC):
         except Exception as error:  # safetensors, transformers and timm each have their own for a damaged file
             reason = shorten(f"{type(error).__name__}: {error}", 200)
             raise UserError(f"the teacher in {folder} cannot be loaded ({reason})") from error
-        teacher.record = record
+        teacher.record, teacher.source = record, source_of(name_or_path, folder)
         return teacher
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:

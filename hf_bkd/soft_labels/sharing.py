@@ -1,0 +1,166 @@
+"""Soft labels on the Hub: an ordinary dataset with a card that says what made them and how to use them."""
+
+import re
+from typing import Any
+
+import datasets
+from huggingface_hub import DatasetCard
+
+from ..cards import CITATION, shown
+from ..errors import UserError
+from ..hub import pushing_to
+from .columns import Layout, bytes_per_example, only_soft_labels, read_provenance, teachers_of
+
+TAGS = ["hf_bkd", "knowledge-distillation", "soft-labels"]
+SECTION = "<!-- soft labels of the configuration {} -->\n"
+END = "<!-- end of soft labels -->\n"
+
+
+def push_soft_labels(
+    dataset: datasets.Dataset | datasets.DatasetDict,
+    repo_id: str,
+    *,
+    config_name: str = "default",
+    split: str | None = None,
+    labels_only: bool = False,
+    private: bool | None = None,
+    token: str | None = None,
+) -> None:
+    """Push a labelled dataset to the Hub, with a card; ``datasets.load_dataset`` reads it.
+
+    The configuration is written anew, with all of its splits; others and the card's own text are kept. Labels and
+    card are two commits: if the second fails, the same call repeats both.
+
+    Args:
+        dataset: with soft labels; the splits of a ``DatasetDict`` must carry the same record, so push a labelled
+            training split and an unlabelled test split as two configurations.
+        repo_id: of the dataset repository, made if need be.
+        config_name: of the configuration in it.
+        split: its name, for a single dataset; its own or "train" if not given.
+        labels_only: leave images and texts behind; :func:`~hf_bkd.join_soft_labels` finds them again.
+        private: whether a new repository is.
+
+    Raises:
+        UserError: no soft labels, labels without a record, splits that don't go together, or a Hub that can't be
+            reached or refuses.
+    """
+    if isinstance(dataset, datasets.Dataset):
+        dataset = datasets.DatasetDict({split or str(dataset.split or "train"): dataset})
+    first = next(iter(dataset.values()))
+    for each in dataset.values():
+        if not teachers_of(each.column_names):
+            raise UserError("there are no soft labels to push: add them with add_soft_labels")
+        if each.features != first.features:
+            raise UserError(
+                "the splits have different columns or records, which one configuration can't hold: push each with a "
+                "config_name of its own"
+            )
+    if labels_only:
+        dataset = datasets.DatasetDict({name: only_soft_labels(each) for name, each in dataset.items()})
+        first = next(iter(dataset.values()))
+    text = label_card(first, repo_id, config_name, next(iter(dataset)))
+    with pushing_to(repo_id, token):
+        dataset.push_to_hub(repo_id, config_name=config_name, private=private, token=token)
+        card = DatasetCard.load(repo_id, token=token)
+        card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *TAGS]))
+        card.data["size_categories"] = [_size(sum(map(len, dataset.values())))]
+        card.text = _with_section(card.text, config_name, text)
+        card.push_to_hub(repo_id, repo_type="dataset", token=token, commit_message="Card of the soft labels")
+
+
+def label_card(dataset: datasets.Dataset, repo_id: str, config_name: str = "default", split: str = "train") -> str:
+    """What a card says of a dataset's soft labels, in Markdown; UserError if they don't say what made them."""
+    parts = [f"# {repo_id.rpartition('/')[2]}: soft labels\n"]
+    for teacher in teachers_of(dataset.column_names):
+        layout = Layout.of(dataset.features, teacher)
+        if layout.provenance is None:
+            raise UserError(
+                f"{layout.name} has no teacher_provenance, and labels of unknown origin aren't to be shared"
+            )
+        parts.append(_teacher_section(teacher, layout, bytes_per_example(dataset)))
+    parts.append(_usage(dataset, repo_id, config_name, split))
+    parts.append(CITATION)
+    return "\n".join(parts)
+
+
+def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
+    record = layout.provenance
+    held_out = record.get("held_out") or {}
+    facts = facts_of(record) | {"bytes of probabilities a row, all views and teachers": f"{size:.4g}"}
+    rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in facts.items())
+    lines = [f"## {'The teacher' if teacher is None else f'Teacher `{teacher}`'}\n", f"| | |\n| --- | --- |\n{rows}\n"]
+    if held_out:
+        names, values = " | ".join(held_out), " | ".join(shown(value) for value in held_out.values())
+        lines.append(f"The teacher on held-out examples:\n\n| {names} |\n{'| --- ' * len(held_out)}|\n| {values} |\n")
+    return "\n".join(lines)
+
+
+def facts_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record says, by names that people read."""
+    teacher, data, views = record["teacher"], record["dataset"], record["views"] or {}
+    source = teacher.get("source") or {}
+    facts = {
+        "teacher": teacher.get("method"),
+        "from": " at ".join(str(value) for value in source.values()),
+        "weights (hash)": teacher.get("weights"),
+        "draws of its posterior": record["num_samples"],
+        "temperature": f"{record['temperature']:g} ({record['tempering'].replace('_', ' ')})",
+        "cross-fitted": f"{record['folds']['number']} folds" if record["folds"] else None,
+        "views of each example": views.get("number"),
+        "views made by": "; ".join(map(_told, views.get("transforms", []))),
+        "views' seed": views.get("seed"),
+        "preprocessing": record["preprocessing"],
+        "classes": teacher.get("num_classes"),
+        "labelled dataset": data.get("repository") or data.get("name"),
+        "its revision": data.get("revision"),
+        "split": data.get("split"),
+        "examples": data.get("rows"),
+        "fingerprint of the examples": data.get("fingerprint"),
+        "storage": record["storage"],
+        "seed": record["seed"],
+        "made with": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "", {})}
+
+
+def _told(transform: dict[str, Any]) -> str:
+    parameters = ", ".join(f"{name}={value}" for name, value in transform.items() if name != "name")
+    return f"{transform['name']}({parameters})"
+
+
+def _usage(dataset: datasets.Dataset, repo_id: str, config_name: str, split: str) -> str:
+    name = "" if config_name == "default" else f', "{config_name}"'
+    load = [f'labels = load_dataset("{repo_id}"{name}, split="{split}")']
+    alone = len(only_soft_labels(dataset).column_names) == len(dataset.column_names)
+    record = next(iter(read_provenance(dataset.features, teacher) for teacher in teachers_of(dataset.column_names)))
+    if alone:
+        load.append("train = join_soft_labels(images, labels)  # your own copy of them, in any order")
+    given = "train" if alone else "labels"
+    if record["dataset"].get("image_size"):
+        load.append(f"train = ResidentDataset.from_images({given}, ImagePreprocessor.for_model(student))")
+    elif not alone:
+        load[0] = load[0].replace("labels =", "train =")
+    needed = ["DistillationTrainer", *(name for name in ("ImagePreprocessor", "ResidentDataset") if name in load[-1])]
+    imports = sorted([*needed, *(["join_soft_labels"] if alone else [])])
+    code = [
+        "from datasets import load_dataset",
+        f"from hf_bkd import {', '.join(imports)}",
+        "",
+        *load,
+        "DistillationTrainer(student, train_dataset=train).train()",
+    ]
+    return "## How to use them\n\n```python\n" + "\n".join(code) + "\n```\n"
+
+
+def _with_section(text: str, config_name: str, section: str) -> str:
+    """The card's text with this configuration's section put in its place, or at the end."""
+    begin = SECTION.format(config_name)
+    found = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
+    new = begin + section + END
+    return found.sub(lambda _: new, text) if found.search(text) else f"{text.rstrip()}\n\n{new}".lstrip()
+
+
+def _size(rows: int) -> str:
+    """The Hub's name of how many rows there are."""
+    limits = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
+    return next((name for limit, name in limits.items() if rows < limit), "n>10M")
