@@ -5,10 +5,11 @@ from pathlib import Path
 import ivon_step
 import laplace_teacher
 import laplace_torch
+import soft_labels
 import variational_teacher
 from harness import main
 
-SUBJECTS = laplace_teacher, laplace_torch, variational_teacher, ivon_step
+SUBJECTS = laplace_teacher, laplace_torch, variational_teacher, ivon_step, soft_labels
 
 if __name__ == "__main__":
     main(*(subject.claims for subject in SUBJECTS), output=Path(__file__).with_name("results.json"))

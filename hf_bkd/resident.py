@@ -13,9 +13,11 @@ from .data import find_columns
 from .errors import UserError
 from .images import ImagePreprocessor, Pool, StoredImages, check_one_size, decoded, look, stacked
 from .progress import track
-from .soft_labels import columns
+from .soft_labels.arrow import PROBS, VARIANCE
 from .soft_labels.check import stored_ids
+from .soft_labels.columns import SoftLabels, read
 from .soft_labels.identity import EXAMPLE_ID, check_identity, content_ids, fingerprint
+from .soft_labels.layout import column, teachers_of
 from .views import Views
 
 
@@ -39,7 +41,7 @@ class ResidentDataset(torch.utils.data.Dataset):
         values: dict[str, Any],
         preprocessor: ImagePreprocessor | None = None,
         views: Views | None = None,
-        labels: dict[str | None, columns.SoftLabels] | None = None,
+        labels: dict[str | None, SoftLabels] | None = None,
         example_ids: np.ndarray | None = None,
     ):
         self.values = values
@@ -98,13 +100,13 @@ class ResidentDataset(torch.utils.data.Dataset):
         if len(dataset) != len(self):
             raise UserError(f"soft labels of {len(dataset)} rows were given for a dataset of {len(self)} rows")
         labels = {}
-        for teacher in columns.teachers_of(dataset.column_names):
-            name, read = columns.column(columns.PROBS, teacher), columns.read(dataset, teacher)
-            self._check_belonging(name, read, stored_ids(dataset, read.provenance))
-            labels[teacher] = read.to(self.device)
+        for teacher in teachers_of(dataset.column_names):
+            found = read(dataset, teacher)
+            self._check_belonging(column(PROBS, teacher), found, stored_ids(dataset, found.provenance))
+            labels[teacher] = found.to(self.device)
         return type(self)(self.values, self.preprocessor, self._shared_views(labels), labels, self.example_ids)
 
-    def _check_belonging(self, name: str, labels: columns.SoftLabels, ids: np.ndarray | None) -> None:
+    def _check_belonging(self, name: str, labels: SoftLabels, ids: np.ndarray | None) -> None:
         record = labels.provenance or {}
         size, images = (record.get("dataset") or {}).get("image_size"), self.values.get("pixel_values")
         if size is not None and isinstance(images, Tensor) and size != list(images.shape[1:]):
@@ -127,7 +129,7 @@ class ResidentDataset(torch.utils.data.Dataset):
                 "ImagePreprocessor for both"
             )
 
-    def _shared_views(self, labels: dict[str | None, columns.SoftLabels]) -> Views | None:
+    def _shared_views(self, labels: dict[str | None, SoftLabels]) -> Views | None:
         """What labels and images are both seen in: the labels' views, if they say any, or the dataset's own."""
         records = [(each.provenance or {}).get("views") for each in labels.values()]
         theirs = [None if record is None else Views.from_dict(record) for record in records]
@@ -175,7 +177,7 @@ class ResidentDataset(torch.utils.data.Dataset):
             batch["pixel_values"] = self.preprocessor.normalize(stacked(batch["pixel_values"]))
         for teacher, labels in self.labels.items():
             seen = labels.at(rows, view if labels.num_views > 1 else 0)
-            batch |= {columns.column(kind, teacher): value for kind, value in seen.items()}
+            batch |= {column(kind, teacher): value for kind, value in seen.items()}
         if self.example_ids is not None:
             batch[EXAMPLE_ID] = ids
         return batch
@@ -188,12 +190,12 @@ class ResidentDataset(torch.utils.data.Dataset):
     def column_names(self) -> list[str]:
         names = list(self.values)
         for teacher, labels in self.labels.items():
-            names.append(columns.column(columns.PROBS, teacher))
+            names.append(column(PROBS, teacher))
             if labels.stored_variance is not None:
-                names.append(columns.column(columns.VARIANCE, teacher))
+                names.append(column(VARIANCE, teacher))
         return names if self.example_ids is None else [*names, EXAMPLE_ID]
 
-    def soft_labels(self, teacher: str | None = None) -> columns.SoftLabels:
+    def soft_labels(self, teacher: str | None = None) -> SoftLabels:
         """One teacher's labels, and what made them."""
         return self.labels[teacher]
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from .errors import UserError
 from .noise import ExampleGenerator
-from .soft_labels import columns
 from .soft_labels.check import stored_labels
 from .soft_labels.identity import EXAMPLE_ID
+from .soft_labels.layout import is_soft_label_column
 from .targets import mix_teachers, temper
 from .training_args import DistillationTrainingArguments
 
@@ -111,7 +111,7 @@ class OnlineTeacher:
 
     def target(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The teacher's mean probabilities [B, C] of the batch's inputs."""
-        inputs = {name: v for name, v in batch.items() if name != "labels" and not columns.is_soft_label_column(name)}
+        inputs = {name: v for name, v in batch.items() if name != "labels" and not is_soft_label_column(name)}
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
             self._batches += 1
@@ -132,7 +132,7 @@ def collate(per_example: Callable[[list], Any], source: Any, features: Any) -> A
         return features
     if not isinstance(features[0], Mapping):
         return per_example(features)
-    inputs = [{k: v for k, v in example.items() if not columns.is_soft_label_column(k)} for example in features]
+    inputs = [{k: v for k, v in example.items() if not is_soft_label_column(k)} for example in features]
     batch = dict(per_example(inputs))
     if source is not None:
         batch |= source.decoded(features)

@@ -17,7 +17,7 @@ from .layers import GaussianWeights, kl_divergence
 from .losses import LossParts, distillation_loss, temperature_factor
 from .metrics import classification_metrics, convergence_noise
 from .publishing import write_training_card
-from .soft_labels.columns import is_soft_label_column, soft_label_columns
+from .soft_labels.layout import is_soft_label_column, soft_label_columns
 from .supervision import OnlineTeacher, StoredLabels, collate
 from .training_args import DistillationTrainingArguments
 

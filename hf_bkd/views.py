@@ -114,5 +114,7 @@ class Views:
             kinds = [augmentations.OPERATORS[transform.pop("name")] for transform in chain]
             made = [kind(**transform) for kind, transform in zip(kinds, chain, strict=True)]
             return cls(*made, number=record["number"], seed=record["seed"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"the record of views can't be read by this version of hf_bkd: {error!r}") from None

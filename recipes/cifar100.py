@@ -2,7 +2,8 @@
 
 Where its code is followed: CIFAR stem, reflect-padded crop and flip, Adam at 1e-3 without weight decay, batches of
 about 100, 200 epochs, S = 10. Where it isn't: a cosine schedule, because the Trainer has no multi-step one; a
-validation split, because theirs is the test split; and labels of the un-augmented images, one view each.
+validation split, because theirs is the test split; and labels of 16 augmented views of each image, which the student
+sees in turn, because more are no better (recipes/views_study.py) and fewer are worse.
 """
 
 from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
@@ -37,5 +38,5 @@ DEFAULTS = {
 
 def run(name: str, *arms: Arm) -> None:
     """Run a recipe's arms beside the controls."""
-    study = Study(name, (*CONTROLS, *arms), {"": cifar100})
+    study = Study(name, (*CONTROLS, *arms), {"": cifar100}, views=16)
     main(study, DEFAULTS | {"output_dir": f"runs/{name}"})

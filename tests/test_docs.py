@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 import hf_bkd
+from hf_bkd.soft_labels import read
+from hf_bkd.soft_labels.storage import STORAGES
 
 DOCS = Path(__file__).parent.parent / "docs"
 CLASSES = 3
@@ -65,3 +67,64 @@ def test_the_worked_example_labels_is_saved_and_loaded(world):
     draws = [t.predict(batch, 5, torch.Generator().manual_seed(1)) for t in (saved, loaded)]
     torch.testing.assert_close(draws[0].mean, draws[1].mean, rtol=0, atol=0)
     assert (draws[0].variance > 0).any()
+
+
+@pytest.fixture
+def labels(world):
+    """Images, a teacher of them, and a way to label three views of each."""
+    teacher = hf_bkd.DeterministicTeacher(world["network"])
+    preprocess = hf_bkd.ImagePreprocessor.for_model(world["network"])
+    views = hf_bkd.Views(hf_bkd.CropAndFlip(padding=2), number=3, seed=5)
+
+    def label(**how):
+        return hf_bkd.add_soft_labels(
+            world["images"], teacher, preprocess=preprocess, views=views, progress=False, **how
+        )
+
+    return label
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_plain_reader_reads_every_storage(labels, storage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labelled = labels(storage=storage, top_k=2)
+    hf_bkd.only_soft_labels(labelled).to_parquet("labels.parquet")
+    code = block("soft_labels.md", "pyarrow.parquet")
+    assert "hf_bkd" not in code
+    exec(code, found := {})
+    probs = read(labelled).probs
+    np.testing.assert_allclose(found["probs"], probs / probs.sum(dim=-1, keepdim=True), rtol=0, atol=1e-6)
+    assert found["probs"].shape == (12, 3, CLASSES)
+
+
+def test_the_plain_views_are_the_pictures_that_were_labelled(world, labels):
+    exec(block("soft_labels.md", "def crop_and_flip"), found := {"np": np})
+    labelled = labels()
+    preprocess = hf_bkd.ImagePreprocessor.for_model(world["network"])
+    dataset = hf_bkd.ResidentDataset.from_images(labelled, preprocess)
+    for view in range(3):
+        dataset.set_epoch(view)
+        shown = dataset[list(range(12))]["pixel_values"]
+        for row in range(12):
+            image = np.asarray(labelled[row]["image"])[:, :, None]
+            picture = found["crop_and_flip"](image, labelled[row]["example_id"], 5, view, padding=2)
+            expected = preprocess.normalize(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])[0]
+            torch.testing.assert_close(shown[row], expected, rtol=0, atol=1e-6)
+
+
+def test_the_pages_own_example_trains(world, labels, monkeypatch):
+    pushed = {}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: pushed[name])
+    world |= {
+        "teacher": hf_bkd.DeterministicTeacher(world["network"]),
+        "student": world["network"],
+        "preprocess": hf_bkd.ImagePreprocessor.for_model(world["network"]),
+        "push_soft_labels": lambda labelled, name, labels_only: pushed.update(
+            {name: hf_bkd.only_soft_labels(labelled)}
+        ),
+        "datasets": datasets,
+    }
+    exec(block("soft_labels.md", "number=16"), world)
+    world["args"].kd_lambda = 1.0
+    exec(block("soft_labels.md", "join_soft_labels(images"), world)
+    assert world["train"].views == hf_bkd.Views(hf_bkd.CropAndFlip(), number=16)

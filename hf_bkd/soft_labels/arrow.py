@@ -14,6 +14,7 @@ from .identity import EXAMPLE_ID
 from .storage import check_parts, encode
 
 PROBS, VARIANCE = "teacher_probs", "teacher_variance"
+KNOWN = {"uint8": np.uint8, "int32": np.int32, "float16": np.float16}  # all others are read as float32
 
 
 def encoded_table(
@@ -25,16 +26,21 @@ def encoded_table(
 ) -> pa.Table:
     """The columns of some rows but for the record, encoded; see :func:`attach`."""
     probs = np.asarray(probs)
-    probs = probs[:, None] if probs.ndim == 2 else probs
-    if probs.ndim != 3:
-        raise UserError(f"soft labels must be [rows, classes] or [rows, views, classes], and these are {probs.shape}")
+    shape = probs.shape
+    if len(shape) not in (2, 3) or shape[-1] < 2:
+        raise UserError(
+            "soft labels must be [rows, classes] or [rows, views, classes] with at least two classes, and these are "
+            f"{list(shape)}"
+        )
+    probs = probs[:, None] if len(shape) == 2 else probs
     check_parts({"probs": torch.from_numpy(probs.astype(np.float32))}, probs.shape[-1])
     parts = {name: _fixed_lists(values) for name, values in encode(probs, storage, top_k).items()}
     table = {PROBS: _struct(parts) if "classes" in parts else parts["probs"]}
     if variance is not None:
-        variance = np.reshape(variance, (len(probs), probs.shape[1], -1))
-        if variance.shape[-1] not in (1, probs.shape[-1]):
-            raise UserError(f"the variance is {variance.shape} and the probabilities are {probs.shape}")
+        variance = np.asarray(variance)
+        if variance.shape not in (shape, (*shape[:-1], 1)):
+            raise UserError(f"the variance is {variance.shape} and the probabilities are {shape}")
+        variance = variance.reshape(*probs.shape[:2], variance.shape[-1])
         wide = storage == "float32" or variance.shape[-1] == 1
         table[VARIANCE] = _fixed_lists(variance.astype(np.float32 if wide else np.float16))
     if example_ids is not None:
@@ -80,8 +86,34 @@ def lists(rows: pa.Array, name: str) -> Tensor:
     """Lists of equal length as a tensor [N, L]."""
     lengths = pc.list_value_length(rows).to_numpy(zero_copy_only=False)  # NaN where a row is missing
     if len(set(lengths.tolist())) > 1 or rows.null_count:
-        raise UserError(f"the rows of column {name} don't all hold a list of the same length: label the dataset again")
-    values = rows.flatten().to_numpy(zero_copy_only=False)
-    known = {"uint8": np.uint8, "int32": np.int32, "float16": np.float16}
-    values = np.array(values, dtype=known.get(str(values.dtype), np.float32))
-    return torch.from_numpy(values.reshape(len(rows), -1 if len(rows) else 0))
+        raise _uneven(name)
+    values = _tensor(rows.flatten().to_numpy(zero_copy_only=False))
+    return values.reshape(len(rows), -1 if len(rows) else 0)
+
+
+def stacked_lists(rows: list, name: str) -> Tensor:
+    """The same of rows that were read one by one, as lists, arrays or tensors."""
+    try:
+        values = np.asarray([np.asarray(row) for row in rows])
+    except (TypeError, ValueError):
+        raise _uneven(name) from None
+    if values.ndim != 2 or values.dtype.kind not in "iuf":
+        raise _uneven(name)
+    return _tensor(values)
+
+
+def as_bytes(values: Tensor, name: str) -> Tensor:
+    """The uint8 that a dataset's format has made larger numbers of."""
+    small = values.to(torch.uint8)
+    if not (small == values).all():
+        raise UserError(f"column {name} holds numbers that are no bytes, though it is stored as uint8: label again")
+    return small
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    with np.errstate(over="ignore"):  # what becomes infinite is refused later
+        return torch.from_numpy(np.array(values, dtype=KNOWN.get(str(values.dtype), np.float32)))
+
+
+def _uneven(name: str) -> UserError:
+    return UserError(f"the rows of column {name} don't all hold a list of the same length: label the dataset again")

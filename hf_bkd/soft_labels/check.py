@@ -8,9 +8,11 @@ import numpy as np
 
 from ..errors import UserError
 from ..views import Views
-from .columns import PROBS, Layout, column, read, soft_label_columns, teachers_of
+from .arrow import PROBS
+from .columns import read
 from .generate import add_soft_labels
 from .identity import EXAMPLE_ID, check_identity, content_column, content_ids
+from .layout import Layout, column, soft_label_columns, teachers_of
 from .storage import EXACT
 
 SPOT_CHECKED_ROWS = 256
@@ -84,6 +86,11 @@ def _layout(dataset: Any, teacher: str | None) -> Layout:
         layout = Layout.of(dataset.features, teacher, labels.num_views * labels.num_classes)
     elif isinstance(dataset, datasets.IterableDataset):
         layout = Layout.of(dataset.features, teacher)
+        if layout.num_classes < 2:
+            raise UserError(
+                f"the features of the stream don't tell how many classes {layout.name} has: cast the column to "
+                "datasets.List(datasets.Value('float32'), length=C), or load the dataset without streaming"
+            )
     else:
         raise UserError(
             f"soft labels can't be read from a {type(dataset).__name__}: pass a datasets.Dataset or a ResidentDataset"
@@ -168,11 +175,17 @@ def check_against_teacher(
     """
     labels = read(dataset, name)
     record = labels.provenance
-    views = Views.from_dict(record["views"]) if record and record["views"] else None
-    if record is None or record["folds"] is not None or (views is not None and views.mixing is not None):
+    views = Views.from_dict(record["views"]) if record and record.get("views") else None
+    told = record is not None and all(isinstance(record.get(key), int) for key in ("num_samples", "seed"))
+    if not told or record.get("folds") is not None or (views is not None and views.mixing is not None):
         raise UserError(
             "only labels that say what made them, by one teacher and of one example each, can be made again for a "
             "few rows: not cross-fitted ones, nor those of mixed examples"
+        )
+    if teacher.num_classes != labels.num_classes:
+        raise UserError(
+            f"{column(PROBS, name)} has {labels.num_classes} classes and this teacher {teacher.num_classes}: it was "
+            "labelled by another one"
         )
     chosen = np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).round().astype(int)
     some = dataset.select(chosen)
@@ -189,10 +202,11 @@ def check_against_teacher(
     distances = (read(again).probs - labels.probs[chosen]).abs().sum(dim=-1) / 2
     farthest = float(distances.max())
     if not farthest <= tolerance:
+        weights = (record.get("teacher") or {}).get("weights")
         row = chosen[int(distances.reshape(len(chosen), -1).amax(dim=1).argmax())]
         raise UserError(
             f"{column(PROBS, name)} differs by {farthest:.3g} in total variation from what this teacher says (row "
-            f"{row}): it was labelled by another teacher (weights {record['teacher']['weights']} there, "
+            f"{row}): it was labelled by another teacher (weights {weights} there, "
             f"{teacher.describe()['weights']} here), from other inputs, or has changed since"
         )
     return farthest

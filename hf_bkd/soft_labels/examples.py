@@ -13,8 +13,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..images import Pool, StoredImages, decoded, look
 from ..views import Views
-from .columns import is_soft_label_column
 from .identity import content_column, content_ids
+from .layout import is_soft_label_column
 from .provenance import LABELS
 
 Rows = dict[str, Any]
@@ -25,10 +25,12 @@ class Batch(NamedTuple):
     """Some rows, read and decoded once.
 
     ids: int64 [B], of their content; their numbers where nothing tells what an example is.
+    sizes: [channels, height, width] that their images have, if they are images.
     inputs: view -> the network's inputs.
     """
 
     ids: np.ndarray
+    sizes: set[tuple[int, int, int]]
     inputs: Callable[[int], dict[str, Tensor]]
 
 
@@ -52,10 +54,10 @@ class Examples:
         views: Views | None,
         device: torch.device,
     ):
-        self.features = dataset.features or {}
+        self.features = dataset.features
         self.content = content_column(self.features)
         self.preprocess, self.views, self.device = preprocess, views, device
-        self.pool, self._sizes = None, set()
+        self.pool = None
         if views is None:
             return
         if not isinstance(self.features.get(self.content), datasets.Image) or not hasattr(preprocess, "normalize"):
@@ -72,11 +74,6 @@ class Examples:
             rows = [images.dataset[i : i + 1000][self.content] for i in range(0, len(images), 1000)]
             self.pool = Pool.of(np.concatenate([content_ids(part) for part in rows]), images)
 
-    @property
-    def image_size(self) -> list[int] | None:
-        """[channels, height, width] of the images read so far; ``None`` if there are none or of several sizes."""
-        return list(*self._sizes) if len(self._sizes) == 1 else None
-
     def batches(self, piece: datasets.Dataset, offset: int, size: int) -> Iterator[Batch]:
         """Of some rows of the dataset, ``offset`` of them before these."""
         plain, tensors = piece.with_format(None), _with_tensors(piece)
@@ -85,13 +82,15 @@ class Examples:
             number = len(next(iter(rows.values())))
             numbers = np.arange(offset + start, offset + start + number)
             ids = numbers if self.content is None else content_ids(rows[self.content])
-            yield Batch(ids, self._inputs(rows, torch.from_numpy(ids.copy()), tensors, slice(start, start + size)))
+            sizes = set()
+            if isinstance(self.features.get(self.content), datasets.Image):
+                sizes = {(len(image.getbands()), image.height, image.width) for image in rows[self.content]}
+            where = slice(start, start + size)
+            yield Batch(ids, sizes, self._inputs(rows, torch.from_numpy(ids.copy()), tensors, where))
 
     def _inputs(
         self, rows: Rows, ids: Tensor, tensors: datasets.Dataset, where: slice
     ) -> Callable[[int], dict[str, Tensor]]:
-        if isinstance(self.features.get(self.content), datasets.Image):
-            self._sizes |= {(len(image.getbands()), image.height, image.width) for image in rows[self.content]}
         if self.views is not None:
             images = decoded(rows[self.content])
             images = images.to(self.device) if isinstance(images, Tensor) else [i.to(self.device) for i in images]

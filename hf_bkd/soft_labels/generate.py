@@ -101,6 +101,11 @@ def add_soft_labels(
     streamed = isinstance(dataset, datasets.IterableDataset)
     if folds is not None and streamed:
         raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
+    if streamed and dataset.features is None:
+        raise UserError(
+            "the streamed dataset doesn't say what its columns are, so that nobody could tell whose labels these are: "
+            "pass dataset.cast(features)"
+        )
     if not streamed and len(dataset) == 0:
         raise UserError("the dataset to label is empty")
 
@@ -117,7 +122,7 @@ def add_soft_labels(
         table, teachers = _cross_fitted(labelling, dataset, folds, fit, shards)
         described = teachers[0]
         cross_fitted = {"number": folds, "seed": seed, "weights": [each["weights"] for each in teachers]}
-    content = content_column(dataset.features or {})
+    content = content_column(dataset.features)
     if content is None:
         table = table.drop_columns([EXAMPLE_ID])
     provenance = make_provenance(
@@ -151,7 +156,7 @@ def _cross_fitted(
         described = decided_by_main(lambda: shards.recall(name))  # noqa: B023
         finished = decided_by_main(lambda: all(f"{name}-{n:06d}" in shards for n in range(count)))  # noqa: B023
         if described and finished:
-            tables.append(pa.concat_tables([shards.read(f"{name}-{n:06d}") for n in range(count)]))
+            tables.append(labelling.kept(rows, shards, f"{name}-"))
         else:
             rest = np.setdiff1d(np.arange(len(dataset)), part)
             teacher = fit(dataset.select(rest), fold)

@@ -4,8 +4,10 @@ import datasets
 import numpy as np
 
 from ..errors import UserError
-from .columns import PROBS, column, only_soft_labels, read, soft_label_columns, teachers_of
+from .arrow import PROBS
+from .columns import only_soft_labels, read
 from .identity import EXAMPLE_ID, content_column, content_ids
+from .layout import column, soft_label_columns, teachers_of
 from .provenance import check_class_names
 
 TOLD = 3
@@ -38,7 +40,10 @@ def join_soft_labels(
     content = content_column(examples.features)
     if content is None:
         raise UserError(f"nothing in the columns {', '.join(examples.column_names)} tells what an example is")
-    own = np.asarray(labels.with_format(None)[EXAMPLE_ID][:], dtype=np.int64)
+    try:
+        own = np.asarray(labels.with_format(None)[EXAMPLE_ID][:], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"column {EXAMPLE_ID} of the labels holds something else than whole numbers") from None
     for name in names:
         record = read(labels, name).provenance
         if record is None and not allow_unrecorded:

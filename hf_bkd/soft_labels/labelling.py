@@ -1,5 +1,6 @@
 """How examples become shards of labels: read ahead, shared between processes, kept as soon as they are done."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from ..progress import progress_bar
 from ..views import Views
 from .arrow import encoded_table
 from .examples import AnyDataset, Batch, Examples, Rows, ahead, pieces
-from .identity import EXAMPLE_ID, check_identity, content_ids
+from .identity import EXAMPLE_ID, check_identity, content_column, content_ids
 from .provenance import check_class_count
 from .shards import Shards
 from .storage import check_storage
 
 VARIANCES = ("auto", "full", "sum", "none")
+SIZES = b"image_sizes"  # of a shard's images, beside its columns
 PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -73,7 +75,12 @@ class Labelling:
             raise UserError("views that are labelled need a number: pass Views(..., number=V)")
         if self.variance == "auto":
             self.variance = "full" if self.storage.startswith("float") else "sum"
-        self.image_size: list[int] | None = None
+        self._sizes: set[tuple[int, ...]] = set()
+
+    @property
+    def image_size(self) -> list[int] | None:
+        """[channels, height, width] of the images labelled; ``None`` if there are none or of several sizes."""
+        return list(*self._sizes) if len(self._sizes) == 1 else None
 
     @property
     def preprocessing(self) -> dict | None:
@@ -118,23 +125,41 @@ class Labelling:
             shards: where they are kept, with names that begin with ``part``.
             what: the bar is called.
         """
-        check_class_count("the teacher", teacher.num_classes, dataset.features or {})
+        check_class_count("the teacher", teacher.num_classes, dataset.features)
         names: list[str] = []
         total = len(dataset) if isinstance(dataset, datasets.Dataset) else None
         main = PartialState().is_main_process
         with progress_bar(disable=not (self.progress and main), rate="rows") as bar:
             task = bar.add_task(what, total=total)
             done: list[dict[str, np.ndarray]] = []
+            sizes: set[tuple[int, ...]] = set()
             for name, rows, batch in ahead(self._batches(dataset, teacher, shards, part, names)):
                 if batch is not None:
                     done.append(self._predict(teacher, batch))
+                    sizes |= batch.sizes
                 if batch is None or sum(len(labels["probs"]) for labels in done) == rows:
                     if done:
-                        shards.write(name, self._table(done))
-                    done = []
+                        shards.write(name, self._table(done, sizes))
+                    done, sizes = [], set()
                     bar.advance(task, rows)
         shards.share()
-        return pa.concat_tables([shards.read(name) for name in names])
+        return self._whole(shards, names)
+
+    def kept(self, dataset: datasets.Dataset, shards: Shards, part: str) -> pa.Table:
+        """The columns of all rows, every shard of which is finished."""
+        content, names = content_column(dataset.features), []
+        for number, read in pieces(dataset, self.shard_rows):
+            names.append(f"{part}{number:06d}")
+            _check_first_row(shards.read(names[-1]), read(), content)
+        return self._whole(shards, names)
+
+    def _whole(self, shards: Shards, names: list[str]) -> pa.Table:
+        if not names:
+            raise UserError("the dataset to label is empty")
+        tables = [shards.read(name) for name in names]
+        for table in tables:
+            self._sizes |= set(map(tuple, json.loads((table.schema.metadata or {}).get(SIZES, "[]"))))
+        return pa.concat_tables(tables)
 
     def _batches(
         self, dataset: AnyDataset, teacher: LabellingTeacher, shards: Shards, part: str, names: list[str]
@@ -153,7 +178,6 @@ class Labelling:
                 continue
             for batch in examples.batches(piece, number * self.shard_rows, self.batch_size):
                 yield name, len(piece), batch
-        self.image_size = examples.image_size
 
     def _predict(self, teacher: LabellingTeacher, batch: Batch) -> dict[str, np.ndarray]:
         """``probs`` and ``variance`` [B, V, C], and the ids."""
@@ -162,6 +186,12 @@ class Labelling:
             generator = ExampleGenerator(torch.from_numpy(batch.ids.copy()), self.seed, view)
             with self._autocast(_device(teacher)):
                 prediction = teacher.predict(batch.inputs(view), self.num_samples, generator)
+            expected, found_shape = [len(batch.ids), teacher.num_classes], list(prediction.mean.shape)
+            if found_shape != expected:
+                raise UserError(
+                    f"the teacher answered with probabilities {found_shape}, and for {expected[0]} examples of "
+                    f"{expected[1]} classes they would be {expected}: its num_classes or its predict is wrong"
+                )
             found["probs"].append(prediction.mean.float().cpu().numpy())
             if prediction.variance is not None and self.variance != "none":
                 variance = prediction.variance.float()
@@ -169,9 +199,10 @@ class Labelling:
                 found["variance"].append(variance.cpu().numpy())
         return {name: np.stack(each, axis=1) for name, each in found.items() if each} | {"ids": batch.ids}
 
-    def _table(self, done: list[dict[str, np.ndarray]]) -> pa.Table:
+    def _table(self, done: list[dict[str, np.ndarray]], sizes: set[tuple[int, ...]]) -> pa.Table:
         labels = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
-        return encoded_table(labels["probs"], labels.get("variance"), labels["ids"], self.storage, self.top_k)
+        table = encoded_table(labels["probs"], labels.get("variance"), labels["ids"], self.storage, self.top_k)
+        return table.replace_schema_metadata({SIZES: json.dumps(sorted(sizes))})
 
     def _autocast(self, device: torch.device) -> AbstractContextManager:
         dtype = PRECISIONS[self.mixed_precision]

@@ -105,7 +105,7 @@ def _decode(encoded: str) -> dict:
         record = json.loads(encoded)
         known = record["format"]
         readable = known != FORMAT or _is_readable(record)
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         readable = False
     if not readable:
         raise UserError(
@@ -120,15 +120,15 @@ def _decode(encoded: str) -> dict:
 def _is_readable(record: dict[str, Any]) -> bool:
     """Whether all that is read from a record later is of the kind that it should be."""
     parts = {name: record.get(name) or {} for name in ("teacher", "dataset", "preprocessing", "views", "held_out")}
-    names = record.get("class_names") or []
+    names = record.get("class_names")
     return (
         _is_number(record["temperature"])
-        and 0 < record["temperature"] < float("inf")
+        and 0 < float(record["temperature"]) < float("inf")
         and isinstance(record["tempering"], str)
         and all(isinstance(part, dict) for part in parts.values())
         and all(_is_count(parts[part].get(key)) for part, key in (("teacher", "num_classes"), ("views", "number")))
-        and isinstance(names, list)
-        and all(isinstance(name, str) for name in names)
+        and _is_count(parts["dataset"].get("repeated_ids"), 0)
+        and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))
     )
 
 
@@ -136,8 +136,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_count(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31)
+def _is_count(value: Any, least: int = 1) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31)
 
 
 def class_names(features: datasets.Features) -> list[str] | None:

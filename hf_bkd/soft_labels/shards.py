@@ -4,7 +4,6 @@ A shard is an Arrow stream of some rows' columns. Its file appears under its nam
 checksum of its content, so that one that was cut off or damaged can't be taken for whole.
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterator
@@ -43,15 +42,16 @@ class Shards:
             self._look()
 
     def _begin(self, plan: dict[str, Any]) -> None:
+        for kind in ("arrow", "json"):
+            for leftover in self.folder.glob(f".*.{kind}.*"):  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
         file = self.folder / "labelling.json"
         if not file.is_file():
             write_json(file, plan)
             return
-        for leftover in self.folder.glob(".*.arrow.*"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
         try:
             before = json.loads(file.read_text())
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{file} is damaged: delete {self.folder} and label again") from None
         found = first_difference(before, plan)
         if found:
@@ -76,8 +76,9 @@ class Shards:
             self._written[name] = content
             return
         with _told_if_full(self.folder):
-            self._files[name] = self.folder / f"{name}-{_checksum(content)}.arrow"
-            write_bytes(self._files[name], content)
+            file = self.folder / f"{name}-{_checksum(content)}.arrow"
+            write_bytes(file, content)
+            self._files[name] = file
 
     def remember(self, name: str, content: dict[str, Any]) -> None:
         """Keep a small note beside the shards, in a folder."""
@@ -86,9 +87,16 @@ class Shards:
                 write_json(self.folder / f"{name}.json", content)
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """What :meth:`remember` kept under this name, if it did."""
+        """What :meth:`remember` kept under this name, if it did; UserError if it is damaged."""
         file = None if self.folder is None else self.folder / f"{name}.json"
-        return json.loads(file.read_text()) if file is not None and file.is_file() else None
+        if file is None or not file.is_file():
+            return None
+        try:
+            return dict(json.loads(file.read_text()))
+        except (TypeError, ValueError, RecursionError):
+            raise UserError(
+                f"{file} is damaged: delete this file and label again with the same folder; the shards are kept"
+            ) from None
 
     def share(self) -> None:
         """Wait until all processes have written theirs, and let each have all."""
@@ -102,7 +110,7 @@ class Shards:
         """UserError if the file is not what was written."""
         content, file = self._written.get(name), self._files.get(name)
         if content is None:
-            if file is None:
+            if file is None or not file.is_file():
                 raise UserError(f"the shard {name} in {self.folder} is gone: label again with the same folder")
             content = file.read_bytes()
             if not file.stem.endswith(_checksum(content)):
@@ -132,8 +140,6 @@ def _told_if_full(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
-            raise
         raise UserError(
             f"can't write into {folder} ({error.strerror}): make room or pass another folder; shards that are "
             "finished are kept, and labelling again with the same folder goes on from there"

@@ -6,10 +6,11 @@ from typing import Any
 import datasets
 from huggingface_hub import DatasetCard
 
-from ..cards import CITATION, shown
+from ..cards import CITATION, METRICS, shown
 from ..errors import UserError
 from ..hub import pushing_to
-from .columns import Layout, bytes_per_example, only_soft_labels, read_provenance, teachers_of
+from .columns import bytes_per_example, only_soft_labels
+from .layout import Layout, read_provenance, teachers_of
 
 TAGS = ["hf_bkd", "knowledge-distillation", "soft-labels"]
 SECTION = "<!-- soft labels of the configuration {} -->\n"
@@ -90,8 +91,10 @@ def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
     rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in facts.items())
     lines = [f"## {'The teacher' if teacher is None else f'Teacher `{teacher}`'}\n", f"| | |\n| --- | --- |\n{rows}\n"]
     if held_out:
-        names, values = " | ".join(held_out), " | ".join(shown(value) for value in held_out.values())
-        lines.append(f"The teacher on held-out examples:\n\n| {names} |\n{'| --- ' * len(held_out)}|\n| {values} |\n")
+        names = [name for name in METRICS if name in held_out]
+        table = [names, ["---"] * len(names), [shown(held_out[name]) for name in names]]
+        lines.append("The teacher on held-out examples:\n")
+        lines.append("".join(f"| {' | '.join(cells)} |\n" for cells in table))
     return "\n".join(lines)
 
 

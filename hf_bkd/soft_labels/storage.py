@@ -87,15 +87,15 @@ def check_parts(parts: Mapping[str, Tensor], num_classes: int) -> None:
         raise UserError(
             f"soft labels must be [rows, classes] with at least two classes, and these are {list(probs.shape)}"
         )
-    if probs.dtype == torch.uint8:
+    if probs.dtype == torch.uint8 and "classes" not in parts:
         sums = probs.float().square().sum(dim=-1) / 255**2
         tolerance = (1 + num_classes**0.5 / 510) ** 2 - 1 + SUM_TOLERANCE  # each root is off by 1/510 at most
-        _refuse_where({"does not sum to one": ~((sums - 1).abs() <= tolerance)}, sums)
+        _refuse_where({"does not sum to one": ~((sums > 0) & ((sums - 1).abs() <= tolerance))}, sums)
         return
     if "classes" in parts:
         classes = parts["classes"].long()
         ordered = classes.sort(dim=-1).values
-        unknown = ((classes < 0) | (classes >= num_classes)).any(dim=-1)
+        unknown = ((classes < 0) | (classes >= num_classes) | (classes != parts["classes"])).any(dim=-1)
         twice = (ordered[..., 1:] == ordered[..., :-1]).any(dim=-1)
         probs = torch.cat([probs, parts["tail"]], dim=-1)
         _refuse_where({f"names a class outside 0 to {num_classes - 1}": unknown, "names a class twice": twice})

@@ -42,6 +42,10 @@ class StudyArguments:
         default=None, metadata={"help": "Epochs of a teacher's training; the students' if not given."}
     )
     num_samples: int = field(default=10, metadata={"help": "Draws from the teacher's posterior per example."})
+    views: int | None = field(
+        default=None,
+        metadata={"help": "Augmented views of each image that are labelled, 0 for the plain image; the study's own."},
+    )
     ensemble_size: int = field(default=3, metadata={"help": "Members of a deep ensemble."})
     validation_size: int | None = field(
         default=None, metadata={"help": "Examples held out of the training split; a tenth if not given."}
@@ -59,6 +63,8 @@ class StudyArguments:
             ) from None
         if self.teacher_epochs is not None and not self.teacher_epochs > 0:
             raise UserError(f"teacher_epochs must be above 0, and it is {self.teacher_epochs}")
+        if self.views is not None and self.views < 0:
+            raise UserError(f"views must be at least 0, and it is {self.views}")
         for name in (
             "num_samples",
             "ensemble_size",

@@ -80,7 +80,8 @@ class Setting:
 
     def views(self, arm: Arm) -> Views | None:
         """What an arm's soft labels are made of: augmented views, or ``None`` for the images as they are."""
-        number = self.study.views if arm.views is None else arm.views
+        asked = (arm.views, self.options.views, self.study.views)
+        number = next(views for views in asked if views is not None)
         if not (self.splits.augment and number) or arm.teacher in ("none", "bayes"):
             return None
         return Views(CropAndFlip(), number=number, seed=self.seed)

@@ -4,6 +4,7 @@ Every case is tried on the two ways into a training: decoded images (`ResidentDa
 plain `datasets.Dataset`; texts have the second only.
 """
 
+import json
 from typing import NamedTuple
 
 import datasets
@@ -14,8 +15,8 @@ from PIL import Image
 
 from hf_bkd import DistillationTrainer, DistillationTrainingArguments, ImagePreprocessor, ResidentDataset, UserError
 from hf_bkd.soft_labels import add_soft_labels
-from hf_bkd.soft_labels.check import SPOT_CHECKED_ROWS, stored_temperatures
-from hf_bkd.soft_labels.columns import is_soft_label_column
+from hf_bkd.soft_labels.check import SPOT_CHECKED_ROWS, stored_labels
+from hf_bkd.soft_labels.layout import is_soft_label_column
 
 N, NAMES = 40, ["cat", "dog", "eel"]
 PREPROCESSOR = ImagePreprocessor((0.5,), (0.25,))
@@ -100,13 +101,15 @@ def exchange(dataset):
     return decode(plain).with_soft_labels(dataset)
 
 
-def check(dataset):
-    stored_temperatures(dataset, None, None)
+def check(dataset, allow_unrecorded=False):
+    stored_labels(dataset, None, None, allow_unrecorded)
 
 
-def start_training(dataset):
+def start_training(dataset, allow_unrecorded=False):
     model = torch.nn.Linear(1, 3)
-    arguments = DistillationTrainingArguments("output", use_cpu=True, report_to="none")
+    arguments = DistillationTrainingArguments(
+        "output", use_cpu=True, report_to="none", allow_unrecorded_labels=allow_unrecorded
+    )
     DistillationTrainer(model, arguments, train_dataset=dataset)
 
 
@@ -216,8 +219,38 @@ class TestAccepted:
         label(make()).to_parquet(tmp_path / "train.parquet")
         use(datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), cache_dir=tmp_path)["train"])
 
-    def test_labels_added_by_hand(self, make, use):
-        use(make().add_column("teacher_probs", [[0.2, 0.3, 0.5]] * N))
+
+BY_HAND = "teacher_probs has no teacher_provenance, so nobody .*: label with add_soft_labels, or pass allow_unrec"
+
+
+@pytest.mark.parametrize("use", [check, start_training])
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [(images, lambda dataset: dataset), (texts, lambda dataset: dataset), (images, decode), (images, exchange)],
+    ids=["images", "texts", "decoded", "exchanged"],
+)
+def test_labels_added_by_hand_are_refused_unless_allowed(make, place, use):
+    dataset = place(by_hand(make()))
+    with pytest.raises(UserError, match=BY_HAND):
+        use(dataset)
+    use(dataset, allow_unrecorded=True)
+
+
+def by_hand(dataset):
+    return dataset.add_column("teacher_probs", [[0.2, 0.3, 0.5]] * N)
+
+
+@pytest.mark.parametrize("use", [decode, exchange])
+def test_labels_of_images_of_another_size_are_refused(use):
+    """Though they have no ids, and so nothing else tells."""
+    labelled = label(images())
+    record = json.loads(labelled.features["teacher_provenance"].names[0])
+    assert record["dataset"]["image_size"] == [1, 4, 4]
+    record["dataset"] |= {"image_size": [1, 8, 8], "content_column": None}
+    feature = datasets.ClassLabel(names=[json.dumps(record)])
+    changed = labelled.remove_columns(["teacher_provenance", "example_id"])
+    with pytest.raises(UserError, match=r"made for images of .* \[1, 8, 8\], and these are \[1, 4, 4\]: use"):
+        use(changed.add_column("teacher_provenance", [0] * N, feature=feature))
 
 
 @pytest.mark.parametrize("use", [decode, exchange])

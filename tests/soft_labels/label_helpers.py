@@ -1,12 +1,22 @@
-"""A teacher and datasets that the tests of soft labels share."""
+"""Teachers and datasets that the tests of soft labels share."""
 
+import hashlib
 from typing import NamedTuple
 
 import datasets
 import numpy as np
 import torch
+from PIL import Image
+
+from hf_bkd import CropAndFlip, ImagePreprocessor, Views
+from hf_bkd.noise import example_normal
+from hf_bkd.soft_labels import add_soft_labels
+from hf_bkd.soft_labels.layout import soft_label_columns
 
 RECORD = {"format": 1, "temperature": 1.0, "tempering": "post_average"}
+PREPROCESS = ImagePreprocessor((0.5, 0.25, 0.125), (1.0, 0.5, 0.25))
+VIEWS = Views(CropAndFlip(padding=1), number=3, seed=5)
+STORAGES = ("float16", "float32", "uint8", "top_k")
 
 
 class Answer(NamedTuple):
@@ -15,7 +25,7 @@ class Answer(NamedTuple):
 
 
 class Teacher:
-    """Adds noise from the generator to a linear map of its one input, and remembers its calls."""
+    """Adds noise of each example's own to a linear map of its one input, and remembers its calls."""
 
     def __init__(self, num_classes=4, num_features=3, input_name="x", temperature=1.0, name="weights"):
         self.num_classes, self.input_name, self.temperature, self.name = num_classes, input_name, temperature, name
@@ -25,9 +35,13 @@ class Teacher:
     def predict(self, inputs, num_samples, generator):
         assert list(inputs) == [self.input_name], list(inputs)
         self.calls.append(inputs)
-        logits = inputs[self.input_name].float().flatten(1) @ self.weight
-        draws = torch.softmax(logits + torch.randn(num_samples, *logits.shape, generator=generator), dim=-1)
+        logits = self.logits(inputs[self.input_name].float().flatten(1))
+        draws = torch.softmax(logits + example_normal((num_samples, *logits.shape), logits, generator), dim=-1)
         return Answer(draws.mean(dim=0), draws.var(dim=0) if num_samples > 1 else None)
+
+    def logits(self, x):
+        """Summed up example by example: a matrix product's last bits depend on the size of the batch."""
+        return (x[:, :, None] * self.weight).sum(dim=1)
 
     def describe(self):
         return {
@@ -37,6 +51,15 @@ class Teacher:
             "tempering": "post_average",
             "weights": self.name,
         }
+
+
+def image_teacher(**how):
+    """Of the images of :func:`images`."""
+    return Teacher(num_features=12, input_name="pixel_values", **how)
+
+
+def quiet(dataset, teacher=None, num_samples=3, storage="float32", **how):
+    return add_soft_labels(dataset, teacher, num_samples, progress=False, storage=storage, **how)
 
 
 def some_probs(rows, classes, seed=0):
@@ -61,3 +84,34 @@ def rows(number=10, classes=4, offset=0):
         {"x": np.sin(numbers[:, None] * [1.0, 2.0, 3.0]), "label": numbers % classes, "number": numbers},
         features=features,
     )
+
+
+def texts(number=10, prefix="text"):
+    """Examples whose text tells a teacher's input, see :func:`text_inputs`."""
+    features = datasets.Features({"text": datasets.Value("string"), "number": datasets.Value("int64")})
+    values = {"text": [f"{prefix} {i}" for i in range(number)], "number": list(range(number))}
+    return datasets.Dataset.from_dict(values, features=features)
+
+
+def text_inputs(batch):
+    codes = [hashlib.sha256(text.encode()).digest()[:3] for text in batch["text"]]
+    return {"x": torch.tensor([list(code) for code in codes]) / 128 - 1}
+
+
+def images(number=6, mode="RGB", side=2, seed=0):
+    shape = (number, side, side, 3) if mode == "RGB" else (number, side, side)
+    arrays = np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+    features = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(num_classes=4)})
+    pictures = [Image.fromarray(array) for array in arrays]
+    return datasets.Dataset.from_dict({"picture": pictures, "label": np.arange(number) % 4}, features=features)
+
+
+def column_bytes(dataset):
+    """All of a dataset's soft-label columns as bytes, and their types with the record in them."""
+    found = {}
+    for name in soft_label_columns(dataset):
+        array = dataset.with_format("arrow")[:][name].combine_chunks()
+        parts = array.flatten() if hasattr(array, "field") else [array]
+        flat = [part.flatten() if hasattr(part.type, "list_size") else part for part in parts]
+        found[name] = ([part.to_numpy(zero_copy_only=False).tobytes() for part in flat], str(dataset.features[name]))
+    return found

@@ -4,24 +4,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from label_helpers import Teacher, rows
-from PIL import Image
+from label_helpers import Teacher, image_teacher, images, quiet, rows, text_inputs, texts
 
 from hf_bkd import ImagePreprocessor, UserError
+from hf_bkd.noise import ExampleGenerator
 from hf_bkd.soft_labels import add_soft_labels, read
-from hf_bkd.soft_labels.provenance import content_ids
-
-
-def quiet(dataset, teacher=None, num_samples=3, **how):
-    return add_soft_labels(dataset, teacher, num_samples, progress=False, storage="float32", **how)
-
-
-def images(number=6, mode="RGB", side=2):
-    rng = np.random.default_rng(0)
-    shape = (number, side, side, 3) if mode == "RGB" else (number, side, side)
-    pictures = [Image.fromarray(array) for array in rng.integers(256, size=shape, dtype=np.uint8)]
-    features = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(num_classes=4)})
-    return datasets.Dataset.from_dict({"picture": pictures, "label": np.arange(number) % 4}, features=features)
+from hf_bkd.soft_labels.identity import content_ids
 
 
 @pytest.fixture
@@ -31,11 +19,11 @@ def inputs():
 
 class TestWhatIsStored:
     def test_is_the_teachers_prediction(self, inputs):
-        """One generator a batch, of the seed and the batch's first row."""
+        """With one generator a batch, that knows the batch's rows."""
         found = read(quiet(inputs, Teacher(), batch_size=4, seed=3))
         for start in (0, 4, 8):
-            generator = torch.Generator().manual_seed(3 * 0x9E3779B1 + start)
-            expected = Teacher().predict({"x": inputs[start : start + 4]["x"]}, 3, generator)
+            x = inputs[start : start + 4]["x"]
+            expected = Teacher().predict({"x": x}, 3, ExampleGenerator(torch.arange(start, start + len(x)), 3))
             assert torch.equal(found.probs[start : start + 4], expected.mean)
             assert torch.equal(found.variance[start : start + 4], expected.variance)
 
@@ -55,10 +43,17 @@ class TestWhatIsStored:
         assert torch.equal(first, second)
         assert not torch.isclose(first, other).all(dim=1).any()
 
-    def test_differs_from_batch_to_batch_for_the_same_input(self):
+    def test_differs_from_row_to_row_for_the_same_input(self):
+        """Where nothing but its number tells an example."""
         same = rows(1).select([0] * 6).with_format("torch", columns=["x"])
         found = read(quiet(same, Teacher(), batch_size=2)).probs
         assert len({tuple(row) for row in found.tolist()}) == 6
+
+    def test_is_the_same_for_examples_that_are_equal(self):
+        same = texts(3).select([0, 1, 0, 0, 2, 1])
+        found = read(quiet(same, Teacher(), preprocess=text_inputs, batch_size=2)).probs
+        assert torch.equal(found[[0, 0, 1]], found[[2, 3, 5]])
+        assert len({tuple(row) for row in found.tolist()}) == 3
 
     def test_does_not_touch_the_global_random_state(self, inputs):
         state = torch.get_rng_state()
@@ -72,7 +67,7 @@ class TestWhatIsStored:
     def test_goes_with_the_shuffled_rows(self, inputs):
         teacher = Teacher()
         teacher.predict = lambda x, *_: (
-            Teacher().predict(x, 1, torch.Generator().manual_seed(0))._replace(variance=None)
+            Teacher().predict(x, 1, ExampleGenerator(torch.tensor([7]), 0))._replace(variance=None)
         )
         plain = quiet(inputs, teacher, batch_size=1).with_format(None)
         shuffled = quiet(inputs.shuffle(seed=5), teacher, batch_size=1).with_format(None)
@@ -143,7 +138,7 @@ class TestInputs:
 
     def test_of_images_are_normalised_pixels_and_the_record_says_how(self):
         dataset, preprocess = images(), ImagePreprocessor((0.5, 0.25, 0.125), (1.0, 0.5, 0.25))
-        teacher = Teacher(num_features=12, input_name="pixel_values")
+        teacher = image_teacher()
         labelled = quiet(dataset, teacher, preprocess=preprocess, batch_size=4)
         pixels = np.stack([np.asarray(image) for image in dataset["picture"]]).astype(np.float64) / 255
         expected = ((pixels - [0.5, 0.25, 0.125]) / [1.0, 0.5, 0.25]).transpose(0, 3, 1, 2)
@@ -155,7 +150,7 @@ class TestInputs:
         assert labelled["example_id"][:] == content_ids(dataset["picture"][:]).tolist()
 
     def test_that_are_images_need_preprocess(self):
-        teacher = Teacher(num_features=12, input_name="pixel_values")
+        teacher = image_teacher()
         for dataset in (images(), images().with_format("torch"), images().rename_column("picture", "img")):
             with pytest.raises(UserError, match="are not a network's inputs as they are; pass preprocess="):
                 quiet(dataset, teacher)
@@ -181,84 +176,6 @@ class TestInputs:
         assert (
             "example_id" not in quiet(rows(), Teacher(), preprocess=lambda b: {"x": torch.tensor(b["x"])}).column_names
         )
-
-
-class TestFolds:
-    @pytest.fixture
-    def fitted(self):
-        return {}
-
-    @pytest.fixture
-    def fit(self, fitted):
-        def fit(rest, fold):
-            teacher = Teacher(name=f"fold {fold}")
-            teacher.seen = set(rest.with_format(None)["number"][:])
-            fitted[fold] = teacher
-            return teacher
-
-        return fit
-
-    @pytest.fixture
-    def numbered(self):
-        """Whose inputs are their numbers."""
-        dataset = rows(11).remove_columns("x")
-        return dataset.with_transform(
-            lambda batch: {"x": torch.tensor(batch["number"]).float()[:, None].expand(-1, 3)}
-        )
-
-    @pytest.mark.parametrize("folds", [2, 3, 11])
-    def test_no_teacher_labels_what_it_was_fitted_on(self, numbered, fit, fitted, folds):
-        quiet(numbered, folds=folds, fit=fit, batch_size=2)
-        assert sorted(fitted) == list(range(folds))
-        labelled = []
-        for teacher in fitted.values():
-            asked = set(torch.cat([call["x"][:, 0] for call in teacher.calls]).int().tolist())
-            assert not asked & teacher.seen
-            assert asked | teacher.seen == set(range(11))
-            assert len(asked) in (11 // folds, 11 // folds + 1)
-            labelled += asked
-        assert sorted(labelled) == list(range(11))
-
-    @pytest.mark.parametrize("shuffled", [False, True])
-    def test_labels_are_back_in_order(self, numbered, shuffled):
-        class Echo(Teacher):
-            def predict(self, inputs, num_samples, generator):
-                number = inputs["x"][:, :1] / 100
-                return (
-                    super()
-                    .predict(inputs, 2, generator)
-                    ._replace(
-                        mean=torch.cat([number, 1 - number, 0 * number, 0 * number], dim=1),
-                        variance=number.expand(-1, 4),
-                    )
-                )
-
-        numbered = numbered.shuffle(seed=0) if shuffled else numbered
-        found = quiet(numbered, folds=3, fit=lambda rest, fold: Echo(), batch_size=2)
-        numbers = torch.tensor(found.with_format(None)["number"][:]) / 100
-        assert torch.equal(read(found).probs[:, 0], numbers)
-        assert torch.equal(read(found).variance[:, 2], numbers)
-
-    def test_record_says_so(self, numbered, fit):
-        record = read(quiet(numbered, folds=3, fit=fit, seed=4)).provenance
-        assert record["folds"] == {"number": 3, "seed": 4, "weights": ["fold 0", "fold 1", "fold 2"]}
-
-    def test_example_ids_are_back_in_order_too(self, fit):
-        dataset = datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(7)], "number": list(range(7))})
-        found = quiet(dataset, folds=3, fit=fit, preprocess=lambda batch: {"x": torch.zeros(len(batch["text"]), 3)})
-        assert found["example_id"][:] == content_ids(dataset["text"][:]).tolist()
-
-    def test_parts_depend_on_the_seed(self, numbered, fit, fitted):
-        seen = []
-        for seed in (0, 0, 1):
-            quiet(numbered, folds=2, fit=fit, seed=seed)
-            seen.append(fitted[0].seen)
-        assert seen[0] == seen[1] != seen[2]
-
-    @pytest.mark.parametrize("folds", [-1, 0, 1, 12])
-    def test_out_of_range_are_refused(self, numbered, fit, folds):
-        with pytest.raises(UserError, match=rf"between 2 and the number of rows \(11\), and it is {folds}"):
-            quiet(numbered, folds=folds, fit=fit)
 
 
 class TestRefusals:

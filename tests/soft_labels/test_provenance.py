@@ -7,23 +7,24 @@ import datasets
 import numpy as np
 import pytest
 from label_helpers import RECORD, Teacher, rows, some_probs
-from PIL import Image
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels import attach, read, read_provenance
+from hf_bkd.soft_labels.identity import fingerprint
 from hf_bkd.soft_labels.provenance import (
     check_class_count,
     check_class_names,
-    check_identity,
     class_names,
-    content_column,
-    content_ids,
     decode_provenance,
     encode_provenance,
     make_provenance,
 )
 
-FROZEN_IDS = [5830437876521264211, 7580658050685744798, -8423197372561305224]
+
+def made_of(teacher, dataset=None, **more):
+    dataset = rows() if dataset is None else dataset
+    how = {"num_samples": 1, "seed": 0, "storage": "float16", "content_column": None, "preprocessing": None}
+    return make_provenance(teacher, dataset, **how, **more)
 
 
 class TestRecord:
@@ -38,6 +39,11 @@ class TestRecord:
             content_column="x",
             preprocessing={"mean": [0.5], "std": [0.25]},
             folds={"number": 3},
+            example_ids=np.array([3, 1, 2, 3, 4, 5, 6, 7, 8, 3]),
+            image_size=[3, 8, 8],
+            views={"number": 2, "seed": 0, "transforms": []},
+            mixed_precision="bf16",
+            held_out={"nll": 0.5},
         )
         assert made == {
             "format": 1,
@@ -47,20 +53,43 @@ class TestRecord:
             "tempering": "post_average",
             "seed": 5,
             "storage": "float16",
+            "views": {"number": 2, "seed": 0, "transforms": []},
             "folds": {"number": 3},
-            "dataset": {"name": None, "split": None, "rows": 10, "content_column": "x"},
+            "dataset": {
+                "name": None,
+                "repository": None,
+                "revision": None,
+                "split": None,
+                "rows": 10,
+                "content_column": "x",
+                "fingerprint": fingerprint(np.array([3, 1, 2, 3, 4, 5, 6, 7, 8, 3])),
+                "repeated_ids": 2,
+                "image_size": [3, 8, 8],
+            },
             "class_names": ["class 0", "class 1", "class 2", "class 3"],
             "preprocessing": {"mean": [0.5], "std": [0.25]},
-            "versions": {name: version(name) for name in ("torch", "transformers", "datasets")},
+            "mixed_precision": "bf16",
+            "held_out": {"nll": 0.5},
+            "versions": {name: version(name) for name in ("hf_bkd", "torch", "transformers", "datasets")},
         }
         assert decode_provenance(datasets.ClassLabel(names=[encode_provenance(made)])) == made
 
+    def test_names_the_repository_and_the_commit_of_a_dataset_from_the_hub(self):
+        dataset = rows()
+        dataset.info.dataset_name = "cifar10"
+        dataset.info.download_checksums = {"hf://datasets/uoft-cs/cifar10@0b2714/plain_text/train.parquet": {}}
+        made = made_of(Teacher().describe(), dataset)["dataset"]
+        assert (made["name"], made["repository"], made["revision"]) == ("cifar10", "uoft-cs/cifar10", "0b2714")
+
+    def test_says_how_good_the_teacher_says_it_is_unless_told_better(self):
+        teacher = Teacher().describe() | {"record": {"validation": {"nll": 0.7}}}
+        assert made_of(teacher)["held_out"] == {"nll": 0.7}
+        assert made_of(teacher, held_out={"nll": 0.6})["held_out"] == {"nll": 0.6}
+        assert made_of(Teacher().describe())["held_out"] is None
+
     def test_keeps_no_names_of_classes_that_the_teacher_does_not_know(self):
         """A dataset may have fine and coarse labels; which of them the teacher meant shows in their number."""
-        made = make_provenance(
-            Teacher(2).describe(), rows(), num_samples=1, seed=0, storage="float16", content_column=None,
-            preprocessing=None,
-        )  # fmt: skip
+        made = made_of(Teacher(2).describe())
         assert made["class_names"] is None
 
     @pytest.mark.parametrize(
@@ -87,6 +116,19 @@ class TestRecord:
                     RECORD | {"dataset": ["x"]},
                     RECORD | {"preprocessing": "centre crop"},
                     RECORD | {"teacher": "me"},
+                    RECORD | {"temperature": 10**400},
+                    RECORD | {"temperature": float("inf")},
+                    RECORD | {"temperature": True},
+                    RECORD | {"class_names": 0},
+                    RECORD | {"class_names": ["cat", 1]},
+                    RECORD | {"teacher": {"num_classes": "4"}},
+                    RECORD | {"teacher": {"num_classes": 0}},
+                    RECORD | {"teacher": {"num_classes": 2.5}},
+                    RECORD | {"views": {"number": -1}},
+                    RECORD | {"views": {"number": True}},
+                    RECORD | {"views": [3]},
+                    RECORD | {"held_out": "good"},
+                    RECORD | {"dataset": {"repeated_ids": "none"}},
                 )
             ),
         ],
@@ -115,67 +157,7 @@ class TestRecord:
         assert read_provenance(rows().features) is None
 
 
-class TestContent:
-    def test_column_is_the_image_else_the_text_else_the_tokens(self):
-        image, text, number = datasets.Image(), datasets.Value("string"), datasets.Value("int64")
-        tokens = datasets.List(number)
-        found = [
-            content_column(datasets.Features(features))
-            for features in (
-                {"text": text, "picture": image, "label": number},
-                {"label": number, "input_ids": tokens, "text": text},
-                {"label": number, "text": datasets.Value("large_string")},
-                {"label": number, "input_ids": tokens},
-                {"label": number, "pixel_values": datasets.List(tokens)},
-                {"label": number},
-            )
-        ]
-        assert found == ["picture", "text", "text", "input_ids", "pixel_values", None]
-
-    def test_ids_never_change(self):
-        """They are stored in published datasets."""
-        image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
-        ids = content_ids(["a text", image, [1, 2, 3]])
-        assert ids.dtype == np.int64
-        assert ids.tolist() == FROZEN_IDS
-
-    def test_differ_by_pixels_shape_and_order(self):
-        pixels = np.arange(16, dtype=np.uint8)
-        other = pixels.copy()
-        other[3] += 1
-        arrays = [pixels.reshape(4, 4), pixels.reshape(2, 8), pixels.reshape(8, 2), other.reshape(4, 4)]
-        ids = content_ids([Image.fromarray(array) for array in arrays])
-        assert len(set(ids.tolist())) == 4
-        assert len(set(content_ids(["ab", "ba", "AB", "ab ", ""]).tolist())) == 5
-        assert len(set(content_ids([[1, 2], [2, 1], [1, 2, 3], []]).tolist())) == 4
-
-    def test_an_image_is_the_same_decoded_or_not(self):
-        images = [Image.fromarray(np.full((2, 2), value, np.uint8)) for value in (1, 2)]
-        features = datasets.Features({"image": datasets.Image()})
-        dataset = datasets.Dataset.from_dict({"image": images}, features=features)
-        undecoded = dataset.cast_column("image", datasets.Image(decode=False))
-        assert isinstance(undecoded[0]["image"], dict)
-        assert content_ids(undecoded["image"][:]).tolist() == content_ids(images).tolist()
-
-    def test_objects_are_known_by_what_they_say_not_by_where_they_are_in_memory(self):
-        first, second, other = content_ids([["ab", None], ["".join("ab"), None], ["ba", None]]).tolist()
-        assert first == second != other
-        assert len(set(content_ids([None, None, ""]).tolist())) == 2
-
-    def test_no_rows_have_no_ids(self):
-        assert content_ids([]).shape == (0,)
-
-
 class TestChecks:
-    def test_identity_counts_and_names_the_rows(self):
-        check_identity(np.arange(5), np.arange(5))
-        with pytest.raises(UserError, match=r"of 2 of 5 rows were made for other examples \(first: row 3\)"):
-            check_identity(np.arange(5), np.array([0, 1, 2, 4, 3]))
-
-    def test_identity_names_the_rows_of_the_dataset_where_some_were_looked_at(self):
-        with pytest.raises(UserError, match=r"of 1 of 3 rows looked at were made .* \(first: row 100\)"):
-            check_identity(np.arange(3), np.array([0, 7, 2]), np.array([0, 100, 200]))
-
     def test_class_names_come_from_the_label_column(self):
         names = datasets.ClassLabel(names=["cat", "dog"])
         for column in ("label", "labels", "fine_label"):

@@ -1,0 +1,109 @@
+"""Two processes that share the rows make the labels of one, to the byte."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate import PartialState
+from label_helpers import PREPROCESS, VIEWS, Teacher, column_bytes, image_teacher, images, quiet, text_inputs, texts
+
+from hf_bkd import UserError
+from hf_bkd.soft_labels import add_soft_labels
+
+SMALL = {"shard_rows": 4, "batch_size": 3}
+
+
+class Diverged(Teacher):
+    def logits(self, x):
+        return super().logits(x) / 0
+
+
+def cross_fitted(folder):
+    how = SMALL | {"preprocess": text_inputs, "storage": "top_k", "top_k": 2}
+    return quiet(texts(23), folds=3, fit=lambda rest, fold: Teacher(name=f"fold {fold}"), folder=folder, **how)
+
+
+CASES = {
+    "in memory": lambda folder: quiet(texts(23), Teacher(), preprocess=text_inputs, **SMALL),
+    "in a folder": lambda folder: quiet(texts(23), Teacher(), preprocess=text_inputs, folder=folder, **SMALL),
+    "fewer shards than processes": lambda folder: quiet(texts(3), Teacher(), preprocess=text_inputs),
+    "views of images": lambda folder: quiet(
+        images(18), image_teacher(), preprocess=PREPROCESS, views=VIEWS, storage="uint8", folder=folder, **SMALL
+    ),
+    "images in memory": lambda folder: quiet(images(18), image_teacher(), preprocess=PREPROCESS, **SMALL),
+    "a stream": lambda folder: quiet(
+        texts(23).to_iterable_dataset(), Teacher(), preprocess=text_inputs, storage="float16", **SMALL
+    ),
+    "folds in memory": lambda folder: cross_fitted(None),
+    "folds in a folder": cross_fitted,
+}
+
+
+def told(folder):
+    """What one process has of each case, as text."""
+    return {name: repr(column_bytes(make(folder / name))) for name, make in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", __file__, str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_both_processes_have_the_labels_of_one(of_two, tmp_path):
+    alone = told(tmp_path)
+    for said in of_two[1]:
+        assert said["world_size"] == 2
+        assert set(said["labels"]) == set(CASES)
+        for name, expected in alone.items():
+            assert said["labels"][name] == expected, name
+
+
+def test_each_process_asked_for_about_half(of_two):
+    asked = [said["asked"] for said in of_two[1]]
+    assert sum(asked) == 23 and min(asked) >= 8
+
+
+def test_a_teacher_that_diverges_in_one_of_them_is_refused_by_it(of_two):
+    assert sum("not a finite number" in said["refused"] for said in of_two[1]) >= 1
+
+
+def test_what_two_processes_left_is_taken_over_by_one(of_two):
+    teacher = Teacher()
+    again = quiet(texts(23), teacher, preprocess=text_inputs, folder=of_two[0] / "in a folder", **SMALL)
+    assert not teacher.calls
+    assert repr(column_bytes(again)) == of_two[1][0]["labels"]["in a folder"]
+
+
+if __name__ == "__main__":
+    import torch
+    from torch.distributed import destroy_process_group
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    state, folder = PartialState(cpu=True), Path(sys.argv[1])
+    labels = told(folder)
+    teacher = Teacher()
+    quiet(texts(23), teacher, preprocess=text_inputs, **SMALL)
+    try:
+        shards = folder / f"diverged-{state.process_index}"
+        add_soft_labels(texts(8), Diverged(), 2, preprocess=text_inputs, shard_rows=4, progress=False, folder=shards)
+        refused = ""
+    except UserError as error:
+        refused = str(error)
+    said = {
+        "world_size": state.num_processes,
+        "labels": labels,
+        "asked": sum(len(call["x"]) for call in teacher.calls),
+        "refused": refused,
+    }
+    (folder / f"said-{state.process_index}.json").write_text(json.dumps(said))
+    destroy_process_group()
