@@ -7,6 +7,7 @@ from . import backbones, small_cnn  # noqa: F401  registers networks with timm, 
 
 _HOME = {
     "add_soft_labels": "soft_labels",
+    "check_against_teacher": "soft_labels",
     "ClassificationMetrics": "evaluate_metric",
     "convergence_noise": "metrics",
     "create_classifier": "backbones",

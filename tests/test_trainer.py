@@ -27,6 +27,7 @@ from transformers import Trainer, TrainingArguments
 from hf_bkd import DistillationTrainer, UserError
 from hf_bkd.losses import temperature_factor
 from hf_bkd.metrics import classification_metrics
+from hf_bkd.soft_labels import read
 
 
 @pytest.mark.parametrize("scale", ["product", "squared", "none"])
@@ -128,6 +129,20 @@ def test_arrow_rows_and_resident_columns_train_alike(tmp_path):
     rows = trained(tmp_path, dataset=arrow(values), kd_lambda=0.5)
     assert largest_difference(resident.model, rows.model) < 1e-6
     assert losses(resident, "distillation") == pytest.approx(losses(rows, "distillation"), rel=1e-5)
+
+
+@pytest.mark.parametrize("storage", ["float32", "uint8", "top_k"])
+def test_a_stream_trains_as_its_rows_do(tmp_path, storage):
+    """In their order, with each storage decoded batch by batch."""
+    rows = arrow(examples(), storage=storage, teacher={"num_classes": C})
+    settings = {"kd_lambda": 0.5, "num_train_epochs": 1, "max_steps": 2}
+    streamed = trained(tmp_path, dataset=rows.to_iterable_dataset(), **settings)
+    teacher = read(rows).probs[: len(losses(streamed)) * 8].double()
+    assert len(losses(streamed)) == 2
+    model, values = new(Plain), examples()
+    logits = model(values["features"][:8]).double()
+    divergence = (teacher[:8] * (teacher[:8].clamp_min(1e-300).log() - logits.log_softmax(dim=1))).sum(dim=1).mean()
+    assert losses(streamed, "distillation")[0] == pytest.approx(divergence.item(), rel=1e-4)
 
 
 def test_columns_that_the_model_does_not_know_are_dropped_and_soft_labels_kept(tmp_path):

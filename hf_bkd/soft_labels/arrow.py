@@ -40,6 +40,8 @@ def encoded_table(
         variance = np.asarray(variance)
         if variance.shape not in (shape, (*shape[:-1], 1)):
             raise UserError(f"the variance is {variance.shape} and the probabilities are {shape}")
+        if not (np.isfinite(variance).all() and (variance >= 0).all()):
+            raise UserError("a variance is negative or no finite number: the teacher's draws must have diverged")
         variance = variance.reshape(*probs.shape[:2], variance.shape[-1])
         wide = storage == "float32" or variance.shape[-1] == 1
         table[VARIANCE] = _fixed_lists(variance.astype(np.float32 if wide else np.float16))

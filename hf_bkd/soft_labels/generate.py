@@ -15,7 +15,7 @@ from .columns import attach_table, label_set
 from .examples import AnyDataset, Rows
 from .identity import EXAMPLE_ID, content_column
 from .labelling import Labelling, LabellingTeacher
-from .provenance import make_provenance
+from .provenance import as_json, make_provenance
 from .shards import Shards, first_difference
 
 Fit = Callable[[datasets.Dataset, int], LabellingTeacher]
@@ -23,7 +23,7 @@ Fit = Callable[[datasets.Dataset, int], LabellingTeacher]
 
 def add_soft_labels(
     dataset: AnyDataset,
-    teacher: LabellingTeacher | None = None,
+    teacher: LabellingTeacher | str | Path | None = None,
     num_samples: int = 10,
     *,
     preprocess: Callable[[Rows], dict[str, Tensor]] | None = None,
@@ -50,7 +50,8 @@ def add_soft_labels(
 
     Args:
         dataset: N examples. A streamed one is labelled as it passes by, and the labels are returned without it.
-        teacher: labels them; its ``temperature`` and ``tempering`` are applied and recorded.
+        teacher: labels them, itself or as the folder or name on the Hub of a saved :class:`~hf_bkd.Teacher`; its
+            ``temperature`` and ``tempering`` are applied and recorded.
         num_samples: S >= 1, draws from the teacher's posterior per example.
         preprocess: turns a batch of rows (column name -> list) into the network's inputs. Without one, what the
             dataset's transform returns, or else its columns (those of its torch format, if it has that), are the
@@ -109,6 +110,11 @@ def add_soft_labels(
     if not streamed and len(dataset) == 0:
         raise UserError("the dataset to label is empty")
 
+    if isinstance(teacher, (str, Path)):
+        from ..teachers import Teacher  # all else here knows teachers by what they answer
+
+        teacher = Teacher.from_pretrained(teacher)
+
     cross_fitted = None
     if teacher is not None:
         labelling.fit_batch(dataset, teacher)
@@ -160,7 +166,7 @@ def _cross_fitted(
         else:
             rest = np.setdiff1d(np.arange(len(dataset)), part)
             teacher = fit(dataset.select(rest), fold)
-            now = teacher.describe()
+            now = as_json(teacher.describe())
             difference = described and first_difference(described, now, "teacher")
             if difference:
                 raise UserError(

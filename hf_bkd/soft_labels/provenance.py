@@ -1,6 +1,7 @@
 """What made a set of soft labels: a record that travels with them, so that nothing has to be told twice."""
 
 import json
+import math
 import re
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +13,7 @@ from ..errors import UserError
 from .identity import fingerprint
 
 FORMAT = 1
+MOST = 10**6  # classes or views: a record can't ask its reader for more memory than that
 LABELS = ("label", "labels", "label_ids")
 
 
@@ -52,7 +54,7 @@ def make_provenance(
             not given.
     """
     names = class_names(dataset.features)
-    return {
+    record = {
         "format": FORMAT,
         "teacher": teacher,
         "num_samples": num_samples,
@@ -77,6 +79,16 @@ def make_provenance(
         "held_out": held_out or (teacher.get("record") or {}).get("validation"),
         "versions": {name: version(name) for name in ("hf_bkd", "torch", "transformers", "datasets")},
     }
+    return as_json(record)
+
+
+def as_json(value: Any) -> Any:
+    """The same as JSON reads it back, with ``None`` for numbers that JSON doesn't have (a diverged teacher's NLL)."""
+    if isinstance(value, dict):
+        return {str(name): as_json(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _origin(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, str | None]:

@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 
 from ..errors import UserError
 from ..files import write_bytes, write_json
+from .provenance import as_json
 
 
 class Shards:
@@ -37,7 +38,7 @@ class Shards:
         if self.folder is not None:
             if PartialState().is_main_process:
                 with _told_if_full(self.folder):
-                    self._begin(json.loads(json.dumps(plan)))
+                    self._begin(as_json(plan))
             PartialState().wait_for_everyone()
             self._look()
 
@@ -84,7 +85,7 @@ class Shards:
         """Keep a small note beside the shards, in a folder."""
         if self.folder is not None and PartialState().is_main_process:
             with _told_if_full(self.folder):
-                write_json(self.folder / f"{name}.json", content)
+                write_json(self.folder / f"{name}.json", as_json(content))
 
     def recall(self, name: str) -> dict[str, Any] | None:
         """What :meth:`remember` kept under this name, if it did; UserError if it is damaged."""

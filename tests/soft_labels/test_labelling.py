@@ -1,5 +1,7 @@
 """What labelling may not depend on (batches, order, streams, shards), what views show, and answers refused."""
 
+import math
+
 import datasets
 import numpy as np
 import pytest
@@ -224,3 +226,19 @@ def test_an_answer_that_is_no_distribution_is_refused_and_nothing_is_lost(tmp_pa
     expected = column_bytes(quiet(texts(15), Teacher(), **HOW))
     assert column_bytes(quiet(texts(15), mended, **how)) == expected
     assert len(mended.calls) == 2
+
+
+def test_a_teacher_whose_metrics_diverged_can_be_told_of(tmp_path):
+    """JSON has no infinity."""
+    teacher = Teacher()
+    teacher.describe = lambda: Teacher().describe() | {"record": {"validation": {"accuracy": 0.25, "nll": math.inf}}}
+    labelled = quiet(texts(6), teacher, folder=tmp_path / "shards", **HOW)
+    assert read(labelled).provenance["held_out"] == {"accuracy": 0.25, "nll": None}
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -0.5])
+def test_a_variance_that_is_none_is_refused(wrong):
+    teacher = Teacher()
+    teacher.predict = lambda *args: Teacher().predict(*args)._replace(variance=torch.full((6, 4), wrong))
+    with pytest.raises(UserError, match="a variance is negative or no finite number"):
+        quiet(texts(6), teacher, **HOW)
