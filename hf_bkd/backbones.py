@@ -24,7 +24,9 @@ Parameters are counted for 100 classes and 3 channels. The first three, made for
 output stride of 8; the others, made for CIFAR, have three stages and an output stride of 4.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -37,7 +39,15 @@ from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from .errors import UserError
 
-__all__ = ["CifarResNet", "call_network", "classification_head", "create_classifier", "head_features", "logits_of"]
+__all__ = [
+    "CifarResNet",
+    "call_arguments",
+    "call_network",
+    "classification_head",
+    "create_classifier",
+    "head_features",
+    "logits_of",
+]
 
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
@@ -222,8 +232,29 @@ def classification_head(model: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def call_network(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> Any:
-    """What a model returns for keyword arguments of its forward, or for the one positional argument."""
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    """What a model returns for some inputs; see :func:`call_arguments`."""
+    args, kwargs = call_arguments(model, inputs)
+    return model(*args, **kwargs)
+
+
+def call_arguments(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> tuple[tuple, dict[str, Any]]:
+    """Positional and keyword arguments of a model's forward.
+
+    Args:
+        inputs: keyword arguments; a single one by a name that forward does not know, such as ``pixel_values`` of a
+            timm network, is its first argument, and so is a tensor.
+    """
+    if not isinstance(inputs, Mapping):
+        return (inputs,), {}
+    if len(inputs) == 1 and not _takes(type(model).forward, *inputs):
+        return tuple(inputs.values()), {}
+    return (), dict(inputs)
+
+
+@functools.cache
+def _takes(forward: Callable, name: str) -> bool:
+    parameters = inspect.signature(forward).parameters
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def head_features(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> tuple[Tensor, Tensor]:

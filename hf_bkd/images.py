@@ -76,7 +76,8 @@ def decoded(images: list[Image]) -> Images:
     odd = {getattr(image, "mode", type(image).__name__) for image in images} - {"L", "RGB", "RGBA"}
     if odd:
         raise UserError(
-            f"images of mode {', '.join(sorted(odd))} can't be read as 8-bit channels: use image.convert('RGB') first"
+            f"images of mode {', '.join(sorted(odd))} can't be read as 8-bit channels: use "
+            "dataset.cast_column(column, datasets.Image(mode='RGB')) first"
         )
     arrays = [np.asarray(image) for image in images]
     arrays = [array[None] if array.ndim == 2 else array.transpose(2, 0, 1) for array in arrays]
@@ -98,7 +99,7 @@ def check_one_size(shapes: set[tuple[int, ...]]) -> None:
     if len(shapes) > 1:
         raise UserError(
             f"the images differ in size or mode ({sorted(shapes)[:3]}): bring them to one size first, or begin their "
-            "views with RandomResizedCrop"
+            "views with RandomResizedCrop; datasets.Image(mode='RGB') brings them to one mode"
         )
 
 

@@ -16,7 +16,7 @@ from .files import whole_folder, writable_folder
 from .images import ImagePreprocessor
 from .metrics import classification_metrics
 from .processes import decided_by_main
-from .reading import Reader, class_names, kind_of, load_teacher, reader_for
+from .reading import MODES, Reader, class_names, kind_of, load_teacher, reader_for
 from .soft_labels import add_soft_labels, only_soft_labels
 from .soft_labels.labelling import PRECISIONS, VARIANCES
 from .soft_labels.sharing import push_soft_labels
@@ -64,8 +64,11 @@ def label(argv: list[str]) -> None:
             raise UserError(f"--temperature must be above 0, and it is {arguments.temperature:g}")
         teacher.temperature = arguments.temperature
     rows, held_out = _rows(arguments, teacher)
-    reader = reader_for(teacher.network, folder, rows)
     views = _views(arguments, teacher)
+    if views is not None:
+        channels = len(ImagePreprocessor.for_model(teacher.network).mean)
+        rows = rows.cast_column("image", datasets.Image(mode=MODES[channels]))
+    reader = reader_for(teacher.network, folder, rows)
     shards = output_dir.with_name(f"{output_dir.name}.shards")
     rows = add_soft_labels(
         rows,
@@ -117,6 +120,8 @@ def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, dataset
 def _views(arguments: argparse.Namespace, teacher: Teacher) -> Views | None:
     if arguments.views is None:
         return None
+    if kind_of(teacher.network) != "image":
+        raise UserError("--views are looks of an image, and this teacher reads texts: leave it out")
     if arguments.augmentation == "crop_and_flip":
         return Views(CropAndFlip(), number=arguments.views, seed=arguments.seed)
     config = getattr(teacher.network.config, "pretrained_cfg", None) or {}

@@ -70,7 +70,7 @@ class ResidentDataset(torch.utils.data.Dataset):
         Args:
             dataset: images of one size, unless ``resident`` is false and their views bring them to one.
             preprocessor, views: as for the class; soft labels know their own views.
-            device: where the images are kept.
+            device: where the images are kept, if they are.
             progress: whether to show a bar.
             resident: decode once and keep the pixels; else decode what a batch needs when it is asked for.
 
@@ -83,7 +83,7 @@ class ResidentDataset(torch.utils.data.Dataset):
             raise UserError("the dataset of images is empty")
         plain = dataset.with_format(None)
         images, ids = [], []
-        batches = range(0, len(dataset), 1000)
+        batches, device = range(0, len(dataset), 1000), device if resident else "cpu"
         for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
             rows = plain[start : start + 1000][image_column]
             ids.append(content_ids(rows))

@@ -20,6 +20,7 @@ SETTINGS = {
     "num_samples": "S",
     "views": "views",
     "label_bytes": "bytes of labels an example",
+    "label_seconds": "seconds to label",
     "folds": "folds",
     "prior_precision": "prior precision",
 }

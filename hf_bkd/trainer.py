@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
-from .backbones import logits_of
+from .backbones import call_arguments, logits_of
 from .checkpoints import check_same_model, last_checkpoint
 from .errors import UserError
 from .ivon import IVON
@@ -81,6 +81,7 @@ class DistillationTrainer(Trainer):
             self.args.dataloader_pin_memory, self.args.dataloader_num_workers = False, 0
         if hasattr(train_dataset, "set_epoch"):
             train_dataset.view_order = self.args.view_order
+            self.args.dataloader_persistent_workers = False  # a worker learns of the epoch when it starts
             self.add_callback(_SetEpoch(train_dataset))
         self._ivon = self.optimizer if isinstance(self.optimizer, IVON) else None
         if self._ivon is not None:
@@ -135,7 +136,8 @@ class DistillationTrainer(Trainer):
         """The loss of `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
         batch, labels = inputs, inputs.get("labels")
         inputs = {k: v for k, v in batch.items() if k != "labels" and not is_soft_label_column(k)}
-        logits = logits_of(model(**inputs))
+        positional, named = call_arguments(self.model, inputs)
+        logits = logits_of(model(*positional, **named))
         if not self.model.training:
             loss = distillation_loss(logits, labels, None, kd_lambda=0).total
             return (loss, {"logits": logits}) if return_outputs else loss

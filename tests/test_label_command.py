@@ -131,6 +131,24 @@ def test_an_interrupted_run_goes_on(home, tmp_path, monkeypatch):
     assert len(asked) < 1 + 6 + 10 + 12
 
 
+def test_photographs_of_all_sizes_and_modes_are_cropped_to_one(home, tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = [(12, 9), (20, 31, 3), (8, 8, 4), (15, 15)]
+    photographs = [Image.fromarray(rng.integers(256, size=shape, dtype=np.uint8)) for shape in shapes]
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict({"image": photographs}, features=features).save_to_disk(tmp_path / "photographs")
+    options = ["--views", "2", "--augmentation", "resized_crop", "--storage", "float32"]
+    found = run(tmp_path, tmp_path / "o", *options, dataset="photographs", teacher=home / "teacher")
+    views, gray = Views(RandomResizedCrop(8), number=2), [image.convert("L") for image in photographs]
+    for view in range(2):
+        seen = [
+            views(torch.from_numpy(np.array(image))[None, None], torch.tensor([number]), view)
+            for image, number in zip(gray, found["example_id"], strict=True)
+        ]
+        expected = teacher(home).predict({"pixel_values": PREPROCESS.normalize(torch.cat(seen))}).mean
+        torch.testing.assert_close(read(found).probs[:, view], expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -165,7 +165,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("mode", ["P", "1", "I;16", "F", "LA"])
     def test_modes_that_are_not_8_bit_channels(self, mode):
-        with pytest.raises(UserError, match=rf"images of mode {mode} can't be read .* image.convert\('RGB'\)"):
+        with pytest.raises(UserError, match=rf"images of mode {mode} can't be read .* datasets.Image\(mode='RGB'\)"):
             decoded([Image.new("RGB", (4, 4)), Image.new(mode, (4, 4))])
 
     def test_what_is_no_image(self):

@@ -173,7 +173,7 @@ class Students:
             "student_temperature": setting.args.student_temperature,
             "temperature_scale": setting.args.temperature_scale,
             "num_samples": setting.options.num_samples,
-            "views": getattr(setting.views(arm), "number", 1),
+            "views": math.ceil(max(trained.epochs)) if arm.online else getattr(setting.views(arm), "number", 1),
             "online": arm.online,
             "label_bytes": trained.labels.bytes_per_example,
             "label_seconds": trained.labels.seconds,

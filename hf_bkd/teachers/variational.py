@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..backbones import classification_head, head_features, logits_of
+from ..backbones import call_arguments, classification_head, head_features, logits_of
 from ..errors import UserError
 from ..layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
 from ..noise import example_normal, standard_normal
@@ -109,7 +109,7 @@ class VariationalTeacher(Teacher):
         with_factors = weight in self.factors or not self.factors
         if weight in self.std and set(self.std) <= {weight, bias} and with_factors:
             return self._draw_outputs(inputs, head_name, num_samples, generator)
-        args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
+        args, kwargs = call_arguments(self.network, inputs)
         draws = [
             functional_call(self.network, self._draw_weights(generator), args, kwargs) for _ in range(num_samples)
         ]

@@ -3,6 +3,7 @@
 import datasets
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -134,6 +135,28 @@ def test_also_with_images_that_are_decoded_when_they_are_needed(tmp_path):
     labelled = add_soft_labels(images(), teacher, 4, preprocess=PREPROCESS, views=views, progress=False)
     kept, decoded = (ResidentDataset.from_images(labelled, PREPROCESS, resident=how) for how in (True, False))
     assert losses(trained(tmp_path, kept)) == losses(trained(tmp_path, decoded))
+
+
+def test_also_when_other_processes_read_the_images(tmp_path):
+    views, teacher = Views(*CROPS, number=3), laplace("probit")
+    labelled = add_soft_labels(images(), teacher, preprocess=PREPROCESS, views=views, progress=False)
+    datasets = [ResidentDataset.from_images(labelled, PREPROCESS, resident=False) for _ in range(2)]
+    workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
+    assert losses(trained(tmp_path, datasets[0])) == losses(trained(tmp_path, datasets[1], **workers))
+
+
+def test_also_with_networks_of_timm_whose_forward_knows_no_pixel_values(tmp_path):
+    torch.manual_seed(0)
+    student, by = (timm.create_model("cnn6_small", num_classes=C, in_chans=3) for _ in range(2))
+    teacher = VariationalTeacher(make_variational(by.eval(), "full", initial_std=0.1))
+    labelled = add_soft_labels(
+        images(), teacher, preprocess=PREPROCESS, views=Views(*CROPS, number=2), progress=False, storage="float32"
+    )
+    args = DistillationTrainingArguments(str(tmp_path), max_steps=1, logging_steps=1, use_cpu=True, report_to="none")
+    dataset = ResidentDataset.from_images(labelled, PREPROCESS)
+    trainer = DistillationTrainer(student, args, train_dataset=dataset, eval_dataset=dataset)
+    trainer.train()
+    assert len(losses(trainer)) == 1 and 0 <= trainer.evaluate()["eval_accuracy"] <= 1
 
 
 def test_another_view_is_another_loss(tmp_path):
