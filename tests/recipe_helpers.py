@@ -18,6 +18,7 @@ SMALL = {
     "--teacher_model": "resnet8x4_cifar",
     "--student_model": "resnet20_cifar",
     "--max_train_samples": 1000,
+    "--views": 2,
     "--max_test_samples": 200,
     "--num_train_epochs": 1,
     "--num_samples": 3,

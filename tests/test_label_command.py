@@ -47,10 +47,9 @@ def home(tmp_path_factory):
     return home
 
 
-def run(home, output, *options, dataset="data"):
-    label(
-        ["--teacher", str(home / "teacher"), "--dataset", str(home / dataset), "--output_dir", str(output), *options]
-    )
+def run(home, output, *options, dataset="data", teacher=None):
+    places = {"teacher": teacher or home / "teacher", "dataset": home / dataset, "output_dir": output}
+    label([*(word for name, path in places.items() for word in (f"--{name}", str(path))), *options])
     return datasets.load_from_disk(output)
 
 

@@ -138,7 +138,7 @@ def test_report_of_one_condition(tmp_path):
     assert "Not distinguishable from it: one-hot." in text
     assert "# digits on my/digits" in text and "12 runs of 4 arms, with seeds 0, 1, 2" in text
     assert "over the last 5 evaluations" in text and "\n### " not in text and "nan" not in text
-    assert "| Laplace | laplace | 1 | 1 | 1 | 10 | 11 |" in text and "- hardware: 2 cores" in text
+    assert "| Laplace | laplace | 1 | 1 | 1 | 10 | 1 | 11 |" in text and "- hardware: 2 cores" in text
     names = {"report.md", "comparison.png", "accuracy.png", "reliability.png"}
     assert {file.name for file in path.parent.iterdir()} == names  # and nothing temporary
     for name in names - {"report.md"}:
@@ -168,7 +168,10 @@ def test_settings_show_folds_where_there_are_any(tmp_path):
     for entry in content["arms"]:
         entry["folds"] = 3 if entry["arm"] == "Laplace" else 0
     text = write_report(content, tmp_path).read_text()
-    assert "| S | folds | seconds a run |" in text and "| Laplace | laplace | 1 | 1 | 1 | 10 | 3 | 11 |" in text
+    assert (
+        "| S | views | folds | seconds a run |" in text
+        and "| Laplace | laplace | 1 | 1 | 1 | 10 | 1 | 3 | 11 |" in text
+    )
 
 
 def test_report_leads_to_numbers_and_students_that_are_there(tmp_path):

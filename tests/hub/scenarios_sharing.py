@@ -69,7 +69,7 @@ def test_labels_alone_are_all_that_a_student_needs(hub, dataset, tmp_path):
     DistillationTrainer(student, args, train_dataset=train).train()
 
 
-def test_the_card_says_what_made_them_and_how_to_use_them(hub, dataset):
+def test_the_card_says_what_made_them_and_how_to_use_them(hub, dataset, tmp_path):
     push_soft_labels(dataset, "tester/told", labels_only=True)
     card = DatasetCard.load("tester/told")
     assert {"hf_bkd", "soft-labels"} <= set(card.data.tags) and card.data.size_categories == ["n<1K"]
@@ -81,7 +81,7 @@ def test_the_card_says_what_made_them_and_how_to_use_them(hub, dataset):
     code = section(card).partition("```python\n")[2].partition("```")[0]
     assert len(code.strip().splitlines()) <= 7
     student = small_cnn()
-    args = {"args": DistillationTrainingArguments("unused", max_steps=1, use_cpu=True, report_to="none")}
+    args = {"args": DistillationTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none")}
     world = {"images": images(), "student": student}
     exec(code.replace("train_dataset=train", "**how, train_dataset=train"), world | {"how": args})
 
