@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from .data import as_classification, as_inputs, check_labelled, load_splits
 from .errors import UserError
 from .metrics import auroc, classification_metrics, entropy
+from .processes import processes
 from .reading import class_names, kind_of, load_teacher, reader_for
 from .teachers import predict_all
 from .teachers.deterministic import best_temperature
@@ -41,7 +41,7 @@ def evaluate(
         UserError: something can't be loaded or does not fit together, or there are no labels.
     """
     teacher, folder = load_teacher(model)
-    teacher.to(PartialState().device)
+    teacher.to(processes().device)
     network = teacher.network
     splits = load_splits(dataset, needed=(split,))
     kind, classes = kind_of(network), class_names(network)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from accelerate import PartialState
 
 from .augmentations import CropAndFlip, RandomResizedCrop
 from .cli import add_dataset
@@ -15,7 +14,7 @@ from .errors import UserError
 from .files import whole_folder, writable_folder
 from .images import ImagePreprocessor
 from .metrics import classification_metrics
-from .processes import decided_by_main
+from .processes import decided_by_main, processes
 from .reading import MODES, Reader, class_names, kind_of, load_teacher, reader_for
 from .soft_labels import add_soft_labels, only_soft_labels
 from .soft_labels.labelling import PRECISIONS, VARIANCES
@@ -53,7 +52,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def label(argv: list[str]) -> None:
     """Label, save, and push if asked to; what is finished when interrupted is kept beside the output folder."""
     arguments = _parse(argv)
-    output_dir, state = Path(arguments.output_dir), PartialState()
+    output_dir, state = Path(arguments.output_dir), processes()
     if decided_by_main(output_dir.exists):
         raise UserError(f"{output_dir} is there already: pass a new --output_dir")
     writable_folder(output_dir.parent)
@@ -86,6 +85,7 @@ def label(argv: list[str]) -> None:
         folder=shards,
         shard_rows=SHARD_ROWS,
     )
+    state.wait_for_everyone()  # until all have read what the main process removes
     if state.is_main_process:
         saved = only_soft_labels(rows) if arguments.labels_only else rows
         with whole_folder(output_dir) as temporary:
@@ -96,6 +96,7 @@ def label(argv: list[str]) -> None:
             push_soft_labels(saved, arguments.push_to_hub, split=arguments.split, private=arguments.private or None)
             print(f"pushed: {arguments.push_to_hub}")
     state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, datasets.Dataset | None]:

@@ -10,12 +10,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import PartialState
 from accelerate.utils import find_executable_batch_size, gather_object
 from torch import Tensor
 
 from ..errors import UserError
 from ..noise import ExampleGenerator
+from ..processes import processes
 from ..progress import progress_bar
 from ..views import Views
 from .arrow import encoded_table
@@ -128,7 +128,7 @@ class Labelling:
         check_class_count("the teacher", teacher.num_classes, dataset.features)
         names: list[str] = []
         total = len(dataset) if isinstance(dataset, datasets.Dataset) else None
-        main = PartialState().is_main_process
+        main = processes().is_main_process
         with progress_bar(disable=not (self.progress and main), rate="rows") as bar:
             task = bar.add_task(what, total=total)
             done: list[dict[str, np.ndarray]] = []
@@ -165,7 +165,7 @@ class Labelling:
         self, dataset: AnyDataset, teacher: LabellingTeacher, shards: Shards, part: str, names: list[str]
     ) -> Iterator[tuple[str, int, Batch | None]]:
         """Name and rows of the shard that each batch belongs to; no batch for a shard that others make, or have."""
-        state = PartialState()
+        state = processes()
         examples = Examples(dataset, self.preprocess, self.views, _device(teacher))
         for number, read in pieces(dataset, self.shard_rows):
             name = f"{part}{number:06d}"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..errors import UserError
 from ..files import write_bytes, write_json
+from ..processes import processes
 from .provenance import as_json
 
 
@@ -36,10 +36,10 @@ class Shards:
         self._written: dict[str, bytes] = {}
         self._files: dict[str, Path] = {}
         if self.folder is not None:
-            if PartialState().is_main_process:
+            if processes().is_main_process:
                 with _told_if_full(self.folder):
                     self._begin(as_json(plan))
-            PartialState().wait_for_everyone()
+            processes().wait_for_everyone()
             self._look()
 
     def _begin(self, plan: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ class Shards:
 
     def remember(self, name: str, content: dict[str, Any]) -> None:
         """Keep a small note beside the shards, in a folder."""
-        if self.folder is not None and PartialState().is_main_process:
+        if self.folder is not None and processes().is_main_process:
             with _told_if_full(self.folder):
                 write_json(self.folder / f"{name}.json", as_json(content))
 
@@ -101,9 +101,9 @@ class Shards:
 
     def share(self) -> None:
         """Wait until all processes have written theirs, and let each have all."""
-        if self.folder is None and PartialState().num_processes > 1:
+        if self.folder is None and processes().num_processes > 1:
             self._written = dict(gather_object(list(self._written.items())))
-        PartialState().wait_for_everyone()
+        processes().wait_for_everyone()
         if self.folder is not None:
             self._look()
 

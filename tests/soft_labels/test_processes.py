@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from accelerate import PartialState
 from label_helpers import PREPROCESS, VIEWS, Teacher, column_bytes, image_teacher, images, quiet, text_inputs, texts
 
 from hf_bkd import UserError
+from hf_bkd.processes import processes
 from hf_bkd.soft_labels import add_soft_labels
 
 SMALL = {"shard_rows": 4, "batch_size": 3}
@@ -89,7 +89,7 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    state, folder = PartialState(cpu=True), Path(sys.argv[1])
+    state, folder = processes(), Path(sys.argv[1])
     labels = told(folder)
     teacher = Teacher()
     quiet(texts(23), teacher, preprocess=text_inputs, **SMALL)
