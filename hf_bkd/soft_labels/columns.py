@@ -15,7 +15,7 @@ lists. The record sits in a feature, not beside the table, so that it travels wh
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import datasets
 import numpy as np
@@ -92,6 +92,12 @@ class SoftLabels:
             variance = self.stored_variance[rows, view].float()
             seen[VARIANCE] = variance[:, 0] if variance.shape[-1] == 1 else variance
         return seen
+
+    def how_stored(self) -> dict[str, Any]:
+        """The arguments of :func:`~hf_bkd.add_soft_labels` that store labels like these."""
+        if "classes" in self.parts:
+            return {"storage": "top_k", "top_k": self.parts["classes"].shape[-1]}
+        return {"storage": str(self.parts["probs"].dtype).removeprefix("torch.")}
 
     def to(self, device: torch.device | str) -> Self:
         parts = {name: part.to(device) for name, part in self.parts.items()}
