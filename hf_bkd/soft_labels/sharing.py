@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import datasets
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, HfApi
 
 from ..cards import CITATION, METRICS, shown
 from ..errors import UserError
@@ -66,7 +66,13 @@ def push_soft_labels(
         card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *TAGS]))
         card.data["size_categories"] = [_size(sum(map(len, dataset.values())))]
         card.text = _with_section(card.text, config_name, text)
-        card.push_to_hub(repo_id, repo_type="dataset", token=token, commit_message="Card of the soft labels")
+        HfApi(token=token).upload_file(
+            repo_id=repo_id,
+            repo_type="dataset",
+            path_in_repo="README.md",
+            path_or_fileobj=str(card).encode(),
+            commit_message="Card of the soft labels",
+        )
 
 
 def label_card(dataset: datasets.Dataset, repo_id: str, config_name: str = "default", split: str = "train") -> str:

@@ -99,8 +99,13 @@ def test_a_second_configuration_and_a_revision_keep_their_own(hub, dataset):
 
 
 def test_a_card_of_the_users_own_keeps_its_text_and_the_record_is_in_its_metadata(hub, dataset):
-    HfApi().create_repo("tester/described", repo_type="dataset")
-    DatasetCard("---\nlicense: mit\ntags: [mine]\n---\n\n# Mine\n\nWords.\n").push_to_hub("tester/described")
+    api, where = HfApi(), {"repo_id": "tester/described", "repo_type": "dataset"}
+    api.create_repo(**where)
+    api.upload_file(
+        path_or_fileobj=b"---\nlicense: mit\ntags: [mine]\n---\n\n# Mine\n\nWords.\n",
+        path_in_repo="README.md",
+        **where,
+    )
     dataset.push_to_hub("tester/described")
     card = DatasetCard.load("tester/described")
     assert card.text.strip() == "# Mine\n\nWords." and (card.data.license, card.data.tags) == ("mit", ["mine"])

@@ -101,8 +101,9 @@ def test_pushed_again_the_new_record_replaces_the_old_one(hub, dataset):
 
 
 def test_configurations_and_the_cards_own_words_stay(hub, dataset):
-    HfApi().create_repo("tester/own", repo_type="dataset")
-    DatasetCard("---\nlicense: mit\n---\n\n# Mine\n\nWords.\n").push_to_hub("tester/own")
+    api, where = HfApi(), {"repo_id": "tester/own", "repo_type": "dataset"}
+    api.create_repo(**where)
+    api.upload_file(path_or_fileobj=b"---\nlicense: mit\n---\n\n# Mine\n\nWords.\n", path_in_repo="README.md", **where)
     push_soft_labels(dataset, "tester/own", config_name="views")
     push_soft_labels(labelled(name="b"), "tester/own", config_name="plain")
     card = DatasetCard.load("tester/own")
