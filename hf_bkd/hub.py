@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
@@ -37,15 +37,23 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None
     files = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*")) if path.is_file()}
     with pushing_to(repo_id, token):
         api = HfApi(token=token)
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        address = made_repository(api, repo_id, "model", private)
         repo_id = address.repo_id
-        if private and not api.model_info(repo_id).private:
-            raise UserError(f"the repository {repo_id} is public: make it private on the Hub, or push to another one")
         stale = {name for name in api.list_repo_files(repo_id) if name.startswith(OURS) or name.endswith(WEIGHTS)}
         operations = [CommitOperationDelete(name) for name in sorted(stale - files.keys())]
         operations += [CommitOperationAdd(name, path) for name, path in files.items()]
         api.create_commit(repo_id, operations, commit_message="Upload with hf_bkd")
     return str(address)
+
+
+def made_repository(api: HfApi, repo_id: str, kind: str, private: bool | None) -> RepoUrl:
+    """A repository of models or datasets, made if need be; UserError if it is to be private and is public already."""
+    address = api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+    if private and not api.repo_info(address.repo_id, repo_type=kind).private:
+        raise UserError(
+            f"the repository {address.repo_id} is public: make it private on the Hub, or push to another one"
+        )
+    return address
 
 
 @contextmanager

@@ -4,12 +4,13 @@ import re
 from typing import Any
 
 import datasets
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
 from ..cards import CITATION, METRICS, shown
 from ..errors import UserError
-from ..hub import pushing_to
+from ..hub import made_repository, pushing_to
 from .columns import bytes_per_example, only_soft_labels
+from .histogram import confidence_histogram
 from .layout import Layout, read_provenance, teachers_of
 
 TAGS = ["hf_bkd", "knowledge-distillation", "soft-labels"]
@@ -39,7 +40,7 @@ def push_soft_labels(
         config_name: of the configuration in it.
         split: its name, for a single dataset; its own or "train" if not given.
         labels_only: leave images and texts behind; :func:`~hf_bkd.join_soft_labels` finds them again.
-        private: whether a new repository is.
+        private: whether a new repository is; True is refused for one that is public already.
 
     Raises:
         UserError: no soft labels, labels without a record, splits that don't go together, or a Hub that can't be
@@ -59,20 +60,20 @@ def push_soft_labels(
     if labels_only:
         dataset = datasets.DatasetDict({name: only_soft_labels(each) for name, each in dataset.items()})
         first = next(iter(dataset.values()))
-    text = label_card(first, repo_id, config_name, next(iter(dataset)))
+    picture, caption = confidence_histogram(first)
+    file = f"confidence-{config_name}.png"
+    text = label_card(first, repo_id, config_name, next(iter(dataset))) + f"\n![{caption}]({file})\n\n*{caption}*\n"
     with pushing_to(repo_id, token):
-        dataset.push_to_hub(repo_id, config_name=config_name, private=private, token=token)
+        api = HfApi(token=token)
+        repo_id = made_repository(api, repo_id, "dataset", private).repo_id
+        dataset.push_to_hub(repo_id, config_name=config_name, token=token)
         card = DatasetCard.load(repo_id, token=token)
         card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *TAGS]))
         card.data["size_categories"] = [_size(sum(map(len, dataset.values())))]
         card.text = _with_section(card.text, config_name, text)
-        HfApi(token=token).upload_file(
-            repo_id=repo_id,
-            repo_type="dataset",
-            path_in_repo="README.md",
-            path_or_fileobj=str(card).encode(),
-            commit_message="Card of the soft labels",
-        )
+        files = {"README.md": str(card).encode(), file: picture}
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.create_commit(repo_id, operations, commit_message="Card of the soft labels", repo_type="dataset")
 
 
 def label_card(dataset: datasets.Dataset, repo_id: str, config_name: str = "default", split: str = "train") -> str:

@@ -78,6 +78,8 @@ def test_the_card_says_what_made_them_and_how_to_use_them(hub, dataset, tmp_path
         "| storage | top_k |", "| 0.75 | 0.5 | 0.125 | 0.375 |", dataset_fingerprint(dataset), "@inproceedings",
     ):  # fmt: skip
         assert fact in card.text, fact
+    files = hub.head("tester/told", "datasets").files
+    assert "](confidence-default.png)" in card.text and files["confidence-default.png"].content[:4] == b"\x89PNG"
     code = section(card).partition("```python\n")[2].partition("```")[0]
     assert len(code.strip().splitlines()) <= 7
     student = small_cnn()
@@ -119,6 +121,15 @@ def test_a_failed_push_of_labels_is_told_and_made_again(hub, dataset):
             push_soft_labels(labelled(seed=status), "tester/failed")
     push_soft_labels(dataset, "tester/failed")
     assert torch.equal(read(datasets.load_dataset("tester/failed", split="train")).probs, read(dataset).probs)
+
+
+def test_private_labels_are_not_pushed_where_others_read(hub, dataset):
+    push_soft_labels(dataset, "tester/secret-labels", private=True)
+    assert hub.repos["datasets", "tester/secret-labels"].private
+    HfApi().create_repo("tester/open", repo_type="dataset")
+    with pytest.raises(UserError, match="tester/open is public: make it private"):
+        push_soft_labels(dataset, "tester/open", private=True)
+    assert not [name for name in hub.head("tester/open", "datasets").files if name.endswith(".parquet")]
 
 
 def test_what_is_not_to_be_shared_is_refused(hub, dataset):
