@@ -86,11 +86,13 @@ def write_accuracy_plot(name: str, epochs: list[float], accuracies: list[float],
     history = {"epoch": epochs, "accuracy": accuracies}
     record = {"history": history, "noise_window": window, "metrics": {"convergence_noise": noise}}
     with matplotlib.rc_context(STYLE):
-        caption, figure = _accuracy({"": {name: {0: record}}}, _styles([name]))
+        _, figure = _accuracy({"": {name: {0: record}}}, _styles([name]))
+        figure.axes[0].set_ylabel("accuracy on the evaluation set, %")
         content = io.BytesIO()
         figure.savefig(content, format="png")
         write_bytes(folder / "accuracy.png", content.getvalue())
-    return {"accuracy.png": caption}
+    bar = f" The bar is the mean of the last {window} ± their standard deviation." if noise is not None else ""
+    return {"accuracy.png": f"Accuracy over epochs.{bar}"}
 
 
 def _figures(results: dict) -> Iterator[tuple[str, str, Figure]]:

@@ -113,7 +113,7 @@ def facts_of(record: dict[str, Any]) -> dict[str, Any]:
         "teacher": teacher.get("method"),
         "from": " at ".join(str(value) for value in source.values()),
         "weights (hash)": teacher.get("weights"),
-        "draws of its posterior": record["num_samples"],
+        "draws of its posterior": None if teacher.get("method") == "deterministic" else record["num_samples"],
         "temperature": f"{record['temperature']:g} ({record['tempering'].replace('_', ' ')})",
         "cross-fitted": f"{record['folds']['number']} folds" if record["folds"] else None,
         "views of each example": views.get("number"),
