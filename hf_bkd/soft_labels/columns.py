@@ -149,8 +149,15 @@ def attach_table(
     new[column(PROVENANCE, name)] = pa.array(np.zeros(len(table), np.int64)), record
     stale = {*new, column(VARIANCE, name)}
     dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
-    for column_name, (array, feature) in new.items():
-        dataset = dataset.add_column(column_name, combined(array), feature=feature)
+    return with_columns(dataset, new)
+
+
+def with_columns(
+    dataset: datasets.Dataset, columns: dict[str, tuple[pa.Array | pa.ChunkedArray, Any]]
+) -> datasets.Dataset:
+    """``dataset`` and further columns: name -> their values and their feature."""
+    for name, (array, feature) in columns.items():
+        dataset = dataset.add_column(name, combined(array), feature=feature)
     return dataset
 
 

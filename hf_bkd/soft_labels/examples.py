@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..images import Pool, StoredImages, decoded, look
 from ..views import Views
-from .identity import content_column, content_ids
+from .identity import content_column, content_ids, dataset_ids
 from .layout import is_soft_label_column
 from .provenance import LABELS
 
@@ -70,9 +70,7 @@ class Examples:
                     f"{type(views.mixing).__name__} mixes each example with any other one, which a streamed dataset "
                     "can't deliver: load it without streaming"
                 )
-            images = StoredImages(dataset, self.content)
-            rows = [images.dataset[i : i + 1000][self.content] for i in range(0, len(images), 1000)]
-            self.pool = Pool.of(np.concatenate([content_ids(part) for part in rows]), images)
+            self.pool = Pool.of(dataset_ids(dataset, self.content), StoredImages(dataset, self.content))
 
     def batches(self, piece: datasets.Dataset, offset: int, size: int) -> Iterator[Batch]:
         """Of some rows of the dataset, ``offset`` of them before these."""

@@ -27,6 +27,13 @@ def content_ids(values: object) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), dtype="<i8")
 
 
+def dataset_ids(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """The ids, int64 [N], of all rows by their content in a column, of which some are in memory at a time."""
+    plain = dataset.with_format(None).select_columns([column])
+    parts = [content_ids(plain[start : start + 1000][column]) for start in range(0, len(plain), 1000)]
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
 def _content(value: object) -> bytes:
     if isinstance(value, str):
         return value.encode()

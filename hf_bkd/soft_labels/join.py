@@ -5,8 +5,8 @@ import numpy as np
 
 from ..errors import UserError
 from .arrow import PROBS
-from .columns import only_soft_labels, read
-from .identity import EXAMPLE_ID, content_column, content_ids
+from .columns import only_soft_labels, read, with_columns
+from .identity import EXAMPLE_ID, content_column, dataset_ids
 from .layout import column, soft_label_columns, teachers_of
 from .provenance import check_class_names
 
@@ -53,20 +53,11 @@ def join_soft_labels(
             )
         check_class_names(record, examples.features)
         _check_repetitions(own, record)
-    rows = _matches(_ids(examples, content), own)
+    rows = _matches(dataset_ids(examples, content), own)
     matched = only_soft_labels(labels).select(rows).flatten_indices()
     kept = examples.remove_columns(soft_label_columns(examples))
     table = matched.with_format("arrow")[:]
-    for name in matched.column_names:
-        array = table[name].combine_chunks()
-        kept = kept.add_column(name, array, feature=matched.features[name])
-    return kept
-
-
-def _ids(examples: datasets.Dataset, content: str) -> np.ndarray:
-    plain = examples.with_format(None).select_columns([content])
-    parts = [content_ids(plain[start : start + 1000][content]) for start in range(0, len(plain), 1000)]
-    return np.concatenate([np.empty(0, np.int64), *parts])
+    return with_columns(kept, {name: (table[name], matched.features[name]) for name in matched.column_names})
 
 
 def _matches(wanted: np.ndarray, own: np.ndarray) -> np.ndarray:
