@@ -78,13 +78,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from .report import print_summary, write_report
-
     file = Path(arguments.output_dir, "results.json")
     try:
         results = json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+    if "checks" in results:
+        from .claims.report import print_summary, write_report
+    else:
+        from .report import print_summary, write_report
     report = write_report(results, arguments.output_dir)
     print_summary(results)
     print(f"report: {report}")

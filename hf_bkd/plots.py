@@ -3,19 +3,16 @@
 Every arm has one colour and line in all of them; the reference is black.
 """
 
-import io
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median_low
 from textwrap import fill
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .files import write_bytes
+from .drawing import PALETTE, panels, style, write_png
 from .results import (
     REFERENCE,
     SETTINGS,
@@ -30,29 +27,6 @@ from .results import (
     teacher_table,
 )
 
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": "medium",
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.titlesize": "medium",
-    "figure.titleweight": "bold",
-    "figure.labelsize": "medium",
-    "savefig.dpi": 200,
-    "text.parse_math": False,  # an arm may have a $ in its name
-}
-# Paul Tol's "muted" colours (a stronger sand), told apart by colour-blind readers.
-PALETTE = ["#CC6677", "#332288", "#DDAA33", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499"]
 SWEPT = {
     "kd_lambda": "λ, the weight of the teacher",
     "teacher_temperature": "teacher temperature",
@@ -65,11 +39,9 @@ Styles = dict[str, tuple[str, str]]  # arm -> colour, line
 def write_plots(results: dict, folder: Path) -> dict[str, str]:
     """Write the PNG files that these results have the numbers for; file name -> caption."""
     captions = {}
-    with matplotlib.rc_context(STYLE):
+    with style():
         for name, caption, figure in _figures(results):
-            content = io.BytesIO()
-            figure.savefig(content, format="png")
-            write_bytes(folder / name, content.getvalue())
+            write_png(figure, folder / name)
             captions[name] = caption
     return captions
 
@@ -85,12 +57,10 @@ def write_accuracy_plot(name: str, epochs: list[float], accuracies: list[float],
     noise = float(np.std(accuracies[-window:], ddof=1)) if window > 1 else None
     history = {"epoch": epochs, "accuracy": accuracies}
     record = {"history": history, "noise_window": window, "metrics": {"convergence_noise": noise}}
-    with matplotlib.rc_context(STYLE):
+    with style():
         _, figure = _accuracy({"": {name: {0: record}}}, _styles([name]))
         figure.axes[0].set_ylabel("accuracy on the evaluation set, %")
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        write_bytes(folder / "accuracy.png", content.getvalue())
+        write_png(figure, folder / "accuracy.png")
     bar = f" The bar is the mean of the last {window} ± their standard deviation." if noise is not None else ""
     return {"accuracy.png": f"Accuracy over epochs.{bar}"}
 
@@ -118,16 +88,9 @@ def _styles(arms: list[str]) -> Styles:
     return {REFERENCE: ("black", "-")} | styles
 
 
-def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure `width` inches wide with `count` panels, at most `columns` a row, each row `height` inches high."""
-    rows, columns = math.ceil(count / columns), min(columns, count)
-    figure = Figure(figsize=(width, rows * height))
-    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
-
-
 def _comparison(results: dict, styles: Styles) -> tuple[str, Figure]:
     groups = by_condition(results)
-    figure, axes = _panels(2 * len(groups), 2, 9, 1.0 + 0.3 * max(map(len, groups.values())))
+    figure, axes = panels(2 * len(groups), 2, 9, 1.0 + 0.3 * max(map(len, groups.values())))
     for left, right, condition in zip(axes[::2], axes[1::2], groups, strict=True):
         rows = summary_table(results, condition)
         left.set(title=condition, xlabel="accuracy, %")
@@ -155,7 +118,7 @@ def _comparison(results: dict, styles: Styles) -> tuple[str, Figure]:
 def _teachers(results: dict, styles: Styles) -> tuple[str, Figure]:
     panels = {"nll": "NLL", "ece": "ECE", "ood_auroc": "AUROC, foreign images"}
     groups = by_condition(results)
-    figure, axes = _panels(len(panels) * len(groups), len(panels), 10, 0.9 + 0.27 * max(map(len, groups.values())))
+    figure, axes = panels(len(panels) * len(groups), len(panels), 10, 0.9 + 0.27 * max(map(len, groups.values())))
     for number, condition in enumerate(groups):
         rows = teacher_table(results, condition)
         for ax, (metric, heading) in zip(axes[number * len(panels) :], panels.items(), strict=False):
@@ -202,7 +165,7 @@ def _reach(rows: list[dict]) -> float:
 
 
 def _accuracy(groups: dict[str, Arms], styles: Styles) -> tuple[str, Figure]:
-    figure, axes = _panels(len(groups), 2, 9, 4)
+    figure, axes = panels(len(groups), 2, 9, 4)
     lines = {}
     for ax, (condition, arms) in zip(axes, groups.items(), strict=True):
         settled = []
@@ -230,7 +193,7 @@ def _accuracy(groups: dict[str, Arms], styles: Styles) -> tuple[str, Figure]:
 
 
 def _reliability(condition: str, arms: Arms, styles: Styles) -> tuple[str, Figure]:
-    figure, axes = _panels(len(arms), 4, max(3.0, 2.25 * min(4, len(arms))), 2.5)
+    figure, axes = panels(len(arms), 4, max(3.0, 2.25 * min(4, len(arms))), 2.5)
     figure.suptitle(condition, x=0.01, ha="left")
     for ax, (arm, runs) in zip(axes, arms.items(), strict=True):
         count, confidence, accuracy = _pooled_bins(runs)
@@ -280,7 +243,7 @@ def _sweeps(arms: Arms, field: str) -> dict[str, dict[float, str]]:
 
 def _sweep(groups: dict[str, Arms], field: str, styles: Styles) -> tuple[str, Figure]:
     sweeps = {condition: lines for condition, arms in groups.items() if (lines := _sweeps(arms, field))}
-    figure, axes = _panels(len(sweeps), 2, 9 if len(sweeps) > 1 else 6, 3.4)
+    figure, axes = panels(len(sweeps), 2, 9 if len(sweeps) > 1 else 6, 3.4)
     shown = {}
     for ax, (condition, lines) in zip(axes, sweeps.items(), strict=True):
         ax.set(title=condition, xlabel=SWEPT[field], ylabel="accuracy, %")

@@ -1,14 +1,11 @@
 """A picture of soft labels: how sure the teachers are of them."""
 
-import io
-
 import datasets
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..drawing import PALETTE, png, style
 from ..metrics import entropy
-from ..plots import PALETTE, STYLE
 from .columns import read
 from .layout import teachers_of
 
@@ -19,7 +16,7 @@ def confidence_histogram(dataset: datasets.Dataset) -> tuple[bytes, str]:
     """A PNG of how often each confidence and each entropy occurs, one line a teacher, and its caption."""
     rows = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
     some = dataset.select(rows)
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(9, 3))
         confidence, uncertainty = figure.subplots(1, 2)
         for teacher, colour in zip(teachers_of(dataset.column_names), PALETTE * 10, strict=False):
@@ -38,7 +35,6 @@ def confidence_histogram(dataset: datasets.Dataset) -> tuple[bytes, str]:
         uncertainty.set(xlabel="entropy, nats", xlim=(0, None))
         if teachers_of(dataset.column_names) != [None]:
             uncertainty.legend()
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
+        content = png(figure)
     shown = f"{len(rows)} of the {len(dataset)} rows" if len(rows) < len(dataset) else "all rows"
-    return content.getvalue(), f"How sure the labels are, over {shown} and all their views; at most ln C nats."
+    return content, f"How sure the labels are, over {shown} and all their views; at most ln C nats."

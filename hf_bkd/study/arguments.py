@@ -2,12 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import transformers
-import yaml
-
+from ..command_line import parse_dataclasses
 from ..errors import UserError
 from ..training_args import DistillationTrainingArguments
 from .arms import Arm, slug
@@ -100,39 +97,9 @@ def parse(
         about: what the parser's ``--help`` says, such as its ``prog`` and ``description``.
 
     Raises:
-        UserError: an unknown argument, or a value of the wrong kind.
+        UserError: as :func:`parse_dataclasses`, or no training at all.
     """
-
-    def refuse(message: str) -> None:
-        raise UserError(f"{message} (--help lists all arguments)")
-
-    parser = transformers.HfArgumentParser((kind, DistillationTrainingArguments), allow_abbrev=False, **about)
-    parser.add_argument("--config", help="YAML file of further arguments; the command line wins over it.")
-    parser.error = refuse
-    known = {action.dest for action in parser._actions}
-    parser.set_defaults(**defaults)
-    for file in (value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--config"):
-        parser.set_defaults(**_read_config(Path(file), known))
-    _, unknown = parser.parse_known_args(argv)
-    if unknown:
-        refuse(f"unrecognised arguments: {' '.join(unknown)}")
-    try:
-        options, args, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    except ValueError as error:  # transformers' own checks
-        raise UserError(str(error).splitlines()[0]) from None
+    options, args = parse_dataclasses((kind, DistillationTrainingArguments), defaults, argv, **about)
     if not (args.num_train_epochs > 0 or args.max_steps > 0):
         raise UserError(f"num_train_epochs must be above 0, and it is {args.num_train_epochs}")
     return options, args
-
-
-def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read --config {path}: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold one 'argument: value' per line")
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise UserError(f"--config {path} names an unknown argument: {unknown[0]}")
-    return content

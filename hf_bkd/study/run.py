@@ -12,11 +12,9 @@ Whatever is finished stands under its final name in ``output_dir``, so that an i
 import atexit
 import gc
 import multiprocessing
-import platform
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import torch
 import transformers
 from accelerate import PartialState
 
+from ..environment import environment
 from ..files import bare_name, writable_folder, write_json
 from ..hub import push_folder
 from ..progress import progress_bar
@@ -158,14 +157,6 @@ def quiet() -> None:
 def _in_order(study: Study, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     conditions, arms = list(study.conditions), [arm.name for arm in study.arms]
     return sorted(records, key=lambda r: (conditions.index(r["condition"]), arms.index(r["arm"]), r["seed"]))
-
-
-def environment(device: torch.device, num_processes: int) -> dict[str, str]:
-    """Versions and hardware, as strings."""
-    packages = ("hf_bkd", "torch", "transformers", "datasets", "accelerate", "timm", "laplace-torch")
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    versions = {name: version(name) for name in packages}
-    return {"python": platform.python_version(), **versions, "hardware": hardware, "processes": str(num_processes)}
 
 
 def _push(study: Study, options: StudyArguments, args: DistillationTrainingArguments) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,25 +23,10 @@ from ..errors import UserError
 from ..files import whole_folder
 from ..hub import local_folder, push_folder, source_of
 from ..layers import spread_names
+from ..predictive import Predictive
 from .network import Inputs, load_network, num_classes_of, save_network, split, to_network
 
 TEMPERINGS = ("per_sample", "post_average")
-
-
-class Predictive(NamedTuple):
-    """What a teacher says of B inputs in S draws.
-
-    mean: class probabilities [B, C], averaged over the draws and tempered.
-    variance: across-draw variance (ddof 1) of the probabilities [B, C]; ``None`` for a single draw: unknown.
-    samples: the draws' probabilities [S, B, C] if asked for.
-
-    ``variance`` and ``samples`` belong to draws tempered one by one with ``"per_sample"``, untempered with
-    ``"post_average"``.
-    """
-
-    mean: Tensor
-    variance: Tensor | None
-    samples: Tensor | None
 
 
 class Teacher(ABC):

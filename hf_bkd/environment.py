@@ -1,0 +1,14 @@
+"""What a run was made with."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+
+def environment(device: torch.device, num_processes: int = 1) -> dict[str, str]:
+    """Versions and hardware, as strings."""
+    packages = ("hf_bkd", "torch", "transformers", "datasets", "accelerate", "timm", "laplace-torch")
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    versions = {name: version(name) for name in packages}
+    return {"python": platform.python_version(), **versions, "hardware": hardware, "processes": str(num_processes)}
