@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..drawing import PALETTE, panels, style, write_png
 from .claim import Claim, Figure, Panel, Series
@@ -35,10 +36,12 @@ def _draw(figure: Figure) -> Drawing:
 def _draw_panel(ax: Axes, panel: Panel) -> None:
     names = list(dict.fromkeys(x for series in panel.series for x in series.x if isinstance(x, str)))
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-    if "x" in panel.log:
-        ax.set_xscale("log")
-    if "y" in panel.log:
-        ax.set_yscale("log")
+    for name in panel.log:
+        axis = {"x": ax.xaxis, "y": ax.yaxis}[name]
+        ax.set(**{f"{name}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     base = np.zeros(len(names))
     for series in panel.series:
         places = [names.index(x) if isinstance(x, str) else x for x in series.x]

@@ -61,6 +61,7 @@ def _section(claim: Claim) -> Iterator[str]:
     yield f"*Source: {claim.source}.*\n"
     if claim.checks:
         lines = [HEADINGS, *map(_cells, claim.checks)]
+        lines = [(*line[:-1], line[-1].replace("no", "**no**")) for line in lines]
         rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
         yield "\n".join([rows[0], "| --- " * len(HEADINGS) + "|", *rows[1:]]) + "\n"
     if claim.caveat:
@@ -80,4 +81,4 @@ def _cells(check: Check) -> tuple[str, ...]:
         shown, allowed = f"{difference:+.2g}", f"{check.tolerance:g}"
     one_sided = {"at most": "≤ ", "at least": "≥ "}.get(check.compare, "")
     predicted, measured = (f"{value:.4g}" for value in (check.predicted, check.measured))
-    return check.name, one_sided + predicted, measured, shown, allowed, "yes" if check.holds else "**no**"
+    return check.name, one_sided + predicted, measured, shown, allowed, "yes" if check.holds else "no"
