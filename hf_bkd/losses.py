@@ -59,7 +59,7 @@ def distillation_loss(
     logits: Tensor,
     labels: Tensor | None,
     target: Tensor | None,
-    kd_lambda: float,
+    kd_lambda: float | Tensor,
     student_temperature: float = 1.0,
     scale: float = 1.0,
     label_smoothing: float = 0.0,
@@ -74,7 +74,7 @@ def distillation_loss(
         logits: student's logits [..., C].
         labels: class indices [...]; -100 marks positions that don't count, in either term.
         target: teacher's class probabilities [..., C], at the teacher's temperature already.
-        kd_lambda: lambda in [0, 1].
+        kd_lambda: lambda in [0, 1], one number or one per example [...].
         student_temperature: T_s > 0, for the KL term only.
         scale: factor on the KL term, see :func:`temperature_factor`.
         label_smoothing: epsilon in [0, 1) of the cross-entropy term.
@@ -84,21 +84,28 @@ def distillation_loss(
     Returns:
         LossParts.
     """
-    ignored = labels == -100 if kd_lambda < 1 else None
+    each = isinstance(kd_lambda, Tensor)
+    reads_labels, reads_target = each or kd_lambda < 1, each or kd_lambda > 0
+    ignored = labels == -100 if reads_labels else None
     if num_items is None:
         num_items = logits[..., 0].numel() if ignored is None else (~ignored).sum()
     cross_entropy = distillation = None
     total = 0.0
-    if kd_lambda < 1:
+    if reads_labels:
         flat = logits.reshape(-1, logits.shape[-1])
         flat = flat if flat.dtype == torch.float64 else flat.float()
-        cross_entropy = F.cross_entropy(flat, labels.reshape(-1), reduction="sum", label_smoothing=label_smoothing)
-        cross_entropy = cross_entropy / num_items
-        total = cross_entropy if kd_lambda == 0 else (1 - kd_lambda) * cross_entropy
-    if kd_lambda > 0:
-        distillation = kl_divergence(target, logits, student_temperature)
+        losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
+        total, cross_entropy = _weighted(losses.view(labels.shape), 1 - kd_lambda, num_items)
+    if reads_target:
+        losses = kl_divergence(target, logits, student_temperature)
         if ignored is not None:
-            distillation = distillation.masked_fill(ignored, 0)
-        distillation = distillation.sum() / num_items
-        total = total + kd_lambda * scale * distillation
+            losses = losses.masked_fill(ignored, 0)
+        weighted, distillation = _weighted(losses, kd_lambda, num_items)
+        total = total + scale * weighted
     return LossParts(total, cross_entropy, distillation)
+
+
+def _weighted(losses: Tensor, weight: float | Tensor, num_items: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Sums over the examples, with their weight and without it, divided by ``num_items``."""
+    plain = losses.sum() / num_items
+    return (losses * weight).sum() / num_items if isinstance(weight, Tensor) else weight * plain, plain

@@ -233,7 +233,7 @@ def _sweeps(arms: Arms, field: str) -> dict[str, dict[float, str]]:
         points = set()
         for record in runs.values():
             fixed = {symbol: record.get(name) for name, symbol in SETTINGS.items() if name != field}
-            shown = [f"{symbol} = {value:g}" for symbol, value in fixed.items() if value]
+            shown = [f"{s} = {v if isinstance(v, str) else f'{v:g}'}" for s, v in fixed.items() if v]
             points.add((", ".join([record["teacher"], *shown]), record[field]))
         if len(points) == 1 and record["teacher"] != "none":
             ((line, value),) = points

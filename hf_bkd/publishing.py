@@ -35,6 +35,7 @@ def write_training_card(
     metrics = {metric: evaluated[f"eval_{metric}"] for metric in METRICS if f"eval_{metric}" in evaluated}
     training = {
         "lambda": args.kd_lambda,
+        "lambda by example": args.lambda_schedule if args.lambda_schedule != "fixed" else None,
         "T_t": trainer.teacher_temperature,
         "T_s": args.student_temperature,
         "scale, by the rule": args.temperature_scale,

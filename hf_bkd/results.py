@@ -15,6 +15,7 @@ REFERENCE = "deterministic"  # the arm that all others are compared with
 DASH = "–"
 SETTINGS = {
     "kd_lambda": "λ",
+    "lambda_schedule": "λ schedule",
     "teacher_temperature": "T_t",
     "student_temperature": "T_s",
     "num_samples": "S",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adaptive import AdaptiveLambda
 from .errors import UserError
 from .noise import ExampleGenerator
 from .soft_labels.check import stored_labels
@@ -24,11 +25,14 @@ class StoredLabels:
         num_classes: of the student, where it is known.
 
     Raises:
-        UserError: as :func:`~hf_bkd.soft_labels.check.stored_labels`.
+        UserError: as :func:`~hf_bkd.soft_labels.check.stored_labels`, and as :class:`AdaptiveLambda`.
     """
 
     def __init__(self, dataset: Any, args: DistillationTrainingArguments, num_classes: int | None):
         self.stored = stored_labels(dataset, args.teacher_temperature, num_classes, args.allow_unrecorded_labels)
+        adaptive = args.lambda_schedule == "adaptive"
+        self.adaptive = AdaptiveLambda(dataset, self.stored, args.kd_lambda) if adaptive else None
+        self.args, self.reads_labels = args, adaptive or args.kd_lambda < 1
 
     @property
     def temperature(self) -> float:
@@ -36,12 +40,13 @@ class StoredLabels:
         return next(iter(self.stored.values())).wanted
 
     def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
-        """The soft labels of a list of rows: ``teacher_probs`` [B, C] of each teacher."""
-        return {
+        """The soft labels of a list of rows: ``teacher_probs`` [B, C] of each teacher, and what lambda needs."""
+        probs = {
             name: stored.layout.of_rows([example[name] for example in examples])
             for name, stored in self.stored.items()
             if name in examples[0]
         }
+        return probs | self.adaptive.decoded(examples) if self.adaptive else probs
 
     def count(self, batch: Mapping[str, Tensor]) -> int:
         """How many targets a batch has."""
@@ -54,6 +59,10 @@ class StoredLabels:
             p = self._labels(batch, name).float()
             probs.append(temper(p / p.sum(dim=-1, keepdim=True), stored.wanted / stored.temperature))
         return mix_teachers(probs)
+
+    def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float | Tensor:
+        """lambda of a batch with this target: one number, or one per example [B]."""
+        return self.adaptive(batch, target) if self.adaptive else self.args.kd_lambda
 
     def _labels(self, batch: Mapping[str, Tensor], name: str) -> Tensor:
         if name not in batch:
@@ -94,6 +103,7 @@ class OnlineTeacher:
                 "an online teacher answers at its own, so set teacher.temperature"
             )
         self.teacher, self.dataset, self.args = teacher.to(args.device), dataset, args
+        self.reads_labels = args.kd_lambda < 1
         self._batches = 0
 
     @property
@@ -118,6 +128,10 @@ class OnlineTeacher:
             ids, view = torch.arange(len(next(iter(inputs.values())))), self._batches
         generator = ExampleGenerator(ids.cpu(), self.args.teacher_seed, view)
         return self.teacher.predict(inputs, self.args.teacher_samples, generator).mean
+
+    def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float:
+        """The same for all examples."""
+        return self.args.kd_lambda
 
 
 def collate(per_example: Callable[[list], Any], source: Any, features: Any) -> Any:

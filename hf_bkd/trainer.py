@@ -40,7 +40,8 @@ class DistillationTrainer(Trainer):
 
     Raises:
         UserError: soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the dataset, that have
-            another number of classes than the model, or that can't be brought to ``teacher_temperature``.
+            another number of classes than the model, that can't be brought to ``teacher_temperature``, or that have
+            no variance though lambda is adaptive.
     """
 
     args: DistillationTrainingArguments
@@ -75,7 +76,7 @@ class DistillationTrainer(Trainer):
                 self._source = OnlineTeacher(teacher, train_dataset, self.args, num_labels)
             else:
                 self._source = StoredLabels(train_dataset, self.args, num_labels)
-            _check_mixed(train_dataset, self.args)
+            _check_mixed(train_dataset, self._source)
         self.data_collator = partial(collate, self.data_collator, self._source)
         if getattr(train_dataset, "device", torch.device("cpu")).type != "cpu":  # nothing to pin, nothing to fetch
             self.args.dataloader_pin_memory, self.args.dataloader_num_workers = False, 0
@@ -122,7 +123,7 @@ class DistillationTrainer(Trainer):
         return batches, num_items
 
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
-        if self.args.kd_lambda < 1:
+        if self._source is None or self._source.reads_labels:
             return (_labels(batch) != -100).sum()
         return self._source.count(batch)
 
@@ -143,15 +144,16 @@ class DistillationTrainer(Trainer):
             return (loss, {"logits": logits}) if return_outputs else loss
 
         args, factor = self.args, 1.0
-        target = None
-        if args.kd_lambda > 0:
+        target, kd_lambda = None, 0.0
+        if self._source is not None:
             target = self._source.target(batch)
+            kd_lambda = self._source.kd_lambda(batch, target)
             factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
         parts = distillation_loss(
             logits,
             labels,
             target,
-            args.kd_lambda,
+            kd_lambda,
             args.student_temperature,
             factor,
             args.label_smoothing_factor,
@@ -263,9 +265,9 @@ class _DrawWeights(TrainerCallback):
         self.optimizer.restore()  # where the step was skipped
 
 
-def _check_mixed(dataset: Any, args: DistillationTrainingArguments) -> None:
+def _check_mixed(dataset: Any, source: StoredLabels | OnlineTeacher) -> None:
     views = getattr(dataset, "views", None)
-    if args.kd_lambda < 1 and views is not None and views.mixing is not None:
+    if source.reads_labels and views is not None and views.mixing is not None:
         raise UserError(
             f"{views.mixing} mixes two images, which then have no single label: train with kd_lambda=1, towards the "
             "soft labels alone"

@@ -8,6 +8,8 @@ from .errors import UserError
 from .losses import TEMPERATURE_SCALES
 from .views import ORDERS
 
+LAMBDA_SCHEDULES = ("fixed", "adaptive")
+
 
 @dataclass
 class DistillationTrainingArguments(TrainingArguments):
@@ -18,6 +20,8 @@ class DistillationTrainingArguments(TrainingArguments):
 
     Args:
         kd_lambda: weight in [0, 1] of the distillation term; 0 is plain training, 1 never reads the labels.
+        lambda_schedule: ``"fixed"``, or ``"adaptive"``: lambda(x) is ``kd_lambda`` times what the spread of the
+            teacher's draws for x says, see :func:`~hf_bkd.targets.adaptive_lambda`. Needs stored ``teacher_variance``.
         teacher_temperature: T_t > 0 of the target. ``None`` keeps that of the stored labels. Labels stored at another
             temperature are brought to this one by p^(T_stored/T_t), renormalised; refused if T_stored is not 1 and
             their teacher's rule was ``"per_sample"``, and for a higher one unless they are stored as float32.
@@ -36,11 +40,15 @@ class DistillationTrainingArguments(TrainingArguments):
         allow_unrecorded_labels: train on soft labels that don't say what made them, such as ones added by hand.
 
     Raises:
-        UserError: a number outside its range, or an unknown scale or order.
+        UserError: a number outside its range, an unknown scale, schedule or order, or an adaptive lambda with an
+            online teacher.
     """
 
     kd_lambda: float = field(
         default=1.0, metadata={"help": "Weight in [0, 1] of the distillation term: (1 - lambda) CE + lambda scale KL."}
+    )
+    lambda_schedule: str = field(
+        default="fixed", metadata={"help": "fixed, or adaptive: lambda by example, from the labels' variance."}
     )
     teacher_temperature: float | None = field(
         default=None, metadata={"help": "Temperature > 0 of the target; that of the stored labels if not given."}
@@ -86,6 +94,15 @@ class DistillationTrainingArguments(TrainingArguments):
         if self.temperature_scale not in TEMPERATURE_SCALES:
             raise UserError(
                 f"temperature_scale is {self.temperature_scale!r}; it must be one of {', '.join(TEMPERATURE_SCALES)}"
+            )
+        if self.lambda_schedule not in LAMBDA_SCHEDULES:
+            raise UserError(
+                f"lambda_schedule is {self.lambda_schedule!r}; it must be one of {', '.join(LAMBDA_SCHEDULES)}"
+            )
+        if self.lambda_schedule == "adaptive" and self.online_teacher:
+            raise UserError(
+                "lambda_schedule='adaptive' reads the variance of all labels before the first step, and an online "
+                "teacher stores none: label with add_soft_labels, or leave online_teacher out"
             )
         if self.view_order not in ORDERS:
             raise UserError(f"view_order is {self.view_order!r}; it must be one of {', '.join(ORDERS)}")

@@ -82,6 +82,14 @@ def make_provenance(
     return as_json(record)
 
 
+def num_draws(teacher: dict[str, Any], num_samples: int) -> int:
+    """How many draws a described teacher averages when it is asked for S: an ensemble has S of each member."""
+    if teacher.get("members"):
+        return len(teacher["members"]) * max(num_draws(member, num_samples) for member in teacher["members"])
+    single = teacher.get("method") == "deterministic" or teacher.get("link", "mc") != "mc"
+    return 1 if single else num_samples
+
+
 def as_json(value: Any) -> Any:
     """The same as JSON reads it back, with ``None`` for numbers that JSON doesn't have (a diverged teacher's NLL)."""
     if isinstance(value, dict):

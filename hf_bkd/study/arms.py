@@ -27,6 +27,8 @@ class Arm:
             of the image as it is, which the student never sees; the study's own number if not given.
         online: the teacher is asked at each step and nothing is stored.
         storage: of the soft labels.
+        kd_lambda: the study's own if not given.
+        lambda_schedule: ``"adaptive"`` sets lambda by example.
         how: the teacher is fitted: for ``laplace`` arguments of ``LaplaceTeacher.fit``; for ``variational`` those of
             ``make_variational``, or ``posterior="ivon"`` and arguments of ``IVON``, with ``initial_std`` for
             ``hess_init``; for ``mc_dropout`` further
@@ -42,6 +44,8 @@ class Arm:
     views: int | None = None
     online: bool = False
     storage: str = "float16"
+    kd_lambda: float | None = None
+    lambda_schedule: str = "fixed"
     how: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):

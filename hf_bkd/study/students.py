@@ -100,9 +100,13 @@ class Students:
         movable = arm.temperatures == (1.0,) and not arm.scaled and arm.teacher not in ("none", "bayes")
         return (asked,) if asked is not None and movable else arm.temperatures
 
+    def _kd_lambda(self, arm: Arm) -> float:
+        asked = self.setting.args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        return 0.0 if arm.teacher == "none" else asked
+
     def _student(self, arm: Arm, temperature: float) -> Trained:
         """Trained once, though several arms may ask for it."""
-        same = (arm.labels_name(temperature), arm.label_smoothing)
+        same = (arm.labels_name(temperature), arm.label_smoothing, arm.kd_lambda, arm.lambda_schedule)
         if same not in self._trained:
             self._trained[same] = self._train(arm, temperature)
         return self._trained[same]
@@ -130,7 +134,8 @@ class Students:
             online_teacher=arm.online,
             teacher_samples=setting.options.num_samples,
             teacher_seed=setting.seed,
-            kd_lambda=setting.args.kd_lambda if taught else 0.0,
+            kd_lambda=self._kd_lambda(arm),
+            lambda_schedule=arm.lambda_schedule,
             teacher_temperature=None,  # labels are made at their temperature
             label_smoothing_factor=arm.label_smoothing or setting.args.label_smoothing_factor,
         )
@@ -168,7 +173,8 @@ class Students:
             "teacher": arm.teacher,
             "student": setting.options.student_model,
             "seed": setting.seed,
-            "kd_lambda": setting.args.kd_lambda if arm.teacher != "none" else 0.0,
+            "kd_lambda": self._kd_lambda(arm),
+            "lambda_schedule": None if arm.lambda_schedule == "fixed" else arm.lambda_schedule,
             "teacher_temperature": trained.teacher_temperature,
             "student_temperature": setting.args.student_temperature,
             "temperature_scale": setting.args.temperature_scale,

@@ -5,6 +5,7 @@ from .deterministic import DeterministicTeacher
 from .dropout import MCDropoutTeacher
 from .ensemble import EnsembleTeacher
 from .laplace import LaplaceTeacher
+from .oracle import OracleTeacher
 from .variational import VariationalTeacher, make_variational
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "EnsembleTeacher",
     "LaplaceTeacher",
     "MCDropoutTeacher",
+    "OracleTeacher",
     "Predictive",
     "Teacher",
     "VariationalTeacher",

@@ -1,7 +1,7 @@
 """Many small students in one module, so that all students of a sweep are trained at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,3 +50,35 @@ class Students(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, hidden.relu() if layer else hidden, weight)
         return hidden
+
+
+def train_by_sgd(
+    students: Students,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    learning_rate: float,
+    momentum: float = 0.0,
+    measure: Callable[[Students], Tensor] | None = None,
+    every: int = 1,
+) -> Tensor:
+    """Plain SGD on cross-entropy to targets that may be any numbers, one step a batch.
+
+    Args:
+        students: R of them.
+        batches: inputs [R, B, d] or [B, d], and targets [R, B, C].
+        learning_rate, momentum: of all students.
+        measure: asked of the students after every ``every`` steps.
+
+    Returns:
+        What ``measure`` found, stacked.
+    """
+    optimizer = torch.optim.SGD(students.parameters(), learning_rate, momentum)
+    found = []
+    for step, (inputs, targets) in enumerate(batches, start=1):
+        loss = -(targets * students(inputs).log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if measure is not None and step % every == 0:
+            with torch.no_grad():
+                found.append(measure(students))
+    return torch.stack(found) if found else torch.empty(0)

@@ -1,0 +1,77 @@
+"""lambda by example: what the spread of a teacher's draws, stored with its labels, says of its weight."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+from .soft_labels.arrow import PROBS, VARIANCE, stacked_lists
+from .soft_labels.check import Stored
+from .soft_labels.columns import SoftLabels, read
+from .soft_labels.provenance import num_draws
+from .targets import adaptive_lambda, noise_ratio
+
+
+class AdaptiveLambda:
+    """``kd_lambda`` times :func:`~hf_bkd.targets.adaptive_lambda` of a batch's labels.
+
+    Args:
+        dataset: the training set.
+        stored: its labels, by column.
+        kd_lambda: the largest lambda, in [0, 1].
+
+    Raises:
+        UserError: labels of several teachers, streamed, without a variance, without a record of how many draws they
+            average, or at a temperature that their variance doesn't belong to.
+    """
+
+    def __init__(self, dataset: Any, stored: Mapping[str, Stored], kd_lambda: float):
+        needs = "lambda_schedule='adaptive' needs"
+        if len(stored) > 1:
+            raise UserError(f"{needs} the labels of one teacher, and there are {', '.join(stored)}: remove the others")
+        ((probs, labels),) = stored.items()
+        self.kd_lambda, self.layout = kd_lambda, labels.layout
+        self.column = probs.replace(PROBS, VARIANCE, 1)
+        if self.column not in (dataset.column_names or ()):
+            raise UserError(
+                f"{needs} the column {self.column}, the variance between the teacher's draws: label with a teacher "
+                "that draws (LaplaceTeacher with link='mc', VariationalTeacher, an ensemble), num_samples of at least "
+                "2 and variance='full' or 'sum'"
+            )
+        record = self.layout.provenance
+        if record is None or not isinstance(record.get("num_samples"), int):
+            raise UserError(f"{needs} labels whose record tells how many draws they average: use add_soft_labels")
+        self.num_samples = num_draws(record.get("teacher") or {}, record["num_samples"])
+        untempered = labels.wanted == 1 or record["tempering"] == "per_sample"
+        if labels.wanted != labels.temperature or not untempered:
+            raise UserError(
+                f"{needs} labels at the temperature of their draws, whose variance is stored: leave "
+                "teacher_temperature out, and label at 1 or with tempering='per_sample'"
+            )
+        teacher = probs.removeprefix(PROBS).removeprefix("__") or None
+        if hasattr(dataset, "soft_labels"):
+            self.ratio = self._pooled(dataset.soft_labels(teacher))
+        elif hasattr(dataset, "__len__"):
+            self.ratio = self._pooled(read(dataset, teacher))
+        else:
+            raise UserError(f"{needs} to read all labels before the first step: load the dataset without streaming")
+
+    def _pooled(self, labels: SoftLabels) -> float:
+        return noise_ratio(labels.probs, labels.variance, self.num_samples)
+
+    def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
+        """``teacher_variance`` [B, C] or [B] of a list of rows."""
+        flat = stacked_lists([example[self.column] for example in examples], self.column)
+        variance = self.layout.variance(flat)[:, 0]
+        return {self.column: variance[:, 0] if variance.shape[-1] == 1 else variance}
+
+    def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
+        """lambda [B] of labels [B, C]; UserError if the batch lacks their variance."""
+        if self.column not in batch:
+            raise UserError(
+                f"the batches lack {self.column} (only {', '.join(batch)}): the transform or collator must pass it on"
+            )
+        variance = torch.as_tensor(batch[self.column]).to(probs)
+        return self.kd_lambda * adaptive_lambda(probs, variance, self.num_samples, self.ratio)

@@ -1,0 +1,61 @@
+"""Teachers that know the exact class probabilities, and tell them with a noise that is known too."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones import call_network, logits_of
+from ..errors import UserError
+from ..theory.bayes import additive_draws, dirichlet_draws
+from .base import Teacher
+from .network import Inputs
+
+TINY = 1e-30  # what a class without probability is given, for its logarithm
+
+
+class OracleTeacher(Teacher):
+    """The exact class probabilities p(y|x), or S draws around them (arXiv 2601.01484, section 3 and its Figure 1).
+
+    Args:
+        network: whose softmax is p(y|x), and that has ``num_classes``: a :class:`hf_bkd.theory.GaussianMixture`, say.
+        concentration: a > 0 of draws from Dirichlet(a p).
+        variance: nu > 0 of draws p + N(0, nu), which are set to 0 where negative and renormalised: they have a bias
+            that the theory of additive noise does not, the smaller the smaller nu is (`theory.additive_draws` has the
+            raw ones).
+
+    Raises:
+        UserError: both noises, or one out of range.
+    """
+
+    method = "oracle"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        concentration: float | None = None,
+        variance: float | None = None,
+        temperature: float = 1.0,
+        tempering: str = "post_average",
+    ):
+        super().__init__(network, temperature, tempering)
+        if concentration is not None and variance is not None:
+            raise UserError("pass either concentration, of Dirichlet noise, or variance, of additive noise")
+        self.noise = {"concentration": concentration, "variance": variance}
+
+    @property
+    def num_classes(self) -> int:
+        return self.network.num_classes
+
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        logits = logits_of(call_network(self.network, inputs))
+        probs = logits.double().softmax(dim=-1)
+        concentration, variance = self.noise.values()
+        if concentration is not None:
+            return dirichlet_draws(probs, concentration, num_samples, generator).clamp_min(TINY).log()
+        if variance is not None:
+            return additive_draws(probs, variance, num_samples, generator).clamp_min(TINY).log()
+        return logits[None]
+
+    def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return dict(self.noise), {}

@@ -1,0 +1,119 @@
+"""Tasks whose class probabilities are known exactly, and supervision around them whose noise is known too.
+
+Teachers made of them are :class:`hf_bkd.OracleTeacher`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..noise import example_normal, log_gamma_draws
+from .arguments import check_count, check_positive, check_probabilities, check_shape, cholesky
+
+
+class GaussianMixture(nn.Module):
+    """x | y ~ N(mean_y, covariance_y), y ~ priors: Bayes class probabilities p(y|x) in closed form.
+
+    As a module it is the network that knows them: its logits are log p(x, y) up to a constant.
+
+    Args:
+        means: [C, d].
+        covariance: [d, d], shared by all classes, or [C, d, d].
+        priors: p(y) [C]; equal if not given.
+
+    Raises:
+        UserError: shapes that don't fit, a covariance that is not symmetric and positive definite, or priors that are
+            no distribution.
+    """
+
+    def __init__(self, means: Tensor, covariance: Tensor, priors: Tensor | None = None):
+        super().__init__()
+        check_shape("means", means, None, None)
+        classes, width = means.shape
+        check_shape("covariance", covariance, *(() if covariance.ndim == 2 else (classes,)), width, width)
+        priors = torch.full((classes,), 1 / classes) if priors is None else priors
+        check_shape("priors", priors, classes)
+        check_probabilities(priors=priors)
+        self.num_classes = classes
+        factor = cholesky("covariance", covariance)
+        for name, value in (("means", means), ("priors", priors), ("factor", factor)):
+            self.register_parameter(name, nn.Parameter(value.double(), requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [..., C] of points [..., d]: log p(x, y), less a constant; in the points' precision."""
+        centred = x.double().unsqueeze(-2) - self.means
+        whitened = torch.linalg.solve_triangular(self.factor, centred.unsqueeze(-1), upper=False).squeeze(-1)
+        log_volume = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+        return (self.priors.log() - log_volume - whitened.square().sum(dim=-1) / 2).to(x.dtype)
+
+    def posterior(self, x: Tensor) -> Tensor:
+        """p(y|x) [..., C] of points [..., d]."""
+        return self(x.double()).softmax(dim=-1).to(x.dtype)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """``count`` points [N, d] (float64) and their labels [N]; UserError for a count below 1."""
+        check_count(count=count)
+        labels = torch.multinomial(self.priors, count, replacement=True, generator=generator)
+        noise = torch.randn(count, self.means.shape[1], 1, generator=generator, dtype=torch.float64)
+        factor = self.factor if self.factor.ndim == 2 else self.factor[labels]
+        return self.means[labels] + (factor @ noise).squeeze(-1), labels
+
+    def linear_student(self) -> tuple[Tensor, Tensor]:
+        """Weight [C, d] and bias [C] of the linear softmax that is p(y|x) exactly (AS4 of arXiv 2601.01484 holds).
+
+        Raises:
+            UserError: the classes have different covariances, for which no linear softmax is exact.
+        """
+        check_shape("covariance, of a task with an exact linear student,", self.factor, None, None)
+        weight = torch.cholesky_solve(self.means.T, self.factor).T
+        return weight, self.priors.log() - (weight * self.means).sum(dim=-1) / 2
+
+
+def sample_labels(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Labels [...] drawn from class probabilities [..., C]."""
+    check_probabilities(probs=probs)
+    flat = torch.multinomial(probs.flatten(0, -2), 1, generator=generator)
+    return flat.reshape(probs.shape[:-1])
+
+
+def dirichlet_draws(
+    probs: Tensor, concentration: float, num_samples: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws [S, B, C] from Dirichlet(a p): unbiased, on the simplex, with covariance (diag p - p p^T) / (a + 1).
+
+    arXiv 2601.01484's noise of synthetic teachers, with a = 5 ("less noisy") and 0.5 ("more noisy").
+
+    Args:
+        probs: p [B, C].
+        concentration: a > 0.
+        num_samples: S >= 1.
+        generator: an `ExampleGenerator` gives each example its own draws.
+
+    Raises:
+        UserError: a number out of range, or rows that are no distributions.
+    """
+    check_probabilities(probs=probs)
+    check_positive(concentration=concentration)
+    check_count(num_samples=num_samples)
+    return log_gamma_draws(concentration * probs, num_samples, generator).softmax(dim=-1)
+
+
+def additive_draws(
+    probs: Tensor, variance: float, num_samples: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws [S, B, C] of p + eps, eps ~ N(0, nu) for each class by itself (arXiv 2601.01484, proposition 3).
+
+    They leave the simplex, as the paper's model does: some are negative and they don't sum to one.
+
+    Args:
+        probs: p [B, C].
+        variance: nu > 0.
+        num_samples: S >= 1.
+        generator: an `ExampleGenerator` gives each example its own draws.
+
+    Raises:
+        UserError: a number out of range, or rows that are no distributions.
+    """
+    check_probabilities(probs=probs)
+    check_positive(variance=variance)
+    check_count(num_samples=num_samples)
+    return probs + variance**0.5 * example_normal((num_samples, *probs.shape), probs, generator)
