@@ -1,7 +1,7 @@
 """Which weight should the teacher have? A grid of fixed lambdas beside the one that each example's draws suggest.
 
 Data: scikit-learn's digits, with 30 % of the labels replaced at random and with 10 clean images per class, as in
-`digits.py`. Teachers whose draws differ: Laplace in ten draws, and an ensemble whose members did not see what they label.
+`digits.py`. Teachers whose draws differ: Laplace, and an ensemble whose members did not see what they label.
 
     python recipes/adaptive_lambda.py          ten minutes on two cores
 """

@@ -184,6 +184,21 @@ def test_micro_batches_add_up_to_the_step(logits, labels, teacher_logits, kd_lam
     torch.testing.assert_close(sum(parts), whole)
 
 
+def test_a_lambda_for_each_example_weighs_each_by_itself(labels, logits, teacher_logits):
+    target, lambdas = teacher_logits.softmax(dim=-1), torch.linspace(0, 1, B, dtype=torch.float64)
+    labels[2] = -100
+    each = [
+        distillation_loss(logits[i : i + 1], labels[i : i + 1], target[i : i + 1], lambdas[i].item(), 2.0, 3.0, 0.1)
+        for i in range(B)
+        if i != 2
+    ]
+    found = distillation_loss(logits, labels, target, lambdas, 2.0, 3.0, 0.1)
+    torch.testing.assert_close(found.total, sum(parts.total for parts in each) / (B - 1))
+    constant = distillation_loss(logits, labels, target, torch.full((B,), 0.3), 2.0, 3.0, 0.1)
+    for ours, scalar in zip(constant, distillation_loss(logits, labels, target, 0.3, 2.0, 3.0, 0.1), strict=True):
+        torch.testing.assert_close(ours, scalar)
+
+
 def test_without_weight_on_the_teacher_it_is_plain_cross_entropy_to_the_bit(labels):
     logits = torch.randn(B, C)
     assert distillation_loss(logits, labels, None, 0.0).total == F.cross_entropy(logits, labels, reduction="sum") / B

@@ -7,7 +7,15 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_bkd.noise import Draws, ExampleGenerator, example_normal, mix_bits, normal_from_bits, standard_normal
+from hf_bkd.noise import (
+    Draws,
+    ExampleGenerator,
+    example_normal,
+    log_gamma_draws,
+    mix_bits,
+    normal_from_bits,
+    standard_normal,
+)
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -242,3 +250,20 @@ class TestExampleGenerator:
         torch.manual_seed(3)
         assert torch.equal(standard_normal(shape, like, None), found)
         assert self.draw(torch.arange(3)).dtype == torch.float32
+
+
+class TestGamma:
+    @pytest.mark.parametrize("shape", [0.01, 0.3, 1.0, 7.5])
+    @pytest.mark.parametrize("own", [True, False])
+    def test_logarithms_have_scipys_distribution(self, shape, own):
+        plain = torch.Generator().manual_seed(0)
+        generator = ExampleGenerator(torch.arange(10), seed=0) if own else plain
+        drawn = log_gamma_draws(torch.full((10, 3), shape, dtype=torch.float64), 1000, generator)
+        assert drawn.shape == (1000, 10, 3)
+        assert stats.kstest(drawn.flatten().numpy(), stats.loggamma(shape).cdf).pvalue > 1e-3
+        assert abs(np.corrcoef(drawn.flatten(0, 1).T.numpy())[0, 1]) < 0.04
+
+    def test_a_shape_of_0_has_no_mass_and_tiny_ones_stay_finite(self):
+        drawn = log_gamma_draws(torch.tensor([[0.0, 1e-6, 2.0]]), 50, torch.Generator().manual_seed(0))
+        assert (drawn[..., 0] == -torch.inf).all()
+        assert drawn[..., 1:].isfinite().all() and drawn.dtype == torch.float32

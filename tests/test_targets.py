@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hf_bkd.targets import mix_teachers, mixed_target, temper
+from hf_bkd.targets import PSEUDO_DRAWS, adaptive_lambda, mix_teachers, mixed_target, noise_ratio, temper
+from hf_bkd.theory import dirichlet_draws
 
 
 @pytest.fixture
@@ -74,3 +75,49 @@ def test_a_float32_teacher_gives_a_float32_target():
     mixed = mixed_target(torch.tensor([1]), torch.tensor([[0.5, 0.5]]), 0.5)
     assert mixed.dtype == torch.float32
     assert mixed.tolist() == [[0.25, 0.75]]
+
+
+@pytest.fixture
+def drawn():
+    """Exact probabilities, and the mean and variance of S = 4 draws around them."""
+    probs = torch.randn(3000, 5, dtype=torch.float64).mul(1.5).softmax(dim=-1)
+    draws = dirichlet_draws(probs, 2.0, 4, torch.Generator().manual_seed(0))
+    return probs, draws.mean(dim=0), draws.var(dim=0)
+
+
+def test_the_variance_of_a_label_is_estimated_without_bias(drawn):
+    """U and V, by their definitions from the exact probabilities: rho of Dirichlet(a p) draws is 1 / (a + 1)."""
+    probs, mean, variance = drawn
+    assert noise_ratio(mean, variance, 4) == pytest.approx(1 / 3, rel=0.02)
+    assert noise_ratio(probs, variance, 10**9) == pytest.approx(1 / 3, rel=0.02)
+    assert noise_ratio(mean, variance.sum(dim=-1), 4) == noise_ratio(mean, variance, 4)
+    naive = (variance.sum() / (1 - mean.square().sum(dim=-1)).sum()).item()
+    assert naive > 1.05 / 3
+
+
+def test_lambda_by_example_is_written_out(drawn):
+    _, mean, variance = drawn
+    found = adaptive_lambda(mean, variance, 4, 0.25)
+    for i in range(5):
+        drawn_noise = sum(variance[i].tolist())
+        label_noise = 1 - sum(p * p for p in mean[i].tolist()) + drawn_noise / 4
+        ratio = (3 * drawn_noise / label_noise + PSEUDO_DRAWS * 0.25) / (3 + PSEUDO_DRAWS)
+        assert found[i].item() == pytest.approx(1 / (1 + ratio / 4), rel=1e-12)
+    assert torch.equal(adaptive_lambda(mean, variance.sum(dim=-1), 4, 0.25), found)
+
+
+def test_lambda_by_example_stays_in_its_range_and_falls_with_the_spread():
+    mean = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [1.0, 0.0]])
+    variance = torch.tensor([0.0, 0.1, 9.0, 0.0])  # none, some, more than draws can have, and a teacher that is sure
+    found = adaptive_lambda(mean, variance, 2, 0.5)
+    assert (found >= 2 / 3).all() and (found <= 1).all()
+    assert found[0] > found[1] > found[2]
+    assert found[3] == pytest.approx(1 / (1 + 0.5 / 2))  # nothing of its own: the ratio of all
+    assert adaptive_lambda(mean, variance, 10**6, 0.5).min() > 0.9999
+    sure = torch.tensor([[1.0, 0.0]])
+    assert noise_ratio(sure, torch.zeros(1), 5) == 0.0
+
+
+def test_one_draw_has_no_variance():
+    with pytest.raises(ValueError, match="num_samples must be at least 2, .* it is 1"):
+        adaptive_lambda(torch.ones(1, 2) / 2, torch.zeros(1, 2), 1, 0.5)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..backbones import call_network, logits_of
 from ..errors import UserError
+from ..theory.arguments import check_positive
 from ..theory.bayes import additive_draws, dirichlet_draws
 from .base import Teacher
 from .network import Inputs
@@ -39,9 +40,11 @@ class OracleTeacher(Teacher):
         tempering: str = "post_average",
     ):
         super().__init__(network, temperature, tempering)
-        if concentration is not None and variance is not None:
+        noises = {"concentration": concentration, "variance": variance}
+        if None not in noises.values():
             raise UserError("pass either concentration, of Dirichlet noise, or variance, of additive noise")
-        self.noise = {"concentration": concentration, "variance": variance}
+        check_positive(**{name: value for name, value in noises.items() if value is not None})
+        self.noises = noises
 
     @property
     def num_classes(self) -> int:
@@ -50,7 +53,7 @@ class OracleTeacher(Teacher):
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         logits = logits_of(call_network(self.network, inputs))
         probs = logits.double().softmax(dim=-1)
-        concentration, variance = self.noise.values()
+        concentration, variance = self.noises.values()
         if concentration is not None:
             return dirichlet_draws(probs, concentration, num_samples, generator).clamp_min(TINY).log()
         if variance is not None:
@@ -58,4 +61,4 @@ class OracleTeacher(Teacher):
         return logits[None]
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return dict(self.noise), {}
+        return dict(self.noises), {}

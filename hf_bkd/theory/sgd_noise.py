@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.utils._pytree import tree_map
 
+from ..targets import noise_ratio
 from .arguments import check_count, check_not_negative, check_positive, check_probabilities, check_shape, check_share
 
 CHUNK = 64  # examples whose gradients are held at a time
@@ -150,3 +151,13 @@ def excess_risk_floor(noise: float, learning_rate: float, batch_size: int = 1, m
     check_positive(learning_rate=learning_rate, one_minus_momentum=1 - momentum)
     check_count(batch_size=batch_size)
     return learning_rate * noise / (4 * batch_size * (1 - momentum))
+
+
+def label_free_lambda(probs: Tensor, variance: Tensor, num_samples: int) -> float:
+    """An estimate of lambda* for a teacher's mean of S draws, from the draws alone: 1 / (1 + rho / S).
+
+    It takes variances of probabilities for those of gradients, and sees how the draws scatter and not where they are
+    wrong together: an upper bound of the lambda that is best for a teacher with a bias. Derived here; arguments as in
+    :func:`hf_bkd.targets.noise_ratio`, which is rho.
+    """
+    return 1 / (1 + noise_ratio(probs, variance, num_samples) / num_samples)
