@@ -1,7 +1,7 @@
 """lambda by example: what the spread of a teacher's draws, stored with its labels, says of its weight."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,9 +9,24 @@ from torch import Tensor
 from .errors import UserError
 from .soft_labels.arrow import PROBS, VARIANCE, stacked_lists
 from .soft_labels.check import Stored
-from .soft_labels.columns import SoftLabels, read
-from .soft_labels.provenance import num_draws
+from .soft_labels.columns import read
+from .soft_labels.layout import Layout
 from .targets import adaptive_lambda, noise_ratio
+
+
+class Spread(NamedTuple):
+    """Of a teacher's draws over a whole data set: the mean of sum_k Var_s[p_k^(s)], and the noise ratio rho."""
+
+    variance: float
+    ratio: float
+
+
+def spread(dataset: Any, layout: Layout) -> Spread:
+    """Of one teacher's labels, which have a variance and tell their number of draws."""
+    labels = read(dataset, layout.name.removeprefix(PROBS).removeprefix("__") or None)
+    probs, variance = labels.probs, labels.variance
+    summed = variance if variance.ndim < probs.ndim else variance.sum(dim=-1)
+    return Spread(summed.mean().item(), noise_ratio(probs, summed, layout.num_draws))
 
 
 class AdaptiveLambda:
@@ -40,26 +55,18 @@ class AdaptiveLambda:
                 "that draws (LaplaceTeacher with link='mc', VariationalTeacher, an ensemble), num_samples of at least "
                 "2 and variance='full' or 'sum'"
             )
-        record = self.layout.provenance
-        if record is None or not isinstance(record.get("num_samples"), int):
+        self.num_samples = self.layout.num_draws
+        if self.num_samples is None:
             raise UserError(f"{needs} labels whose record tells how many draws they average: use add_soft_labels")
-        self.num_samples = num_draws(record.get("teacher") or {}, record["num_samples"])
-        untempered = labels.wanted == 1 or record["tempering"] == "per_sample"
+        untempered = labels.wanted == 1 or self.layout.provenance["tempering"] == "per_sample"
         if labels.wanted != labels.temperature or not untempered:
             raise UserError(
                 f"{needs} labels at the temperature of their draws, whose variance is stored: leave "
                 "teacher_temperature out, and label at 1 or with tempering='per_sample'"
             )
-        teacher = probs.removeprefix(PROBS).removeprefix("__") or None
-        if hasattr(dataset, "soft_labels"):
-            self.ratio = self._pooled(dataset.soft_labels(teacher))
-        elif hasattr(dataset, "__len__"):
-            self.ratio = self._pooled(read(dataset, teacher))
-        else:
+        if not hasattr(dataset, "__len__"):
             raise UserError(f"{needs} to read all labels before the first step: load the dataset without streaming")
-
-    def _pooled(self, labels: SoftLabels) -> float:
-        return noise_ratio(labels.probs, labels.variance, self.num_samples)
+        self.ratio = spread(dataset, self.layout).ratio
 
     def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
         """``teacher_variance`` [B, C] or [B] of a list of rows."""

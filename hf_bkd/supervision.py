@@ -16,6 +16,11 @@ from .targets import mix_teachers, temper
 from .training_args import DistillationTrainingArguments
 
 
+def network_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch goes into the network."""
+    return {name: value for name, value in batch.items() if name != "labels" and not is_soft_label_column(name)}
+
+
 class StoredLabels:
     """Targets read from the ``teacher_probs`` columns, brought to the wanted temperature.
 
@@ -121,7 +126,7 @@ class OnlineTeacher:
 
     def target(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The teacher's mean probabilities [B, C] of the batch's inputs."""
-        inputs = {name: v for name, v in batch.items() if name != "labels" and not is_soft_label_column(name)}
+        inputs = network_inputs(batch)
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
             self._batches += 1

@@ -18,7 +18,7 @@ from .losses import LossParts, distillation_loss, temperature_factor
 from .metrics import classification_metrics, convergence_noise
 from .publishing import write_training_card
 from .soft_labels.layout import is_soft_label_column, soft_label_columns
-from .supervision import OnlineTeacher, StoredLabels, collate
+from .supervision import OnlineTeacher, StoredLabels, collate, network_inputs
 from .training_args import DistillationTrainingArguments
 
 
@@ -136,8 +136,7 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The loss of `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
         batch, labels = inputs, inputs.get("labels")
-        inputs = {k: v for k, v in batch.items() if k != "labels" and not is_soft_label_column(k)}
-        positional, named = call_arguments(self.model, inputs)
+        positional, named = call_arguments(self.model, network_inputs(batch))
         logits = logits_of(model(*positional, **named))
         if not self.model.training:
             loss = distillation_loss(logits, labels, None, kd_lambda=0).total

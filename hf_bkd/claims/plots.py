@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ..drawing import PALETTE, panels, style, write_png
 from .claim import Claim, Figure, Panel, Series
@@ -41,7 +41,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         ax.set(**{f"{name}scale": "log"})
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
     base = np.zeros(len(names))
     for series in panel.series:
         places = [names.index(x) if isinstance(x, str) else x for x in series.x]
@@ -54,6 +54,8 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
             ha="right" if max(map(len, names)) > 5 else "center",
         )
         ax.set_xlim(-0.6, len(names) - 0.4)
+        if "y" not in panel.log and min(y for series in panel.series for y in series.y) > 0:
+            ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
 
 
 def _draw_series(ax: Axes, series: Series, places: list[float], base: np.ndarray, named: bool) -> np.ndarray:

@@ -76,9 +76,9 @@ HEADINGS = ("check", "predicted", "measured", "difference", "allowed", "holds")
 def _cells(check: Check) -> tuple[str, ...]:
     difference = check.measured - check.predicted
     if check.compare == "relative" and check.predicted:
-        shown, allowed = f"{100 * difference / abs(check.predicted):+.1f} %", f"{100 * check.tolerance:g} %"
+        shown, allowed = f"{100 * difference / abs(check.predicted):+.1f} %", f"{100 * check.tolerance:.3g} %"
     else:
-        shown, allowed = f"{difference:+.2g}", f"{check.tolerance:g}"
+        shown, allowed = f"{difference:+.2g}", f"{check.tolerance:.3g}"
     one_sided = {"at most": "≤ ", "at least": "≥ "}.get(check.compare, "")
     predicted, measured = (f"{value:.4g}" for value in (check.predicted, check.measured))
     return check.name, one_sided + predicted, measured, shown, allowed, "yes" if check.holds else "no"

@@ -172,13 +172,17 @@ def only_soft_labels(dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset.with_format(None).select_columns(soft_label_columns(dataset))
 
 
-def read(dataset: datasets.Dataset, name: str | None = None) -> SoftLabels:
-    """All soft labels of one teacher, checked. Whether they are of these very rows is not (see `check`).
+def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels:
+    """All soft labels of one teacher, checked; a :class:`~hf_bkd.ResidentDataset` has them at hand.
+
+    Whether they are of these very rows is not checked (see `check`).
 
     Raises:
         UserError: no such column, one of another shape, rows that are not distributions, an unreadable record, or
             other classes than the dataset's.
     """
+    if hasattr(dataset, "soft_labels"):
+        return dataset.soft_labels(name)
     probs, variance = column(PROBS, name), column(VARIANCE, name)
     Layout.of(dataset.features, name)
     wanted = [kind for kind in (probs, variance) if kind in dataset.column_names]

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import UserError
 from .arrow import PROBS, VARIANCE, as_bytes, is_list_of_numbers, stacked_lists
 from .identity import EXAMPLE_ID
-from .provenance import check_class_count, check_class_names, decode_provenance
+from .provenance import check_class_count, check_class_names, decode_provenance, num_draws
 from .storage import check_parts, decode
 
 PROVENANCE = "teacher_provenance"
@@ -85,6 +85,13 @@ class Layout:
             check_class_count(name, num_classes, features)
         check_class_names(record, features)
         return cls(name, num_views, num_classes, record, in_bytes)
+
+    @property
+    def num_draws(self) -> int | None:
+        """How many draws the probabilities average, if the record tells."""
+        record = self.provenance or {}
+        asked = record.get("num_samples")
+        return num_draws(record.get("teacher") or {}, asked) if isinstance(asked, int) else None
 
     def parts(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """[N, V * L] -> [N, V, L], of a batch or of everything; UserError if they are of other lengths."""

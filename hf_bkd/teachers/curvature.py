@@ -87,6 +87,10 @@ class Curvature(ABC):
         """Covariance of the logits for what :meth:`project` made of features [B, d]."""
 
     @abstractmethod
+    def row_covariance(self, prior_precision: float) -> Tensor:
+        """Covariance of a class' weights, and its bias, averaged over classes: float64, [d, d] or [d+1, d+1]."""
+
+    @abstractmethod
     def eigenvalues(self) -> Tensor:
         """All eigenvalues of H, [d * C], and [d * C + C] with a bias."""
 
@@ -131,6 +135,14 @@ class KroneckerCurvature(Curvature):
         bias = 1 / (self.class_values + prior_precision) if self.has_bias else 0.0
         return LogitCovariance(scales + bias, self.class_vectors)
 
+    def row_covariance(self, prior_precision: float) -> Tensor:
+        # averaged over the rows of their orthogonal basis, the classes' directions all weigh 1/C
+        classes, vectors = self.class_values.double(), self.feature_vectors.double()
+        variances = (1 / (torch.outer(self.feature_values.double(), classes) + prior_precision)).mean(dim=1)
+        weights = vectors * variances @ vectors.T
+        bias = (1 / (classes + prior_precision)).mean()
+        return torch.block_diag(weights, bias) if self.has_bias else weights
+
     def eigenvalues(self) -> Tensor:
         weights = torch.outer(self.class_values, self.feature_values).flatten()
         return torch.cat([weights, self.class_values]) if self.has_bias else weights
@@ -159,6 +171,10 @@ class DiagonalCurvature(Curvature):
     def covariance(self, projected: Tensor, prior_precision: float) -> LogitCovariance:
         bias = 1 / (self.bias_values + prior_precision) if self.has_bias else None
         return LogitCovariance(nn.functional.linear(projected, 1 / (self.weight_values + prior_precision), bias))
+
+    def row_covariance(self, prior_precision: float) -> Tensor:
+        values = torch.cat([self.weight_values, self.bias_values.reshape(len(self.weight_values), -1)], dim=1)
+        return (1 / (values.double() + prior_precision)).mean(dim=0).diag()
 
     def eigenvalues(self) -> Tensor:
         return torch.cat([self.weight_values.flatten(), self.bias_values])
@@ -196,6 +212,12 @@ class FullCurvature(Curvature):
         # the data say nothing of what all logits share: float32 would lose the other scales beside that one's
         scales, basis = torch.linalg.eigh(torch.cat(products))
         return LogitCovariance(scales.clamp_min(0), basis).to(projected.dtype)
+
+    def row_covariance(self, prior_precision: float) -> Tensor:
+        classes, _, size = self.weight_vectors.shape
+        rows = torch.cat([self.weight_vectors, self.bias_vectors.reshape(classes, -1, size)], dim=1).double()
+        root = (rows * (self.values.double() + prior_precision).rsqrt()).transpose(0, 1).flatten(1)
+        return root @ root.T / classes
 
     def eigenvalues(self) -> Tensor:
         return self.values

@@ -140,6 +140,22 @@ class LaplaceTeacher(Teacher):
         return _linked(self.link, logits, covariance, noise)
 
     @torch.no_grad()
+    def head_posterior(self) -> tuple[Tensor, Tensor]:
+        """The head's posterior as the nearest matrix normal MN(M, I, S), whose rows are independent and alike.
+
+        That is what :func:`hf_bkd.theory.divergence.distillation_divergence` compares. S is the mean of the diagonal
+        blocks Sigma_cc of the posterior's covariance, one a class: there KL(posterior || MN(M, I, S)), which is
+        (tr(S^-1 sum_c Sigma_cc) + C log det S) / 2 and a constant, is least. Lost is how the classes correlate and
+        differ.
+
+        Returns:
+            M [C, d+1], the bias in its last column, and S [d+1, d+1], in float64; without a bias [C, d] and [d, d].
+        """
+        head = classification_head(self.network)[1]
+        rows = head.weight if head.bias is None else torch.cat([head.weight, head.bias[:, None]], dim=1)
+        return rows.double(), self.curvature.row_covariance(self.prior_precision).to(rows.device)
+
+    @torch.no_grad()
     def best_precision(self, data: HeadData, num_samples: int = 10) -> float:
         """delta in [1e-4, 1e6] with the least negative log-likelihood of what the head saw of held-out examples.
 

@@ -1,6 +1,18 @@
 """The papers' mathematics as functions that can be checked; imports torch alone."""
 
 from .bayes import GaussianMixture, additive_draws, dirichlet_draws, sample_labels
+from .divergence import best_student, conjugate_posterior, distillation_divergence, label_divergence_bound
+from .gap_bounds import lower_gap_bound, sharpness_gap_bound, tightness_radius, upper_gap_bound
+from .propagation import (
+    average_responses,
+    inter_student_variance,
+    intra_student_entropy,
+    inverse_variance_combine,
+    leverage,
+    ols_student_variance,
+    ols_students,
+    oracle_combine,
+)
 from .sgd_noise import (
     best_lambda,
     break_even_variance,
@@ -13,21 +25,42 @@ from .sgd_noise import (
     squared_gradient_norms,
 )
 from .students import Students, train_by_sgd
+from .sweeps import bootstrap_weights, distill_many, noisy_responses, sample_responses
 
 __all__ = [
     "GaussianMixture",
     "Students",
     "additive_draws",
+    "average_responses",
     "best_lambda",
+    "best_student",
+    "bootstrap_weights",
     "break_even_variance",
+    "conjugate_posterior",
     "dirichlet_draws",
+    "distill_many",
+    "distillation_divergence",
     "excess_risk_floor",
     "gradient_noise",
+    "inter_student_variance",
+    "intra_student_entropy",
+    "inverse_variance_combine",
+    "label_divergence_bound",
     "label_free_lambda",
+    "leverage",
+    "lower_gap_bound",
     "mixed_noise",
+    "noisy_responses",
+    "ols_student_variance",
+    "ols_students",
     "one_hot_covariance",
+    "oracle_combine",
     "sample_labels",
+    "sample_responses",
     "score_gram",
+    "sharpness_gap_bound",
     "squared_gradient_norms",
+    "tightness_radius",
     "train_by_sgd",
+    "upper_gap_bound",
 ]

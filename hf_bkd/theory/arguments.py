@@ -1,6 +1,7 @@
 """What the formulas need of their arguments; a ValueError names the argument and the value that isn't so."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,22 +9,26 @@ from torch import Tensor
 from ..errors import UserError
 
 SUM_TOLERANCE = 1e-4  # of probabilities in float32 over many classes
+SYMMETRY_TOLERANCE = 1e-5  # relative, of an inverse in float32
 
 
 def check_positive(**arguments: float | Tensor) -> None:
     """All numbers of each argument are finite and above 0."""
     for name, value in arguments.items():
-        for number in torch.as_tensor(value, dtype=torch.float64).flatten().tolist():
-            if not 0 < number < math.inf:
-                raise UserError(f"{name} must be above 0 and finite, and it is {number:g}")
+        _check_all(name, value, "above 0", lambda numbers: numbers > 0)
 
 
 def check_not_negative(**arguments: float | Tensor) -> None:
     """All numbers of each argument are finite and at least 0."""
     for name, value in arguments.items():
-        for number in torch.as_tensor(value, dtype=torch.float64).flatten().tolist():
-            if not 0 <= number < math.inf:
-                raise UserError(f"{name} must be at least 0 and finite, and it is {number:g}")
+        _check_all(name, value, "at least 0", lambda numbers: numbers >= 0)
+
+
+def _check_all(name: str, value: float | Tensor, what: str, allowed: Callable[[Tensor], Tensor]) -> None:
+    numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+    bad = numbers[~(allowed(numbers) & (numbers < math.inf))]
+    if len(bad):
+        raise UserError(f"{name} must be {what} and finite, and it is {bad[0].item():g}")
 
 
 def check_share(**arguments: float) -> None:
@@ -64,7 +69,7 @@ def cholesky(name: str, covariance: Tensor) -> Tensor:
     if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
         raise UserError(f"{name} must be a square matrix, and its shape is {list(covariance.shape)}")
     asymmetry = (covariance - covariance.mT).abs().max().item()
-    if not asymmetry <= 1e-8 * covariance.abs().max().item():
+    if not asymmetry <= SYMMETRY_TOLERANCE * covariance.abs().max().item():
         raise UserError(f"{name} must be symmetric, and it differs from its transpose by {asymmetry:g}")
     factor, info = torch.linalg.cholesky_ex(covariance)
     if info.any():

@@ -1,0 +1,104 @@
+"""How far a student's generalisation gap can be from its teacher's (arXiv 2605.13143).
+
+The gap is population loss minus empirical loss, the divergence K that of `divergence`. Only the paper's statements and
+single lines of its proofs could be recovered: what is marked "derived here" follows from those lines, and the paper's
+own constants may differ. Losses and gaps are in the same unit, divergences in nats.
+"""
+
+import math
+
+from ..errors import UserError
+from .arguments import check_not_negative, check_positive, check_share
+
+
+def upper_gap_bound(teacher_gap: float, variance_proxy: float, divergence: float) -> float:
+    """gap_T + sqrt(2 R^2 K), at least the student's mean gap if the teacher's gap is R^2-sub-Gaussian (derived here).
+
+    By Donsker and Varadhan's inequality (arXiv 2605.13143). For losses in [a, b] and weights that don't depend on the
+    n training examples, R^2 = (b - a)^2 / (4n).
+
+    Args:
+        teacher_gap: mean population loss minus empirical loss of the teacher.
+        variance_proxy: R^2 >= 0.
+        divergence: K >= 0, in nats.
+
+    Raises:
+        UserError: a number that is negative or not finite.
+    """
+    _check_finite(teacher_gap=teacher_gap)
+    check_not_negative(variance_proxy=variance_proxy, divergence=divergence)
+    return teacher_gap + math.sqrt(2 * variance_proxy * divergence)
+
+
+def lower_gap_bound(teacher_gap: float, divergence: float, eta: float, c: float) -> float:
+    """c gap_T - K / eta, at most the student's mean gap under the (eta, c)-central condition (derived here).
+
+    The condition on the teacher (arXiv 2605.13143): log E exp(-eta gap) <= -c eta E gap. The bound falls linearly in
+    K, where the upper one rises with its root.
+
+    Args:
+        teacher_gap, divergence: as for :func:`upper_gap_bound`.
+        eta: > 0.
+        c: in (0, 1].
+
+    Raises:
+        UserError: a number out of its range or not finite.
+    """
+    _check_finite(teacher_gap=teacher_gap)
+    check_not_negative(divergence=divergence)
+    check_positive(eta=eta, c=c)
+    check_share(c=c)
+    return c * teacher_gap - divergence / eta
+
+
+def sharpness_gap_bound(teacher_gap: float, gradient_norm: float, largest_eigenvalue: float, radius: float) -> float:
+    """gap_T + g rho + lambda rho^2 / 2, at least the gap of a student within rho of the teacher (derived here).
+
+    Exact by Taylor's theorem if g is the norm of the *gap's* gradient at the teacher's weights, and lambda at least
+    every eigenvalue of its Hessian on the way to the student's. With a loss' g and lambda (`hf_bkd.flatness`), of
+    which the sharpness-aware bound of arXiv 2605.13143 speaks, it holds for that loss to second order; the constants
+    with which the paper comes from there to the gap could not be recovered. A negative lambda counts as 0.
+
+    Args:
+        teacher_gap: population loss minus empirical loss at the teacher's weights.
+        gradient_norm: g >= 0.
+        largest_eigenvalue: lambda.
+        radius: rho >= 0.
+
+    Raises:
+        UserError: a number out of its range or not finite.
+    """
+    _check_finite(teacher_gap=teacher_gap, largest_eigenvalue=largest_eigenvalue)
+    check_not_negative(gradient_norm=gradient_norm, radius=radius)
+    return teacher_gap + gradient_norm * radius + max(largest_eigenvalue, 0) * radius**2 / 2
+
+
+def tightness_radius(
+    gradient_norm: float, largest_eigenvalue: float, variance_proxy: float, divergence: float
+) -> float:
+    """rho_0 below which :func:`sharpness_gap_bound` is tighter than :func:`upper_gap_bound` (derived here).
+
+    The positive root of g rho + lambda rho^2 / 2 = sqrt(2 R^2 K) = b, as 2 b / (g + sqrt(g^2 + 2 lambda b)), which
+    loses no digits when lambda is small. It grows as lambda falls: the flatter the teacher, the further away are
+    students for which its sharpness tells more than the divergence; infinite for g = lambda = 0.
+
+    Args:
+        gradient_norm, largest_eigenvalue: as for :func:`sharpness_gap_bound`.
+        variance_proxy, divergence: as for :func:`upper_gap_bound`.
+
+    Raises:
+        UserError: a number out of its range or not finite.
+    """
+    _check_finite(largest_eigenvalue=largest_eigenvalue)
+    check_not_negative(gradient_norm=gradient_norm)
+    rise = upper_gap_bound(0.0, variance_proxy, divergence)
+    slope = gradient_norm + math.hypot(gradient_norm, math.sqrt(2 * max(largest_eigenvalue, 0) * rise))
+    if rise == 0:
+        return 0.0
+    return 2 * rise / slope if slope > 0 else math.inf
+
+
+def _check_finite(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not math.isfinite(value):
+            raise UserError(f"{name} must be finite, and it is {value:g}")

@@ -1,0 +1,187 @@
+"""How a teacher's noise reaches its students, and what combining estimates saves (arXiv 2601.18909).
+
+Inter-student variance is how far students that were distilled independently differ; intra-student entropy is how
+uncertain one student says it is. All arithmetic is in float64.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..metrics import entropy
+from .arguments import check_count, check_not_negative, check_positive, check_probabilities, check_shape
+
+
+class Estimate(NamedTuple):
+    """An estimate, and the variance *of this estimate*, not of one response that went into it."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+class Entropies(NamedTuple):
+    """Mean entropy in nats over all, correct and incorrect predictions, and the share of the correct ones.
+
+    ``correct`` or ``incorrect`` is ``None`` where there are no such predictions.
+    """
+
+    all: float
+    correct: float | None
+    incorrect: float | None
+    accuracy: float
+
+
+def inter_student_variance(predictions: Tensor) -> Tensor:
+    """Variance (ddof 1) over students: predictions [R, ...] of R >= 2 students -> [...]."""
+    if len(predictions) < 2:
+        raise UserError(f"a variance over students needs at least 2 of them, and predictions holds {len(predictions)}")
+    return predictions.double().var(dim=0)
+
+
+def intra_student_entropy(probs: Tensor, labels: Tensor) -> Entropies:
+    """Mean entropy of the students' predictions, also of those alone whose arg-max is right or wrong.
+
+    Args:
+        probs: of R students on N examples, [R, N, K].
+        labels: [N].
+
+    Raises:
+        UserError: ``probs`` that are no distributions, or labels of another shape.
+    """
+    check_shape("probs", probs, None, None, None)
+    check_probabilities(probs=probs)
+    check_shape("labels", labels, probs.shape[1])
+    entropies, correct = entropy(probs.double()), probs.argmax(dim=-1) == labels
+    split = [entropies[chosen].mean().item() if chosen.any() else None for chosen in (correct, ~correct)]
+    return Entropies(entropies.mean().item(), *split, correct.double().mean().item())
+
+
+def average_responses(responses: Tensor, variance: float | Tensor | None = None) -> Estimate:
+    """The mean of k independent responses, and the variance of that mean.
+
+    Args:
+        responses: [k, ...].
+        variance: of one response, where it is known; else it is estimated (ddof 1) from the k responses.
+
+    Raises:
+        UserError: a single response whose variance isn't known, or a variance that isn't positive.
+    """
+    k = len(responses)
+    check_count(responses=k)
+    responses = responses.double()
+    if variance is not None:
+        check_positive(variance=variance)
+        variance = torch.as_tensor(variance, dtype=torch.float64).expand(responses.shape[1:])
+    elif k == 1:
+        raise UserError(
+            "the variance of one response is unknown, and responses holds k = 1: draw at least 2, or pass variance"
+        )
+    else:
+        variance = responses.var(dim=0)
+    return Estimate(responses.mean(dim=0), variance / k)
+
+
+def inverse_variance_combine(
+    means: Sequence[Tensor] | Tensor, variances: Sequence[float | Tensor | None] | Tensor
+) -> Estimate:
+    """Weight M estimates of the same quantity by the inverses of their variances, as the paper does.
+
+    This has the least variance of all weighted means, and the variance that is returned, if the estimates are unbiased
+    and *independent*. Neither can be seen from the arguments: a teacher's labels and a student that learned from those
+    same labels aren't independent, and a student's bias enters the mean with the student's weight.
+
+    Args:
+        means: M >= 1 tensors of one shape, or stacked [M, ...].
+        variances: M variances *of these estimates* (of a mean of k responses: that of one response / k), each a number
+            or elementwise, broadcast to its estimate's shape.
+
+    Raises:
+        UserError: a variance that is unknown (``None``), not positive or not finite; numbers or shapes that differ.
+    """
+    means = [mean.double() for mean in means]
+    if not means or len(means) != len(variances):
+        raise UserError(f"means and variances must be as many, and they are {len(means)} and {len(variances)}")
+    known = [_variance_of(i, mean, variances[i]) for i, mean in enumerate(means)]
+    for i, mean in enumerate(means):
+        check_shape(f"means[{i}]", mean, *means[0].shape)
+    known = torch.stack(known)
+    least = known.amin(dim=0)
+    weights = least / known  # of at most 1, so that no inverse overflows
+    total = weights.sum(dim=0)
+    return Estimate((weights * torch.stack(means)).sum(dim=0) / total, least / total)
+
+
+def _variance_of(i: int, mean: Tensor, variance: float | Tensor | None) -> Tensor:
+    if variance is None:
+        raise UserError(f"variances[{i}] is None, and an estimate of unknown variance can't be weighted by it")
+    variance = torch.as_tensor(variance, dtype=torch.float64)
+    check_positive(**{f"variances[{i}]": variance})
+    try:
+        return variance.expand(mean.shape)
+    except RuntimeError:
+        shapes = f"{list(variance.shape)}, and means[{i}] has {list(mean.shape)}"
+        raise UserError(f"variances[{i}] must be one number or of its estimate's shape; it has {shapes}") from None
+
+
+def oracle_combine(responses: Tensor, teacher_mean: Tensor, noise_variance: float) -> Tensor:
+    """An ORACLE, there to reproduce figures: the weighting in the regression experiments of the paper's code.
+
+    Nobody can use it: it mixes the averaged responses with the teacher's *noise-free* mean, which the responses are
+    there to estimate, and gives that mean the teacher's true noise variance as its own. The responses' variance is
+    that of *one* of them (ddof 0), not of their average; of a single response it is 0, which leaves it alone.
+
+    Args:
+        responses: [k, ...].
+        teacher_mean: the noise-free mean [...].
+        noise_variance: the true variance of one response, above 0.
+
+    Returns:
+        The combined targets [...]; no variance, as what the formula would claim isn't theirs.
+    """
+    check_count(responses=len(responses))
+    check_positive(noise_variance=noise_variance)
+    check_shape("teacher_mean", teacher_mean, *responses.shape[1:])
+    responses, teacher_mean = responses.double(), teacher_mean.double()
+    share = noise_variance / (noise_variance + responses.var(dim=0, correction=0))
+    return share * responses.mean(dim=0) + (1 - share) * teacher_mean
+
+
+def leverage(design: Tensor, x: Tensor) -> Tensor:
+    """x^T (A^T A)^-1 x for each row of ``x`` [M, p], [M], of a design A [N, p] of full column rank."""
+    _, factor = _factorised(design)
+    check_shape("x", x, None, design.shape[1])
+    return torch.linalg.solve_triangular(factor.mT, x.double().mT, upper=False).square().sum(dim=0)
+
+
+def ols_students(design: Tensor, responses: Tensor) -> Tensor:
+    """Least squares of R students at once: responses [R, N] on one design [N, p] -> coefficients [R, p].
+
+    Raises:
+        UserError: a design without full column rank, or responses that don't match it.
+    """
+    orthogonal, factor = _factorised(design)
+    check_shape("responses", responses, None, len(design))
+    return torch.linalg.solve_triangular(factor, orthogonal.mT @ responses.double().mT, upper=True).mT
+
+
+def ols_student_variance(design: Tensor, x: Tensor, noise_variance: float, k: int = 1) -> Tensor:
+    """sigma^2 / k * leverage: the inter-student variance [M] at ``x`` of least squares on averages of k responses.
+
+    It is also by how much the expected squared error at ``x`` exceeds that of the noise-free teacher, if the teacher
+    itself is linear.
+    """
+    check_not_negative(noise_variance=noise_variance)
+    check_count(k=k)
+    return noise_variance / k * leverage(design, x)
+
+
+def _factorised(design: Tensor) -> tuple[Tensor, Tensor]:
+    check_shape("design", design, None, None)
+    design = design.double()
+    rank = int(torch.linalg.matrix_rank(design))
+    if rank < design.shape[1]:
+        raise UserError(f"design must have full column rank {design.shape[1]}, and its rank is {rank}")
+    return torch.linalg.qr(design)

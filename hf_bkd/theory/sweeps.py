@@ -1,0 +1,168 @@
+"""Many students of one teacher at once, that differ in one source of randomness alone (arXiv 2601.18909)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..losses import kl_divergence
+from .arguments import check_count, check_not_negative, check_positive, check_probabilities, check_shape
+from .students import Students
+
+SOURCES = ("initialisation", "data", "teacher")
+RESPONSES = ("argmax", "sampled", "soft")
+LOSSES = {  # of each example, [R, N], from outputs and targets
+    "squared error": lambda outputs, targets: (outputs - targets).square().mean(dim=-1),
+    "divergence": lambda outputs, targets: kl_divergence(targets, outputs),
+}
+
+
+def sample_responses(probs: Tensor, how: str, k: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    """What a classifying teacher answers, as targets: distributions of the shape of ``probs``.
+
+    Args:
+        probs: the teacher's probabilities [..., K]; ``probs.expand(R, N, K)`` draws for each of R students.
+        how: ``"argmax"``: the most probable class, one-hot; ``"sampled"``: the mean of k one-hot labels drawn from
+            ``probs``; ``"soft"``: ``probs`` as they are.
+        k: number of labels drawn; of no effect on the other two, which have no randomness.
+        generator: of the labels.
+
+    Raises:
+        UserError: ``probs`` that are no distributions, an unknown ``how``, k below 1.
+    """
+    check_probabilities(probs=probs)
+    check_count(k=k)
+    if how not in RESPONSES:
+        raise UserError(f"how is {how!r}; it must be one of {', '.join(RESPONSES)}")
+    if how == "soft":
+        return probs
+    rows = probs.reshape(-1, probs.shape[-1])
+    if how == "argmax":
+        labels = rows.argmax(dim=-1, keepdim=True)
+    else:
+        labels = torch.multinomial(rows, k, replacement=True, generator=generator)
+    return _counts(labels, rows.shape[1], probs.dtype).reshape(probs.shape) / labels.shape[1]
+
+
+def noisy_responses(mean: Tensor, variance: float, k: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    """What a regressing teacher answers: the average of k draws from N(mean, variance), of the shape of ``mean``."""
+    check_not_negative(variance=variance)
+    check_count(k=k)
+    noise = torch.zeros_like(mean)
+    for _ in range(k):
+        noise += torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+    return mean + variance**0.5 / k * noise
+
+
+def distill_many(
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    vary: str,
+    count: int,
+    sizes: Sequence[int],
+    loss: str,
+    steps: int = 300,
+    learning_rate: float = 0.01,
+    seed: int = 0,
+    fraction: float = 1.0,
+    weight_noise: float | None = None,
+) -> Students:
+    """Train R students together, by full-batch Adam on the sum of their losses.
+
+    They share all but the source of randomness that is named:
+
+    | ``vary``           | initial weights | examples         | targets                         |
+    | ------------------ | --------------- | ---------------- | ------------------------------- |
+    | ``initialisation`` | each its own    | all of them      | the same, [N, K]                |
+    | ``data``           | the same        | bootstrap sample | the same, [N, K]                |
+    | ``teacher``        | the same        | all of them      | draws of the teacher, [R, N, K] |
+
+    Args:
+        inputs: [N, d].
+        targets: what the students learn: values, or class probabilities for ``"divergence"``.
+        vary: the source.
+        count: R >= 1.
+        sizes: of the students' layers, d and K included; two sizes make a (logistic) regression.
+        loss: ``"squared error"``, or ``"divergence"``, KL(target || softmax(output)), whose gradient is that of the
+            cross-entropy.
+        steps: of Adam.
+        learning_rate: constant.
+        seed: of the initial weights and the bootstrap samples, which have a generator each.
+        fraction: of N that each bootstrap sample draws with replacement, in (0, 1]; for ``"data"``.
+        weight_noise: s: instead of weights of their own, all students get the same ones times 1 + N(0, s^2), drawn for
+            each weight (and bias) of each student; for ``"initialisation"``.
+
+    Returns:
+        The trained students, their parameters without gradients.
+
+    Raises:
+        UserError: an unknown source or loss, an argument of the wrong shape or out of its range.
+    """
+    _check(inputs, targets, vary, count, sizes, loss, fraction, weight_noise)
+    check_count(steps=steps)
+    check_positive(learning_rate=learning_rate)
+    initial, drawn = (torch.Generator().manual_seed(2 * seed + i) for i in range(2))
+    alike = vary != "initialisation" or weight_noise is not None
+    students = Students(count, sizes, initial, alike, inputs.dtype)
+    if weight_noise is not None:
+        _perturb(students, weight_noise, initial)
+    weights = torch.full((1, len(inputs)), 1 / len(inputs), dtype=inputs.dtype)
+    if vary == "data":
+        weights = bootstrap_weights(count, len(inputs), fraction, drawn).to(inputs.dtype)
+    optimizer = torch.optim.Adam(students.parameters(), learning_rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (weights * LOSSES[loss](students(inputs), targets)).sum().backward()
+        optimizer.step()
+    return students.requires_grad_(False)
+
+
+def bootstrap_weights(count: int, examples: int, fraction: float, generator: torch.Generator | None = None) -> Tensor:
+    """The share of each example in ``count`` samples with replacement, [count, examples]; rows sum to one."""
+    draws = max(1, round(fraction * examples))
+    drawn = torch.randint(examples, (count, draws), generator=generator)
+    return _counts(drawn, examples, torch.float64) / draws
+
+
+def _counts(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """How often each of the classes is in each row of labels [B, k], [B, classes]."""
+    ones = torch.ones(labels.shape, dtype=dtype)
+    return torch.zeros(len(labels), classes, dtype=dtype).scatter_add_(1, labels, ones)
+
+
+@torch.no_grad()
+def _perturb(students: Students, scale: float, generator: torch.Generator) -> None:
+    for parameter in students.parameters():
+        parameter *= 1 + scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+def _check(
+    inputs: Tensor,
+    targets: Tensor,
+    vary: str,
+    count: int,
+    sizes: Sequence[int],
+    loss: str,
+    fraction: float,
+    weight_noise: float | None,
+) -> None:
+    for name, value, known in (("vary", vary, SOURCES), ("loss", loss, LOSSES)):
+        if value not in known:
+            raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+    check_count(count=count)
+    if len(sizes) < 2:
+        raise UserError(f"sizes must be those of at least two layers, and it is {tuple(sizes)}")
+    check_shape("inputs", inputs, None, sizes[0])
+    check_shape("targets", targets, *([count] if vary == "teacher" else []), len(inputs), sizes[-1])
+    if loss == "divergence":
+        check_probabilities(targets=targets)
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction must be above 0 and at most 1, and it is {fraction:g}")
+    if fraction < 1 and vary != "data":
+        raise UserError(f"fraction is {fraction:g}, and vary is {vary!r}: it must be 'data'")
+    if weight_noise is not None:
+        check_not_negative(weight_noise=weight_noise)
+        if vary != "initialisation":
+            raise UserError(f"weight_noise is {weight_noise:g}, and vary is {vary!r}: it must be 'initialisation'")
