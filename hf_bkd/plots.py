@@ -244,7 +244,7 @@ def _sweeps(arms: Arms, field: str) -> dict[str, dict[float, str]]:
 def _sweep(groups: dict[str, Arms], field: str, styles: Styles) -> tuple[str, Figure]:
     sweeps = {condition: lines for condition, arms in groups.items() if (lines := _sweeps(arms, field))}
     figure, axes = panels(len(sweeps), 2, 9 if len(sweeps) > 1 else 6, 3.4)
-    shown = {}
+    shown, handles = {}, {}
     for ax, (condition, lines) in zip(axes, sweeps.items(), strict=True):
         ax.set(title=condition, xlabel=SWEPT[field], ylabel="accuracy, %")
         if field != "kd_lambda":
@@ -253,10 +253,10 @@ def _sweep(groups: dict[str, Arms], field: str, styles: Styles) -> tuple[str, Fi
             spreads = [over_seeds(groups[condition][arm], "accuracy") for arm in points.values()]
             means, stds, _ = 100 * np.transpose(spreads)
             colour = styles[next(iter(points.values()))][0]
-            ax.errorbar(list(points), means, stds, fmt="o-", capsize=3, color=colour, label=fill(line, 44))
+            handles[line] = ax.errorbar(list(points), means, stds, fmt="o-", capsize=3, color=colour)
             shown |= dict.fromkeys(points.values())
         values = sorted(set().union(*lines.values()))
         ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.minorticks_off()
-        ax.legend()
+    figure.legend(list(handles.values()), [fill(line, 70) for line in handles], loc="outside lower center")
     return f"Accuracy (mean ± standard deviation over seeds) against {SWEPT[field]}. Arms: {'; '.join(shown)}.", figure

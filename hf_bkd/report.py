@@ -18,7 +18,7 @@ from rich.text import Text
 from .files import write_text
 from .plots import write_plots
 from .report_pages import DIFFERENCES, page_of
-from .results import DASH, REFERENCE, SETTINGS, by_condition, compares_teachers
+from .results import COSTS, DASH, REFERENCE, SETTINGS, by_condition, compares_teachers
 
 
 def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
@@ -104,7 +104,7 @@ def _table(rows: list[dict], columns: dict[str, Callable[[dict], str]]) -> list[
 
 def _settings(results: dict) -> str:
     groups, records = by_condition(results), results["arms"]
-    settings = {key: name for key, name in SETTINGS.items() if any(record.get(key) for record in records)}
+    settings = {key: name for key, name in (SETTINGS | COSTS).items() if any(record.get(key) for record in records)}
     cells = [["condition", "arm", "teacher", *settings.values(), "seconds a run"]]
     for condition, arms in groups.items():
         for arm, runs in arms.items():

@@ -20,11 +20,10 @@ SETTINGS = {
     "student_temperature": "T_s",
     "num_samples": "S",
     "views": "views",
-    "label_bytes": "bytes of labels an example",
-    "label_seconds": "seconds to label",
     "folds": "folds",
     "prior_precision": "prior precision",
 }
+COSTS = {"label_bytes": "bytes of labels an example", "label_seconds": "seconds to label"}
 
 Runs = dict[int, dict]  # seed -> record
 Arms = dict[str, Runs]

@@ -185,7 +185,8 @@ def convergence_claim(world: Linear) -> Claim:
     steps = [EVERY * (i + 1) for i in range(len(risks))]
     floor = excess_risk_floor(world.label_noise, RATE)
     floors = {"one-hot": floor, "Dirichlet 5": floor / 6}
-    lines = [Series(name, steps, curve, style="line", colour=i) for i, (name, curve) in enumerate(curves.items())]
+    colours = {"one-hot": 0, "exact": 1, "Dirichlet 5": 2}  # those of the protocol's figure
+    lines = [Series(name, steps, curve, style="line", colour=colours[name]) for name, curve in curves.items()]
     lines += [Series("predicted floor", steps, [value] * len(steps), style="dashed") for value in floors.values()]
     late = {name: curve[-len(curve) // 4 :].mean() for name, curve in curves.items()}
     return Claim(

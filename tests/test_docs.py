@@ -1,5 +1,6 @@
 """The code on the pages of docs/ runs, with a small network and a few images in the place of the reader's."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 import hf_bkd
-from hf_bkd.soft_labels import read
+from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -128,3 +129,31 @@ def test_the_pages_own_example_trains(world, labels, monkeypatch):
     world["args"].kd_lambda = 1.0
     exec(block("soft_labels.md", "join_soft_labels(images"), world)
     assert world["train"].views == hf_bkd.Views(hf_bkd.CropAndFlip(), number=16)
+
+
+def test_the_theory_page_computes_what_it_says(world):
+    world["torch"] = torch
+    for containing in ("GaussianMixture", "score_gram", "conjugate_posterior"):
+        exec(block("theory.md", containing), world)
+    torch.testing.assert_close(world["student"](world["x"]).softmax(dim=-1), world["p"])
+    assert 0 < world["floor"] == pytest.approx(0.02 * world["noise"] / 4)
+    assert world["cost"].rank > 0 and world["cost"].variance == pytest.approx(0, abs=1e-9)
+    assert sum(world["cost"]) == pytest.approx(world["cost"].total)
+    theory = world["theory"]
+    world |= {"responses": torch.randn(5, 3), "other": theory.average_responses(torch.randn(4, 3))}
+    exec(block("theory.md", "inverse_variance_combine"), world)
+    assert (world["both"].variance < world["teacher"].variance).all()
+
+
+def test_the_theory_pages_training_is_adaptive_and_looked_into(world, monkeypatch):
+    preprocess = hf_bkd.ImagePreprocessor.for_model(world["network"])
+    probs = torch.randn(12, CLASSES).softmax(dim=-1).numpy()
+    teacher = {"method": "variational", "num_classes": CLASSES}
+    record = {"format": 1, "temperature": 1.0, "tempering": "post_average", "num_samples": 10, "teacher": teacher}
+    labelled = attach(world["images"], probs, record | {"dataset": {}}, variance=0.01 * probs)
+    world |= {"labelled": hf_bkd.ResidentDataset.from_images(labelled, preprocess), "student": world["network"]}
+    exec(block("theory.md", "lambda_schedule"), world)
+    world["args"] = dataclasses.replace(world["args"], max_steps=2, use_cpu=True, report_to="none", save_strategy="no")
+    exec(block("theory.md", "DiagnosticsCallback"), world)
+    logged = world["trainer"].state.log_history
+    assert {"gradient_noise_one_hot", "gradient_noise_stored", "mc_variance", "lambda_hat"} < set(logged[0])

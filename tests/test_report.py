@@ -150,7 +150,7 @@ def test_report_of_one_condition(tmp_path):
 def test_two_conditions_and_sweeps(tmp_path):
     content = bare(arms=["deterministic", "Laplace"], seeds=(0, 1), conditions=("noisy", "clean"))
     for seed in (0, 1):
-        sweep = {"history": None, "reliability": None, "teacher": "laplace"}
+        sweep = {"history": None, "reliability": None, "teacher": "laplace", "label_seconds": 1.5 + seed}
         content["arms"] += [
             record("λ = 0.5", seed, 0.88 + seed / 100, "noisy", kd_lambda=0.5, **sweep),
             record("S = 100", seed, 0.89 + seed / 100, "noisy", num_samples=100, **sweep),

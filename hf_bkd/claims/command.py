@@ -43,6 +43,7 @@ def main(
         defaults = {"output_dir": f"runs/{name}"}
         (options,) = parse_dataclasses((kind,), defaults, sys.argv[1:] if argv is None else argv)
         folder = writable_folder(options.output_dir)
+        torch.set_num_threads(1)  # many small products: several threads take twice the time
         results = {"recipe": name, "note": note, "environment": environment(torch.device("cpu"))}
         results |= as_json(claims(options))
         write_json(folder / "results.json", results)

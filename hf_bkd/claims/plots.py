@@ -29,7 +29,9 @@ def _draw(figure: Figure) -> Drawing:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, handle)
     if len(shown) > 1:
-        drawing.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3)
+        drawing.legend(
+            list(shown.values()), list(shown), loc="outside lower center", ncols=4 if len(shown) == 4 else 3
+        )
     return drawing
 
 
