@@ -6,8 +6,8 @@ python recipes/theory_propagation.py --output_dir runs/theory_propagation      t
 from dataclasses import dataclass, field
 
 import torch
-from propagation_classification import labels_claim, networks_claim
-from propagation_regression import Diabetes, amplification_claim, averaging_claim, rules_claim
+from theory_claims.propagation_classification import labels_claim, networks_claim
+from theory_claims.propagation_regression import Diabetes, amplification_claim, averaging_claim, rules_claim
 
 from hf_bkd.claims import Claim, ClaimArguments, main
 

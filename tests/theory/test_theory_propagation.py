@@ -15,7 +15,7 @@ SIZES = {"--students": 2000, "--classifiers": 4, "--networks": 4}
 @pytest.fixture
 def recipe(monkeypatch):
     recipe = load("theory_propagation")
-    import propagation_classification
+    from theory_claims import propagation_classification
 
     monkeypatch.setattr(
         propagation_classification, "SETS", {"digits": (load_digits, 100, 80), "wine": (load_wine, 50, 64)}
@@ -38,8 +38,8 @@ def test_the_recipe_writes_its_claims_and_least_squares_obeys_its_formulas(recip
 
 
 def test_networks_amplify_and_sampled_labels_leave_entropy(recipe):
-    import propagation_classification as classes
-    import propagation_regression as regression
+    from theory_claims import propagation_classification as classes
+    from theory_claims import propagation_regression as regression
 
     amplified = regression.amplification_claim(regression.Diabetes(), 200, 5, 0).checks
     assert all(check.holds for check in amplified if check.compare != "relative")

@@ -17,24 +17,28 @@ def recipe():
 @pytest.fixture(scope="module")
 def world(recipe):
     torch.set_num_threads(1)
-    return recipe.Linear(recipe.Options("", seed=0, replicates=48, steps=4000))
+    return recipe.Linear(replicates=48, steps=4000, seed=0)
+
+
+def made(recipe, world, name) -> list:
+    (claim,) = [claim for claim in recipe.FLOOR_CLAIMS if claim.__name__ == name]
+    return claim(world).checks
 
 
 @pytest.mark.parametrize("claim", ["floor_claim", "samples_claim", "lambda_claim", "break_even_claim"])
 def test_floors_are_as_predicted(recipe, world, claim):
-    checks = getattr(recipe, claim)(world).checks
+    checks = made(recipe, world, claim)
     assert checks and not [check for check in checks if not check.holds]
     assert all(check.tolerance <= 0.1 for check in checks)
 
 
 def test_the_adaptive_lambda_is_as_good_as_the_best_of_a_grid(recipe, world):
-    checks = recipe.adaptive_claim(world).checks
+    checks = made(recipe, world, "adaptive_claim")
     assert len(checks) == 3 and all(check.holds and check.predicted == 1.05 for check in checks)
 
 
 def test_students_start_alike_and_exact_targets_teach_best_in_the_protocol(recipe):
-    options = recipe.Options("", protocol_seeds=2, protocol_points=4000)
-    claim = recipe.protocol_claim(options)
+    claim = recipe.protocol_claim(seeds=2, points=4000, seed=0)
     order = [check for check in claim.checks if check.name.startswith("excess risk of")]
     assert len(order) == 4 and all(check.holds for check in order)
     ((first, *others),) = [[series.y[0] for series in claim.figures[0].panels[0].series]]

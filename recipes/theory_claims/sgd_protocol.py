@@ -1,7 +1,6 @@
 """The synthetic experiment of arXiv 2601.01484 (its Figure 1), as in the authors' released code."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +14,12 @@ RATE, MOMENTUM, VARIANCE = 5e-4, 0.9, 2.5
 NAMES = ("one-hot", "exact", "Dirichlet 5", "Dirichlet 0.5", "λ = 6/7, Dirichlet 5", "λ = 0.6, Dirichlet 0.5")
 
 
-def protocol_claim(options: Any) -> Claim:
+def protocol_claim(seeds: int, points: int, seed: int) -> Claim:
     """Its students, of all targets and seeds, trained at once."""
-    generator = torch.Generator().manual_seed(options.seed)
-    runs = [_data(options.protocol_points, generator) for _ in range(options.protocol_seeds)]
+    generator = torch.Generator().manual_seed(seed)
+    runs = [_data(points, generator) for _ in range(seeds)]
     train_x, targets, test_x, test_p, test_y = (torch.stack(parts) for parts in zip(*runs, strict=True))
-    seeds, arms, (points, width) = len(runs), len(NAMES), train_x.shape[1:]
+    arms, (examples, width) = len(NAMES), train_x.shape[1:]
     students = Students(seeds, (width, HIDDEN, HIDDEN, CLASSES), generator)
     for parameter in students.parameters():  # the same start for all targets of a seed
         parameter.data = parameter.data.repeat_interleave(arms, dim=0)
@@ -28,7 +27,7 @@ def protocol_claim(options: Any) -> Claim:
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(EPOCHS):
-            for row in torch.randperm(points, generator=generator).tolist():
+            for row in torch.randperm(examples, generator=generator).tolist():
                 yield train_x[:, row, None].repeat_interleave(arms, dim=0), targets[:, :, row].flatten(0, 1)[:, None]
 
     def measure(students: Students) -> Tensor:
