@@ -116,12 +116,12 @@ def _comparison(results: dict, styles: Styles) -> tuple[str, Figure]:
 
 
 def _teachers(results: dict, styles: Styles) -> tuple[str, Figure]:
-    panels = {"nll": "NLL", "ece": "ECE", "ood_auroc": "AUROC, foreign images"}
+    metrics = {"nll": "NLL", "ece": "ECE", "ood_auroc": "AUROC, foreign images"}
     groups = by_condition(results)
-    figure, axes = panels(len(panels) * len(groups), len(panels), 10, 0.9 + 0.27 * max(map(len, groups.values())))
+    figure, axes = panels(len(metrics) * len(groups), len(metrics), 10, 0.9 + 0.27 * max(map(len, groups.values())))
     for number, condition in enumerate(groups):
         rows = teacher_table(results, condition)
-        for ax, (metric, heading) in zip(axes[number * len(panels) :], panels.items(), strict=False):
+        for ax, (metric, heading) in zip(axes[number * len(metrics) :], metrics.items(), strict=False):
             for y, row in enumerate(rows):
                 colour = styles[row["arm"]][0]
                 for key, face, height in ((metric, colour, y - 0.14), (f"scaled_{metric}", "white", y + 0.14)):
@@ -130,7 +130,7 @@ def _teachers(results: dict, styles: Styles) -> tuple[str, Figure]:
                         ax.errorbar(mean, height, xerr=std, fmt="D", color=colour, markerfacecolor=face, markersize=5)
             ax.set(xlabel=heading, ylim=(len(rows) - 0.5, -0.5))
             ax.set_yticks(range(len(rows)), [fill(row["arm"], 36) for row in rows] if metric == "nll" else [])
-        axes[number * len(panels)].set_title(condition)
+        axes[number * len(metrics)].set_title(condition)
     caption = (
         "Teachers on the test split, mean and standard deviation over seeds: filled as they are, hollow after "
         "temperature scaling on the validation split. NLL and ECE are better on the left, AUROC on the right."
