@@ -11,10 +11,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python recipes/digits.py --output_dir runs/digits
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 # what is claimed of speed and memory, measured here; a missed bar is no error, and is best judged on an idle machine
 bench: $(VENV)/.installed

@@ -87,8 +87,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no method": ("laplace", lambda f: edit(f / "teacher.json", lambda d: d.pop("method")), "teacher.json is damaged"),
     "unknown method": (
         "laplace",
-        lambda f: edit(f / "teacher.json", lambda d: d.update(method="oracle")),
-        "unknown method 'oracle'",
+        lambda f: edit(f / "teacher.json", lambda d: d.update(method="seance")),
+        "unknown method 'seance'",
     ),
     "unhashable method": (
         "laplace",
