@@ -1,4 +1,4 @@
-"""lambda by example: what the spread of a teacher's draws, stored with its labels, says of its weight."""
+"""What the variance between a teacher's draws, stored with its labels, says of how much to trust it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from .soft_labels.arrow import PROBS, VARIANCE, stacked_lists
 from .soft_labels.check import Stored
 from .soft_labels.columns import read
 from .soft_labels.layout import Layout
-from .targets import adaptive_lambda, noise_ratio
+from .targets import adaptive_lambda, inverse_variance_weights, noise_ratio
 
 
 class Spread(NamedTuple):
@@ -29,6 +29,54 @@ def spread(dataset: Any, layout: Layout) -> Spread:
     return Spread(summed.mean().item(), noise_ratio(probs, summed, layout.num_draws))
 
 
+class StoredVariance:
+    """A teacher's ``teacher_variance`` column, checked to be of use beside its probabilities.
+
+    Args:
+        dataset: the training set.
+        labels: the teacher's.
+        needed_for: the argument that asks for it, told in errors.
+
+    Raises:
+        UserError: no such column, no record of how many draws there were, or labels at a temperature that their
+            variance doesn't belong to.
+    """
+
+    def __init__(self, dataset: Any, labels: Stored, needed_for: str):
+        self.layout, self.column = labels.layout, labels.layout.name.replace(PROBS, VARIANCE, 1)
+        if self.column not in (dataset.column_names or ()):
+            raise UserError(
+                f"{needed_for} needs the column {self.column}, the variance between the teacher's draws: label with a "
+                "teacher that draws (LaplaceTeacher with link='mc', VariationalTeacher, an ensemble), num_samples of "
+                "at least 2 and variance='full' or 'sum'"
+            )
+        if self.layout.num_draws is None:
+            raise UserError(
+                f"{needed_for} needs labels whose record tells how many draws they average: use add_soft_labels"
+            )
+        untempered = labels.wanted == 1 or self.layout.provenance["tempering"] == "per_sample"
+        if labels.wanted != labels.temperature or not untempered:
+            raise UserError(
+                f"{needed_for} needs labels at the temperature of their draws, whose variance is stored: leave "
+                "teacher_temperature out, and label at 1 or with tempering='per_sample'"
+            )
+
+    def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
+        """``teacher_variance`` [B, C] or [B] of a list of rows."""
+        flat = stacked_lists([example[self.column] for example in examples], self.column)
+        variance = self.layout.variance(flat)[:, 0]
+        return {self.column: variance[:, 0] if variance.shape[-1] == 1 else variance}
+
+    def of(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
+        """Summed over the classes [B], of labels [B, C]; UserError if the batch lacks it."""
+        if self.column not in batch:
+            raise UserError(
+                f"the batches lack {self.column} (only {', '.join(batch)}): the transform or collator must pass it on"
+            )
+        variance = torch.as_tensor(batch[self.column]).to(probs)
+        return variance.sum(dim=-1) if variance.ndim == probs.ndim else variance
+
+
 class AdaptiveLambda:
     """``kd_lambda`` times :func:`~hf_bkd.targets.adaptive_lambda` of a batch's labels.
 
@@ -38,47 +86,51 @@ class AdaptiveLambda:
         kd_lambda: the largest lambda, in [0, 1].
 
     Raises:
-        UserError: labels of several teachers, streamed, without a variance, without a record of how many draws they
-            average, or at a temperature that their variance doesn't belong to.
+        UserError: labels of several teachers, streamed, or without a usable variance.
     """
 
     def __init__(self, dataset: Any, stored: Mapping[str, Stored], kd_lambda: float):
-        needs = "lambda_schedule='adaptive' needs"
+        asked = "lambda_schedule='adaptive'"
         if len(stored) > 1:
-            raise UserError(f"{needs} the labels of one teacher, and there are {', '.join(stored)}: remove the others")
-        ((probs, labels),) = stored.items()
-        self.kd_lambda, self.layout = kd_lambda, labels.layout
-        self.column = probs.replace(PROBS, VARIANCE, 1)
-        if self.column not in (dataset.column_names or ()):
             raise UserError(
-                f"{needs} the column {self.column}, the variance between the teacher's draws: label with a teacher "
-                "that draws (LaplaceTeacher with link='mc', VariationalTeacher, an ensemble), num_samples of at least "
-                "2 and variance='full' or 'sum'"
+                f"{asked} needs the labels of one teacher, and there are {', '.join(stored)}: remove the others"
             )
-        self.num_samples = self.layout.num_draws
-        if self.num_samples is None:
-            raise UserError(f"{needs} labels whose record tells how many draws they average: use add_soft_labels")
-        untempered = labels.wanted == 1 or self.layout.provenance["tempering"] == "per_sample"
-        if labels.wanted != labels.temperature or not untempered:
-            raise UserError(
-                f"{needs} labels at the temperature of their draws, whose variance is stored: leave "
-                "teacher_temperature out, and label at 1 or with tempering='per_sample'"
-            )
+        (labels,) = stored.values()
+        self.kd_lambda, self.variance = kd_lambda, StoredVariance(dataset, labels, asked)
+        self.num_samples = labels.layout.num_draws
         if not hasattr(dataset, "__len__"):
-            raise UserError(f"{needs} to read all labels before the first step: load the dataset without streaming")
-        self.ratio = spread(dataset, self.layout).ratio
+            raise UserError(f"{asked} needs to read all labels before the first step: load them without streaming")
+        self.ratio = spread(dataset, labels.layout).ratio
 
-    def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
-        """``teacher_variance`` [B, C] or [B] of a list of rows."""
-        flat = stacked_lists([example[self.column] for example in examples], self.column)
-        variance = self.layout.variance(flat)[:, 0]
-        return {self.column: variance[:, 0] if variance.shape[-1] == 1 else variance}
+    @property
+    def variances(self) -> list[StoredVariance]:
+        return [self.variance]
 
     def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
-        """lambda [B] of labels [B, C]; UserError if the batch lacks their variance."""
-        if self.column not in batch:
-            raise UserError(
-                f"the batches lack {self.column} (only {', '.join(batch)}): the transform or collator must pass it on"
-            )
-        variance = torch.as_tensor(batch[self.column]).to(probs)
+        """lambda [B] of labels [B, C]."""
+        variance = self.variance.of(batch, probs)
         return self.kd_lambda * adaptive_lambda(probs, variance, self.num_samples, self.ratio)
+
+
+class InverseVariance:
+    """Weights of several teachers by the variances of their means, :func:`~hf_bkd.targets.inverse_variance_weights`.
+
+    Args:
+        dataset: the training set.
+        stored: its labels, by column.
+
+    Raises:
+        UserError: labels without a usable variance.
+    """
+
+    def __init__(self, dataset: Any, stored: Mapping[str, Stored]):
+        asked = "teacher_weights='inverse_variance'"
+        self.variances = [StoredVariance(dataset, labels, asked) for labels in stored.values()]
+
+    def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
+        """Weights [B, M] of labels [B, M, C]."""
+        of_means = [
+            each.of(batch, p) / each.layout.num_draws
+            for each, p in zip(self.variances, probs.unbind(dim=-2), strict=True)
+        ]
+        return inverse_variance_weights(torch.stack(of_means, dim=-1))

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaptive import AdaptiveLambda
+from .adaptive import AdaptiveLambda, InverseVariance
 from .errors import UserError
 from .noise import ExampleGenerator
 from .soft_labels.check import stored_labels
 from .soft_labels.identity import EXAMPLE_ID
 from .soft_labels.layout import is_soft_label_column
-from .targets import mix_teachers, temper
+from .targets import entropy_weights, mix_teachers, mixture_responsibilities, temper
 from .training_args import DistillationTrainingArguments
 
 
@@ -30,13 +30,15 @@ class StoredLabels:
         num_classes: of the student, where it is known.
 
     Raises:
-        UserError: as :func:`~hf_bkd.soft_labels.check.stored_labels`, and as :class:`AdaptiveLambda`.
+        UserError: as :func:`~hf_bkd.soft_labels.check.stored_labels`, :class:`AdaptiveLambda` and
+            :class:`InverseVariance`.
     """
 
     def __init__(self, dataset: Any, args: DistillationTrainingArguments, num_classes: int | None):
         self.stored = stored_labels(dataset, args.teacher_temperature, num_classes, args.allow_unrecorded_labels)
-        adaptive = args.lambda_schedule == "adaptive"
+        adaptive, weighted = args.lambda_schedule == "adaptive", args.teacher_weights == "inverse_variance"
         self.adaptive = AdaptiveLambda(dataset, self.stored, args.kd_lambda) if adaptive else None
+        self.by_variance = InverseVariance(dataset, self.stored) if weighted else None
         self.args, self.reads_labels = args, adaptive or args.kd_lambda < 1
 
     @property
@@ -45,25 +47,47 @@ class StoredLabels:
         return next(iter(self.stored.values())).wanted
 
     def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
-        """The soft labels of a list of rows: ``teacher_probs`` [B, C] of each teacher, and what lambda needs."""
-        probs = {
+        """The soft labels of a list of rows: ``teacher_probs`` [B, C] of each teacher, and what variances it takes."""
+        found = {
             name: stored.layout.of_rows([example[name] for example in examples])
             for name, stored in self.stored.items()
             if name in examples[0]
         }
-        return probs | self.adaptive.decoded(examples) if self.adaptive else probs
+        for user in filter(None, (self.adaptive, self.by_variance)):
+            for variance in user.variances:
+                found |= variance.decoded(examples)
+        return found
 
     def count(self, batch: Mapping[str, Tensor]) -> int:
         """How many targets a batch has."""
         return self._labels(batch, next(iter(self.stored)))[..., 0].numel()
 
-    def target(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """sum_m r_m p_m of a batch's labels [B, C], each at its wanted temperature; UserError if they are missing."""
+    def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
+        """sum_m r_m p_m of a batch's labels [B, C], each at its wanted temperature.
+
+        ``logits`` are the student's, by which a mixture prior tells its teachers' responsibilities; without them they
+        are the prior's weights. UserError if labels are missing.
+        """
         probs = []
         for name, stored in self.stored.items():
             p = self._labels(batch, name).float()
             probs.append(temper(p / p.sum(dim=-1, keepdim=True), stored.wanted / stored.temperature))
-        return mix_teachers(probs)
+        if len(probs) == 1:
+            return probs[0]
+        stacked = torch.stack(probs, dim=-2)
+        return mix_teachers(stacked, self._weights(batch, stacked, logits))
+
+    def _weights(self, batch: Mapping[str, Tensor], probs: Tensor, logits: Tensor | None) -> Tensor | None:
+        """Of the teachers, [B, M]; ``None`` for equal ones."""
+        weights = None
+        if self.by_variance:
+            weights = self.by_variance(batch, probs)
+        elif self.args.teacher_weights == "entropy":
+            weights = entropy_weights(probs)
+        if self.args.combine == "average" or logits is None:
+            return weights
+        log_student = (logits.detach().float() / self.args.student_temperature).log_softmax(dim=-1)
+        return mixture_responsibilities(log_student, probs, weights, self.args.prior_strength)
 
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float | Tensor:
         """lambda of a batch with this target: one number, or one per example [B]."""
@@ -124,7 +148,7 @@ class OnlineTeacher:
         """How many targets a batch has."""
         return len(next(iter(batch.values())))
 
-    def target(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
         """The teacher's mean probabilities [B, C] of the batch's inputs."""
         inputs = network_inputs(batch)
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)

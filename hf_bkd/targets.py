@@ -7,10 +7,13 @@ column stores), lambda is one number or one per example. Nothing here assumes im
 leading dimensions are free, classes come last.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from .errors import UserError
+from .metrics import entropy
 
 PSEUDO_DRAWS = 10  # that the whole data set's noise ratio counts for beside an example's own
 
@@ -32,22 +35,83 @@ def temper(probs: Tensor, temperature: float) -> Tensor:
     return torch.softmax(probs.log() / temperature, dim=-1)
 
 
-def mix_teachers(probs: list[Tensor], weights: Tensor | None = None) -> Tensor:
+def mix_teachers(probs: Tensor, weights: Tensor | None = None) -> Tensor:
     """sum_m r_m p_m over M teachers.
 
     Args:
-        probs: M tensors of class probabilities, each [..., C].
+        probs: class probabilities [..., M, C].
         weights: r, [M] or [..., M], summing to one over M; None for equal weights.
 
     Returns:
         Probabilities [..., C].
     """
-    if len(probs) == 1:
-        return probs[0]
-    stacked = torch.stack(probs, dim=-2)
     if weights is None:
-        return stacked.mean(dim=-2)
-    return (weights.unsqueeze(-1) * stacked).sum(dim=-2)
+        return probs.mean(dim=-2)
+    return (weights.unsqueeze(-1) * probs).sum(dim=-2)
+
+
+def entropy_weights(probs: Tensor) -> Tensor:
+    """w_m = (1 - H_m / sum_j H_j) / (M - 1): the surer a teacher is of an example, the more it counts.
+
+    arXiv 2605.27967, for M = 2 as in its released code, w_1 = H_2 / (H_1 + H_2); for more, the natural reading of it.
+
+    Args:
+        probs: class probabilities of M teachers [..., M, C].
+
+    Returns:
+        Weights [..., M], summing to one; equal where all teachers are certain.
+    """
+    teachers = probs.shape[-2]
+    entropies = entropy(probs)
+    total = entropies.sum(dim=-1, keepdim=True)
+    shares = torch.where(total > 0, entropies / total, 1 / teachers)
+    return (1 - shares) / (teachers - 1) if teachers > 1 else torch.ones_like(entropies)
+
+
+def inverse_variance_weights(variances: Tensor) -> Tensor:
+    """1 / v_m, normalised (arXiv 2601.18909): least variance where the teachers are independent and unbiased.
+
+    Args:
+        variances: of M teachers' means, not of one draw, [..., M]; a teacher without any outweighs all that have some.
+
+    Returns:
+        Weights [..., M], summing to one.
+    """
+    return torch.softmax(-variances.clamp_min(torch.finfo(variances.dtype).tiny).log(), dim=-1)
+
+
+def mixture_responsibilities(
+    log_student: Tensor, probs: Tensor, weights: Tensor | None, prior_strength: float
+) -> Tensor:
+    """r_m: which teacher's prior the student's prediction belongs to, under the mixture prior of arXiv 2605.27967.
+
+    The prior on the student's probabilities q is sum_m w_m Dir(q; 1 + s p_m), and the gradient of its negative
+    logarithm with respect to the logits is s (q - sum_m r_m p_m): that of distillation towards the mean of the
+    teachers with these weights. Where teachers disagree and s is large, one of them takes all.
+
+    Args:
+        log_student: log q [..., C].
+        probs: p [..., M, C].
+        weights: w [..., M]; equal if not given.
+        prior_strength: s > 0, of each teacher in examples (lambda in the paper).
+
+    Returns:
+        r [..., M], summing to one.
+    """
+    return torch.softmax(_log_components(log_student, probs, weights, prior_strength), dim=-1)
+
+
+def mixture_energy(log_student: Tensor, probs: Tensor, weights: Tensor | None, prior_strength: float) -> Tensor:
+    """-log sum_m w_m Dir(q; 1 + s p_m) [...], whose gradient is told by :func:`mixture_responsibilities`."""
+    normaliser = math.lgamma(probs.shape[-1] + prior_strength)
+    return -torch.logsumexp(_log_components(log_student, probs, weights, prior_strength), dim=-1) - normaliser
+
+
+def _log_components(log_student: Tensor, probs: Tensor, weights: Tensor | None, prior_strength: float) -> Tensor:
+    """log w_m + log Dir(q; 1 + s p_m) [..., M], less what all have in common."""
+    log_beta = torch.lgamma(1 + prior_strength * probs).sum(dim=-1)
+    fit = prior_strength * (probs * log_student.unsqueeze(-2)).sum(dim=-1)
+    return fit - log_beta + (-math.log(probs.shape[-2]) if weights is None else weights.log())
 
 
 def mixed_target(labels: Tensor, teacher: Tensor, kd_lambda: float | Tensor) -> Tensor:

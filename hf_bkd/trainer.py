@@ -145,7 +145,7 @@ class DistillationTrainer(Trainer):
         args, factor = self.args, 1.0
         target, kd_lambda = None, 0.0
         if self._source is not None:
-            target = self._source.target(batch)
+            target = self._source.target(batch, logits)
             kd_lambda = self._source.kd_lambda(batch, target)
             factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
         parts = distillation_loss(

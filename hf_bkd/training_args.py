@@ -8,7 +8,13 @@ from .errors import UserError
 from .losses import TEMPERATURE_SCALES
 from .views import ORDERS
 
-LAMBDA_SCHEDULES = ("fixed", "adaptive")
+CHOICES = {
+    "temperature_scale": TEMPERATURE_SCALES,
+    "lambda_schedule": ("fixed", "adaptive"),
+    "teacher_weights": ("equal", "entropy", "inverse_variance"),
+    "combine": ("average", "mixture"),
+    "view_order": ORDERS,
+}
 
 
 @dataclass
@@ -22,6 +28,13 @@ class DistillationTrainingArguments(TrainingArguments):
         kd_lambda: weight in [0, 1] of the distillation term; 0 is plain training, 1 never reads the labels.
         lambda_schedule: ``"fixed"``, or ``"adaptive"``: lambda(x) is ``kd_lambda`` times what the spread of the
             teacher's draws for x says, see :func:`~hf_bkd.targets.adaptive_lambda`. Needs stored ``teacher_variance``.
+        teacher_weights: of several teachers' labels: ``"equal"``, ``"entropy"`` (the surer, the more, example by
+            example; arXiv 2605.27967) or ``"inverse_variance"`` (of each teacher's mean, example by example; needs
+            ``teacher_variance``).
+        combine: ``"average"`` of the teachers, or ``"mixture"``, arXiv 2605.27967's prior, under which the teachers
+            that the student agrees with count more; see :func:`~hf_bkd.targets.mixture_responsibilities`.
+        prior_strength: s > 0 of that mixture, its lambda. Its energy with the released code's factor c, and labels
+            of weight one, is ``kd_lambda`` = c s / (1 + c s) here.
         teacher_temperature: T_t > 0 of the target. ``None`` keeps that of the stored labels. Labels stored at another
             temperature are brought to this one by p^(T_stored/T_t), renormalised; refused if T_stored is not 1 and
             their teacher's rule was ``"per_sample"``, and for a higher one unless they are stored as float32.
@@ -40,8 +53,7 @@ class DistillationTrainingArguments(TrainingArguments):
         allow_unrecorded_labels: train on soft labels that don't say what made them, such as ones added by hand.
 
     Raises:
-        UserError: a number outside its range, an unknown scale, schedule or order, or an adaptive lambda with an
-            online teacher.
+        UserError: a number outside its range, an unknown choice, or one of stored labels with an online teacher.
     """
 
     kd_lambda: float = field(
@@ -50,6 +62,11 @@ class DistillationTrainingArguments(TrainingArguments):
     lambda_schedule: str = field(
         default="fixed", metadata={"help": "fixed, or adaptive: lambda by example, from the labels' variance."}
     )
+    teacher_weights: str = field(
+        default="equal", metadata={"help": "Of several teachers: equal, entropy or inverse_variance."}
+    )
+    combine: str = field(default="average", metadata={"help": "Several teachers: their average, or a mixture prior."})
+    prior_strength: float = field(default=5.0, metadata={"help": "Strength > 0 of each teacher's part in a mixture."})
     teacher_temperature: float | None = field(
         default=None, metadata={"help": "Temperature > 0 of the target; that of the stored labels if not given."}
     )
@@ -87,25 +104,22 @@ class DistillationTrainingArguments(TrainingArguments):
         for name in ("kd_lambda", "kl_warmup", "kl_annealing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be between 0 and 1, and it is {getattr(self, name)}")
-        for name in ("teacher_temperature", "student_temperature"):
+        for name in ("teacher_temperature", "student_temperature", "prior_strength"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} must be above 0, and it is {value}")
-        if self.temperature_scale not in TEMPERATURE_SCALES:
-            raise UserError(
-                f"temperature_scale is {self.temperature_scale!r}; it must be one of {', '.join(TEMPERATURE_SCALES)}"
-            )
-        if self.lambda_schedule not in LAMBDA_SCHEDULES:
-            raise UserError(
-                f"lambda_schedule is {self.lambda_schedule!r}; it must be one of {', '.join(LAMBDA_SCHEDULES)}"
-            )
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         if self.lambda_schedule == "adaptive" and self.online_teacher:
             raise UserError(
                 "lambda_schedule='adaptive' reads the variance of all labels before the first step, and an online "
                 "teacher stores none: label with add_soft_labels, or leave online_teacher out"
             )
-        if self.view_order not in ORDERS:
-            raise UserError(f"view_order is {self.view_order!r}; it must be one of {', '.join(ORDERS)}")
+        if self.online_teacher and (self.combine, self.teacher_weights) != ("average", "equal"):
+            raise UserError(
+                "combine and teacher_weights are for stored labels: an online MultiTeacher has weights of its own"
+            )
         if self.teacher_samples < 1:
             raise UserError(f"teacher_samples must be at least 1, and it is {self.teacher_samples}")
         if self.noise_epochs < 2:

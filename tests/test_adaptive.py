@@ -145,7 +145,7 @@ def both(**_):
         (lambda: rows(num_samples=None), {}, "record tells how many draws"),
         (lambda: rows(temperature=2.0), {}, "at the temperature of their draws"),
         (rows, {"teacher_temperature": 2.0}, "at the temperature of their draws"),
-        (lambda: rows().to_iterable_dataset(), {"max_steps": 1}, "load the dataset without streaming"),
+        (lambda: rows().to_iterable_dataset(), {"max_steps": 1}, "load them without streaming"),
         (lambda: rows(num_samples=1), {}, "num_samples must be at least 2"),
     ],
 )

@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from hf_bkd.targets import PSEUDO_DRAWS, adaptive_lambda, mix_teachers, mixed_target, noise_ratio, temper
+from hf_bkd.targets import (
+    PSEUDO_DRAWS,
+    adaptive_lambda,
+    entropy_weights,
+    inverse_variance_weights,
+    mix_teachers,
+    mixed_target,
+    mixture_energy,
+    mixture_responsibilities,
+    noise_ratio,
+    temper,
+)
 from hf_bkd.theory import dirichlet_draws
 
 
@@ -41,16 +52,17 @@ def test_tempering_twice_is_tempering_by_the_product(logits):
 
 def test_teachers_are_averaged(logits):
     teachers = [(logits * k).softmax(dim=-1) for k in (0.5, 1.0, 2.0)]
-    torch.testing.assert_close(mix_teachers(teachers), (teachers[0] + teachers[1] + teachers[2]) / 3)
-    assert mix_teachers(teachers[:1]) is teachers[0]
+    torch.testing.assert_close(mix_teachers(torch.stack(teachers, dim=-2)), sum(teachers) / 3)
+    assert torch.equal(mix_teachers(teachers[0].unsqueeze(-2)), teachers[0])
 
 
 def test_teachers_are_weighted_for_all_examples_or_for_each(logits):
     teachers = [(logits * k).softmax(dim=-1) for k in (0.5, 1.0)]
-    fixed = mix_teachers(teachers, torch.tensor([0.2, 0.8], dtype=torch.float64))
+    stacked = torch.stack(teachers, dim=-2)
+    fixed = mix_teachers(stacked, torch.tensor([0.2, 0.8], dtype=torch.float64))
     torch.testing.assert_close(fixed, 0.2 * teachers[0] + 0.8 * teachers[1])
     each = torch.rand(3, 4, 2, dtype=torch.float64)
-    mixed = mix_teachers(teachers, each)
+    mixed = mix_teachers(stacked, each)
     for i in range(3):
         for j in range(4):
             expected = each[i, j, 0] * teachers[0][i, j] + each[i, j, 1] * teachers[1][i, j]
@@ -121,3 +133,90 @@ def test_lambda_by_example_stays_in_its_range_and_falls_with_the_spread():
 def test_one_draw_has_no_variance():
     with pytest.raises(ValueError, match="num_samples must be at least 2, .* it is 1"):
         adaptive_lambda(torch.ones(1, 2) / 2, torch.zeros(1, 2), 1, 0.5)
+
+
+def random_teachers(teachers: int, classes: int, examples: int = 4, **how) -> torch.Tensor:
+    return torch.randn(examples, teachers, classes, **how).mul(2).softmax(dim=-1)
+
+
+def test_entropy_weights_are_the_released_codes_for_two_and_sum_to_one_for_more():
+    probs = random_teachers(2, 5, dtype=torch.float64)
+    entropies = torch.distributions.Categorical(probs).entropy()
+    expected = entropies.flip(dims=[-1]) / entropies.sum(dim=-1, keepdim=True)  # w_1 = H_2 / (H_1 + H_2)
+    torch.testing.assert_close(entropy_weights(probs), expected)
+    several = entropy_weights(random_teachers(4, 5, dtype=torch.float64))
+    torch.testing.assert_close(several.sum(dim=-1), torch.ones(4, dtype=torch.float64))
+    entropies = torch.distributions.Categorical(probs := random_teachers(4, 5)).entropy()
+    assert torch.equal(entropy_weights(probs).argsort(dim=-1), entropies.argsort(dim=-1, descending=True))
+    assert torch.equal(entropy_weights(random_teachers(1, 5)), torch.ones(4, 1))
+    certain = torch.eye(3)[None, :2]
+    assert torch.equal(entropy_weights(certain), torch.full((1, 2), 0.5))
+    torch.testing.assert_close(
+        entropy_weights(torch.stack([certain[0, 0], torch.ones(3) / 3])), torch.tensor([1.0, 0])
+    )
+
+
+def test_inverse_variance_weights():
+    variances = torch.tensor([[0.1, 0.2, 0.4], [1e-30, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    expected = torch.tensor([[4 / 7, 2 / 7, 1 / 7], [1, 0, 0], [0.5, 0.5, 0]])
+    torch.testing.assert_close(inverse_variance_weights(variances), expected)
+
+
+@pytest.mark.parametrize("strength", [0.5, 5.0, 100.0])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_mixture_is_that_of_torchs_dirichlets_and_its_gradient_distils_towards_their_mean(strength, weighted):
+    """arXiv 2605.27967's prior: -log sum_m w_m Dir(q; 1 + s p_m), and d/dz = s (q - sum_m r_m p_m)."""
+    logits = torch.randn(4, 6, dtype=torch.float64)
+    probs = random_teachers(3, 6, dtype=torch.float64)
+    weights = torch.rand(4, 3, dtype=torch.float64).softmax(dim=-1) if weighted else None
+
+    def energy(logits):
+        return mixture_energy(logits.log_softmax(dim=-1), probs, weights, strength)
+
+    q = logits.softmax(dim=-1)
+    densities = torch.distributions.Dirichlet(1 + strength * probs).log_prob(q[:, None].expand_as(probs)).exp()
+    each = (torch.full((4, 3), 1 / 3) if weights is None else weights) * densities
+    torch.testing.assert_close(energy(logits), -each.sum(dim=-1).log())
+    responsibilities = mixture_responsibilities(q.log(), probs, weights, strength)
+    torch.testing.assert_close(responsibilities, each / each.sum(dim=-1, keepdim=True))
+    expected = strength * (q - mix_teachers(probs, responsibilities))
+    step = 1e-5
+    for k in range(6):
+        shift = torch.zeros(6, dtype=torch.float64)
+        shift[k] = step
+        slope = (energy(logits + shift) - energy(logits - shift)) / (2 * step)
+        torch.testing.assert_close(slope, expected[:, k], rtol=1e-6, atol=1e-6)
+
+
+def test_one_teacher_makes_the_mixture_plain_distillation_up_to_a_constant():
+    probs, logits = random_teachers(1, 6, dtype=torch.float64), torch.randn(50, 4, 6, dtype=torch.float64)
+    log_q = logits.log_softmax(dim=-1)
+    distillation = -5.0 * (probs[:, 0] * log_q).sum(dim=-1)
+    assert (mixture_energy(log_q, probs, None, 5.0) - distillation).std(dim=0).max() < 1e-12
+
+
+def test_a_strong_mixture_of_many_classes_stays_finite_in_float32():
+    logits = torch.randn(8, 1000) * 20
+    probs = torch.cat([random_teachers(2, 1000, 8), torch.eye(1000)[:8, None]], dim=1)
+    log_q = logits.log_softmax(dim=-1)
+    found = mixture_responsibilities(log_q, probs, None, 100.0)
+    exact = mixture_responsibilities(log_q.double(), probs.double(), None, 100.0)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-3)
+    assert mixture_energy(log_q, probs, None, 100.0).isfinite().all()
+
+
+def test_where_strong_teachers_disagree_the_winner_takes_all():
+    probs = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]], dtype=torch.float64)
+    weights = torch.tensor([0.6, 0.4], dtype=torch.float64)
+
+    def settled(strength: float, start: list[float]) -> list[float]:
+        logits = torch.tensor(start, dtype=torch.float64)
+        for _ in range(4000):
+            responsibilities = mixture_responsibilities(logits.log_softmax(dim=-1), probs, weights, strength)
+            logits = logits - 0.5 * (logits.softmax(dim=-1) - mix_teachers(probs, responsibilities))
+        return logits.softmax(dim=-1).tolist()
+
+    for start in ([3.0, 0, 0], [0, 3.0, 0]):  # what was measured when the identity was derived
+        assert settled(1.0, start) == pytest.approx([0.75, 0.20, 0.05], abs=0.01)
+    assert settled(5.0, [3.0, 0, 0]) == pytest.approx([0.9, 0.05, 0.05], abs=0.01)
+    assert settled(5.0, [0, 3.0, 0]) == pytest.approx([0.05, 0.9, 0.05], abs=0.01)

@@ -12,10 +12,11 @@ from .arms import Study, slug
 
 # beginnings of the names of training arguments that change results
 DECISIVE = (
-    "adam_", "bf16", "data_seed", "dataloader_drop_last", "fp16", "gradient_accumulation", "kd_", "label_smoothing",
-    "lambda_schedule", "learning_rate", "lr_", "max_grad_norm", "max_steps", "neftune", "noise_epochs",
-    "num_train_epochs", "optim", "per_device_train", "student_temperature", "teacher_temperature",
-    "temperature_scale", "tf32", "torch_compile", "warmup_", "weight_decay",
+    "adam_", "bf16", "combine", "data_seed", "dataloader_drop_last", "fp16", "gradient_accumulation", "kd_",
+    "label_smoothing", "lambda_schedule", "learning_rate", "lr_", "max_grad_norm", "max_steps", "neftune",
+    "noise_epochs", "num_train_epochs", "optim", "per_device_train", "prior_strength", "student_temperature",
+    "teacher_temperature", "teacher_weights", "temperature_scale", "tf32", "torch_compile", "warmup_",
+    "weight_decay",
 )  # fmt: skip
 FREE = ("seeds", "arms", "workers")  # of the study's arguments: they choose what is run, not how
 FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")
