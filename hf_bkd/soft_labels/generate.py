@@ -70,7 +70,8 @@ def add_soft_labels(
         mixed_precision: ``"bf16"`` or ``"fp16"`` passes of the teacher.
         held_out: how good the teacher is on examples that it was not fitted on, for the record; what the teacher's own
             record says if not given.
-        name: the teacher's name, when a dataset carries labels of several.
+        name: the teacher's name, when a dataset carries labels of several; a :class:`~hf_bkd.MultiTeacher` has its own
+            for each of its members, all of which label the dataset.
         folder: where finished shards are kept, so that the same call goes on from them; in memory if not given.
         shard_rows: examples a shard.
         progress: whether to show a bar.
@@ -84,6 +85,20 @@ def add_soft_labels(
             can't be made from the columns, a teacher that knows other classes than the dataset or answers with
             something that is no distribution, or a folder of another labelling, damaged, or without space.
     """
+    if isinstance(teacher, (str, Path)):
+        from ..teachers import Teacher  # all else here knows teachers by what they answer
+
+        teacher = Teacher.from_pretrained(teacher)
+    if hasattr(teacher, "named_members"):
+        if name is not None or isinstance(dataset, datasets.IterableDataset):
+            raise UserError("a MultiTeacher names its labels itself, and labels datasets that aren't streamed")
+        how = {"preprocess": preprocess, "views": views, "batch_size": batch_size, "seed": seed, "storage": storage}
+        how |= {"top_k": top_k, "variance": variance, "mixed_precision": mixed_precision, "held_out": held_out}
+        how |= {"shard_rows": shard_rows, "progress": progress}
+        for member, each in teacher.named_members.items():
+            own = None if folder is None else Path(folder, member)
+            dataset = add_soft_labels(dataset, each, num_samples, name=member, folder=own, **how)
+        return dataset
     labelling = Labelling(
         num_samples,
         preprocess,
@@ -109,11 +124,6 @@ def add_soft_labels(
         )
     if not streamed and len(dataset) == 0:
         raise UserError("the dataset to label is empty")
-
-    if isinstance(teacher, (str, Path)):
-        from ..teachers import Teacher  # all else here knows teachers by what they answer
-
-        teacher = Teacher.from_pretrained(teacher)
 
     cross_fitted = None
     if teacher is not None:

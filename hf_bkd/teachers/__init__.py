@@ -5,14 +5,17 @@ from .deterministic import DeterministicTeacher
 from .dropout import MCDropoutTeacher
 from .ensemble import EnsembleTeacher
 from .laplace import LaplaceTeacher
+from .multi import ClassMap, MultiTeacher
 from .oracle import OracleTeacher
 from .variational import VariationalTeacher, make_variational
 
 __all__ = [
+    "ClassMap",
     "DeterministicTeacher",
     "EnsembleTeacher",
     "LaplaceTeacher",
     "MCDropoutTeacher",
+    "MultiTeacher",
     "OracleTeacher",
     "Predictive",
     "Teacher",

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .base import Teacher
+from .members import load_members, log_draws, save_members
 from .network import Inputs
 
 
@@ -46,7 +46,7 @@ class EnsembleTeacher(Teacher):
         return self
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        draws = [_log_probs(member, inputs, num_samples, generator) for member in self.members]
+        draws = [log_draws(member, inputs, num_samples, generator) for member in self.members]
         most = max(len(draw) for draw in draws)
         return torch.cat([draw.expand(most, -1, -1) if len(draw) == 1 else draw for draw in draws])
 
@@ -57,17 +57,8 @@ class EnsembleTeacher(Teacher):
         return super().describe() | {"members": [member.describe() for member in self.members]}
 
     def _save_networks(self, folder: Path) -> None:
-        for number, member in enumerate(self.members):
-            member.save_pretrained(folder / "members" / str(number))
+        save_members(self.members, folder)
 
     @classmethod
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
-        paths = sorted((folder / "members").iterdir(), key=lambda path: int(path.name))
-        return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]
-
-
-def _log_probs(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    """A member's tempered draws [S, B, C] as log-probabilities; one tempered after averaging has a single one."""
-    prediction = member.predict(inputs, num_samples, generator, return_samples=True)
-    tempered_draws = member.tempering == "per_sample" or member.temperature == 1
-    return (prediction.samples if tempered_draws else prediction.mean[None]).log()
+        return load_members(folder, network)

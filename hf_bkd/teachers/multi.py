@@ -1,0 +1,199 @@
+"""Several named teachers (arXiv 2605.27967), and teachers of other classes than the data's."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..predictive import Predictive
+from ..targets import entropy_weights, inverse_variance_weights, mix_teachers, temper
+from .base import Teacher
+from .members import load_members, log_draws, save_members
+from .network import Inputs
+
+WEIGHTS = ("equal", "entropy", "inverse_variance")
+TINY = 1e-30  # what a class that a teacher doesn't know is given, for its logarithm
+
+
+class MultiTeacher(Teacher):
+    """Named teachers; ``add_soft_labels`` writes ``teacher_probs__NAME`` of each, so that the trainer can weigh them.
+
+    Asked itself, as an online teacher is, it answers with their weighted mean.
+
+    Args:
+        members: name -> teacher; each applies its own temperature and may read its own network's inputs.
+        weights: ``"equal"``, ``"entropy"`` (:func:`~hf_bkd.targets.entropy_weights`) or ``"inverse_variance"`` (of
+            the members' means; :func:`~hf_bkd.targets.inverse_variance_weights`), the latter two by example.
+        temperature: of the weighted mean, on top of the members' own.
+
+    Its ``network`` is the first member's, which speaks for the others where inputs are prepared.
+
+    Raises:
+        UserError: no members, a name that can't be part of a column's, unknown weights, or members of different
+            classes; when asked: inverse variances of a member that doesn't draw.
+    """
+
+    method = "multi"
+
+    def __init__(
+        self,
+        members: Mapping[str, Teacher],
+        weights: str = "equal",
+        temperature: float = 1.0,
+        tempering: str = "post_average",
+    ):
+        if not members:
+            raise UserError("a MultiTeacher needs at least one member")
+        for name in members:
+            if not name.isidentifier() or "__" in name:
+                raise UserError(f"a member is called {name!r}; names are letters, digits and single underscores")
+        if weights not in WEIGHTS:
+            raise UserError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
+        super().__init__(next(iter(members.values())).network, temperature, tempering)
+        counts = {name: member.num_classes for name, member in members.items()}
+        if len(set(counts.values())) > 1:
+            raise UserError(
+                f"the members know different numbers of classes ({counts}): wrap those of others than the data's as "
+                "ClassMap(teacher, classes, num_classes)"
+            )
+        self.members, self.weights = dict(members), weights
+
+    @property
+    def named_members(self) -> dict[str, Teacher]:
+        """Whose labels are written one by one."""
+        return self.members
+
+    @property
+    def num_classes(self) -> int:
+        return next(iter(self.members.values())).num_classes
+
+    def to(self, device: torch.device | str) -> Self:
+        for member in self.members.values():
+            member.to(device)
+        return self
+
+    @torch.no_grad()
+    def predict(
+        self,
+        inputs: Inputs,
+        num_samples: int = 10,
+        generator: torch.Generator | None = None,
+        return_samples: bool = False,
+    ) -> Predictive:
+        """The weighted mean [B, C] and the variance of the mixture: within the members, and between them.
+
+        ``samples`` are those of all members, [sum of S, B, C], which count equally whatever the weights.
+        """
+        answers = [member.predict(inputs, num_samples, generator, True) for member in self.members.values()]
+        means = torch.stack([answer.mean for answer in answers], dim=-2)
+        weights = self._weights(means, answers)
+        mean = mix_teachers(means, weights)
+        within = torch.stack([torch.zeros_like(mean) if a.variance is None else a.variance for a in answers], dim=-2)
+        variance = mix_teachers(within + (means - mean.unsqueeze(-2)).square(), weights)
+        samples = torch.cat([answer.samples for answer in answers]) if return_samples else None
+        return Predictive(temper(mean, self.temperature), variance, samples)
+
+    def _weights(self, means: Tensor, answers: list[Predictive]) -> Tensor | None:
+        if self.weights == "equal":
+            return None
+        if self.weights == "entropy":
+            return entropy_weights(means)
+        if any(answer.variance is None for answer in answers):
+            single = [n for n, a in zip(self.members, answers, strict=True) if a.variance is None]
+            raise UserError(f"inverse variances need teachers that draw, and these don't: {', '.join(single)}")
+        of_means = [answer.variance.sum(dim=-1) / len(answer.samples) for answer in answers]
+        return inverse_variance_weights(torch.stack(of_means, dim=-1))
+
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        """The weighted mean as a single draw."""
+        return self.predict(inputs, num_samples, generator).mean.clamp_min(TINY).log()[None]
+
+    def fingerprint(self) -> str:
+        told = self.weights + "".join(name + member.fingerprint() for name, member in self.members.items())
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"members": [member.describe() for member in self.members.values()]}
+
+    def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"weights": self.weights, "names": list(self.members)}, {}
+
+    @classmethod
+    def from_state(cls, network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        settings = dict(settings)
+        return cls(dict(zip(settings.pop("names"), network, strict=True)), **settings)
+
+    def _save_networks(self, folder: Path) -> None:
+        save_members(self.members.values(), folder)
+
+    @classmethod
+    def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
+        return load_members(folder, network)
+
+
+class ClassMap(Teacher):
+    """A teacher of other classes than the data's: fewer, more, or in another order.
+
+    Args:
+        member: the teacher.
+        classes: for each of its classes the data's; several may go to the same, which then has their sum.
+        num_classes: the data's; those that none goes to have no probability.
+
+    Raises:
+        UserError: another number of classes than the member's, or one that the data doesn't have.
+    """
+
+    method = "class_map"
+
+    def __init__(
+        self,
+        member: Teacher,
+        classes: Sequence[int],
+        num_classes: int,
+        temperature: float = 1.0,
+        tempering: str = "post_average",
+    ):
+        super().__init__(member.network, temperature, tempering)
+        if len(classes) != member.num_classes:
+            raise UserError(f"classes has {len(classes)} entries, and the teacher knows {member.num_classes} classes")
+        wrong = [each for each in classes if not 0 <= each < num_classes]
+        if wrong:
+            raise UserError(f"classes must be in 0 to {num_classes - 1}, and one of them is {wrong[0]}")
+        self.member, self.classes, self._num_classes = member, list(classes), num_classes
+
+    @property
+    def num_classes(self) -> int:
+        return self._num_classes
+
+    def to(self, device: torch.device | str) -> Self:
+        self.member.to(device)
+        return self
+
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        draws = log_draws(self.member, inputs, num_samples, generator).exp()
+        mapped = draws.new_zeros(*draws.shape[:-1], self._num_classes)
+        return mapped.index_add(-1, torch.tensor(self.classes, device=draws.device), draws).clamp_min(TINY).log()
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.member.fingerprint()}{self.classes}".encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"members": [self.member.describe()]}
+
+    def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"classes": self.classes, "num_classes": self._num_classes}, {}
+
+    @classmethod
+    def from_state(cls, network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        return cls(*network, **settings)
+
+    def _save_networks(self, folder: Path) -> None:
+        save_members([self.member], folder)
+
+    @classmethod
+    def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
+        return load_members(folder, network)
