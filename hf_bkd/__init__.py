@@ -19,6 +19,7 @@ _HOME = {
     "DistillationTrainingArguments": "training_args",
     "EnsembleTeacher": "teachers",
     "ImagePreprocessor": "images",
+    "import_soft_labels": "soft_labels",
     "IVON": "ivon",
     "join_soft_labels": "soft_labels",
     "LaplaceTeacher": "teachers",

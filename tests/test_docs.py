@@ -157,3 +157,19 @@ def test_the_theory_pages_training_is_adaptive_and_looked_into(world, monkeypatc
     exec(block("theory.md", "DiagnosticsCallback"), world)
     logged = world["trainer"].state.log_history
     assert {"gradient_noise_one_hot", "gradient_noise_stored", "mc_variance", "lambda_hat"} < set(logged[0])
+
+
+def test_the_pages_several_teachers_label_and_import(world):
+    world |= {
+        name: hf_bkd.DeterministicTeacher(world["network"], temperature=t) for name, t in (("wide", 1), ("deep", 2))
+    }
+    world["preprocess"] = hf_bkd.ImagePreprocessor.for_model(world["network"])
+    rows = {"accession": ["a", "b"], "label": [0, 1]}
+    features = {"accession": datasets.Value("string"), "label": datasets.ClassLabel(num_classes=CLASSES)}
+    world["proteins"] = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    world |= {"logits": np.eye(CLASSES)[[1, 0]], "accessions": ["b", "a"]}
+    exec(block("soft_labels.md", "MultiTeacher"), world)
+    assert {"teacher_probs__wide", "teacher_probs__deep"} < set(world["labelled"].column_names)
+    assert world["args"].combine == "mixture"
+    exec(block("soft_labels.md", "import_soft_labels"), world)
+    assert np.argmax(world["labelled"]["teacher_probs__esm"], axis=1).tolist() == [0, 1]

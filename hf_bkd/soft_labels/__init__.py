@@ -3,6 +3,7 @@
 from .check import check_against_teacher
 from .columns import SoftLabels, attach, only_soft_labels, read
 from .generate import add_soft_labels
+from .imported import import_soft_labels
 from .join import join_soft_labels
 from .layout import read_provenance
 from .sharing import push_soft_labels
@@ -12,6 +13,7 @@ __all__ = [
     "add_soft_labels",
     "attach",
     "check_against_teacher",
+    "import_soft_labels",
     "join_soft_labels",
     "only_soft_labels",
     "push_soft_labels",
