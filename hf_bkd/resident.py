@@ -210,6 +210,6 @@ class ResidentDataset(torch.utils.data.Dataset):
 
     def batches(self, batch_size: int = 512) -> Iterator[dict[str, Tensor]]:
         """Un-augmented batches of inputs and labels in order, for fitting and evaluating teachers."""
-        plain = ResidentDataset(self.values, self.preprocessor)
+        plain = type(self)(self.values, self.preprocessor)
         for start in range(0, len(self), batch_size):
             yield plain[list(range(start, min(start + batch_size, len(self))))]

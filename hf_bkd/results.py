@@ -23,7 +23,11 @@ SETTINGS = {
     "folds": "folds",
     "prior_precision": "prior precision",
 }
-COSTS = {"label_bytes": "bytes of labels an example", "label_seconds": "seconds to label"}
+COSTS = {
+    "label_bytes": "bytes of labels an example",
+    "label_seconds": "seconds to label",
+    "relative_time": "time, teacher's passes",
+}
 
 Runs = dict[int, dict]  # seed -> record
 Arms = dict[str, Runs]

@@ -172,6 +172,9 @@ class DistillationTrainer(Trainer):
         done = self.state.global_step / self.state.max_steps - self.args.kl_warmup
         return min(max(done / self.args.kl_annealing, 0.0), 1.0) if self.args.kl_annealing else float(done >= 0)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:
+        """In the dataset's order, so that predictions are its rows', also where training groups them by length."""
+
     def prediction_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         inputs = {name: value for name, value in inputs.items() if not is_soft_label_column(name)}
         return super().prediction_step(model, inputs, *args, **kwargs)

@@ -8,7 +8,7 @@ sees in turn (in recipes/views_study.py 4 were as good as a teacher that is aske
 
 from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.data import as_image_classification, few_first, load_splits, stratified_split
-from hf_bkd.study import CONTROLS, Arm, Splits, Study, StudyArguments, main
+from hf_bkd.study import CONTROLS, Arm, Images, Splits, Study, StudyArguments, main
 
 
 def cifar100(options: StudyArguments, seed: int) -> Splits:
@@ -17,7 +17,7 @@ def cifar100(options: StudyArguments, seed: int) -> Splits:
     train = few_first(as_image_classification(splits["train"]).shuffle(seed=0), options.max_train_samples)
     test = few_first(as_image_classification(splits["test"]), options.max_test_samples)
     validation, train = stratified_split(train, options.validation_size or len(train) // 10, seed=0)
-    return Splits(train, validation, test, CIFAR100_MEAN, CIFAR100_STD, augment=True)
+    return Splits(train, validation, test, Images(CIFAR100_MEAN, CIFAR100_STD, augment=True))
 
 
 DEFAULTS = {

@@ -16,7 +16,18 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hf_bkd.data import few_first, few_shot, stratified_split, with_label_noise
-from hf_bkd.study import BAYES, CONTROLS, CROSS_FITTED, LAPLACE, VARIATIONAL, Splits, Study, StudyArguments, main
+from hf_bkd.study import (
+    BAYES,
+    CONTROLS,
+    CROSS_FITTED,
+    LAPLACE,
+    VARIATIONAL,
+    Images,
+    Splits,
+    Study,
+    StudyArguments,
+    main,
+)
 
 NOISE = 0.3
 PER_CLASS = 10
@@ -41,12 +52,12 @@ def noisy(options: StudyArguments, seed: int) -> Splits:
     train, validation, test = split(options, seed)
     train, bayes = with_label_noise(train, NOISE, seed)
     validation, _ = with_label_noise(validation, NOISE, seed + 1)
-    return Splits(train, validation, test, MEAN, STD, bayes=bayes)
+    return Splits(train, validation, test, Images(MEAN, STD), bayes=bayes)
 
 
 def few(options: StudyArguments, seed: int) -> Splits:
     train, validation, test = split(options, seed)
-    return Splits(few_shot(train, PER_CLASS, seed), validation, test, MEAN, STD)
+    return Splits(few_shot(train, PER_CLASS, seed), validation, test, Images(MEAN, STD))
 
 
 FULL = "--full" in sys.argv

@@ -17,6 +17,7 @@ from hf_bkd.study import (
     VARIATIONAL,
     WHOLE_NETWORK,
     Arm,
+    Images,
     Splits,
     Study,
     StudyArguments,
@@ -33,7 +34,7 @@ def all_digits(options: StudyArguments, seed: int) -> Splits:
     test, rest = stratified_split(digits(), 500, seed)
     validation, train = stratified_split(rest, 300, seed)
     small = foreign(options).map(lambda row: {"image": row["image"].convert("L").resize((8, 8))})
-    return Splits(few_first(train, options.max_train_samples), validation, test, MEAN, STD, foreign=small)
+    return Splits(few_first(train, options.max_train_samples), validation, test, Images(MEAN, STD), foreign=small)
 
 
 def few_digits(options: StudyArguments, seed: int) -> Splits:
@@ -57,9 +58,7 @@ def cifar20(options: StudyArguments, seed: int) -> Splits:
         few_first(train, options.max_train_samples),
         validation,
         few_first(test, options.max_test_samples),
-        CIFAR100_MEAN,
-        CIFAR100_STD,
-        augment=True,
+        Images(CIFAR100_MEAN, CIFAR100_STD, augment=True),
         foreign=foreign(options),
     )
 

@@ -8,7 +8,7 @@ is how many augmented views of an image it labels before the training, and how t
 
 from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.data import as_image_classification, few_first, load_splits, stratified_split
-from hf_bkd.study import ONE_HOT, Arm, Splits, Study, StudyArguments, main
+from hf_bkd.study import ONE_HOT, Arm, Images, Splits, Study, StudyArguments, main
 
 SIDE = 16
 
@@ -19,7 +19,7 @@ def small_cifar100(options: StudyArguments, seed: int) -> Splits:
     train, _ = stratified_split(train, options.max_train_samples + options.validation_size, seed=0)
     validation, train = stratified_split(train, options.validation_size, seed=0)
     test = few_first(as_image_classification(splits["test"]), options.max_test_samples)
-    return Splits(*map(smaller, (train, validation, test)), CIFAR100_MEAN, CIFAR100_STD, augment=True)
+    return Splits(*map(smaller, (train, validation, test)), Images(CIFAR100_MEAN, CIFAR100_STD, augment=True))
 
 
 def smaller(dataset):

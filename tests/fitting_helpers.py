@@ -56,10 +56,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]")
 
 
-def bert(names=WORDS, seed: int = 0) -> BertForSequenceClassification:
+def bert(names=WORDS, seed: int = 0, layers: int = 1) -> BertForSequenceClassification:
     """Untrained, and with dropout."""
     set_seed(seed)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(vocab_size=25, max_position_embeddings=8, pad_token_id=0, num_labels=len(names), **sizes)
     config.id2label = dict(enumerate(names))
     return BertForSequenceClassification(config).eval()

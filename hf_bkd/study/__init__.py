@@ -19,6 +19,7 @@ from .arms import (
     Study,
 )
 from .command import main
+from .inputs import Images, Texts
 
 __all__ = [
     "BAYES",
@@ -34,8 +35,10 @@ __all__ = [
     "VARIATIONAL",
     "WHOLE_NETWORK",
     "Arm",
+    "Images",
     "Splits",
     "Study",
     "StudyArguments",
+    "Texts",
     "main",
 ]

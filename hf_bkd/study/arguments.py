@@ -22,8 +22,15 @@ class StudyArguments:
     foreign_dataset: str = field(
         default="", metadata={"help": "Images of other classes, for teachers to be unsure of; name or folder."}
     )
-    teacher_model: str = field(default="resnet50_cifar", metadata={"help": "timm architecture of the teacher."})
-    student_model: str = field(default="resnet18_cifar", metadata={"help": "timm architecture of the student."})
+    teacher_model: str = field(
+        default="resnet50_cifar",
+        metadata={"help": "Network of the teacher: a timm architecture; of texts all-layers or layers-1-2 and so on."},
+    )
+    student_model: str = field(default="resnet18_cifar", metadata={"help": "Network of the student, likewise."})
+    pretrained: str = field(
+        default="",
+        metadata={"help": "Pretrained encoder that networks of texts start from; folder or name on the Hub."},
+    )
     teacher: str | None = field(
         default=None,
         metadata={"help": "A saved teacher, folder or name on the Hub, to use instead of training one of its kind."},
@@ -37,6 +44,9 @@ class StudyArguments:
     )
     teacher_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of a teacher's training; the students' if not given."}
+    )
+    teacher_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of a teacher's training; the students' if not given."}
     )
     num_samples: int = field(default=10, metadata={"help": "Draws from the teacher's posterior per example."})
     views: int | None = field(
@@ -58,8 +68,9 @@ class StudyArguments:
             raise UserError(
                 f"seeds must be whole numbers with commas between them, and they are {self.seeds!r}"
             ) from None
-        if self.teacher_epochs is not None and not self.teacher_epochs > 0:
-            raise UserError(f"teacher_epochs must be above 0, and it is {self.teacher_epochs}")
+        for name in ("teacher_epochs", "teacher_learning_rate"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, and it is {getattr(self, name)}")
         if self.views is not None and self.views < 0:
             raise UserError(f"views must be at least 0, and it is {self.views}")
         for name in (

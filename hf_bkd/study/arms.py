@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from ..errors import UserError
+from .inputs import Images, Texts
 
 TEACHERS = ("none", "deterministic", "laplace", "variational", "mc_dropout", "ensemble", "bayes")
 
@@ -90,12 +91,11 @@ CONTROLS = (ONE_HOT, LABEL_SMOOTHING, DETERMINISTIC, TUNED, SCALED, ENSEMBLE)
 
 @dataclass
 class Splits:
-    """The data of one condition and seed: datasets with columns ``image`` and ``label``.
+    """The data of one condition and seed: datasets with columns ``image`` or ``text``, and ``label``.
 
     Args:
         train, validation, test: nothing is chosen on ``test``.
-        mean, std: of the images' channels, on the scale of [0, 1].
-        augment: whether networks are trained on random crops and flips.
+        inputs: how networks read them.
         bayes: exact class probabilities [N, C] of ``train``, where they are known.
         foreign: images of no class at all, for teachers to be unsure of.
     """
@@ -103,9 +103,7 @@ class Splits:
     train: datasets.Dataset
     validation: datasets.Dataset
     test: datasets.Dataset
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: bool = False
+    inputs: Images | Texts
     bayes: np.ndarray | None = None
     foreign: datasets.Dataset | None = None
 
@@ -122,7 +120,8 @@ class Study:
         views: how many augmented views of each image are labelled, unless an arm says otherwise.
         students: whether students are trained and measured, or else the teachers themselves.
         epochs: factor on the number of epochs, for conditions that need more or fewer.
-        teacher_args, student_args: for ``create_classifier``.
+        teacher_args, student_args: of their networks, beside the architecture.
+        from_teacher: whether students are parts of the deterministic teacher's network, and start from its weights.
         note: what a reader of the report has to know of the data.
     """
 
@@ -134,6 +133,7 @@ class Study:
     epochs: dict[str, float] = field(default_factory=dict)
     teacher_args: dict[str, Any] = field(default_factory=dict)
     student_args: dict[str, Any] = field(default_factory=dict)
+    from_teacher: bool = False
     note: str = ""
 
 

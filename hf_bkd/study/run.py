@@ -75,7 +75,7 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
 
 def planned_trainings(study: Study, options: StudyArguments) -> int:
     """How many networks one condition and seed trains, if none is there yet."""
-    networks = set()
+    networks = {("deterministic", 0, 0, 0)} if study.from_teacher else set()
     for arm in study.arms:
         members = {"none": 0, "bayes": 0, "ensemble": options.ensemble_size}.get(arm.teacher, 1)
         name = "deterministic" if arm.teacher in ("laplace", "ensemble") else arm.teacher_name

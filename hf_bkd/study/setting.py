@@ -1,10 +1,11 @@
-"""One condition and seed of a study: its data, decoded once, and how networks are trained in it."""
+"""One condition and seed of a study: its data, made ready once, and how networks are trained in it."""
 
 import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PrinterCallback, set_seed
 
-from ..augmentations import CropAndFlip
-from ..backbones import create_classifier
 from ..files import write_json
-from ..images import ImagePreprocessor
 from ..processes import decided_by_main
 from ..resident import ResidentDataset
+from ..teachers.network import split
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from ..views import Views
 from .arms import Arm, Study, slug
+from .timing import plain_pass, relative_time
+
+TIMED = 128  # examples of a pass that is timed
 
 
 class Setting:
@@ -50,7 +52,7 @@ class Setting:
         self.root, self.key = Path(args.output_dir), Path(slug(condition) or "all", f"seed-{seed}")
         self.splits = study.conditions[condition](options, seed)
         self.classes = self.splits.train.features["label"].names
-        self.preprocessor = ImagePreprocessor(self.splits.mean, self.splits.std)
+        self.inputs = self.splits.inputs
         self.train = self.resident(self.splits.train, augment=True)
         self.validation = self.resident(self.splits.validation)
         self.test = self.resident(self.splits.test)
@@ -75,16 +77,29 @@ class Setting:
         return not self.args.disable_tqdm
 
     def resident(self, dataset: datasets.Dataset, augment: bool = False) -> ResidentDataset:
-        views = Views(CropAndFlip(), seed=self.seed) if augment and self.splits.augment else None
-        return ResidentDataset.from_images(dataset, self.preprocessor, views, self.args.device, progress=self.progress)
+        views = self.inputs.views(self.seed) if augment else None
+        return self.inputs.resident(dataset, views, self.args.device, self.progress)
 
     def views(self, arm: Arm) -> Views | None:
-        """What an arm's soft labels are made of: augmented views, or ``None`` for the images as they are."""
+        """What an arm's soft labels are made of: augmented views, or ``None`` for the examples as they are."""
         asked = (arm.views, self.options.views, self.study.views)
         number = next(views for views in asked if views is not None)
-        if not (self.splits.augment and number) or arm.teacher in ("none", "bayes"):
+        return self.inputs.views(self.seed, number) if number and arm.teacher not in ("none", "bayes") else None
+
+    @cached_property
+    def relative_time(self) -> float | None:
+        """Seconds of a student's pass over those of the teacher's network, where it is known which that is."""
+        if self.options.teacher:
             return None
-        return Views(CropAndFlip(), number=number, seed=self.seed)
+        inputs, _ = split(next(iter(self.test.batches(TIMED))))
+        student, teacher = (
+            self.inputs.network(architecture, self.classes, self.train, **settings).to(self.args.device)
+            for architecture, settings in (
+                (self.options.student_model, self.study.student_args),
+                (self.options.teacher_model, self.study.teacher_args),
+            )
+        )
+        return relative_time(lambda: plain_pass(student, inputs), lambda: plain_pass(teacher, inputs))
 
     def folder(self, kind: str, *names: str) -> Path:
         """Where a finished or half-finished thing of this setting stands."""
@@ -115,7 +130,7 @@ class Setting:
         """Train a new network, going on from its last complete checkpoint if there is one.
 
         Args:
-            architecture, architecture_args: for ``create_classifier``.
+            architecture, architecture_args: one that the data's inputs know.
             train: the training set.
             name: where its checkpoints go.
             seed: of its initialisation and of the batches' order.
@@ -129,16 +144,7 @@ class Setting:
         if self.progress and PartialState().is_main_process:
             print(f"training {name} ({self.condition or self.study.name}, seed {self.seed})", flush=True)
         set_seed(seed)
-        network = create_classifier(
-            architecture,
-            len(self.classes),
-            in_chans=len(self.splits.mean),
-            image_size=train.values["pixel_values"].shape[-1],
-            mean=self.splits.mean,
-            std=self.splits.std,
-            label_names=self.classes,
-            **architecture_args,
-        )
+        network = self.inputs.network(architecture, self.classes, train, **architecture_args)
         args = dataclasses.replace(
             self.args,
             output_dir=str(self.folder("checkpoints", name)),

@@ -15,8 +15,8 @@ DECISIVE = (
     "adam_", "bf16", "combine", "data_seed", "dataloader_drop_last", "fp16", "gradient_accumulation", "kd_",
     "label_smoothing", "lambda_schedule", "learning_rate", "lr_", "max_grad_norm", "max_steps", "neftune",
     "noise_epochs", "num_train_epochs", "optim", "per_device_train", "prior_strength", "student_temperature",
-    "teacher_temperature", "teacher_weights", "temperature_scale", "tf32", "torch_compile", "warmup_",
-    "weight_decay",
+    "teacher_temperature", "teacher_weights", "temperature_scale", "tf32", "torch_compile", "train_sampling",
+    "warmup_", "weight_decay",
 )  # fmt: skip
 FREE = ("seeds", "arms", "workers")  # of the study's arguments: they choose what is run, not how
 FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")
@@ -45,6 +45,6 @@ def _settings(study: Study, options: Any, args: DistillationTrainingArguments) -
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
     settings |= {name: value for name, value in args.to_dict().items() if name.startswith(DECISIVE)}
     settings |= {f"arm {slug(arm.name)}": dataclasses.asdict(arm) for arm in study.arms}
-    fixed = ("name", "students", "epochs", "teacher_args", "student_args")
+    fixed = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher")
     settings |= {f"study's {name}": getattr(study, name) for name in fixed}
     return settings | {"processes": args.world_size}

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files import whole_folder
 from ..metrics import agreement, classification_metrics, reliability
 from ..soft_labels.columns import bytes_per_example
-from .arms import Arm, slug
+from .arms import DETERMINISTIC, Arm, slug
 from .setting import Setting
 from .teaching import Teaching
 
@@ -75,6 +75,7 @@ class Students:
         if PartialState().is_main_process:
             with whole_folder(self.setting.folder("students", slug(arm.name))) as folder:
                 candidates[best].model.save_pretrained(folder)
+                self.setting.inputs.save(folder)
                 self._write_card(folder, record)
         return record
 
@@ -90,7 +91,7 @@ class Students:
             facts={name: record[key] for key, name in CARD_FACTS.items()},
             dataset=self.setting.options.dataset,
             split="test",
-            task="image-classification",
+            task=self.setting.inputs.task,
             tags=[record["teacher"]],
         )
 
@@ -121,10 +122,13 @@ class Students:
             labelled, teacher_probs, seconds = self.teaching.labels(arm, temperature)
             train = train.with_soft_labels(labelled)
             cost = LabelCost(bytes_per_example(labelled), seconds)
+        student_args = setting.study.student_args
+        if setting.study.from_teacher:
+            student_args = student_args | {"start": self.teaching.teacher(DETERMINISTIC, 1.0).network}
         started = time.perf_counter()
         trainer = setting.train_network(
             setting.options.student_model,
-            setting.study.student_args,
+            student_args,
             train,
             name=_training_name(arm, temperature),
             seed=setting.seed,
@@ -184,6 +188,7 @@ class Students:
             "label_bytes": trained.labels.bytes_per_example,
             "label_seconds": trained.labels.seconds,
             "folds": arm.folds,
+            "relative_time": setting.relative_time,
             "metrics": metrics,
             "teacher_metrics": classification_metrics(teacher_probs, test_labels) if asked else None,
             "validation_accuracy": trained.validation_accuracy,

@@ -1,26 +1,20 @@
 """Teachers compared as classifiers: how good, how calibrated, how unsure of foreign images, how dear."""
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..backbones import call_network
 from ..metrics import auroc, classification_metrics, entropy, reliability
 from ..targets import temper
 from ..teachers import Teacher, predict_all
 from ..teachers.deterministic import best_temperature
-from ..teachers.network import evaluation_mode, split, to_network
+from ..teachers.network import split, to_network
 from .arms import Arm
-from .setting import Setting
+from .setting import TIMED, Setting
 from .teaching import Teaching
-
-TIMED_IMAGES, TIMED_ROUNDS = 128, 7
+from .timing import plain_pass, relative_time
 
 
 class Teachers:
@@ -66,32 +60,15 @@ class Teachers:
         }
 
     def _relative_time(self, teacher: Teacher) -> float:
-        """Seconds of a prediction over those of one plain pass of the same images; median of interleaved rounds."""
-        inputs, _ = split(next(iter(self.setting.test.batches(TIMED_IMAGES))))
-        inputs = to_network(inputs, teacher.network)
-
-        def plain() -> None:
-            with evaluation_mode(teacher.network), torch.no_grad():
-                call_network(teacher.network, inputs)
-
-        def predict() -> None:
-            teacher.predict(inputs, self.setting.options.num_samples)
-
-        rounds = [(_seconds(predict), _seconds(plain)) for _ in range(TIMED_ROUNDS)]
-        return statistics.median(teacher_s / plain_s for teacher_s, plain_s in rounds)
+        """Seconds of a prediction over those of one plain pass of the same images."""
+        inputs, _ = split(next(iter(self.setting.test.batches(TIMED))))
+        inputs, samples = to_network(inputs, teacher.network), self.setting.options.num_samples
+        return relative_time(lambda: teacher.predict(inputs, samples), lambda: plain_pass(teacher.network, inputs))
 
 
 def _ood(probs: Tensor, foreign: Tensor | None) -> dict[str, float]:
     """How well the entropy of a prediction tells foreign images from the test split's."""
     return {} if foreign is None else {"ood_auroc": auroc(entropy(probs), entropy(foreign))}
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def _megabytes(teacher: Teacher) -> float:

@@ -78,8 +78,8 @@ class Teaching:
         setting, rows = self.setting, self.setting.splits.train
         if arm.teacher == "bayes":
             return self._label_exactly(), None
-        how = {"num_samples": setting.options.num_samples, "preprocess": setting.preprocessor, "seed": setting.seed}
-        how |= {"progress": setting.progress, "views": setting.views(arm), "storage": arm.storage}
+        how = {"num_samples": setting.options.num_samples, "seed": setting.seed, "progress": setting.progress}
+        how |= {"preprocess": setting.inputs.preprocess, "views": setting.views(arm), "storage": arm.storage}
         if not arm.folds:
             teacher = self.teacher(arm, temperature)
             labelled = add_soft_labels(rows, teacher, **how)
@@ -96,11 +96,12 @@ class Teaching:
 
     def _label_exactly(self) -> datasets.Dataset:
         rows, bayes = self.setting.splits.train, self.setting.splits.bayes
+        column = self.setting.inputs.column
         teacher = {"method": "bayes", "num_classes": bayes.shape[1], "temperature": 1.0, "tempering": "post_average"}
         record = make_provenance(
-            teacher, rows, num_samples=1, seed=0, storage="float16", content_column="image", preprocessing=None
+            teacher, rows, num_samples=1, seed=0, storage="float16", content_column=column, preprocessing=None
         )
-        return attach(rows, bayes, record, example_ids=content_ids(rows["image"][:]))
+        return attach(rows, bayes, record, example_ids=content_ids(rows[column][:]))
 
     def teacher(self, arm: Arm, temperature: float, rows: Rows = None, prefix: str = "") -> Teacher:
         """An arm's teacher at a temperature, fitted on all of the training split or on ``rows`` of it."""
@@ -143,7 +144,7 @@ class Teaching:
         if arm.how.get("posterior") != "ivon":
             return VariationalTeacher(self._train(name, rows, prepare=partial(make_variational, **arm.how)).model)
         settings = {name: value for name, value in arm.how.items() if name != "posterior"}
-        settings = {"lr": self.setting.args.learning_rate, "ess": len(self._resident(rows)), **settings}
+        settings = {"lr": self._learning_rate, "ess": len(self._resident(rows)), **settings}
         settings["hess_init"] = 1 / (settings["ess"] * settings.pop("initial_std", 0.05) ** 2)
         trainer = self._train(name, rows, optimizer=lambda network: IVON(network.parameters(), **settings))
         return VariationalTeacher(trainer.model, trainer.optimizer.optimizer.posterior_std(trainer.model))
@@ -165,10 +166,15 @@ class Teaching:
             name=f"teacher-{name}",
             seed=1000 * (setting.seed + 1) + number,
             epochs=setting.options.teacher_epochs or setting.args.num_train_epochs,
+            learning_rate=self._learning_rate,
             teacher_temperature=None,
             kd_lambda=0.0,
             **how,
         )
+
+    @property
+    def _learning_rate(self) -> float:
+        return self.setting.options.teacher_learning_rate or self.setting.args.learning_rate
 
     def _kept(self, name: str, fit: Callable[[], Teacher]) -> Teacher:
         """A teacher from its folder, fitted and saved first if it is not there."""
@@ -176,7 +182,9 @@ class Teaching:
         if decided_by_main(lambda: not folder.is_dir()):
             teacher = fit()
             if PartialState().is_main_process:
-                teacher.save_pretrained(folder)
+                with whole_folder(folder) as temporary:
+                    teacher.save_pretrained(temporary)
+                    self.setting.inputs.save(temporary)
                 self.setting.forget_checkpoints(f"teacher-{name}")
             PartialState().wait_for_everyone()
         return Teacher.from_pretrained(folder).to(self.setting.args.device)

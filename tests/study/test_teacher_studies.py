@@ -70,7 +70,7 @@ def test_every_teacher_is_measured(finished):
 
 def test_the_numbers_are_those_of_the_saved_teacher(finished, foreign):
     from hf_bkd.metrics import classification_metrics
-    from hf_bkd.resident import ImagePreprocessor, ResidentDataset
+    from hf_bkd.resident import ResidentDataset
 
     folder, results = finished
     recipe = load("teachers_comparison")
@@ -81,7 +81,7 @@ def test_the_numbers_are_those_of_the_saved_teacher(finished, foreign):
 
     splits = recipe.STUDY.conditions[recipe.FEW](Options, 0)
     teacher = Teacher.from_pretrained(next(folder.glob("teachers/*/seed-0/deterministic-0")))
-    preprocessor = ImagePreprocessor(splits.mean, splits.std)
+    preprocessor = splits.inputs.preprocess
 
     def probs(rows):
         batches = ResidentDataset.from_images(rows, preprocessor, progress=False).batches()

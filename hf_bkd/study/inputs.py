@@ -1,0 +1,157 @@
+"""What the networks of a study read, images or texts: how rows become their inputs, and which networks there are."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from ..augmentations import CropAndFlip
+from ..backbones import create_classifier
+from ..errors import UserError
+from ..hub import local_folder
+from ..images import ImagePreprocessor
+from ..reading import reader_for
+from ..resident import ResidentDataset
+from ..texts import ResidentTexts
+from ..views import Views
+
+ALL_LAYERS = "all-layers"
+
+
+class Images:
+    """Images of one size; networks are timm's, and start from random weights.
+
+    Args:
+        mean, std: of the channels, on the scale of [0, 1].
+        augment: whether networks are trained on random crops and flips.
+    """
+
+    column, task = "image", "image-classification"
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], augment: bool = False):
+        self.mean, self.std, self.augment = mean, std, augment
+        self.preprocess = ImagePreprocessor(mean, std)
+
+    def views(self, seed: int, number: int | None = None) -> Views | None:
+        """The augmented views that networks see, if they do; a new one each epoch if their number is not given."""
+        return Views(CropAndFlip(), number=number, seed=seed) if self.augment else None
+
+    def resident(
+        self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
+    ) -> ResidentDataset:
+        """The rows as training and evaluation read them."""
+        return ResidentDataset.from_images(dataset, self.preprocess, views, device, progress=progress)
+
+    def network(self, architecture: str, classes: list[str], train: ResidentDataset, **settings: Any) -> nn.Module:
+        """A new network for the images of ``train``; ``settings`` are those of ``create_classifier``."""
+        shown = {"in_chans": len(self.mean), "image_size": train.values["pixel_values"].shape[-1]}
+        shown |= {"mean": self.mean, "std": self.std, "label_names": classes}
+        return create_classifier(architecture, len(classes), **shown, **settings)
+
+    def save(self, folder: Path) -> None:
+        """Nothing: a network's config says how it reads images."""
+
+
+class Texts:
+    """Texts; networks are a pretrained encoder, or some of its layers, with a new head.
+
+    Args:
+        weights: the encoder with its tokenizer, such as BERT: folder or name on the Hub.
+
+    Raises:
+        UserError: they can't be loaded.
+    """
+
+    column, task = "text", "text-classification"
+
+    def __init__(self, weights: str):
+        self.folder = local_folder(weights)
+        with _loading(self.folder), torch.device("meta"):
+            self.config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            network = AutoModelForSequenceClassification.from_config(self.config)
+        self.preprocess = reader_for(network, self.folder, None)
+
+    def views(self, seed: int, number: int | None = None) -> None:
+        """Texts are not augmented."""
+
+    def resident(
+        self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
+    ) -> ResidentDataset:
+        """The rows as training and evaluation read them."""
+        return ResidentTexts.from_texts(dataset, self.preprocess, device)
+
+    def network(
+        self,
+        architecture: str,
+        classes: list[str],
+        train: ResidentDataset,
+        start: nn.Module | None = None,
+        frozen_embeddings: bool = False,
+        **settings: Any,
+    ) -> nn.Module:
+        """A new classifier with the encoder's layers, or some of them.
+
+        Args:
+            architecture: ``"all-layers"``, or ``"layers-1-4"`` for the first and the fourth, and so on.
+            classes: C names.
+            train: unused.
+            start: a trained classifier whose layers these are, and whose weights it starts from; the pretrained
+                encoder with a new head if not given.
+            frozen_embeddings: leave those of words as they are: a small dataset has few of all words.
+            settings: of its config.
+
+        Raises:
+            UserError: no such layers, or weights that can't be loaded.
+        """
+        network = self._pretrained(classes, settings) if start is None else deepcopy(start)
+        _keep_layers(network, architecture)
+        network.get_input_embeddings().requires_grad_(not frozen_embeddings)
+        return network
+
+    def _pretrained(self, classes: list[str], settings: dict[str, Any]) -> nn.Module:
+        names = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+        settings = {"num_labels": len(classes), **names, **settings}
+        with _loading(self.folder):
+            return AutoModelForSequenceClassification.from_pretrained(
+                self.folder, use_safetensors=True, trust_remote_code=False, **settings
+            )
+
+    def save(self, folder: Path) -> None:
+        """The tokenizer, beside a network that needs it."""
+        self.preprocess.save(folder)
+
+
+def _keep_layers(network: nn.Module, architecture: str) -> None:
+    """Remove the layers of an encoder that its architecture doesn't name; UserError if it names others."""
+    if architecture == ALL_LAYERS:
+        return
+    depth = network.config.num_hidden_layers
+    found = re.fullmatch(r"layers((?:-\d+)+)", architecture)
+    chosen = [int(number) for number in found[1].split("-")[1:]] if found else []
+    if not chosen or chosen != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > depth:
+        raise UserError(
+            f"there is no network {architecture!r} of texts: it must be {ALL_LAYERS}, or such as layers-1-2, with "
+            f"rising numbers from 1 to {depth}"
+        )
+    layers = next(each for each in network.modules() if isinstance(each, nn.ModuleList) and len(each) == depth)
+    for number in range(depth, 0, -1):
+        if number not in chosen:
+            del layers[number - 1]
+    network.config.num_hidden_layers = len(chosen)
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # transformers and safetensors each have their own
+        reason = shorten(f"{type(error).__name__}: {error}", 200)
+        raise UserError(f"no classifier of texts can be made from the weights in {folder} ({reason})") from error
