@@ -22,6 +22,7 @@ _HOME = {
     "import_soft_labels": "soft_labels",
     "IVON": "ivon",
     "join_soft_labels": "soft_labels",
+    "LangevinTeacher": "teachers",
     "LaplaceTeacher": "teachers",
     "load_splits": "data",
     "make_variational": "teachers",
@@ -35,6 +36,7 @@ _HOME = {
     "sharpness": "flatness",
     "Teacher": "teachers",
     "UserError": "errors",
+    "uncertainty_report": "uncertainty",
     "VariationalTeacher": "teachers",
     "Views": "views",
 }

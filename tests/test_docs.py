@@ -70,6 +70,15 @@ def test_the_worked_example_labels_is_saved_and_loaded(world):
     assert (draws[0].variance > 0).any()
 
 
+def test_a_student_is_sampled_and_reported_as_the_page_says(world):
+    batch, labels = hf_bkd.teachers.network.split(next(world["train"].batches()))
+    world |= {"inputs": batch, "labels": labels, "generator": torch.Generator().manual_seed(0)}
+    world["teacher_probs"] = torch.randn(12, CLASSES).softmax(dim=-1)
+    exec(block("teachers.md", "LangevinTeacher.fit"), world)
+    assert world["prediction"].samples.shape == (100, 12, CLASSES)
+    assert {"posterior_mean", "map", "credible_sets"} < world["report"].keys()
+
+
 @pytest.fixture
 def labels(world):
     """Images, a teacher of them, and a way to label three views of each."""

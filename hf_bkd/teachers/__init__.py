@@ -4,6 +4,7 @@ from .base import Predictive, Teacher, predict_all
 from .deterministic import DeterministicTeacher
 from .dropout import MCDropoutTeacher
 from .ensemble import EnsembleTeacher
+from .langevin import LangevinTeacher
 from .laplace import LaplaceTeacher
 from .multi import ClassMap, MultiTeacher
 from .oracle import OracleTeacher
@@ -13,6 +14,7 @@ __all__ = [
     "ClassMap",
     "DeterministicTeacher",
     "EnsembleTeacher",
+    "LangevinTeacher",
     "LaplaceTeacher",
     "MCDropoutTeacher",
     "MultiTeacher",

@@ -45,7 +45,21 @@ def foreign(modules: set[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules} - {"hf_bkd", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("name", ["theory", "targets", "losses", "metrics", "views", "noise", "predictive"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "theory",
+        "targets",
+        "losses",
+        "metrics",
+        "views",
+        "noise",
+        "predictive",
+        "langevin",
+        "convergence",
+        "uncertainty",
+    ],
+)
 def test_the_mathematics_imports_torch_alone(name):
     path = PACKAGE / name
     files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]

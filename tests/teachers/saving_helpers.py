@@ -8,9 +8,11 @@ from teacher_helpers import SmallNetwork, points, small_bert, small_cnn, vary_sp
 from torch import Tensor, nn
 
 from hf_bkd import create_classifier
+from hf_bkd.backbones import classification_head
 from hf_bkd.teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
+    LangevinTeacher,
     LaplaceTeacher,
     MCDropoutTeacher,
     Teacher,
@@ -59,6 +61,20 @@ def given(network: nn.Module, inputs: Inputs) -> Teacher:
     return VariationalTeacher(network, {n: torch.rand_like(p) / 5 + 0.01 for n, p in network.named_parameters()})
 
 
+def langevin(network: nn.Module, inputs: Inputs, names: str = "head") -> Teacher:
+    """Eight samples of the head's weights, or of all."""
+    head = classification_head(network)[0]
+    return LangevinTeacher(
+        network,
+        {
+            name: p.detach() + torch.randn(8, *p.shape) / 10
+            for name, p in network.named_parameters()
+            if names == "all" or name.startswith(head)
+        },
+        temperature=1.3,
+    )
+
+
 def dropout(network: nn.Module, inputs: Inputs) -> Teacher:
     if hasattr(network, "timm_model"):
         network = create_classifier("resnet8x4_cifar", 4, in_chans=1, mean=[0.5], std=[0.25], drop_rate=0.3).eval()
@@ -84,6 +100,8 @@ KINDS: dict[str, Callable[[nn.Module, Inputs], Teacher]] = {
     "variational": lambda network, inputs: variational(network, inputs, "full"),
     "variational with a head of rank 2": lambda network, inputs: variational(network, inputs, "full", 2),
     "given deviations": given,
+    "langevin": langevin,
+    "langevin of all weights": lambda network, inputs: langevin(network, inputs, "all"),
     "dropout": dropout,
     "ensemble": ensemble,
 }

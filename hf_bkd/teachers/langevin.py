@@ -1,0 +1,188 @@
+"""A student that knows what it does not know: Langevin samples of its weights (MT-BKD, arXiv 2605.27967)."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..backbones import call_arguments, classification_head, head_features, logits_of
+from ..errors import UserError
+from ..metrics import classification_metrics
+from ..theory.arguments import check_not_negative, check_positive, check_probabilities, check_shape
+from .base import Teacher, predict_all
+from .chains import ChainSettings, sample_weights
+from .energy import HeadEnergy, NetworkEnergy, WholeData, loss_terms
+from .network import Inputs, evaluation_mode, head_data, split, to_network
+
+PARAMETERS = ("head", "all")
+VALIDATION_DRAWS = 100
+
+
+class LangevinTeacher(Teacher):
+    """Draws from stored samples of a network's weights.
+
+    A prediction's S draws are S of the M samples, each once before any comes twice, the same for all examples of a
+    batch. If only the last layer's weights were sampled, all of them cost one pass through the backbone.
+
+    Args:
+        network: the student that the chains started from; it has the weights that were not sampled.
+        weights: name -> samples [M, *shape] of that parameter of the network.
+
+    Raises:
+        UserError: no samples, or some that don't fit the network, differ in number or are not finite.
+    """
+
+    method = "langevin"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: Mapping[str, Tensor],
+        temperature: float = 1.0,
+        tempering: str = "per_sample",
+    ):
+        super().__init__(network, temperature, tempering)
+        parameters = dict(network.named_parameters())
+        for name, value in weights.items():
+            if name not in parameters or value.shape[1:] != parameters[name].shape:
+                raise UserError(f"the samples' {name} of shape {list(value.shape)} is not of this network")
+            if not value.isfinite().all():
+                raise UserError(f"the samples must be finite, and some of {name} are not")
+        counts = {len(value) for value in weights.values()}
+        if len(counts) != 1 or 0 in counts:
+            raise UserError(f"there must be as many samples of each parameter, at least 1; there are {sorted(counts)}")
+        self.weights = {  # in the network's order, however they were stored
+            n: weights[n].detach().to(p, copy=True).contiguous() for n, p in parameters.items() if n in weights
+        }
+
+    @classmethod
+    def fit(
+        cls,
+        network: nn.Module,
+        train: Iterable[dict | tuple],
+        validation: Iterable[dict | tuple] | None = None,
+        *,
+        targets: Tensor | None = None,
+        label_weight: float = 1.0,
+        teacher_weight: float = 1.0,
+        student_temperature: float = 1.0,
+        prior_precision: float = 1.0,
+        parameters: str = "head",
+        **settings: Any,
+    ) -> Self:
+        """Sample the posterior exp(-U / T) around a trained student.
+
+            U(theta) = sum_i [a CE(y_i, softmax(z_i)) + b CE(p_i, softmax(z_i / T_s))] + delta / 2 * |theta|^2
+
+        | student                        | a          | b              | delta                  |
+        | ------------------------------ | ---------- | -------------- | ---------------------- |
+        | of `DistillationTrainer`       | 1 - lambda | lambda * scale | N * SGD's weight decay |
+        | of arXiv 2605.27967, 1 teacher | 1          | c * lambda     | N * weight decay       |
+
+        ``record`` says afterwards whether the chains mix: see :func:`hf_bkd.convergence.summarise`.
+
+        Args:
+            network: the student; in evaluation mode meanwhile, and its modules as before afterwards.
+            train: batches of the N *un-augmented* training examples: dicts with ``labels``, or pairs.
+            validation: held-out batches, to measure the posterior mean of 100 draws on.
+            targets: p, the teacher's tempered probabilities [N, C] in the order of ``train``; of several teachers,
+                their mixture.
+            label_weight, teacher_weight: a and b, >= 0 and not both 0; without ``targets`` b is of no effect.
+            student_temperature: T_s > 0.
+            prior_precision: delta > 0, of the sampled weights.
+            parameters: ``"head"``: the last layer's, whose inputs are computed once; or ``"all"`` that require a
+                gradient, where a step is one pass of all chains through the network.
+            sampler: ``"mala"``: each step sees all examples and is accepted or refused, so that its size is no bias;
+                a head's chains are preconditioned by the curvature of U. ``"sgld"``: the paper's plain steps.
+            chains, steps, burn_in, thinning: 4, 3,000, 1,000 and 10, see :func:`hf_bkd.langevin.langevin`; 8 samples
+                or more must be left of each chain.
+            step_size: tau > 0. MALA adapts it during the burn-in. SGLD's, if not given, is a tenth of the inverse of
+                U's largest curvature at the start: no variance is more than about 5 % too large by it, minibatches
+                apart.
+            batch_size: examples of an SGLD step, drawn for each chain with replacement; if not given, all of them.
+            posterior_temperature: T > 0; below 1 for a cold posterior.
+            seed: of all random numbers.
+
+        Raises:
+            UserError: an argument out of its range, no examples, labels or targets that don't fit the network, no
+                linear head, nothing to sample, or a chain that diverged.
+        """
+        chains = ChainSettings(**settings)
+        check_positive(prior_precision=prior_precision, student_temperature=student_temperature)
+        check_not_negative(label_weight=label_weight, teacher_weight=teacher_weight)
+        if not label_weight and (targets is None or not teacher_weight):
+            raise UserError("label_weight is 0 and so is the teacher's: nothing would be learned from the data")
+        if parameters not in PARAMETERS:
+            raise UserError(f"parameters is {parameters!r}; it must be one of {', '.join(PARAMETERS)}")
+        head_only = parameters == "head"
+        data = head_data(network, train) if head_only else _whole_data(network, train)
+        if targets is not None:
+            targets = targets.to(data.logits)
+            check_shape("targets", targets, *data.logits.shape)
+            check_probabilities(targets=targets)
+        terms = loss_terms(data, targets, label_weight, teacher_weight, student_temperature)
+        energy = (HeadEnergy if head_only else NetworkEnergy)(network, data, terms, prior_precision)
+        with evaluation_mode(network):
+            samples, found = sample_weights(energy, chains)
+        teacher = cls(network, energy.named(samples.flatten(0, 1)))
+        teacher.record = {"parameters": parameters, "examples": len(data.labels), "prior precision": prior_precision}
+        teacher.record["label weight"] = label_weight
+        if targets is not None:
+            teacher.record |= {"teacher weight": teacher_weight, "student temperature": student_temperature}
+        teacher.record |= {name.replace("_", " "): value for name, value in asdict(chains).items()} | found
+        if validation is not None:
+            probs, labels = predict_all(teacher, validation, VALIDATION_DRAWS)
+            teacher.record["validation"] = classification_metrics(probs, labels)
+        return teacher
+
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        self.network.eval()
+        drawn = self._draw(num_samples, generator)
+        head_name, head = classification_head(self.network)
+        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        if weight in drawn and drawn.keys() <= {weight, bias}:
+            features = head_features(self.network, inputs)[0].float()
+            products = features @ drawn[weight].to(features).mT
+            shift = drawn[bias][:, None] if bias in drawn else head.bias
+            return products if shift is None else products + shift.to(features)
+        args, kwargs = call_arguments(self.network, inputs)
+        draws = [{name: value[i] for name, value in drawn.items()} for i in range(num_samples)]
+        return torch.stack([logits_of(functional_call(self.network, draw, args, kwargs)) for draw in draws])
+
+    def _draw(self, num_samples: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """S of the M samples, by name: as many as there are are all of them, in some order."""
+        stored = len(next(iter(self.weights.values())))
+        place = {} if generator is None else {"generator": generator, "device": generator.device}
+        rounds = [torch.randperm(stored, **place) for _ in range(math.ceil(num_samples / stored))]
+        chosen = torch.cat(rounds)[:num_samples]
+        return {name: value[chosen.to(value.device)] for name, value in self.weights.items()}
+
+    def to(self, device: torch.device | str) -> Self:
+        self.weights = {name: value.to(device) for name, value in self.weights.items()}
+        return super().to(device)
+
+    def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {}, self.weights
+
+    @classmethod
+    def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        return cls(network, tensors, **settings)
+
+
+def _whole_data(network: nn.Module, batches: Iterable[dict | tuple]) -> WholeData:
+    """All inputs in one; UserError if there are none, their sizes differ, or labels don't fit."""
+    pairs = [split(batch) for batch in batches]
+    data = head_data(network, pairs)
+    parts = [to_network(inputs, network) for inputs, _ in pairs]
+    try:
+        if isinstance(parts[0], Tensor):
+            inputs = torch.cat(parts)
+        else:
+            inputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    except RuntimeError:
+        raise UserError("parameters is 'all', and the inputs' sizes differ between batches: pad all alike") from None
+    return WholeData(inputs, data.logits, data.labels)

@@ -1,0 +1,148 @@
+"""What a posterior's samples say of a prediction's uncertainty, and whether they are right.
+
+``samples`` are class probabilities [S, N, C] of S draws from the posterior; all is computed in float64.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+from .metrics import auroc, classification_metrics, entropy
+from .theory.arguments import check_probabilities, check_shape
+
+
+class EntropyParts(NamedTuple):
+    """Of each example [N], in nats: ``total`` = ``aleatoric`` + ``epistemic``.
+
+    total: entropy of the mean probabilities. aleatoric: mean entropy of the draws, which more data would not remove.
+    epistemic: the rest, the mutual information of label and weights (BALD, Houlsby et al. 2011), >= 0.
+    """
+
+    total: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+
+
+def entropy_parts(samples: Tensor) -> EntropyParts:
+    """The entropy within the draws and between them; UserError if they are no distributions."""
+    samples = _checked(samples)
+    total, aleatoric = entropy(samples.mean(dim=0)), entropy(samples).mean(dim=0)
+    return EntropyParts(total, aleatoric, total - aleatoric)
+
+
+def mean_deviance(samples: Tensor) -> Tensor:
+    """E_s[-2 sum_k p_k log p_k] of each example [N], in nats (arXiv 2605.27967): twice the aleatoric entropy."""
+    return 2 * entropy_parts(samples).aleatoric
+
+
+def deviance_threshold(samples: Tensor, level: float) -> Tensor:
+    """u [N] that solves E_s sum_k p_k 1{p_k >= u} = ``level`` (arXiv 2605.27967): the largest that reaches it.
+
+    A class that the predictive draws has a deviance -2 log p_k <= -2 log u with this probability.
+
+    Raises:
+        UserError: samples that are no distributions, or a level that is not between 0 and 1.
+    """
+    samples = _checked(samples)
+    _check_level(level)
+    ordered = samples.transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
+    mass = ordered.cumsum(dim=1) / len(samples)
+    reached = (mass < level - 1e-12).sum(dim=1, keepdim=True)  # rounding may leave the last mass below a level near 1
+    return ordered.gather(1, reached.clamp_max(ordered.shape[1] - 1)).squeeze(1)
+
+
+def credible_sets(probs: Tensor, level: float) -> Tensor:
+    """Which classes [N, C] are in the smallest set whose probability under ``probs`` [N, C] is at least ``level``.
+
+    Raises:
+        UserError: rows that are no distributions, or a level that is not between 0 and 1.
+    """
+    check_shape("probs", probs, None, None)
+    check_probabilities(probs=probs)
+    _check_level(level)
+    ordered, classes = probs.double().sort(dim=1, descending=True, stable=True)
+    before = ordered.cumsum(dim=1) - ordered
+    return torch.zeros_like(ordered, dtype=torch.bool).scatter(1, classes, before < level - 1e-12)
+
+
+def uncertainty_report(
+    samples: Tensor,
+    labels: Tensor,
+    map_probs: Tensor,
+    uncertain_samples: Tensor | None = None,
+    levels: Sequence[float] = (0.8, 0.9, 0.95),
+) -> dict[str, Any]:
+    """How good a posterior's mean is beside a single network, and how honest its uncertainty.
+
+    Args:
+        samples: [S, N, C].
+        labels: class indices [N].
+        map_probs: probabilities [N, C] of the mode, the student as it was trained.
+        uncertain_samples: [S', M, C] of examples that are known to be uncertain, such as those with several labels.
+        levels: of the credible sets, each in (0, 1).
+
+    Returns:
+        What JSON can hold:
+
+        - ``posterior_mean``, ``map``: accuracy, NLL, ECE and Brier score;
+        - ``mean_deviance``, and ``entropy`` with its parts, averaged over the examples, in nats;
+        - ``credible_sets``, a list with an entry a level: the share of labels that are in the :func:`credible_sets` of
+          the mean (``coverage``, nominally ``level`` or more), how many classes those have (``size``), and the share
+          of labels, over all draws, with a deviance within -2 log u (``deviance_coverage``, nominally ``level``: our
+          reading of the paper's bound);
+        - ``auroc`` of telling uncertain examples apart by their deviance, entropy, and epistemic entropy.
+
+    Raises:
+        UserError: shapes that don't fit, rows that are no distributions, labels outside the classes, or a level that
+            is not between 0 and 1.
+    """
+    samples = _checked(samples)
+    _, count, classes = samples.shape
+    check_shape("labels", labels, count)
+    if labels.is_floating_point() or labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f"labels must be class indices in 0 to {classes - 1}, and they are {labels.unique().tolist()[:9]}"
+        )
+    check_shape("map_probs", map_probs, count, classes)
+    check_probabilities(map_probs=map_probs)
+    parts, mean = entropy_parts(samples), samples.mean(dim=0)
+    report = {
+        "posterior_mean": classification_metrics(mean, labels),
+        "map": classification_metrics(map_probs.double(), labels),
+        "mean_deviance": 2 * parts.aleatoric.mean().item(),
+        "entropy": {name: value.mean().item() for name, value in parts._asdict().items()},
+        "credible_sets": [_coverage(samples, labels.long(), level) for level in levels],
+    }
+    if uncertain_samples is not None:
+        check_shape("uncertain_samples", uncertain_samples, None, None, classes)
+        others = entropy_parts(uncertain_samples)
+        scores = {"mean_deviance": "aleatoric", "entropy": "total", "epistemic": "epistemic"}
+        report["auroc"] = {name: auroc(getattr(parts, of), getattr(others, of)) for name, of in scores.items()}
+    return report
+
+
+def _coverage(samples: Tensor, labels: Tensor, level: float) -> dict[str, float]:
+    sets, threshold = credible_sets(samples.mean(dim=0), level), deviance_threshold(samples, level)
+    of_label = samples.gather(2, labels.expand(len(samples), -1)[..., None]).squeeze(2)
+    return {
+        "level": level,
+        "coverage": sets.gather(1, labels[:, None]).double().mean().item(),
+        "size": sets.sum(dim=1).double().mean().item(),
+        "deviance_coverage": (of_label >= threshold).double().mean().item(),
+    }
+
+
+def _checked(samples: Tensor) -> Tensor:
+    check_shape("samples", samples, None, None, None)
+    if not samples.numel():
+        raise UserError(f"samples hold nothing: their shape is {list(samples.shape)}")
+    check_probabilities(samples=samples)
+    return samples.double()
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"a level must be between 0 and 1, and it is {level:g}")
