@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .soft_labels.arrow import PROBS, VARIANCE, stacked_lists
+from .soft_labels.arrow import stacked_lists
 from .soft_labels.check import Stored
 from .soft_labels.columns import read
 from .soft_labels.layout import Layout
-from .targets import adaptive_lambda, inverse_variance_weights, noise_ratio
+from .targets import adaptive_lambda, inverse_variance_weights, noise_ratio, summed_variance
 
 
 class Spread(NamedTuple):
@@ -23,10 +23,18 @@ class Spread(NamedTuple):
 
 def spread(dataset: Any, layout: Layout) -> Spread:
     """Of one teacher's labels, which have a variance and tell their number of draws."""
-    labels = read(dataset, layout.name.removeprefix(PROBS).removeprefix("__") or None)
-    probs, variance = labels.probs, labels.variance
-    summed = variance if variance.ndim < probs.ndim else variance.sum(dim=-1)
-    return Spread(summed.mean().item(), noise_ratio(probs, summed, layout.num_draws))
+    labels = read(dataset, layout.teacher)
+    summed = summed_variance(labels.probs, labels.variance)
+    return Spread(summed.mean().item(), noise_ratio(labels.probs, summed, layout.num_draws))
+
+
+def from_batch(batch: Mapping[str, Tensor], name: str) -> Tensor:
+    """A column of a batch, or a UserError that names those it has."""
+    if name not in batch:
+        raise UserError(
+            f"the batches lack {name} (only {', '.join(batch)}): the transform or collator must pass it on"
+        )
+    return batch[name]
 
 
 class StoredVariance:
@@ -43,7 +51,7 @@ class StoredVariance:
     """
 
     def __init__(self, dataset: Any, labels: Stored, needed_for: str):
-        self.layout, self.column = labels.layout, labels.layout.name.replace(PROBS, VARIANCE, 1)
+        self.layout, self.column = labels.layout, labels.layout.variance_name
         if self.column not in (dataset.column_names or ()):
             raise UserError(
                 f"{needed_for} needs the column {self.column}, the variance between the teacher's draws: label with a "
@@ -69,12 +77,7 @@ class StoredVariance:
 
     def of(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
         """Summed over the classes [B], of labels [B, C]; UserError if the batch lacks it."""
-        if self.column not in batch:
-            raise UserError(
-                f"the batches lack {self.column} (only {', '.join(batch)}): the transform or collator must pass it on"
-            )
-        variance = torch.as_tensor(batch[self.column]).to(probs)
-        return variance.sum(dim=-1) if variance.ndim == probs.ndim else variance
+        return summed_variance(probs, torch.as_tensor(from_batch(batch, self.column)).to(probs))
 
 
 class AdaptiveLambda:

@@ -9,7 +9,6 @@ from transformers import TrainerCallback
 from .adaptive import spread
 from .backbones import call_network, classification_head, head_features, logits_of
 from .errors import UserError
-from .soft_labels.arrow import PROBS, VARIANCE
 from .supervision import StoredLabels, network_inputs
 from .teachers.network import evaluation_mode
 from .theory.sgd_noise import squared_gradient_norms
@@ -134,9 +133,9 @@ def _spread(trainer: Any) -> dict[str, float]:
     source = trainer._source
     if not isinstance(source, StoredLabels) or len(source.stored) != 1:
         return {}
-    ((name, labels),) = source.stored.items()
-    samples = labels.layout.num_draws
-    if name.replace(PROBS, VARIANCE, 1) not in trainer.train_dataset.column_names or not samples or samples < 2:
+    (layout,) = (stored.layout for stored in source.stored.values())
+    samples = layout.num_draws
+    if layout.variance_name not in trainer.train_dataset.column_names or not samples or samples < 2:
         return {}
-    found = spread(trainer.train_dataset, labels.layout)
+    found = spread(trainer.train_dataset, layout)
     return {"mc_variance": found.variance, "lambda_hat": 1 / (1 + found.ratio / samples)}

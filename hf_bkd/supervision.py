@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaptive import AdaptiveLambda, InverseVariance
+from .adaptive import AdaptiveLambda, InverseVariance, from_batch
 from .errors import UserError
 from .noise import ExampleGenerator
 from .soft_labels.check import stored_labels
@@ -60,7 +60,7 @@ class StoredLabels:
 
     def count(self, batch: Mapping[str, Tensor]) -> int:
         """How many targets a batch has."""
-        return self._labels(batch, next(iter(self.stored)))[..., 0].numel()
+        return from_batch(batch, next(iter(self.stored)))[..., 0].numel()
 
     def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
         """sum_m r_m p_m of a batch's labels [B, C], each at its wanted temperature.
@@ -70,7 +70,7 @@ class StoredLabels:
         """
         probs = []
         for name, stored in self.stored.items():
-            p = self._labels(batch, name).float()
+            p = from_batch(batch, name).float()
             probs.append(temper(p / p.sum(dim=-1, keepdim=True), stored.wanted / stored.temperature))
         if len(probs) == 1:
             return probs[0]
@@ -92,13 +92,6 @@ class StoredLabels:
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float | Tensor:
         """lambda of a batch with this target: one number, or one per example [B]."""
         return self.adaptive(batch, target) if self.adaptive else self.args.kd_lambda
-
-    def _labels(self, batch: Mapping[str, Tensor], name: str) -> Tensor:
-        if name not in batch:
-            raise UserError(
-                f"the batches lack {name} (only {', '.join(batch)}): the transform or collator must pass it on"
-            )
-        return batch[name]
 
 
 class OnlineTeacher:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .errors import UserError
 from .metrics import entropy
 
+TEACHER_WEIGHTS = ("equal", "entropy", "inverse_variance")
 PSEUDO_DRAWS = 10  # that the whole data set's noise ratio counts for beside an example's own
 
 
@@ -147,6 +148,11 @@ def noise_ratio(probs: Tensor, variance: Tensor, num_samples: int) -> float:
     return min((drawn.sum() / label.sum().clamp_min(torch.finfo(label.dtype).tiny)).item(), 1.0)
 
 
+def summed_variance(probs: Tensor, variance: Tensor) -> Tensor:
+    """Over the classes, [...], of a variance beside probabilities [..., C] that is of each class or summed already."""
+    return variance.sum(dim=-1) if variance.ndim == probs.ndim else variance
+
+
 def adaptive_lambda(probs: Tensor, variance: Tensor, num_samples: int, pooled_ratio: float) -> Tensor:
     """lambda(x) = 1 / (1 + r(x) / S), the inverse-variance weight of the teacher against the label, without a label.
 
@@ -175,5 +181,5 @@ def _variances(probs: Tensor, variance: Tensor, num_samples: int) -> tuple[Tenso
     """V and U [...]."""
     if num_samples < 2:
         raise UserError(f"num_samples must be at least 2, for one draw has no variance, and it is {num_samples}")
-    drawn = variance.sum(dim=-1) if variance.ndim == probs.ndim else variance
+    drawn = summed_variance(probs, variance)
     return drawn, 1 - probs.square().sum(dim=-1) + drawn / num_samples

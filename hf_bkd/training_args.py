@@ -6,12 +6,13 @@ from transformers import TrainingArguments
 
 from .errors import UserError
 from .losses import TEMPERATURE_SCALES
+from .targets import TEACHER_WEIGHTS
 from .views import ORDERS
 
 CHOICES = {
     "temperature_scale": TEMPERATURE_SCALES,
     "lambda_schedule": ("fixed", "adaptive"),
-    "teacher_weights": ("equal", "entropy", "inverse_variance"),
+    "teacher_weights": TEACHER_WEIGHTS,
     "combine": ("average", "mixture"),
     "view_order": ORDERS,
 }

@@ -87,6 +87,16 @@ class Layout:
         return cls(name, num_views, num_classes, record, in_bytes)
 
     @property
+    def teacher(self) -> str | None:
+        """The teacher's name, if it has one."""
+        return teachers_of([self.name])[0]
+
+    @property
+    def variance_name(self) -> str:
+        """Of the column that holds the variance of these probabilities, if it is there."""
+        return column(VARIANCE, self.teacher)
+
+    @property
     def num_draws(self) -> int | None:
         """How many draws the probabilities average, if the record tells."""
         record = self.provenance or {}

@@ -2,19 +2,17 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from .base import Teacher
-from .members import load_members, log_draws, save_members
+from .members import Composite, log_draws
 from .network import Inputs
 
 
-class EnsembleTeacher(Teacher):
+class EnsembleTeacher(Composite):
     """The members' draws together: M of M deterministic networks, M * S if any member has a posterior.
 
     Members count equally; one with a single draw is repeated where others have S.
@@ -40,10 +38,9 @@ class EnsembleTeacher(Teacher):
             raise UserError(f"an ensemble's members must know the same classes; these have {sizes} of them")
         self.members = list(members)
 
-    def to(self, device: torch.device | str) -> Self:
-        for member in self.members:
-            member.to(device)
-        return self
+    @property
+    def parts(self) -> list[Teacher]:
+        return self.members
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         draws = [log_draws(member, inputs, num_samples, generator) for member in self.members]
@@ -52,13 +49,3 @@ class EnsembleTeacher(Teacher):
 
     def fingerprint(self) -> str:
         return hashlib.sha256("".join(member.fingerprint() for member in self.members).encode()).hexdigest()[:16]
-
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"members": [member.describe() for member in self.members]}
-
-    def _save_networks(self, folder: Path) -> None:
-        save_members(self.members, folder)
-
-    @classmethod
-    def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
-        return load_members(folder, network)

@@ -1,8 +1,9 @@
 """Teachers inside a teacher: asking them, and keeping them in its folder."""
 
-from collections.abc import Iterable
+from abc import abstractmethod
 from copy import deepcopy
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,27 @@ def log_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torc
     return (prediction.samples if tempered_draws else prediction.mean[None]).log()
 
 
-def save_members(members: Iterable[Teacher], folder: Path) -> None:
-    """As ``members/0``, ``members/1`` and so on."""
-    for number, member in enumerate(members):
-        member.save_pretrained(folder / "members" / str(number))
+class Composite(Teacher):
+    """A teacher made of others: they move, are described and are saved with it."""
 
+    @property
+    @abstractmethod
+    def parts(self) -> list[Teacher]:
+        """The others."""
 
-def load_members(folder: Path, network: nn.Module | None) -> list[Teacher]:
-    """What :func:`save_members` wrote; each has a copy of the network, if one is given."""
-    paths = sorted((folder / "members").iterdir(), key=lambda path: int(path.name))
-    return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]
+    def to(self, device: torch.device | str) -> Self:
+        for part in self.parts:
+            part.to(device)
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"members": [part.describe() for part in self.parts]}
+
+    def _save_networks(self, folder: Path) -> None:
+        for number, part in enumerate(self.parts):
+            part.save_pretrained(folder / "members" / str(number))
+
+    @classmethod
+    def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
+        paths = sorted((folder / "members").iterdir(), key=lambda path: int(path.name))
+        return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]

@@ -2,24 +2,22 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..predictive import Predictive
-from ..targets import entropy_weights, inverse_variance_weights, mix_teachers, temper
+from ..targets import TEACHER_WEIGHTS, entropy_weights, inverse_variance_weights, mix_teachers, temper
 from .base import Teacher
-from .members import load_members, log_draws, save_members
+from .members import Composite, log_draws
 from .network import Inputs
 
-WEIGHTS = ("equal", "entropy", "inverse_variance")
 TINY = 1e-30  # what a class that a teacher doesn't know is given, for its logarithm
 
 
-class MultiTeacher(Teacher):
+class MultiTeacher(Composite):
     """Named teachers; ``add_soft_labels`` writes ``teacher_probs__NAME`` of each, so that the trainer can weigh them.
 
     Asked itself, as an online teacher is, it answers with their weighted mean.
@@ -51,8 +49,8 @@ class MultiTeacher(Teacher):
         for name in members:
             if not name.isidentifier() or "__" in name:
                 raise UserError(f"a member is called {name!r}; names are letters, digits and single underscores")
-        if weights not in WEIGHTS:
-            raise UserError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
+        if weights not in TEACHER_WEIGHTS:
+            raise UserError(f"weights is {weights!r}; it must be one of {', '.join(TEACHER_WEIGHTS)}")
         super().__init__(next(iter(members.values())).network, temperature, tempering)
         counts = {name: member.num_classes for name, member in members.items()}
         if len(set(counts.values())) > 1:
@@ -63,6 +61,10 @@ class MultiTeacher(Teacher):
         self.members, self.weights = dict(members), weights
 
     @property
+    def parts(self) -> list[Teacher]:
+        return list(self.members.values())
+
+    @property
     def named_members(self) -> dict[str, Teacher]:
         """Whose labels are written one by one."""
         return self.members
@@ -70,11 +72,6 @@ class MultiTeacher(Teacher):
     @property
     def num_classes(self) -> int:
         return next(iter(self.members.values())).num_classes
-
-    def to(self, device: torch.device | str) -> Self:
-        for member in self.members.values():
-            member.to(device)
-        return self
 
     @torch.no_grad()
     def predict(
@@ -116,9 +113,6 @@ class MultiTeacher(Teacher):
         told = self.weights + "".join(name + member.fingerprint() for name, member in self.members.items())
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"members": [member.describe() for member in self.members.values()]}
-
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"weights": self.weights, "names": list(self.members)}, {}
 
@@ -127,15 +121,8 @@ class MultiTeacher(Teacher):
         settings = dict(settings)
         return cls(dict(zip(settings.pop("names"), network, strict=True)), **settings)
 
-    def _save_networks(self, folder: Path) -> None:
-        save_members(self.members.values(), folder)
 
-    @classmethod
-    def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
-        return load_members(folder, network)
-
-
-class ClassMap(Teacher):
+class ClassMap(Composite):
     """A teacher of other classes than the data's: fewer, more, or in another order.
 
     Args:
@@ -166,12 +153,12 @@ class ClassMap(Teacher):
         self.member, self.classes, self._num_classes = member, list(classes), num_classes
 
     @property
+    def parts(self) -> list[Teacher]:
+        return [self.member]
+
+    @property
     def num_classes(self) -> int:
         return self._num_classes
-
-    def to(self, device: torch.device | str) -> Self:
-        self.member.to(device)
-        return self
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         draws = log_draws(self.member, inputs, num_samples, generator).exp()
@@ -181,19 +168,9 @@ class ClassMap(Teacher):
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.member.fingerprint()}{self.classes}".encode()).hexdigest()[:16]
 
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"members": [self.member.describe()]}
-
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"classes": self.classes, "num_classes": self._num_classes}, {}
 
     @classmethod
     def from_state(cls, network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         return cls(*network, **settings)
-
-    def _save_networks(self, folder: Path) -> None:
-        save_members([self.member], folder)
-
-    @classmethod
-    def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
-        return load_members(folder, network)
