@@ -3,7 +3,12 @@
     U(theta) = sum_i [a CE(y_i, softmax(z_i)) + b CE(p_i, softmax(z_i / T_s))] + delta / 2 * |theta|^2
 
 exp(-U) is the posterior of which distillation finds the mode: with T_s = 1, that of labels that count a times and the
-prior Dir(1 + b p_i) on each example's probabilities (BKD, the parent paper of arXiv 2605.27967).
+prior Dir(1 + b p_i) on each example's probabilities (BKD, the parent paper of arXiv 2605.27967). Of M teachers
+the second term is
+
+    -b / s * log sum_m w_m Dir(softmax(z_i / T_s); 1 + s p_m),
+
+that paper's mixture prior with b = c * lambda and s = lambda; for M = 1 it is the former, up to a constant.
 """
 
 from typing import NamedTuple
@@ -15,7 +20,7 @@ from torch.func import functional_call, vmap
 
 from ..backbones import call_arguments, classification_head, logits_of
 from ..errors import UserError
-from ..targets import mixed_target
+from ..targets import mix_teachers, mixed_target, mixture_energy, mixture_responsibilities
 from .network import HeadData, Inputs
 
 CHUNK = 1024  # examples whose activations are held at a time
@@ -23,11 +28,38 @@ MOST_FULL_WEIGHTS = 1_000
 
 
 class CrossEntropy(NamedTuple):
-    """weight * CE(target, softmax(z / temperature)) of each example; target [N, C]."""
+    """weight * CE(target, q) of each example, with q = softmax(z / temperature); target [N, C]."""
 
     target: Tensor
     weight: float
     temperature: float
+
+    def at(self, log_q: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Unweighted losses [K, B] of rows at log q [K, B, C], and t [..., C]: their gradient in z / T_s is q - t."""
+        target = self.target[rows]
+        return -(target * log_q).sum(dim=-1), target
+
+
+class MixturePrior(NamedTuple):
+    """-weight / s * log sum_m w_m Dir(q; 1 + s p_m) of each example, with q = softmax(z / temperature).
+
+    p: targets [N, M, C]. w: target_weights [N, M]. s: prior_strength.
+    """
+
+    targets: Tensor
+    target_weights: Tensor
+    prior_strength: float
+    weight: float
+    temperature: float
+
+    def at(self, log_q: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """As :meth:`CrossEntropy.at`; t is the mean of the teachers by their responsibilities."""
+        prior = self.targets[rows], self.target_weights[rows], self.prior_strength
+        target = mix_teachers(prior[0], mixture_responsibilities(log_q, *prior))
+        return mixture_energy(log_q, *prior) / self.prior_strength, target
+
+
+Term = CrossEntropy | MixturePrior
 
 
 class WholeData(NamedTuple):
@@ -38,27 +70,26 @@ class WholeData(NamedTuple):
     labels: Tensor
 
 
-def loss_terms(
-    data: HeadData | WholeData, targets: Tensor | None, label_weight: float, teacher_weight: float, temperature: float
-) -> list[CrossEntropy]:
-    """The energy's cross-entropies to labels and targets [N, C], as a single one where they can be."""
+def loss_terms(data: HeadData | WholeData, label_weight: float, teacher: Term | None) -> list[Term]:
+    """The energy's terms, of the labels and of one or several teachers, as a single one where they can be."""
     labels = data.labels.long()
     onehot = F.one_hot(labels, data.logits.shape[-1]).float()
-    if targets is None:
+    if teacher is None:
         return [CrossEntropy(onehot, label_weight, 1.0)]
-    if temperature == 1:
-        total = label_weight + teacher_weight
-        return [CrossEntropy(mixed_target(labels, targets, teacher_weight / total), total, 1.0)]
-    return [CrossEntropy(onehot, label_weight, 1.0), CrossEntropy(targets, teacher_weight, temperature)]
+    if isinstance(teacher, CrossEntropy) and teacher.temperature == 1:
+        total = label_weight + teacher.weight
+        return [CrossEntropy(mixed_target(labels, teacher.target, teacher.weight / total), total, 1.0)]
+    return [CrossEntropy(onehot, label_weight, 1.0), teacher]
 
 
-def summed_loss(logits: Tensor, terms: list[CrossEntropy], rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+def summed_loss(logits: Tensor, terms: list[Term], rows: Tensor | slice) -> tuple[Tensor, Tensor]:
     """The losses of logits [K, B, C] of some rows, [B] or [K, B], summed to [K] in float64; their gradient in z."""
     energy, gradient = torch.zeros(len(logits), dtype=torch.float64, device=logits.device), torch.zeros_like(logits)
-    for target, weight, temperature in terms:
-        log_probs = (logits / temperature).log_softmax(dim=-1)
-        energy -= weight * (target[rows] * log_probs).sum(dim=-1).double().sum(dim=-1)
-        gradient += weight / temperature * (log_probs.exp() - target[rows])
+    for term in terms:
+        log_q = (logits / term.temperature).log_softmax(dim=-1)
+        losses, target = term.at(log_q, rows)
+        energy += term.weight * losses.double().sum(dim=-1)
+        gradient += term.weight / term.temperature * (log_q.exp() - target)
     return energy, gradient
 
 
@@ -92,7 +123,7 @@ class HeadEnergy:
         prior_precision: delta > 0.
     """
 
-    def __init__(self, network: nn.Module, data: HeadData, terms: list[CrossEntropy], prior_precision: float):
+    def __init__(self, network: nn.Module, data: HeadData, terms: list[Term], prior_precision: float):
         self.name, self.head = classification_head(network)
         self.has_bias, self.classes = self.head.bias is not None, self.head.out_features
         ones = data.features.new_ones(len(data.features), int(self.has_bias))
@@ -126,15 +157,17 @@ class HeadEnergy:
     def curvature(self, theta: Tensor) -> Whitening:
         """The Hessian of U, averaged over theta [K, P]; of more than 1,000 weights its Kronecker approximation.
 
-        That is the mean of the examples' softmax curvatures times the sum of their features' outer products.
+        The latter is the mean of the examples' softmax curvatures times the sum of their features' outer products. Of
+        a mixture prior it is an upper bound: a cross-entropy's diag(q) - q q^T without the mixture's - s Cov_r(p) (in
+        z / T_s, per unit of weight). The record's ``width`` is then relative to that bound.
         """
         features = self.features.double()
         logits = features @ theta.double().unflatten(1, (self.classes, -1)).mT
         blocks = 0.0
-        for _, weight, temperature in self.terms:
-            q = (logits / temperature).softmax(dim=-1)
+        for term in self.terms:
+            q = (logits / term.temperature).softmax(dim=-1)
             outer = torch.einsum("kna,knb->nab", q, q)
-            blocks = blocks + weight / temperature**2 / len(q) * (torch.diag_embed(q.sum(dim=0)) - outer)
+            blocks = blocks + term.weight / term.temperature**2 / len(q) * (torch.diag_embed(q.sum(dim=0)) - outer)
         if theta.shape[1] <= MOST_FULL_WEIGHTS:
             hessian = torch.einsum("nab,ni,nj->aibj", blocks, features, features).flatten(2).flatten(0, 1)
             values, vectors = torch.linalg.eigh(hessian)
@@ -162,7 +195,7 @@ class NetworkEnergy:
         UserError: none requires a gradient.
     """
 
-    def __init__(self, network: nn.Module, data: WholeData, terms: list[CrossEntropy], prior_precision: float):
+    def __init__(self, network: nn.Module, data: WholeData, terms: list[Term], prior_precision: float):
         self.network, self.inputs, self.terms, self.prior_precision = network, data.inputs, terms, prior_precision
         self.shapes = {name: p.shape for name, p in network.named_parameters() if p.requires_grad}
         if not self.shapes:

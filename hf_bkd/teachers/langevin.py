@@ -12,10 +12,10 @@ from torch.func import functional_call
 from ..backbones import call_arguments, classification_head, head_features, logits_of
 from ..errors import UserError
 from ..metrics import classification_metrics
-from ..theory.arguments import check_not_negative, check_positive, check_probabilities, check_shape
+from ..theory.arguments import SUM_TOLERANCE, check_not_negative, check_positive, check_probabilities, check_shape
 from .base import Teacher, predict_all
 from .chains import ChainSettings, sample_weights
-from .energy import HeadEnergy, NetworkEnergy, WholeData, loss_terms
+from .energy import CrossEntropy, HeadEnergy, MixturePrior, NetworkEnergy, Term, WholeData, loss_terms
 from .network import Inputs, evaluation_mode, head_data, split, to_network
 
 PARAMETERS = ("head", "all")
@@ -67,6 +67,8 @@ class LangevinTeacher(Teacher):
         validation: Iterable[dict | tuple] | None = None,
         *,
         targets: Tensor | None = None,
+        target_weights: Tensor | None = None,
+        prior_strength: float = 5.0,
         label_weight: float = 1.0,
         teacher_weight: float = 1.0,
         student_temperature: float = 1.0,
@@ -78,10 +80,16 @@ class LangevinTeacher(Teacher):
 
             U(theta) = sum_i [a CE(y_i, softmax(z_i)) + b CE(p_i, softmax(z_i / T_s))] + delta / 2 * |theta|^2
 
-        | student                        | a          | b              | delta                  |
-        | ------------------------------ | ---------- | -------------- | ---------------------- |
-        | of `DistillationTrainer`       | 1 - lambda | lambda * scale | N * SGD's weight decay |
-        | of arXiv 2605.27967, 1 teacher | 1          | c * lambda     | N * weight decay       |
+        Of M teachers the second term is -b / s * log sum_m w_m Dir(softmax(z_i / T_s); 1 + s p_m), with the gradient
+        of the trainer's ``combine="mixture"``.
+
+        | student                  | a          | b              | s                  | delta                  |
+        | ------------------------ | ---------- | -------------- | ------------------ | ---------------------- |
+        | of `DistillationTrainer` | 1 - lambda | lambda * scale | ``prior_strength`` | N * SGD's weight decay |
+        | of arXiv 2605.27967      | 1          | c * lambda     | lambda             | N * weight decay       |
+
+        Where teachers disagree and s is large the posterior has several modes; all chains begin at the student's own
+        weights, and R-hat between them doesn't see a mode that none visits.
 
         ``record`` says afterwards whether the chains mix: see :func:`hf_bkd.convergence.summarise`.
 
@@ -89,8 +97,11 @@ class LangevinTeacher(Teacher):
             network: the student; in evaluation mode meanwhile, and its modules as before afterwards.
             train: batches of the N *un-augmented* training examples: dicts with ``labels``, or pairs.
             validation: held-out batches, to measure the posterior mean of 100 draws on.
-            targets: p, the teacher's tempered probabilities [N, C] in the order of ``train``; of several teachers,
-                their mixture.
+            targets: p, the teacher's tempered probabilities [N, C] in the order of ``train``; or those of M
+                teachers [N, M, C].
+            target_weights: w, of the M teachers, [N, M] or [M], >= 0 and summing to one; equal if not given. The
+                paper's are :func:`~hf_bkd.targets.entropy_weights`.
+            prior_strength: s > 0, of each of the M teachers in examples.
             label_weight, teacher_weight: a and b, >= 0 and not both 0; without ``targets`` b is of no effect.
             student_temperature: T_s > 0.
             prior_precision: delta > 0, of the sampled weights.
@@ -108,11 +119,13 @@ class LangevinTeacher(Teacher):
             seed: of all random numbers.
 
         Raises:
-            UserError: an argument out of its range, no examples, labels or targets that don't fit the network, no
-                linear head, nothing to sample, or a chain that diverged.
+            UserError: an argument out of its range, no examples, labels or targets that don't fit the network, weights
+                that don't fit the targets, no linear head, nothing to sample, or a chain that diverged.
         """
         chains = ChainSettings(**settings)
-        check_positive(prior_precision=prior_precision, student_temperature=student_temperature)
+        check_positive(
+            prior_precision=prior_precision, prior_strength=prior_strength, student_temperature=student_temperature
+        )
         check_not_negative(label_weight=label_weight, teacher_weight=teacher_weight)
         if not label_weight and (targets is None or not teacher_weight):
             raise UserError("label_weight is 0 and so is the teacher's: nothing would be learned from the data")
@@ -120,11 +133,8 @@ class LangevinTeacher(Teacher):
             raise UserError(f"parameters is {parameters!r}; it must be one of {', '.join(PARAMETERS)}")
         head_only = parameters == "head"
         data = head_data(network, train) if head_only else _whole_data(network, train)
-        if targets is not None:
-            targets = targets.to(data.logits)
-            check_shape("targets", targets, *data.logits.shape)
-            check_probabilities(targets=targets)
-        terms = loss_terms(data, targets, label_weight, teacher_weight, student_temperature)
+        term = _teacher_term(data.logits, targets, target_weights, prior_strength, teacher_weight, student_temperature)
+        terms = loss_terms(data, label_weight, term)
         energy = (HeadEnergy if head_only else NetworkEnergy)(network, data, terms, prior_precision)
         with evaluation_mode(network):
             samples, found = sample_weights(energy, chains)
@@ -133,6 +143,8 @@ class LangevinTeacher(Teacher):
         teacher.record["label weight"] = label_weight
         if targets is not None:
             teacher.record |= {"teacher weight": teacher_weight, "student temperature": student_temperature}
+        if isinstance(term, MixturePrior):
+            teacher.record |= {"teachers": targets.shape[1], "prior strength": prior_strength}
         teacher.record |= {name.replace("_", " "): value for name, value in asdict(chains).items()} | found
         if validation is not None:
             probs, labels = predict_all(teacher, validation, VALIDATION_DRAWS)
@@ -171,6 +183,38 @@ class LangevinTeacher(Teacher):
     @classmethod
     def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         return cls(network, tensors, **settings)
+
+
+def _teacher_term(
+    logits: Tensor,
+    targets: Tensor | None,
+    target_weights: Tensor | None,
+    prior_strength: float,
+    weight: float,
+    temperature: float,
+) -> Term | None:
+    """The energy's term of one or several teachers' targets; UserError if these don't fit the logits [N, C]."""
+    several = targets is not None and targets.ndim == 3 and targets.shape[1] > 0
+    if target_weights is not None and not several:
+        raise UserError("target_weights are those of several teachers: they need targets [N, M, C]")
+    if targets is None:
+        return None
+    targets = targets.to(logits)
+    teachers = targets.shape[1:2] if several else ()
+    check_shape("targets", targets, len(logits), *teachers, logits.shape[1])
+    check_probabilities(targets=targets)
+    if not several:
+        return CrossEntropy(targets, weight, temperature)
+    if target_weights is None:
+        target_weights = torch.full(teachers, 1 / teachers[0])
+    target_weights = target_weights.to(logits)
+    check_shape("target_weights", target_weights, *(teachers if target_weights.ndim == 1 else targets.shape[:2]))
+    check_not_negative(target_weights=target_weights)
+    sums = target_weights.sum(dim=-1).flatten()
+    worst = sums[(sums - 1).abs().argmax()].item()
+    if abs(worst - 1) > SUM_TOLERANCE:
+        raise UserError(f"target_weights must sum to one over the teachers, and one row sums to {worst:g}")
+    return MixturePrior(targets, target_weights.expand(targets.shape[:2]), prior_strength, weight, temperature)
 
 
 def _whole_data(network: nn.Module, batches: Iterable[dict | tuple]) -> WholeData:

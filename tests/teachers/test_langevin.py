@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 from torch import nn
+from torch.distributions import Dirichlet
 
 from hf_bkd import LangevinTeacher, Teacher, UserError, add_soft_labels
 from hf_bkd.backbones import classification_head, logits_of
 from hf_bkd.metrics import classification_metrics
 
 SHORT = {"steps": 60, "burn_in": 20, "thinning": 5, "chains": 3}
-A, B = 0.7, 1.9
+A, B, S = 0.7, 1.9, 6.0
+WEIGHTS = torch.tensor([0.4, 0.6])
 
 
 class Biased(nn.Module):
@@ -32,19 +34,30 @@ class Biased(nn.Module):
 def quadrature(labels, targets, precision, temperature):
     """Mean and variance of the difference of the two logits, and the mean probability of class 1."""
     grid = torch.linspace(-12, 12, 100_001, dtype=torch.float64)
-    log_q = torch.stack([F.logsigmoid(-grid), F.logsigmoid(grid)])
-    counts = A * torch.bincount(labels, minlength=2).double() + B * targets.double().sum(dim=0)
-    energy = -(counts[:, None] * log_q).sum(dim=0) + precision / 4 * grid.square()
+    log_q = torch.stack([F.logsigmoid(-grid), F.logsigmoid(grid)], dim=1)
+    energy = precision / 4 * grid.square() - A * log_q @ torch.bincount(labels, minlength=2).double()
+    for p in targets.double():  # of an example: of one teacher, or of several
+        if p.ndim == 1:
+            energy -= B * log_q @ p
+        else:
+            each = [w.log() + Dirichlet(1 + S * one).log_prob(log_q.exp()) for w, one in zip(WEIGHTS, p, strict=True)]
+            energy -= B / S * torch.stack(each).logsumexp(dim=0)
     weights = torch.softmax(-energy / temperature, dim=0)
     mean = (weights * grid).sum()
     return mean.item(), (weights * (grid - mean).square()).sum().item(), (weights * grid.sigmoid()).sum().item()
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.2])
+ONE, SEVERAL = [0.3, 0.7], [[0.2, 0.8], [0.6, 0.4]]
+OPPOSED = [[0.95, 0.05], [0.05, 0.95]]  # two modes
+
+
+@pytest.mark.parametrize(
+    ("probs", "count", "temperature"), [(ONE, 10, 1.0), (ONE, 10, 0.2), (SEVERAL, 10, 1.0), (OPPOSED, 2, 1.0)]
+)
 @pytest.mark.parametrize("how", [{}, {"parameters": "all"}, {"sampler": "sgld"}, {"sampler": "sgld", "batch_size": 5}])
-def test_the_samples_are_of_the_posterior_that_quadrature_finds(how, temperature):
-    x, labels = torch.ones(10, 1), torch.tensor([0, 1, 1, 1, 1, 0, 1, 1, 1, 1])
-    targets = torch.tensor([0.3, 0.7]).expand(10, 2)
+def test_the_samples_are_of_the_posterior_that_quadrature_finds(how, probs, count, temperature):
+    x, labels = torch.ones(count, 1), torch.tensor([0, 1, 1, 1, 1, 0, 1, 1, 1, 1])[:count]
+    targets = torch.stack([torch.tensor(probs)] * count)
     plain = how.get("sampler") == "sgld"
     chains = {
         "chains": 80 if plain else 40,
@@ -54,8 +67,10 @@ def test_the_samples_are_of_the_posterior_that_quadrature_finds(how, temperature
         "posterior_temperature": temperature,
     }
     if "batch_size" in how:
-        chains["step_size"] = 0.003 * temperature
+        chains["step_size"] = 0.03 / count * temperature
     weights = {"targets": targets, "label_weight": A, "teacher_weight": B, "prior_precision": 0.5}
+    if targets.ndim == 3:
+        weights |= {"target_weights": WEIGHTS, "prior_strength": S}
     network = Biased()
     teacher = LangevinTeacher.fit(network, [(x, labels)], **weights, **chains, **how)
     mean, variance, prob = quadrature(labels, targets, 0.5, temperature)
@@ -63,7 +78,7 @@ def test_the_samples_are_of_the_posterior_that_quadrature_finds(how, temperature
     assert difference.mean().item() == pytest.approx(mean, abs=0.1 * variance**0.5)
     assert difference.var().item() == pytest.approx(variance, rel=0.1 if plain else 0.05)
     found = teacher.predict(x[:1], len(difference)).mean[0, 1].item()
-    assert found == pytest.approx(prob, abs=0.01)
+    assert found == pytest.approx(prob, abs=0.025 * variance**0.5)  # no probability is steeper than a quarter
 
 
 def trained(batches: int = 300) -> tuple[nn.Module, list, torch.Tensor]:
@@ -106,6 +121,25 @@ def test_the_record_tells_how_it_was_sampled_and_how_good_it_is():
     means = teacher.predict(x, 24).mean  # 100 draws of 24 samples hold each at least four times
     measured = classification_metrics(means, labels)
     assert teacher.record["validation"] == pytest.approx(measured, abs=0.02)
+
+
+def test_several_teachers_are_weighted_for_all_examples_or_for_each_and_the_record_tells_of_them():
+    network, batches, probs = trained(20)
+    targets = torch.stack([probs, probs.flip(1)], dim=1)
+
+    def sampled(**how):
+        return LangevinTeacher.fit(network, batches, targets=targets, **how, **SHORT)
+
+    first, weights = sampled(), torch.tensor([0.1, 0.9])
+    assert {"teachers": 2, "prior strength": 5.0, "teacher weight": 1.0}.items() <= first.record.items()
+    equal = [sampled(target_weights=torch.full(shape, 0.5), prior_strength=5.0) for shape in ((2,), (200, 2))]
+    assert all(torch.equal(each.weights["head.weight"], first.weights["head.weight"]) for each in equal)
+    others = [sampled(target_weights=weights), sampled(target_weights=weights.expand(200, 2))]
+    assert torch.equal(*(each.weights["head.weight"] for each in others))
+    others.append(sampled(prior_strength=20.0))
+    assert not any(torch.equal(each.weights["head.weight"], first.weights["head.weight"]) for each in others)
+    single = LangevinTeacher.fit(network, batches, targets=probs, **SHORT)
+    assert not {"teachers", "prior strength"} & single.record.keys()
 
 
 @pytest.mark.parametrize("parameters", ["head", "all"])
@@ -186,6 +220,10 @@ def test_it_labels_and_teaches_as_loaded(tmp_path):
     assert probs[0].shape == (64, 3) and torch.equal(*probs)
 
 
+HALVES = torch.tensor([0.5, 0.5])
+TWO = {"targets": torch.ones(20, 2, 3) / 3}
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -208,6 +246,16 @@ def test_it_labels_and_teaches_as_loaded(tmp_path):
         ({"parameters": "tail"}, "parameters is 'tail'; it must be one of head, all"),
         ({"targets": torch.ones(19, 3) / 3}, r"targets must have the shape \[20, 3\], and it has \[19, 3\]"),
         ({"targets": torch.ones(20, 3)}, "targets must sum to one over the classes, and one row sums to 3"),
+        ({"targets": torch.ones(20, 2, 4) / 4}, r"targets must have the shape \[20, 2, 3\], and it has \[20, 2, 4\]"),
+        ({"targets": torch.ones(20, 0, 3)}, r"targets must have the shape \[20, 3\], and it has \[20, 0, 3\]"),
+        ({"targets": torch.ones(20, 2, 3) / 2}, "targets must sum to one over the classes, and one row sums to 1.5"),
+        ({"prior_strength": 0.0}, "prior_strength must be above 0 and finite, and it is 0"),
+        ({"target_weights": HALVES}, r"of several teachers: they need targets \[N, M, C\]"),
+        ({"target_weights": HALVES, "targets": torch.ones(20, 3) / 3}, "they need targets"),
+        (TWO | {"target_weights": torch.ones(3) / 3}, r"target_weights must have the shape \[2\], and it has \[3\]"),
+        (TWO | {"target_weights": torch.ones(19, 2) / 2}, r"must have the shape \[20, 2\], and it has \[19, 2\]"),
+        (TWO | {"target_weights": torch.ones(2)}, "must sum to one over the teachers, and one row sums to 2"),
+        (TWO | {"target_weights": torch.tensor([1.5, -0.5])}, "target_weights must be at least 0 and finite, .* -0.5"),
         ({"train": []}, "batches are empty"),
         ({"train": [], "parameters": "all"}, "batches are empty"),
         ({"train": [(torch.zeros(2, 4), torch.tensor([0, 3]))]}, "0 to 2.*from 0 to 3"),
