@@ -17,15 +17,19 @@ from .results import (
     REFERENCE,
     SETTINGS,
     Arms,
+    Measure,
     Runs,
     by_condition,
     compares_teachers,
     difference_text,
+    measure_of,
     over_seeds,
     per_seed,
+    reference_of,
     summary_table,
     teacher_table,
 )
+from .uncertainty_page import credible_sets, has_posteriors
 
 SWEPT = {
     "kd_lambda": "λ, the weight of the teacher",
@@ -67,7 +71,7 @@ def write_accuracy_plot(name: str, epochs: list[float], accuracies: list[float],
 
 def _figures(results: dict) -> Iterator[tuple[str, str, Figure]]:
     groups, records = by_condition(results), results["arms"]
-    styles = _styles([record["arm"] for record in records])
+    styles = _styles([record["arm"] for record in records], reference_of(results))
     if compares_teachers(results):
         yield "teachers.png", *_teachers(results, styles)
     elif records:
@@ -77,40 +81,43 @@ def _figures(results: dict) -> Iterator[tuple[str, str, Figure]]:
     if records and all(record.get("reliability") for record in records):
         for i, (condition, arms) in enumerate(groups.items(), start=1):
             yield f"reliability{f'_{i}' if i > 1 else ''}.png", *_reliability(condition, arms, styles)
+    if has_posteriors(results):
+        yield "credible_sets.png", *credible_sets(groups, styles)
     for field in () if compares_teachers(results) else SWEPT:
         if any(_sweeps(arms, field) for arms in groups.values()):
             yield f"sweep_{field}.png", *_sweep(groups, field, styles)
 
 
-def _styles(arms: list[str]) -> Styles:
-    others = [arm for arm in dict.fromkeys(arms) if arm != REFERENCE]
+def _styles(arms: list[str], reference: str = REFERENCE) -> Styles:
+    others = [arm for arm in dict.fromkeys(arms) if arm != reference]
     styles = {arm: (PALETTE[i % len(PALETTE)], ("-", "--", ":", "-.")[i % 4]) for i, arm in enumerate(others)}
-    return {REFERENCE: ("black", "-")} | styles
+    return {reference: ("black", "-")} | styles
 
 
 def _comparison(results: dict, styles: Styles) -> tuple[str, Figure]:
-    groups = by_condition(results)
+    groups, measure, reference = by_condition(results), measure_of(results), reference_of(results)
     figure, axes = panels(2 * len(groups), 2, 9, 1.0 + 0.3 * max(map(len, groups.values())))
     for left, right, condition in zip(axes[::2], axes[1::2], groups, strict=True):
         rows = summary_table(results, condition)
-        left.set(title=condition, xlabel="accuracy, %")
+        left.set(title=condition, xlabel=_axis(measure))
         left.margins(x=0.08)
         left.set_yticks(range(len(rows)), [fill(row["arm"], 36) for row in rows])
         for y, row in enumerate(rows):
             colour = styles[row["arm"]][0]
-            seeds = [100 * value for value in per_seed(groups[condition][row["arm"]], "accuracy").values()]
+            seeds = [measure.scale * v for v in per_seed(groups[condition][row["arm"]], measure.metric).values()]
             left.scatter(seeds, [y + 0.24] * len(seeds), s=16, color=colour, alpha=0.5, linewidths=0)
-            left.plot(100 * row["accuracy"].mean, y, "D", color=colour)
+            left.plot(measure.scale * row[measure.metric].mean, y, "D", color=colour)
         if any(row["difference"] for row in rows):
             _draw_differences(right, rows, styles)
+            right.set_xlabel(f"difference to {reference}, {measure.unit}")
         else:
             right.set_axis_off()
         for ax in (left, right):
             ax.set_ylim(len(rows) - 0.5, -0.5)
     caption = (
-        "Accuracy at the final epoch: diamonds are means, the faint dots below them single seeds. Beside it the "
-        "paired difference to the deterministic teacher's student, with its 95 % interval; what lies beyond the axis "
-        "is an arrowhead at its edge."
+        f"{measure.name[0].upper()}{measure.name[1:]} at the final epoch: diamonds are means, the faint dots below "
+        f"them single seeds. Beside it the paired difference to the student of the arm {reference}, with its 95 % "
+        "interval; what lies beyond the axis is an arrowhead at its edge."
     )
     return caption, figure
 
@@ -138,15 +145,20 @@ def _teachers(results: dict, styles: Styles) -> tuple[str, Figure]:
     return caption, figure
 
 
+def _axis(measure: Measure) -> str:
+    return f"{measure.name}, {'%' if measure.unit == 'points' else measure.unit}"
+
+
 def _draw_differences(ax: Axes, rows: list[dict], styles: Styles) -> None:
+    scale = rows[0]["measure"].scale
     limit = _reach(rows)
-    ax.set(xlim=(-1.05 * limit, 1.05 * limit), xlabel="difference to deterministic, points")
+    ax.set_xlim(-1.05 * limit, 1.05 * limit)
     ax.axvline(0, color="black", linewidth=1, zorder=1)
     ax.yaxis.tick_right()
     ax.set_yticks(range(len(rows)), [difference_text(row) for row in rows])
     for y, row in enumerate(rows):
         if row["difference"]:
-            mean, low, high = (100 * value for value in row["difference"][:3])
+            mean, low, high = (scale * value for value in row["difference"][:3])
             style = {"color": styles[row["arm"]][0], "clip_on": False}
             ax.plot(np.clip([low, high], -limit, limit), [y, y], linewidth=2, **style)
             for value, marker in ((low, "|"), (high, "|"), (mean, "D")):
@@ -155,11 +167,12 @@ def _draw_differences(ax: Axes, rows: list[dict], styles: Styles) -> None:
 
 
 def _reach(rows: list[dict]) -> float:
-    """How far from zero, in points, the axis goes: to the end of all intervals, or to five times the middle one's.
+    """How far from zero the axis goes: to the end of all intervals, or to five times the middle one's.
 
     Three seeds make t = 4.3, so a single unsteady arm would squeeze all others into a line.
     """
-    ends = [100 * max(np.nan_to_num(np.abs(row["difference"][:3]))) for row in rows if row["difference"]]
+    scale = rows[0]["measure"].scale
+    ends = [scale * max(np.nan_to_num(np.abs(row["difference"][:3]))) for row in rows if row["difference"]]
     ends = [end for end in ends if end > 0]
     return min(max(ends), 5 * median_low(ends)) if ends else 1.0
 

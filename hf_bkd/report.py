@@ -17,8 +17,9 @@ from rich.text import Text
 
 from .files import write_text
 from .plots import write_plots
-from .report_pages import DIFFERENCES, page_of
-from .results import COSTS, DASH, REFERENCE, SETTINGS, by_condition, compares_teachers
+from .report_pages import page_of, verdict
+from .results import COSTS, DASH, SETTINGS, by_condition, compares_teachers, difference_text
+from .uncertainty_page import HOW_TO_READ, has_posteriors, uncertainty_cells
 
 
 def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
@@ -31,8 +32,9 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     folder = Path(output_dir)
     pictures = write_plots(results, folder)
     sections = [*_introduction(results, folder), *_result_sections(results)]
-    window = _values(results["arms"], "noise_window") or "few"
-    sections.append(page_of(results).how_to_read.format(window=window))
+    sections.append(page_of(results).how_to_read)
+    if has_posteriors(results):
+        sections += ["## What the students do not know", HOW_TO_READ, *_uncertainty_sections(results)]
     if pictures:
         sections.append("## Plots\n")
     sections += [f"![{Path(name).stem}]({name})\n\n*{caption}*\n" for name, caption in pictures.items()]
@@ -58,7 +60,7 @@ def print_summary(results: dict, console: Console | None = None) -> None:
         title = f"{condition or results.get('recipe', 'Results')}, {seeds} {'seed' if seeds == '1' else 'seeds'}"
         console.print(Text(f"\n{title}" if number else title, style="bold"))
         console.print(table)
-        console.print(Text(page.verdict(rows)))
+        console.print(Text(verdict(rows)))
 
 
 def _introduction(results: dict, folder: Path) -> Iterator[str]:
@@ -92,13 +94,21 @@ def _result_sections(results: dict) -> Iterator[str]:
         if len(groups) > 1:
             yield f"### {condition or 'no condition named'}\n"
         yield _markdown(_table(rows, page.columns))
-        yield page.verdict(rows) + "\n"
+        yield verdict(rows) + "\n"
+
+
+def _uncertainty_sections(results: dict) -> Iterator[str]:
+    groups = by_condition(results)
+    for condition in groups:
+        if len(groups) > 1:
+            yield f"### {condition}\n"
+        yield _markdown(uncertainty_cells(results, condition))
 
 
 def _table(rows: list[dict], columns: dict[str, Callable[[dict], str]]) -> list[list[str]]:
     """Header and body of one condition's table; without differences where the reference arm is missing."""
-    if not any(row["arm"] == REFERENCE for row in rows):
-        columns = {heading: show for heading, show in columns.items() if show not in DIFFERENCES}
+    if not any(row["is_reference"] for row in rows):
+        columns = {heading: show for heading, show in columns.items() if show is not difference_text}
     return [list(columns), *([show(row) for show in columns.values()] for row in rows)]
 
 

@@ -11,11 +11,14 @@ from scipy.stats import t as student_t
 
 from .errors import UserError
 
-REFERENCE = "deterministic"  # the arm that all others are compared with
+REFERENCE = "deterministic"  # the arm that all others are compared with, unless the results name another
 DASH = "–"
 SETTINGS = {
     "kd_lambda": "λ",
     "lambda_schedule": "λ schedule",
+    "prior_strength": "prior strength",
+    "teacher_weights": "teachers' weights",
+    "combine": "combined by",
     "teacher_temperature": "T_t",
     "student_temperature": "T_s",
     "num_samples": "S",
@@ -50,6 +53,35 @@ class Difference(NamedTuple):
     count: int
 
 
+class Measure(NamedTuple):
+    """What arms are compared in: a metric of a dict of the record, how it is shown, and whether more (1) is better."""
+
+    name: str
+    metric: str
+    source: str
+    scale: int
+    digits: int
+    unit: str
+    sign: int
+
+
+MEASURES = {
+    "accuracy": Measure("accuracy", "accuracy", "metrics", 100, 2, "points", 1),
+    "nll": Measure("NLL", "nll", "metrics", 1, 3, "nats", -1),
+}
+SCALED_NLL = Measure("NLL after temperature scaling", "nll", "scaled_metrics", 1, 3, "nats", -1)
+
+
+def measure_of(results: dict) -> Measure:
+    """What the arms of these results are compared in."""
+    return SCALED_NLL if compares_teachers(results) else MEASURES[results.get("measure", "accuracy")]
+
+
+def reference_of(results: dict) -> str:
+    """The arm that they are compared with."""
+    return results.get("reference", REFERENCE)
+
+
 def paired_difference(a: dict[int, float], b: dict[int, float], level: float = 0.95) -> Difference:
     """Mean of `a - b` over the seeds that both hold, with its Student-t interval.
 
@@ -64,14 +96,16 @@ def paired_difference(a: dict[int, float], b: dict[int, float], level: float = 0
 
 
 def difference_text(row: dict) -> str:
-    """The difference of a row of `summary_table` in percentage points: `+1.07 [-5.79, +7.92]`."""
-    if row["arm"] == REFERENCE:
+    """The difference of a row of `summary_table` or `teacher_table`, such as `+1.07 [-5.79, +7.92]` in points."""
+    if row["is_reference"]:
         return "reference"
-    mean, low, high, count = row["difference"]
+    *numbers, count = row["difference"]
     if not count:
         return DASH
-    interval = f"{100 * low:+.2f}, {100 * high:+.2f}" if count > 1 else DASH
-    return f"{100 * mean:+.2f} [{interval}]" + ("" if count == row["seeds"] else f" ({count} shared)")
+    measure = row["measure"]
+    mean, low, high = (f"{measure.scale * value:+.{measure.digits}f}" for value in numbers)
+    shared = "" if count == row["seeds"] else f" ({count} shared)"
+    return f"{mean} [{f'{low}, {high}' if count > 1 else DASH}]" + shared
 
 
 def spread(values: list[float]) -> Spread:
@@ -97,25 +131,35 @@ def compares_teachers(results: dict) -> bool:
 def teacher_table(results: dict, condition: str) -> list[dict]:
     """One row per teacher of a condition, in order of first appearance.
 
-    Keys: `arm`, `seeds`; a `Spread` each for `accuracy`, `nll`, `ece`, `brier` and `ood_auroc` plain and, as
-    `scaled_nll` and so on, after temperature scaling, for `temperature`, `relative_time` and `megabytes`; and
-    `difference`, the paired one in scaled NLL to the arm "deterministic" (None for itself, and without it).
+    Keys: those of :func:`_compared`, a `Spread` each for `accuracy`, `nll`, `ece`, `brier` and `ood_auroc` plain and,
+    as `scaled_nll` and so on, after temperature scaling, and for `temperature`, `relative_time` and `megabytes`.
     """
     arms = by_condition(results)[condition]
     rows = []
     for arm, runs in arms.items():
-        row = {"arm": arm, "seeds": len(runs), "difference": None}
+        row = _compared(results, arm, arms)
         for metric in ("accuracy", "nll", "ece", "brier", "ood_auroc"):
             row[metric] = over_seeds(runs, metric)
             row[f"scaled_{metric}"] = over_seeds(runs, metric, "scaled_metrics")
         row["temperature"] = over_seeds(runs, "temperature", "scaled_metrics")
         for cost in ("relative_time", "megabytes"):
             row[cost] = over_seeds(runs, cost, None)
-        if REFERENCE in arms and arm != REFERENCE:
-            mine, other = (per_seed(each, "nll", "scaled_metrics") for each in (runs, arms[REFERENCE]))
-            row["difference"] = paired_difference(mine, other)
         rows.append(row)
     return rows
+
+
+def _compared(results: dict, arm: str, arms: Arms) -> dict:
+    """A row's keys `arm`, `seeds` (how many runs), `measure`, `is_reference`, and `difference` in that measure.
+
+    That is a `Difference` to the reference arm of the same condition; None for itself, and where it is missing.
+    """
+    measure, reference = measure_of(results), reference_of(results)
+    row = {"arm": arm, "seeds": len(arms[arm]), "measure": measure, "is_reference": arm == reference}
+    row["difference"] = None
+    if reference in arms and arm != reference:
+        mine, theirs = (per_seed(arms[each], measure.metric, measure.source) for each in (arm, reference))
+        row["difference"] = paired_difference(mine, theirs)
+    return row
 
 
 def by_condition(results: dict) -> dict[str, Arms]:
@@ -132,25 +176,23 @@ def by_condition(results: dict) -> dict[str, Arms]:
 def summary_table(results: dict, condition: str | None = None) -> list[dict]:
     """One row per arm, in order of first appearance; of all conditions, or of the one named.
 
-    Keys: `condition`, `arm`, `seeds` (how many runs), `difference` (a `Difference` in accuracy to the arm
-    "deterministic" of the same condition; None for that arm itself and where it is missing), and a `Spread` each for
-    `accuracy`, `nll`, `ece`, `brier`, `convergence_noise`, `agreement`, `teacher_accuracy`, `teacher_nll`. Fractions,
-    not percent. A metric that is None or not finite is left out of its Spread, whose `count` then is below `seeds`.
-    UserError for an unknown condition, or results without a list "arms".
+    Keys: `condition`, those of :func:`_compared`, and a `Spread` each for `accuracy`, `nll`, `ece`, `brier`,
+    `convergence_noise`, `agreement`, `teacher_accuracy`, `teacher_nll`. Fractions, not percent. A metric that is None
+    or not finite is left out of its Spread, whose `count` then is below `seeds`. UserError for an unknown condition,
+    or results without a list "arms".
     """
     groups = by_condition(results)
     if condition is not None and condition not in groups:
         raise UserError(f"no condition {condition!r} in these results; there are {list(groups)}")
     chosen = groups if condition is None else {condition: groups[condition]}
-    return [_row(name, arm, runs, arms) for name, arms in chosen.items() for arm, runs in arms.items()]
+    return [
+        {"condition": name, **_compared(results, arm, arms), **_spreads(runs)}
+        for name, arms in chosen.items()
+        for arm, runs in arms.items()
+    ]
 
 
-def _row(condition: str, arm: str, runs: Runs, arms: Arms) -> dict:
-    row = {"condition": condition, "arm": arm, "seeds": len(runs), "difference": None}
-    if REFERENCE in arms and arm != REFERENCE:
-        row["difference"] = paired_difference(per_seed(runs, "accuracy"), per_seed(arms[REFERENCE], "accuracy"))
-    for metric in ("accuracy", "nll", "ece", "brier", "convergence_noise", "agreement"):
-        row[metric] = over_seeds(runs, metric)
-    for metric in ("accuracy", "nll"):
-        row[f"teacher_{metric}"] = over_seeds(runs, metric, "teacher_metrics")
-    return row
+def _spreads(runs: Runs) -> dict[str, Spread]:
+    own = ("accuracy", "nll", "ece", "brier", "convergence_noise", "agreement")
+    spreads = {metric: over_seeds(runs, metric) for metric in own}
+    return spreads | {f"teacher_{m}": over_seeds(runs, m, "teacher_metrics") for m in ("accuracy", "nll")}

@@ -6,14 +6,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from hf_bkd.plots import _draw_differences
-from hf_bkd.results import Difference
+from hf_bkd.results import MEASURES, Difference
 
 
 def panel(**differences):
-    rows = [
-        {"arm": arm, "seeds": 3, "difference": difference and Difference(*difference)}
-        for arm, difference in {"deterministic": None, **differences}.items()
-    ]
+    row = {"seeds": 3, "measure": MEASURES["accuracy"], "is_reference": False}
+    rows = [{**row, "arm": "deterministic", "difference": None, "is_reference": True}]
+    rows += [{**row, "arm": arm, "difference": Difference(*difference)} for arm, difference in differences.items()]
     ax = Figure().subplots()
     _draw_differences(ax, rows, {row["arm"]: ("black", "-") for row in rows})
     return ax

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_bkd.results import Difference, difference_text, paired_difference
+from hf_bkd.results import MEASURES, Difference, difference_text, paired_difference
 
 
 @pytest.mark.parametrize("level", [0.95, 0.5])
@@ -34,10 +34,13 @@ def test_equal_differences_give_an_interval_of_width_zero():
 
 
 def test_difference_text_says_what_is_missing():
-    row = {"arm": "Laplace", "seeds": 2, "difference": Difference(0.0107, -0.0579, 0.0792, 2)}
+    row = {"arm": "Laplace", "seeds": 2, "measure": MEASURES["accuracy"], "is_reference": False}
+    row["difference"] = Difference(0.0107, -0.0579, 0.0792, 2)
     assert difference_text(row) == "+1.07 [-5.79, +7.92]"
     row["difference"] = Difference(0.01, math.nan, math.nan, 1)
     assert difference_text(row) == "+1.00 [–] (1 shared)"
     row["difference"] = Difference(math.nan, math.nan, math.nan, 0)
     assert difference_text(row) == "–"
-    assert difference_text({"arm": "deterministic", "seeds": 2, "difference": None}) == "reference"
+    row |= {"measure": MEASURES["nll"], "difference": Difference(-0.0107, -0.0579, 0.0792, 2)}
+    assert difference_text(row) == "-0.011 [-0.058, +0.079]"
+    assert difference_text(row | {"is_reference": True, "difference": None}) == "reference"
