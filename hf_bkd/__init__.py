@@ -30,6 +30,7 @@ _HOME = {
     "only_soft_labels": "soft_labels",
     "MultiTeacher": "teachers",
     "OracleTeacher": "teachers",
+    "Perceptron": "perceptron",
     "Predictive": "predictive",
     "push_soft_labels": "soft_labels",
     "ResidentDataset": "resident",

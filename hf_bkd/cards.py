@@ -8,6 +8,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .files import bare_name, write_text
 
 METRICS = ("accuracy", "nll", "ece", "brier")
+LOADERS = {  # task on the Hub -> what loads a student
+    "image-classification": "AutoModelForImageClassification",
+    "text-classification": "AutoModelForSequenceClassification",
+    "tabular-classification": "Perceptron",
+}
+REGISTERING = "import hf_bkd  # registers its networks\nfrom transformers import {}"
 CITATION = """
 ## Citation
 
@@ -41,8 +47,7 @@ A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 {{ measured }}
 
 ```python
-import hf_bkd  # registers its networks
-from transformers import {{ loader }}
+{{ imports }}
 
 model = {{ loader }}.from_pretrained("PATH_OR_REPOSITORY")
 ```
@@ -163,11 +168,12 @@ def write_student_card(
         tags: beside those that every student has.
         figures: file -> caption.
     """
-    dataset = bare_name(dataset)
+    dataset, loader = bare_name(dataset), LOADERS[task]
+    ours = not loader.startswith("AutoModel")
     found = {name: metrics[name] for name in METRICS if name in metrics}
     data = ModelCardData(
         license="apache-2.0",
-        library_name="transformers",
+        library_name="hf_bkd" if ours else "transformers",
         pipeline_tag=task,
         tags=["knowledge-distillation", "hf_bkd", *tags],
         model_name=title,
@@ -182,9 +188,8 @@ def write_student_card(
         measured=measured,
         student_row=_row(metrics),
         teacher_row=_row(teacher_metrics) if teacher_metrics else "",
-        loader={"text-classification": "AutoModelForSequenceClassification"}.get(
-            task, "AutoModelForImageClassification"
-        ),
+        imports=f"from hf_bkd import {loader}" if ours else REGISTERING.format(loader),
+        loader=loader,
         facts={name: shown(value) for name, value in facts.items() if value not in (None, "")},
         figures=figures or {},
     )

@@ -11,14 +11,21 @@ from .errors import UserError
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
-def load_splits(name_or_path: str, needed: tuple[str, ...] = ()) -> datasets.DatasetDict:
+def load_splits(
+    name_or_path: str, needed: tuple[str, ...] = (), configuration: str | None = None
+) -> datasets.DatasetDict:
     """A dataset from a folder (data files, or written by ``save_to_disk``) or from the Hub.
+
+    Args:
+        name_or_path: of the dataset.
+        needed: splits that it must have.
+        configuration: which of its configurations, where there are several; its own default if not given.
 
     Raises:
         UserError: a path that doesn't exist, a folder without data that can be read, a dataset the Hub does not have
             or can't deliver, or one without the splits ``needed``.
     """
-    splits = _load(name_or_path)
+    splits = _load(name_or_path, configuration)
     for name in needed:
         check_split(splits, name, name_or_path)
     return splits
@@ -47,7 +54,7 @@ def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
     return splits[split]
 
 
-def _load(name_or_path: str) -> datasets.DatasetDict:
+def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
     path = Path(name_or_path).expanduser()
     local = path.is_dir()
     if not local and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
@@ -60,7 +67,7 @@ def _load(name_or_path: str) -> datasets.DatasetDict:
         if (path / "state.json").is_file():
             dataset = datasets.load_from_disk(path)
             return datasets.DatasetDict({str(dataset.split or "train"): dataset})
-        return datasets.load_dataset(str(path.resolve()) if local else name_or_path)
+        return datasets.load_dataset(str(path.resolve()) if local else name_or_path, configuration)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if local:
             raise UserError(f"{name_or_path} holds no dataset that can be read: {_first_line(error)}") from None

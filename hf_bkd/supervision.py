@@ -62,32 +62,33 @@ class StoredLabels:
         """How many targets a batch has."""
         return from_batch(batch, next(iter(self.stored)))[..., 0].numel()
 
-    def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
-        """sum_m r_m p_m of a batch's labels [B, C], each at its wanted temperature.
+    def teachers(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Each teacher's labels [B, M, C] at its wanted temperature; their weights [B, M], ``None`` for equal ones.
 
-        ``logits`` are the student's, by which a mixture prior tells its teachers' responsibilities; without them they
-        are the prior's weights. UserError if labels are missing.
+        UserError if labels are missing.
         """
         probs = []
         for name, stored in self.stored.items():
             p = from_batch(batch, name).float()
             probs.append(temper(p / p.sum(dim=-1, keepdim=True), stored.wanted / stored.temperature))
-        if len(probs) == 1:
-            return probs[0]
         stacked = torch.stack(probs, dim=-2)
-        return mix_teachers(stacked, self._weights(batch, stacked, logits))
-
-    def _weights(self, batch: Mapping[str, Tensor], probs: Tensor, logits: Tensor | None) -> Tensor | None:
-        """Of the teachers, [B, M]; ``None`` for equal ones."""
-        weights = None
         if self.by_variance:
-            weights = self.by_variance(batch, probs)
-        elif self.args.teacher_weights == "entropy":
-            weights = entropy_weights(probs)
-        if self.args.combine == "average" or logits is None:
-            return weights
-        log_student = (logits.detach().float() / self.args.student_temperature).log_softmax(dim=-1)
-        return mixture_responsibilities(log_student, probs, weights, self.args.prior_strength)
+            return stacked, self.by_variance(batch, stacked)
+        return stacked, entropy_weights(stacked) if self.args.teacher_weights == "entropy" else None
+
+    def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
+        """sum_m r_m p_m of a batch's labels [B, C].
+
+        ``logits`` are the student's, by which a mixture prior tells its teachers' responsibilities; without them they
+        are the prior's weights. UserError if labels are missing.
+        """
+        probs, weights = self.teachers(batch)
+        if probs.shape[-2] == 1:
+            return probs.squeeze(-2)
+        if self.args.combine == "mixture" and logits is not None:
+            log_student = (logits.detach().float() / self.args.student_temperature).log_softmax(dim=-1)
+            weights = mixture_responsibilities(log_student, probs, weights, self.args.prior_strength)
+        return mix_teachers(probs, weights)
 
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float | Tensor:
         """lambda of a batch with this target: one number, or one per example [B]."""

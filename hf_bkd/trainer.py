@@ -57,15 +57,19 @@ class DistillationTrainer(Trainer):
         teacher: Any = None,
         **kwargs: Any,
     ):
+        args = args if args is not None else DistillationTrainingArguments("distilled")
+        # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
+        smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
         super().__init__(
             model=model,
-            args=args if args is not None else DistillationTrainingArguments("distilled"),
+            args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             compute_metrics=compute_metrics or _compute_metrics,
             **kwargs,
         )
+        args.label_smoothing_factor = smoothing
         self.label_names = self.label_names or ["labels"]  # also of a model whose forward doesn't take them
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True

@@ -88,7 +88,7 @@ def test_a_full_disk(tmp_path, capsys, kilobytes):
         assert said.startswith("error: ") and len(said.splitlines()) == 1
         assert "the same command goes on from there" in said or "cannot write into" in said
         finished = [path for kind in ("teachers", "students", "labels") for path in tmp_path.glob(f"run/{kind}/*/*/*")]
-        whole = {"teachers": "teacher.json", "students": "README.md", "labels": "test.safetensors"}
+        whole = {"teachers": "teacher.json", "students": "README.md", "labels": "cost.json"}
         for folder in finished:
             assert (folder / whole[folder.relative_to(tmp_path).parts[1]]).is_file(), folder
     finally:

@@ -122,10 +122,10 @@ class TestDigits:
 
         original = Students._train
 
-        def interrupted(self, arm, temperature):
+        def interrupted(self, arm, *candidate):
             if arm.name == "deterministic":
                 raise KeyboardInterrupt
-            return original(self, arm, temperature)
+            return original(self, arm, *candidate)
 
         monkeypatch.setattr(Students, "_train", interrupted)
         assert digits(tmp_path, seeds=0, arms="one-hot,deterministic") == 130

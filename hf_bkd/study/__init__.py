@@ -19,7 +19,7 @@ from .arms import (
     Study,
 )
 from .command import main
-from .inputs import Images, Texts
+from .inputs import Images, Texts, Vectors
 
 __all__ = [
     "BAYES",
@@ -33,6 +33,7 @@ __all__ = [
     "SCALED",
     "TUNED",
     "VARIATIONAL",
+    "Vectors",
     "WHOLE_NETWORK",
     "Arm",
     "Images",

@@ -8,9 +8,11 @@ import datasets
 import numpy as np
 
 from ..errors import UserError
-from .inputs import Images, Texts
+from .inputs import Images, Texts, Vectors
 
-TEACHERS = ("none", "deterministic", "laplace", "variational", "mc_dropout", "ensemble", "bayes")
+TEACHERS = (
+    "none", "deterministic", "laplace", "variational", "mc_dropout", "ensemble", "bayes", "stored", "several",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,16 @@ class Arm:
 
     Args:
         name: what the report calls it.
-        teacher: one of ``TEACHERS``; ``"bayes"`` stands for the exact class probabilities, where the data has them.
-        temperatures: candidates for the teacher's temperature; the student with the best validation accuracy decides.
+        teacher: one of ``TEACHERS``; ``"bayes"`` stands for the exact class probabilities, where the data has them,
+            ``"stored"`` for labels that the data brings in columns ``teacher_probs__NAME`` (see :attr:`label_name`),
+            and ``"several"`` for those of ``members`` together.
+        architecture, architecture_args: of the teacher's network; the study's if not given.
+        members: arms whose teachers' labels are combined.
+        teacher_weights, combine: how, as in :class:`~hf_bkd.DistillationTrainingArguments`.
+        strengths: candidates for the strength s > 0 of the teachers' prior on each example, in examples (lambda in
+            arXiv 2605.27967): ``prior_strength`` s and ``kd_lambda`` s / (1 + s). The student that is best by the
+            study's measure on the validation split decides, as for temperatures.
+        temperatures: candidates for the teacher's temperature.
         scaled: set the teacher's temperature by validation NLL instead (Guo et al. 2017).
         folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for not.
         label_smoothing: of a student without a teacher.
@@ -38,6 +48,12 @@ class Arm:
 
     name: str
     teacher: str = "none"
+    architecture: str = ""
+    architecture_args: dict[str, Any] = field(default_factory=dict)
+    members: tuple["Arm", ...] = ()
+    teacher_weights: str = "equal"
+    combine: str = "average"
+    strengths: tuple[float, ...] = ()
     temperatures: tuple[float, ...] = (1.0,)
     scaled: bool = False
     folds: int = 0
@@ -54,11 +70,37 @@ class Arm:
             raise UserError(f"arm {self.name!r} has the teacher {self.teacher!r}; it must be of {', '.join(TEACHERS)}")
         if self.scaled and self.teacher != "deterministic":
             raise UserError(f"arm {self.name!r} is scaled, which only a deterministic teacher can be")
-        if self.online and (self.folds or self.teacher in ("none", "bayes")):
+        if self.online and (self.folds or self.teacher in ("none", "bayes", "stored", "several")):
             raise UserError(f"arm {self.name!r} is online, which needs a teacher that answers for all examples")
+        if (self.teacher == "several") != bool(self.members):
+            raise UserError(f"arm {self.name!r} has the teacher {self.teacher!r} and {len(self.members)} members")
+        if any(member.teacher in ("none", "bayes", "several") for member in self.members):
+            raise UserError(f"arm {self.name!r} has a member that is no single teacher")
+
+        if self.temperatures != (1.0,) and any(each.teacher == "stored" for each in (self, *self.members)):
+            raise UserError(f"arm {self.name!r} has temperatures, and stored labels have one already")
+
+    @property
+    def candidates(self) -> list[tuple[float, float | None]]:
+        """Temperatures and strengths of the students that are trained for it; a strength of ``None`` is not set."""
+        return [(temperature, strength) for temperature in self.temperatures for strength in self.strengths or (None,)]
+
+    @property
+    def fits_teacher(self) -> bool:
+        """Whether its teacher is a network that the study trains, and that labels what it is asked to."""
+        return self.teacher not in ("none", "bayes", "stored", "several")
+
+    @property
+    def label_name(self) -> str:
+        """What its teacher's labels are called beside others': the arm's name, words joined by underscores."""
+        return slug(self.name).replace("-", "_")
 
     def labels_name(self, temperature: float) -> str:
         """What its soft labels are called: the same for arms that need the same."""
+        if self.teacher == "stored":
+            return self.label_name
+        if self.members:
+            return "+".join(member.labels_name(temperature) for member in self.members)
         parts = [self.teacher_name, f"{self.folds}-folds" if self.folds else ""]
         parts += [
             "scaled" if self.scaled else f"T{temperature:g}",
@@ -70,7 +112,14 @@ class Arm:
     @property
     def teacher_name(self) -> str:
         """What its teacher is called, as part of a path: the same for arms that need the same."""
-        return "-".join([self.teacher, *(slug(f"{name} {value}") for name, value in self.how.items())])
+        how = [slug(f"{name} {value}") for name, value in self.how.items()]
+        return "-".join([*filter(None, [self.network_name]), self.teacher, *how])
+
+    @property
+    def network_name(self) -> str:
+        """What its teacher's network is called, if it is not the study's."""
+        args = [slug(f"{name} {value}") for name, value in self.architecture_args.items()]
+        return "-".join([slug(self.architecture), *args]) if self.architecture else ""
 
 
 ONE_HOT = Arm("one-hot")
@@ -91,21 +140,29 @@ CONTROLS = (ONE_HOT, LABEL_SMOOTHING, DETERMINISTIC, TUNED, SCALED, ENSEMBLE)
 
 @dataclass
 class Splits:
-    """The data of one condition and seed: datasets with columns ``image`` or ``text``, and ``label``.
+    """The data of one condition and seed: datasets with the column that ``inputs`` reads, and ``label``.
 
     Args:
         train, validation, test: nothing is chosen on ``test``.
         inputs: how networks read them.
         bayes: exact class probabilities [N, C] of ``train``, where they are known.
-        foreign: images of no class at all, for teachers to be unsure of.
+        foreign: examples of no class, or of several, to be unsure of.
+        transfer: what teachers label and students are taught on (Hinton et al. 2015), if not ``train``: it may be
+            larger, and its ``label`` counts only where lambda is below 1. An epoch stays as long as one of ``train``.
     """
 
     train: datasets.Dataset
     validation: datasets.Dataset
     test: datasets.Dataset
-    inputs: Images | Texts
+    inputs: Images | Texts | Vectors
     bayes: np.ndarray | None = None
     foreign: datasets.Dataset | None = None
+    transfer: datasets.Dataset | None = None
+
+    @property
+    def taught(self) -> datasets.Dataset:
+        """What students with a teacher are trained on."""
+        return self.train if self.transfer is None else self.transfer
 
 
 @dataclass(frozen=True)
@@ -122,6 +179,9 @@ class Study:
         epochs: factor on the number of epochs, for conditions that need more or fewer.
         teacher_args, student_args: of their networks, beside the architecture.
         from_teacher: whether students are parts of the deterministic teacher's network, and start from its weights.
+        reference: name of the arm that all others are compared with.
+        measure: ``"accuracy"`` or ``"nll"``, in which they are compared, and by which candidates are chosen.
+        posterior: arguments of ``LangevinTeacher.fit`` to sample each student's posterior with; ``None`` for not.
         note: what a reader of the report has to know of the data.
     """
 
@@ -134,6 +194,9 @@ class Study:
     teacher_args: dict[str, Any] = field(default_factory=dict)
     student_args: dict[str, Any] = field(default_factory=dict)
     from_teacher: bool = False
+    reference: str = "deterministic"
+    measure: str = "accuracy"
+    posterior: dict[str, Any] | None = None
     note: str = ""
 
 

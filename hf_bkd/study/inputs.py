@@ -1,4 +1,4 @@
-"""What the networks of a study read, images or texts: how rows become their inputs, and which networks there are."""
+"""What the networks of a study read (images, texts, features): rows as their inputs, and which networks there are."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..augmentations import CropAndFlip
@@ -18,8 +18,10 @@ from ..backbones import create_classifier
 from ..errors import UserError
 from ..hub import local_folder
 from ..images import ImagePreprocessor
+from ..perceptron import Perceptron
 from ..reading import reader_for
 from ..resident import ResidentDataset
+from ..soft_labels.identity import content_column, dataset_ids
 from ..texts import ResidentTexts
 from ..views import Views
 
@@ -34,7 +36,7 @@ class Images:
         augment: whether networks are trained on random crops and flips.
     """
 
-    column, task = "image", "image-classification"
+    column, task, plain = "image", "image-classification", False
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], augment: bool = False):
         self.mean, self.std, self.augment = mean, std, augment
@@ -70,7 +72,7 @@ class Texts:
         UserError: they can't be loaded.
     """
 
-    column, task = "text", "text-classification"
+    column, task, plain = "text", "text-classification", False
 
     def __init__(self, weights: str):
         self.folder = local_folder(weights)
@@ -146,6 +148,49 @@ def _keep_layers(network: nn.Module, architecture: str) -> None:
         if number not in chosen:
             del layers[number - 1]
     network.config.num_hidden_layers = len(chosen)
+
+
+class Vectors:
+    """Features [N, d] that were computed once; networks are perceptrons, ``mlp-128-64`` by their hidden widths.
+
+    Such networks are ``plain`` modules: they have to be built before their weights can be loaded.
+    """
+
+    column, task, plain = "features", "tabular-classification", True
+
+    def preprocess(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """The column ``features`` of some rows, [B, d]."""
+        return {self.column: torch.tensor(rows[self.column], dtype=torch.float32)}
+
+    def views(self, seed: int, number: int | None = None) -> None:
+        """Features are not augmented."""
+
+    def resident(
+        self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
+    ) -> ResidentDataset:
+        """The rows as training and evaluation read them, recognised by their content column if they have one."""
+        rows, content = dataset.with_format(None), content_column(dataset.features)
+        values = self.preprocess({self.column: rows[self.column][:]}) | {"labels": torch.tensor(rows["label"][:])}
+        ids = None if content is None else dataset_ids(dataset, content)
+        return ResidentDataset({name: value.to(device) for name, value in values.items()}, example_ids=ids)
+
+    def network(self, architecture: str, classes: list[str], train: ResidentDataset, **settings: Any) -> nn.Module:
+        """A new perceptron, on the scale of ``train``; ``settings`` are its further arguments.
+
+        Raises:
+            UserError: ``architecture`` is no such name.
+        """
+        found = re.fullmatch(r"mlp((?:-\d+)*)", architecture)
+        if not found:
+            raise UserError(f"there is no network {architecture!r} of features: it must be such as mlp-128-64")
+        hidden = [int(width) for width in found[1].split("-")[1:]]
+        features = train.values[self.column]
+        network = Perceptron(features.shape[1], len(classes), hidden, **settings)
+        network.standardise(features)
+        return network
+
+    def save(self, folder: Path) -> None:
+        """Nothing: a perceptron knows the scale of its features."""
 
 
 @contextmanager

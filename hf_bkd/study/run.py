@@ -56,6 +56,8 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
         "recipe": study.name,
         "dataset": bare_name(options.dataset),
         "note": study.note,
+        "reference": study.reference,
+        "measure": study.measure,
         "environment": environment(device, args.world_size),
         "arms": _in_order(study, records),
     }
@@ -75,13 +77,13 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
 
 def planned_trainings(study: Study, options: StudyArguments) -> int:
     """How many networks one condition and seed trains, if none is there yet."""
-    networks = {("deterministic", 0, 0, 0)} if study.from_teacher else set()
-    for arm in study.arms:
-        members = {"none": 0, "bayes": 0, "ensemble": options.ensemble_size}.get(arm.teacher, 1)
+    networks = {("", "deterministic", 0, 0, 0)} if study.from_teacher else set()
+    for arm in (part for each in study.arms for part in each.members or (each,)):
+        members = options.ensemble_size if arm.teacher == "ensemble" else int(arm.fits_teacher)
         name = "deterministic" if arm.teacher in ("laplace", "ensemble") else arm.teacher_name
         folds = range(max(arm.folds, 1))
-        networks |= {(name, member, arm.folds, fold) for member in range(members) for fold in folds}
-    students = sum(len(arm.temperatures) for arm in study.arms) if study.students else 0
+        networks |= {(arm.network_name, name, member, arm.folds, fold) for member in range(members) for fold in folds}
+    students = sum(len(arm.candidates) for arm in study.arms) if study.students else 0
     return len(networks) + students
 
 

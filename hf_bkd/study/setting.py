@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,6 +55,8 @@ class Setting:
         self.classes = self.splits.train.features["label"].names
         self.inputs = self.splits.inputs
         self.train = self.resident(self.splits.train, augment=True)
+        transfer = self.splits.transfer
+        self.taught = self.train if transfer is None else self.resident(transfer, augment=True)
         self.validation = self.resident(self.splits.validation)
         self.test = self.resident(self.splits.test)
 
@@ -73,6 +76,16 @@ class Setting:
         return record
 
     @property
+    def epoch_steps(self) -> int | None:
+        """How many steps a pass over the training split has, if what is taught is another set."""
+        if self.splits.transfer is None:
+            return None
+        args = self.args
+        return math.ceil(
+            len(self.train) / (args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+        )
+
+    @property
     def progress(self) -> bool:
         return not self.args.disable_tqdm
 
@@ -89,7 +102,7 @@ class Setting:
     @cached_property
     def relative_time(self) -> float | None:
         """Seconds of a student's pass over those of the teacher's network, where it is known which that is."""
-        if self.options.teacher:
+        if self.options.teacher or not any(arm.fits_teacher and not arm.architecture for arm in self.study.arms):
             return None
         inputs, _ = split(next(iter(self.test.batches(TIMED))))
         student, teacher = (
@@ -121,6 +134,7 @@ class Setting:
         name: str,
         seed: int,
         epochs: float,
+        epoch_steps: int | None = None,
         prepare: Callable[[nn.Module], nn.Module] | None = None,
         optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
         evaluated: ResidentDataset | None = None,
@@ -135,9 +149,10 @@ class Setting:
             name: where its checkpoints go.
             seed: of its initialisation and of the batches' order.
             epochs: before the condition's factor.
+            epoch_steps: how long an epoch is, if not a pass over ``train``.
             prepare: changes the network before it is trained.
             optimizer: makes one for it, in place of the arguments' own.
-            evaluated: what it is evaluated on after each epoch.
+            evaluated: what it is evaluated on meanwhile.
             teacher: asked at each step, with ``online_teacher``.
             changes: to the training arguments.
         """
@@ -145,14 +160,16 @@ class Setting:
             print(f"training {name} ({self.condition or self.study.name}, seed {self.seed})", flush=True)
         set_seed(seed)
         network = self.inputs.network(architecture, self.classes, train, **architecture_args)
+        epochs *= self.study.epochs.get(self.condition, 1)
+        if epoch_steps is not None:
+            changes |= {"max_steps": round(epochs * epoch_steps), "eval_strategy": "steps", "eval_steps": epoch_steps}
         args = dataclasses.replace(
             self.args,
+            **{"eval_strategy": "no" if evaluated is None else "epoch", **changes},
             output_dir=str(self.folder("checkpoints", name)),
             seed=seed,
-            num_train_epochs=epochs * self.study.epochs.get(self.condition, 1),
-            eval_strategy="no" if evaluated is None else "epoch",
+            num_train_epochs=epochs,
             push_to_hub=False,
-            **changes,
         )
         network = prepare(network) if prepare else network
         optimizers = (optimizer(network) if optimizer else None, None)

@@ -45,6 +45,6 @@ def _settings(study: Study, options: Any, args: DistillationTrainingArguments) -
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
     settings |= {name: value for name, value in args.to_dict().items() if name.startswith(DECISIVE)}
     settings |= {f"arm {slug(arm.name)}": dataclasses.asdict(arm) for arm in study.arms}
-    fixed = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher")
+    fixed = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher", "measure", "posterior")
     settings |= {f"study's {name}": getattr(study, name) for name in fixed}
     return settings | {"processes": args.world_size}

@@ -1,10 +1,12 @@
 """A student per arm, and its record for `results.json`."""
 
+import dataclasses
 import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
@@ -13,8 +15,13 @@ from ..cards import write_student_card
 from ..errors import UserError
 from ..files import whole_folder
 from ..metrics import agreement, classification_metrics, reliability
+from ..resident import ResidentDataset
+from ..results import MEASURES
 from ..soft_labels.columns import bytes_per_example
+from ..supervision import StoredLabels
+from ..training_args import DistillationTrainingArguments
 from .arms import DETERMINISTIC, Arm, slug
+from .posteriors import measured_uncertainty, sampled_posterior
 from .setting import Setting
 from .teaching import Teaching
 
@@ -37,12 +44,12 @@ class LabelCost(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained student: its network, test probabilities [N, C], its teacher's, and what its training logged."""
+    """A trained student: its network, test probabilities [N, C], its teacher's, its training and what that logged."""
 
     model: nn.Module
     probs: Tensor
     teacher_probs: Tensor | None
-    validation_accuracy: float
+    validation: dict[str, float]
     epochs: list[float]
     accuracies: list[float]
     noise: float | None
@@ -50,6 +57,8 @@ class Trained(NamedTuple):
     teacher_temperature: float
     seconds: float
     labels: LabelCost
+    train: ResidentDataset
+    args: DistillationTrainingArguments
 
 
 class Students:
@@ -64,17 +73,23 @@ class Students:
         """An arm's record: from an earlier run, or of a student that is trained, measured and saved now."""
         record = self.setting.recorded(arm, lambda: self._run(arm))
         if PartialState().is_main_process:
-            for temperature in self._temperatures(arm):
-                self.setting.forget_checkpoints(_training_name(arm, temperature))
+            for candidate in self._candidates(arm):
+                self.setting.forget_checkpoints(_training_name(arm, *candidate))
         return record
 
     def _run(self, arm: Arm) -> dict[str, Any]:
-        candidates = [self._student(arm, temperature) for temperature in self._temperatures(arm)]
-        best = max(range(len(candidates)), key=lambda i: candidates[i].validation_accuracy)
-        record = self._record(arm, candidates[best])
+        candidates = [self._student(arm, *candidate) for candidate in self._candidates(arm)]
+        measure = MEASURES[self.setting.study.measure]
+        best = max(candidates, key=lambda trained: measure.sign * trained.validation[measure.metric])
+        record, posterior = self._record(arm, best), None
+        if self.setting.study.posterior is not None:
+            posterior = sampled_posterior(self.setting, best.model, best.train, best.args)
+            record["uncertainty"] = measured_uncertainty(self.setting, posterior)
         if PartialState().is_main_process:
             with whole_folder(self.setting.folder("students", slug(arm.name))) as folder:
-                candidates[best].model.save_pretrained(folder)
+                best.model.save_pretrained(folder)
+                if posterior is not None:
+                    posterior.save_pretrained(folder / "posterior")
                 self.setting.inputs.save(folder)
                 self._write_card(folder, record)
         return record
@@ -95,33 +110,42 @@ class Students:
             tags=[record["teacher"]],
         )
 
-    def _temperatures(self, arm: Arm) -> tuple[float, ...]:
-        """The arm's own candidates; ``teacher_temperature`` moves arms that have a single one."""
+    def _candidates(self, arm: Arm) -> list[tuple[float, float | None]]:
+        """The arm's own; ``teacher_temperature`` moves arms that have a single temperature."""
         asked = self.setting.args.teacher_temperature
-        movable = arm.temperatures == (1.0,) and not arm.scaled and arm.teacher not in ("none", "bayes")
-        return (asked,) if asked is not None and movable else arm.temperatures
+        movable = arm.temperatures == (1.0,) and not arm.scaled and arm.teacher not in ("none", "bayes", "stored")
+        movable = movable and not any(member.teacher == "stored" for member in arm.members)
+        return [(asked if asked and movable else temperature, strength) for temperature, strength in arm.candidates]
 
-    def _kd_lambda(self, arm: Arm) -> float:
-        asked = self.setting.args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
-        return 0.0 if arm.teacher == "none" else asked
+    def _how(self, arm: Arm, strength: float | None) -> dict[str, Any]:
+        """Training arguments of an arm."""
+        args = self.setting.args
+        how = {"lambda_schedule": arm.lambda_schedule, "teacher_weights": arm.teacher_weights, "combine": arm.combine}
+        how["kd_lambda"] = args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        if strength is not None:
+            how |= {"kd_lambda": strength / (1 + strength), "prior_strength": strength}
+        if arm.teacher == "none":
+            how["kd_lambda"] = 0.0
+        return how
 
-    def _student(self, arm: Arm, temperature: float) -> Trained:
+    def _student(self, arm: Arm, temperature: float, strength: float | None) -> Trained:
         """Trained once, though several arms may ask for it."""
-        same = (arm.labels_name(temperature), arm.label_smoothing, arm.kd_lambda, arm.lambda_schedule)
+        same = (arm.labels_name(temperature), arm.label_smoothing, *self._how(arm, strength).values())
         if same not in self._trained:
-            self._trained[same] = self._train(arm, temperature)
+            self._trained[same] = self._train(arm, temperature, strength)
         return self._trained[same]
 
-    def _train(self, arm: Arm, temperature: float) -> Trained:
-        setting, taught = self.setting, arm.teacher != "none"
-        train, teacher_probs, cost, online = setting.train, None, LabelCost(), None
+    def _train(self, arm: Arm, temperature: float, strength: float | None) -> Trained:
+        setting, how = self.setting, self._how(arm, strength)
+        train, test, cost, online = setting.train, None, LabelCost(), None
         if arm.online:
+            train = setting.taught
             online = self.teaching.teacher(arm, temperature)
-            teacher_probs = self.teaching.on_test(online)
-        elif taught:
-            labelled, teacher_probs, seconds = self.teaching.labels(arm, temperature)
-            train = train.with_soft_labels(labelled)
-            cost = LabelCost(bytes_per_example(labelled), seconds)
+            test = self.teaching.on_test(online)
+        elif arm.teacher != "none":
+            labels = self.teaching.labels(arm, temperature)
+            train, test = setting.taught.with_soft_labels(labels.train), labels.test
+            cost = LabelCost(bytes_per_example(labels.train), labels.seconds)
         student_args = setting.study.student_args
         if setting.study.from_teacher:
             student_args = student_args | {"start": self.teaching.teacher(DETERMINISTIC, 1.0).network}
@@ -130,34 +154,44 @@ class Students:
             setting.options.student_model,
             student_args,
             train,
-            name=_training_name(arm, temperature),
+            name=_training_name(arm, temperature, strength),
             seed=setting.seed,
             epochs=setting.args.num_train_epochs,
+            epoch_steps=setting.epoch_steps,
             evaluated=setting.test,
             teacher=online,
             online_teacher=arm.online,
             teacher_samples=setting.options.num_samples,
             teacher_seed=setting.seed,
-            kd_lambda=self._kd_lambda(arm),
-            lambda_schedule=arm.lambda_schedule,
             teacher_temperature=None,  # labels are made at their temperature
             label_smoothing_factor=arm.label_smoothing or setting.args.label_smoothing_factor,
+            **how,
         )
         seconds = time.perf_counter() - started
         validation = trainer.evaluate(setting.validation, metric_key_prefix="validation")
         logits = torch.as_tensor(trainer.predict(setting.test).predictions)
+        epochs, accuracies = trainer.evaluations()
         return Trained(
             trainer.model,
             logits.double().softmax(dim=-1),
-            teacher_probs,
-            validation["validation_accuracy"],
-            *trainer.evaluations(),
+            None if test is None else self._combined(test, trainer.args),
+            {name.removeprefix("validation_"): value for name, value in validation.items()},
+            [epoch * len(train) / len(setting.train) for epoch in epochs],
+            accuracies,
             trainer.convergence_noise(),
             trainer.noise_window(),
             trainer.teacher_temperature,
             seconds,
             cost,
+            train,
+            trainer.args,
         )
+
+    def _combined(self, labelled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
+        """What the teachers say of the test split [N, C], weighed as for the student."""
+        dataset = self.setting.test.with_soft_labels(labelled)
+        args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False)
+        return StoredLabels(dataset, args, None).target(dataset[list(range(len(dataset)))]).cpu()
 
     def _record(self, arm: Arm, trained: Trained) -> dict[str, Any]:
         setting, teacher_probs = self.setting, trained.teacher_probs
@@ -177,8 +211,11 @@ class Students:
             "teacher": arm.teacher,
             "student": setting.options.student_model,
             "seed": setting.seed,
-            "kd_lambda": self._kd_lambda(arm),
+            "kd_lambda": trained.args.kd_lambda,
             "lambda_schedule": None if arm.lambda_schedule == "fixed" else arm.lambda_schedule,
+            "prior_strength": trained.args.prior_strength if arm.strengths or arm.combine == "mixture" else None,
+            "teacher_weights": arm.teacher_weights if arm.members else None,
+            "combine": arm.combine if arm.members else None,
             "teacher_temperature": trained.teacher_temperature,
             "student_temperature": setting.args.student_temperature,
             "temperature_scale": setting.args.temperature_scale,
@@ -191,7 +228,7 @@ class Students:
             "relative_time": setting.relative_time,
             "metrics": metrics,
             "teacher_metrics": classification_metrics(teacher_probs, test_labels) if asked else None,
-            "validation_accuracy": trained.validation_accuracy,
+            "validation_metrics": {name: trained.validation[name] for name in MEASURES},
             "seconds": trained.seconds,
             "history": {"epoch": trained.epochs, "accuracy": trained.accuracies},
             "noise_window": trained.noise_window,
@@ -199,5 +236,5 @@ class Students:
         }
 
 
-def _training_name(arm: Arm, temperature: float) -> str:
-    return f"student-{slug(arm.name)}-T{temperature:g}"
+def _training_name(arm: Arm, temperature: float, strength: float | None) -> str:
+    return f"student-{slug(arm.name)}-T{temperature:g}" + ("" if strength is None else f"-s{strength:g}")

@@ -1,6 +1,5 @@
 """The teachers of a setting, fitted when they are first asked for and kept, and the soft labels they give."""
 
-import json
 import time
 from collections.abc import Callable
 from copy import copy
@@ -9,8 +8,6 @@ from typing import Any
 
 import datasets
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from ..errors import UserError
 from ..files import whole_folder, write_json
@@ -18,6 +15,7 @@ from ..ivon import IVON
 from ..processes import decided_by_main
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
 from ..soft_labels.identity import content_ids
+from ..soft_labels.layout import teachers_of
 from ..soft_labels.provenance import make_provenance
 from ..teachers import (
     DeterministicTeacher,
@@ -27,10 +25,10 @@ from ..teachers import (
     Teacher,
     VariationalTeacher,
     make_variational,
-    predict_all,
 )
 from ..trainer import DistillationTrainer
 from .arms import Arm
+from .labels import Labels, beside, of_teacher, read_labels, together
 from .setting import Setting
 
 Rows = datasets.Dataset | None  # of the training split that a teacher is fitted on; None for all
@@ -52,47 +50,70 @@ class Teaching:
         if self.given is not None and self.given.method not in kinds:
             raise UserError(f"{given} is a {self.given.method} teacher, and none of the arms asked for has such a one")
 
-    def labels(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, Tensor | None, float]:
-        """The training split with an arm's soft labels, the teacher's test probabilities, and the seconds it took."""
+    def labels(self, arm: Arm, temperature: float) -> Labels:
+        """What is taught, and the test split, with an arm's soft labels beside their own columns."""
+        splits, (train, test, seconds) = self.setting.splits, self._columns(arm, temperature)
+        return Labels(beside(splits.taught, train), None if test is None else beside(splits.test, test), seconds)
+
+    def _columns(self, arm: Arm, temperature: float) -> Labels:
+        """Nothing but an arm's soft labels."""
+        if arm.members:
+            train, test, seconds = zip(*(self._columns(each, temperature) for each in arm.members), strict=True)
+            names = [each.label_name for each in arm.members]
+            return Labels(together(train, names), None if None in test else together(test, names), sum(seconds))
+        if arm.teacher == "stored":
+            return self._brought(arm)
         folder = self.setting.folder("labels", arm.labels_name(temperature))
         if decided_by_main(lambda: not folder.is_dir()):
             started = time.perf_counter()
-            labelled, test_probs = self._label(arm, temperature)
+            train, test = self._label(arm, temperature)
             if PartialState().is_main_process:
                 with whole_folder(folder) as temporary:
-                    only_soft_labels(labelled).save_to_disk(temporary / "train")
-                    save_file({} if test_probs is None else {"probs": test_probs}, temporary / "test.safetensors")
+                    only_soft_labels(train).save_to_disk(temporary / "train")
+                    if test is not None:
+                        only_soft_labels(test).save_to_disk(temporary / "test")
                     write_json(temporary / "cost.json", {"seconds": time.perf_counter() - started})
             PartialState().wait_for_everyone()
-        stored = datasets.load_from_disk(folder / "train")
-        labelled = datasets.concatenate_datasets([self.setting.splits.train, stored], axis=1)
-        seconds = json.loads((folder / "cost.json").read_text())["seconds"]
-        return labelled, load_file(folder / "test.safetensors").get("probs"), seconds
+        return read_labels(folder)
 
-    def on_test(self, teacher: Teacher) -> Tensor:
-        """A teacher's probabilities [N, C] on the test split."""
+    def _brought(self, arm: Arm) -> Labels:
+        """The labels that the data brings under an arm's name; UserError if it doesn't."""
+        splits, name = self.setting.splits, arm.label_name
+        train, test = (of_teacher(each, name) for each in (splits.taught, splits.test))
+        if train is None:
+            raise UserError(
+                f"the data brings no labels of {name!r}, only of {teachers_of(splits.taught.column_names)}"
+            )
+        return Labels(train, test, 0.0)
+
+    def on_test(self, teacher: Teacher) -> datasets.Dataset:
+        """The test split with a teacher's soft labels."""
+        return add_soft_labels(self.setting.splits.test, teacher, **self._how, storage="float32")
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        """Arguments of ``add_soft_labels`` for all that is labelled."""
         setting = self.setting
-        return predict_all(teacher, setting.test.batches(), setting.options.num_samples, setting.seed)[0]
+        how = {"num_samples": setting.options.num_samples, "seed": setting.seed, "progress": setting.progress}
+        return how | {"preprocess": setting.inputs.preprocess}
 
-    def _label(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, Tensor | None]:
-        setting, rows = self.setting, self.setting.splits.train
+    def _label(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+        setting, rows = self.setting, self.setting.splits.taught
+        if setting.splits.transfer is not None and (arm.folds or arm.teacher == "bayes"):
+            raise UserError(f"arm {arm.name!r} labels the training split itself, and this study has a transfer set")
         if arm.teacher == "bayes":
             return self._label_exactly(), None
-        how = {"num_samples": setting.options.num_samples, "seed": setting.seed, "progress": setting.progress}
-        how |= {"preprocess": setting.inputs.preprocess, "views": setting.views(arm), "storage": arm.storage}
+        how = self._how | {"views": setting.views(arm), "storage": arm.storage}
         if not arm.folds:
             teacher = self.teacher(arm, temperature)
-            labelled = add_soft_labels(rows, teacher, **how)
-        else:
-            fitted: list[Teacher] = []
+            return add_soft_labels(rows, teacher, **how), self.on_test(teacher)
+        fitted: list[Teacher] = []
 
-            def fit(rest: datasets.Dataset, fold: int) -> Teacher:
-                fitted.append(self.teacher(arm, temperature, rest, f"fold-{fold + 1}-of-{arm.folds}-"))
-                return fitted[-1]
+        def fit(rest: datasets.Dataset, fold: int) -> Teacher:
+            fitted.append(self.teacher(arm, temperature, rest, f"fold-{fold + 1}-of-{arm.folds}-"))
+            return fitted[-1]
 
-            labelled = add_soft_labels(rows, folds=arm.folds, fit=fit, **how)
-            teacher = EnsembleTeacher(fitted)
-        return labelled, self.on_test(teacher)
+        return add_soft_labels(rows, folds=arm.folds, fit=fit, **how), self.on_test(EnsembleTeacher(fitted))
 
     def _label_exactly(self) -> datasets.Dataset:
         rows, bayes = self.setting.splits.train, self.setting.splits.bayes
@@ -113,28 +134,28 @@ class Teaching:
         return teacher
 
     def _fitted(self, arm: Arm, rows: Rows, prefix: str) -> Teacher:
-        if self._is_given(arm.teacher, rows):
+        if self._is_given(arm, arm.teacher, rows):
             return self.given
         if arm.teacher == "ensemble":
             size = self.setting.options.ensemble_size
-            return EnsembleTeacher([self._member(number, rows, prefix) for number in range(size)])
+            return EnsembleTeacher([self._member(arm, number, rows, prefix) for number in range(size)])
         if arm.teacher == "deterministic":
-            return self._member(0, rows, prefix)
+            return self._member(arm, 0, rows, prefix)
         kinds = {"laplace": self._fit_laplace, "variational": self._fit_variational, "mc_dropout": self._fit_dropout}
-        return self._kept(f"{prefix}{arm.teacher_name}", lambda: kinds[arm.teacher](arm, rows, prefix))
+        return self._kept(f"{prefix}{arm.teacher_name}", arm, lambda: kinds[arm.teacher](arm, rows, prefix))
 
-    def _is_given(self, kind: str, rows: Rows) -> bool:
-        """Whether the user brought this teacher; folds need their own."""
-        return self.given is not None and self.given.method == kind and rows is None
+    def _is_given(self, arm: Arm, kind: str, rows: Rows) -> bool:
+        """Whether the user brought this teacher; folds need their own, and so do arms with a network of their own."""
+        return self.given is not None and self.given.method == kind and rows is None and not arm.architecture
 
-    def _member(self, number: int, rows: Rows, prefix: str) -> Teacher:
-        if number == 0 and self._is_given("deterministic", rows):
+    def _member(self, arm: Arm, number: int, rows: Rows, prefix: str) -> Teacher:
+        if number == 0 and self._is_given(arm, "deterministic", rows):
             return self.given
-        name = f"{prefix}deterministic-{number}"
-        return self._kept(name, lambda: DeterministicTeacher(self._train(name, rows, number).model))
+        name = "-".join(filter(None, [f"{prefix}{arm.network_name}", f"deterministic-{number}"]))
+        return self._kept(name, arm, lambda: DeterministicTeacher(self._train(name, arm, rows, number).model))
 
     def _fit_laplace(self, arm: Arm, rows: Rows, prefix: str) -> Teacher:
-        network = self._member(0, rows, prefix).network
+        network = self._member(arm, 0, rows, prefix).network
         train, validation = self._resident(rows).batches(), self.setting.validation.batches()
         samples = self.setting.options.num_samples
         return LaplaceTeacher.fit(network, train, validation, num_samples=samples, **arm.how)
@@ -142,26 +163,33 @@ class Teaching:
     def _fit_variational(self, arm: Arm, rows: Rows, prefix: str) -> Teacher:
         name = prefix + arm.teacher_name
         if arm.how.get("posterior") != "ivon":
-            return VariationalTeacher(self._train(name, rows, prepare=partial(make_variational, **arm.how)).model)
+            prepare = partial(make_variational, **arm.how)
+            return VariationalTeacher(self._train(name, arm, rows, prepare=prepare).model)
         settings = {name: value for name, value in arm.how.items() if name != "posterior"}
         settings = {"lr": self._learning_rate, "ess": len(self._resident(rows)), **settings}
         settings["hess_init"] = 1 / (settings["ess"] * settings.pop("initial_std", 0.05) ** 2)
-        trainer = self._train(name, rows, optimizer=lambda network: IVON(network.parameters(), **settings))
+        trainer = self._train(name, arm, rows, optimizer=lambda network: IVON(network.parameters(), **settings))
         return VariationalTeacher(trainer.model, trainer.optimizer.optimizer.posterior_std(trainer.model))
 
     def _fit_dropout(self, arm: Arm, rows: Rows, prefix: str) -> Teacher:
-        return MCDropoutTeacher(self._train(prefix + arm.teacher_name, rows, architecture_args=arm.how).model)
+        return MCDropoutTeacher(self._train(prefix + arm.teacher_name, arm, rows, dropout=arm.how).model)
 
     def _resident(self, rows: Rows):
         return self.setting.train if rows is None else self.setting.resident(rows, augment=True)
 
     def _train(
-        self, name: str, rows: Rows, number: int = 0, architecture_args: dict[str, Any] | None = None, **how: Callable
+        self,
+        name: str,
+        arm: Arm,
+        rows: Rows,
+        number: int = 0,
+        dropout: dict[str, Any] | None = None,
+        **how: Callable,
     ) -> DistillationTrainer:
-        setting = self.setting
+        setting, (architecture, architecture_args) = self.setting, self._network_of(arm)
         return setting.train_network(
-            setting.options.teacher_model,
-            setting.study.teacher_args | (architecture_args or {}),
+            architecture,
+            architecture_args | (dropout or {}),
             self._resident(rows),
             name=f"teacher-{name}",
             seed=1000 * (setting.seed + 1) + number,
@@ -176,7 +204,13 @@ class Teaching:
     def _learning_rate(self) -> float:
         return self.setting.options.teacher_learning_rate or self.setting.args.learning_rate
 
-    def _kept(self, name: str, fit: Callable[[], Teacher]) -> Teacher:
+    def _network_of(self, arm: Arm) -> tuple[str, dict[str, Any]]:
+        """Architecture of an arm's teacher, and its arguments."""
+        if arm.architecture:
+            return arm.architecture, arm.architecture_args
+        return self.setting.options.teacher_model, self.setting.study.teacher_args
+
+    def _kept(self, name: str, arm: Arm, fit: Callable[[], Teacher]) -> Teacher:
         """A teacher from its folder, fitted and saved first if it is not there."""
         folder = self.setting.folder("teachers", name)
         if decided_by_main(lambda: not folder.is_dir()):
@@ -187,4 +221,10 @@ class Teaching:
                     self.setting.inputs.save(temporary)
                 self.setting.forget_checkpoints(f"teacher-{name}")
             PartialState().wait_for_everyone()
-        return Teacher.from_pretrained(folder).to(self.setting.args.device)
+        network = None
+        if self.setting.inputs.plain:
+            architecture, architecture_args = self._network_of(arm)
+            network = self.setting.inputs.network(
+                architecture, self.setting.classes, self.setting.train, **architecture_args
+            )
+        return Teacher.from_pretrained(folder, network).to(self.setting.args.device)

@@ -1,0 +1,40 @@
+"""A perceptron over features that were computed once, kept with what brings them to one scale."""
+
+from collections.abc import Sequence
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+
+class Perceptron(nn.Module, PyTorchModelHubMixin):
+    """Standardises features [B, d], and puts them through hidden layers with ReLU to logits [B, C].
+
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` keep it as safetensors.
+
+    Args:
+        in_features: d.
+        num_classes: C.
+        hidden: widths of the hidden layers.
+        dropout: share in [0, 1) of the units of each hidden layer that training drops.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, hidden: Sequence[int] = (128,), dropout: float = 0.0):
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.zeros(in_features))
+        self.register_buffer("std", torch.ones(in_features))
+        layers, width = [], in_features
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
+            width = size
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(width, num_classes)
+
+    def standardise(self, features: Tensor) -> None:
+        """Take the scale from a training set's features [N, d]; a constant one is left as it is."""
+        std, mean = torch.std_mean(features.float(), dim=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.body((features - self.mean) / self.std))

@@ -1,0 +1,83 @@
+"""What a trained student doesn't know: its posterior, sampled with the labels it was taught, and measured."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..losses import temperature_factor
+from ..resident import ResidentDataset
+from ..supervision import StoredLabels
+from ..teachers import DeterministicTeacher, LangevinTeacher
+from ..teachers.network import split
+from ..training_args import DistillationTrainingArguments
+from ..uncertainty import uncertainty_report
+from .setting import Setting
+
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+CHAIN_FACTS = ("rhat max", "ess min", "mixed", "width", "acceptance", "moved")
+
+
+def sampled_posterior(
+    setting: Setting, network: nn.Module, train: ResidentDataset, args: DistillationTrainingArguments
+) -> LangevinTeacher:
+    """Langevin samples of the posterior whose mode a student is, each label counting as one example.
+
+    Args:
+        setting: of its study, which says how to sample.
+        network: the student.
+        train: what it was trained on, with its soft labels.
+        args: how it was trained; a loss of (1 - lambda) and lambda is taken times 1 / (1 - lambda).
+
+    Raises:
+        UserError: soft labels of augmented views, or the sampler's own.
+    """
+    how = {"seed": setting.seed, **setting.study.posterior}
+    if args.kd_lambda > 0:
+        if any(labels.num_views > 1 for labels in train.labels.values()):
+            raise UserError("a posterior needs soft labels of the examples as they are: set views to 0")
+        source, rows = StoredLabels(train, args, None), train[list(range(len(train)))]
+        share = args.kd_lambda * temperature_factor(
+            args.temperature_scale, source.temperature, args.student_temperature
+        )
+        how |= _weights(1 - args.kd_lambda, share) | {"student_temperature": args.student_temperature}
+        if args.combine == "mixture":
+            how["targets"], how["target_weights"] = source.teachers(rows)
+            how["prior_strength"] = args.prior_strength
+        else:
+            how["targets"] = source.target(rows)
+    elif args.label_smoothing_factor:
+        uniform = torch.ones(len(train), len(setting.classes)) / len(setting.classes)
+        how |= _weights(1 - args.label_smoothing_factor, args.label_smoothing_factor) | {"targets": uniform}
+    return LangevinTeacher.fit(network, train.batches(), **how)
+
+
+def _weights(labels: float, teacher: float) -> dict[str, float]:
+    """Of the energy's terms: such that a label counts once, where labels count at all."""
+    return (
+        {"label_weight": 1.0, "teacher_weight": teacher / labels}
+        if labels
+        else {"label_weight": 0.0, "teacher_weight": teacher}
+    )
+
+
+def measured_uncertainty(setting: Setting, posterior: LangevinTeacher) -> dict[str, Any]:
+    """:func:`~hf_bkd.uncertainty_report` on the test split and the foreign examples, and whether the chains mixed."""
+    samples, foreign = _draws(setting, posterior, setting.test), None
+    if setting.splits.foreign is not None:
+        foreign = _draws(setting, posterior, setting.resident(setting.splits.foreign))
+    mode = DeterministicTeacher(posterior.network)
+    mode = torch.cat([mode.predict(split(batch)[0]).mean for batch in setting.test.batches()])
+    report = uncertainty_report(samples, setting.test.values["labels"], mode, foreign, LEVELS)
+    return report | {"chains": {name: posterior.record[name] for name in CHAIN_FACTS if name in posterior.record}}
+
+
+def _draws(setting: Setting, posterior: LangevinTeacher, dataset: ResidentDataset) -> torch.Tensor:
+    """[S, N, C], each draw the same weights for all examples."""
+    draws = []
+    for batch in dataset.batches():
+        generator = torch.Generator().manual_seed(setting.seed)
+        prediction = posterior.predict(split(batch)[0], setting.options.num_samples, generator, return_samples=True)
+        draws.append(prediction.samples)
+    return torch.cat(draws, dim=1)

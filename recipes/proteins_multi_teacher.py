@@ -1,0 +1,114 @@
+"""Where in the cell does a protein belong? Two protein language models teach a small network (arXiv 2605.27967).
+
+Data: 3,500 proteins of DeepLoc 2.0 with the logits of ESM-2 650M and of a T5 encoder, and 2,000 that belong to several
+places at once, of which a student should be unsure.
+
+    python recipes/proteins_multi_teacher.py [--dataset FOLDER]
+"""
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+
+from hf_bkd import LaplaceTeacher, import_soft_labels
+from hf_bkd.data import few_first, load_splits, stratified_split
+from hf_bkd.study import Arm, Splits, Study, StudyArguments, Vectors, main
+
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+ENDS = 50  # residues
+TEACHERS = {"ESM-2 650M": "teacher_logits_esm_650m", "T5": "teacher_logits_t5"}
+STRENGTHS = (1.0, 5.0, 20.0)
+DRAWS = 100
+
+
+def composition(options: StudyArguments, seed: int) -> Splits:
+    splits = load_splits(options.dataset, needed=("train", "test"))
+    uncertain = load_splits(options.dataset, ("test",), "multi_label")["test"]
+    train, test = (splits[name].map(composed, input_columns="sequence") for name in ("train", "test"))
+    validation, train = stratified_split(train, options.validation_size, seed=0)
+    train = few_first(train, options.max_train_samples)
+    for arm in SINGLE:
+        teacher = on_logits(TEACHERS[arm.name], train, validation)
+        train, test = (labelled(rows, arm, teacher) for rows in (train, test))
+    uncertain = uncertain.map(composed, input_columns="sequence")
+    uncertain = uncertain.add_column("label", [0] * len(uncertain))  # none is the only one
+    return Splits(train, validation, test, Vectors(), foreign=uncertain)
+
+
+def composed(sequence: str) -> dict[str, np.ndarray]:
+    """Shares of residues in all of it and at its ends, and of pairs of neighbours: 460 numbers."""
+    numbers = np.array([RESIDUES.find(residue) for residue in sequence])
+    numbers = numbers[numbers >= 0]
+    pairs = np.bincount(20 * numbers[:-1] + numbers[1:], minlength=400)
+    parts = [np.bincount(part, minlength=20) for part in (numbers, numbers[:ENDS], numbers[-ENDS:])]
+    return {"features": np.concatenate([part / part.sum() for part in (*parts, pairs)]).astype(np.float32)}
+
+
+def on_logits(column: str, train: datasets.Dataset, validation: datasets.Dataset) -> LaplaceTeacher:
+    """A teacher of which nothing but logits is known becomes a posterior over linear maps of them, around identity."""
+    head = nn.Linear(len(train[0][column]), train.features["label"].num_classes)
+    nn.init.eye_(head.weight)
+    nn.init.zeros_(head.bias)
+    batches = ([(tensor(rows, column), torch.tensor(rows["label"][:]))] for rows in (train, validation))
+    return LaplaceTeacher.fit(nn.Sequential(head), *batches, link="mc", num_samples=DRAWS)
+
+
+def labelled(rows: datasets.Dataset, arm: Arm, teacher: LaplaceTeacher) -> datasets.Dataset:
+    generator = torch.Generator().manual_seed(0)
+    draws = teacher.predict(tensor(rows, TEACHERS[arm.name]), DRAWS, generator, return_samples=True).samples
+    how = {"kind": "probs", "name": arm.label_name, "storage": "float32", "made_by": arm.name}
+    return import_soft_labels(rows, draws, rows["accession"][:], "accession", **how)
+
+
+def tensor(rows: datasets.Dataset, column: str) -> torch.Tensor:
+    return torch.tensor(rows[column][:])
+
+
+def together(name: str, **how: str) -> Arm:
+    return Arm(name, teacher="several", members=SINGLE, strengths=STRENGTHS, **how)
+
+
+SINGLE = tuple(Arm(name, teacher="stored", strengths=STRENGTHS) for name in TEACHERS)
+NO_TEACHER = Arm("no teacher")
+STUDY = Study(
+    name="proteins_multi_teacher",
+    arms=(
+        NO_TEACHER,
+        Arm("label smoothing", label_smoothing=0.1),
+        *SINGLE,
+        together("average"),
+        together("average, entropy weights", teacher_weights="entropy"),
+        together("average, inverse variance", teacher_weights="inverse_variance"),
+        together("mixture", combine="mixture"),
+        together("mixture, entropy weights", teacher_weights="entropy", combine="mixture"),
+    ),
+    conditions={"": composition},
+    reference=NO_TEACHER.name,
+    measure="nll",
+    posterior={},
+    note="",
+)
+DEFAULTS = {
+    "output_dir": "runs/proteins_multi_teacher",
+    "dataset": "../shared/data/deeploc2_mtbkd",
+    "student_model": "mlp-128",
+    "seeds": "0,1,2,3,4",
+    "num_train_epochs": 40,
+    "validation_size": 500,
+    "num_samples": 200,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "weight_decay": 1e-2,
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 1000,
+    "noise_epochs": 10,
+    "workers": 2,
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+if __name__ == "__main__":
+    main(STUDY, DEFAULTS)
