@@ -87,6 +87,17 @@ def test_lambda_0_is_plain_cross_entropy_training_bit_for_bit(tmp_path, optim):
     assert not same_weights(ours.model, new(Plain))
 
 
+def test_labels_are_smoothed_for_models_without_a_config_too(tmp_path):
+    """One step of plain SGD on PyTorch's smoothed cross-entropy."""
+    settings = {"per_device_train_batch_size": N, "max_steps": 1, "kd_lambda": 0.0, "label_smoothing_factor": 0.2}
+    trainer = trained(tmp_path, **settings)
+    assert trainer.args.label_smoothing_factor == 0.2
+    values, model = examples(), new(Plain)
+    torch.nn.functional.cross_entropy(model(values["features"]), values["labels"], label_smoothing=0.2).backward()
+    for mine, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine.detach(), (theirs - 0.1 * theirs.grad).detach(), rtol=1e-5, atol=1e-6)
+
+
 def test_lambda_0_needs_no_soft_labels(tmp_path):
     values = examples()
     del values["teacher_probs"]
