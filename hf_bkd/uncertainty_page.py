@@ -16,6 +16,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "classes": ("size", 2),
     "AUROC, deviance": ("auroc mean_deviance", 3),
     "AUROC, epistemic": ("auroc epistemic", 3),
+    "prior precision": ("chains prior precision", 0),
     "largest R-hat": ("chains rhat max", 2),
     "least ESS": ("chains ess min", 0),
     "width": ("chains width", 2),

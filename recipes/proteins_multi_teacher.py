@@ -104,7 +104,7 @@ STUDY = Study(
     student_args={"dropout": 0.5},
     reference=NO_TEACHER.name,
     measure="nll",
-    posterior={"steps": 6_000, "burn_in": 2_000, "thinning": 20},
+    posterior={"prior_precision": (10.0, 100.0, 1000.0), "steps": 2_000},
     note=(
         "Proteins of a single place; 500 of 2,500 are held out to choose how strong the teachers' prior is (1, 5 or "
         "20 examples). Of the teachers only logits are known: each becomes a posterior over linear maps of them, a "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_helpers import DIGITS, SMALL, command, digits, environment, needs_cifar100, run
+from recipe_helpers import CIFAR100, DIGITS, SMALL, command, digits, environment, needs_cifar100, run
 
 
 def check_arm(arm: dict) -> None:
@@ -132,3 +132,24 @@ class TestDigits:
         assert "interrupted; what was finished is kept" in capsys.readouterr().err
         assert [path.name for path in tmp_path.rglob("arms/**/*.json")] == ["one-hot.json"]
         assert not (tmp_path / "results.json").exists()
+
+
+@needs_cifar100
+def test_several_families_of_networks_teach_one_student(tmp_path):
+    arms = "one-hot,vit,average-inverse-variance,mixture-entropy-weights"
+    options = {"--dataset": CIFAR100, "--seeds": 0, "--arms": arms, "--num_train_epochs": 1, "--workers": 1}
+    options |= {"--max_train_samples": 200, "--max_test_samples": 100, "--validation_size": 100, "--num_samples": 5}
+    results = run("images_multi_teacher", tmp_path, options)
+    assert [arm["arm"] for arm in results["arms"]] == [
+        "one-hot",
+        "ViT",
+        "average, inverse variance",
+        "mixture, entropy weights",
+    ]
+    for arm in results["arms"]:
+        check_arm(arm)
+    assert results["arms"][-1]["kd_lambda"] == pytest.approx(5 / 6) and results["reference"] == "one-hot"
+    fitted = {path.name.rsplit("-laplace")[0] for path in tmp_path.glob("teachers/all/seed-0/*laplace*")}
+    assert fitted == {"wrn-16-2-cifar", "test-efficientnet-output-stride-8", "test-vit-patch-size-4"}
+    student = tmp_path / "students" / "all" / "seed-0" / "mixture-entropy-weights"
+    assert "model-index" in (student / "README.md").read_text()

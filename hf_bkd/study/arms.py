@@ -181,7 +181,8 @@ class Study:
         from_teacher: whether students are parts of the deterministic teacher's network, and start from its weights.
         reference: name of the arm that all others are compared with.
         measure: ``"accuracy"`` or ``"nll"``, in which they are compared, and by which candidates are chosen.
-        posterior: arguments of ``LangevinTeacher.fit`` to sample each student's posterior with; ``None`` for not.
+        posterior: arguments of ``LangevinTeacher.fit`` to sample each student's posterior with, ``prior_precision`` a
+            tuple of candidates; ``None`` for not.
         note: what a reader of the report has to know of the data.
     """
 

@@ -16,16 +16,17 @@ from ..uncertainty import uncertainty_report
 from .setting import Setting
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-CHAIN_FACTS = ("rhat max", "ess min", "mixed", "width", "acceptance", "moved")
+CHAIN_FACTS = ("prior precision", "rhat max", "ess min", "mixed", "width", "acceptance", "moved")
 
 
 def sampled_posterior(
     setting: Setting, network: nn.Module, train: ResidentDataset, args: DistillationTrainingArguments
 ) -> LangevinTeacher:
-    """Langevin samples of the posterior whose mode a student is, each label counting as one example.
+    """Langevin samples of the posterior that a student was trained to the mode of, a label counting as one example.
 
     Args:
-        setting: of its study, which says how to sample.
+        setting: of its study, which says how to sample. Of several prior precisions the one with the best NLL of the
+            posterior mean on the validation split is taken.
         network: the student.
         train: what it was trained on, with its soft labels.
         args: how it was trained; a loss of (1 - lambda) and lambda is taken times 1 / (1 - lambda).
@@ -33,7 +34,7 @@ def sampled_posterior(
     Raises:
         UserError: soft labels of augmented views, or the sampler's own.
     """
-    how = {"seed": setting.seed, **setting.study.posterior}
+    how = {"seed": setting.seed, "prior_precision": (1.0,), **setting.study.posterior}
     if args.kd_lambda > 0:
         if any(labels.num_views > 1 for labels in train.labels.values()):
             raise UserError("a posterior needs soft labels of the examples as they are: set views to 0")
@@ -50,7 +51,13 @@ def sampled_posterior(
     elif args.label_smoothing_factor:
         uniform = torch.ones(len(train), len(setting.classes)) / len(setting.classes)
         how |= _weights(1 - args.label_smoothing_factor, args.label_smoothing_factor) | {"targets": uniform}
-    return LangevinTeacher.fit(network, train.batches(), **how)
+    candidates = [
+        LangevinTeacher.fit(
+            network, train.batches(), setting.validation.batches(), **how | {"prior_precision": precision}
+        )
+        for precision in how["prior_precision"]
+    ]
+    return min(candidates, key=lambda posterior: posterior.record["validation"]["nll"])
 
 
 def _weights(labels: float, teacher: float) -> dict[str, float]:

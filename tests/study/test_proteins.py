@@ -67,7 +67,7 @@ def home(tmp_path_factory):
 def finished(home, tmp_path_factory):
     folder, recipe = tmp_path_factory.mktemp("run"), load("proteins_multi_teacher")
     conditions = {"composition": recipe.composition, "encoder": recipe.sequence}
-    chains = {"chains": 2, "steps": 200, "burn_in": 100, "thinning": 5}
+    chains = {"prior_precision": (10.0,), "chains": 2, "steps": 200, "burn_in": 100, "thinning": 5}
     study = replace(recipe.STUDY, conditions=conditions, posterior=chains)
     options = OPTIONS | {"--dataset": home / "data", "--pretrained": home / "encoder", "--output_dir": folder}
     main(study, recipe.DEFAULTS, [str(part) for pair in options.items() for part in pair])

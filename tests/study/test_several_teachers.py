@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_bkd import Teacher, UserError, import_soft_labels
+from hf_bkd import LangevinTeacher, Teacher, UserError, import_soft_labels
 from hf_bkd.metrics import classification_metrics, nll
 from hf_bkd.perceptron import Perceptron
 from hf_bkd.soft_labels import read
@@ -21,7 +21,7 @@ DEFAULTS = {
     "logging_strategy": "no", "disable_tqdm": True, "use_cpu": True,
 }  # fmt: skip
 A, B = (Arm(name, teacher="stored", strengths=(1.0, 8.0)) for name in ("Model A", "model-b"))
-CHAINS = {"chains": 2, "steps": 400, "burn_in": 200, "thinning": 10}
+CHAINS = {"prior_precision": (0.1, 100.0), "chains": 2, "steps": 400, "burn_in": 200, "thinning": 10}
 
 
 def blobs(size: int, seed: int) -> datasets.Dataset:
@@ -126,7 +126,8 @@ def test_every_student_has_a_posterior_that_was_measured_and_saved(finished):
     features, labels = torch.tensor(test["features"][:]), torch.tensor(test["label"][:])
     for name, record in records.items():
         report = record["uncertainty"]
-        assert report["chains"].keys() == {"rhat max", "ess min", "mixed", "width", "acceptance", "moved"}
+        facts = {"prior precision", "rhat max", "ess min", "mixed", "width", "acceptance", "moved"}
+        assert report["chains"].keys() == facts and report["chains"]["prior precision"] in (0.1, 100)
         assert report["map"]["nll"] == pytest.approx(record["metrics"]["nll"], rel=1e-4)
         assert [each["level"] for each in report["credible_sets"]] == [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
         assert set(report["auroc"]) == {"mean_deviance", "entropy", "epistemic"}, name
@@ -240,3 +241,22 @@ def test_labels_that_the_data_does_not_bring(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(study, tmp_path)
     assert "the data brings no labels of 'c', only of ['model_a', 'model_b']" in capsys.readouterr().err
+
+
+def test_the_prior_precision_is_the_best_one_on_the_validation_split(finished):
+    folder, records = finished
+    student = folder / "students" / "all" / "seed-0" / "average"
+    network, train = Perceptron.from_pretrained(student), blobs(120, 1)
+    data, held_out = (
+        [(torch.tensor(rows["features"][:]), torch.tensor(rows["label"][:]))] for rows in (train, blobs(60, 2))
+    )
+    probs = torch.stack([logits(train, scale).softmax(dim=-1) for scale in (1.0, 3.0)]).mean(dim=0)
+    how = CHAINS | {"targets": probs, "teacher_weight": records["average"]["prior_strength"], "seed": 0}
+    found = {
+        precision: LangevinTeacher.fit(network, data, held_out, **how | {"prior_precision": precision}).record
+        for precision in CHAINS["prior_precision"]
+    }
+    best = min(found, key=lambda precision: found[precision]["validation"]["nll"])
+    saved = Teacher.from_pretrained(student / "posterior", network=network).record
+    assert saved["prior precision"] == best
+    assert saved["validation"]["nll"] == pytest.approx(found[best]["validation"]["nll"], rel=1e-2)
