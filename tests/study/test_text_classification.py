@@ -89,6 +89,7 @@ def test_a_student_reads_texts_by_its_own_files(finished, home):
 def test_the_stored_labels_are_the_saved_teachers(finished, home):
     folder, _ = finished
     train = datasets.load_from_disk(home / "data")["train"].shuffle(seed=0)
+    train = load("text_classification").with_copies(train, Texts(str(home / "weights")))
     stored = datasets.load_from_disk(folder / "labels" / "all" / "seed-0" / "laplace-T1" / "train")
     labelled = datasets.concatenate_datasets([train, stored], axis=1)
     teacher = Teacher.from_pretrained(folder / "teachers" / "all" / "seed-0" / "laplace")
@@ -101,6 +102,30 @@ def test_the_stored_labels_are_the_saved_teachers(finished, home):
     moved = datasets.concatenate_datasets([train, stored.select(range(len(stored) - 1, -1, -1))], axis=1)
     with pytest.raises(UserError, match="made for other examples"):
         ResidentTexts.from_texts(moved, Texts(str(home / "weights")).preprocess)
+
+
+def test_students_are_taught_on_altered_copies_too(home):
+    recipe, inputs = load("text_classification"), Texts(str(home / "weights"))
+    rows = splits(texts)["train"]
+    both = recipe.with_copies(rows, inputs)
+    assert len(both) == (recipe.COPIES + 1) * len(rows) and both.features == rows.features
+    assert set(rows["text"][:]) <= set(both["text"][:]) and len(set(both["text"][:])) > 5 * len(set(rows["text"][:]))
+    lengths = [len(text) for text in both["text"]]
+    assert lengths == sorted(lengths)
+    assert recipe.with_copies(rows, inputs)["text"][:] == both["text"][:]
+
+
+def test_neighbours_are_the_words_that_are_embedded_nearest(home):
+    recipe, inputs = load("text_classification"), Texts(str(home / "weights"))
+    words = [5, 7, 9]
+    found = recipe.neighbours(words, inputs, WORDS)
+    weights = inputs.network("all-layers", WORDS, None).get_input_embeddings().weight.detach()
+    spelled = inputs.preprocess.processor.convert_ids_to_tokens(range(len(weights)))
+    for word in words:
+        distances = torch.cosine_similarity(weights[word], weights, dim=1)
+        allowed = [i for i in range(len(weights)) if i != word and spelled[i].removeprefix("##").isalnum()]
+        expected = sorted(allowed, key=lambda i: -distances[i])[:3]
+        assert found[word][:3] == expected
 
 
 def test_a_finished_study_goes_on_from_its_records(finished, home):
