@@ -13,7 +13,7 @@ from views_study import smaller
 
 from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.data import as_image_classification, few_first, load_splits, stratified_split
-from hf_bkd.study import ONE_HOT, Arm, Images, Splits, Study, StudyArguments, main
+from hf_bkd.study import ONE_HOT, Arm, Images, Splits, Study, StudyArguments, combined, main
 
 FULL = "--full" in sys.argv
 STRENGTH = (5.0,)  # of the teachers' prior, in examples: lambda in the paper's code
@@ -49,20 +49,12 @@ else:
     )
 
 
-def together(name: str, **how) -> Arm:
-    return Arm(name, teacher="several", members=TEACHERS, strengths=STRENGTH, **how)
-
-
 STUDY = Study(
     name="images_multi_teacher",
     arms=(
         ONE_HOT,
         *TEACHERS,
-        together("average"),
-        together("average, entropy weights", teacher_weights="entropy"),
-        together("average, inverse variance", teacher_weights="inverse_variance"),
-        together("mixture", combine="mixture"),
-        together("mixture, entropy weights", teacher_weights="entropy", combine="mixture"),
+        *combined(TEACHERS, STRENGTH),
     ),
     conditions={"": cifar100},
     views=4,

@@ -18,7 +18,7 @@ from torch import nn
 
 from hf_bkd import LaplaceTeacher, import_soft_labels
 from hf_bkd.data import few_first, load_splits, stratified_split
-from hf_bkd.study import LABEL_SMOOTHING, Arm, Splits, Study, StudyArguments, Vectors, main
+from hf_bkd.study import LABEL_SMOOTHING, Arm, Splits, Study, StudyArguments, Vectors, combined, main
 
 ENDS = 50  # residues
 TEACHERS = {"ESM-2 650M": "teacher_logits_esm_650m", "T5": "teacher_logits_t5"}
@@ -82,10 +82,6 @@ def tensor(rows: datasets.Dataset, column: str) -> torch.Tensor:
     return torch.tensor(rows[column][:])
 
 
-def together(name: str, **how: str) -> Arm:
-    return Arm(name, teacher="several", members=SINGLE, strengths=STRENGTHS, **how)
-
-
 SINGLE = tuple(Arm(name, teacher="stored", strengths=STRENGTHS) for name in TEACHERS)
 NO_TEACHER = Arm("no teacher")
 STUDY = Study(
@@ -94,11 +90,7 @@ STUDY = Study(
         NO_TEACHER,
         LABEL_SMOOTHING,
         *SINGLE,
-        together("average"),
-        together("average, entropy weights", teacher_weights="entropy"),
-        together("average, inverse variance", teacher_weights="inverse_variance"),
-        together("mixture", combine="mixture"),
-        together("mixture, entropy weights", teacher_weights="entropy", combine="mixture"),
+        *combined(SINGLE, STRENGTHS),
     ),
     conditions={"composition": composition} | ({"encoder": sequence} if "--pretrained" in sys.argv else {}),
     student_args={"dropout": 0.5},

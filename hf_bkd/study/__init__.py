@@ -17,6 +17,7 @@ from .arms import (
     Arm,
     Splits,
     Study,
+    combined,
 )
 from .command import main
 from .inputs import Images, Texts, Vectors
@@ -33,7 +34,6 @@ __all__ = [
     "SCALED",
     "TUNED",
     "VARIATIONAL",
-    "Vectors",
     "WHOLE_NETWORK",
     "Arm",
     "Images",
@@ -41,5 +41,7 @@ __all__ = [
     "Study",
     "StudyArguments",
     "Texts",
+    "Vectors",
+    "combined",
     "main",
 ]

@@ -77,8 +77,13 @@ class Arm:
         if any(member.teacher in ("none", "bayes", "several") for member in self.members):
             raise UserError(f"arm {self.name!r} has a member that is no single teacher")
 
-        if self.temperatures != (1.0,) and any(each.teacher == "stored" for each in (self, *self.members)):
+        if self.temperatures != (1.0,) and any(part.teacher == "stored" for part in self.parts):
             raise UserError(f"arm {self.name!r} has temperatures, and stored labels have one already")
+
+    @property
+    def parts(self) -> tuple["Arm", ...]:
+        """The arms whose teachers it has: its members, or itself."""
+        return self.members or (self,)
 
     @property
     def candidates(self) -> list[tuple[float, float | None]]:
@@ -136,6 +141,20 @@ BAYES = Arm("exact Bayes", teacher="bayes")
 
 CONTROLS = (ONE_HOT, LABEL_SMOOTHING, DETERMINISTIC, TUNED, SCALED, ENSEMBLE)
 """Without these beside it, a Bayesian teacher's result says little."""
+
+
+def combined(members: tuple[Arm, ...], strengths: tuple[float, ...] = ()) -> tuple[Arm, ...]:
+    """The ways to teach with several teachers: averages and mixtures, by weights that all or each example have."""
+    ways = {
+        "average": {},
+        "average, entropy weights": {"teacher_weights": "entropy"},
+        "average, inverse variance": {"teacher_weights": "inverse_variance"},
+        "mixture": {"combine": "mixture"},
+        "mixture, entropy weights": {"combine": "mixture", "teacher_weights": "entropy"},
+    }
+    return tuple(
+        Arm(name, teacher="several", members=members, strengths=strengths, **how) for name, how in ways.items()
+    )
 
 
 @dataclass

@@ -78,7 +78,7 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
 def planned_trainings(study: Study, options: StudyArguments) -> int:
     """How many networks one condition and seed trains, if none is there yet."""
     networks = {("", "deterministic", 0, 0, 0)} if study.from_teacher else set()
-    for arm in (part for each in study.arms for part in each.members or (each,)):
+    for arm in (part for each in study.arms for part in each.parts):
         members = options.ensemble_size if arm.teacher == "ensemble" else int(arm.fits_teacher)
         name = "deterministic" if arm.teacher in ("laplace", "ensemble") else arm.teacher_name
         folds = range(max(arm.folds, 1))

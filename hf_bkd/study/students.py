@@ -113,8 +113,7 @@ class Students:
     def _candidates(self, arm: Arm) -> list[tuple[float, float | None]]:
         """The arm's own; ``teacher_temperature`` moves arms that have a single temperature."""
         asked = self.setting.args.teacher_temperature
-        movable = arm.temperatures == (1.0,) and not arm.scaled and arm.teacher not in ("none", "bayes", "stored")
-        movable = movable and not any(member.teacher == "stored" for member in arm.members)
+        movable = arm.temperatures == (1.0,) and not arm.scaled and all(part.fits_teacher for part in arm.parts)
         return [(asked if asked and movable else temperature, strength) for temperature, strength in arm.candidates]
 
     def _how(self, arm: Arm, strength: float | None) -> dict[str, Any]:

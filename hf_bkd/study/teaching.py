@@ -45,7 +45,7 @@ class Teaching:
         self.setting = setting
         given = setting.options.teacher
         self.given = Teacher.from_pretrained(given).to(setting.args.device) if given else None
-        kinds = {arm.teacher for arm in setting.study.arms}
+        kinds = {part.teacher for arm in setting.study.arms for part in arm.parts}
         kinds |= {"deterministic"} if kinds & {"laplace", "ensemble"} else set()
         if self.given is not None and self.given.method not in kinds:
             raise UserError(f"{given} is a {self.given.method} teacher, and none of the arms asked for has such a one")

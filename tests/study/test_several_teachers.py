@@ -11,7 +11,7 @@ from hf_bkd import LangevinTeacher, Teacher, UserError, import_soft_labels
 from hf_bkd.metrics import classification_metrics, nll
 from hf_bkd.perceptron import Perceptron
 from hf_bkd.soft_labels import read
-from hf_bkd.study import LABEL_SMOOTHING, ONE_HOT, Arm, Splits, Study, Vectors, main
+from hf_bkd.study import LABEL_SMOOTHING, ONE_HOT, Arm, Splits, Study, Vectors, combined, main
 from hf_bkd.targets import entropy_weights, mix_teachers
 
 NAMES, DIMENSIONS = ["red", "green", "blue"], 4
@@ -47,10 +47,6 @@ def brought(options, seed) -> Splits:
     return Splits(train, validation, test, Vectors(), foreign=blobs(40, 4))
 
 
-def together(name: str, *members: Arm, **how) -> Arm:
-    return Arm(name, teacher="several", members=members, strengths=(1.0, 8.0), **how)
-
-
 BROUGHT = Study(
     name="brought",
     arms=(
@@ -58,9 +54,7 @@ BROUGHT = Study(
         LABEL_SMOOTHING,
         A,
         B,
-        together("average", A, B),
-        together("entropy", A, B, teacher_weights="entropy"),
-        together("mixture", A, B, teacher_weights="entropy", combine="mixture"),
+        *(arm for arm in combined((A, B), (1.0, 8.0)) if "inverse" not in arm.name),
     ),
     conditions={"": brought},
     reference=ONE_HOT.name,
@@ -86,13 +80,18 @@ def test_arms_of_several_say_how_they_combine(finished):
     _, records = finished
     assert list(records) == [arm.name for arm in BROUGHT.arms]
     told = {name: (r["teacher_weights"], r["combine"]) for name, r in records.items()}
-    assert told["Model A"] == told["one-hot"] == (None, None)
-    assert told["entropy"] == ("entropy", "average") and told["mixture"] == ("entropy", "mixture")
+    assert told == {
+        **dict.fromkeys(("one-hot", "label smoothing", "Model A", "model-b"), (None, None)),
+        "average": ("equal", "average"),
+        "average, entropy weights": ("entropy", "average"),
+        "mixture": ("equal", "mixture"),
+        "mixture, entropy weights": ("entropy", "mixture"),
+    }
     for name, record in records.items():
         if record["teacher"] != "none":
             assert record["prior_strength"] in (1, 8), name
             assert record["kd_lambda"] == pytest.approx(record["prior_strength"] / (1 + record["prior_strength"]))
-    assert len({record["metrics"]["nll"] for record in records.values()}) == 7
+    assert len({record["metrics"]["nll"] for record in records.values()}) == 8
 
 
 def test_the_strength_is_the_best_one_on_the_validation_split(finished, tmp_path):
@@ -100,8 +99,7 @@ def test_the_strength_is_the_best_one_on_the_validation_split(finished, tmp_path
     chosen = records["average"]
     alone = []
     for strength in (1.0, 8.0):
-        arm = Arm("average", teacher="several", members=(A, B), strengths=(strength,))
-        study = Study("alone", (arm,), {"": brought}, measure="nll")
+        study = Study("alone", combined((A, B), (strength,))[:1], {"": brought}, measure="nll")
         alone += run(study, tmp_path / str(strength))["arms"]
     best = min(alone, key=lambda record: record["validation_metrics"]["nll"])
     assert best["prior_strength"] == chosen["prior_strength"]
@@ -113,8 +111,9 @@ def test_the_teachers_numbers_are_those_of_their_weighted_mean(finished):
     test = blobs(90, 3)
     probs = torch.stack([logits(test, scale).double().softmax(dim=-1) for scale in (1.0, 3.0)], dim=-2)
     labels = torch.tensor(test["label"][:])
-    expected = {"Model A": probs[:, 0], "model-b": probs[:, 1], "average": probs.mean(dim=1)}
-    expected["entropy"] = expected["mixture"] = mix_teachers(probs, entropy_weights(probs))
+    equal, entropic = probs.mean(dim=1), mix_teachers(probs, entropy_weights(probs))
+    expected = {"Model A": probs[:, 0], "model-b": probs[:, 1], "average": equal, "mixture": equal}
+    expected |= {"average, entropy weights": entropic, "mixture, entropy weights": entropic}
     for name, mean in expected.items():
         for metric, value in classification_metrics(mean.float(), labels).items():
             assert records[name]["teacher_metrics"][metric] == pytest.approx(value, rel=1e-4), (name, metric)
@@ -170,8 +169,8 @@ DEEP = Arm("deep", teacher="laplace", architecture="mlp-8-8", architecture_args=
 
 
 def test_networks_of_several_families_are_fitted_once_and_label_under_their_names(tmp_path):
-    variance = together("inverse variance", WIDE, DEEP, teacher_weights="inverse_variance")
-    study = Study("families", (ONE_HOT, WIDE, DEEP, together("average", WIDE, DEEP), variance), {"": plain})
+    average, _, variance, *_ = combined((WIDE, DEEP))
+    study = Study("families", (ONE_HOT, WIDE, DEEP, average, variance), {"": plain})
     records = {record["arm"]: record for record in run(study, tmp_path)["arms"]}
     names = ["mlp-32", "mlp-8-8-dropout-0-1"]
     fitted = {path.name for path in (tmp_path / "teachers" / "all" / "seed-0").iterdir()}
@@ -186,7 +185,7 @@ def test_networks_of_several_families_are_fitted_once_and_label_under_their_name
     labels = torch.tensor(blobs(90, 3)["label"][:])
     expected = nll(torch.stack(probs).mean(dim=0), labels)
     assert records["average"]["teacher_metrics"]["nll"] == pytest.approx(expected, rel=1e-5)
-    assert records["average"]["teacher_metrics"] != records["inverse variance"]["teacher_metrics"]
+    assert records["average"]["teacher_metrics"] != records["average, inverse variance"]["teacher_metrics"]
     assert records["average"]["relative_time"] is None  # of which teacher?
 
 
