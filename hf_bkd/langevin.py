@@ -7,6 +7,8 @@ N times its mean loss, makes it SGLD (Welling and Teh 2011; arXiv 2605.27967 wit
 variance too large, by a share of about tau h / 2 in a direction of curvature h. To accept steps by Metropolis' rule
 removes that bias (MALA, Roberts and Tweedie 1996) and costs no further gradient, but needs U itself, not an estimate.
 
+The library posteriors has the plain step, of one chain, with torch's global generator and without acceptance.
+
 To precondition, sample in other coordinates: with theta = theta_0 + R phi, a chain in phi is one in theta that
 is preconditioned by R R^T.
 """

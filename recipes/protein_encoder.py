@@ -3,7 +3,7 @@
 Data: the training split of p-scldata (`pip install p-scldata==2025.6a2`), 13 classes of places, less all proteins that
 are among those of `--dataset`, or nearly so: its teachers' labels should be what the study's students learn from.
 
-    python recipes/protein_encoder.py [--dataset FOLDER] [--output_dir runs/protein_encoder]
+    python recipes/protein_encoder.py --dataset FOLDER [--output_dir runs/protein_encoder]
 
 On processors that compute in bfloat16, --bf16 True makes it about four times as fast.
 """
@@ -170,7 +170,7 @@ def pretrain(argv: list[str]) -> None:
 
 
 DEFAULTS = {
-    "dataset": "../shared/data/deeploc2_mtbkd",
+    "dataset": "deeploc2_mtbkd",
     "output_dir": "runs/protein_encoder",
     "validation_size": 500,
     "kd_lambda": 0.0,

@@ -4,7 +4,10 @@ Data: 3,500 proteins of DeepLoc 2.0 with the logits of ESM-2 650M and of a T5 en
 places at once, of which a student should be unsure. Students see what residues a protein is composed of or, with
 `--pretrained`, what the encoder of `protein_encoder.py` makes of its sequence.
 
-    python recipes/proteins_multi_teacher.py [--dataset FOLDER] [--pretrained runs/protein_encoder]
+    python recipes/proteins_multi_teacher.py --dataset FOLDER [--pretrained runs/protein_encoder]     half an hour
+
+The folder has the configurations `single_label` (splits train, test) and `multi_label` (test) with the columns
+`accession`, `sequence`, `label`, and of the former `teacher_logits_esm_650m` and `teacher_logits_t5`.
 """
 
 import sys
@@ -111,7 +114,7 @@ STUDY = Study(
 )
 DEFAULTS = {
     "output_dir": "runs/proteins_multi_teacher",
-    "dataset": "../shared/data/deeploc2_mtbkd",
+    "dataset": "deeploc2_mtbkd",
     "student_model": "mlp-128",
     "seeds": "0,1,2,3,4",
     "num_train_epochs": 30,

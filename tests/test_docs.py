@@ -182,3 +182,20 @@ def test_the_pages_several_teachers_label_and_import(world):
     assert world["args"].combine == "mixture"
     exec(block("soft_labels.md", "import_soft_labels"), world)
     assert np.argmax(world["labelled"]["teacher_probs__esm"], axis=1).tolist() == [0, 1]
+
+
+def test_a_study_of_ones_own_runs_as_the_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mine", "--seeds", "0", "--num_train_epochs", "2", "--report_to", "none"])
+    numbers = np.arange(36)
+    kinds = {"features": datasets.List(datasets.Value("float32"), length=2), "id": datasets.Value("string")}
+    kinds |= {"label": datasets.ClassLabel(num_classes=CLASSES)}
+    rows = {"features": np.stack([numbers % 3, numbers / 36], axis=1).tolist(), "id": list(map(str, numbers))}
+    rows = datasets.Dataset.from_dict(rows | {"label": (numbers % 3).tolist()}, datasets.Features(kinds))
+    world = {"train": rows, "validation": rows, "test": rows, "ids": rows["id"][:]}
+    world |= {"first_logits": np.eye(3)[numbers % 3], "second_logits": 3 * np.eye(3)[numbers % 3]}
+    world["import_soft_labels"] = hf_bkd.import_soft_labels
+    exec(block("studies.md", "from hf_bkd.study import"), world)
+    page = (tmp_path / "runs" / "mine" / "report.md").read_text()
+    assert "| average, entropy weights |" in page and "| vs one-hot (nats, [95 % CI]) |" in page
+    assert "## What the students do not know" in page
