@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_helpers import CIFAR100, DIGITS, SMALL, command, digits, environment, needs_cifar100, run
+from recipe_helpers import CIFAR100, DIGITS, SMALL, command, digits, environment, load, needs_cifar100, run
 
 
 def check_arm(arm: dict) -> None:
@@ -153,3 +153,20 @@ def test_several_families_of_networks_teach_one_student(tmp_path):
     assert fitted == {"wrn-16-2-cifar", "test-efficientnet-output-stride-8", "test-vit-patch-size-4"}
     student = tmp_path / "students" / "all" / "seed-0" / "mixture-entropy-weights"
     assert "model-index" in (student / "README.md").read_text()
+
+
+def test_the_networks_of_full_scale_can_be_built(monkeypatch):
+    from hf_bkd.study import Images
+
+    monkeypatch.setattr("sys.argv", ["images_multi_teacher", "--full"])
+    recipe = load("images_multi_teacher")
+    inputs = Images((0.5,) * 3, (0.25,) * 3, augment=True)
+    images = torch.zeros(2, 3, 32, 32)
+
+    class Train:
+        values = {"pixel_values": images}
+
+    for arm in recipe.TEACHERS:
+        network = inputs.network(arm.architecture, ["a", "b", "c"], Train, **arm.architecture_args)
+        assert network(images).logits.shape == (2, 3), arm.name
+    assert recipe.DEFAULTS["max_train_samples"] is None and recipe.DEFAULTS["student_model"] == "resnet18_cifar"

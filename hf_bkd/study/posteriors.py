@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..losses import temperature_factor
 from ..resident import ResidentDataset
 from ..supervision import StoredLabels
-from ..teachers import DeterministicTeacher, LangevinTeacher
+from ..teachers import DeterministicTeacher, LangevinTeacher, predict_all
 from ..teachers.network import split
 from ..training_args import DistillationTrainingArguments
 from ..uncertainty import uncertainty_report
@@ -62,11 +62,7 @@ def sampled_posterior(
 
 def _weights(labels: float, teacher: float) -> dict[str, float]:
     """Of the energy's terms: such that a label counts once, where labels count at all."""
-    return (
-        {"label_weight": 1.0, "teacher_weight": teacher / labels}
-        if labels
-        else {"label_weight": 0.0, "teacher_weight": teacher}
-    )
+    return {"label_weight": float(labels > 0), "teacher_weight": teacher / labels if labels else teacher}
 
 
 def measured_uncertainty(setting: Setting, posterior: LangevinTeacher) -> dict[str, Any]:
@@ -74,9 +70,8 @@ def measured_uncertainty(setting: Setting, posterior: LangevinTeacher) -> dict[s
     samples, foreign = _draws(setting, posterior, setting.test), None
     if setting.splits.foreign is not None:
         foreign = _draws(setting, posterior, setting.resident(setting.splits.foreign))
-    mode = DeterministicTeacher(posterior.network)
-    mode = torch.cat([mode.predict(split(batch)[0]).mean for batch in setting.test.batches()])
-    report = uncertainty_report(samples, setting.test.values["labels"], mode, foreign, LEVELS)
+    student, _ = predict_all(DeterministicTeacher(posterior.network), setting.test.batches())
+    report = uncertainty_report(samples, setting.test.values["labels"].cpu(), student, foreign, LEVELS)
     return report | {"chains": {name: posterior.record[name] for name in CHAIN_FACTS if name in posterior.record}}
 
 
@@ -87,4 +82,4 @@ def _draws(setting: Setting, posterior: LangevinTeacher, dataset: ResidentDatase
         generator = torch.Generator().manual_seed(setting.seed)
         prediction = posterior.predict(split(batch)[0], setting.options.num_samples, generator, return_samples=True)
         draws.append(prediction.samples)
-    return torch.cat(draws, dim=1)
+    return torch.cat(draws, dim=1).cpu()
