@@ -59,7 +59,8 @@ STUDY = Study(
     conditions={"": cifar100},
     views=4,
     reference=ONE_HOT.name,
-    note=(
+    note=("" if FULL else "The first 20 classes at 16 x 16 pixels, 150 training images of each. ")
+    + (
         "All teachers are last-layer Laplace posteriors whose labels average 100 draws, and count for five examples "
         "(λ = 5 / 6). Average: the student is taught their weighted mean. Mixture: the prior of MT-BKD (arXiv "
         "2605.27967), under which the teachers that the student agrees with count more."
