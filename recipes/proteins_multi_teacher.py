@@ -106,8 +106,8 @@ STUDY = Study(
         "Laplace approximation around identity, and its labels average 100 draws. Average: the student is taught the "
         "teachers' weighted mean. Mixture: the prior of MT-BKD (arXiv 2605.27967), under which the teachers that the "
         "student agrees with count more. Uncertain examples: 2,000 proteins of several places. Features: what "
-        "residues a protein is composed of (460 numbers), or those of a frozen convolutional encoder (256), pre- "
-        "trained on the places of other proteins, of which none has the accession or the sequence of any protein "
+        "residues a protein is composed of (460 numbers), or those of a frozen convolutional encoder (256), "
+        "pre-trained on the places of other proteins, of which none has the accession or the sequence of any protein "
         "here, or shares a quarter of its runs of ten residues with one. There may be more distant relatives among "
         "them, and between training and test proteins."
     ),
