@@ -194,7 +194,6 @@ def test_a_study_of_ones_own_runs_as_the_page_says(tmp_path, monkeypatch):
     rows = datasets.Dataset.from_dict(rows | {"label": (numbers % 3).tolist()}, datasets.Features(kinds))
     world = {"train": rows, "validation": rows, "test": rows, "ids": rows["id"][:]}
     world |= {"first_logits": np.eye(3)[numbers % 3], "second_logits": 3 * np.eye(3)[numbers % 3]}
-    world["import_soft_labels"] = hf_bkd.import_soft_labels
     exec(block("studies.md", "from hf_bkd.study import"), world)
     page = (tmp_path / "runs" / "mine" / "report.md").read_text()
     assert "| average, entropy weights |" in page and "| vs one-hot (nats, [95 % CI]) |" in page
