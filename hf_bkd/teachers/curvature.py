@@ -121,6 +121,8 @@ class KroneckerCurvature(Curvature):
     def of(cls, fitted: Any, head: nn.Linear) -> Self:
         (class_vectors, feature_vectors), *_ = fitted.H.eigenvectors  # the bias' block is over the same classes
         (class_values, feature_values), *_ = fitted.H.eigenvalues
+        class_values = class_values.clone()
+        class_values[0] = 0  # the least is, but for rounding: softmax has no curvature along what all logits share
         return cls(head.bias is not None, class_vectors, class_values, feature_vectors, feature_values)
 
     @property
