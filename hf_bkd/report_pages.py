@@ -5,12 +5,12 @@ from textwrap import fill
 from typing import NamedTuple
 
 from .results import (
-    DASH,
     REFERENCE,
     compares_teachers,
     difference_text,
     measure_of,
     reference_of,
+    spread_text,
     summary_table,
     teacher_table,
 )
@@ -44,16 +44,8 @@ def page_of(results: dict) -> Page:
 
 
 def _number(key: str, scale: int = 1, digits: int = 3, with_std: bool = True) -> Callable[[dict], str]:
-    """Shows a `Spread` of a row: `91.47 ± 1.70`, and how many seeds it stands on if not all."""
-
-    def show(row: dict) -> str:
-        mean, std, count = row[key]
-        if not count:
-            return DASH
-        text = f"{scale * mean:.{digits}f}" + (f" ± {scale * std:.{digits}f}" if count > 1 and with_std else "")
-        return text + ("" if count == row["seeds"] else f" ({count} of {row['seeds']} seeds)")
-
-    return show
+    """Shows a `Spread` of a row."""
+    return lambda row: spread_text(row[key], row["seeds"], scale, digits, with_std)
 
 
 def _name(row: dict) -> str:

@@ -175,12 +175,18 @@ class ResidentDataset(torch.utils.data.Dataset):
             batch["pixel_values"] = look(batch["pixel_values"], ids, self.views, view, self._pool)
         if self.preprocessor is not None:
             batch["pixel_values"] = self.preprocessor.normalize(stacked(batch["pixel_values"]))
-        for teacher, labels in self.labels.items():
-            seen = labels.at(rows, view if labels.num_views > 1 else 0)
-            batch |= {column(kind, teacher): value for kind, value in seen.items()}
+        batch |= self.label_columns(rows)
         if self.example_ids is not None:
             batch[EXAMPLE_ID] = ids
         return batch
+
+    def label_columns(self, rows: Tensor) -> dict[str, Tensor]:
+        """The soft-label columns of some rows, in the view that comes next."""
+        columns = {}
+        for teacher, labels in self.labels.items():
+            seen = labels.at(rows, self.view if labels.num_views > 1 else 0)
+            columns |= {column(kind, teacher): value for kind, value in seen.items()}
+        return columns
 
     @property
     def device(self) -> torch.device:

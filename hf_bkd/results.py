@@ -108,6 +108,15 @@ def difference_text(row: dict) -> str:
     return f"{mean} [{f'{low}, {high}' if count > 1 else DASH}]" + shared
 
 
+def spread_text(value: Spread, seeds: int, scale: int = 1, digits: int = 3, with_std: bool = True) -> str:
+    """A spread as a cell: `91.47 ± 1.70`, and how many seeds it stands on if not all."""
+    mean, std, count = value
+    if not count:
+        return DASH
+    text = f"{scale * mean:.{digits}f}" + (f" ± {scale * std:.{digits}f}" if count > 1 and with_std else "")
+    return text + ("" if count == seeds else f" ({count} of {seeds} seeds)")
+
+
 def spread(values: list[float]) -> Spread:
     mean = float(np.mean(values)) if values else math.nan
     return Spread(mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan, len(values))

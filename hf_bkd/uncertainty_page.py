@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .drawing import panels
-from .results import Arms, Runs, Spread, by_condition, spread
+from .results import Arms, Runs, Spread, by_condition, spread, spread_text
 
 LEVEL = 0.9  # of the sets in the table
 COLUMNS: dict[str, tuple[str, int]] = {
@@ -38,12 +38,14 @@ def has_posteriors(results: dict) -> bool:
 
 def uncertainty_cells(results: dict, condition: str) -> list[list[str]]:
     """Header and a row an arm of one condition, mean and standard deviation over seeds."""
-    rows = {arm: _values(runs) for arm, runs in by_condition(results)[condition].items()}
+    runs = by_condition(results)[condition]
+    rows = {arm: values for arm, each in runs.items() if (values := _values(each))}
     shown = {heading: column for heading, column in COLUMNS.items() if any(column[0] in row for row in rows.values())}
-    body = [
-        [arm, *(_text(row.get(key), digits) for key, digits in shown.values())] for arm, row in rows.items() if row
-    ]
-    return [["arm", *shown], *body]
+
+    def cell(arm: str, key: str, digits: int) -> str:
+        return spread_text(rows[arm].get(key, spread([])), len(runs[arm]), digits=digits)
+
+    return [["arm", *shown], *([arm, *(cell(arm, *column) for column in shown.values())] for arm in rows)]
 
 
 def credible_sets(groups: dict[str, Arms], styles: dict[str, tuple[str, str]]) -> tuple[str, Figure]:
@@ -78,9 +80,3 @@ def _flat(report: dict) -> dict[str, float]:
     nested = ("posterior_mean", "map", "auroc", "chains")
     flat = {f"{part} {name}": value for part in nested for name, value in (report.get(part) or {}).items()}
     return flat | next(each for each in report["credible_sets"] if each["level"] == LEVEL)
-
-
-def _text(value: Spread | None, digits: int) -> str:
-    if value is None or not value.count:
-        return "–"
-    return f"{value.mean:.{digits}f}" + (f" ± {value.std:.{digits}f}" if value.count > 1 else "")

@@ -70,13 +70,12 @@ class Arm:
             raise UserError(f"arm {self.name!r} has the teacher {self.teacher!r}; it must be of {', '.join(TEACHERS)}")
         if self.scaled and self.teacher != "deterministic":
             raise UserError(f"arm {self.name!r} is scaled, which only a deterministic teacher can be")
-        if self.online and (self.folds or self.teacher in ("none", "bayes", "stored", "several")):
+        if self.online and (self.folds or not self.fits_teacher):
             raise UserError(f"arm {self.name!r} is online, which needs a teacher that answers for all examples")
         if (self.teacher == "several") != bool(self.members):
             raise UserError(f"arm {self.name!r} has the teacher {self.teacher!r} and {len(self.members)} members")
-        if any(member.teacher in ("none", "bayes", "several") for member in self.members):
+        if not all(member.fits_teacher or member.teacher == "stored" for member in self.members):
             raise UserError(f"arm {self.name!r} has a member that is no single teacher")
-
         if self.temperatures != (1.0,) and any(part.teacher == "stored" for part in self.parts):
             raise UserError(f"arm {self.name!r} has temperatures, and stored labels have one already")
 

@@ -36,18 +36,19 @@ def sampled_posterior(
     """
     how = {"seed": setting.seed, "prior_precision": (1.0,), **setting.study.posterior}
     if args.kd_lambda > 0:
-        if any(labels.num_views > 1 for labels in train.labels.values()):
+        if any(each.num_views > 1 for each in train.labels.values()):
             raise UserError("a posterior needs soft labels of the examples as they are: set views to 0")
-        source, rows = StoredLabels(train, args, None), train[list(range(len(train)))]
+        source = StoredLabels(train, args, None)
+        labels = train.label_columns(torch.arange(len(train), device=train.device))
         share = args.kd_lambda * temperature_factor(
             args.temperature_scale, source.temperature, args.student_temperature
         )
         how |= _weights(1 - args.kd_lambda, share) | {"student_temperature": args.student_temperature}
         if args.combine == "mixture":
-            how["targets"], how["target_weights"] = source.teachers(rows)
+            how["targets"], how["target_weights"] = source.teachers(labels)
             how["prior_strength"] = args.prior_strength
         else:
-            how["targets"] = source.target(rows)
+            how["targets"] = source.target(labels)
     elif args.label_smoothing_factor:
         uniform = torch.ones(len(train), len(setting.classes)) / len(setting.classes)
         how |= _weights(1 - args.label_smoothing_factor, args.label_smoothing_factor) | {"targets": uniform}

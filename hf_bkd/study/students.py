@@ -190,7 +190,8 @@ class Students:
         """What the teachers say of the test split [N, C], weighed as for the student."""
         dataset = self.setting.test.with_soft_labels(labelled)
         args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False)
-        return StoredLabels(dataset, args, None).target(dataset[list(range(len(dataset)))]).cpu()
+        rows = torch.arange(len(dataset), device=dataset.device)
+        return StoredLabels(dataset, args, None).target(dataset.label_columns(rows)).cpu()
 
     def _record(self, arm: Arm, trained: Trained) -> dict[str, Any]:
         setting, teacher_probs = self.setting, trained.teacher_probs
