@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from hf_bkd.files import write_json
+from hf_bkd.utils.files import write_json
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # of what laplace-torch is built on
 
@@ -189,7 +189,7 @@ def main(*subjects: Claims, output: Path | None = None) -> None:
 
 def described(device: torch.device) -> dict[str, str]:
     """Versions and hardware, the threads that share the work, and how busy the machine was before."""
-    from hf_bkd.environment import environment  # takes seconds to import
+    from hf_bkd.utils.environment import environment  # takes seconds to import
 
     threads = f"{torch.get_num_threads()} of {physical_cores()} physical cores"
     told = {"threads": threads, "instructions": torch.backends.cpu.get_cpu_capability()}

@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import hf_bkd.backbones  # noqa: F401  (timm knows its networks then)
+import hf_bkd.models.cifar_resnet  # noqa: F401  (timm knows its networks then)
 from hf_bkd import LaplaceTeacher
 
 NUM_CLASSES = 100

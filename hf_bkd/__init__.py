@@ -1,48 +1,92 @@
 """Bayesian knowledge distillation in the Hugging Face ecosystem."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import backbones, small_cnn  # noqa: F401  registers networks with timm, so that every loader knows them
+from . import _moved
+from .models import cifar_resnet, small_cnn
+
+if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is imported when it is first used
+    from .data.augmentations import CropAndFlip
+    from .data.loading import load_splits
+    from .data.preprocessing import ImagePreprocessor
+    from .data.views import Views
+    from .metrics import convergence_noise
+    from .models.classifier import create_classifier
+    from .models.perceptron import Perceptron
+    from .reports.evaluate_metric import ClassificationMetrics
+    from .soft_labels import (
+        add_soft_labels,
+        check_against_teacher,
+        import_soft_labels,
+        join_soft_labels,
+        only_soft_labels,
+        push_soft_labels,
+    )
+    from .teachers import (
+        ClassMap,
+        DeterministicTeacher,
+        EnsembleTeacher,
+        LangevinTeacher,
+        LaplaceTeacher,
+        MCDropoutTeacher,
+        MultiTeacher,
+        OracleTeacher,
+        Predictive,
+        Teacher,
+        VariationalTeacher,
+        make_variational,
+    )
+    from .training.arguments import DistillationTrainingArguments
+    from .training.batched_dataset import ResidentDataset
+    from .training.diagnostics import DiagnosticsCallback
+    from .training.ivon import IVON
+    from .training.sharpness import sharpness
+    from .training.trainer import DistillationTrainer
+    from .uncertainty import uncertainty_report
+    from .utils.errors import UserError
 
 _HOME = {
     "add_soft_labels": "soft_labels",
     "check_against_teacher": "soft_labels",
-    "ClassificationMetrics": "evaluate_metric",
+    "ClassificationMetrics": "reports.evaluate_metric",
     "ClassMap": "teachers",
     "convergence_noise": "metrics",
-    "create_classifier": "backbones",
-    "CropAndFlip": "augmentations",
+    "create_classifier": "models.classifier",
+    "CropAndFlip": "data.augmentations",
     "DeterministicTeacher": "teachers",
-    "DiagnosticsCallback": "diagnostics",
-    "DistillationTrainer": "trainer",
-    "DistillationTrainingArguments": "training_args",
+    "DiagnosticsCallback": "training.diagnostics",
+    "DistillationTrainer": "training.trainer",
+    "DistillationTrainingArguments": "training.arguments",
     "EnsembleTeacher": "teachers",
-    "ImagePreprocessor": "images",
+    "ImagePreprocessor": "data.preprocessing",
     "import_soft_labels": "soft_labels",
-    "IVON": "ivon",
+    "IVON": "training.ivon",
     "join_soft_labels": "soft_labels",
     "LangevinTeacher": "teachers",
     "LaplaceTeacher": "teachers",
-    "load_splits": "data",
+    "load_splits": "data.loading",
     "make_variational": "teachers",
     "MCDropoutTeacher": "teachers",
-    "only_soft_labels": "soft_labels",
     "MultiTeacher": "teachers",
+    "only_soft_labels": "soft_labels",
     "OracleTeacher": "teachers",
-    "Perceptron": "perceptron",
-    "Predictive": "predictive",
+    "Perceptron": "models.perceptron",
+    "Predictive": "teachers",
     "push_soft_labels": "soft_labels",
-    "ResidentDataset": "resident",
-    "sharpness": "flatness",
+    "ResidentDataset": "training.batched_dataset",
+    "sharpness": "training.sharpness",
     "Teacher": "teachers",
-    "UserError": "errors",
     "uncertainty_report": "uncertainty",
+    "UserError": "utils.errors",
     "VariationalTeacher": "teachers",
-    "Views": "views",
+    "Views": "data.views",
 }
 
 __all__ = sorted(_HOME)
+
+REGISTERED = cifar_resnet, small_cnn  # importing them tells timm, and so every loader, of their networks
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

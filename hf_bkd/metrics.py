@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from .utils.errors import UserError
 
 NUM_BINS = 10  # of the released code of arXiv 2601.01484
 

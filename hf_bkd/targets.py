@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from .errors import UserError
 from .metrics import entropy
+from .utils.errors import UserError
 
 TEACHER_WEIGHTS = ("equal", "entropy", "inverse_variance")
 PSEUDO_DRAWS = 10  # that the whole data set's noise ratio counts for beside an example's own

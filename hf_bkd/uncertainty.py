@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import UserError
 from .metrics import auroc, classification_metrics, entropy
-from .theory.arguments import check_probabilities, check_shape
+from .utils.checks import check_probabilities, check_shape
+from .utils.errors import UserError
 
 
 class EntropyParts(NamedTuple):

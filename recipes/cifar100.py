@@ -6,8 +6,8 @@ validation split, because theirs is the test split; and labels of 16 augmented v
 sees in turn (in recipes/views_study.py 4 were as good as a teacher that is asked at each step).
 """
 
-from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
-from hf_bkd.data import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.loading import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import CONTROLS, Arm, Images, Splits, Study, StudyArguments, main
 
 

@@ -11,8 +11,8 @@ import sys
 from teachers_comparison import of_first_classes
 from views_study import smaller
 
-from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
-from hf_bkd.data import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.loading import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import ONE_HOT, Arm, Images, Splits, Study, StudyArguments, combined, main
 
 FULL = "--full" in sys.argv

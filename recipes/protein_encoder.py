@@ -22,9 +22,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from hf_bkd import DistillationTrainer, ResidentDataset, UserError
-from hf_bkd.data import load_splits
-from hf_bkd.errors import told_in_a_sentence
+from hf_bkd.data.loading import load_splits
 from hf_bkd.study.arguments import parse
+from hf_bkd.utils.errors import told_in_a_sentence
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 UNKNOWN, HIDDEN = len(RESIDUES) + 1, len(RESIDUES) + 2  # beside 0, where nothing is, and 1 to 20

@@ -9,8 +9,15 @@ and the first 20 classes of CIFAR-100. Foreign images, of no class that the teac
 import datasets
 from digits import MEAN, NOISE, STD, digits
 
-from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
-from hf_bkd.data import as_image_classification, few_first, few_shot, load_splits, stratified_split, with_label_noise
+from hf_bkd.data.loading import (
+    as_image_classification,
+    few_first,
+    few_shot,
+    load_splits,
+    stratified_split,
+    with_label_noise,
+)
+from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import (
     DETERMINISTIC,
     ENSEMBLE,

@@ -16,7 +16,7 @@ import datasets
 import torch
 import torch.nn.functional as F
 
-from hf_bkd.data import as_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.loading import as_classification, few_first, load_splits, stratified_split
 from hf_bkd.study import CONTROLS, LAPLACE, Splits, Study, StudyArguments, Texts, main
 
 COARSE = "coarse_label"  # TREC has fifty finer classes beside

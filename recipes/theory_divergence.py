@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from hf_bkd.claims import Check, Claim, ClaimArguments, Figure, Panel, Series, main
+from hf_bkd.reports.claims import Check, Claim, ClaimArguments, Figure, Panel, Series, main
 from hf_bkd.theory.divergence import best_student, conjugate_posterior, distillation_divergence, label_divergence_bound
 from hf_bkd.theory.gap_bounds import lower_gap_bound, sharpness_gap_bound, tightness_radius, upper_gap_bound
 

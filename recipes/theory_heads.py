@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from hf_bkd import LaplaceTeacher
-from hf_bkd.claims import Check, Claim, ClaimArguments, Figure, Panel, Series, main
-from hf_bkd.flatness import sharpness
 from hf_bkd.losses import kl_divergence
+from hf_bkd.reports.claims import Check, Claim, ClaimArguments, Figure, Panel, Series, main
 from hf_bkd.theory.divergence import best_student, distillation_divergence
+from hf_bkd.training.sharpness import sharpness
 
 FEATURES, CLASSES, PRECISION, TRAIN = 16, 10, 1.0, 1_200
 PAPER = "arXiv 2605.13143"

@@ -9,7 +9,7 @@ import torch
 from theory_claims.propagation_classification import labels_claim, networks_claim
 from theory_claims.propagation_regression import Diabetes, amplification_claim, averaging_claim, rules_claim
 
-from hf_bkd.claims import Claim, ClaimArguments, main
+from hf_bkd.reports.claims import Claim, ClaimArguments, main
 
 NOTE = (
     "No number of the paper's tables could be recovered: what stands beside a measurement is what a formula predicts, "

@@ -11,7 +11,7 @@ from theory_claims.sgd_floors import FLOOR_CLAIMS
 from theory_claims.sgd_linear import Linear
 from theory_claims.sgd_protocol import protocol_claim
 
-from hf_bkd.claims import Claim, ClaimArguments, main
+from hf_bkd.reports.claims import Claim, ClaimArguments, main
 
 
 @dataclass

@@ -6,8 +6,8 @@ is how many augmented views of an image it labels before the training, and how t
     python recipes/views_study.py [--dataset CIFAR100]     an hour on two cores
 """
 
-from hf_bkd.backbones import CIFAR100_MEAN, CIFAR100_STD
-from hf_bkd.data import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.loading import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import ONE_HOT, Arm, Images, Splits, Study, StudyArguments, main
 
 SIDE = 16

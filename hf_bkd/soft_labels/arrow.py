@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .identity import EXAMPLE_ID
 from .storage import check_parts, encode
 

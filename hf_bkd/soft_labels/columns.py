@@ -23,20 +23,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from .arrow import (
-    PROBS,
-    VARIANCE,
-    children,
-    combined,
-    encoded_table,
-    feature_of,
-    is_list_of_numbers,
-    lists,
-)
+from ..utils.errors import UserError
+from .arrow import PROBS, VARIANCE, children, combined, encoded_table, feature_of, is_list_of_numbers, lists
 from .identity import EXAMPLE_ID
 from .layout import PROVENANCE, Layout, column, soft_label_columns, teachers_of
-from .provenance import encode_provenance
+from .record import encode_provenance
 from .storage import check_parts, check_storage, decode
 
 

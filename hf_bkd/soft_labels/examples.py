@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..images import Pool, StoredImages, decoded, look
-from ..views import Views
+from ..data.preprocessing import Pool, StoredImages, decoded, look
+from ..data.views import Views
+from ..utils.errors import UserError
 from .identity import content_column, content_ids, dataset_ids
 from .layout import is_soft_label_column
-from .provenance import LABELS
+from .record import LABELS
 
 Rows = dict[str, Any]
 AnyDataset = datasets.Dataset | datasets.IterableDataset

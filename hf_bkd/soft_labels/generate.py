@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from ..errors import UserError
-from ..processes import decided_by_main
-from ..views import Views
+from ..data.views import Views
+from ..utils.errors import UserError
+from ..utils.processes import decided_by_main
 from .columns import attach_table, label_set
 from .examples import AnyDataset, Rows
 from .identity import EXAMPLE_ID, content_column
 from .labelling import Labelling, LabellingTeacher
-from .provenance import as_json, make_provenance
+from .record import as_json, make_provenance
 from .shards import Shards, first_difference
 
 Fit = Callable[[datasets.Dataset, int], LabellingTeacher]

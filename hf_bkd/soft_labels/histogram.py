@@ -4,8 +4,8 @@ import datasets
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..drawing import PALETTE, png, style
 from ..metrics import entropy
+from ..reports.plotting import PALETTE, png, style
 from .columns import read
 from .layout import teachers_of
 

@@ -5,7 +5,7 @@ import hashlib
 import datasets
 import numpy as np
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 EXAMPLE_ID = "example_id"
 

@@ -13,15 +13,15 @@ import torch
 from accelerate.utils import find_executable_batch_size, gather_object
 from torch import Tensor
 
-from ..errors import UserError
-from ..noise import ExampleGenerator
-from ..processes import processes
-from ..progress import progress_bar
-from ..views import Views
+from ..data.views import Views
+from ..utils.errors import UserError
+from ..utils.processes import processes
+from ..utils.progress import progress_bar
+from ..utils.random import ExampleGenerator
 from .arrow import encoded_table
 from .examples import AnyDataset, Batch, Examples, Rows, ahead, pieces
 from .identity import EXAMPLE_ID, check_identity, content_column, content_ids
-from .provenance import check_class_count
+from .record import check_class_count
 from .shards import Shards
 from .storage import check_storage
 

@@ -6,10 +6,10 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .arrow import PROBS, VARIANCE, as_bytes, is_list_of_numbers, stacked_lists
 from .identity import EXAMPLE_ID
-from .provenance import check_class_count, check_class_names, decode_provenance, num_draws
+from .record import check_class_count, check_class_names, decode_provenance, num_draws
 from .storage import check_parts, decode
 
 PROVENANCE = "teacher_provenance"

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 from accelerate.utils import gather_object
 
-from ..errors import UserError
-from ..files import write_bytes, write_json
-from ..processes import processes
-from .provenance import as_json
+from ..utils.errors import UserError
+from ..utils.files import write_bytes, write_json
+from ..utils.processes import processes
+from .record import as_json
 
 
 class Shards:

@@ -6,9 +6,9 @@ from typing import Any
 import datasets
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
-from ..cards import CITATION, METRICS, shown
-from ..errors import UserError
-from ..hub import made_repository, pushing_to
+from ..hub.cards import CITATION, METRICS, shown
+from ..hub.transfer import made_repository, pushing_to
+from ..utils.errors import UserError
 from .columns import bytes_per_example, only_soft_labels
 from .histogram import confidence_histogram
 from .layout import Layout, read_provenance, teachers_of

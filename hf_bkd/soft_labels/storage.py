@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 STORAGES = ("float16", "float32", "uint8", "top_k")
 EXACT = "float32"

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..command_line import parse_dataclasses
-from ..errors import UserError
-from ..training_args import DistillationTrainingArguments
+from ..training.arguments import DistillationTrainingArguments
+from ..utils.command_line import parse_dataclasses
+from ..utils.errors import UserError
 from .arms import Arm, slug
 
 

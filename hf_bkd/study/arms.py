@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .inputs import Images, Texts, Vectors
 
 TEACHERS = (

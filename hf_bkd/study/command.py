@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..errors import told_in_a_sentence
+from ..utils.errors import told_in_a_sentence
 from .arguments import parse
 from .arms import Study
 from .run import run

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from ..augmentations import CropAndFlip
-from ..backbones import create_classifier
-from ..errors import UserError
-from ..hub import local_folder
-from ..images import ImagePreprocessor
-from ..perceptron import Perceptron
-from ..reading import reader_for
-from ..resident import ResidentDataset
+from ..data.augmentations import CropAndFlip
+from ..data.preprocessing import ImagePreprocessor
+from ..data.reading import reader_for
+from ..data.views import Views
+from ..hub.transfer import local_folder
+from ..models.classifier import create_classifier
+from ..models.perceptron import Perceptron
 from ..soft_labels.identity import content_column, dataset_ids
-from ..texts import ResidentTexts
-from ..views import Views
+from ..training.batched_dataset import ResidentDataset
+from ..training.batched_texts import ResidentTexts
+from ..utils.errors import UserError
 
 ALL_LAYERS = "all-layers"
 

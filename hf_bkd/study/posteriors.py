@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError
 from ..losses import temperature_factor
-from ..resident import ResidentDataset
-from ..supervision import StoredLabels
+from ..models.calling import split
 from ..teachers import DeterministicTeacher, LangevinTeacher, predict_all
-from ..teachers.network import split
-from ..training_args import DistillationTrainingArguments
+from ..training.arguments import DistillationTrainingArguments
+from ..training.batched_dataset import ResidentDataset
+from ..training.supervision import StoredLabels
 from ..uncertainty import uncertainty_report
+from ..utils.errors import UserError
 from .setting import Setting
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

@@ -23,12 +23,12 @@ import torch
 import transformers
 from accelerate import PartialState
 
-from ..environment import environment
-from ..files import bare_name, writable_folder, write_json
-from ..hub import push_folder
-from ..progress import progress_bar
-from ..report import print_summary, write_report
-from ..training_args import DistillationTrainingArguments
+from ..hub.transfer import push_folder
+from ..reports.report import print_summary, write_report
+from ..training.arguments import DistillationTrainingArguments
+from ..utils.environment import environment
+from ..utils.files import bare_name, writable_folder, write_json
+from ..utils.progress import progress_bar
 from .arguments import StudyArguments
 from .arms import Study, slug
 from .setting import Setting

@@ -16,13 +16,13 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PrinterCallback, set_seed
 
-from ..files import write_json
-from ..processes import decided_by_main
-from ..resident import ResidentDataset
-from ..teachers.network import split
-from ..trainer import DistillationTrainer
-from ..training_args import DistillationTrainingArguments
-from ..views import Views
+from ..data.views import Views
+from ..models.calling import split
+from ..training.arguments import DistillationTrainingArguments
+from ..training.batched_dataset import ResidentDataset
+from ..training.trainer import DistillationTrainer
+from ..utils.files import write_json
+from ..utils.processes import decided_by_main
 from .arms import Arm, Study, slug
 from .timing import plain_pass, relative_time
 

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import write_json
-from ..training_args import DistillationTrainingArguments
+from ..training.arguments import DistillationTrainingArguments
+from ..utils.errors import UserError
+from ..utils.files import write_json
 from .arms import Study, slug
 
 # beginnings of the names of training arguments that change results

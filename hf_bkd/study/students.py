@@ -11,15 +11,15 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from ..cards import write_student_card
-from ..errors import UserError
-from ..files import whole_folder
+from ..hub.cards import write_student_card
 from ..metrics import agreement, classification_metrics, reliability
-from ..resident import ResidentDataset
-from ..results import MEASURES
+from ..reports.results import MEASURES
 from ..soft_labels.columns import bytes_per_example
-from ..supervision import StoredLabels
-from ..training_args import DistillationTrainingArguments
+from ..training.arguments import DistillationTrainingArguments
+from ..training.batched_dataset import ResidentDataset
+from ..training.supervision import StoredLabels
+from ..utils.errors import UserError
+from ..utils.files import whole_folder
 from .arms import DETERMINISTIC, Arm, slug
 from .posteriors import measured_uncertainty, sampled_posterior
 from .setting import Setting

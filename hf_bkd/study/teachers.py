@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ..metrics import auroc, classification_metrics, entropy, reliability
+from ..models.calling import split, to_network
 from ..targets import temper
 from ..teachers import Teacher, predict_all
 from ..teachers.deterministic import best_temperature
-from ..teachers.network import split, to_network
 from .arms import Arm
 from .setting import TIMED, Setting
 from .teaching import Teaching

@@ -9,14 +9,10 @@ from typing import Any
 import datasets
 from accelerate import PartialState
 
-from ..errors import UserError
-from ..files import whole_folder, write_json
-from ..ivon import IVON
-from ..processes import decided_by_main
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
 from ..soft_labels.identity import content_ids
 from ..soft_labels.layout import teachers_of
-from ..soft_labels.provenance import make_provenance
+from ..soft_labels.record import make_provenance
 from ..teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
@@ -26,7 +22,11 @@ from ..teachers import (
     VariationalTeacher,
     make_variational,
 )
-from ..trainer import DistillationTrainer
+from ..training.ivon import IVON
+from ..training.trainer import DistillationTrainer
+from ..utils.errors import UserError
+from ..utils.files import whole_folder, write_json
+from ..utils.processes import decided_by_main
 from .arms import Arm
 from .labels import Labels, beside, of_teacher, read_labels, together
 from .setting import Setting

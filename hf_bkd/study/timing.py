@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import call_network
-from ..teachers.network import Inputs, evaluation_mode, to_network
+from ..models.calling import Inputs, call_network, evaluation_mode, to_network
 
 ROUNDS = 7
 

@@ -18,13 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..cards import write_teacher_card
-from ..errors import UserError
-from ..files import whole_folder
-from ..hub import local_folder, push_folder, source_of
-from ..layers import spread_names
-from ..predictive import Predictive
-from .network import Inputs, load_network, num_classes_of, save_network, split, to_network
+from ..hub.cards import write_teacher_card
+from ..hub.transfer import local_folder, push_folder, source_of
+from ..models.calling import Inputs, num_classes_of, split, to_network
+from ..models.saving import load_network, save_network
+from ..models.variational_layers import spread_names
+from ..utils.errors import UserError
+from ..utils.files import whole_folder
+from .predictive import Predictive
 
 TEMPERINGS = ("per_sample", "post_average")
 

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..errors import UserError
-from .network import HeadData
+from ..models.calling import HeadData
+from ..utils.errors import UserError
 
 MOST_FULL_WEIGHTS = 4_000
 AT_ONCE = 2**24  # numbers that a full covariance, or the fit, holds at a time

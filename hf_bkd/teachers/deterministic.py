@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import call_network, logits_of
 from ..metrics import classification_metrics
+from ..models.calling import Inputs, call_network, head_data, logits_of
 from .base import Teacher
-from .network import Inputs, head_data
 
 
 class DeterministicTeacher(Teacher):

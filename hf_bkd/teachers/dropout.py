@@ -4,12 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..backbones import call_network, logits_of
-from ..errors import UserError
-from ..layers import GaussianWeights
-from ..noise import ExampleGenerator
+from ..models.calling import Inputs, call_network, evaluation_mode, logits_of
+from ..models.variational_layers import GaussianWeights
+from ..utils.errors import UserError
+from ..utils.random import ExampleGenerator
 from .base import Teacher
-from .network import Inputs, evaluation_mode
 
 
 class MCDropoutTeacher(Teacher):

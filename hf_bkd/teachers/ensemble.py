@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..models.calling import Inputs
+from ..utils.errors import UserError
 from .base import Teacher
-from .members import Composite, log_draws
-from .network import Inputs
+from .composite import Composite, log_draws
 
 
 class EnsembleTeacher(Composite):

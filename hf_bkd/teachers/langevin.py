@@ -9,14 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..backbones import call_arguments, classification_head, head_features, logits_of
-from ..errors import UserError
 from ..metrics import classification_metrics
-from ..theory.arguments import SUM_TOLERANCE, check_not_negative, check_positive, check_probabilities, check_shape
+from ..models.calling import (
+    Inputs,
+    call_arguments,
+    classification_head,
+    evaluation_mode,
+    head_data,
+    head_features,
+    logits_of,
+    split,
+    to_network,
+)
+from ..utils.checks import SUM_TOLERANCE, check_not_negative, check_positive, check_probabilities, check_shape
+from ..utils.errors import UserError
 from .base import Teacher, predict_all
-from .chains import ChainSettings, sample_weights
-from .energy import CrossEntropy, HeadEnergy, MixturePrior, NetworkEnergy, Term, WholeData, loss_terms
-from .network import Inputs, evaluation_mode, head_data, split, to_network
+from .langevin_chains import ChainSettings, sample_weights
+from .langevin_energy import CrossEntropy, HeadEnergy, MixturePrior, NetworkEnergy, Term, WholeData, loss_terms
 
 PARAMETERS = ("head", "all")
 VALIDATION_DRAWS = 100
@@ -91,7 +100,7 @@ class LangevinTeacher(Teacher):
         Where teachers disagree and s is large the posterior has several modes; all chains begin at the student's own
         weights, and R-hat between them doesn't see a mode that none visits.
 
-        ``record`` says afterwards whether the chains mix: see :func:`hf_bkd.convergence.summarise`.
+        ``record`` says afterwards whether the chains mix: see :func:`hf_bkd.teachers.mcmc_diagnostics.summarise`.
 
         Args:
             network: the student; in evaluation mode meanwhile, and its modules as before afterwards.
@@ -109,8 +118,8 @@ class LangevinTeacher(Teacher):
                 gradient, where a step is one pass of all chains through the network.
             sampler: ``"mala"``: each step sees all examples and is accepted or refused, so that its size is no bias;
                 a head's chains are preconditioned by the curvature of U. ``"sgld"``: the paper's plain steps.
-            chains, steps, burn_in, thinning: 4, 3,000, 1,000 and 10, see :func:`hf_bkd.langevin.langevin`; 8 samples
-                or more must be left of each chain.
+            chains, steps, burn_in, thinning: 4, 3,000, 1,000 and 10, see
+                :func:`hf_bkd.teachers.langevin_dynamics.langevin`; 8 samples or more must be left of each chain.
             step_size: tau > 0. MALA adapts it during the burn-in. SGLD's, if not given, is a tenth of the inverse of
                 U's largest curvature at the start: no variance is more than about 5 % too large by it, minibatches
                 apart.

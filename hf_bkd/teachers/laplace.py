@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import classification_head, head_features
-from ..errors import UserError
 from ..metrics import classification_metrics
-from ..noise import example_normal, standard_normal
+from ..models.calling import HeadData, Inputs, classification_head, head_data, head_features
+from ..utils.errors import UserError
+from ..utils.random import example_normal, standard_normal
 from .base import Teacher
 from .curvature import STRUCTURES, Curvature, LogitCovariance, curvature_of
-from .network import HeadData, Inputs, head_data
 
 LINKS = ("mc", "probit", "bridge")
 PRECISION_RANGE = (1e-4, 1e6)

@@ -7,12 +7,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..predictive import Predictive
+from ..models.calling import Inputs
 from ..targets import TEACHER_WEIGHTS, entropy_weights, inverse_variance_weights, mix_teachers, temper
+from ..utils.errors import UserError
 from .base import Teacher
-from .members import Composite, log_draws
-from .network import Inputs
+from .composite import Composite, log_draws
+from .predictive import Predictive
 
 TINY = 1e-30  # what a class that a teacher doesn't know is given, for its logarithm
 

@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones import call_network, logits_of
-from ..errors import UserError
-from ..theory.arguments import check_positive
+from ..models.calling import Inputs, call_network, logits_of
 from ..theory.bayes import additive_draws, dirichlet_draws
+from ..utils.checks import check_positive
+from ..utils.errors import UserError
 from .base import Teacher
-from .network import Inputs
 
 TINY = 1e-30  # what a class without probability is given, for its logarithm
 

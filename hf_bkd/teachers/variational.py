@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..backbones import call_arguments, classification_head, head_features, logits_of
-from ..errors import UserError
-from ..layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
-from ..noise import example_normal, standard_normal
+from ..models.calling import Inputs, call_arguments, classification_head, head_features, logits_of
+from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
+from ..utils.errors import UserError
+from ..utils.random import example_normal, standard_normal
 from .base import Teacher
-from .network import Inputs
 
 POSTERIORS = ("head", "full")
 
@@ -35,7 +34,8 @@ def make_variational(
             (subclasses of them, frozen layers, norms and embeddings keep single weights).
         prior_std: standard deviation > 0 of the weights' prior; 1/sqrt(inputs of an output) if not given.
         initial_std: posterior standard deviation > 0 that training starts from; a tenth of the prior's if not given.
-        rank: of the head's covariance beside its diagonal, see :class:`~hf_bkd.layers.VariationalLinear`.
+        rank: of the head's covariance beside its diagonal, see
+            :class:`~hf_bkd.models.variational_layers.VariationalLinear`.
 
     Returns:
         The network.

@@ -1,5 +1,6 @@
 """The papers' mathematics as functions that can be checked; imports torch alone."""
 
+from .batched_students import Students, train_by_sgd
 from .bayes import GaussianMixture, additive_draws, dirichlet_draws, sample_labels
 from .divergence import best_student, conjugate_posterior, distillation_divergence, label_divergence_bound
 from .gap_bounds import lower_gap_bound, sharpness_gap_bound, tightness_radius, upper_gap_bound
@@ -24,7 +25,6 @@ from .sgd_noise import (
     score_gram,
     squared_gradient_norms,
 )
-from .students import Students, train_by_sgd
 from .sweeps import bootstrap_weights, distill_many, noisy_responses, sample_responses
 
 __all__ = [

@@ -6,8 +6,8 @@ Teachers made of them are :class:`hf_bkd.OracleTeacher`.
 import torch
 from torch import Tensor, nn
 
-from ..noise import example_normal, log_gamma_draws
-from .arguments import check_count, check_positive, check_probabilities, check_shape, cholesky
+from ..utils.checks import check_count, check_positive, check_probabilities, check_shape, cholesky
+from ..utils.random import example_normal, log_gamma_draws
 
 
 class GaussianMixture(nn.Module):

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from .arguments import check_count, check_positive, cholesky
+from ..utils.checks import check_count, check_positive, cholesky
+from ..utils.errors import UserError
 
 
 class Divergence(NamedTuple):

@@ -7,8 +7,8 @@ own constants may differ. Losses and gaps are in the same unit, divergences in n
 
 import math
 
-from ..errors import UserError
-from .arguments import check_not_negative, check_positive, check_share
+from ..utils.checks import check_not_negative, check_positive, check_share
+from ..utils.errors import UserError
 
 
 def upper_gap_bound(teacher_gap: float, variance_proxy: float, divergence: float) -> float:
@@ -55,9 +55,10 @@ def sharpness_gap_bound(teacher_gap: float, gradient_norm: float, largest_eigenv
     """gap_T + g rho + lambda rho^2 / 2, at least the gap of a student within rho of the teacher (derived here).
 
     Exact by Taylor's theorem if g is the norm of the *gap's* gradient at the teacher's weights, and lambda at least
-    every eigenvalue of its Hessian on the way to the student's. With a loss' g and lambda (`hf_bkd.flatness`), of
-    which the sharpness-aware bound of arXiv 2605.13143 speaks, it holds for that loss to second order; the constants
-    with which the paper comes from there to the gap could not be recovered. A negative lambda counts as 0.
+    every eigenvalue of its Hessian on the way to the student's. With a loss' g and lambda
+    (`hf_bkd.training.sharpness`), of which the sharpness-aware bound of arXiv 2605.13143 speaks, it holds for that
+    loss to second order; the constants with which the paper comes from there to the gap could not be recovered. A
+    negative lambda counts as 0.
 
     Args:
         teacher_gap: population loss minus empirical loss at the teacher's weights.

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from ..metrics import entropy
-from .arguments import check_count, check_not_negative, check_positive, check_probabilities, check_shape
+from ..utils.checks import check_count, check_not_negative, check_positive, check_probabilities, check_shape
+from ..utils.errors import UserError
 
 
 class Estimate(NamedTuple):

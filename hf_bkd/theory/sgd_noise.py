@@ -28,7 +28,14 @@ from torch.func import functional_call, vjp, vmap
 from torch.utils._pytree import tree_map
 
 from ..targets import noise_ratio
-from .arguments import check_count, check_not_negative, check_positive, check_probabilities, check_shape, check_share
+from ..utils.checks import (
+    check_count,
+    check_not_negative,
+    check_positive,
+    check_probabilities,
+    check_shape,
+    check_share,
+)
 
 CHUNK = 64  # examples whose gradients are held at a time
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from ..losses import kl_divergence
-from .arguments import check_count, check_not_negative, check_positive, check_probabilities, check_shape
-from .students import Students
+from ..utils.checks import check_count, check_not_negative, check_positive, check_probabilities, check_shape
+from ..utils.errors import UserError
+from .batched_students import Students
 
 SOURCES = ("initialisation", "data", "teacher")
 RESPONSES = ("argmax", "sampled", "soft")

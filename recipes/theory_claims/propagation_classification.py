@@ -8,7 +8,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import MinMaxScaler
 from torch import Tensor
 
-from hf_bkd.claims import Check, Claim, Figure, Panel, Series
+from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series
 from hf_bkd.theory.propagation import Entropies, inter_student_variance, intra_student_entropy
 from hf_bkd.theory.sweeps import SOURCES, distill_many, sample_responses
 

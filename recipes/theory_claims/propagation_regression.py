@@ -7,7 +7,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from hf_bkd.claims import Check, Claim, Figure, Panel, Series
+from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series
 from hf_bkd.theory.propagation import (
     average_responses,
     inter_student_variance,

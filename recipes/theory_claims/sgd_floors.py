@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hf_bkd.claims import Check, Claim, Figure, Panel, Series
+from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series
 from hf_bkd.targets import adaptive_lambda, mixed_target, noise_ratio
 from hf_bkd.theory import (
     additive_draws,

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hf_bkd.claims import Check
+from hf_bkd.reports.claims import Check
 from hf_bkd.targets import mixed_target
 from hf_bkd.theory import (
     GaussianMixture,

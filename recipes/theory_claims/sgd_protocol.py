@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hf_bkd.claims import Check, Claim, Figure, Panel, Series
+from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series
 from hf_bkd.targets import mixed_target
 from hf_bkd.theory import GaussianMixture, Students, dirichlet_draws, train_by_sgd
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / folder) for folder in (".", "teachers")]
+from tests.hub.hub_server import TOKEN, HubServer
 
-from hub_server import TOKEN, HubServer  # noqa: E402
+HERE = Path(__file__).parent
 
 
 class Hub:

@@ -1,12 +1,12 @@
 """Folders to a Hub and back through huggingface_hub, and what a person reads when that fails."""
 
 import pytest
-from hub_server import DROP, TOKEN
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from hf_bkd import UserError
-from hf_bkd.hub import local_folder, push_folder
+from hf_bkd.hub.transfer import local_folder, push_folder
+from tests.hub.hub_server import DROP, TOKEN
 
 WEIGHTS = bytes(range(256)) * 200
 
@@ -176,7 +176,7 @@ def test_no_hub_at_all_is_told(hub, folder, monkeypatch):
 
 
 def test_a_card_comes_back_with_its_metrics(hub, folder):
-    from hf_bkd.cards import write_teacher_card
+    from hf_bkd.hub.cards import write_teacher_card
 
     measured = {"accuracy": 0.75, "nll": 0.5, "ece": 0.0625, "brier": 0.25}
     record = {"validation": measured, "dataset": "digits", "examples": 5}

@@ -9,11 +9,11 @@ import torch
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
-from saving_helpers import laplace
-from teacher_helpers import small_cnn
 
 from hf_bkd import ImagePreprocessor, add_soft_labels
 from hf_bkd.soft_labels import read, read_provenance
+from tests.teachers.saving_helpers import laplace
+from tests.teachers.teacher_helpers import small_cnn
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
 

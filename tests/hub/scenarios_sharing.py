@@ -4,12 +4,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hub_server import TOKEN
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 from PIL import Image
-from saving_helpers import IMAGES as BATCH
-from saving_helpers import laplace
-from teacher_helpers import small_cnn
 from transformers import AutoModelForImageClassification
 
 from hf_bkd import (
@@ -26,6 +22,10 @@ from hf_bkd import (
     push_soft_labels,
 )
 from hf_bkd.soft_labels import read, read_provenance
+from tests.hub.hub_server import TOKEN
+from tests.teachers.saving_helpers import IMAGES as BATCH
+from tests.teachers.saving_helpers import laplace
+from tests.teachers.teacher_helpers import small_cnn
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
 

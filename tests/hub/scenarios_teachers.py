@@ -3,12 +3,12 @@
 import pytest
 import torch
 from huggingface_hub import HfApi
-from saving_helpers import IMAGES, deterministic, laplace
-from teacher_helpers import SmallNetwork, points, small_cnn
 from transformers import AutoModelForImageClassification
 
 from hf_bkd import UserError
 from hf_bkd.teachers import EnsembleTeacher, LaplaceTeacher, Teacher
+from tests.teachers.saving_helpers import IMAGES, deterministic, laplace
+from tests.teachers.teacher_helpers import SmallNetwork, points, small_cnn
 
 
 def members(number):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hf_bkd import DistillationTrainer, DistillationTrainingArguments, ImagePreprocessor, ResidentDataset, UserError
 from hf_bkd.soft_labels import add_soft_labels
-from hf_bkd.soft_labels.check import SPOT_CHECKED_ROWS, stored_labels
+from hf_bkd.soft_labels.belonging import SPOT_CHECKED_ROWS, stored_labels
 from hf_bkd.soft_labels.layout import is_soft_label_column
 
 N, NAMES = 40, ["cat", "dog", "eel"]

@@ -21,7 +21,7 @@ from hf_bkd import (
     Views,
 )
 from hf_bkd.soft_labels import SoftLabels
-from hf_bkd.trainer import last_checkpoint
+from hf_bkd.training.trainer import last_checkpoint
 
 RECORD = {"format": 1, "temperature": 1.0, "tempering": "post_average"}
 N, C = 48, 4  # divides into rounds of 8: accelerate fills an incomplete one up with examples from the start

@@ -23,7 +23,7 @@ from hf_bkd import (
     add_soft_labels,
     make_variational,
 )
-from hf_bkd.augmentations import ColorJitter, CutMix, Mixup, RandomErasing, RandomResizedCrop
+from hf_bkd.data.augmentations import ColorJitter, CutMix, Mixup, RandomErasing, RandomResizedCrop
 
 N, C, SIDE = 22, 4, 8
 PREPROCESS = ImagePreprocessor((0.5,) * 3, (0.25,) * 3)

@@ -2,7 +2,11 @@
 
 import datasets
 import pytest
-from label_helpers import (
+
+from hf_bkd import ImagePreprocessor, UserError
+from hf_bkd.soft_labels import attach, check_against_teacher
+from hf_bkd.soft_labels.layout import soft_label_columns
+from tests.soft_labels.label_helpers import (
     PREPROCESS,
     RECORD,
     STORAGES,
@@ -16,10 +20,6 @@ from label_helpers import (
     text_inputs,
     texts,
 )
-
-from hf_bkd import ImagePreprocessor, UserError
-from hf_bkd.soft_labels import attach, check_against_teacher
-from hf_bkd.soft_labels.layout import soft_label_columns
 
 DIFFERS = r"teacher_probs differs by .* in total variation .*\(row \d+\): it was labelled by another teacher"
 

@@ -6,11 +6,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from label_helpers import RECORD, rows, some_probs
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels import attach, read, read_provenance
 from hf_bkd.soft_labels.layout import column, is_soft_label_column, teachers_of
+from tests.soft_labels.label_helpers import RECORD, rows, some_probs
 
 N, C = 40, 6
 

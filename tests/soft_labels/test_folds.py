@@ -3,11 +3,11 @@
 import datasets
 import pytest
 import torch
-from label_helpers import Teacher, quiet, rows
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels import read
 from hf_bkd.soft_labels.identity import content_ids
+from tests.soft_labels.label_helpers import Teacher, quiet, rows
 
 
 class TestFolds:

@@ -14,16 +14,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from label_helpers import PREPROCESS, STORAGES, VIEWS, Teacher, images, some_probs
 
 from hf_bkd import UserError, Views
 from hf_bkd.soft_labels import read
 from hf_bkd.soft_labels.arrow import feature_of
-from hf_bkd.soft_labels.check import stored_labels
-from hf_bkd.soft_labels.join import join_soft_labels
+from hf_bkd.soft_labels.belonging import stored_labels
+from hf_bkd.soft_labels.joining import join_soft_labels
 from hf_bkd.soft_labels.layout import Layout
-from hf_bkd.soft_labels.provenance import decode_provenance, make_provenance
+from hf_bkd.soft_labels.record import decode_provenance, make_provenance
 from hf_bkd.soft_labels.storage import encode
+from tests.soft_labels.label_helpers import PREPROCESS, STORAGES, VIEWS, Teacher, images, some_probs
 
 C = 4
 

@@ -4,12 +4,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from label_helpers import Teacher, image_teacher, images, quiet, rows, text_inputs, texts
 
 from hf_bkd import ImagePreprocessor, UserError
-from hf_bkd.noise import ExampleGenerator
 from hf_bkd.soft_labels import add_soft_labels, read
 from hf_bkd.soft_labels.identity import content_ids
+from hf_bkd.utils.random import ExampleGenerator
+from tests.soft_labels.label_helpers import Teacher, image_teacher, images, quiet, rows, text_inputs, texts
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from label_helpers import RECORD, rows, some_probs
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels import attach, read
-from hf_bkd.soft_labels.provenance import encode_provenance
+from hf_bkd.soft_labels.record import encode_provenance
+from tests.soft_labels.label_helpers import RECORD, rows, some_probs
 
 N, C = 40, 6
 

@@ -4,11 +4,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from label_helpers import RECORD, STORAGES, rows, some_probs
 
 from hf_bkd.soft_labels import attach, read
-from hf_bkd.soft_labels.check import stored_labels
+from hf_bkd.soft_labels.belonging import stored_labels
 from hf_bkd.soft_labels.layout import Layout, column
+from tests.soft_labels.label_helpers import RECORD, STORAGES, rows, some_probs
 
 N, C = 40, 6
 KINDS = [(storage, views, kept) for storage in STORAGES for views in (1, 3) for kept in ("full", "sum", "none")]

@@ -6,7 +6,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from label_helpers import (
+
+from hf_bkd import CropAndFlip, UserError, Views
+from hf_bkd.data.preprocessing import decoded, look
+from hf_bkd.soft_labels import only_soft_labels, read
+from hf_bkd.soft_labels.identity import content_ids
+from hf_bkd.utils.random import ExampleGenerator
+from tests.soft_labels.label_helpers import (
     PREPROCESS,
     STORAGES,
     VIEWS,
@@ -20,12 +26,6 @@ from label_helpers import (
     text_inputs,
     texts,
 )
-
-from hf_bkd import CropAndFlip, UserError, Views
-from hf_bkd.images import decoded, look
-from hf_bkd.noise import ExampleGenerator
-from hf_bkd.soft_labels import only_soft_labels, read
-from hf_bkd.soft_labels.identity import content_ids
 
 HOW = {"preprocess": text_inputs}
 

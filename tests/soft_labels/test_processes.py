@@ -7,11 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from label_helpers import PREPROCESS, VIEWS, Teacher, column_bytes, image_teacher, images, quiet, text_inputs, texts
 
 from hf_bkd import UserError
-from hf_bkd.processes import processes
 from hf_bkd.soft_labels import add_soft_labels
+from hf_bkd.utils.processes import processes
+from tests.soft_labels.label_helpers import (
+    PREPROCESS,
+    VIEWS,
+    Teacher,
+    column_bytes,
+    image_teacher,
+    images,
+    quiet,
+    text_inputs,
+    texts,
+)
 
 SMALL = {"shard_rows": 4, "batch_size": 3}
 

@@ -7,9 +7,18 @@ import signal
 import time
 
 import pytest
-from label_helpers import PREPROCESS, Teacher, column_bytes, image_teacher, images, quiet, text_inputs, texts
 
 from hf_bkd import CropAndFlip, ImagePreprocessor, UserError, Views
+from tests.soft_labels.label_helpers import (
+    PREPROCESS,
+    Teacher,
+    column_bytes,
+    image_teacher,
+    images,
+    quiet,
+    text_inputs,
+    texts,
+)
 
 KILLS = 6
 HOW = {"preprocess": text_inputs, "batch_size": 2, "shard_rows": 3, "storage": "top_k", "top_k": 2}

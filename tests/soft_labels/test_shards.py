@@ -6,9 +6,10 @@ import os
 import resource
 
 import pytest
-from label_helpers import Teacher, column_bytes, quiet, text_inputs, texts
 
-from hf_bkd import UserError, files
+from hf_bkd import UserError
+from hf_bkd.utils import files
+from tests.soft_labels.label_helpers import Teacher, column_bytes, quiet, text_inputs, texts
 
 HOW = {"preprocess": text_inputs, "batch_size": 4, "shard_rows": 4}
 

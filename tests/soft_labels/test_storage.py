@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from label_helpers import STORAGES, some_probs
 from torch.profiler import ProfilerActivity, profile
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels.storage import check_parts, check_storage, decode, encode
+from tests.soft_labels.label_helpers import STORAGES, some_probs
 
 SIZES = [2, 3, 10, 100, 256, 257, 1000]
 TINY = 2.0**-40  # of float32 arithmetic, where a bound is met exactly

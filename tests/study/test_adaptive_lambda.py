@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from recipe_helpers import load
 
 from hf_bkd.study import main
+from tests.recipes.recipe_helpers import load
 
 ARMS = ("one-hot", "deterministic", "cross-fitted-λ-0-5", "cross-fitted-λ-1", "cross-fitted-adaptive-λ")
 OPTIONS = {

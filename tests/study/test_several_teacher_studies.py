@@ -9,7 +9,7 @@ import torch
 
 from hf_bkd import LangevinTeacher, Teacher, UserError, import_soft_labels
 from hf_bkd.metrics import classification_metrics, nll
-from hf_bkd.perceptron import Perceptron
+from hf_bkd.models.perceptron import Perceptron
 from hf_bkd.soft_labels import read
 from hf_bkd.study import LABEL_SMOOTHING, ONE_HOT, Arm, Splits, Study, Vectors, combined, main
 from hf_bkd.targets import entropy_weights, mix_teachers

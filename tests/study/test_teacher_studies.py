@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from recipe_helpers import load
 from sklearn.metrics import roc_auc_score
 
 from hf_bkd import Teacher
 from hf_bkd.metrics import entropy
+from hf_bkd.models.calling import split
 from hf_bkd.study import main
-from hf_bkd.teachers.network import split
+from tests.recipes.recipe_helpers import load
 
 ARMS = "deterministic,ensemble,mc-dropout,laplace,variational-whole-network,variational-ivon"
 OPTIONS = {
@@ -70,7 +70,7 @@ def test_every_teacher_is_measured(finished):
 
 def test_the_numbers_are_those_of_the_saved_teacher(finished, foreign):
     from hf_bkd.metrics import classification_metrics
-    from hf_bkd.resident import ResidentDataset
+    from hf_bkd.training.batched_dataset import ResidentDataset
 
     folder, results = finished
     recipe = load("teachers_comparison")

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from teacher_helpers import SmallNetwork, points, small_bert, small_cnn, vary_spread
 from torch import Tensor, nn
 
 from hf_bkd import create_classifier
-from hf_bkd.backbones import classification_head
+from hf_bkd.models.calling import classification_head
 from hf_bkd.teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
@@ -19,6 +18,7 @@ from hf_bkd.teachers import (
     VariationalTeacher,
     make_variational,
 )
+from tests.teachers.teacher_helpers import SmallNetwork, points, small_bert, small_cnn, vary_spread
 
 Inputs = dict | Tensor
 

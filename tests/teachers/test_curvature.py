@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from laplace_reference import gauss_newton, jacobians, library_fit, logit_covariance
 from safetensors.torch import save_file
-from teacher_helpers import SmallNetwork, assert_equal_means, in_batches, points
 from torch import Tensor, nn
 
-from hf_bkd.errors import UserError
+from hf_bkd.models.calling import HeadData, head_data
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers import curvature as curvature_module
 from hf_bkd.teachers.curvature import (
@@ -19,7 +17,9 @@ from hf_bkd.teachers.curvature import (
     LogitCovariance,
     curvature_of,
 )
-from hf_bkd.teachers.network import HeadData, head_data
+from hf_bkd.utils.errors import UserError
+from tests.teachers.laplace_reference import gauss_newton, jacobians, library_fit, logit_covariance
+from tests.teachers.teacher_helpers import SmallNetwork, assert_equal_means, in_batches, points
 
 BIAS = pytest.mark.parametrize("bias", [True, False])
 EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from saving_helpers import IMAGES, ensemble, laplace, variational
-from teacher_helpers import SmallNetwork, small_cnn
 from torch import nn
 
-from hf_bkd.errors import UserError
 from hf_bkd.teachers import DeterministicTeacher, LaplaceTeacher, Teacher
+from hf_bkd.utils.errors import UserError
+from tests.teachers.saving_helpers import IMAGES, ensemble, laplace, variational
+from tests.teachers.teacher_helpers import SmallNetwork, small_cnn
 
 
 def refused(folder: Path, *words: str, loader: type[Teacher] = Teacher, network: nn.Module | None = None) -> None:

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
-from teacher_helpers import ConvolutionalHead, SmallNetwork, in_batches, points, small_cnn
 from torch import Tensor
 
-from hf_bkd.errors import UserError
 from hf_bkd.teachers import DeterministicTeacher
 from hf_bkd.teachers.deterministic import best_temperature
+from hf_bkd.utils.errors import UserError
+from tests.teachers.teacher_helpers import ConvolutionalHead, SmallNetwork, in_batches, points, small_cnn
 
 
 def nll(logits: Tensor, labels: Tensor, temperature: float) -> float:

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from teacher_helpers import SmallNetwork, assert_equal_means, points, small_bert
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_bkd import create_classifier
-from hf_bkd.errors import UserError
 from hf_bkd.teachers import DeterministicTeacher, MCDropoutTeacher, Teacher, make_variational
+from hf_bkd.utils.errors import UserError
+from tests.teachers.teacher_helpers import SmallNetwork, assert_equal_means, points, small_bert
 
 X = points(6)[0]
 IMAGES = {"pixel_values": torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))}

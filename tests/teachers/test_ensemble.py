@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from teacher_helpers import SmallNetwork, in_batches, points
 from torch import nn
 
-from hf_bkd.errors import UserError
 from hf_bkd.teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
@@ -13,6 +11,8 @@ from hf_bkd.teachers import (
     VariationalTeacher,
     make_variational,
 )
+from hf_bkd.utils.errors import UserError
+from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
 
 X = points(6)[0]
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from laplace_reference import gauss_newton
-from teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from hf_bkd import LaplaceTeacher
-from hf_bkd.teachers.network import head_data
+from hf_bkd.models.calling import head_data
+from tests.teachers.laplace_reference import gauss_newton
+from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 
 EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])
 BIAS = pytest.mark.parametrize("bias", [True, False])

@@ -7,13 +7,13 @@ import datasets
 import pytest
 import torch
 import torch.nn.functional as F
-from teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 from torch import nn
 from torch.distributions import Dirichlet
 
 from hf_bkd import LangevinTeacher, Teacher, UserError, add_soft_labels
-from hf_bkd.backbones import classification_head, logits_of
 from hf_bkd.metrics import classification_metrics
+from hf_bkd.models.calling import classification_head, logits_of
+from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 
 SHORT = {"steps": 60, "burn_in": 20, "thinning": 5, "chains": 3}
 A, B, S = 0.7, 1.9, 6.0

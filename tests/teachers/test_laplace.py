@@ -2,17 +2,24 @@
 
 import pytest
 import torch
-from laplace_reference import bridge, library_fit
-from teacher_helpers import ConvolutionalHead, SmallNetwork, assert_equal_means, in_batches, points, small_cnn
 from torch import nn
 from torch.distributions import MultivariateNormal
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BatchEncoding
 
-from hf_bkd.errors import UserError
+from hf_bkd.models.calling import head_data
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers.curvature import Curvature, KroneckerCurvature
-from hf_bkd.teachers.network import head_data
+from hf_bkd.utils.errors import UserError
+from tests.teachers.laplace_reference import bridge, library_fit
+from tests.teachers.teacher_helpers import (
+    ConvolutionalHead,
+    SmallNetwork,
+    assert_equal_means,
+    in_batches,
+    points,
+    small_cnn,
+)
 
 BIAS = pytest.mark.parametrize("bias", [True, False])
 EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from laplace_reference import bridge, gauss_newton, library_fit, logit_covariance
-from teacher_helpers import SmallNetwork, in_batches, points
 from torch import Tensor
 
 from hf_bkd.metrics import classification_metrics
+from hf_bkd.models.calling import HeadData, head_data
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers import laplace as laplace_module
-from hf_bkd.teachers.network import HeadData, head_data
+from tests.teachers.laplace_reference import bridge, gauss_newton, library_fit, logit_covariance
+from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
 
 BIAS = pytest.mark.parametrize("bias", [True, False])
 EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])

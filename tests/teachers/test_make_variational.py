@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from teacher_helpers import ConvolutionalHead, SmallNetwork, points, small_bert, small_cnn
 from timm.layers import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 
-from hf_bkd.errors import UserError
-from hf_bkd.layers import GaussianWeights, VariationalConv2d, VariationalLinear, kl_divergence
+from hf_bkd.models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, kl_divergence
 from hf_bkd.teachers import make_variational
+from hf_bkd.utils.errors import UserError
+from tests.teachers.teacher_helpers import ConvolutionalHead, SmallNetwork, points, small_bert, small_cnn
 
 BIAS = pytest.mark.parametrize("bias", [True, False])
 WORDS = torch.randint(20, (5, 6), generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from teacher_helpers import SmallNetwork, in_batches, points
 
 from hf_bkd import (
     ClassMap,
@@ -17,8 +16,9 @@ from hf_bkd import (
     add_soft_labels,
 )
 from hf_bkd.soft_labels import read
-from hf_bkd.soft_labels.provenance import num_draws
+from hf_bkd.soft_labels.record import num_draws
 from hf_bkd.targets import entropy_weights
+from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
 
 X, Y = points(12)
 

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from teacher_helpers import SmallNetwork, in_batches, points, small_bert
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from hf_bkd.backbones import create_classifier
-from hf_bkd.errors import UserError
+from hf_bkd.models.classifier import create_classifier
 from hf_bkd.teachers import (
     DeterministicTeacher,
     LaplaceTeacher,
@@ -19,6 +17,8 @@ from hf_bkd.teachers import (
     predict_all,
 )
 from hf_bkd.teachers.variational import standard_normal
+from hf_bkd.utils.errors import UserError
+from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert
 
 
 class FixedDraws(Teacher):

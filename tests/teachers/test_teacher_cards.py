@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from saving_helpers import IMAGES, KINDS, WORDS, deterministic, laplace, variational
-from teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.teachers import DeterministicTeacher, EnsembleTeacher, LaplaceTeacher, Teacher, predict_all
+from tests.teachers.saving_helpers import IMAGES, KINDS, WORDS, deterministic, laplace, variational
+from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 
 METRICS = {"accuracy": 0.91234, "nll": 0.3125, "ece": 0.0421, "brier": 0.15}
 

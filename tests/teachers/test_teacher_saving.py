@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from saving_helpers import IMAGES, KINDS, NETWORKS, WORDS, deterministic, everything, laplace
-from teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 from torch import Tensor, nn
 from transformers import (
     AutoModelForImageClassification,
@@ -17,8 +15,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from hf_bkd.errors import UserError
-from hf_bkd.layers import GaussianWeights
+from hf_bkd.models.variational_layers import GaussianWeights
 from hf_bkd.teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
@@ -28,6 +25,9 @@ from hf_bkd.teachers import (
     VariationalTeacher,
     make_variational,
 )
+from hf_bkd.utils.errors import UserError
+from tests.teachers.saving_helpers import IMAGES, KINDS, NETWORKS, WORDS, deterministic, everything, laplace
+from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 
 RECORD = {"examples": 5, "chosen by": "hand", "validation": {"accuracy": 0.5, "nll": 0.7, "ece": 0.1, "brier": 0.4}}
 

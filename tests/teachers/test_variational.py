@@ -4,13 +4,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-from teacher_helpers import SmallNetwork, assert_equal_means, points, small_bert, small_cnn, vary_spread
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal, Normal
 
 from hf_bkd import IVON
-from hf_bkd.errors import UserError
 from hf_bkd.teachers import VariationalTeacher, make_variational
+from hf_bkd.utils.errors import UserError
+from tests.teachers.teacher_helpers import SmallNetwork, assert_equal_means, points, small_bert, small_cnn, vary_spread
 
 WORDS = {"input_ids": torch.randint(20, (5, 6), generator=torch.Generator().manual_seed(0))}
 IMAGES = {"pixel_values": torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))}

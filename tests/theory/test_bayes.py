@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_bkd.noise import ExampleGenerator
 from hf_bkd.theory import GaussianMixture, additive_draws, dirichlet_draws, one_hot_covariance, sample_labels
+from hf_bkd.utils.random import ExampleGenerator
 
 MEANS = torch.tensor([[0.0, 1.0, -1.0], [1.0, 0.5, 0.0], [-1.0, 0.0, 2.0], [0.3, 0.3, 0.3]], dtype=torch.float64)
 PRIORS = torch.tensor([0.1, 0.2, 0.3, 0.4])

@@ -5,13 +5,7 @@ import torch
 from torch import nn
 
 from hf_bkd.theory import sweeps as module
-from hf_bkd.theory.sweeps import (
-    SOURCES,
-    bootstrap_weights,
-    distill_many,
-    noisy_responses,
-    sample_responses,
-)
+from hf_bkd.theory.sweeps import SOURCES, bootstrap_weights, distill_many, noisy_responses, sample_responses
 
 PROBS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]])
 N, COUNT, SIZES = 12, 3, (4, 5, 2)

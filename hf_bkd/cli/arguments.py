@@ -1,0 +1,12 @@
+"""Arguments that several commands share."""
+
+import argparse
+
+
+def add_dataset(command: argparse.ArgumentParser, split: str) -> None:
+    """The arguments that say which examples of a dataset a teacher is asked about."""
+    command.add_argument("--dataset", required=True, help="folder or name on the Hub")
+    command.add_argument("--split", default=split, help="default: %(default)s")
+    command.add_argument("--input_column", help="of images or texts, if there are several")
+    command.add_argument("--label_column", help="if it is not called label, labels or fine_label")
+    command.add_argument("--num_samples", type=int, default=10, help="draws from a teacher's posterior")

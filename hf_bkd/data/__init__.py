@@ -1,0 +1,5 @@
+"""Datasets, and what turns their rows into the inputs of networks."""
+
+from .loading import load_splits
+
+__all__ = ["load_splits"]

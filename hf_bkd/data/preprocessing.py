@@ -1,0 +1,164 @@
+"""Images as tensors: decoded, seen in a view, made ready for a network."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import datasets
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from ..utils.errors import UserError
+from .views import Views
+
+Images = Tensor | list[Tensor]  # uint8 [B, C, H, W], or B times [C, H, W] where they differ in size
+
+
+@dataclass(frozen=True)
+class ImagePreprocessor:
+    """Images to a network's ``pixel_values``: scaled to [0, 1], less ``mean``, over ``std``, per channel.
+
+    Args:
+        mean, std: one value per channel, on the scale of [0, 1]; ``std`` above 0.
+
+    Raises:
+        UserError: not as many means as standard deviations, or one that is not above 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
+            raise UserError(
+                f"mean {self.mean} and std {self.std} must have one value per channel each, those of std above 0"
+            )
+
+    @classmethod
+    def for_model(cls, model: nn.Module) -> Self:
+        """What the network was made for, from its ``config.pretrained_cfg``; UserError if that doesn't say."""
+        config = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
+        if "mean" not in config or "std" not in config:
+            raise UserError("this model's config names no mean and std: pass ImagePreprocessor(mean=..., std=...)")
+        return cls(tuple(config["mean"]), tuple(config["std"]))
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """A batch of dataset rows with one column of PIL images -> ``{"pixel_values": float32 [B, C, H, W]}``."""
+        images = next((values for values in rows.values() if isinstance(values[0], Image)), None)
+        if images is None:
+            raise UserError(f"none of the columns {', '.join(rows)} holds images")
+        return {"pixel_values": self.normalize(stacked(decoded(images)))}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> float32 [B, C, H, W], on the same device."""
+        if images.shape[1] != len(self.mean):
+            raise UserError(f"the images have {images.shape[1]} channels, and mean and std are of {len(self.mean)}")
+        scale, shift = _scale_and_shift(tuple(self.mean), tuple(self.std), images.device)
+        return images * scale - shift
+
+    def to_dict(self) -> dict[str, list[float]]:
+        return {"mean": [float(value) for value in self.mean], "std": [float(value) for value in self.std]}
+
+
+@functools.lru_cache
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and mean / std, [C, 1, 1], brought to a device once and not with every batch."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale[:, None, None], shift[:, None, None]
+
+
+def decoded(images: list[Image]) -> Images:
+    """PIL images, all grayscale, RGB or RGBA, as uint8; UserError if they aren't."""
+    odd = {getattr(image, "mode", type(image).__name__) for image in images} - {"L", "RGB", "RGBA"}
+    if odd:
+        raise UserError(
+            f"images of mode {', '.join(sorted(odd))} can't be read as 8-bit channels: use "
+            "dataset.cast_column(column, datasets.Image(mode='RGB')) first"
+        )
+    arrays = [np.asarray(image) for image in images]
+    arrays = [array[None] if array.ndim == 2 else array.transpose(2, 0, 1) for array in arrays]
+    if len({array.shape for array in arrays}) == 1:
+        return torch.from_numpy(np.stack(arrays))
+    return [torch.tensor(array) for array in arrays]
+
+
+def stacked(images: Images) -> Tensor:
+    """One tensor; UserError if the images differ in size."""
+    if isinstance(images, Tensor):
+        return images
+    check_one_size({tuple(image.shape) for image in images})
+    return torch.stack(images)
+
+
+def check_one_size(shapes: set[tuple[int, ...]]) -> None:
+    """UserError if there are several [channels, height, width]."""
+    if len(shapes) > 1:
+        raise UserError(
+            f"the images differ in size or mode ({sorted(shapes)[:3]}): bring them to one size first, or begin their "
+            "views with RandomResizedCrop; datasets.Image(mode='RGB') brings them to one mode"
+        )
+
+
+class StoredImages:
+    """A dataset's images, decoded whenever they are asked for: ``images[rows]`` is what :func:`decoded` returns."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, dataset: datasets.Dataset, column: str):
+        self.dataset, self.column = dataset.with_format(None).select_columns([column]), column
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, rows: Tensor) -> Images:
+        return decoded(self.dataset[rows.tolist()][self.column])
+
+
+class Pool(NamedTuple):
+    """All examples of a dataset, for others to be mixed with.
+
+    ids: int64 [D], sorted and distinct, so that it doesn't depend on the order of the dataset.
+    rows: [D], where each of them stands.
+    images: rows -> their images.
+    """
+
+    ids: Tensor
+    rows: Tensor
+    images: Callable[[Tensor], Images]
+
+    @classmethod
+    def of(cls, ids: np.ndarray, images: Any, device: torch.device | str = "cpu") -> Self:
+        """Of a dataset with these ids, int64 [N], and these images, indexed by row."""
+        distinct, rows = np.unique(ids, return_index=True)
+        return cls(torch.tensor(distinct, device=device), torch.tensor(rows, device=device), images.__getitem__)
+
+
+def look(images: Images, ids: Tensor, views: Views, view: int, pool: Pool | None) -> Tensor:
+    """How examples look in a view: uint8 [B, C, H, W].
+
+    Args:
+        images: as they are stored.
+        ids: int64 [B].
+        views, view: which.
+        pool: needed by views that mix examples.
+
+    Raises:
+        UserError: the images have several sizes, and still have when all is done.
+    """
+    shown = _augmented(images, ids, views, view)
+    if views.mixing is None:
+        return shown
+    partners = views.partners(ids, view, pool.ids)
+    others = _augmented(pool.images(pool.rows[partners]), pool.ids[partners], views, view)
+    return views.mix(shown, others.to(shown.device), ids, view)
+
+
+def _augmented(images: Images, ids: Tensor, views: Views, view: int) -> Tensor:
+    if isinstance(images, Tensor):
+        return views(images, ids, view)
+    each = [views(image[None], ids[i : i + 1], view)[0] for i, image in enumerate(images)]
+    return stacked(each)

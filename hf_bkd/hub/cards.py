@@ -1,0 +1,206 @@
+"""Cards: what a student is, how it was taught and how good it is, for people and for the Hub."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..utils.files import bare_name, write_text
+
+METRICS = ("accuracy", "nll", "ece", "brier")
+LOADERS = {  # task on the Hub -> what loads a student
+    "image-classification": "AutoModelForImageClassification",
+    "text-classification": "AutoModelForSequenceClassification",
+    "tabular-classification": "Perceptron",
+}
+REGISTERING = "import hf_bkd  # registers its networks\nfrom transformers import {}"
+CITATION = """
+## Citation
+
+```bibtex
+@inproceedings{morad2026sgd,
+  title = {SGD-Based Knowledge Distillation with Bayesian Teachers},
+  author = {Morad and Shlezinger and Eldar},
+  booktitle = {International Conference on Learning Representations},
+  year = {2026},
+  note = {arXiv:2601.01484}
+}
+```
+"""
+
+STUDENT_CARD = (
+    """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
+
+| | accuracy | NLL | ECE | Brier |
+| --- | --- | --- | --- | --- |
+| student | {{ student_row }} |
+{%- if teacher_row %}
+| teacher | {{ teacher_row }} |
+{%- endif %}
+
+{{ measured }}
+
+```python
+{{ imports }}
+
+model = {{ loader }}.from_pretrained("PATH_OR_REPOSITORY")
+```
+
+## How it was taught
+
+loss = (1 - lambda) CE(labels) + lambda * scale * KL(teacher, student)
+
+| | |
+| --- | --- |
+{%- for name, value in facts.items() %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+{% for file, caption in figures.items() %}
+![{{ caption }}]({{ file }})
+
+*{{ caption }}*
+{% endfor %}
+"""
+    + CITATION
+)
+
+TEACHER_CARD = (
+    """---
+{{ card_data }}
+---
+
+# {{ method }} teacher
+
+A network with {{ num_classes }} classes{% if method != "deterministic" %} and a distribution over its \
+predictions{% endif %}, made with hf_bkd to label data for a student \
+([arXiv 2601.01484](https://arxiv.org/abs/2601.01484)).
+
+| | |
+| --- | --- |
+{%- for name, value in facts.items() %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+{% if validation %}
+On held-out examples{% if chosen %} (the same that a setting above was chosen on){% endif %}: accuracy, negative \
+log-likelihood in nats, expected calibration error (10 bins) and Brier score of the averaged probabilities.
+
+| accuracy | NLL | ECE | Brier |
+| --- | --- | --- | --- |
+| {{ validation }} |
+{% else %}
+Its calibration has not been measured: `hf-bkd teacher evaluate` does.
+{% endif %}
+```python
+from hf_bkd import Teacher, add_soft_labels
+
+teacher = Teacher.from_pretrained("PATH_OR_REPOSITORY")
+labelled = add_soft_labels(dataset, teacher, num_samples=10)
+```
+"""
+    + CITATION
+)
+
+
+def write_teacher_card(folder: str | Path, description: dict[str, Any], task: str) -> None:
+    """Write ``README.md`` from what ``teacher.json`` says: how the teacher was fitted and how calibrated it is.
+
+    Args:
+        description: what ``teacher.json`` holds.
+        task: the Hub's name of what the teacher does.
+    """
+    record = description["record"]
+    validation, dataset = record.get("validation"), record.get("dataset")
+    results = [
+        EvalResult(task, dataset, dataset, name, value, dataset_split="validation")
+        for name, value in (validation.items() if validation and dataset else ())
+    ]
+    method = description["method"]
+    data = ModelCardData(
+        library_name="hf_bkd",
+        tags=["knowledge-distillation", "bayesian", "hf_bkd", method],
+        model_name=f"{method} teacher",
+        eval_results=results or None,
+    )
+    facts = description["settings"] | {name: value for name, value in record.items() if name != "validation"}
+    card = ModelCard.from_template(
+        data,
+        template_str=TEACHER_CARD,
+        method=method,
+        num_classes=description["num_classes"],
+        facts={name.replace("_", " "): shown(value) for name, value in facts.items()},
+        validation=_row(validation) if validation else "",
+        chosen="validation NLL" in record.values(),
+    )
+    write_text(Path(folder) / "README.md", str(card))
+
+
+def write_student_card(
+    folder: str | Path,
+    *,
+    title: str,
+    how: str,
+    measured: str,
+    metrics: dict[str, float],
+    teacher_metrics: dict[str, float] | None,
+    facts: dict[str, Any],
+    dataset: str,
+    split: str,
+    task: str,
+    tags: list[str],
+    figures: dict[str, str] | None = None,
+) -> None:
+    """Write ``README.md``: a model card with metrics that the Hub can read.
+
+    Args:
+        title: of the card.
+        how: end of the sentence "A student distilled with hf_bkd".
+        measured: a sentence on where the metrics are from.
+        metrics, teacher_metrics: accuracy, NLL, ECE and Brier score, as far as they are known.
+        facts: what else there is to know of the training, by name.
+        dataset, split: that were measured on.
+        task: the Hub's name of it, such as ``"image-classification"``.
+        tags: beside those that every student has.
+        figures: file -> caption.
+    """
+    dataset, loader = bare_name(dataset), LOADERS[task]
+    ours = not loader.startswith("AutoModel")
+    found = {name: metrics[name] for name in METRICS if name in metrics}
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="hf_bkd" if ours else "transformers",
+        pipeline_tag=task,
+        tags=["knowledge-distillation", "hf_bkd", *tags],
+        model_name=title,
+        eval_results=[EvalResult(task, dataset, dataset, *each, dataset_split=split) for each in found.items()]
+        or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=STUDENT_CARD,
+        title=title,
+        how=how,
+        measured=measured,
+        student_row=_row(metrics),
+        teacher_row=_row(teacher_metrics) if teacher_metrics else "",
+        imports=f"from hf_bkd import {loader}" if ours else REGISTERING.format(loader),
+        loader=loader,
+        facts={name: shown(value) for name, value in facts.items() if value not in (None, "")},
+        figures=figures or {},
+    )
+    write_text(Path(folder) / "README.md", str(card))
+
+
+def shown(value: Any) -> str:
+    """A value as a cell of a table."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _row(metrics: dict[str, float]) -> str:
+    return " | ".join(f"{metrics[name]:.4f}" if name in metrics else "–" for name in METRICS)

@@ -1,0 +1,101 @@
+"""The way to the Hub and back: whole folders."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+
+from ..utils.errors import UserError
+from ..utils.files import bare_name
+
+OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # what a saved model consists of
+
+
+def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Upload a folder as a model repository, made if need be; returns its address.
+
+    All of it is one commit: a push that fails leaves the repository as it was. What an earlier push left of a model,
+    such as members of a larger ensemble, is removed; other files are kept.
+
+    Args:
+        repo_id: its name, under the user's own where it has no ``OWNER/``.
+        private: whether a new repository is; True is refused for one that is public already.
+
+    Raises:
+        UserError: the Hub can't be reached or refuses, or others could read what is to be private.
+    """
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    with pushing_to(repo_id, token):
+        api = HfApi(token=token)
+        address = made_repository(api, repo_id, "model", private)
+        repo_id = address.repo_id
+        stale = {name for name in api.list_repo_files(repo_id) if name.startswith(OURS) or name.endswith(WEIGHTS)}
+        operations = [CommitOperationDelete(name) for name in sorted(stale - files.keys())]
+        operations += [CommitOperationAdd(name, path) for name, path in files.items()]
+        api.create_commit(repo_id, operations, commit_message="Upload with hf_bkd")
+    return str(address)
+
+
+def made_repository(api: HfApi, repo_id: str, kind: str, private: bool | None) -> RepoUrl:
+    """A repository of models or datasets, made if need be; UserError if it is to be private and is public already."""
+    address = api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+    if private and not api.repo_info(address.repo_id, repo_type=kind).private:
+        raise UserError(
+            f"the repository {address.repo_id} is public: make it private on the Hub, or push to another one"
+        )
+    return address
+
+
+@contextmanager
+def pushing_to(repo_id: str, token: str | None = None) -> Iterator[None]:
+    """Tell what goes wrong with a push in a :class:`UserError`, which never holds the token."""
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        raise UserError("the token holds characters that no token has: pass it as the Hub's settings show it")
+    try:
+        yield
+    except UserError:
+        raise
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) else None  # which says why a file failed
+        reason = shorten(f"{type(cause or error).__name__}: {cause or error}", 300)
+        raise UserError(f"could not push to {repo_id} ({reason}): log in if need be, and push again") from None
+
+
+def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """A folder as it is, or a repository's snapshot from the Hub.
+
+    Raises:
+        UserError: neither a folder nor a repository that the Hub can deliver.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        return Path(snapshot_download(str(name_or_path), revision=revision))
+    except HFValidationError:
+        raise UserError(f"there is no folder {name_or_path}") from None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"the repository {name_or_path} has no revision {revision}: pass one of its branches, tags or commits"
+        ) from None
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise UserError(
+            f"there is no folder {name_or_path}, and the Hub could not deliver it ({type(error).__name__}); pass the "
+            "path of a folder written by save_pretrained"
+        ) from None
+
+
+def source_of(name_or_path: str | Path, folder: Path) -> dict[str, str]:
+    """Where ``folder`` is from, for records that others read: a repository and its commit, or a folder's bare name."""
+    if Path(name_or_path).is_dir():
+        return {"folder": bare_name(str(name_or_path))}
+    return {"repository": str(name_or_path), "revision": folder.name}

@@ -1,0 +1,1 @@
+"""Networks, and how any network is asked for logits and features."""

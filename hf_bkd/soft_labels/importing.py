@@ -1,0 +1,139 @@
+"""Soft labels that somebody else computed: arrays of logits or probabilities, found by the examples' ids."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..utils.errors import UserError
+from .columns import attach
+from .identity import content_column, dataset_ids
+from .record import check_class_count, class_names, make_provenance
+
+KINDS = ("logits", "probs")
+SUM_TOLERANCE = 1e-2  # of probabilities that somebody rounded
+TOLD = 3
+
+
+def import_soft_labels(
+    dataset: datasets.Dataset,
+    values: np.ndarray | Tensor,
+    ids: Sequence,
+    id_column: str,
+    *,
+    kind: str = "logits",
+    temperature: float = 1.0,
+    classes: Sequence[int | str] | None = None,
+    made_by: str = "",
+    name: str | None = None,
+    storage: str = "float16",
+    top_k: int = 10,
+) -> datasets.Dataset:
+    """Give each example the labels that stand under its id, wherever they stand.
+
+    Args:
+        dataset: N examples.
+        values: [M, C], or [S, M, C] of S draws (or responses), which are averaged and leave a ``teacher_variance``.
+        ids: M ids of the values, each once, in their order; those that the dataset lacks are left out.
+        id_column: of the dataset, with the same ids, such as an accession.
+        kind: ``"logits"``, or ``"probs"``, which may be off 1 in sum by a hundredth and are renormalised.
+        temperature: T > 0 of logits: softmax(z / T).
+        classes: for each of the C columns the dataset's class, by number or name, where they aren't the same in the
+            same order; several may go to the same class, which then has their sum.
+        made_by: what made the values, for the record.
+        name, storage, top_k: as for :func:`~hf_bkd.add_soft_labels`.
+
+    Returns:
+        The dataset with ``teacher_probs``, its record and, of draws, ``teacher_variance``.
+
+    Raises:
+        UserError: examples without values, with their number and the first of their ids; ids that occur twice or are
+            not as many as the values; values that are not finite or no distributions; classes that the dataset doesn't
+            have, or another number of them without ``classes``; an unknown kind, a temperature out of range.
+    """
+    values = torch.as_tensor(np.asarray(values)).double()
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or len(ids) != values.shape[1]:
+        raise UserError(
+            f"values must be [M, C] or [S, M, C] with an id for each of M; they are {list(values.shape)}, and there "
+            f"are {len(ids)} ids"
+        )
+    rows = _rows(dataset, list(ids), id_column)
+    draws = _mapped(_probabilities(values[:, rows], kind, temperature), classes, dataset.features)
+    check_class_count("the array", draws.shape[-1], dataset.features)
+    digest = hashlib.sha256(values[:, rows].contiguous().numpy().tobytes()).hexdigest()[:16]
+    teacher = {"method": "imported", "num_classes": draws.shape[-1], "made_by": made_by, "kind": kind}
+    teacher |= {"temperature": float(temperature), "tempering": "per_sample", "weights": digest}
+    content = content_column(dataset.features)
+    example_ids = None if content is None else dataset_ids(dataset, content)
+    record = make_provenance(
+        teacher,
+        dataset,
+        num_samples=len(draws),
+        seed=0,
+        storage=storage,
+        content_column=content,
+        preprocessing=None,
+        example_ids=example_ids,
+    )
+    variance = draws.var(dim=0).numpy() if len(draws) > 1 else None
+    return attach(dataset, draws.mean(dim=0).numpy(), record, variance, example_ids, storage, name, top_k)
+
+
+def _rows(dataset: datasets.Dataset, ids: list[Any], id_column: str) -> list[int]:
+    """Which of the values belongs to each example."""
+    if id_column not in dataset.column_names:
+        raise UserError(f"the dataset has no column {id_column!r}; it has {', '.join(dataset.column_names)}")
+    place = {each: row for row, each in enumerate(ids)}
+    if len(place) < len(ids):
+        twice = next(each for row, each in enumerate(ids) if place[each] != row)
+        raise UserError(f"{len(ids) - len(place)} of the ids occur more than once (the first: {twice!r})")
+    wanted = dataset.with_format(None)[id_column][:]
+    missing = [each for each in wanted if each not in place]
+    if missing:
+        told = ", ".join(map(repr, missing[:TOLD]))
+        raise UserError(f"{len(missing)} of {len(wanted)} examples have no values (the first ids: {told})")
+    return [place[each] for each in wanted]
+
+
+def _probabilities(values: Tensor, kind: str, temperature: float) -> Tensor:
+    if kind not in KINDS:
+        raise UserError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
+    bad = (~values.isfinite()).any(dim=-1).any(dim=0).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(f"the values of {len(bad)} examples are not finite (the first: row {bad[0]})")
+    if kind == "logits":
+        if not temperature > 0:
+            raise UserError(f"temperature must be above 0, and it is {temperature}")
+        return (values / temperature).softmax(dim=-1)
+    if temperature != 1:
+        raise UserError(f"temperature is {temperature:g}: only logits have one; pass those, or leave it out")
+    sums = values.sum(dim=-1)
+    wrong = ((values < 0).any(dim=-1) | ((sums - 1).abs() > SUM_TOLERANCE)).any(dim=0).nonzero().flatten().tolist()
+    if wrong:
+        raise UserError(
+            f"the values of {len(wrong)} examples are no probabilities (the first: row {wrong[0]}, with the sum "
+            f"{sums[:, wrong[0]].mean().item():g}): pass kind='logits' if that is what they are"
+        )
+    return values / sums.unsqueeze(-1)
+
+
+def _mapped(draws: Tensor, classes: Sequence[int | str] | None, features: datasets.Features) -> Tensor:
+    """Draws [S, N, C] in the dataset's classes."""
+    if classes is None:
+        return draws
+    names = class_names(features)
+    if len(classes) != draws.shape[-1] or names is None:
+        raise UserError(
+            f"classes has {len(classes)} entries for {draws.shape[-1]} columns, and the dataset "
+            f"{'names no classes' if names is None else f'has {len(names)} classes'}: pass one for each column"
+        )
+    numbers = [names.index(each) if each in names else each for each in classes]
+    unknown = [each for each in numbers if not (isinstance(each, int) and 0 <= each < len(names))]
+    if unknown:
+        raise UserError(f"the dataset has no class {unknown[0]!r}; it has {', '.join(names)}")
+    return draws.new_zeros(*draws.shape[:-1], len(names)).index_add(-1, torch.tensor(numbers), draws)

@@ -1,0 +1,45 @@
+"""Teachers inside a teacher: asking them, and keeping them in its folder."""
+
+from abc import abstractmethod
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..models.calling import Inputs
+from .base import Teacher
+
+
+def log_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+    """A member's tempered draws [S, B, C] as log-probabilities; one tempered after averaging has a single one."""
+    prediction = member.predict(inputs, num_samples, generator, return_samples=True)
+    tempered_draws = member.tempering == "per_sample" or member.temperature == 1
+    return (prediction.samples if tempered_draws else prediction.mean[None]).log()
+
+
+class Composite(Teacher):
+    """A teacher made of others: they move, are described and are saved with it."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> list[Teacher]:
+        """The others."""
+
+    def to(self, device: torch.device | str) -> Self:
+        for part in self.parts:
+            part.to(device)
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"members": [part.describe() for part in self.parts]}
+
+    def _save_networks(self, folder: Path) -> None:
+        for number, part in enumerate(self.parts):
+            part.save_pretrained(folder / "members" / str(number))
+
+    @classmethod
+    def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
+        paths = sorted((folder / "members").iterdir(), key=lambda path: int(path.name))
+        return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]

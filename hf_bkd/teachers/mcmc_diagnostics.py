@@ -1,0 +1,119 @@
+"""Whether Markov chains have forgotten where they started, and how many independent draws they are worth.
+
+Rank-normalised split R-hat and bulk effective sample size (Vehtari, Gelman, Simpson, Carpenter and Buerkner 2021), as
+arviz computes them, for many parameters at once.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..utils.errors import UserError
+
+FEWEST = 8  # samples of a chain that can be judged
+MOST_CHECKED = 1_000  # parameters
+MIXED = 1.1
+
+
+def summarise(samples: Tensor, start: Tensor) -> dict[str, Any]:
+    """What to say of chains [K, S, P] that began at ``start`` [P], as JSON; UserError as for :func:`rhat`.
+
+    - ``ess min``, ``ess median``: effective sample sizes of the parameters, ``None`` where one never moved;
+    - ``rhat max``: the largest R-hat, likewise;
+    - ``mixed``: whether that is below 1.1. A chain that barely moves has one above 2, however many samples it leaves;
+    - ``moved``: how far the samples are from the start, the root of the mean square, relative to the start's norm.
+
+    Of more than 1,000 parameters as many are looked at, evenly spaced.
+    """
+    some = torch.linspace(0, samples.shape[-1] - 1, min(samples.shape[-1], MOST_CHECKED)).long()
+    sizes, scale = effective_sample_size(samples[..., some]), rhat(samples[..., some]).max().item()
+    distance = (samples - start).double().square().sum(dim=-1).mean().sqrt() / start.double().norm()
+    never = not math.isfinite(scale)
+    return {
+        "ess min": None if never else sizes.min().item(),
+        "ess median": None if never else sizes.median().item(),
+        "rhat max": None if never else scale,
+        "mixed": not never and scale < MIXED,
+        "moved": distance.item(),
+    }
+
+
+def rhat(samples: Tensor) -> Tensor:
+    """How much wider all chains together are than each alone, [P]: near 1 where they mix, above 1.01 where they don't.
+
+    Args:
+        samples: [K, S, P], S >= 8 of each of K chains; the two halves of a chain count as chains of their own.
+
+    Returns:
+        The larger one of the samples' and of their distances to the median; float64, NaN for a constant parameter.
+
+    Raises:
+        UserError: another shape, or too few samples.
+    """
+    halves = _halves(samples)
+    folded = (halves - halves.flatten(0, 1).quantile(0.5, dim=0)).abs()
+    return torch.maximum(*(_potential_scale(_normal_scores(each)) for each in (halves, folded)))
+
+
+def effective_sample_size(samples: Tensor) -> Tensor:
+    """How many independent draws the samples are worth for the centre of each parameter's distribution, [P].
+
+    Args:
+        samples: as for :func:`rhat`.
+
+    Returns:
+        Float64, at most K S log10(K S); NaN for a constant parameter.
+
+    Raises:
+        UserError: as for :func:`rhat`.
+    """
+    scores = _normal_scores(_halves(samples))
+    chains, draws, _ = scores.shape
+    covariance = _autocovariance(scores)
+    within, total = covariance[0] * draws / (draws - 1), covariance[0] + scores.mean(dim=1).var(dim=0)
+    correlation = 1 - (within - covariance) / total
+    correlation[0] = 1
+    # Geyer's initial monotone sequence: sums of neighbours until one is not positive, at the latest the last one
+    even = correlation[: 2 * ((draws - 1) // 2) : 2]
+    pairs = even + correlation[1::2][: len(even)]
+    positive = (pairs > 0).cumprod(dim=0)
+    positive[-1] = 0
+    summed = (pairs.cummin(dim=0).values * positive).sum(dim=0)
+    after = positive.sum(dim=0, keepdim=True)
+    time = 2 * summed - 1 + even.gather(0, after)[0].clamp_min(0)
+    count = chains * draws
+    return torch.where(total > 0, count / time.clamp_min(1 / math.log10(count)), math.nan)
+
+
+def _halves(samples: Tensor) -> Tensor:
+    """[K, S, P] to [2K, S // 2, P] in float64; of an odd number the middle one is left out."""
+    if samples.ndim != 3 or samples.shape[1] < FEWEST:
+        raise UserError(
+            f"samples must have the shape [chains, at least {FEWEST}, parameters], not {list(samples.shape)}"
+        )
+    half = samples.shape[1] // 2
+    return torch.cat([samples[:, :half], samples[:, -half:]]).double()
+
+
+def _normal_scores(values: Tensor) -> Tensor:
+    """Each parameter's values [K, S, P] at the ranks of a normal sample; ties share their mean rank."""
+    flat = values.flatten(0, 1).T.contiguous()
+    ordered = flat.sort(dim=1).values
+    ranks = (torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) + 1).double() / 2
+    scores = torch.special.ndtri((ranks - 3 / 8) / (flat.shape[1] + 1 / 4))
+    return scores.T.reshape(values.shape)
+
+
+def _potential_scale(values: Tensor) -> Tensor:
+    draws = values.shape[1]
+    within, between = values.var(dim=1).mean(dim=0), values.mean(dim=1).var(dim=0)
+    return ((draws - 1) / draws + between / within).sqrt()
+
+
+def _autocovariance(values: Tensor) -> Tensor:
+    """At lags 0 to S - 1, averaged over the chains of values [K, S, P]: [S, P]."""
+    draws = values.shape[1]
+    spectrum = torch.fft.rfft(values - values.mean(dim=1, keepdim=True), n=2 * draws, dim=1)
+    return torch.fft.irfft(spectrum.abs().square(), n=2 * draws, dim=1)[:, :draws].mean(dim=0) / draws

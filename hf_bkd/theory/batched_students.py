@@ -1,0 +1,84 @@
+"""Many small students in one module, so that all students of a sweep are trained at once."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..utils.checks import check_count
+
+
+class Students(nn.Module):
+    """R multilayer perceptrons with ReLU between their layers, whose parameters have a leading dimension R.
+
+    The gradient of the *sum* of the students' losses is each student's own, so any element-wise optimiser of torch
+    trains them as if each were alone.
+
+    Args:
+        count: R >= 1.
+        sizes: of the layers, input and output included; two sizes make a linear student.
+        generator: of the initial weights, U(-1/sqrt(inputs), 1/sqrt(inputs)) as in `torch.nn.Linear`.
+        alike: all students start from the same weights.
+        dtype: of the weights.
+
+    Raises:
+        UserError: a count or size below 1.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        sizes: Sequence[int],
+        generator: torch.Generator | None = None,
+        alike: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        check_count(count=count, **{f"sizes[{i}]": size for i, size in enumerate(sizes)})
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+            for parameters, rows in ((self.weights, inputs), (self.biases, 1)):
+                shape = (1 if alike else count, rows, outputs)
+                uniform = 2 * torch.rand(shape, generator=generator, dtype=dtype) - 1
+                start = (uniform / math.sqrt(inputs)).expand(count, rows, outputs).clone()
+                parameters.append(nn.Parameter(start))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs [R, N, outputs] of inputs [N, d], the same for all students, or [R, N, d]."""
+        hidden = inputs if inputs.ndim == 3 else inputs.expand(len(self.biases[0]), *inputs.shape)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden.relu() if layer else hidden, weight)
+        return hidden
+
+
+def train_by_sgd(
+    students: Students,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    learning_rate: float,
+    momentum: float = 0.0,
+    measure: Callable[[Students], Tensor] | None = None,
+    every: int = 1,
+) -> Tensor:
+    """Plain SGD on cross-entropy to targets that may be any numbers, one step a batch.
+
+    Args:
+        students: R of them.
+        batches: inputs [R, B, d] or [B, d], and targets [R, B, C].
+        learning_rate, momentum: of all students.
+        measure: asked of the students after every ``every`` steps.
+
+    Returns:
+        What ``measure`` found, stacked.
+    """
+    optimizer = torch.optim.SGD(students.parameters(), learning_rate, momentum)
+    found = []
+    for step, (inputs, targets) in enumerate(batches, start=1):
+        loss = -(targets * students(inputs).log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if measure is not None and step % every == 0:
+            with torch.no_grad():
+                found.append(measure(students))
+    return torch.stack(found) if found else torch.empty(0)

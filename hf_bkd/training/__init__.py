@@ -1,0 +1,1 @@
+"""The trainer that distils, its arguments, and what it reads."""

@@ -1,0 +1,127 @@
+"""`transformers.TrainingArguments` and the few numbers that distillation adds."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..data.views import ORDERS
+from ..losses import TEMPERATURE_SCALES
+from ..targets import TEACHER_WEIGHTS
+from ..utils.errors import UserError
+
+CHOICES = {
+    "temperature_scale": TEMPERATURE_SCALES,
+    "lambda_schedule": ("fixed", "adaptive"),
+    "teacher_weights": TEACHER_WEIGHTS,
+    "combine": ("average", "mixture"),
+    "view_order": ORDERS,
+}
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """Arguments of :class:`~hf_bkd.DistillationTrainer`.
+
+    loss = (1 - kd_lambda) * CE(y, softmax(z)) + kd_lambda * scale * KL(target, softmax(z / student_temperature)),
+    where the target is the stored ``teacher_probs`` at ``teacher_temperature`` (arXiv 2601.01484).
+
+    Args:
+        kd_lambda: weight in [0, 1] of the distillation term; 0 is plain training, 1 never reads the labels.
+        lambda_schedule: ``"fixed"``, or ``"adaptive"``: lambda(x) is ``kd_lambda`` times what the spread of the
+            teacher's draws for x says, see :func:`~hf_bkd.targets.adaptive_lambda`. Needs stored ``teacher_variance``.
+        teacher_weights: of several teachers' labels: ``"equal"``, ``"entropy"`` (the surer, the more, example by
+            example; arXiv 2605.27967) or ``"inverse_variance"`` (of each teacher's mean, example by example; needs
+            ``teacher_variance``).
+        combine: ``"average"`` of the teachers, or ``"mixture"``, arXiv 2605.27967's prior, under which the teachers
+            that the student agrees with count more; see :func:`~hf_bkd.targets.mixture_responsibilities`.
+        prior_strength: s > 0 of that mixture, its lambda. Its energy with the released code's factor c, and labels
+            of weight one, is ``kd_lambda`` = c s / (1 + c s) here.
+        teacher_temperature: T_t > 0 of the target. ``None`` keeps that of the stored labels. Labels stored at another
+            temperature are brought to this one by p^(T_stored/T_t), renormalised; refused if T_stored is not 1 and
+            their teacher's rule was ``"per_sample"``, and for a higher one unless they are stored as float32.
+        student_temperature: T_s > 0 of the student in the distillation term.
+        temperature_scale: ``"product"`` (T_t * T_s, arXiv 2601.01484), ``"squared"`` (T_s^2, Hinton et al. 2015) or
+            ``"none"``.
+        noise_epochs: over how many of the last evaluations the convergence noise is taken; a run with fewer than
+            twice as many uses its last half.
+        kl_warmup: share in [0, 1] of the training during which a variational network's KL divergence has no weight.
+        kl_annealing: share in [0, 1] of the training, after that, over which its weight rises linearly to 1. The
+            defaults are those of arXiv 2601.01484's code: 100 epochs and then 50, of 200.
+        view_order: of labels of V views: ``"cycle"`` shows view (epoch mod V), ``"shuffle"`` all V in a new order
+            every V epochs.
+        online_teacher: ask the trainer's ``teacher`` for the targets at each step, in place of stored labels.
+        teacher_samples, teacher_seed: S and the seed of an online teacher's draws.
+        allow_unrecorded_labels: train on soft labels that don't say what made them, such as ones added by hand.
+
+    Raises:
+        UserError: a number outside its range, an unknown choice, or one of stored labels with an online teacher.
+    """
+
+    kd_lambda: float = field(
+        default=1.0, metadata={"help": "Weight in [0, 1] of the distillation term: (1 - lambda) CE + lambda scale KL."}
+    )
+    lambda_schedule: str = field(
+        default="fixed", metadata={"help": "fixed, or adaptive: lambda by example, from the labels' variance."}
+    )
+    teacher_weights: str = field(
+        default="equal", metadata={"help": "Of several teachers: equal, entropy or inverse_variance."}
+    )
+    combine: str = field(default="average", metadata={"help": "Several teachers: their average, or a mixture prior."})
+    prior_strength: float = field(default=5.0, metadata={"help": "Strength > 0 of each teacher's part in a mixture."})
+    teacher_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature > 0 of the target; that of the stored labels if not given."}
+    )
+    student_temperature: float = field(
+        default=1.0, metadata={"help": "Temperature > 0 of the student in the distillation term."}
+    )
+    temperature_scale: str = field(
+        default="product", metadata={"help": "Factor on the KL term: product (T_t T_s), squared (T_s^2) or none."}
+    )
+    noise_epochs: int = field(
+        default=50, metadata={"help": "Number of last evaluations over which convergence noise is taken."}
+    )
+
+    kl_warmup: float = field(
+        default=0.5, metadata={"help": "Share of the training before a variational network's KL has any weight."}
+    )
+    kl_annealing: float = field(
+        default=0.25, metadata={"help": "Share of the training, after that, over which its weight rises to 1."}
+    )
+
+    view_order: str = field(
+        default="cycle", metadata={"help": "Which view an epoch shows: cycle or shuffle (each V epochs anew)."}
+    )
+    online_teacher: bool = field(
+        default=False, metadata={"help": "Ask the teacher for targets at each step, in place of stored labels."}
+    )
+    teacher_samples: int = field(default=10, metadata={"help": "Draws of an online teacher."})
+    teacher_seed: int = field(default=0, metadata={"help": "Seed of an online teacher's draws."})
+    allow_unrecorded_labels: bool = field(
+        default=False, metadata={"help": "Train on soft labels that don't say what made them."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("kd_lambda", "kl_warmup", "kl_annealing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must be between 0 and 1, and it is {getattr(self, name)}")
+        for name in ("teacher_temperature", "student_temperature", "prior_strength"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} must be above 0, and it is {value}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        if self.lambda_schedule == "adaptive" and self.online_teacher:
+            raise UserError(
+                "lambda_schedule='adaptive' reads the variance of all labels before the first step, and an online "
+                "teacher stores none: label with add_soft_labels, or leave online_teacher out"
+            )
+        if self.online_teacher and (self.combine, self.teacher_weights) != ("average", "equal"):
+            raise UserError(
+                "combine and teacher_weights are for stored labels: an online MultiTeacher has weights of its own"
+            )
+        if self.teacher_samples < 1:
+            raise UserError(f"teacher_samples must be at least 1, and it is {self.teacher_samples}")
+        if self.noise_epochs < 2:
+            raise UserError(f"noise_epochs must be at least 2, and it is {self.noise_epochs}")

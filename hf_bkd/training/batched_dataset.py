@@ -1,0 +1,229 @@
+"""Datasets as a training loop wants them: held as columns of tensors, read a whole batch at a time, in any view."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, Self
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.loading import find_columns
+from ..data.preprocessing import ImagePreprocessor, Pool, StoredImages, check_one_size, decoded, look, stacked
+from ..data.reading import Reader
+from ..data.views import Views
+from ..soft_labels.arrow import PROBS, VARIANCE
+from ..soft_labels.belonging import stored_ids
+from ..soft_labels.columns import SoftLabels, read
+from ..soft_labels.identity import EXAMPLE_ID, check_identity, content_ids, fingerprint
+from ..soft_labels.layout import column, teachers_of
+from ..utils.errors import UserError
+from ..utils.progress import track
+
+
+class ResidentDataset(torch.utils.data.Dataset):
+    """Columns in memory, read by whole batches: ``dataset[[3, 5]]`` is a dict of tensors with two rows each.
+
+    The trainer knows it and passes its batches on as they are; elsewhere use :meth:`batches`. Soft labels of views
+    bring their views with them: each epoch shows the next one, and the labels that were made for it.
+
+    Args:
+        values: column name -> tensor of N rows, all on one device. ``pixel_values`` may be uint8 images.
+        preprocessor: turns uint8 ``pixel_values`` into the network's.
+        views: how uint8 images are augmented; a view is an epoch unless their number is given.
+        labels: soft labels by teacher's name (``None`` for an unnamed one).
+        example_ids: content hash of each row, int64 [N], by which soft labels are recognised and views are drawn; the
+            rows' numbers if not given.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, Any],
+        preprocessor: ImagePreprocessor | None = None,
+        views: Views | None = None,
+        labels: dict[str | None, SoftLabels] | None = None,
+        example_ids: np.ndarray | None = None,
+    ):
+        self.values = values
+        self.preprocessor = preprocessor
+        self.views = views
+        self.labels = labels or {}
+        self.example_ids = example_ids
+        self.view_order, self._epoch = "cycle", 0
+        ids = np.arange(len(self)) if example_ids is None else example_ids
+        self._ids = torch.tensor(ids, device=self.device)
+        mixes = views is not None and views.mixing is not None
+        self._pool = Pool.of(ids, values["pixel_values"], self.device) if mixes else None
+
+    @classmethod
+    def from_images(
+        cls,
+        dataset: datasets.Dataset,
+        preprocessor: ImagePreprocessor,
+        views: Views | None = None,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+        resident: bool = True,
+    ) -> Self:
+        """A dataset of images, with its labels and its checked soft labels.
+
+        Args:
+            dataset: images of one size, unless ``resident`` is false and their views bring them to one.
+            preprocessor, views: as for the class; soft labels know their own views.
+            device: where the images are kept, if they are.
+            progress: whether to show a bar.
+            resident: decode once and keep the pixels; else decode what a batch needs when it is asked for.
+
+        Raises:
+            UserError: no images or labels, images of several sizes, or soft labels that are no distributions or were
+                made for other examples, classes, views or another normalisation.
+        """
+        image_column, label_column = find_columns(dataset)
+        if len(dataset) == 0:
+            raise UserError("the dataset of images is empty")
+        plain = dataset.with_format(None)
+        images, ids = [], []
+        batches, device = range(0, len(dataset), 1000), device if resident else "cpu"
+        for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
+            rows = plain[start : start + 1000][image_column]
+            ids.append(content_ids(rows))
+            if resident:
+                images.append(stacked(decoded(rows)))
+                check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
+        labels = torch.tensor(plain[label_column][:]).to(device)
+        pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column)
+        values = {"pixel_values": pixels, "labels": labels}
+        return cls(values, preprocessor, views, example_ids=np.concatenate(ids)).with_soft_labels(dataset)
+
+    def with_soft_labels(self, dataset: datasets.Dataset) -> Self:
+        """The same rows with the soft labels of ``dataset`` and their views, after checking that they are theirs."""
+        if len(dataset) != len(self):
+            raise UserError(f"soft labels of {len(dataset)} rows were given for a dataset of {len(self)} rows")
+        labels = {}
+        for teacher in teachers_of(dataset.column_names):
+            found = read(dataset, teacher)
+            self._check_belonging(column(PROBS, teacher), found, stored_ids(dataset, found.provenance))
+            labels[teacher] = found.to(self.device)
+        return type(self)(self.values, self.preprocessor, self._shared_views(labels), labels, self.example_ids)
+
+    def _check_belonging(self, name: str, labels: SoftLabels, ids: np.ndarray | None) -> None:
+        record = labels.provenance or {}
+        size, images = (record.get("dataset") or {}).get("image_size"), self.values.get("pixel_values")
+        if size is not None and isinstance(images, Tensor) and size != list(images.shape[1:]):
+            raise UserError(
+                f"{name} was made for images of [channels, height, width] {size}, and these are "
+                f"{list(images.shape[1:])}: use the images that were labelled"
+            )
+        if ids is not None and self.example_ids is not None:
+            check_identity(ids, self.example_ids)
+        if "labels" in self.values and self.values["labels"].max() >= labels.num_classes:
+            raise UserError(
+                f"{name} has {labels.num_classes} classes and the dataset's labels go up to "
+                f"{int(self.values['labels'].max())}: label it with a teacher of its classes"
+            )
+        theirs = record.get("preprocessing") or {}
+        ours = {} if self.preprocessor is None else self.preprocessor.to_dict()
+        if any(theirs.get(key, value) != value for key, value in ours.items()):
+            raise UserError(
+                f"the teacher saw images normalised with {theirs}, this dataset is prepared with {ours}: use the same "
+                "ImagePreprocessor for both"
+            )
+
+    def _shared_views(self, labels: dict[str | None, SoftLabels]) -> Views | None:
+        """What labels and images are both seen in: the labels' views, if they say any, or the dataset's own."""
+        records = [(each.provenance or {}).get("views") for each in labels.values()]
+        theirs = [None if record is None else Views.from_dict(record) for record in records]
+        if any(views != theirs[0] for views in theirs):
+            raise UserError(f"the teachers labelled different views ({theirs}): label them all with the same views")
+        if not theirs or (theirs[0] is None and self.views is None):
+            return self.views
+        if theirs[0] is None:
+            warnings.warn(
+                "the soft labels are of the images as they are, and the student sees them augmented, which is known "
+                "to make it overfit: label the same views with add_soft_labels(views=...)",
+                stacklevel=3,
+            )
+            return self.views
+        if self.views is not None and not self.views.allow(theirs[0]):
+            raise UserError(
+                f"the soft labels are of {theirs[0]}, and this dataset was made with {self.views}: leave views out, "
+                "the labels know theirs"
+            )
+        if self.example_ids is None:
+            raise UserError("labels of views need a dataset with example_ids, by which each view is drawn")
+        labelled = next(iter(labels.values())).provenance["dataset"]["fingerprint"]
+        if theirs[0].mixing is not None and labelled != fingerprint(self.example_ids):
+            raise UserError(
+                f"the labelled views mix each image with others of the whole dataset, by {theirs[0].mixing}, and some "
+                "of it are not here: use all the images that were labelled"
+            )
+        return theirs[0]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def __getitem__(self, index: int | list[int]) -> dict[str, Tensor]:
+        if isinstance(index, int):
+            return {name: value[0] for name, value in self.__getitems__([index]).items()}
+        return self.__getitems__(index)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        rows, view = torch.tensor(indices, device=self.device), self.view
+        ids = self._ids[rows]
+        batch = {name: value[rows] for name, value in self.values.items()}
+        if self.views is not None:
+            batch["pixel_values"] = look(batch["pixel_values"], ids, self.views, view, self._pool)
+        if self.preprocessor is not None:
+            batch["pixel_values"] = self.preprocessor.normalize(stacked(batch["pixel_values"]))
+        batch |= self.label_columns(rows)
+        if self.example_ids is not None:
+            batch[EXAMPLE_ID] = ids
+        return batch
+
+    def label_columns(self, rows: Tensor) -> dict[str, Tensor]:
+        """The soft-label columns of some rows, in the view that comes next."""
+        columns = {}
+        for teacher, labels in self.labels.items():
+            seen = labels.at(rows, self.view if labels.num_views > 1 else 0)
+            columns |= {column(kind, teacher): value for kind, value in seen.items()}
+        return columns
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.values.values())).device
+
+    @property
+    def column_names(self) -> list[str]:
+        names = list(self.values)
+        for teacher, labels in self.labels.items():
+            names.append(column(PROBS, teacher))
+            if labels.stored_variance is not None:
+                names.append(column(VARIANCE, teacher))
+        return names if self.example_ids is None else [*names, EXAMPLE_ID]
+
+    def soft_labels(self, teacher: str | None = None) -> SoftLabels:
+        """One teacher's labels, and what made them."""
+        return self.labels[teacher]
+
+    @property
+    def view(self) -> int:
+        """Which view of each image comes next."""
+        return self._epoch if self.views is None else self.views.at_epoch(self._epoch, self.view_order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch comes next, and with it which view."""
+        self._epoch = epoch
+
+    def batches(self, batch_size: int = 512) -> Iterator[dict[str, Tensor]]:
+        """Un-augmented batches of inputs and labels in order, for fitting and evaluating teachers."""
+        plain = type(self)(self.values, self.preprocessor)
+        for start in range(0, len(self), batch_size):
+            yield plain[list(range(start, min(start + batch_size, len(self))))]
+
+
+def training_set(reader: Reader, dataset: datasets.Dataset, device: torch.device) -> Any:
+    """What the trainer reads; images that are only normalised are held in memory, on the device."""
+    if reader.pixels is not None:
+        return ResidentDataset.from_images(dataset, reader.pixels, device=device)
+    return dataset.with_transform(lambda rows: reader(rows) | {"labels": torch.tensor(rows["label"])})

@@ -1,0 +1,51 @@
+"""Texts as tokens in memory, read a whole batch at a time."""
+
+from collections.abc import Callable
+from typing import Self
+
+import datasets
+import torch
+from torch import Tensor
+
+from ..soft_labels.identity import content_ids
+from ..utils.errors import UserError
+from .batched_dataset import ResidentDataset
+
+
+class ResidentTexts(ResidentDataset):
+    """Token columns [N, L], of which a batch gets as many as its longest text needs.
+
+    With ``train_sampling_strategy="group_by_length"`` batches of short questions have half as many of them as random
+    batches.
+    """
+
+    @classmethod
+    def from_texts(
+        cls,
+        dataset: datasets.Dataset,
+        tokenize: Callable[[dict[str, list]], dict[str, Tensor]],
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """A dataset with columns ``text`` and ``label``, and its checked soft labels.
+
+        Args:
+            dataset: N rows.
+            tokenize: rows to ``input_ids``, ``attention_mask`` (0 where a text is padded, at its end) and what else
+                the network takes, each [N, L].
+            device: where the tokens are kept.
+
+        Raises:
+            UserError: no rows, or soft labels that don't belong to them.
+        """
+        if len(dataset) == 0:
+            raise UserError("the dataset of texts is empty")
+        rows = dataset.with_format(None)[:]
+        values = tokenize(rows) | {"labels": torch.tensor(rows["label"])}
+        values = {name: value.to(device) for name, value in values.items()}
+        return cls(values, example_ids=content_ids(rows["text"])).with_soft_labels(dataset)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        batch = super().__getitems__(indices)
+        longest = int(batch["attention_mask"].sum(dim=1).max())
+        tokens = [name for name, value in self.values.items() if value.ndim == 2]
+        return batch | {name: batch[name][:, :longest] for name in tokens}

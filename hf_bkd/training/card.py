@@ -1,0 +1,80 @@
+"""What a student says of itself on the Hub: its card, from what its trainer knows."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from ..hub.cards import METRICS, write_student_card
+from ..reports.plots import write_accuracy_plot
+from ..soft_labels.sharing import facts_of
+from .supervision import OnlineTeacher, StoredLabels
+
+TASKS = {"pixel_values": "image-classification", "input_ids": "text-classification"}
+
+
+def write_training_card(
+    trainer: Trainer, source: StoredLabels | OnlineTeacher | None, model_name: str | None = None, **given: Any
+) -> None:
+    """Write ``README.md`` and a plot of the accuracies into the trainer's ``output_dir``.
+
+    Args:
+        trainer: a :class:`~hf_bkd.DistillationTrainer` that has been trained.
+        source: of its targets.
+        model_name: title of the card.
+        given: what `Trainer.push_to_hub` passes on for a card: ``tags``, ``dataset`` and others that are not used.
+    """
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    record = _record(source)
+    name = model_name or folder.name
+    epochs, accuracies = trainer.evaluations()
+    figures = {}
+    if len(accuracies) > 1:
+        figures = write_accuracy_plot(name, epochs, accuracies, trainer.noise_window(), folder)
+    evaluated = next((entry for entry in reversed(trainer.state.log_history) if "eval_accuracy" in entry), {})
+    metrics = {metric: evaluated[f"eval_{metric}"] for metric in METRICS if f"eval_{metric}" in evaluated}
+    training = {
+        "lambda": args.kd_lambda,
+        "lambda by example": args.lambda_schedule if args.lambda_schedule != "fixed" else None,
+        "T_t": trainer.teacher_temperature,
+        "T_s": args.student_temperature,
+        "scale, by the rule": args.temperature_scale,
+        "epochs": trainer.state.epoch or args.num_train_epochs,
+        "learning rate": args.learning_rate,
+        "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "training seed": args.seed,
+        "convergence noise": trainer.convergence_noise(),
+    }
+    dataset = given.get("dataset") or (record.get("dataset") or {}).get("name") or "unknown"
+    tags = given.get("tags") or []
+    write_student_card(
+        folder,
+        title=name,
+        how=f" from a {record['teacher']['method']} teacher" if record else "",
+        measured=_measured(evaluated),
+        metrics=metrics,
+        teacher_metrics=record.get("held_out"),
+        facts=training | (facts_of(record) if record else {}),
+        dataset=dataset if isinstance(dataset, str) else dataset[0],
+        split="evaluation",
+        task=TASKS.get(getattr(trainer.model, "main_input_name", ""), "image-classification"),
+        tags=[tags] if isinstance(tags, str) else tags,
+        figures=figures,
+    )
+
+
+def _record(source: StoredLabels | OnlineTeacher | None) -> dict[str, Any]:
+    """The record of the first teacher's labels, if they have one that names their teacher."""
+    if not isinstance(source, StoredLabels):
+        return {}
+    record = next(iter(source.stored.values())).layout.provenance or {}
+    return record if "num_samples" in record else {}
+
+
+def _measured(evaluated: dict[str, Any]) -> str:
+    if not evaluated:
+        return "It has not been evaluated yet."
+    return (
+        f"The student was measured on its trainer's evaluation set after epoch {evaluated['epoch']:g}; the teacher, "
+        "where there are numbers, on examples that were held out from it."
+    )

@@ -1,0 +1,140 @@
+"""Looking into a training: how noisy its supervision is, measured on its own examples."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from ..models.calling import call_network, classification_head, evaluation_mode, head_features, logits_of
+from ..theory.sgd_noise import squared_gradient_norms
+from ..utils.errors import UserError
+from .draw_variance import spread
+from .supervision import StoredLabels, network_inputs
+
+
+class DiagnosticsCallback(TrainerCallback):
+    """How far the gradients of single examples reach under each supervision, at the start and every N steps.
+
+    ``trainer.add_callback(DiagnosticsCallback(trainer))`` logs
+
+    - ``gradient_noise_one_hot``, ``gradient_noise_stored`` and, where it is known, ``gradient_noise_exact``: the mean
+      over the examples of ||d CE(target, softmax(z)) / d theta||^2 against the labels, the teacher's targets and the
+      exact class probabilities (arXiv 2601.01484's sigma, where the student is at the optimum);
+    - ``mc_variance``: the mean of sum_k Var_s[p_k^(s)] over all stored labels, if they keep it;
+    - ``lambda_hat``: what that says of the best lambda, see `theory.label_free_lambda`; the labels' spread is all that
+      it sees, and not what they have wrong together.
+
+    The end of a training logs ``convergence_noise`` in any case. The network is in evaluation mode for a measurement,
+    and unchanged by it: a training with the callback is the same as one without.
+
+    Costs, each time, one forward pass and a backward pass for each supervision of ``num_examples`` examples, and the
+    memory of 64 examples' gradients, in the first process. For 256 examples every 100 steps of 128 that is about 3 %
+    of a training's arithmetic; but gradients of single examples use the hardware worse than those of a batch.
+
+    Args:
+        trainer: the one that it is added to.
+        every: steps between measurements.
+        num_examples: of the training set, drawn once.
+        head_only: look at the gradients of the last layer alone, for the price of a forward pass. Models whose
+            forward pass depends on the values of its inputs, as that of most text models does on the padding, can't
+            be differentiated example by example otherwise.
+        exact: exact class probabilities [N, C] of the training set's rows, where they are known.
+        seed: of the choice of examples.
+
+    Raises:
+        UserError: a number below 1, a training set that is streamed, or ``exact`` of another length; at the start of
+            the training, a network that needs ``head_only``.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        every: int = 100,
+        num_examples: int = 256,
+        head_only: bool = False,
+        exact: Tensor | None = None,
+        seed: int = 0,
+    ):
+        for name, value in (("every", every), ("num_examples", num_examples)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, and it is {value}")
+        dataset = trainer.train_dataset
+        if not hasattr(dataset, "__getitems__"):
+            raise UserError("the diagnostics choose examples of the training set: load it without streaming")
+        if exact is not None and len(exact) != len(dataset):
+            raise UserError(f"exact has {len(exact)} rows, and the training set {len(dataset)}")
+        self.trainer, self.every, self.head_only, self.exact = trainer, every, head_only, exact
+        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:num_examples]
+        self.rows = chosen.sort().values
+        self.spread = _spread(trainer)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_step_end(args, state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 and state.is_world_process_zero:
+            self.trainer.log(self.measure())
+
+    def measure(self) -> dict[str, float]:
+        """What is logged, at the present weights."""
+        batch, source = self._batch(), self.trainer._source
+        with evaluation_mode(self.trainer.model):
+            network, inputs, classes = self._differentiated(network_inputs(batch))
+            targets = {}
+            if "labels" in batch:
+                targets["one_hot"] = nn.functional.one_hot(batch["labels"], classes).float()
+            if source is not None:
+                targets["stored"] = source.target(batch).float()
+            if self.exact is not None:
+                targets["exact"] = self.exact[self.rows].float().to(self.trainer.args.device)
+            try:
+                norms = squared_gradient_norms(network, inputs, torch.stack(list(targets.values()))).mean(dim=1)
+            except RuntimeError as error:
+                if "vmap" not in str(error):
+                    raise
+                raise UserError(
+                    f"{type(self.trainer.model).__name__} can't be differentiated example by example: pass "
+                    "head_only=True"
+                ) from error
+        found = {f"gradient_noise_{name}": norm for name, norm in zip(targets, norms.tolist(), strict=True)}
+        return found | self.spread
+
+    @torch.no_grad()
+    def _differentiated(self, inputs: dict[str, Tensor]) -> tuple[nn.Module, Any, int]:
+        """The part of the model whose gradients are looked at, what goes into it, and the number of classes."""
+        model = self.trainer.model
+        if self.head_only:
+            features, logits = head_features(model, inputs)
+            return classification_head(model)[1], features, logits.shape[-1]
+        one = {name: value[:1] for name, value in inputs.items()}
+        return _Logits(model), inputs, logits_of(call_network(model, one)).shape[-1]
+
+    def _batch(self) -> dict[str, Tensor]:
+        trainer = self.trainer
+        collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+        return trainer._prepare_inputs(collate(trainer.train_dataset.__getitems__(self.rows.tolist())))
+
+
+class _Logits(nn.Module):
+    """A model as a function from its inputs to logits [B, C]."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return logits_of(call_network(self.model, inputs))
+
+
+def _spread(trainer: Any) -> dict[str, float]:
+    """What the variance of a single teacher's stored labels says, if they keep it."""
+    source = trainer._source
+    if not isinstance(source, StoredLabels) or len(source.stored) != 1:
+        return {}
+    (layout,) = (stored.layout for stored in source.stored.values())
+    samples = layout.num_draws
+    if layout.variance_name not in trainer.train_dataset.column_names or not samples or samples < 2:
+        return {}
+    found = spread(trainer.train_dataset, layout)
+    return {"mc_variance": found.variance, "lambda_hat": 1 / (1 + found.ratio / samples)}

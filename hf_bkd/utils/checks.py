@@ -1,0 +1,78 @@
+"""What the formulas need of their arguments; a ValueError names the argument and the value that isn't so."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+SUM_TOLERANCE = 1e-4  # of probabilities in float32 over many classes
+SYMMETRY_TOLERANCE = 1e-5  # relative, of an inverse in float32
+
+
+def check_positive(**arguments: float | Tensor) -> None:
+    """All numbers of each argument are finite and above 0."""
+    for name, value in arguments.items():
+        _check_all(name, value, "above 0", lambda numbers: numbers > 0)
+
+
+def check_not_negative(**arguments: float | Tensor) -> None:
+    """All numbers of each argument are finite and at least 0."""
+    for name, value in arguments.items():
+        _check_all(name, value, "at least 0", lambda numbers: numbers >= 0)
+
+
+def _check_all(name: str, value: float | Tensor, what: str, allowed: Callable[[Tensor], Tensor]) -> None:
+    numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+    bad = numbers[~(allowed(numbers) & (numbers < math.inf))]
+    if len(bad):
+        raise UserError(f"{name} must be {what} and finite, and it is {bad[0].item():g}")
+
+
+def check_share(**arguments: float) -> None:
+    """Each argument is in [0, 1]."""
+    for name, value in arguments.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} must be between 0 and 1, and it is {value:g}")
+
+
+def check_count(**arguments: int) -> None:
+    """Each argument is a whole number of at least 1."""
+    for name, value in arguments.items():
+        if value < 1 or value != int(value):
+            raise UserError(f"{name} must be a whole number of at least 1, and it is {value:g}")
+
+
+def check_shape(name: str, value: Tensor, *shape: int | None) -> None:
+    """``value`` has this shape; ``None`` stands for any size."""
+    if value.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, value.shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise UserError(f"{name} must have the shape [{wanted}], and it has {list(value.shape)}")
+
+
+def check_probabilities(**arguments: Tensor) -> None:
+    """Each argument [..., C] holds distributions over its last dimension."""
+    for name, value in arguments.items():
+        least, sums = value.min().item(), value.sum(dim=-1)
+        if not least >= 0:
+            raise UserError(f"{name} must be at least 0 everywhere, and its least value is {least:g}")
+        worst = sums.flatten()[(sums - 1).abs().argmax()].item()
+        if not abs(worst - 1) <= SUM_TOLERANCE:
+            raise UserError(f"{name} must sum to one over the classes, and one row sums to {worst:g}")
+
+
+def cholesky(name: str, covariance: Tensor) -> Tensor:
+    """The lower Cholesky factor [..., d, d] in float64 of a symmetric, positive definite matrix, or a ValueError."""
+    covariance = covariance.double()
+    if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
+        raise UserError(f"{name} must be a square matrix, and its shape is {list(covariance.shape)}")
+    asymmetry = (covariance - covariance.mT).abs().max().item()
+    if not asymmetry <= SYMMETRY_TOLERANCE * covariance.abs().max().item():
+        raise UserError(f"{name} must be symmetric, and it differs from its transpose by {asymmetry:g}")
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    if info.any():
+        least = torch.linalg.eigvalsh(covariance).min().item()
+        raise UserError(f"{name} must be positive definite, and its least eigenvalue is {least:g}")
+    return factor

@@ -1,0 +1,201 @@
+"""`hf-bkd` on a saved teacher, a saved student and a saved dataset."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_bkd import DeterministicTeacher, EnsembleTeacher, ImagePreprocessor, MCDropoutTeacher, create_classifier
+from hf_bkd.cli import main
+from hf_bkd.metrics import auroc, classification_metrics, entropy
+from hf_bkd.soft_labels import read
+from hf_bkd.teachers.deterministic import best_temperature
+from tests.cli.fitting_helpers import bert, texts, tokenizer
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A dataset of 40 images, a network and two teachers, saved."""
+    home = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(40)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
+    rows = datasets.Dataset.from_dict({"image": images, "label": [i % 3 for i in range(40)]}, features=features)
+    datasets.DatasetDict({"train": rows, "test": rows.select(range(10))}).save_to_disk(home / "data")
+    network = create_classifier("cnn6_small", 3, in_chans=1, image_size=8, mean=(0.5,), std=(0.3,))
+    network.eval().save_pretrained(home / "network")
+    DeterministicTeacher(network, temperature=2.0).save_pretrained(home / "teacher")
+    EnsembleTeacher([DeterministicTeacher(network)] * 2).save_pretrained(home / "ensemble")
+    splits = {name: texts(number, number) for name, number in (("train", 50), ("validation", 20), ("test", 30))}
+    datasets.DatasetDict(splits).save_to_disk(home / "texts")
+    bert().save_pretrained(home / "bert")
+    tokenizer().save_pretrained(home / "bert")
+    return home
+
+
+def status(*arguments) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def expected_probs(home, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    from transformers import AutoModelForImageClassification
+
+    network = AutoModelForImageClassification.from_pretrained(home / "network").eval()
+    test = datasets.load_from_disk(home / "data")["train"]
+    pixels = ImagePreprocessor((0.5,), (0.3,))({"image": test["image"][:]})["pixel_values"]
+    with torch.no_grad():
+        return (network(pixels).logits / temperature).softmax(dim=-1), torch.tensor(test["label"][:])
+
+
+def test_label_writes_a_dataset_with_the_teachers_probabilities(home, tmp_path, capsys):
+    main(
+        [
+            "label",
+            "--teacher",
+            str(home / "teacher"),
+            "--dataset",
+            str(home / "data"),
+            "--output_dir",
+            str(tmp_path / "o"),
+        ]
+    )
+    assert "40 examples labelled by a deterministic teacher" in capsys.readouterr().out
+    labels = read(datasets.load_from_disk(tmp_path / "o"))
+    torch.testing.assert_close(labels.probs, expected_probs(home, 2.0)[0], rtol=2**-10, atol=1e-6)
+    assert labels.provenance["temperature"] == 2.0
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["teacher", "evaluate"]])
+@pytest.mark.parametrize(("model", "temperature"), [("network", 1.0), ("teacher", 2.0), ("ensemble", 1.0)])
+def test_evaluate_prints_the_metrics(home, capsys, command, model, temperature):
+    main([*command, str(home / model), "--dataset", str(home / "data"), "--split", "train"])
+    said = capsys.readouterr().out.splitlines()
+    method = model if model == "ensemble" else "deterministic"
+    assert said == [
+        f"{home / model} ({method}) on 40 examples of {home / 'data'}, train:",
+        told(classification_metrics(*expected_probs(home, temperature))),
+    ]
+
+
+def told(metrics) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def text_probs(rows) -> torch.Tensor:
+    batch = tokenizer()(rows["text"][:], padding=True, truncation=True, max_length=8, return_tensors="pt")
+    with torch.no_grad():
+        return bert()(batch["input_ids"], batch["attention_mask"]).logits.double().softmax(dim=-1)
+
+
+def test_evaluate_scales_temperature_on_validation_and_tells_foreign_examples_apart(home, tmp_path, capsys):
+    rows = datasets.load_from_disk(home / "texts")
+    foreign = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["w1", "nothing known here", "who where when"]})
+    datasets.DatasetDict(other=foreign).save_to_disk(tmp_path / "foreign")
+    arguments = ["evaluate", home / "bert", "--dataset", home / "texts", "--ood", tmp_path / "foreign"]
+    main([*map(str, arguments), "--ood_split", "other"])
+    said = capsys.readouterr().out.splitlines()
+    probs, held_out = text_probs(rows["test"]), text_probs(rows["validation"])
+    labels = torch.tensor(rows["test"]["label"][:])
+    temperature = best_temperature(held_out.log(), torch.tensor(rows["validation"]["label"][:]))
+    assert said[1] == told(classification_metrics(probs, labels))
+    assert said[2] == f"after temperature scaling, T = {temperature:.2f} chosen on 20 validation examples:"
+    assert said[3] == told(classification_metrics((probs.log() / temperature).softmax(dim=-1), labels))
+    assert said[4] == f"entropy tells 3 examples of {tmp_path / 'foreign'}, other apart:"
+    assert said[5] == f"auroc {auroc(entropy(probs), entropy(text_probs(foreign))):.4f}"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_label_takes_texts_with_and_without_labels(home, tmp_path, labelled):
+    rows = datasets.load_from_disk(home / "texts")["train"].rename_column("text", "question")
+    rows = rows.add_column("number", list(range(50)))
+    datasets.DatasetDict(train=rows if labelled else rows.remove_columns("label")).save_to_disk(tmp_path / "data")
+    main(
+        [
+            "label",
+            "--teacher",
+            str(home / "bert"),
+            "--dataset",
+            str(tmp_path / "data"),
+            "--output_dir",
+            str(tmp_path / "o"),
+        ]
+    )
+    found = datasets.load_from_disk(tmp_path / "o")
+    labels = read(found)
+    assert found["text"][:] == rows["question"][:] and ("label" in found.column_names) == labelled
+    torch.testing.assert_close(labels.probs.double(), text_probs(found), rtol=2**-10, atol=1e-6)
+    assert labels.provenance["preprocessing"]["max_length"] == 8
+
+
+def test_label_numbers_classes_as_the_teacher_does(home, tmp_path):
+    bert(["when", "who", "where"]).save_pretrained(tmp_path / "bert")
+    MCDropoutTeacher(bert(["when", "who", "where"])).save_pretrained(tmp_path / "teacher")
+    tokenizer().save_pretrained(tmp_path / "teacher")
+    teacher, data = str(tmp_path / "teacher"), str(home / "texts")
+    main(["label", "--teacher", teacher, "--dataset", data, "--output_dir", str(tmp_path / "o"), "--num_samples", "3"])
+    found, rows = datasets.load_from_disk(tmp_path / "o"), datasets.load_from_disk(data)["train"]
+    assert found.features["label"].names == read(found).provenance["class_names"] == ["when", "who", "where"]
+    assert found["label"][:] == [(label + 1) % 3 for label in rows["label"]]
+    assert read(found).variance is not None
+
+
+@pytest.mark.parametrize("command", ["teacher", "teacher fit", "teacher evaluate", "label"])
+def test_help(capsys, command):
+    assert status(*command.split(), "--help") == 0
+    assert f"usage: hf-bkd {command}" in capsys.readouterr().out
+
+
+def test_an_existing_folder_is_left_alone(home, tmp_path, capsys):
+    (tmp_path / "mine").write_text("mine")
+    assert (
+        status("label", "--teacher", home / "teacher", "--dataset", home / "data", "--output_dir", tmp_path / "mine")
+        == 2
+    )
+    assert "is there already" in capsys.readouterr().err and (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate", "/nowhere", "--dataset", "DATA"], "there is no folder /nowhere"),
+        (["evaluate", "somebody/model", "--dataset", "DATA"], "the Hub could not deliver it"),
+        (["evaluate", "NETWORK", "--dataset", "/nowhere"], "there is no folder /nowhere"),
+        (["evaluate", "NETWORK", "--dataset", "DATA", "--split", "dev"], "no split 'dev', only train, test"),
+        (["evaluate", "DATA", "--dataset", "DATA"], "holds no teacher"),
+        (["evaluate", "NETWORK", "--dataset", "TEXTS"], "no column of images, only text, label"),
+        (["evaluate", "TEACHER", "--dataset", "DATA", "--label_column", "kind"], "no column 'kind'"),
+        (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "/nowhere"], "there is no folder /nowhere"),
+        (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "TEXTS"], "no column of images"),
+        (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "DATA", "--ood_split", "dev"], "no split 'dev'"),
+        (["evaluate", "NETWORK", "--dataset", "DATA", "--num_samples", "0"], "num_samples must be at least 1"),
+        (["teacher", "fit"], "pass --method, one of deterministic, laplace"),
+        (["teacher", "fit", "--method", "laplace"], "pass --model"),
+        (["teacher", "fit", "--method", "laplace", "--model", "NETWORK", "--dataset", "DATA"], "pass --output_dir"),
+        (["report", "/nowhere"], "cannot read /nowhere/results.json: No such file"),
+        (
+            ["label", "--teacher", "TEACHER", "--dataset", "DATA", "--output_dir", "NEW", "--num_samples", "0"],
+            "num_samples must be at least 1",
+        ),
+    ],
+)
+def test_mistakes_end_in_a_sentence(home, tmp_path, capsys, arguments, words):
+    places = {
+        "DATA": home / "data",
+        "TEXTS": home / "texts",
+        "NETWORK": home / "network",
+        "TEACHER": home / "teacher",
+        "NEW": tmp_path / "new",
+    }
+    assert status(*[places.get(argument, argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: ") and words in said and "\n" not in said, said
+    assert not (tmp_path / "new").exists()
+
+
+def test_report_is_written_anew(tmp_path, capsys):
+    (tmp_path / "results.json").write_text('{"recipe": "r", "dataset": "d", "environment": {}, "arms": []}')
+    main(["report", str(tmp_path)])
+    assert (tmp_path / "report.md").is_file() and "report: " in capsys.readouterr().out

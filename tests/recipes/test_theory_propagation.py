@@ -1,0 +1,48 @@
+"""The recipe, with few networks on few examples: what is exact of least squares holds, and all is written."""
+
+import json
+
+import pytest
+from sklearn.datasets import load_digits, load_wine
+
+from hf_bkd.reports.claims import main
+from tests.recipes.recipe_helpers import load
+
+EXACT = ("variance over students", "test error", "average of", "weighted", "ORACLE", "the targets", "least squares")
+SIZES = {"--students": 2000, "--classifiers": 4, "--networks": 4}
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    recipe = load("theory_propagation")
+    from theory_claims import propagation_classification
+
+    monkeypatch.setattr(
+        propagation_classification, "SETS", {"digits": (load_digits, 100, 80), "wine": (load_wine, 50, 64)}
+    )
+    return recipe
+
+
+def test_the_recipe_writes_its_claims_and_least_squares_obeys_its_formulas(recipe, tmp_path, capsys):
+    argv = [str(part) for option in ({"--output_dir": tmp_path} | SIZES).items() for part in option]
+    main("theory_propagation", recipe.NOTE, recipe.claims, recipe.PropagationArguments, argv)
+    assert "checks hold" in capsys.readouterr().out
+    checks = json.loads((tmp_path / "results.json").read_text())["checks"]
+    exact = [check for check in checks if check["name"].startswith(EXACT)]
+    assert len(exact) == 17 and not [check["name"] for check in exact if not check["holds"]]
+    assert max(check["tolerance"] for check in exact if check["compare"] == "relative") <= 0.03
+    page = (tmp_path / "report.md").read_text()
+    assert "ORACLE that nobody has" in page and "No number of the paper's tables could be recovered" in page
+    for figure in ("averaging", "rules", "labels", "networks", "amplification"):
+        assert (tmp_path / f"{figure}.png").stat().st_size > 10_000 and f"({figure}.png)" in page
+
+
+def test_networks_amplify_and_sampled_labels_leave_entropy(recipe):
+    from theory_claims import propagation_classification as classes
+    from theory_claims import propagation_regression as regression
+
+    amplified = regression.amplification_claim(regression.Diabetes(), 200, 5, 0).checks
+    assert all(check.holds for check in amplified if check.compare != "relative")
+    labelled = {check.name: check for check in classes.labels_claim(8, 0).checks}
+    assert labelled["entropy, argmax / soft"].holds and labelled["entropy, 1 label / teacher's"].holds
+    assert labelled["variance, k = 20 / k = 80"].measured == pytest.approx(4, rel=0.2)

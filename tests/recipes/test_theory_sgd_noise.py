@@ -1,0 +1,52 @@
+"""The recipe: the floors that SGD comes to are those that per-example gradients predict, within 10 %."""
+
+import json
+
+import pytest
+import torch
+
+from hf_bkd.reports.claims import main
+from tests.recipes.recipe_helpers import load
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load("theory_sgd_noise")
+
+
+@pytest.fixture(scope="module")
+def world(recipe):
+    torch.set_num_threads(1)
+    return recipe.Linear(replicates=48, steps=4000, seed=0)
+
+
+def made(recipe, world, name) -> list:
+    (claim,) = [claim for claim in recipe.FLOOR_CLAIMS if claim.__name__ == name]
+    return claim(world).checks
+
+
+@pytest.mark.parametrize("claim", ["floor_claim", "samples_claim", "lambda_claim", "break_even_claim"])
+def test_floors_are_as_predicted(recipe, world, claim):
+    checks = made(recipe, world, claim)
+    assert checks and not [check for check in checks if not check.holds]
+    assert all(check.tolerance <= 0.1 for check in checks)
+
+
+def test_the_adaptive_lambda_is_as_good_as_the_best_of_a_grid(recipe, world):
+    checks = made(recipe, world, "adaptive_claim")
+    assert len(checks) == 3 and all(check.holds and check.predicted == 1.05 for check in checks)
+
+
+def test_students_start_alike_and_exact_targets_teach_best_in_the_protocol(recipe):
+    claim = recipe.protocol_claim(seeds=2, points=4000, seed=0)
+    order = [check for check in claim.checks if check.name.startswith("excess risk of")]
+    assert len(order) == 4 and all(check.holds for check in order)
+    ((first, *others),) = [[series.y[0] for series in claim.figures[0].panels[0].series]]
+    assert all(abs(other - first) < 25 for other in others)  # after a few steps from the same weights
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_holds(recipe, tmp_path):
+    main("theory_sgd_noise", "A note.", recipe.claims, recipe.Options, ["--output_dir", str(tmp_path)])
+    checks = json.loads((tmp_path / "results.json").read_text())["checks"]
+    assert len(checks) == 31 and not [check["name"] for check in checks if not check["holds"]]

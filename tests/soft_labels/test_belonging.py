@@ -1,0 +1,156 @@
+"""The check before the first step: temperatures, classes, and kinds of datasets (identity: tests/invariants)."""
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_bkd import ResidentDataset, UserError
+from hf_bkd.soft_labels import attach, read_provenance
+from hf_bkd.soft_labels.belonging import stored_labels
+from hf_bkd.soft_labels.layout import soft_label_columns
+from tests.soft_labels.label_helpers import PREPROCESS, RECORD, VIEWS, image_teacher, images, quiet, rows, some_probs
+
+
+def labelled(name=None, dataset=None, storage="float32", **record):
+    record = RECORD | {"storage": storage, "teacher": {"num_classes": 4}} | record
+    return attach(dataset or rows(), some_probs(10, 4), record, name=name, storage=storage)
+
+
+def temperatures(dataset, wanted, num_classes=4, **how):
+    """Stored and wanted, by column."""
+    found = stored_labels(dataset, wanted, num_classes, **how)
+    assert all(name == each.layout.name for name, each in found.items())
+    return {name: (each.temperature, each.wanted) for name, each in found.items()}
+
+
+class TestTemperatures:
+    def test_of_the_labels_stay_unless_another_is_wanted(self):
+        dataset = labelled(temperature=2.5)
+        assert temperatures(dataset, None) == {"teacher_probs": (2.5, 2.5)}
+        assert temperatures(dataset, 4.0) == {"teacher_probs": (2.5, 4.0)}
+        assert temperatures(dataset, 4.0, None) == {"teacher_probs": (2.5, 4.0)}
+
+    def test_of_labels_added_by_hand_is_one(self):
+        dataset = rows().add_column("teacher_probs", some_probs(10, 4).tolist())
+        assert temperatures(dataset, None, allow_unrecorded=True) == {"teacher_probs": (1.0, 1.0)}
+
+    def test_of_averages_of_tempered_draws_cannot_be_changed(self):
+        dataset = labelled(temperature=2.0, tempering="per_sample")
+        assert temperatures(dataset, None) == temperatures(dataset, 2.0)
+        with pytest.raises(UserError, match="averaged over draws at temperature 2 and can't be brought to 3: leave"):
+            temperatures(dataset, 3.0)
+
+    def test_of_plain_averages_can(self):
+        """mean_s p_s at temperature 1 is the same under either rule."""
+        assert temperatures(labelled(tempering="per_sample"), 3.0) == {"teacher_probs": (1.0, 3.0)}
+
+    def test_of_several_teachers_are_brought_together(self):
+        both = labelled("b", labelled("a", temperature=2.0), temperature=4.0)
+        with pytest.raises(
+            UserError, match=r"\(teacher_probs__a at 2, teacher_probs__b at 4\): pass teacher_temperature"
+        ):
+            temperatures(both, None)
+        assert temperatures(both, 4.0) == {"teacher_probs__a": (2.0, 4.0), "teacher_probs__b": (4.0, 4.0)}
+        assert temperatures(both, 3.0) == {"teacher_probs__a": (2.0, 3.0), "teacher_probs__b": (4.0, 3.0)}
+
+    @pytest.mark.parametrize("storage", ["float16", "uint8", "top_k"])
+    def test_cannot_be_raised_where_small_probabilities_were_lost(self, storage):
+        dataset = labelled(storage=storage, temperature=2.0)
+        with pytest.raises(
+            UserError, match=f"stored as {storage}, which loses the small .* at temperature 3 .*storage='float32'"
+        ):
+            temperatures(dataset, 3.0)
+        for wanted in (None, 2.0, 1.0):
+            assert temperatures(dataset, wanted) == {"teacher_probs": (2.0, wanted or 2.0)}
+
+
+class TestRefusals:
+    def test_no_labels(self):
+        with pytest.raises(
+            UserError, match=r"no teacher_probs column \(only x, label, number\): add it with add_soft"
+        ):
+            stored_labels(rows(), None, 4)
+
+    def test_a_dataset_that_names_no_columns(self):
+        with pytest.raises(UserError, match=r"no teacher_probs column \(only unnamed ones\)"):
+            stored_labels([1, 2, 3], None, 4)
+
+    def test_another_kind_of_dataset(self):
+        class Odd:
+            column_names = ["teacher_probs"]
+
+        with pytest.raises(UserError, match="can't be read from a Odd: pass a datasets.Dataset or a Resid"):
+            stored_labels(Odd(), None, 4)
+
+    def test_labels_without_a_record(self):
+        dataset = labelled().remove_columns("teacher_provenance")
+        with pytest.raises(
+            UserError,
+            match="teacher_probs has no teacher_provenance, so nobody .*: label with add_soft_labels, or pass "
+            "allow_unrecorded_labels=True if you know that it belongs here",
+        ):
+            stored_labels(dataset, None, 4)
+        assert stored_labels(dataset, None, 4, allow_unrecorded=True)["teacher_probs"].layout.provenance is None
+
+    def test_one_of_two_teachers_without_a_record(self):
+        both = labelled("b", labelled("a")).remove_columns("teacher_provenance__b")
+        with pytest.raises(UserError, match="teacher_probs__b has no teacher_provenance"):
+            stored_labels(both, None, 4)
+        assert len(stored_labels(both, None, 4, allow_unrecorded=True)) == 2
+
+    def test_a_model_of_other_classes(self):
+        with pytest.raises(
+            UserError, match="teacher_probs has 4 classes and the model has 10: build the student with 4"
+        ):
+            stored_labels(labelled(), None, 10)
+
+    def test_one_of_two_teachers_that_is_broken(self):
+        both = labelled("good").add_column("teacher_probs__bad", np.full((10, 4), 0.3).tolist())
+        with pytest.raises(UserError, match="row 0 of the soft labels does not sum to one"):
+            stored_labels(both, None, 4)
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_labels_of_views_that_only_a_resident_dataset_can_show(self, streamed):
+        dataset = labelled(views={"number": 1, "seed": 0, "transforms": [{"name": "CropAndFlip"}]})
+        with pytest.raises(UserError, match="augmented views of each image, which only a ResidentDataset can show"):
+            stored_labels(dataset.to_iterable_dataset() if streamed else dataset, None, 4)
+
+
+class TestStreams:
+    def test_tell_their_layout_by_their_features(self):
+        found = stored_labels(labelled(temperature=2.0).to_iterable_dataset(), None, 4)["teacher_probs"]
+        assert (found.layout.num_views, found.layout.num_classes, found.temperature) == (1, 4, 2.0)
+
+    def test_of_other_classes_than_the_model_are_refused(self):
+        with pytest.raises(UserError, match="teacher_probs has 4 classes and the model has 5"):
+            stored_labels(labelled().to_iterable_dataset(), None, 5)
+
+    def test_that_do_not_tell_their_classes_are_refused(self):
+        by_hand = rows().add_column("teacher_probs", some_probs(10, 4).tolist()).to_iterable_dataset()
+        with pytest.raises(
+            UserError, match="don't tell how many classes teacher_probs has: cast the column .*, or load the dataset"
+        ):
+            stored_labels(by_hand, None, 4, allow_unrecorded=True)
+        told = by_hand.cast_column("teacher_probs", datasets.List(datasets.Value("float32"), length=4))
+        assert stored_labels(told, None, 4, allow_unrecorded=True)["teacher_probs"].layout.num_classes == 4
+
+    def test_without_features_have_no_labels(self):
+        nameless = datasets.IterableDataset.from_generator(lambda: iter([{"teacher_probs": [0.5, 0.5]}]))
+        with pytest.raises(UserError, match="no teacher_probs column"):
+            stored_labels(nameless, None, 2)
+
+
+def test_a_resident_dataset_tells_its_own():
+    labelled = quiet(images(), image_teacher(), preprocess=PREPROCESS, views=VIEWS)
+    resident = ResidentDataset.from_images(labelled, PREPROCESS, progress=False)
+    found = stored_labels(resident, None, 4)["teacher_probs"]
+    assert (found.layout.num_views, found.layout.num_classes, found.wanted) == (3, 4, 1.0)
+    assert found.layout.provenance == read_provenance(labelled.features)
+
+
+def test_which_columns_there_are():
+    assert soft_label_columns(labelled()) == ["teacher_probs", "teacher_provenance"]
+    assert soft_label_columns([1, 2]) == []
+    assert soft_label_columns(datasets.Dataset.from_dict({"a": [1], "teacher_variance__x": [1]})) == [
+        "teacher_variance__x"
+    ]

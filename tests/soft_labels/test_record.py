@@ -1,0 +1,193 @@
+"""The record of what made soft labels: JSON in a feature, read without trust, and hashes that know an example."""
+
+import json
+from importlib.metadata import version
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_bkd import UserError
+from hf_bkd.soft_labels import attach, read, read_provenance
+from hf_bkd.soft_labels.identity import fingerprint
+from hf_bkd.soft_labels.record import (
+    check_class_count,
+    check_class_names,
+    class_names,
+    decode_provenance,
+    encode_provenance,
+    make_provenance,
+)
+from tests.soft_labels.label_helpers import RECORD, Teacher, rows, some_probs
+
+
+def made_of(teacher, dataset=None, **more):
+    dataset = rows() if dataset is None else dataset
+    how = {"num_samples": 1, "seed": 0, "storage": "float16", "content_column": None, "preprocessing": None}
+    return make_provenance(teacher, dataset, **how, **more)
+
+
+class TestRecord:
+    def test_says_what_was_done(self):
+        dataset = rows()
+        made = make_provenance(
+            Teacher(temperature=3.0).describe(),
+            dataset,
+            num_samples=7,
+            seed=5,
+            storage="float16",
+            content_column="x",
+            preprocessing={"mean": [0.5], "std": [0.25]},
+            folds={"number": 3},
+            example_ids=np.array([3, 1, 2, 3, 4, 5, 6, 7, 8, 3]),
+            image_size=[3, 8, 8],
+            views={"number": 2, "seed": 0, "transforms": []},
+            mixed_precision="bf16",
+            held_out={"nll": 0.5},
+        )
+        assert made == {
+            "format": 1,
+            "teacher": Teacher(temperature=3.0).describe(),
+            "num_samples": 7,
+            "temperature": 3.0,
+            "tempering": "post_average",
+            "seed": 5,
+            "storage": "float16",
+            "views": {"number": 2, "seed": 0, "transforms": []},
+            "folds": {"number": 3},
+            "dataset": {
+                "name": None,
+                "repository": None,
+                "revision": None,
+                "split": None,
+                "rows": 10,
+                "content_column": "x",
+                "fingerprint": fingerprint(np.array([3, 1, 2, 3, 4, 5, 6, 7, 8, 3])),
+                "repeated_ids": 2,
+                "image_size": [3, 8, 8],
+            },
+            "class_names": ["class 0", "class 1", "class 2", "class 3"],
+            "preprocessing": {"mean": [0.5], "std": [0.25]},
+            "mixed_precision": "bf16",
+            "held_out": {"nll": 0.5},
+            "versions": {name: version(name) for name in ("hf_bkd", "torch", "transformers", "datasets")},
+        }
+        assert decode_provenance(datasets.ClassLabel(names=[encode_provenance(made)])) == made
+
+    def test_names_the_repository_and_the_commit_of_a_dataset_from_the_hub(self):
+        dataset = rows()
+        dataset.info.dataset_name = "cifar10"
+        dataset.info.download_checksums = {"hf://datasets/uoft-cs/cifar10@0b2714/plain_text/train.parquet": {}}
+        made = made_of(Teacher().describe(), dataset)["dataset"]
+        assert (made["name"], made["repository"], made["revision"]) == ("cifar10", "uoft-cs/cifar10", "0b2714")
+
+    def test_says_how_good_the_teacher_says_it_is_unless_told_better(self):
+        teacher = Teacher().describe() | {"record": {"validation": {"nll": 0.7}}}
+        assert made_of(teacher)["held_out"] == {"nll": 0.7}
+        assert made_of(teacher, held_out={"nll": 0.6})["held_out"] == {"nll": 0.6}
+        assert made_of(Teacher().describe())["held_out"] is None
+
+    def test_keeps_no_names_of_classes_that_the_teacher_does_not_know(self):
+        """A dataset may have fine and coarse labels; which of them the teacher meant shows in their number."""
+        made = made_of(Teacher(2).describe())
+        assert made["class_names"] is None
+
+    @pytest.mark.parametrize(
+        "feature",
+        [
+            datasets.Value("string"),
+            datasets.ClassLabel(num_classes=0, names=[]),
+            datasets.ClassLabel(names=["cat", "dog"]),
+            *(
+                datasets.ClassLabel(names=[json.dumps(junk)])
+                for junk in (
+                    None,
+                    7,
+                    "format",
+                    [1],
+                    {},
+                    {"format": 1},
+                    {"format": 1, "temperature": 1.0},
+                    RECORD | {"temperature": "warm"},
+                    RECORD | {"temperature": None},
+                    RECORD | {"temperature": 0},
+                    RECORD | {"temperature": -1.0},
+                    RECORD | {"tempering": 3},
+                    RECORD | {"dataset": ["x"]},
+                    RECORD | {"preprocessing": "centre crop"},
+                    RECORD | {"teacher": "me"},
+                    RECORD | {"temperature": 10**400},
+                    RECORD | {"temperature": float("inf")},
+                    RECORD | {"temperature": True},
+                    RECORD | {"class_names": 0},
+                    RECORD | {"class_names": ["cat", 1]},
+                    RECORD | {"teacher": {"num_classes": "4"}},
+                    RECORD | {"teacher": {"num_classes": 0}},
+                    RECORD | {"teacher": {"num_classes": 2.5}},
+                    RECORD | {"views": {"number": -1}},
+                    RECORD | {"views": {"number": True}},
+                    RECORD | {"views": [3]},
+                    RECORD | {"held_out": "good"},
+                    RECORD | {"dataset": {"repeated_ids": "none"}},
+                )
+            ),
+        ],
+    )
+    def test_junk_is_refused(self, feature):
+        with pytest.raises(UserError, match="teacher_provenance holds no record of this library .*: label again"):
+            decode_provenance(feature)
+
+    def test_so_it_is_when_the_labels_are_read(self):
+        dataset = rows().add_column("teacher_probs", some_probs(10, 4).tolist())
+        with pytest.raises(UserError, match="holds no record"):
+            read(dataset.add_column("teacher_provenance", ["made by hand"] * 10))
+        with pytest.raises(UserError, match="holds no record"):
+            read(dataset.add_column("teacher_provenance", [0] * 10, feature=datasets.ClassLabel(names=["junk"])))
+
+    def test_a_later_format_is_named(self):
+        feature = datasets.ClassLabel(names=['{"format": 2, "temperatures": [1, 2]}'])
+        with pytest.raises(UserError, match="are of format 2, and this version of hf_bkd reads format 1"):
+            decode_provenance(feature)
+
+    def test_what_could_not_be_read_is_not_written(self):
+        with pytest.raises(UserError, match="holds no record"):
+            attach(rows(), some_probs(10, 4), {"note": "mine"})
+
+    def test_is_none_of_a_dataset_without(self):
+        assert read_provenance(rows().features) is None
+
+
+class TestChecks:
+    def test_class_names_come_from_the_label_column(self):
+        names = datasets.ClassLabel(names=["cat", "dog"])
+        for column in ("label", "labels", "fine_label"):
+            assert class_names(datasets.Features({column: names})) == ["cat", "dog"]
+        assert class_names(datasets.Features({"label": datasets.Value("int64"), "breed": names})) is None
+
+    def test_class_names_are_compared_where_both_are_known(self):
+        features = datasets.Features({"label": datasets.ClassLabel(names=["cat", "dog", "eel"])})
+        for accepted in (None, {}, {"class_names": None}, {"class_names": ["cat", "dog", "eel"]}):
+            check_class_names(accepted, features)
+        check_class_names({"class_names": ["a", "b"]}, datasets.Features({"label": datasets.Value("int64")}))
+        with pytest.raises(UserError, match="other classes .*: class 1 is 'eel' there and 'dog' here; label it again"):
+            check_class_names({"class_names": ["cat", "eel", "dog"]}, features)
+        with pytest.raises(UserError, match="other classes .*: 2 classes against 3"):
+            check_class_names({"class_names": ["cat", "dog"]}, features)
+
+    def test_class_counts_are_compared_with_every_label_column(self):
+        two, three = datasets.ClassLabel(names=["cat", "dog"]), datasets.ClassLabel(num_classes=3)
+        check_class_count("the teacher", 2, datasets.Features({"label": two, "fine_label": three}))
+        check_class_count("the teacher", 5, datasets.Features({"label": datasets.Value("int64")}))
+        with pytest.raises(
+            UserError, match="the teacher has 2 classes and the dataset's column labels has 3: label it"
+        ):
+            check_class_count("the teacher", 2, datasets.Features({"labels": three}))
+
+
+def test_a_count_that_no_label_column_has_is_refused_and_one_that_any_has_is_not():
+    fine, coarse = datasets.ClassLabel(num_classes=100), datasets.ClassLabel(num_classes=20)
+    both = datasets.Features({"fine_label": fine, "coarse_label": coarse})
+    check_class_count("the teacher", 20, both)
+    check_class_count("the teacher", 100, both)
+    with pytest.raises(UserError, match="fine_label has 100 and coarse_label has 20"):
+        check_class_count("the teacher", 3, both)

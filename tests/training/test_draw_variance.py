@@ -1,0 +1,175 @@
+"""lambda by example: read from the stored variance, the same for every kind of dataset, and refused without it."""
+
+import datasets
+import pytest
+import torch
+
+from hf_bkd import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    ImagePreprocessor,
+    ResidentDataset,
+    UserError,
+    VariationalTeacher,
+    Views,
+    add_soft_labels,
+    make_variational,
+)
+from hf_bkd.data.augmentations import CropAndFlip
+from hf_bkd.losses import distillation_loss
+from hf_bkd.soft_labels import attach, read
+from hf_bkd.soft_labels.belonging import stored_labels
+from hf_bkd.soft_labels.record import num_draws
+from hf_bkd.targets import adaptive_lambda, noise_ratio
+from hf_bkd.training.draw_variance import AdaptiveLambda
+from tests.training.training_helpers import C, N, Plain, arguments, examples, new, trained
+
+SAMPLES = 6
+RECORD = {
+    "format": 1, "temperature": 1.0, "tempering": "post_average", "class_names": None, "dataset": {},
+    "num_samples": SAMPLES, "teacher": {"method": "variational", "num_classes": C},
+}  # fmt: skip
+ADAPTIVE = {"lambda_schedule": "adaptive"}
+
+
+def variances() -> torch.Tensor:
+    return torch.rand(N, C, generator=torch.Generator().manual_seed(9)) * 0.1
+
+
+def rows(name=None, summed=False, variance=True, storage="float32", **record) -> datasets.Dataset:
+    values = examples()
+    plain = {key: value.tolist() for key, value in values.items() if key != "teacher_probs"}
+    spread = variances().sum(dim=1, keepdim=True) if summed else variances()
+    return attach(
+        datasets.Dataset.from_dict(plain),
+        values["teacher_probs"].numpy(),
+        RECORD | record,
+        variance=spread.numpy() if variance else None,
+        storage=storage,
+        name=name,
+    )
+
+
+def in_memory(labelled: datasets.Dataset) -> ResidentDataset:
+    values = {name: value for name, value in examples().items() if name != "teacher_probs"}
+    return ResidentDataset(values, labels={None: read(labelled)})
+
+
+def lambdas(dataset, kd_lambda=1.0):
+    adaptive = AdaptiveLambda(dataset, stored_labels(dataset, None, C), kd_lambda)
+    probs, spread = examples()["teacher_probs"], variances()
+    return adaptive({"teacher_variance": spread}, probs), adaptive.ratio
+
+
+def test_lambda_is_that_of_the_formula_with_the_ratio_of_the_whole_set():
+    probs, spread = examples()["teacher_probs"], variances()
+    ratio = noise_ratio(probs, spread, SAMPLES)
+    found, used = lambdas(rows(), kd_lambda=0.8)
+    assert used == pytest.approx(ratio, rel=1e-5)
+    torch.testing.assert_close(found, 0.8 * adaptive_lambda(probs, spread, SAMPLES, ratio))
+    assert found.std() > 1e-4
+
+
+def test_a_step_minimises_the_loss_with_these_lambdas(tmp_path):
+    trainer = trained(tmp_path, dataset=rows(), per_device_train_batch_size=N, max_steps=1, kd_lambda=0.9, **ADAPTIVE)
+    values, (by_example, _) = examples(), lambdas(rows(), 0.9)
+    model = new(Plain)
+    loss = distillation_loss(model(values["features"]), values["labels"], values["teacher_probs"], by_example).total
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    for mine, theirs in zip(model.parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(mine.detach() - 0.1 * mine.grad, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def weights(trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_all_kinds_of_datasets_and_batches_train_alike(tmp_path, summed):
+    labelled = rows(summed=summed)
+    whole = trained(tmp_path, dataset=labelled, kd_lambda=1.0, **ADAPTIVE)
+    ones = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
+    for other in (
+        trained(tmp_path, dataset=in_memory(labelled), **ADAPTIVE),
+        trained(tmp_path, dataset=labelled, **ones, **ADAPTIVE),
+    ):
+        torch.testing.assert_close(weights(other), weights(whole), rtol=0, atol=2e-6)
+    assert (weights(trained(tmp_path, dataset=labelled)) - weights(whole)).abs().max() > 1e-4
+
+
+def test_without_spread_it_is_distillation_with_lambda_1(tmp_path):
+    zero = attach(rows().remove_columns("teacher_variance"), examples()["teacher_probs"].numpy(), RECORD,
+                  variance=torch.zeros(N, C).numpy(), storage="float32")  # fmt: skip
+    torch.testing.assert_close(weights(trained(tmp_path, dataset=zero, **ADAPTIVE)),
+                               weights(trained(tmp_path, dataset=rows())), rtol=0, atol=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8", "top_k"])
+def test_labels_of_a_real_posterior_in_views_train(tmp_path, storage):
+    images = torch.randint(256, (N, 8, 8), dtype=torch.uint8).numpy()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=C)})
+    data = datasets.Dataset.from_dict({"image": list(images), "label": [i % C for i in range(N)]}, features=features)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
+    make_variational(network, "head", initial_std=0.05)
+    how = {"views": Views(CropAndFlip(padding=1), number=2), "preprocess": ImagePreprocessor((0.5,), (0.25,))}
+    labelled = add_soft_labels(data, VariationalTeacher(network), 5, storage=storage, top_k=2, progress=False, **how)
+    dataset = ResidentDataset.from_images(labelled, how["preprocess"])
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
+    trainer = DistillationTrainer(student, arguments(tmp_path, **ADAPTIVE), train_dataset=dataset)
+    adaptive = trainer._source.adaptive
+    assert adaptive.num_samples == 5 and 0 < adaptive.ratio < 1
+    trainer.train()
+
+
+def test_the_draws_behind_a_mean_are_counted():
+    network, drawn = {"method": "deterministic"}, {"method": "laplace", "link": "mc"}
+    assert num_draws({"method": "variational"}, 10) == num_draws(drawn, 10) == 10
+    assert num_draws({"method": "laplace", "link": "probit"}, 10) == 1
+    assert num_draws({"method": "ensemble", "members": [network] * 3}, 10) == 3
+    assert num_draws({"method": "ensemble", "members": [network, drawn]}, 10) == 20
+
+
+def both(**_):
+    first = rows(name="a")
+    second = rows(name="b").select_columns(["teacher_probs__b", "teacher_variance__b", "teacher_provenance__b"])
+    return datasets.concatenate_datasets([first, second], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "message"),
+    [
+        (lambda: rows(variance=False), {}, "column teacher_variance, the variance between the teacher's draws"),
+        (lambda: rows(name="a", variance=False), {}, "column teacher_variance__a,"),
+        (both, {}, "labels of one teacher, and there are teacher_probs__a, teacher_probs__b"),
+        (lambda: rows(num_samples=None), {}, "record tells how many draws"),
+        (lambda: rows(temperature=2.0), {}, "at the temperature of their draws"),
+        (rows, {"teacher_temperature": 2.0}, "at the temperature of their draws"),
+        (lambda: rows().to_iterable_dataset(), {"max_steps": 1}, "load them without streaming"),
+        (lambda: rows(num_samples=1), {}, "num_samples must be at least 2"),
+    ],
+)
+def test_labels_that_cannot_tell_their_spread_are_refused(tmp_path, dataset, changes, message):
+    with pytest.raises(UserError, match=message):
+        DistillationTrainer(new(Plain), arguments(tmp_path, **ADAPTIVE, **changes), train_dataset=dataset())
+
+
+def test_draws_tempered_one_by_one_may_be_at_any_temperature(tmp_path):
+    trained(tmp_path, dataset=rows(temperature=2.0, tempering="per_sample"), max_steps=1, **ADAPTIVE)
+
+
+def test_a_named_teachers_labels_are_read(tmp_path):
+    torch.testing.assert_close(weights(trained(tmp_path, dataset=rows(name="a"), **ADAPTIVE)),
+                               weights(trained(tmp_path, dataset=rows(), **ADAPTIVE)))  # fmt: skip
+
+
+def test_a_missing_label_is_noticed_also_with_lambda_1(tmp_path):
+    with pytest.raises(UserError, match="no labels column"):
+        trained(tmp_path, dataset=rows().remove_columns("labels"), **ADAPTIVE)
+
+
+def test_arguments_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(UserError, match="lambda_schedule is 'adaptve'; it must be one of fixed, adaptive"):
+        DistillationTrainingArguments(str(tmp_path), lambda_schedule="adaptve")
+    with pytest.raises(UserError, match="an online teacher stores none"):
+        DistillationTrainingArguments(str(tmp_path), online_teacher=True, **ADAPTIVE)
