@@ -1,4 +1,4 @@
-"""What a whole-network posterior by IVON costs beside training with AdamW: in the optimiser, and in all. No bars.
+"""What a whole-network posterior by IVON costs beside training with AdamW: in the optimizer, and in all. No bars.
 
 python benchmarks/ivon_step.py
 """

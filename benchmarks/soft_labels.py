@@ -26,12 +26,12 @@ PREPROCESS = ImagePreprocessor((0.5,) * 3, (0.25,) * 3)
 
 
 def claims(bench: Bench) -> Iterator[Claim]:
-    yield from labelling(bench)
+    yield from labeling(bench)
     yield from reading(bench)
     yield size()
 
 
-def labelling(bench: Bench) -> Iterator[Claim]:
+def labeling(bench: Bench) -> Iterator[Claim]:
     """Of tensors that are there, and of PNG images in views."""
     examples, batch = (50_000, 512) if bench.on_gpu else (256, 64)
     network = with_config(STUDENT).to(bench.device)
@@ -75,12 +75,12 @@ def reading(bench: Bench) -> Iterator[Claim]:
             step,
             bar=0.02,
         )
-    labelled = only_soft_labels(small_labels(storage="top_k"))
-    layout = Layout.of(labelled.features)
-    numbers = (chosen % len(labelled)).tolist()
+    labeled = only_soft_labels(small_labels(storage="top_k"))
+    layout = Layout.of(labeled.features)
+    numbers = (chosen % len(labeled)).tolist()
     yield bench.slowdown(
         f"the same of top_k labels in a datasets.Dataset, row by row as its collator gets them (batch {batch})",
-        lambda: layout.of_rows(labelled[numbers][PROBS]),
+        lambda: layout.of_rows(labeled[numbers][PROBS]),
         step,
         bar=0.02,
     )

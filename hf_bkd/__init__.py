@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _moved
 from .models import cifar_resnet, small_cnn
+from .utils.deprecation import warn_renamed
 
 if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is imported when it is first used
     from .data.augmentations import CropAndFlip
@@ -38,7 +39,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
         make_variational,
     )
     from .training.arguments import DistillationTrainingArguments
-    from .training.batched_dataset import ResidentDataset
+    from .training.batched_dataset import BatchedDataset
     from .training.diagnostics import DiagnosticsCallback
     from .training.ivon import IVON
     from .training.sharpness import sharpness
@@ -74,7 +75,7 @@ _HOME = {
     "Perceptron": "models.perceptron",
     "Predictive": "teachers",
     "push_soft_labels": "soft_labels",
-    "ResidentDataset": "training.batched_dataset",
+    "BatchedDataset": "training.batched_dataset",
     "sharpness": "training.sharpness",
     "Teacher": "teachers",
     "uncertainty_report": "uncertainty",
@@ -83,6 +84,8 @@ _HOME = {
     "Views": "data.views",
 }
 
+RENAMED = {"ResidentDataset": "BatchedDataset"}  # old names, which work for a release
+
 __all__ = sorted(_HOME)
 
 REGISTERED = cifar_resnet, small_cnn  # importing them tells timm, and so every loader, of their networks
@@ -90,6 +93,9 @@ _moved.install()
 
 
 def __getattr__(name: str) -> Any:
+    if name in RENAMED:
+        warn_renamed(f"hf_bkd.{name}", f"hf_bkd.{RENAMED[name]}")
+        name = RENAMED[name]
     if name not in _HOME:
         raise AttributeError(f"module 'hf_bkd' has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -31,12 +31,12 @@ def temperature_factor(temperature_scale: str, teacher_temperature: float, stude
     raise ValueError(f"temperature_scale is {temperature_scale!r}; it must be one of {', '.join(TEMPERATURE_SCALES)}")
 
 
-def kl_divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
+def kl_to_target(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(target || softmax(logits / T)) per example, in nats.
 
     Args:
         target: class probabilities [..., C]; zeros are allowed.
-        logits: unnormalised log-probabilities [..., C].
+        logits: unnormalized log-probabilities [..., C].
         temperature: T > 0 of the student.
 
     Returns:
@@ -48,7 +48,7 @@ def kl_divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> T
 
 
 class LossParts(NamedTuple):
-    """``total`` to minimise, and its two terms before they are weighted; each a scalar, ``None`` if not computed."""
+    """``total`` to minimize, and its two terms before they are weighted; each a scalar, ``None`` if not computed."""
 
     total: Tensor
     cross_entropy: Tensor | None
@@ -97,7 +97,7 @@ def distillation_loss(
         losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
         total, cross_entropy = _weighted(losses.view(labels.shape), 1 - kd_lambda, num_items)
     if reads_target:
-        losses = kl_divergence(target, logits, student_temperature)
+        losses = kl_to_target(target, logits, student_temperature)
         if ignored is not None:
             losses = losses.masked_fill(ignored, 0)
         weighted, distillation = _weighted(losses, kd_lambda, num_items)

@@ -20,7 +20,7 @@ PSEUDO_DRAWS = 10  # that the whole data set's noise ratio counts for beside an 
 
 
 def temper(probs: Tensor, temperature: float) -> Tensor:
-    """p^(1/T), renormalised: a distribution at temperature T (arXiv 2601.01484, the form of its Laplace teacher).
+    """p^(1/T), renormalized: a distribution at temperature T (arXiv 2601.01484, the form of its Laplace teacher).
 
     Equals softmax(logits / T) when ``probs`` is softmax(logits).
 
@@ -70,7 +70,7 @@ def entropy_weights(probs: Tensor) -> Tensor:
 
 
 def inverse_variance_weights(variances: Tensor) -> Tensor:
-    """1 / v_m, normalised (arXiv 2601.18909): least variance where the teachers are independent and unbiased.
+    """1 / v_m, normalized (arXiv 2601.18909): least variance where the teachers are independent and unbiased.
 
     Args:
         variances: of M teachers' means, not of one draw, [..., M]; a teacher without any outweighs all that have some.
@@ -104,8 +104,8 @@ def mixture_responsibilities(
 
 def mixture_energy(log_student: Tensor, probs: Tensor, weights: Tensor | None, prior_strength: float) -> Tensor:
     """-log sum_m w_m Dir(q; 1 + s p_m) [...], whose gradient is told by :func:`mixture_responsibilities`."""
-    normaliser = math.lgamma(probs.shape[-1] + prior_strength)
-    return -torch.logsumexp(_log_components(log_student, probs, weights, prior_strength), dim=-1) - normaliser
+    normalizer = math.lgamma(probs.shape[-1] + prior_strength)
+    return -torch.logsumexp(_log_components(log_student, probs, weights, prior_strength), dim=-1) - normalizer
 
 
 def _log_components(log_student: Tensor, probs: Tensor, weights: Tensor | None, prior_strength: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .metrics import auroc, classification_metrics, entropy
 from .utils.checks import check_probabilities, check_shape
+from .utils.deprecation import renamed_arguments
 from .utils.errors import UserError
 
 
@@ -68,11 +69,12 @@ def credible_sets(probs: Tensor, level: float) -> Tensor:
     return torch.zeros_like(ordered, dtype=torch.bool).scatter(1, classes, before < level - 1e-12)
 
 
+@renamed_arguments(uncertain_samples="ood_samples")
 def uncertainty_report(
     samples: Tensor,
     labels: Tensor,
     map_probs: Tensor,
-    uncertain_samples: Tensor | None = None,
+    ood_samples: Tensor | None = None,
     levels: Sequence[float] = (0.8, 0.9, 0.95),
 ) -> dict[str, Any]:
     """How good a posterior's mean is beside a single network, and how honest its uncertainty.
@@ -81,7 +83,7 @@ def uncertainty_report(
         samples: [S, N, C].
         labels: class indices [N].
         map_probs: probabilities [N, C] of the mode, the student as it was trained.
-        uncertain_samples: [S', M, C] of examples that are known to be uncertain, such as those with several labels.
+        ood_samples: [S', M, C] of examples that are known to be uncertain, such as those with several labels.
         levels: of the credible sets, each in (0, 1).
 
     Returns:
@@ -116,9 +118,9 @@ def uncertainty_report(
         "entropy": {name: value.mean().item() for name, value in parts._asdict().items()},
         "credible_sets": [_coverage(samples, labels.long(), level) for level in levels],
     }
-    if uncertain_samples is not None:
-        check_shape("uncertain_samples", uncertain_samples, None, None, classes)
-        others = entropy_parts(uncertain_samples)
+    if ood_samples is not None:
+        check_shape("ood_samples", ood_samples, None, None, classes)
+        others = entropy_parts(ood_samples)
         scores = {"mean_deviance": "aleatoric", "entropy": "total", "epistemic": "epistemic"}
         report["auroc"] = {name: auroc(getattr(parts, of), getattr(others, of)) for name, of in scores.items()}
     return report

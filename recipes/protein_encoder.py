@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from hf_bkd import DistillationTrainer, ResidentDataset, UserError
+from hf_bkd import BatchedDataset, DistillationTrainer, UserError
 from hf_bkd.data.loading import load_splits
 from hf_bkd.study.arguments import parse
 from hf_bkd.utils.errors import told_in_a_sentence
@@ -147,8 +147,8 @@ def pool() -> datasets.Dataset:
     return datasets.Dataset.from_dict(places).class_encode_column("label")
 
 
-def resident(rows: datasets.Dataset) -> ResidentDataset:
-    return ResidentDataset({"residues": encoded(rows["sequence"][:]), "labels": torch.tensor(rows["label"][:])})
+def resident(rows: datasets.Dataset) -> BatchedDataset:
+    return BatchedDataset({"residues": encoded(rows["sequence"][:]), "labels": torch.tensor(rows["label"][:])})
 
 
 def pretrain(argv: list[str]) -> None:

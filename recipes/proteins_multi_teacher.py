@@ -46,8 +46,8 @@ def proteins(options: StudyArguments, features: Callable[[Sequence[str]], np.nda
     train = few_first(train, options.max_train_samples)
     for arm in SINGLE:
         teacher = on_logits(TEACHERS[arm.name], train, validation)
-        train, test = (labelled(rows, arm, teacher) for rows in (train, test))
-    return Splits(train, validation, test, Vectors(), foreign=uncertain)
+        train, test = (labeled(rows, arm, teacher) for rows in (train, test))
+    return Splits(train, validation, test, Vectors(), ood=uncertain)
 
 
 def with_features(rows: datasets.Dataset, features: Callable[[Sequence[str]], np.ndarray]) -> datasets.Dataset:
@@ -57,7 +57,7 @@ def with_features(rows: datasets.Dataset, features: Callable[[Sequence[str]], np
 
 
 def composed(sequence: str) -> np.ndarray:
-    """Shares of residues in all of it and at its ends, and of pairs of neighbours: 460 numbers."""
+    """Shares of residues in all of it and at its ends, and of pairs of neighbors: 460 numbers."""
     numbers = np.array([RESIDUES.find(residue) for residue in sequence])
     numbers = numbers[numbers >= 0]
     pairs = np.bincount(20 * numbers[:-1] + numbers[1:], minlength=400)
@@ -74,7 +74,7 @@ def on_logits(column: str, train: datasets.Dataset, validation: datasets.Dataset
     return LaplaceTeacher.fit(nn.Sequential(head), *batches, link="mc", num_samples=DRAWS)
 
 
-def labelled(rows: datasets.Dataset, arm: Arm, teacher: LaplaceTeacher) -> datasets.Dataset:
+def labeled(rows: datasets.Dataset, arm: Arm, teacher: LaplaceTeacher) -> datasets.Dataset:
     generator = torch.Generator().manual_seed(0)
     draws = teacher.predict(tensor(rows, TEACHERS[arm.name]), DRAWS, generator, return_samples=True).samples
     how = {"kind": "probs", "name": arm.label_name, "storage": "float32", "made_by": arm.name}

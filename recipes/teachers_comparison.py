@@ -1,9 +1,10 @@
 """Which teacher knows best what it doesn't know? Every posterior as a classifier, before any student is taught.
 
 Data: scikit-learn's handwritten digits, 20 of each class and all of them with 30 % of the labels replaced at random,
-and the first 20 classes of CIFAR-100. Foreign images, of no class that the teachers know: CIFAR-10's test split.
+and the first 20 classes of CIFAR-100. Out-of-distribution images, of no
+class that the teachers know: CIFAR-10's test split.
 
-    python recipes/teachers_comparison.py [--dataset CIFAR100] [--foreign_dataset CIFAR10]     an hour on two cores
+    python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     an hour on two cores
 """
 
 import datasets
@@ -40,8 +41,8 @@ EVIDENCE = {"prior_precision": "marginal_likelihood"}
 def all_digits(options: StudyArguments, seed: int) -> Splits:
     test, rest = stratified_split(digits(), 500, seed)
     validation, train = stratified_split(rest, 300, seed)
-    small = foreign(options).map(lambda row: {"image": row["image"].convert("L").resize((8, 8))})
-    return Splits(few_first(train, options.max_train_samples), validation, test, Images(MEAN, STD), foreign=small)
+    small = ood(options).map(lambda row: {"image": row["image"].convert("L").resize((8, 8))})
+    return Splits(few_first(train, options.max_train_samples), validation, test, Images(MEAN, STD), ood=small)
 
 
 def few_digits(options: StudyArguments, seed: int) -> Splits:
@@ -66,7 +67,7 @@ def cifar20(options: StudyArguments, seed: int) -> Splits:
         validation,
         few_first(test, options.max_test_samples),
         Images(CIFAR100_MEAN, CIFAR100_STD, augment=True),
-        foreign=foreign(options),
+        ood=ood(options),
     )
 
 
@@ -76,8 +77,8 @@ def of_first_classes(dataset: datasets.Dataset) -> datasets.Dataset:
     return kept.cast_column("label", datasets.ClassLabel(names=names))
 
 
-def foreign(options: StudyArguments) -> datasets.Dataset:
-    images = as_image_classification(load_splits(options.foreign_dataset, needed=("test",))["test"])
+def ood(options: StudyArguments) -> datasets.Dataset:
+    images = as_image_classification(load_splits(options.ood_dataset, needed=("test",))["test"])
     return few_first(images.shuffle(seed=0), options.max_test_samples)
 
 
@@ -109,13 +110,13 @@ STUDY = Study(
     note=(
         "Laplace: last layer, Kronecker factors, probit link and prior precision by validation NLL unless said "
         "otherwise. Under label noise the test labels are as noisy as the others, so that NLL is about the "
-        "probabilities that a student should learn. All draw S times; the ensemble has its members. Foreign images "
-        "are CIFAR-10's, made gray and 8 x 8 for the digits."
+        "probabilities that a student should learn. All draw S times; the ensemble has its members. "
+        "Out-of-distribution images are CIFAR-10's, made gray and 8 x 8 for the digits."
     ),
 )
 DEFAULTS = {
     "dataset": "uoft-cs/cifar100",
-    "foreign_dataset": "uoft-cs/cifar10",
+    "ood_dataset": "uoft-cs/cifar10",
     "output_dir": "runs/teachers_comparison",
     "teacher_model": "wrn_16_1_cifar",
     "num_train_epochs": 30,

@@ -2,7 +2,7 @@
 
 Data: TREC's questions in six classes, or any texts with a label, such as SST-2. The teacher is MiniLM with six layers
 (Wang et al. 2020), trained further on them; the student is two of them. What it is taught on are the texts and twelve
-altered copies of each, which nobody but the teacher has labelled (as Jiao et al. 2020 did for TinyBERT).
+altered copies of each, which nobody but the teacher has labeled (as Jiao et al. 2020 did for TinyBERT).
 
     python recipes/text_classification.py [--dataset TREC] [--pretrained FOLDER]
 
@@ -22,12 +22,12 @@ from hf_bkd.study import CONTROLS, LAPLACE, Splits, Study, StudyArguments, Texts
 COARSE = "coarse_label"  # TREC has fifty finer classes beside
 COPIES = 12
 LONGEST = 60  # words of a copy
-NEIGHBOURS = 15
+NEIGHBORS = 15
 
 
 def texts(options: StudyArguments, seed: int) -> Splits:
     splits = load_splits(options.dataset, needed=("train", "test"))
-    splits = {name: labelled(split) for name, split in splits.items()}
+    splits = {name: labeled(split) for name, split in splits.items()}
     train, test = few_first(splits["train"].shuffle(seed=0), options.max_train_samples), splits["test"]
     if "validation" in splits:
         validation = few_first(splits["validation"], options.validation_size)
@@ -38,7 +38,7 @@ def texts(options: StudyArguments, seed: int) -> Splits:
     return Splits(train, validation, test, inputs, transfer=with_copies(train, inputs))
 
 
-def labelled(dataset: datasets.Dataset) -> datasets.Dataset:
+def labeled(dataset: datasets.Dataset) -> datasets.Dataset:
     return as_classification(dataset, "text", label_column=COARSE if COARSE in dataset.column_names else None)
 
 
@@ -48,7 +48,7 @@ def with_copies(rows: datasets.Dataset, inputs: Texts) -> datasets.Dataset:
     texts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in rows["text"]]
     words = [word for text in texts for word in text]
     hidden = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-    near = neighbours(sorted(set(words)), inputs, rows.features["label"].names)
+    near = neighbors(sorted(set(words)), inputs, rows.features["label"].names)
 
     def altered(text: list[int]) -> list[int]:
         if rng.random() < 0.3:  # its beginning, and another one's end
@@ -69,14 +69,14 @@ def with_copies(rows: datasets.Dataset, inputs: Texts) -> datasets.Dataset:
     return datasets.Dataset.from_dict(both, rows.features).select(order).flatten_indices()
 
 
-def neighbours(words: list[int], inputs: Texts, classes: list[str]) -> dict[int, list[int]]:
+def neighbors(words: list[int], inputs: Texts, classes: list[str]) -> dict[int, list[int]]:
     """For each word those that the pretrained encoder embeds next to it."""
     network, tokenizer = inputs.network("all-layers", classes, None), inputs.preprocess.processor
     embeddings = F.normalize(network.get_input_embeddings().weight.detach(), dim=-1)
     spelled = [word.removeprefix("##").isalnum() for word in tokenizer.convert_ids_to_tokens(range(len(embeddings)))]
     similar = (embeddings[words] @ embeddings.T).masked_fill(~torch.tensor(spelled), -1)
     similar[range(len(words)), words] = -1
-    return dict(zip(words, similar.topk(min(NEIGHBOURS, len(embeddings) - 1)).indices.tolist(), strict=True))
+    return dict(zip(words, similar.topk(min(NEIGHBORS, len(embeddings) - 1)).indices.tolist(), strict=True))
 
 
 STUDY = Study(

@@ -1,4 +1,4 @@
-"""What does a student pay for not being its teacher, and what does that say of how it generalises?
+"""What does a student pay for not being its teacher, and what does that say of how it generalizes?
 
 The claims of arXiv 2605.13143 (distillation divergence, gap bounds, sharpness), whose authors did no experiments, in a
 linear Gaussian model where all of them can be computed. For the heads of real networks: `theory_heads.py`.
@@ -63,7 +63,7 @@ def decomposition(options: Arguments) -> Claim:
         checks.append(Check(f"rank {name}: from draws", found[name].total, drawn[-1], 0.01))
         checks.append(Check(f"rank {name}: sum of parts", exact, found[name].total, 1e-8, "absolute"))
     bars = [
-        Series(part, list(found), [getattr(each, part) for each in found.values()], style="stacked", colour=i + 1)
+        Series(part, list(found), [getattr(each, part) for each in found.values()], style="stacked", color=i + 1)
         for i, part in enumerate(("rank", "bias", "variance"))
     ]
     return Claim(
@@ -87,7 +87,7 @@ def decomposition(options: Arguments) -> Claim:
                         "Distillation divergence",
                         "rank of the student",
                         "nats",
-                        [*bars, Series("draws", list(found), drawn, colour=0)],
+                        [*bars, Series("draws", list(found), drawn, color=0)],
                     )
                 ],
             )
@@ -110,7 +110,7 @@ def label_channel(options: Arguments) -> Claim:
     curves = [
         Series("bound", counts, [each.total for each in bounds], style="line"),
         Series("its bias part", counts, [each.bias for each in bounds], style="dashed"),
-        Series("exact", counts, exact, colour=0),
+        Series("exact", counts, exact, color=0),
     ]
     return Claim(
         "The teacher's labels are off by no more than its bias and its variance",
@@ -173,10 +173,10 @@ def gaps(options: Arguments) -> list[Claim]:
     curves = [
         Series("upper bound", grid, [upper_gap_bound(level, proxy, k) for k in grid], style="line"),
         Series("lower bound", grid, [lower_gap_bound(level, k, eta, c) for k in grid], style="dashed"),
-        Series("students", divergences, means, [2 * error for error in errors], colour=0),
+        Series("students", divergences, means, [2 * error for error in errors], color=0),
     ]
     bounds = Claim(
-        "A student's generalisation gap is bounded by its teacher's and the divergence",
+        "A student's generalization gap is bounded by its teacher's and the divergence",
         f"The gap is population minus empirical loss, a squared error. Over {options.datasets:,} data sets, with one "
         f"draw of the weights for each, the teacher's is {level:.3g} on average. Students at a divergence K must stay "
         "below gap + sqrt(2 R^2 K) and above c gap - K / eta.",
@@ -186,7 +186,7 @@ def gaps(options: Arguments) -> list[Claim]:
             Figure(
                 "divergence_gaps",
                 "Points: the mean gaps of students, with two standard errors. Lines: the two bounds.",
-                [Panel("Generalisation gap", "divergence K (nats)", "gap", curves)],
+                [Panel("Generalization gap", "divergence K (nats)", "gap", curves)],
             )
         ],
         "R^2 is the variance of the teacher's gap, a Gaussian proxy: that of a squared error is not sub-Gaussian, so "
@@ -220,14 +220,14 @@ def flatness(
         checks.append(Check(f"tightness radius at {name}", predicted, crossings[-1], 1e-6))
     grid = [i / 100 * 1.2 * max(crossings) for i in range(101)]
     curves = [
-        Series(name, grid, [sharpness_gap_bound(level, slope, e, r) for r in grid], style="line", colour=i + 1)
+        Series(name, grid, [sharpness_gap_bound(level, slope, e, r) for r in grid], style="line", color=i + 1)
         for i, (name, e) in enumerate(sharp.items())
     ]
     flat = Series("divergence bound", grid, [upper] * len(grid), style="dashed")
     wide = [10 ** (i / 20) * largest.mean().item() / 10 for i in range(41)]
     formula = Series("formula", wide, [tightness_radius(slope, e, proxy, divergence) for e in wide], style="line")
-    left = [*curves, flat, Series("crossings", crossings, [upper] * len(crossings), colour=0)]
-    right = [formula, Series("crossings", list(sharp.values()), crossings, colour=0)]
+    left = [*curves, flat, Series("crossings", crossings, [upper] * len(crossings), color=0)]
+    right = [formula, Series("crossings", list(sharp.values()), crossings, color=0)]
     return Claim(
         "Around a flat teacher, sharpness says more than the divergence",
         "Whatever the divergence, a student at the distance rho from the teacher's weights has a gap of at most the "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from hf_bkd import LaplaceTeacher
-from hf_bkd.losses import kl_divergence
+from hf_bkd.losses import kl_to_target
 from hf_bkd.reports.claims import Check, Claim, ClaimArguments, Figure, Panel, Series, main
 from hf_bkd.theory.divergence import best_student, distillation_divergence
 from hf_bkd.training.sharpness import sharpness
@@ -93,7 +93,7 @@ def costs(digits: Digits, options: Arguments) -> Claim:
     taught = (digits.test_seen @ teacher[0].T).softmax(dim=-1)
 
     def distance(head: Tensor) -> float:
-        return kl_divergence(taught, digits.test_seen @ head.T).mean().item()
+        return kl_to_target(taught, digits.test_seen @ head.T).mean().item()
 
     heads = dict(enumerate(distilled_heads(digits, teacher[0], options), start=1))
     posteriors = {rank: digits.posterior(head) for rank, head in heads.items()}
@@ -104,15 +104,15 @@ def costs(digits: Digits, options: Arguments) -> Claim:
         MultivariateNormal(mean.flatten(), torch.kron(torch.eye(CLASSES, dtype=torch.float64), covariance))
         for mean, covariance in (posteriors[3], teacher)
     ]
-    exact = torch.distributions.kl_divergence(*dense).item()
+    exact = torch.distributions.kl_to_target(*dense).item()
     own = min(each.bias + each.cross for each in found.values())
     names = [str(rank) for rank in found]
     bars = [
-        Series(part, names, [getattr(each, part) for each in found.values()], style="stacked", colour=i + 1)
+        Series(part, names, [getattr(each, part) for each in found.values()], style="stacked", color=i + 1)
         for i, part in enumerate(("rank", "bias", "variance"))
     ]
     curves = [
-        Series("distilled students", list(heads), [distance(head) for head in heads.values()], colour=0),
+        Series("distilled students", list(heads), [distance(head) for head in heads.values()], color=0),
         Series("best mean of the rank", list(best), [distance(head) for head in best.values()], style="dashed"),
     ]
     return Claim(
@@ -147,7 +147,7 @@ def costs(digits: Digits, options: Arguments) -> Claim:
                         "Divergence of heads",
                         "rank of the student",
                         "nats",
-                        [*bars, Series("total", names, [each.total for each in found.values()], colour=0)],
+                        [*bars, Series("total", names, [each.total for each in found.values()], color=0)],
                     ),
                     Panel("Divergence of predictions", "rank of the student", "nats an image", curves),
                 ],

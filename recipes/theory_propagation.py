@@ -14,7 +14,7 @@ from hf_bkd.reports.claims import Claim, ClaimArguments, main
 NOTE = (
     "No number of the paper's tables could be recovered: what stands beside a measurement is what a formula predicts, "
     "or the direction that the paper claims. Regression is on scikit-learn's diabetes data in place of Boston "
-    "housing, which scikit-learn no longer ships; networks, optimiser and numbers of steps are those of the paper's "
+    "housing, which scikit-learn no longer ships; networks, optimizer and numbers of steps are those of the paper's "
     "released code, the sizes of the sets and the numbers of students are ours. Targets of a regression have variance "
     "1, entropies are in nats."
 )

@@ -61,8 +61,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.dataset,
         arguments.split,
         arguments.num_samples,
-        foreign=arguments.ood,
-        foreign_split=arguments.ood_split or arguments.split,
+        ood=arguments.ood,
+        ood_split=arguments.ood_split or arguments.split,
         input_column=arguments.input_column,
         label_column=arguments.label_column,
     ):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..data.loading import as_classification, as_inputs, check_labelled, load_splits
+from ..data.loading import as_classification, as_inputs, check_labeled, load_splits
 from ..data.reading import class_names, kind_of, reader_for
 from ..metrics import auroc, classification_metrics, entropy
 from ..teachers import predict_all
@@ -20,23 +20,23 @@ def evaluate(
     dataset: str,
     split: str,
     num_samples: int,
-    foreign: str | None = None,
-    foreign_split: str | None = None,
+    ood: str | None = None,
+    ood_split: str | None = None,
     input_column: str | None = None,
     label_column: str | None = None,
 ) -> Iterator[str]:
-    """Measure a teacher, or a classifier, on a labelled split.
+    """Measure a teacher, or a classifier, on a labeled split.
 
     Args:
         model, dataset: folders, or names on the Hub.
         num_samples: S >= 1, draws from a teacher's posterior.
-        foreign, foreign_split: a dataset of other classes, whose labels are not read.
+        ood, ood_split: a dataset of other classes, whose labels are not read.
         input_column, label_column: see :func:`hf_bkd.data.loading.as_classification`.
 
     Yields:
         Lines: what was measured; accuracy, NLL, ECE and Brier score; the same after the probabilities were tempered
-        (p^(1/T), renormalised) by what is best on the validation split, if the dataset has one; and the probability
-        that the entropy of a foreign example is higher than that of one of the split.
+        (p^(1/T), renormalized) by what is best on the validation split, if the dataset has one; and the probability
+        that the entropy of a out-of-distribution example is higher than that of one of the split.
 
     Raises:
         UserError: something can't be loaded or does not fit together, or there are no labels.
@@ -49,7 +49,7 @@ def evaluate(
 
     def predict(name: str) -> tuple[Tensor, Tensor]:
         rows = as_classification(splits[name], kind, classes, input_column, label_column)
-        check_labelled(rows, name)
+        check_labeled(rows, name)
         return predict_all(teacher, reader_for(network, folder, rows).batches(rows, "predicting"), num_samples)
 
     probs, labels = predict(split)
@@ -61,14 +61,14 @@ def evaluate(
         tempered = torch.softmax(_log(probs) / temperature, dim=-1)
         yield f"after temperature scaling, T = {temperature:.2f} chosen on {len(held_out)} validation examples:"
         yield _told(classification_metrics(tempered, labels))
-    if foreign is not None:
-        rows = as_inputs(load_splits(foreign, needed=(foreign_split,))[foreign_split], kind)
+    if ood is not None:
+        rows = as_inputs(load_splits(ood, needed=(ood_split,))[ood_split], kind)
         if not len(rows):
-            raise UserError(f"the split {foreign_split} of {foreign} is empty")
+            raise UserError(f"the split {ood_split} of {ood} is empty")
         generator = torch.Generator().manual_seed(0)
         batches = reader_for(network, folder, rows).batches(rows, "predicting")
         found = torch.cat([entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches])
-        yield f"entropy tells {len(found)} examples of {foreign}, {foreign_split} apart:"
+        yield f"entropy tells {len(found)} examples of {ood}, {ood_split} apart:"
         yield f"auroc {auroc(entropy(probs), found):.4f}"
 
 

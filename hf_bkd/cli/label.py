@@ -11,7 +11,7 @@ from ..data.augmentations import CropAndFlip, RandomResizedCrop
 from ..data.loading import (
     as_classification,
     as_inputs,
-    check_labelled,
+    check_labeled,
     check_split,
     has_labels,
     load_splits,
@@ -22,7 +22,7 @@ from ..data.reading import MODES, Reader, class_names, kind_of, reader_for
 from ..data.views import Views
 from ..metrics import classification_metrics
 from ..soft_labels import add_soft_labels, only_soft_labels
-from ..soft_labels.labelling import PRECISIONS, VARIANCES
+from ..soft_labels.labeling import PRECISIONS, VARIANCES
 from ..soft_labels.sharing import push_soft_labels
 from ..soft_labels.storage import STORAGES
 from ..teachers import Teacher, predict_all
@@ -39,7 +39,7 @@ SHARD_ROWS = 1024
 def _parse(argv: list[str]) -> argparse.Namespace:
     label = argparse.ArgumentParser(prog="hf-bkd label", description="Add a teacher's soft labels to a dataset.")
     label.add_argument("--teacher", required=True, help="folder or name on the Hub of a saved teacher or classifier")
-    label.add_argument("--output_dir", required=True, help="where the labelled dataset is saved")
+    label.add_argument("--output_dir", required=True, help="where the labeled dataset is saved")
     label.add_argument("--temperature", type=float, help="of the probabilities; the teacher's own if not given")
     label.add_argument("--views", type=int, help="how many augmented views of each image to label; the image as it is")
     label.add_argument("--augmentation", choices=AUGMENTATIONS, default="crop_and_flip", help="default: %(default)s")
@@ -100,7 +100,7 @@ def label(argv: list[str]) -> None:
         with whole_folder(output_dir) as temporary:
             saved.save_to_disk(temporary)
         shutil.rmtree(shards, ignore_errors=True)
-        print(f"{len(rows)} examples labelled by a {teacher.method} teacher: {output_dir}")
+        print(f"{len(rows)} examples labeled by a {teacher.method} teacher: {output_dir}")
         if arguments.push_to_hub:
             push_soft_labels(saved, arguments.push_to_hub, split=arguments.split, private=arguments.private or None)
             print(f"pushed: {arguments.push_to_hub}")
@@ -109,7 +109,7 @@ def label(argv: list[str]) -> None:
 
 
 def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, datasets.Dataset | None]:
-    """What is to be labelled, and the examples that the teacher is measured on."""
+    """What is to be labeled, and the examples that the teacher is measured on."""
     kind, classes = kind_of(teacher.network), class_names(teacher.network)
     columns = arguments.input_column, arguments.label_column
     if arguments.streaming:
@@ -123,7 +123,7 @@ def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, dataset
     name = arguments.held_out or ("validation" if "validation" in splits else None)
     held_out = None if name in (None, arguments.split) else as_classification(splits[name], kind, classes, *columns)
     if held_out is not None:
-        check_labelled(held_out, name)
+        check_labeled(held_out, name)
     return as_classification(rows, kind, classes, *columns), held_out
 
 

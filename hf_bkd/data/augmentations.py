@@ -69,7 +69,7 @@ class RandomResizedCrop:
     """A random part of the image, resized to ``size`` x ``size``, then a random horizontal flip.
 
     This is the augmentation of ImageNet's training (Szegedy et al. 2015) with the attempts and the central fallback of
-    torchvision's ``RandomResizedCrop``; bilinear with antialiasing, within 0.2 of a grey level before rounding.
+    torchvision's ``RandomResizedCrop``; bilinear with antialiasing, within 0.2 of a gray level before rounding.
 
     Args:
         size: pixels of each side of the result, 1 or more.
@@ -170,7 +170,7 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """A random rectangle of some images becomes one flat colour (Zhong et al. 2020), as torchvision draws it.
+    """A random rectangle of some images becomes one flat color (Zhong et al. 2020), as torchvision draws it.
 
     Where ten attempts give no rectangle that is smaller than the image, the image stays as it is.
 
@@ -247,7 +247,7 @@ class CutMix(_Mixing):
 
     Args:
         alpha: above 0; the share of the first image is drawn from Beta(alpha, alpha), and is larger where the
-            rectangle, whose centre may be anywhere, crosses the border.
+            rectangle, whose center may be anywhere, crosses the border.
 
     Raises:
         UserError: ``alpha`` not above 0.
@@ -258,8 +258,8 @@ class CutMix(_Mixing):
         half = (1 - self.share(draws)).sqrt() * 0.5
         masks = []
         for stream, length in enumerate(images.shape[2:], start=1):
-            centre, reach = draws.integers(length, stream), (half * length).long()
-            masks.append(inside(centre - reach, centre + reach, length))
+            center, reach = draws.integers(length, stream), (half * length).long()
+            masks.append(inside(center - reach, center + reach, length))
         return torch.where(box(*masks), others, images)
 
 
@@ -287,5 +287,5 @@ def _set_range(operator: object, name: str, highest: float) -> None:
 def _require_uint8(operator: object, images: Tensor) -> None:
     if images.dtype != torch.uint8:
         raise UserError(
-            f"{type(operator).__name__} needs uint8 images, and these are {images.dtype}: augment before normalising"
+            f"{type(operator).__name__} needs uint8 images, and these are {images.dtype}: augment before normalizing"
         )

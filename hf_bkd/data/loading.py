@@ -217,7 +217,7 @@ def _listed(names: list[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-def check_labelled(dataset: datasets.Dataset, split: str) -> None:
+def check_labeled(dataset: datasets.Dataset, split: str) -> None:
     """UserError if rows of the split have no label."""
     lacking = sum(label == -1 for label in dataset["label"][:])
     if lacking:

@@ -35,7 +35,7 @@ class Reader:
         kind: the column, ``"image"`` or ``"text"``.
         prepare: its values to keyword arguments of the network's forward.
         settings: how, as JSON: two networks with the same settings read the same.
-        pixels: the normalisation, where it is all that the images need.
+        pixels: the normalization, where it is all that the images need.
         processor: the tokenizer or image processor that has to be kept with the network.
     """
 
@@ -89,7 +89,7 @@ def reader_for(
 ) -> Reader:
     """How ``network``, saved in ``folder``, reads ``dataset`` with its column ``image`` or ``text``.
 
-    Images of the size and channels that a timm network was made for are only normalised; all others go through the
+    Images of the size and channels that a timm network was made for are only normalized; all others go through the
     network's image processor, which resizes them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The arithmetic of image operators, on whole batches: random rectangles, resized crops and colour mixtures.
+"""The arithmetic of image operators, on whole batches: random rectangles, resized crops and color mixtures.
 
 Each result is the same to the bit on every device and in every batch. So nothing here depends on an order of summation
 (sums are of integers that float32 holds exactly, even with TF32's 11 bits), calls exp or log on a device, or divides
@@ -16,7 +16,7 @@ from ..utils.random import Draws
 ATTEMPTS = 10  # at a random rectangle that fits, as torchvision's
 LEVELS = 4096  # of a number drawn by a table of its quantiles
 WEIGHT = 2.0**11  # of a pixel that makes up all of another: weights are whole numbers, held exactly by TF32
-STEPS = 8.0  # between two grey levels, halfway through a resize
+STEPS = 8.0  # between two gray levels, halfway through a resize
 
 
 @functools.lru_cache
@@ -96,9 +96,9 @@ def resize_weights(start: Tensor, extent: Tensor, length: int, size: int, backwa
     places = (torch.arange(size, device=start.device) + 0.5).expand(len(start), -1)
     if backwards is not None:
         places = torch.where(backwards[:, None], size - places, places)
-    centres = (start[:, None] + places * scale[:, None] - 0.5).float()
+    centers = (start[:, None] + places * scale[:, None] - 0.5).float()
     support = scale.clamp(min=1).float()[:, None, None]
-    distance = (torch.arange(length, device=start.device) - centres[:, :, None]).abs_()
+    distance = (torch.arange(length, device=start.device) - centers[:, :, None]).abs_()
     weights = (support - distance).clamp_(min=0).mul_(WEIGHT / support.square()).round_()
     return weights.mul_(inside(start, start + extent, length)[:, None])
 

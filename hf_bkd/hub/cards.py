@@ -100,7 +100,7 @@ Its calibration has not been measured: `hf-bkd teacher evaluate` does.
 from hf_bkd import Teacher, add_soft_labels
 
 teacher = Teacher.from_pretrained("PATH_OR_REPOSITORY")
-labelled = add_soft_labels(dataset, teacher, num_samples=10)
+labeled = add_soft_labels(dataset, teacher, num_samples=10)
 ```
 """
     + CITATION

@@ -24,14 +24,14 @@ def create_classifier(
 ) -> TimmWrapperForImageClassification:
     """A timm network as a transformers model: pixel_values [B, in_chans, image_size, image_size] to logits [B, C].
 
-    The weights are timm's own initialisation, drawn from torch's global generator. (A wrapper built from a config
+    The weights are timm's own initialization, drawn from torch's global generator. (A wrapper built from a config
     alone draws all convolutions from N(0, 0.02^2) and sets the norms that timm starts at 0 to 1.) The folder that
     ``save_pretrained`` writes is read by ``AutoModelForImageClassification`` and ``AutoImageProcessor``.
 
     Args:
         architecture: any name that timm knows.
         num_labels: C, at least 2.
-        mean, std: one number a channel, for pixels in [0, 1]; the image processor normalises by them.
+        mean, std: one number a channel, for pixels in [0, 1]; the image processor normalizes by them.
         label_names: C names.
         model_args: further arguments of ``timm.create_model`` that JSON can hold, such as ``drop_rate``.
 
@@ -64,5 +64,5 @@ def create_classifier(
         wrapper = TimmWrapperForImageClassification(config)
     wrapper.timm_model = network
     for module in network.modules():
-        module._is_hf_initialized = True  # transformers' mark for what it must not initialise
+        module._is_hf_initialized = True  # transformers' mark for what it must not initialize
     return wrapper

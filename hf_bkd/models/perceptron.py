@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Perceptron(nn.Module, PyTorchModelHubMixin):
-    """Standardises features [B, d], and puts them through hidden layers with ReLU to logits [B, C].
+    """Standardizes features [B, d], and puts them through hidden layers with ReLU to logits [B, C].
 
     ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` keep it as safetensors.
 
@@ -30,7 +30,7 @@ class Perceptron(nn.Module, PyTorchModelHubMixin):
             width = size
         self.body, self.head = nn.Sequential(*layers), nn.Linear(width, num_classes)
 
-    def standardise(self, features: Tensor) -> None:
+    def standardize(self, features: Tensor) -> None:
         """Take the scale from a training set's features [N, d]; a constant one is left as it is."""
         std, mean = torch.std_mean(features.float(), dim=0)
         self.mean.copy_(mean)

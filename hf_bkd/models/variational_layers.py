@@ -1,7 +1,7 @@
 """Layers with a distribution over their weights, and the divergence that training them costs.
 
 ``weight`` and ``bias`` are the means of independent Gaussians, so that each layer is an ordinary one to whoever reads
-only those. In training each example gets its own draw of the outputs by the local reparameterisation (Kingma, Salimans
+only those. In training each example gets its own draw of the outputs by the local reparameterization (Kingma, Salimans
 and Welling 2015), whose gradients are less noisy than those of drawn weights; in evaluation the means are used.
 """
 
@@ -59,12 +59,12 @@ class GaussianWeights(nn.Module):
         std = _wide(variance).clamp_min(1e-20).sqrt()  # sqrt has no slope at 0, and float16 no 1e-20
         return mean + std.to(mean.dtype) * torch.randn_like(mean)
 
-    def kl_divergence(self) -> Tensor:
+    def gaussian_kl(self) -> Tensor:
         """KL(posterior || prior), summed over all weights and biases, in nats."""
-        total = self._kl_divergence(self.weight, self.weight_log_std)
-        return total if self.bias is None else total + self._kl_divergence(self.bias, self.bias_log_std)
+        total = self._kl(self.weight, self.weight_log_std)
+        return total if self.bias is None else total + self._kl(self.bias, self.bias_log_std)
 
-    def _kl_divergence(self, mean: Tensor, log_std: Tensor) -> Tensor:
+    def _kl(self, mean: Tensor, log_std: Tensor) -> Tensor:
         log_ratio = _wide(log_std) - math.log(self.prior_std)
         return ((2 * log_ratio).exp() + (_wide(mean) / self.prior_std).square() - 1 - 2 * log_ratio).sum() / 2
 
@@ -124,8 +124,8 @@ class VariationalLinear(GaussianWeights, nn.Linear):
         directions = output_directions(inputs, self.weight_factor, self.bias_factor)
         return outputs + (torch.randn_like(directions[..., :1]) * directions).sum(dim=-2)
 
-    def kl_divergence(self) -> Tensor:
-        total = super().kl_divergence()
+    def gaussian_kl(self) -> Tensor:
+        total = super().gaussian_kl()
         if self.weight_factor is None:
             return total
         pairs = [(self.weight_factor, self.weight_log_std), (self.bias_factor, self.bias_log_std)]
@@ -176,9 +176,9 @@ def spread_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(n for prefix, m in layers for n, _ in m.named_parameters(prefix, recurse=False) if n.endswith(SPREAD))
 
 
-def kl_divergence(model: nn.Module) -> Tensor | None:
+def gaussian_kl(model: nn.Module) -> Tensor | None:
     """Summed KL(posterior || prior) of a network's variational layers, in nats; ``None`` if it has none."""
-    terms = [module.kl_divergence() for module in model.modules() if isinstance(module, GaussianWeights)]
+    terms = [module.gaussian_kl() for module in model.modules() if isinstance(module, GaussianWeights)]
     return sum(terms) if terms else None
 
 

@@ -129,7 +129,7 @@ TEACHERS = Page(
         "NLL": _number("nll"),
         "ECE": _number("ece"),
         "Brier": _number("brier"),
-        "AUROC, foreign": _number("ood_auroc"),
+        "AUROC, out-of-distribution": _number("ood_auroc"),
         "T": _number("temperature", 1, 2),
         "scaled NLL": _number("scaled_nll"),
         "vs {reference} (scaled NLL, [95 % CI])": difference_text,
@@ -152,12 +152,12 @@ TEACHERS = Page(
 
 - All numbers are of the teacher itself on the test split; nothing is selected on test. Mean ± standard deviation
   (ddof 1) over seeds; accuracy in percent, NLL in nats.
-- "Scaled": after temperature scaling of the averaged probabilities, p^(1/T) renormalised, T by NLL on the validation
+- "Scaled": after temperature scaling of the averaged probabilities, p^(1/T) renormalized, T by NLL on the validation
   split. A teacher that is merely under- or over-confident is helped by this one number as much as by a posterior, so
   compare posteriors by the scaled columns.
 - "vs {reference}" is the paired difference in scaled NLL over shared seeds (negative is better), with its 95 %
   Student-t interval; each interval stands alone.
-- AUROC: how well the entropy of a prediction tells foreign images from the test split's; 0.5 is chance.
+- AUROC: how well the entropy of a prediction tells out-of-distribution images from the test split's; 0.5 is chance.
 - Time: of a prediction with all its draws, in plain passes of the same images through one network, measured in
   alternation. MB: on disk, network and posterior.
 """,

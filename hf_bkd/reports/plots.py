@@ -1,6 +1,6 @@
 """The pictures of a run: comparison of arms, accuracy over epochs, reliability, and sweeps of a setting.
 
-Every arm has one colour and line in all of them; the reference is black.
+Every arm has one color and line in all of them; the reference is black.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ SWEPT = {
     "num_samples": "draws S from the teacher",
 }
 
-Styles = dict[str, tuple[str, str]]  # arm -> colour, line
+Styles = dict[str, tuple[str, str]]  # arm -> color, line
 
 
 def write_plots(results: dict, folder: Path) -> dict[str, str]:
@@ -103,10 +103,10 @@ def _comparison(results: dict, styles: Styles) -> tuple[str, Figure]:
         left.margins(x=0.08)
         left.set_yticks(range(len(rows)), [fill(row["arm"], 36) for row in rows])
         for y, row in enumerate(rows):
-            colour = styles[row["arm"]][0]
+            color = styles[row["arm"]][0]
             seeds = [measure.scale * v for v in per_seed(groups[condition][row["arm"]], measure.metric).values()]
-            left.scatter(seeds, [y + 0.24] * len(seeds), s=16, color=colour, alpha=0.5, linewidths=0)
-            left.plot(measure.scale * row[measure.metric].mean, y, "D", color=colour)
+            left.scatter(seeds, [y + 0.24] * len(seeds), s=16, color=color, alpha=0.5, linewidths=0)
+            left.plot(measure.scale * row[measure.metric].mean, y, "D", color=color)
         if any(row["difference"] for row in rows):
             _draw_differences(right, rows, styles)
             right.set_xlabel(f"difference to {reference}, {measure.unit}")
@@ -123,18 +123,18 @@ def _comparison(results: dict, styles: Styles) -> tuple[str, Figure]:
 
 
 def _teachers(results: dict, styles: Styles) -> tuple[str, Figure]:
-    metrics = {"nll": "NLL", "ece": "ECE", "ood_auroc": "AUROC, foreign images"}
+    metrics = {"nll": "NLL", "ece": "ECE", "ood_auroc": "AUROC, out-of-distribution images"}
     groups = by_condition(results)
     figure, axes = panels(len(metrics) * len(groups), len(metrics), 10, 0.9 + 0.27 * max(map(len, groups.values())))
     for number, condition in enumerate(groups):
         rows = teacher_table(results, condition)
         for ax, (metric, heading) in zip(axes[number * len(metrics) :], metrics.items(), strict=False):
             for y, row in enumerate(rows):
-                colour = styles[row["arm"]][0]
-                for key, face, height in ((metric, colour, y - 0.14), (f"scaled_{metric}", "white", y + 0.14)):
+                color = styles[row["arm"]][0]
+                for key, face, height in ((metric, color, y - 0.14), (f"scaled_{metric}", "white", y + 0.14)):
                     mean, std, count = row[key]
                     if count:
-                        ax.errorbar(mean, height, xerr=std, fmt="D", color=colour, markerfacecolor=face, markersize=5)
+                        ax.errorbar(mean, height, xerr=std, fmt="D", color=color, markerfacecolor=face, markersize=5)
             ax.set(xlabel=heading, ylim=(len(rows) - 0.5, -0.5))
             ax.set_yticks(range(len(rows)), [fill(row["arm"], 36) for row in rows] if metric == "nll" else [])
         axes[number * len(metrics)].set_title(condition)
@@ -183,15 +183,15 @@ def _accuracy(groups: dict[str, Arms], styles: Styles) -> tuple[str, Figure]:
     for ax, (condition, arms) in zip(axes, groups.items(), strict=True):
         settled = []
         for i, (arm, runs) in enumerate(arms.items()):
-            records, (colour, line) = list(runs.values()), styles[arm]
+            records, (color, line) = list(runs.values()), styles[arm]
             epochs, window = records[0]["history"]["epoch"], records[0]["noise_window"]
             means = 100 * np.mean([record["history"]["accuracy"] for record in records], axis=0)
             settled.extend(means[len(means) // 3 :])
-            (lines[arm],) = ax.plot(epochs, means, line, color=colour, label=fill(arm, 36))
+            (lines[arm],) = ax.plot(epochs, means, line, color=color, label=fill(arm, 36))
             noise = over_seeds(runs, "convergence_noise")
             if noise.count:  # beside the curves: bands over the curves themselves would hide each other
                 place, level = epochs[-1] * (1.04 + 0.022 * i), means[-window:].mean()
-                ax.errorbar(place, level, 100 * noise.mean, fmt="none", ecolor=colour, elinewidth=5)
+                ax.errorbar(place, level, 100 * noise.mean, fmt="none", ecolor=color, elinewidth=5)
                 ax.axvspan(epochs[-window], epochs[-1], color="#F2F2F2", zorder=0)
         room = max(0.15 * np.ptp(settled), 0.5)
         ax.set_ylim(min(settled) - room, min(100.5, max(settled) + room))
@@ -265,8 +265,8 @@ def _sweep(groups: dict[str, Arms], field: str, styles: Styles) -> tuple[str, Fi
         for line, points in lines.items():
             spreads = [over_seeds(groups[condition][arm], "accuracy") for arm in points.values()]
             means, stds, _ = 100 * np.transpose(spreads)
-            colour = styles[next(iter(points.values()))][0]
-            handles[line] = ax.errorbar(list(points), means, stds, fmt="o-", capsize=3, color=colour)
+            color = styles[next(iter(points.values()))][0]
+            handles[line] = ax.errorbar(list(points), means, stds, fmt="o-", capsize=3, color=color)
             shown |= dict.fromkeys(points.values())
         values = sorted(set().union(*lines.values()))
         ax.set_xticks(values, [f"{value:g}" for value in values])

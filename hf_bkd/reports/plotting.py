@@ -32,7 +32,7 @@ STYLE = {
     "savefig.dpi": 200,
     "text.parse_math": False,  # an arm may have a $ in its name
 }
-# Paul Tol's "muted" colours (a stronger sand), told apart by colour-blind readers.
+# Paul Tol's "muted" colors (a stronger sand), told apart by color-blind readers.
 PALETTE = ["#CC6677", "#332288", "#DDAA33", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499"]
 
 

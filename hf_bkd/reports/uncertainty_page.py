@@ -58,8 +58,8 @@ def credible_sets(groups: dict[str, Arms], styles: dict[str, tuple[str, str]]) -
             if sets:
                 levels = [each["level"] for each in sets[0]]
                 coverage = np.mean([[each["coverage"] for each in run] for run in sets], axis=0)
-                colour, line = styles[arm]
-                (handles[arm],) = ax.plot(levels, coverage, line, color=colour, marker="o", markersize=4)
+                color, line = styles[arm]
+                (handles[arm],) = ax.plot(levels, coverage, line, color=color, marker="o", markersize=4)
         ends = ax.get_xlim()
         ax.plot(ends, ends, color="#666666", linewidth=1, zorder=1)
         ax.set(title=condition, xlabel="level of the set", ylabel="share of labels in it", xlim=ends)

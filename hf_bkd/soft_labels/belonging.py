@@ -32,7 +32,7 @@ def stored_labels(
     """What there is in each ``teacher_probs`` column.
 
     Args:
-        dataset: a `datasets.Dataset`, a streamed one, or a :class:`~hf_bkd.ResidentDataset`.
+        dataset: a `datasets.Dataset`, a streamed one, or a :class:`~hf_bkd.BatchedDataset`.
         wanted: T_t; ``None`` for that of the labels.
         num_classes: of the student, where it is known.
         allow_unrecorded: whether labels may be used that don't say what made them.
@@ -93,12 +93,12 @@ def _layout(dataset: Any, teacher: str | None) -> Layout:
             )
     else:
         raise UserError(
-            f"soft labels can't be read from a {type(dataset).__name__}: pass a datasets.Dataset or a ResidentDataset"
+            f"soft labels can't be read from a {type(dataset).__name__}: pass a datasets.Dataset or a BatchedDataset"
         )
     if (layout.provenance or {}).get("views"):
         raise UserError(
-            f"{layout.name} was made for augmented views of each image, which only a ResidentDataset can show again: "
-            "pass ResidentDataset.from_images(dataset, preprocessor) as the training set"
+            f"{layout.name} was made for augmented views of each image, which only a BatchedDataset can show again: "
+            "pass BatchedDataset.from_images(dataset, preprocessor) as the training set"
         )
     return layout
 
@@ -139,7 +139,7 @@ def _spot_check_identity(dataset: datasets.Dataset, record: dict | None) -> None
     if content not in dataset.column_names:
         content = content_column(dataset.features)
         if not isinstance(dataset.features.get(content), datasets.Image):
-            return  # a text that was turned into tokens can't be recognised, an image that was renamed can
+            return  # a text that was turned into tokens can't be recognized, an image that was renamed can
     if ids is not None:
         rows = np.arange(0, len(dataset), max(1, len(dataset) // SPOT_CHECKED_ROWS))
         check_identity(ids[rows], content_ids(dataset.with_format(None).select(rows)[content][:]), rows)
@@ -161,7 +161,7 @@ def check_against_teacher(
 
     Args:
         dataset: examples with soft labels.
-        teacher, preprocess: what is said to have labelled them; see :func:`~hf_bkd.add_soft_labels`.
+        teacher, preprocess: what is said to have labeled them; see :func:`~hf_bkd.add_soft_labels`.
         name: the teacher's, if there are several.
         rows: how many, evenly spaced.
         tolerance: how far they may be off, in total variation, after being stored alike: more is needed for a teacher
@@ -185,7 +185,7 @@ def check_against_teacher(
     if teacher.num_classes != labels.num_classes:
         raise UserError(
             f"{column(PROBS, name)} has {labels.num_classes} classes and this teacher {teacher.num_classes}: it was "
-            "labelled by another one"
+            "labeled by another one"
         )
     chosen = np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).round().astype(int)
     some = dataset.select(chosen)
@@ -206,7 +206,7 @@ def check_against_teacher(
         row = chosen[int(distances.reshape(len(chosen), -1).amax(dim=1).argmax())]
         raise UserError(
             f"{column(PROBS, name)} differs by {farthest:.3g} in total variation from what this teacher says (row "
-            f"{row}): it was labelled by another teacher (weights {weights} there, "
+            f"{row}): it was labeled by another teacher (weights {weights} there, "
             f"{teacher.describe()['weights']} here), from other inputs, or has changed since"
         )
     return farthest

@@ -7,7 +7,7 @@
 | `teacher_variance`   | across-draw variance (ddof 1), when kept: shaped as the probabilities, or its sum over  |
 |                      | the classes, one number a view                                                          |
 | `teacher_provenance` | a `ClassLabel` with one name: the JSON record of what made the labels (`provenance`)     |
-| `example_id`         | hash of the row's content, by which labels and examples recognise each other            |
+| `example_id`         | hash of the row's content, by which labels and examples recognize each other            |
 
 Labels of a named teacher end in `__NAME`. `teacher_probs` is a list of fixed length, or for `top_k` a struct of such
 lists. The record sits in a feature, not beside the table, so that it travels wherever the rows go: `select`, `map`,
@@ -164,7 +164,7 @@ def only_soft_labels(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels:
-    """All soft labels of one teacher, checked; a :class:`~hf_bkd.ResidentDataset` has them at hand.
+    """All soft labels of one teacher, checked; a :class:`~hf_bkd.BatchedDataset` has them at hand.
 
     Whether they are of these very rows is not checked (see `check`).
 

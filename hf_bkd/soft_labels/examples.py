@@ -35,10 +35,10 @@ class Batch(NamedTuple):
 
 
 class Examples:
-    """How a dataset is read for labelling.
+    """How a dataset is read for labeling.
 
     Args:
-        dataset: what is labelled, or one with the same columns.
+        dataset: what is labeled, or one with the same columns.
         preprocess: rows -> inputs, or ``None`` for the dataset's transform or columns.
         views: needs ``preprocess.normalize``, which turns uint8 images into inputs.
         device: where views are made.

@@ -14,16 +14,16 @@ from ..utils.processes import decided_by_main
 from .columns import attach_table, label_set
 from .examples import AnyDataset, Rows
 from .identity import EXAMPLE_ID, content_column
-from .labelling import Labelling, LabellingTeacher
+from .labeling import Labeling, LabelingTeacher
 from .record import as_json, make_provenance
 from .shards import Shards, first_difference
 
-Fit = Callable[[datasets.Dataset, int], LabellingTeacher]
+Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
 
 
 def add_soft_labels(
     dataset: AnyDataset,
-    teacher: LabellingTeacher | str | Path | None = None,
+    teacher: LabelingTeacher | str | Path | None = None,
     num_samples: int = 10,
     *,
     preprocess: Callable[[Rows], dict[str, Tensor]] | None = None,
@@ -46,17 +46,17 @@ def add_soft_labels(
 
     The processes of an accelerate launch share the rows; one process, several, and one that was killed and started
     again with the same ``folder`` give the same columns. With ``folds`` and ``fit`` instead of a teacher the labels
-    are cross-fitted: each example is labelled by a teacher that was fitted without it.
+    are cross-fitted: each example is labeled by a teacher that was fitted without it.
 
     Args:
-        dataset: N examples. A streamed one is labelled as it passes by, and the labels are returned without it.
+        dataset: N examples. A streamed one is labeled as it passes by, and the labels are returned without it.
         teacher: labels them, itself or as the folder or name on the Hub of a saved :class:`~hf_bkd.Teacher`; its
             ``temperature`` and ``tempering`` are applied and recorded.
         num_samples: S >= 1, draws from the teacher's posterior per example.
         preprocess: turns a batch of rows (column name -> list) into the network's inputs. Without one, what the
             dataset's transform returns, or else its columns (those of its torch format, if it has that), are the
             inputs: all tensors (and lists of tensors of one shape) among them, less labels and soft labels.
-        views: looks of an image, each labelled for itself, so that a student can see the same; needs
+        views: looks of an image, each labeled for itself, so that a student can see the same; needs
             ``views.number`` and ``preprocess=ImagePreprocessor(...)``.
         folds: number of parts, 2 .. N.
         fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
@@ -83,7 +83,7 @@ def add_soft_labels(
     Raises:
         UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
             can't be made from the columns, a teacher that knows other classes than the dataset or answers with
-            something that is no distribution, or a folder of another labelling, damaged, or without space.
+            something that is no distribution, or a folder of another labeling, damaged, or without space.
     """
     if isinstance(teacher, (str, Path)):
         from ..teachers import Teacher  # all else here knows teachers by what they answer
@@ -99,7 +99,7 @@ def add_soft_labels(
             own = None if folder is None else Path(folder, member)
             dataset = add_soft_labels(dataset, each, num_samples, name=member, folder=own, **how)
         return dataset
-    labelling = Labelling(
+    labeling = Labeling(
         num_samples,
         preprocess,
         views,
@@ -127,15 +127,15 @@ def add_soft_labels(
 
     cross_fitted = None
     if teacher is not None:
-        labelling.fit_batch(dataset, teacher)
+        labeling.fit_batch(dataset, teacher)
         described = teacher.describe()
-        shards = Shards(folder, labelling.plan(dataset, described, None))
-        table = labelling.run(dataset, teacher, shards, "rows-", "labelling")
+        shards = Shards(folder, labeling.plan(dataset, described, None))
+        table = labeling.run(dataset, teacher, shards, "rows-", "labeling")
         if getattr(teacher, "source", None):
             described = described | {"source": teacher.source}
     else:
-        shards = Shards(folder, labelling.plan(dataset, None, folds))
-        table, teachers = _cross_fitted(labelling, dataset, folds, fit, shards)
+        shards = Shards(folder, labeling.plan(dataset, None, folds))
+        table, teachers = _cross_fitted(labeling, dataset, folds, fit, shards)
         described = teachers[0]
         cross_fitted = {"number": folds, "seed": seed, "weights": [each["weights"] for each in teachers]}
     content = content_column(dataset.features)
@@ -148,10 +148,10 @@ def add_soft_labels(
         seed=seed,
         storage=storage,
         content_column=content,
-        preprocessing=labelling.preprocessing,
+        preprocessing=labeling.preprocessing,
         example_ids=None if content is None else table[EXAMPLE_ID].to_numpy(),
         rows=len(table),
-        image_size=labelling.image_size,
+        image_size=labeling.image_size,
         views=None if views is None else views.to_dict(),
         folds=cross_fitted,
         mixed_precision=mixed_precision,
@@ -161,18 +161,18 @@ def add_soft_labels(
 
 
 def _cross_fitted(
-    labelling: Labelling, dataset: datasets.Dataset, folds: int, fit: Fit, shards: Shards
+    labeling: Labeling, dataset: datasets.Dataset, folds: int, fit: Fit, shards: Shards
 ) -> tuple[pa.Table, list[dict]]:
-    """The columns of all rows, and what labelled each fold; finished folds are not fitted again."""
-    parts = _fold_indices(len(dataset), folds, labelling.seed)
+    """The columns of all rows, and what labeled each fold; finished folds are not fitted again."""
+    parts = _fold_indices(len(dataset), folds, labeling.seed)
     tables, teachers = [], []
     for fold, part in enumerate(parts):
         rows, name = dataset.select(part), f"fold-{fold:04d}"
-        count = -(-len(rows) // labelling.shard_rows)
+        count = -(-len(rows) // labeling.shard_rows)
         described = decided_by_main(lambda: shards.recall(name))  # noqa: B023
         finished = decided_by_main(lambda: all(f"{name}-{n:06d}" in shards for n in range(count)))  # noqa: B023
         if described and finished:
-            tables.append(labelling.kept(rows, shards, f"{name}-"))
+            tables.append(labeling.kept(rows, shards, f"{name}-"))
         else:
             rest = np.setdiff1d(np.arange(len(dataset)), part)
             teacher = fit(dataset.select(rest), fold)
@@ -180,12 +180,12 @@ def _cross_fitted(
             difference = described and first_difference(described, now, "teacher")
             if difference:
                 raise UserError(
-                    f"fold {fold + 1} is labelled in part by a teacher of another {difference}: fit must give the "
+                    f"fold {fold + 1} is labeled in part by a teacher of another {difference}: fit must give the "
                     f"same teacher again; pass another folder, or delete {shards.folder}"
                 )
             shards.remember(name, now)
             described = now
-            tables.append(labelling.run(rows, teacher, shards, f"{name}-", f"labelling fold {fold + 1} of {folds}"))
+            tables.append(labeling.run(rows, teacher, shards, f"{name}-", f"labeling fold {fold + 1} of {folds}"))
         teachers.append(described)
     back = np.argsort(np.concatenate(parts))
     return pa.concat_tables(tables).take(back), teachers

@@ -19,13 +19,13 @@ def confidence_histogram(dataset: datasets.Dataset) -> tuple[bytes, str]:
     with style():
         figure = Figure(figsize=(9, 3))
         confidence, uncertainty = figure.subplots(1, 2)
-        for teacher, colour in zip(teachers_of(dataset.column_names), PALETTE * 10, strict=False):
+        for teacher, color in zip(teachers_of(dataset.column_names), PALETTE * 10, strict=False):
             labels = read(some, teacher)
             probs = labels.probs.reshape(-1, labels.num_classes)
             how = {
                 "density": True,
                 "histtype": "stepfilled",
-                "color": colour,
+                "color": color,
                 "alpha": 0.5,
                 "label": teacher or "teacher",
             }

@@ -1,4 +1,4 @@
-"""Which example a row is: a hash of its content, by which labels and examples recognise each other."""
+"""Which example a row is: a hash of its content, by which labels and examples recognize each other."""
 
 import hashlib
 

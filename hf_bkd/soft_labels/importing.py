@@ -40,7 +40,7 @@ def import_soft_labels(
         values: [M, C], or [S, M, C] of S draws (or responses), which are averaged and leave a ``teacher_variance``.
         ids: M ids of the values, each once, in their order; those that the dataset lacks are left out.
         id_column: of the dataset, with the same ids, such as an accession.
-        kind: ``"logits"``, or ``"probs"``, which may be off 1 in sum by a hundredth and are renormalised.
+        kind: ``"logits"``, or ``"probs"``, which may be off 1 in sum by a hundredth and are renormalized.
         temperature: T > 0 of logits: softmax(z / T).
         classes: for each of the C columns the dataset's class, by number or name, where they aren't the same in the
             same order; several may go to the same class, which then has their sum.

@@ -19,7 +19,7 @@ def join_soft_labels(
     """Give each example the soft labels that were made for it, wherever they stand.
 
     Args:
-        examples: N images or texts, in any order; all that were labelled, or some of them.
+        examples: N images or texts, in any order; all that were labeled, or some of them.
         labels: soft-label columns with ``example_id``, such as :func:`only_soft_labels` leaves; in any order.
         allow_unrecorded: whether labels may be used that don't say what made them.
 
@@ -29,7 +29,7 @@ def join_soft_labels(
 
     Raises:
         UserError: examples without labels, with their number and the first of their ids; ids that occur more often
-            than they were labelled; labels that are no distributions, of other classes, or without ids or record.
+            than they were labeled; labels that are no distributions, of other classes, or without ids or record.
     """
     names = teachers_of(labels.column_names)
     if not names or EXAMPLE_ID not in labels.column_names:

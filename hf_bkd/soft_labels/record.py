@@ -38,7 +38,7 @@ def make_provenance(
 
     Args:
         teacher: ``teacher.describe()``.
-        dataset: what was labelled.
+        dataset: what was labeled.
         num_samples: S.
         seed: of the draws.
         storage: of the columns.
@@ -47,7 +47,7 @@ def make_provenance(
         example_ids: int64 [N], of the rows.
         rows: their number N; that of the dataset if not given.
         image_size: [channels, height, width] of the images before anything is done to them, if they have one size.
-        views: ``Views.to_dict()``, if several views were labelled or one that is not the example as it is.
+        views: ``Views.to_dict()``, if several views were labeled or one that is not the example as it is.
         folds: how the labels were cross-fitted.
         mixed_precision: of the teacher's passes, ``"bf16"`` or ``"fp16"``.
         held_out: how good the teacher is: metrics on examples that it was not fitted on; what its own record says if
@@ -181,7 +181,7 @@ def check_class_count(what: str, num_classes: int, features: datasets.Features) 
 
 
 def check_class_names(provenance: dict | None, features: datasets.Features) -> None:
-    """UserError if the dataset names its classes differently, or in another order, than the labelled one did."""
+    """UserError if the dataset names its classes differently, or in another order, than the labeled one did."""
     theirs, ours = (provenance or {}).get("class_names"), class_names(features)
     if theirs is None or ours is None or theirs == ours:
         return

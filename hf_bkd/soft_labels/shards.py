@@ -1,4 +1,4 @@
-"""Finished pieces of a labelling, kept so that an interrupted one goes on where it stopped.
+"""Finished pieces of a labeling, kept so that an interrupted one goes on where it stopped.
 
 A shard is an Arrow stream of some rows' columns. Its file appears under its name in one step, and the name ends in a
 checksum of its content, so that one that was cut off or damaged can't be taken for whole.
@@ -28,7 +28,7 @@ class Shards:
         plan: all that decides what is in the tables, as JSON; a folder with shards of another one is refused.
 
     Raises:
-        UserError: the folder belongs to another labelling, or can't be written.
+        UserError: the folder belongs to another labeling, or can't be written.
     """
 
     def __init__(self, folder: str | Path | None, plan: dict[str, Any]):
@@ -46,7 +46,7 @@ class Shards:
         for kind in ("arrow", "json"):
             for leftover in self.folder.glob(f".*.{kind}.*"):  # of a process that was killed while it wrote
                 leftover.unlink(missing_ok=True)
-        file = self.folder / "labelling.json"
+        file = self.folder / "labeling.json"
         if not file.is_file():
             write_json(file, plan)
             return
@@ -57,7 +57,7 @@ class Shards:
         found = first_difference(before, plan)
         if found:
             raise UserError(
-                f"{self.folder} holds an unfinished labelling with another {found}: pass another folder, or delete it"
+                f"{self.folder} holds an unfinished labeling with another {found}: pass another folder, or delete it"
             )
 
     def _look(self) -> None:
@@ -143,7 +143,7 @@ def _told_if_full(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"can't write into {folder} ({error.strerror}): make room or pass another folder; shards that are "
-            "finished are kept, and labelling again with the same folder goes on from there"
+            "finished are kept, and labeling again with the same folder goes on from there"
         ) from None
 
 

@@ -28,14 +28,14 @@ def push_soft_labels(
     private: bool | None = None,
     token: str | None = None,
 ) -> None:
-    """Push a labelled dataset to the Hub, with a card; ``datasets.load_dataset`` reads it.
+    """Push a labeled dataset to the Hub, with a card; ``datasets.load_dataset`` reads it.
 
     The configuration is written anew, with all of its splits; others and the card's own text are kept. Labels and
     card are two commits: if the second fails, the same call repeats both.
 
     Args:
-        dataset: with soft labels; the splits of a ``DatasetDict`` must carry the same record, so push a labelled
-            training split and an unlabelled test split as two configurations.
+        dataset: with soft labels; the splits of a ``DatasetDict`` must carry the same record, so push a labeled
+            training split and an unlabeled test split as two configurations.
         repo_id: of the dataset repository, made if need be.
         config_name: of the configuration in it.
         split: its name, for a single dataset; its own or "train" if not given.
@@ -121,7 +121,7 @@ def facts_of(record: dict[str, Any]) -> dict[str, Any]:
         "views' seed": views.get("seed"),
         "preprocessing": record["preprocessing"],
         "classes": teacher.get("num_classes"),
-        "labelled dataset": data.get("repository") or data.get("name"),
+        "labeled dataset": data.get("repository") or data.get("name"),
         "its revision": data.get("revision"),
         "split": data.get("split"),
         "examples": data.get("rows"),
@@ -147,10 +147,10 @@ def _usage(dataset: datasets.Dataset, repo_id: str, config_name: str, split: str
         load.append("train = join_soft_labels(images, labels)  # your own copy of them, in any order")
     given = "train" if alone else "labels"
     if record["dataset"].get("image_size"):
-        load.append(f"train = ResidentDataset.from_images({given}, ImagePreprocessor.for_model(student))")
+        load.append(f"train = BatchedDataset.from_images({given}, ImagePreprocessor.for_model(student))")
     elif not alone:
         load[0] = load[0].replace("labels =", "train =")
-    needed = ["DistillationTrainer", *(name for name in ("ImagePreprocessor", "ResidentDataset") if name in load[-1])]
+    needed = ["DistillationTrainer", *(name for name in ("ImagePreprocessor", "BatchedDataset") if name in load[-1])]
     imports = sorted([*needed, *(["join_soft_labels"] if alone else [])])
     code = [
         "from datasets import load_dataset",

@@ -19,7 +19,7 @@ class StudyArguments:
     """
 
     dataset: str = field(default="", metadata={"help": "Name on the Hub, or a local folder."})
-    foreign_dataset: str = field(
+    ood_dataset: str = field(
         default="", metadata={"help": "Images of other classes, for teachers to be unsure of; name or folder."}
     )
     teacher_model: str = field(
@@ -51,7 +51,7 @@ class StudyArguments:
     num_samples: int = field(default=10, metadata={"help": "Draws from the teacher's posterior per example."})
     views: int | None = field(
         default=None,
-        metadata={"help": "Augmented views of each image that are labelled, 0 for the plain image; the study's own."},
+        metadata={"help": "Augmented views of each image that are labeled, 0 for the plain image; the study's own."},
     )
     ensemble_size: int = field(default=3, metadata={"help": "Members of a deep ensemble."})
     validation_size: int | None = field(

@@ -34,7 +34,7 @@ class Arm:
         scaled: set the teacher's temperature by validation NLL instead (Guo et al. 2017).
         folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for not.
         label_smoothing: of a student without a teacher.
-        views: how many augmented views of each image are labelled, where networks are trained on such; 0 for one label
+        views: how many augmented views of each image are labeled, where networks are trained on such; 0 for one label
             of the image as it is, which the student never sees; the study's own number if not given.
         online: the teacher is asked at each step and nothing is stored.
         storage: of the soft labels.
@@ -164,7 +164,7 @@ class Splits:
         train, validation, test: nothing is chosen on ``test``.
         inputs: how networks read them.
         bayes: exact class probabilities [N, C] of ``train``, where they are known.
-        foreign: examples of no class, or of several, to be unsure of.
+        ood: examples of no class, or of several, to be unsure of.
         transfer: what teachers label and students are taught on (Hinton et al. 2015), if not ``train``: it may be
             larger, and its ``label`` counts only where lambda is below 1. An epoch stays as long as one of ``train``.
     """
@@ -174,7 +174,7 @@ class Splits:
     test: datasets.Dataset
     inputs: Images | Texts | Vectors
     bayes: np.ndarray | None = None
-    foreign: datasets.Dataset | None = None
+    ood: datasets.Dataset | None = None
     transfer: datasets.Dataset | None = None
 
     @property
@@ -192,7 +192,7 @@ class Study:
         arms: in the order of the report; those with ``"bayes"`` are left out of conditions that don't know it.
         conditions: name -> function from the study's arguments and a seed to the data. A study with a single
             condition calls it ``""``.
-        views: how many augmented views of each image are labelled, unless an arm says otherwise.
+        views: how many augmented views of each image are labeled, unless an arm says otherwise.
         students: whether students are trained and measured, or else the teachers themselves.
         epochs: factor on the number of epochs, for conditions that need more or fewer.
         teacher_args, student_args: of their networks, beside the architecture.

@@ -21,8 +21,8 @@ from ..hub.transfer import local_folder
 from ..models.classifier import create_classifier
 from ..models.perceptron import Perceptron
 from ..soft_labels.identity import content_column, dataset_ids
-from ..training.batched_dataset import ResidentDataset
-from ..training.batched_texts import ResidentTexts
+from ..training.batched_dataset import BatchedDataset
+from ..training.batched_texts import BatchedTexts
 from ..utils.errors import UserError
 
 ALL_LAYERS = "all-layers"
@@ -48,11 +48,11 @@ class Images:
 
     def resident(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
-    ) -> ResidentDataset:
+    ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
-        return ResidentDataset.from_images(dataset, self.preprocess, views, device, progress=progress)
+        return BatchedDataset.from_images(dataset, self.preprocess, views, device, progress=progress)
 
-    def network(self, architecture: str, classes: list[str], train: ResidentDataset, **settings: Any) -> nn.Module:
+    def network(self, architecture: str, classes: list[str], train: BatchedDataset, **settings: Any) -> nn.Module:
         """A new network for the images of ``train``; ``settings`` are those of ``create_classifier``."""
         shown = {"in_chans": len(self.mean), "image_size": train.values["pixel_values"].shape[-1]}
         shown |= {"mean": self.mean, "std": self.std, "label_names": classes}
@@ -86,15 +86,15 @@ class Texts:
 
     def resident(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
-    ) -> ResidentDataset:
+    ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
-        return ResidentTexts.from_texts(dataset, self.preprocess, device)
+        return BatchedTexts.from_texts(dataset, self.preprocess, device)
 
     def network(
         self,
         architecture: str,
         classes: list[str],
-        train: ResidentDataset,
+        train: BatchedDataset,
         start: nn.Module | None = None,
         frozen_embeddings: bool = False,
         **settings: Any,
@@ -167,14 +167,14 @@ class Vectors:
 
     def resident(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
-    ) -> ResidentDataset:
-        """The rows as training and evaluation read them, recognised by their content column if they have one."""
+    ) -> BatchedDataset:
+        """The rows as training and evaluation read them, recognized by their content column if they have one."""
         rows, content = dataset.with_format(None), content_column(dataset.features)
         values = self.preprocess({self.column: rows[self.column][:]}) | {"labels": torch.tensor(rows["label"][:])}
         ids = None if content is None else dataset_ids(dataset, content)
-        return ResidentDataset({name: value.to(device) for name, value in values.items()}, example_ids=ids)
+        return BatchedDataset({name: value.to(device) for name, value in values.items()}, example_ids=ids)
 
-    def network(self, architecture: str, classes: list[str], train: ResidentDataset, **settings: Any) -> nn.Module:
+    def network(self, architecture: str, classes: list[str], train: BatchedDataset, **settings: Any) -> nn.Module:
         """A new perceptron, on the scale of ``train``; ``settings`` are its further arguments.
 
         Raises:
@@ -186,7 +186,7 @@ class Vectors:
         hidden = [int(width) for width in found[1].split("-")[1:]]
         features = train.values[self.column]
         network = Perceptron(features.shape[1], len(classes), hidden, **settings)
-        network.standardise(features)
+        network.standardize(features)
         return network
 
     def save(self, folder: Path) -> None:

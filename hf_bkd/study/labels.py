@@ -21,7 +21,7 @@ class Labels(NamedTuple):
 
 
 def read_labels(folder: Path) -> Labels:
-    """What was labelled earlier: ``train``, perhaps ``test``, and ``cost.json``."""
+    """What was labeled earlier: ``train``, perhaps ``test``, and ``cost.json``."""
     parts = [folder / "train", folder / "test"]
     train, test = (datasets.load_from_disk(part) if part.is_dir() else None for part in parts)
     return Labels(train, test, json.loads((folder / "cost.json").read_text())["seconds"])

@@ -9,7 +9,7 @@ from ..losses import temperature_factor
 from ..models.calling import split
 from ..teachers import DeterministicTeacher, LangevinTeacher, predict_all
 from ..training.arguments import DistillationTrainingArguments
-from ..training.batched_dataset import ResidentDataset
+from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels
 from ..uncertainty import uncertainty_report
 from ..utils.errors import UserError
@@ -20,7 +20,7 @@ CHAIN_FACTS = ("prior precision", "rhat max", "ess min", "mixed", "width", "acce
 
 
 def sampled_posterior(
-    setting: Setting, network: nn.Module, train: ResidentDataset, args: DistillationTrainingArguments
+    setting: Setting, network: nn.Module, train: BatchedDataset, args: DistillationTrainingArguments
 ) -> LangevinTeacher:
     """Langevin samples of the posterior that a student was trained to the mode of, a label counting as one example.
 
@@ -67,16 +67,16 @@ def _weights(labels: float, teacher: float) -> dict[str, float]:
 
 
 def measured_uncertainty(setting: Setting, posterior: LangevinTeacher) -> dict[str, Any]:
-    """:func:`~hf_bkd.uncertainty_report` on the test split and the foreign examples, and whether the chains mixed."""
-    samples, foreign = _draws(setting, posterior, setting.test), None
-    if setting.splits.foreign is not None:
-        foreign = _draws(setting, posterior, setting.resident(setting.splits.foreign))
+    """Report the uncertainty on the test split and on out-of-distribution examples, and whether the chains mixed."""
+    samples, ood = _draws(setting, posterior, setting.test), None
+    if setting.splits.ood is not None:
+        ood = _draws(setting, posterior, setting.resident(setting.splits.ood))
     student, _ = predict_all(DeterministicTeacher(posterior.network), setting.test.batches())
-    report = uncertainty_report(samples, setting.test.values["labels"].cpu(), student, foreign, LEVELS)
+    report = uncertainty_report(samples, setting.test.values["labels"].cpu(), student, ood, LEVELS)
     return report | {"chains": {name: posterior.record[name] for name in CHAIN_FACTS if name in posterior.record}}
 
 
-def _draws(setting: Setting, posterior: LangevinTeacher, dataset: ResidentDataset) -> torch.Tensor:
+def _draws(setting: Setting, posterior: LangevinTeacher, dataset: BatchedDataset) -> torch.Tensor:
     """[S, N, C], each draw the same weights for all examples."""
     draws = []
     for batch in dataset.batches():

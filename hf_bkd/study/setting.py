@@ -19,7 +19,7 @@ from transformers import PrinterCallback, set_seed
 from ..data.views import Views
 from ..models.calling import split
 from ..training.arguments import DistillationTrainingArguments
-from ..training.batched_dataset import ResidentDataset
+from ..training.batched_dataset import BatchedDataset
 from ..training.trainer import DistillationTrainer
 from ..utils.files import write_json
 from ..utils.processes import decided_by_main
@@ -89,7 +89,7 @@ class Setting:
     def progress(self) -> bool:
         return not self.args.disable_tqdm
 
-    def resident(self, dataset: datasets.Dataset, augment: bool = False) -> ResidentDataset:
+    def resident(self, dataset: datasets.Dataset, augment: bool = False) -> BatchedDataset:
         views = self.inputs.views(self.seed) if augment else None
         return self.inputs.resident(dataset, views, self.args.device, self.progress)
 
@@ -129,7 +129,7 @@ class Setting:
         self,
         architecture: str,
         architecture_args: dict[str, Any],
-        train: ResidentDataset,
+        train: BatchedDataset,
         *,
         name: str,
         seed: int,
@@ -137,7 +137,7 @@ class Setting:
         epoch_steps: int | None = None,
         prepare: Callable[[nn.Module], nn.Module] | None = None,
         optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
-        evaluated: ResidentDataset | None = None,
+        evaluated: BatchedDataset | None = None,
         teacher: Any = None,
         **changes: Any,
     ) -> DistillationTrainer:
@@ -147,7 +147,7 @@ class Setting:
             architecture, architecture_args: one that the data's inputs know.
             train: the training set.
             name: where its checkpoints go.
-            seed: of its initialisation and of the batches' order.
+            seed: of its initialization and of the batches' order.
             epochs: before the condition's factor.
             epoch_steps: how long an epoch is, if not a pass over ``train``.
             prepare: changes the network before it is trained.

@@ -16,7 +16,7 @@ from ..metrics import agreement, classification_metrics, reliability
 from ..reports.results import MEASURES
 from ..soft_labels.columns import bytes_per_example
 from ..training.arguments import DistillationTrainingArguments
-from ..training.batched_dataset import ResidentDataset
+from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels
 from ..utils.errors import UserError
 from ..utils.files import whole_folder
@@ -32,7 +32,7 @@ CARD_FACTS = {
     "student_temperature": "T_s",
     "temperature_scale": "scale, by the rule",
     "num_samples": "draws of the teacher's posterior, where it has one",
-    "views": "labelled views of each image",
+    "views": "labeled views of each image",
 }
 
 
@@ -57,7 +57,7 @@ class Trained(NamedTuple):
     teacher_temperature: float
     seconds: float
     labels: LabelCost
-    train: ResidentDataset
+    train: BatchedDataset
     args: DistillationTrainingArguments
 
 
@@ -186,9 +186,9 @@ class Students:
             trainer.args,
         )
 
-    def _combined(self, labelled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
+    def _combined(self, labeled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
         """What the teachers say of the test split [N, C], weighed as for the student."""
-        dataset = self.setting.test.with_soft_labels(labelled)
+        dataset = self.setting.test.with_soft_labels(labeled)
         args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False)
         rows = torch.arange(len(dataset), device=dataset.device)
         return StoredLabels(dataset, args, None).target(dataset.label_columns(rows)).cpu()

@@ -1,4 +1,4 @@
-"""Teachers compared as classifiers: how good, how calibrated, how unsure of foreign images, how dear."""
+"""Teachers compared as classifiers: how good, how calibrated, how unsure of out-of-distribution images, how dear."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,11 +37,9 @@ class Teachers:
         (held_out, held_out_labels), (probs, labels) = predicted["validation"], predicted["test"]
         temperature = best_temperature(held_out.clamp_min(1e-12).log(), held_out_labels)
         scaled = temper(probs, temperature)
-        foreign = None
-        if setting.splits.foreign is not None:
-            foreign, _ = predict_all(
-                teacher, setting.resident(setting.splits.foreign).batches(), samples, setting.seed
-            )
+        ood = None
+        if setting.splits.ood is not None:
+            ood, _ = predict_all(teacher, setting.resident(setting.splits.ood).batches(), samples, setting.seed)
         return {
             "arm": arm.name,
             "condition": setting.condition,
@@ -50,9 +48,9 @@ class Teachers:
             "seed": setting.seed,
             "num_samples": samples,
             **teacher.get_state()[0],
-            "metrics": classification_metrics(probs, labels) | _ood(probs, foreign),
+            "metrics": classification_metrics(probs, labels) | _ood(probs, ood),
             "scaled_metrics": classification_metrics(scaled, labels)
-            | _ood(scaled, None if foreign is None else temper(foreign, temperature))
+            | _ood(scaled, None if ood is None else temper(ood, temperature))
             | {"temperature": temperature},
             "relative_time": self._relative_time(teacher),
             "megabytes": _megabytes(teacher),
@@ -66,9 +64,9 @@ class Teachers:
         return relative_time(lambda: teacher.predict(inputs, samples), lambda: plain_pass(teacher.network, inputs))
 
 
-def _ood(probs: Tensor, foreign: Tensor | None) -> dict[str, float]:
-    """How well the entropy of a prediction tells foreign images from the test split's."""
-    return {} if foreign is None else {"ood_auroc": auroc(entropy(probs), entropy(foreign))}
+def _ood(probs: Tensor, ood: Tensor | None) -> dict[str, float]:
+    """How well the entropy of a prediction tells out-of-distribution images from the test split's."""
+    return {} if ood is None else {"ood_auroc": auroc(entropy(probs), entropy(ood))}
 
 
 def _megabytes(teacher: Teacher) -> float:

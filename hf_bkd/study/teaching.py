@@ -92,7 +92,7 @@ class Teaching:
 
     @property
     def _how(self) -> dict[str, Any]:
-        """Arguments of ``add_soft_labels`` for all that is labelled."""
+        """Arguments of ``add_soft_labels`` for all that is labeled."""
         setting = self.setting
         how = {"num_samples": setting.options.num_samples, "seed": setting.seed, "progress": setting.progress}
         return how | {"preprocess": setting.inputs.preprocess}

@@ -37,7 +37,7 @@ class Teacher(ABC):
         network: whatever returns logits: a transformers model, a timm model or a plain module.
         temperature: T > 0 of the probabilities that it hands out.
         tempering: ``"per_sample"``: mean_s softmax(z_s / T), or ``"post_average"``: (mean_s softmax(z_s))^(1/T)
-            renormalised; the forms that arXiv 2601.01484 uses for its variational and its Laplace teacher.
+            renormalized; the forms that arXiv 2601.01484 uses for its variational and its Laplace teacher.
 
     ``record``, a dict that JSON can hold, says how it was fitted and, as ``record["validation"]``, how good it was on
     held-out examples; it is saved with the teacher, shown on its card and told with its labels, and so is, if

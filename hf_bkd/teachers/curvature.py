@@ -1,6 +1,6 @@
 """Curvature of a trained linear head, and the Gaussian over logits that follows from it in closed form.
 
-The posterior over the head's weights has the precision H + delta I, where H is the generalised Gauss-Newton matrix of
+The posterior over the head's weights has the precision H + delta I, where H is the generalized Gauss-Newton matrix of
 the training loss and delta the prior precision. What a prediction needs is its image in the C logits of one example
 with features phi [d], and for none of the three structures of H does that take a Jacobian:
 

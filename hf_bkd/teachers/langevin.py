@@ -100,7 +100,7 @@ class LangevinTeacher(Teacher):
         Where teachers disagree and s is large the posterior has several modes; all chains begin at the student's own
         weights, and R-hat between them doesn't see a mode that none visits.
 
-        ``record`` says afterwards whether the chains mix: see :func:`hf_bkd.teachers.mcmc_diagnostics.summarise`.
+        ``record`` says afterwards whether the chains mix: see :func:`hf_bkd.teachers.mcmc_diagnostics.summarize`.
 
         Args:
             network: the student; in evaluation mode meanwhile, and its modules as before afterwards.

@@ -11,7 +11,7 @@ from ..utils.errors import UserError
 from ..utils.random import random_bits
 from .langevin_dynamics import Chains, Potential, langevin, largest_curvature, num_kept
 from .langevin_energy import HeadEnergy, NetworkEnergy, Whitening
-from .mcmc_diagnostics import FEWEST, summarise
+from .mcmc_diagnostics import FEWEST, summarize
 
 SAMPLERS = ("mala", "sgld")
 SGLD_STEP = 0.1  # times the inverse of the largest curvature: no variance is more than about 5 % too large
@@ -56,7 +56,7 @@ def sample_weights(energy: Energy, settings: ChainSettings) -> tuple[Tensor, dic
     Returns:
         Samples [K, S, P], and what JSON can hold: ``tau``, the step size (a mean over chains; of a preconditioned
         one relative to the inverse curvature); ``acceptance``, the share of accepted steps;
-        :func:`~hf_bkd.teachers.mcmc_diagnostics.summarise`; and of a head its ``width``: the samples' standard
+        :func:`~hf_bkd.teachers.mcmc_diagnostics.summarize`; and of a head its ``width``: the samples' standard
         deviation in units of that of the Gaussian with U's curvature at the chains' ends, the root of its mean square
         over all directions.
         It is 1 for a Gaussian posterior at T = 1.
@@ -73,7 +73,7 @@ def sample_weights(energy: Energy, settings: ChainSettings) -> tuple[Tensor, dic
     record = {"tau": chains.step_size.mean().item()}
     if chains.acceptance is not None:
         record["acceptance"] = chains.acceptance.mean().item()
-    record |= summarise(samples, start)
+    record |= summarize(samples, start)
     if isinstance(energy, HeadEnergy):
         pooled = samples.flatten(0, 1)
         whitened = energy.curvature(samples[:, -1]).power(pooled - pooled.mean(dim=0), 0.5)

@@ -1,4 +1,4 @@
-"""The energy U(theta) of a student: what training minimises, summed over the full training set, and the prior's share.
+"""The energy U(theta) of a student: what training minimizes, summed over the full training set, and the prior's share.
 
     U(theta) = sum_i [a CE(y_i, softmax(z_i)) + b CE(p_i, softmax(z_i / T_s))] + delta / 2 * |theta|^2
 

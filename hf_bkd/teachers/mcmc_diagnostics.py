@@ -1,6 +1,6 @@
 """Whether Markov chains have forgotten where they started, and how many independent draws they are worth.
 
-Rank-normalised split R-hat and bulk effective sample size (Vehtari, Gelman, Simpson, Carpenter and Buerkner 2021), as
+Rank-normalized split R-hat and bulk effective sample size (Vehtari, Gelman, Simpson, Carpenter and Buerkner 2021), as
 arviz computes them, for many parameters at once.
 """
 
@@ -17,7 +17,7 @@ MOST_CHECKED = 1_000  # parameters
 MIXED = 1.1
 
 
-def summarise(samples: Tensor, start: Tensor) -> dict[str, Any]:
+def summarize(samples: Tensor, start: Tensor) -> dict[str, Any]:
     """What to say of chains [K, S, P] that began at ``start`` [P], as JSON; UserError as for :func:`rhat`.
 
     - ``ess min``, ``ess median``: effective sample sizes of the parameters, ``None`` where one never moved;
@@ -58,7 +58,7 @@ def rhat(samples: Tensor) -> Tensor:
 
 
 def effective_sample_size(samples: Tensor) -> Tensor:
-    """How many independent draws the samples are worth for the centre of each parameter's distribution, [P].
+    """How many independent draws the samples are worth for the center of each parameter's distribution, [P].
 
     Args:
         samples: as for :func:`rhat`.
@@ -75,7 +75,7 @@ def effective_sample_size(samples: Tensor) -> Tensor:
     within, total = covariance[0] * draws / (draws - 1), covariance[0] + scores.mean(dim=1).var(dim=0)
     correlation = 1 - (within - covariance) / total
     correlation[0] = 1
-    # Geyer's initial monotone sequence: sums of neighbours until one is not positive, at the latest the last one
+    # Geyer's initial monotone sequence: sums of neighbors until one is not positive, at the latest the last one
     even = correlation[: 2 * ((draws - 1) // 2) : 2]
     pairs = even + correlation[1::2][: len(even)]
     positive = (pairs > 0).cumprod(dim=0)

@@ -20,7 +20,7 @@ class OracleTeacher(Teacher):
     Args:
         network: whose softmax is p(y|x), and that has ``num_classes``: a :class:`hf_bkd.theory.GaussianMixture`, say.
         concentration: a > 0 of draws from Dirichlet(a p).
-        variance: nu > 0 of draws p + N(0, nu), which are set to 0 where negative and renormalised: they have a bias
+        variance: nu > 0 of draws p + N(0, nu), which are set to 0 where negative and renormalized: they have a bias
             that the theory of additive noise does not, the smaller the smaller nu is (`theory.additive_draws` has the
             raw ones).
 

@@ -26,7 +26,7 @@ def make_variational(
     """Give ``network``, in place, a posterior to be trained: then train it like any other with the trainer.
 
     The trainer sees the variational layers and adds their KL divergence over the size of the training set.
-    (The other way, :class:`~hf_bkd.IVON`, is an optimiser and leaves the network as it is.)
+    (The other way, :class:`~hf_bkd.IVON`, is an optimizer and leaves the network as it is.)
 
     Args:
         network: any module with logits and a linear head; its weights become the posterior's means.

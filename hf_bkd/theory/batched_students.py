@@ -12,7 +12,7 @@ from ..utils.checks import check_count
 class Students(nn.Module):
     """R multilayer perceptrons with ReLU between their layers, whose parameters have a leading dimension R.
 
-    The gradient of the *sum* of the students' losses is each student's own, so any element-wise optimiser of torch
+    The gradient of the *sum* of the students' losses is each student's own, so any element-wise optimizer of torch
     trains them as if each were alone.
 
     Args:

@@ -40,8 +40,8 @@ class GaussianMixture(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [..., C] of points [..., d]: log p(x, y), less a constant; in the points' precision."""
-        centred = x.double().unsqueeze(-2) - self.means
-        whitened = torch.linalg.solve_triangular(self.factor, centred.unsqueeze(-1), upper=False).squeeze(-1)
+        centered = x.double().unsqueeze(-2) - self.means
+        whitened = torch.linalg.solve_triangular(self.factor, centered.unsqueeze(-1), upper=False).squeeze(-1)
         log_volume = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         return (self.priors.log() - log_volume - whitened.square().sum(dim=-1) / 2).to(x.dtype)
 

@@ -1,7 +1,7 @@
 """What it costs a student to be another distribution over weights than its teacher (arXiv 2605.13143).
 
 The paper couples teacher and student by the *distillation divergence* K = E_D KL(student || teacher), over the weights
-that training on a data set D leaves (what follows for the student's generalisation: `gap_bounds`). Only its statements
+that training on a data set D leaves (what follows for the student's generalization: `gap_bounds`). Only its statements
 and single lines of its proofs could be recovered: what is marked "derived here" follows from those lines, and the
 paper's own constants may differ.
 

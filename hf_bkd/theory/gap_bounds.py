@@ -1,4 +1,4 @@
-"""How far a student's generalisation gap can be from its teacher's (arXiv 2605.13143).
+"""How far a student's generalization gap can be from its teacher's (arXiv 2605.13143).
 
 The gap is population loss minus empirical loss, the divergence K that of `divergence`. Only the paper's statements and
 single lines of its proofs could be recovered: what is marked "derived here" follows from those lines, and the paper's

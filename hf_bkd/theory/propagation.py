@@ -151,7 +151,7 @@ def oracle_combine(responses: Tensor, teacher_mean: Tensor, noise_variance: floa
 
 def leverage(design: Tensor, x: Tensor) -> Tensor:
     """x^T (A^T A)^-1 x for each row of ``x`` [M, p], [M], of a design A [N, p] of full column rank."""
-    _, factor = _factorised(design)
+    _, factor = _factorized(design)
     check_shape("x", x, None, design.shape[1])
     return torch.linalg.solve_triangular(factor.mT, x.double().mT, upper=False).square().sum(dim=0)
 
@@ -162,7 +162,7 @@ def ols_students(design: Tensor, responses: Tensor) -> Tensor:
     Raises:
         UserError: a design without full column rank, or responses that don't match it.
     """
-    orthogonal, factor = _factorised(design)
+    orthogonal, factor = _factorized(design)
     check_shape("responses", responses, None, len(design))
     return torch.linalg.solve_triangular(factor, orthogonal.mT @ responses.double().mT, upper=True).mT
 
@@ -178,7 +178,7 @@ def ols_student_variance(design: Tensor, x: Tensor, noise_variance: float, k: in
     return noise_variance / k * leverage(design, x)
 
 
-def _factorised(design: Tensor) -> tuple[Tensor, Tensor]:
+def _factorized(design: Tensor) -> tuple[Tensor, Tensor]:
     check_shape("design", design, None, None)
     design = design.double()
     rank = int(torch.linalg.matrix_rank(design))

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..losses import kl_divergence
+from ..losses import kl_to_target
 from ..utils.checks import check_count, check_not_negative, check_positive, check_probabilities, check_shape
 from ..utils.errors import UserError
 from .batched_students import Students
 
-SOURCES = ("initialisation", "data", "teacher")
+SOURCES = ("initialization", "data", "teacher")
 RESPONSES = ("argmax", "sampled", "soft")
 LOSSES = {  # of each example, [R, N], from outputs and targets
     "squared error": lambda outputs, targets: (outputs - targets).square().mean(dim=-1),
-    "divergence": lambda outputs, targets: kl_divergence(targets, outputs),
+    "divergence": lambda outputs, targets: kl_to_target(targets, outputs),
 }
 
 
@@ -75,7 +75,7 @@ def distill_many(
 
     | ``vary``           | initial weights | examples         | targets                         |
     | ------------------ | --------------- | ---------------- | ------------------------------- |
-    | ``initialisation`` | each its own    | all of them      | the same, [N, K]                |
+    | ``initialization`` | each its own    | all of them      | the same, [N, K]                |
     | ``data``           | the same        | bootstrap sample | the same, [N, K]                |
     | ``teacher``        | the same        | all of them      | draws of the teacher, [R, N, K] |
 
@@ -92,7 +92,7 @@ def distill_many(
         seed: of the initial weights and the bootstrap samples, which have a generator each.
         fraction: of N that each bootstrap sample draws with replacement, in (0, 1]; for ``"data"``.
         weight_noise: s: instead of weights of their own, all students get the same ones times 1 + N(0, s^2), drawn for
-            each weight (and bias) of each student; for ``"initialisation"``.
+            each weight (and bias) of each student; for ``"initialization"``.
 
     Returns:
         The trained students, their parameters without gradients.
@@ -104,7 +104,7 @@ def distill_many(
     check_count(steps=steps)
     check_positive(learning_rate=learning_rate)
     initial, drawn = (torch.Generator().manual_seed(2 * seed + i) for i in range(2))
-    alike = vary != "initialisation" or weight_noise is not None
+    alike = vary != "initialization" or weight_noise is not None
     students = Students(count, sizes, initial, alike, inputs.dtype)
     if weight_noise is not None:
         _perturb(students, weight_noise, initial)
@@ -164,5 +164,5 @@ def _check(
         raise UserError(f"fraction is {fraction:g}, and vary is {vary!r}: it must be 'data'")
     if weight_noise is not None:
         check_not_negative(weight_noise=weight_noise)
-        if vary != "initialisation":
-            raise UserError(f"weight_noise is {weight_noise:g}, and vary is {vary!r}: it must be 'initialisation'")
+        if vary != "initialization":
+            raise UserError(f"weight_noise is {weight_noise:g}, and vary is {vary!r}: it must be 'initialization'")

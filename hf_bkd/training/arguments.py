@@ -37,7 +37,7 @@ class DistillationTrainingArguments(TrainingArguments):
         prior_strength: s > 0 of that mixture, its lambda. Its energy with the released code's factor c, and labels
             of weight one, is ``kd_lambda`` = c s / (1 + c s) here.
         teacher_temperature: T_t > 0 of the target. ``None`` keeps that of the stored labels. Labels stored at another
-            temperature are brought to this one by p^(T_stored/T_t), renormalised; refused if T_stored is not 1 and
+            temperature are brought to this one by p^(T_stored/T_t), renormalized; refused if T_stored is not 1 and
             their teacher's rule was ``"per_sample"``, and for a higher one unless they are stored as float32.
         student_temperature: T_s > 0 of the student in the distillation term.
         temperature_scale: ``"product"`` (T_t * T_s, arXiv 2601.01484), ``"squared"`` (T_s^2, Hinton et al. 2015) or

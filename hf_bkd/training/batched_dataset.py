@@ -22,7 +22,7 @@ from ..utils.errors import UserError
 from ..utils.progress import track
 
 
-class ResidentDataset(torch.utils.data.Dataset):
+class BatchedDataset(torch.utils.data.Dataset):
     """Columns in memory, read by whole batches: ``dataset[[3, 5]]`` is a dict of tensors with two rows each.
 
     The trainer knows it and passes its batches on as they are; elsewhere use :meth:`batches`. Soft labels of views
@@ -33,7 +33,7 @@ class ResidentDataset(torch.utils.data.Dataset):
         preprocessor: turns uint8 ``pixel_values`` into the network's.
         views: how uint8 images are augmented; a view is an epoch unless their number is given.
         labels: soft labels by teacher's name (``None`` for an unnamed one).
-        example_ids: content hash of each row, int64 [N], by which soft labels are recognised and views are drawn; the
+        example_ids: content hash of each row, int64 [N], by which soft labels are recognized and views are drawn; the
             rows' numbers if not given.
     """
 
@@ -77,7 +77,7 @@ class ResidentDataset(torch.utils.data.Dataset):
 
         Raises:
             UserError: no images or labels, images of several sizes, or soft labels that are no distributions or were
-                made for other examples, classes, views or another normalisation.
+                made for other examples, classes, views or another normalization.
         """
         image_column, label_column = find_columns(dataset)
         if len(dataset) == 0:
@@ -113,7 +113,7 @@ class ResidentDataset(torch.utils.data.Dataset):
         if size is not None and isinstance(images, Tensor) and size != list(images.shape[1:]):
             raise UserError(
                 f"{name} was made for images of [channels, height, width] {size}, and these are "
-                f"{list(images.shape[1:])}: use the images that were labelled"
+                f"{list(images.shape[1:])}: use the images that were labeled"
             )
         if ids is not None and self.example_ids is not None:
             check_identity(ids, self.example_ids)
@@ -126,7 +126,7 @@ class ResidentDataset(torch.utils.data.Dataset):
         ours = {} if self.preprocessor is None else self.preprocessor.to_dict()
         if any(theirs.get(key, value) != value for key, value in ours.items()):
             raise UserError(
-                f"the teacher saw images normalised with {theirs}, this dataset is prepared with {ours}: use the same "
+                f"the teacher saw images normalized with {theirs}, this dataset is prepared with {ours}: use the same "
                 "ImagePreprocessor for both"
             )
 
@@ -135,7 +135,7 @@ class ResidentDataset(torch.utils.data.Dataset):
         records = [(each.provenance or {}).get("views") for each in labels.values()]
         theirs = [None if record is None else Views.from_dict(record) for record in records]
         if any(views != theirs[0] for views in theirs):
-            raise UserError(f"the teachers labelled different views ({theirs}): label them all with the same views")
+            raise UserError(f"the teachers labeled different views ({theirs}): label them all with the same views")
         if not theirs or (theirs[0] is None and self.views is None):
             return self.views
         if theirs[0] is None:
@@ -152,11 +152,11 @@ class ResidentDataset(torch.utils.data.Dataset):
             )
         if self.example_ids is None:
             raise UserError("labels of views need a dataset with example_ids, by which each view is drawn")
-        labelled = next(iter(labels.values())).provenance["dataset"]["fingerprint"]
-        if theirs[0].mixing is not None and labelled != fingerprint(self.example_ids):
+        labeled = next(iter(labels.values())).provenance["dataset"]["fingerprint"]
+        if theirs[0].mixing is not None and labeled != fingerprint(self.example_ids):
             raise UserError(
-                f"the labelled views mix each image with others of the whole dataset, by {theirs[0].mixing}, and some "
-                "of it are not here: use all the images that were labelled"
+                f"the labeled views mix each image with others of the whole dataset, by {theirs[0].mixing}, and some "
+                "of it are not here: use all the images that were labeled"
             )
         return theirs[0]
 
@@ -223,7 +223,7 @@ class ResidentDataset(torch.utils.data.Dataset):
 
 
 def training_set(reader: Reader, dataset: datasets.Dataset, device: torch.device) -> Any:
-    """What the trainer reads; images that are only normalised are held in memory, on the device."""
+    """What the trainer reads; images that are only normalized are held in memory, on the device."""
     if reader.pixels is not None:
-        return ResidentDataset.from_images(dataset, reader.pixels, device=device)
+        return BatchedDataset.from_images(dataset, reader.pixels, device=device)
     return dataset.with_transform(lambda rows: reader(rows) | {"labels": torch.tensor(rows["label"])})

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..soft_labels.identity import content_ids
 from ..utils.errors import UserError
-from .batched_dataset import ResidentDataset
+from .batched_dataset import BatchedDataset
 
 
-class ResidentTexts(ResidentDataset):
+class BatchedTexts(BatchedDataset):
     """Token columns [N, L], of which a batch gets as many as its longest text needs.
 
     With ``train_sampling_strategy="group_by_length"`` batches of short questions have half as many of them as random

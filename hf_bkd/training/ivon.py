@@ -1,4 +1,4 @@
-"""Training a Gaussian over all weights of a network at the cost of Adam: the optimiser IVON."""
+"""Training a Gaussian over all weights of a network at the cost of Adam: the optimizer IVON."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ class IVON(torch.optim.Optimizer):
     device.
 
     Clipping gradients by their norm shrinks h_hat, so that sigma comes out too large. A gradient that is not finite
-    makes the parameters NaN, as with torch's own optimisers; ``torch.amp.GradScaler`` skips such steps.
+    makes the parameters NaN, as with torch's own optimizers; ``torch.amp.GradScaler`` skips such steps.
 
     Args:
         params: parameters, or groups of them, in float32 or float64. Those that need no gradient are not drawn.
@@ -193,10 +193,10 @@ class IVON(torch.optim.Optimizer):
         torch._foreach_add_(params, directions, alpha=-group["lr"] * (group["hess_init"] + delta))
 
     def posterior_std(self, model: nn.Module) -> dict[str, Tensor]:
-        """sigma of each of the model's named parameters that this optimiser trains, in the parameter's shape.
+        """sigma of each of the model's named parameters that this optimizer trains, in the parameter's shape.
 
         Raises:
-            UserError: no step was taken yet; none of the model's parameters is trained by this optimiser.
+            UserError: no step was taken yet; none of the model's parameters is trained by this optimizer.
         """
         if not any(group["steps"] for group in self.param_groups):
             raise UserError("IVON has no posterior before its first step: train, or load its state, first")

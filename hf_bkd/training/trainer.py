@@ -12,7 +12,7 @@ from transformers.trainer_utils import EvalPrediction
 from ..losses import LossParts, distillation_loss, temperature_factor
 from ..metrics import classification_metrics, convergence_noise
 from ..models.calling import call_arguments, logits_of
-from ..models.variational_layers import GaussianWeights, kl_divergence
+from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..soft_labels.layout import is_soft_label_column, soft_label_columns
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
@@ -26,7 +26,7 @@ class DistillationTrainer(Trainer):
     """`transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     Works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
-    `datasets.Dataset` and :class:`~hf_bkd.ResidentDataset` alike; labels of augmented views need the latter, which
+    `datasets.Dataset` and :class:`~hf_bkd.BatchedDataset` alike; labels of augmented views need the latter, which
     shows the view that each epoch's labels were made for. ``online_teacher=True`` asks ``teacher`` at each step.
 
     With ``kd_lambda=0`` it is a plain classification trainer; a network with variational layers is trained on its
@@ -35,7 +35,7 @@ class DistillationTrainer(Trainer):
     curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score unless ``compute_metrics`` is
     given; the end of the training logs ``convergence_noise``.
 
-    The logged loss is the minimised one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
+    The logged loss is the minimized one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
     they are weighted.
 
     Raises:
@@ -163,7 +163,7 @@ class DistillationTrainer(Trainer):
             num_items_in_batch,
         )
         loss = parts.total
-        complexity = kl_divergence(self.model)
+        complexity = gaussian_kl(self.model)
         if complexity is not None:
             share = 1.0 if num_items_in_batch is None else self._count_items(batch) / num_items_in_batch
             loss = loss + self._kl_weight() * share * complexity / len(self.train_dataset)
@@ -259,7 +259,7 @@ class _SetEpoch(TrainerCallback):
 
 
 class _DrawWeights(TrainerCallback):
-    """Has the optimiser draw the weights that all micro-batches of a step see; between steps they are the means."""
+    """Has the optimizer draw the weights that all micro-batches of a step see; between steps they are the means."""
 
     def __init__(self, optimizer: IVON):
         self.optimizer = optimizer

@@ -1,7 +1,8 @@
 """What the formulas need of their arguments; a ValueError names the argument and the value that isn't so."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,11 +39,19 @@ def check_share(**arguments: float) -> None:
             raise UserError(f"{name} must be between 0 and 1, and it is {value:g}")
 
 
-def check_count(**arguments: int) -> None:
-    """Each argument is a whole number of at least 1."""
+def check_count(least: int = 1, **arguments: int) -> None:
+    """Each argument is a whole number of at least ``least``."""
     for name, value in arguments.items():
-        if value < 1 or value != int(value):
-            raise UserError(f"{name} must be a whole number of at least 1, and it is {value:g}")
+        if value < least or value != int(value):
+            raise UserError(f"{name} must be a whole number of at least {least}, and it is {value:g}")
+
+
+def check_choice(choices: Iterable[Any], **arguments: Any) -> None:
+    """Each argument is one of ``choices``."""
+    choices = tuple(choices)
+    for name, value in arguments.items():
+        if value not in choices:
+            raise UserError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
 
 
 def check_shape(name: str, value: Tensor, *shape: int | None) -> None:

@@ -37,7 +37,7 @@ def parse_dataclasses(kinds: tuple[type, ...], defaults: dict[str, Any], argv: l
         parser.set_defaults(**_read_config(Path(file), known))
     _, unknown = parser.parse_known_args(argv)
     if unknown:
-        refuse(f"unrecognised arguments: {' '.join(unknown)}")
+        refuse(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         *parsed, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except ValueError as error:  # transformers' own checks

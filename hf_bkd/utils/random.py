@@ -25,7 +25,7 @@ def _signed(constant: int) -> int:
 
 
 def mix_bits(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection on int64 that scatters its input."""
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014): a bijection on int64 that scatters its input."""
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ _shift_right(x, 31)
@@ -44,8 +44,8 @@ def random_bits(ids: Tensor, *, seed: int, view: int, stream: int | Tensor) -> T
 
 def normal_from_bits(bits: Tensor) -> Tensor:
     """64 random bits -> one standard normal number, finite and float32, by the inverse of its distribution."""
-    centred = (_shift_right(bits, 12).double() + 0.5) * 2.0**-51 - 1  # exact, in the open interval (-1, 1)
-    return (math.sqrt(2) * torch.erfinv(centred)).float()
+    centered = (_shift_right(bits, 12).double() + 0.5) * 2.0**-51 - 1  # exact, in the open interval (-1, 1)
+    return (math.sqrt(2) * torch.erfinv(centered)).float()
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ExampleGenerator(torch.Generator):
 
     Args:
         ids: int64 [B].
-        seed, view: which labelling, and which view of the examples.
+        seed, view: which labeling, and which view of the examples.
     """
 
     def __new__(cls, ids: Tensor, seed: int, view: int = 0) -> Self:

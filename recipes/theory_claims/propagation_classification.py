@@ -62,7 +62,7 @@ def task(name: str, hidden: tuple[int, ...], seed: int) -> Task:
     onehot = torch.nn.functional.one_hot(labels).float()
     sizes = (inputs.shape[1], *hidden, onehot.shape[1])
     teacher = distill_many(
-        inputs[taught], onehot[taught], vary="initialisation", count=1, sizes=sizes, loss="divergence", seed=seed
+        inputs[taught], onehot[taught], vary="initialization", count=1, sizes=sizes, loss="divergence", seed=seed
     )
     probs = teacher(inputs).softmax(dim=-1)
     entropy = intra_student_entropy(probs[:, test], labels[test]).all
@@ -84,9 +84,9 @@ def labels_claim(count: int, seed: int) -> Claim:
         Check("entropy, 1 label / teacher's", 1, entropies[1] / data.teacher_entropy, 0, "at least"),
     ]
     law = [variances[-1] * ks[-1] / k for k in ks]
-    by_k = [Series("1 / k through k = 80", ks, law, style="dashed"), Series("measured", ks, variances, colour=0)]
-    teachers = Series("teacher", list(found), [data.teacher_entropy] * len(found), style="dashed", colour=1)
-    by_response = [teachers, Series("measured", list(found), entropies, colour=0)]
+    by_k = [Series("1 / k through k = 80", ks, law, style="dashed"), Series("measured", ks, variances, color=0)]
+    teachers = Series("teacher", list(found), [data.teacher_entropy] * len(found), style="dashed", color=1)
+    by_response = [teachers, Series("measured", list(found), entropies, color=0)]
     panels = [
         Panel("How much students differ", "labels drawn per image, k", "variance of a probability", by_k, "xy"),
         Panel("How uncertain a student is", "", "entropy, nats", by_response),
@@ -125,12 +125,12 @@ def networks_claim(count: int, seed: int) -> Claim:
         table += [_row(name, *kind, sweep) for kind, sweep in found.items()]
         entropies = {r: found[r, "teacher"].entropies for r in responses}
         argmax, one, soft = (entropies[r].all for r in ("argmax", "1 label", "soft"))
-        by_start = found["argmax", "initialisation"].variance / found["soft", "initialisation"].variance
+        by_start = found["argmax", "initialization"].variance / found["soft", "initialization"].variance
         by_draws = found["5 labels", "teacher"].variance / found["1 label", "teacher"].variance
         checks += [
             Check(f"{name}: entropy, argmax / soft", 1, argmax / soft, 0, "at most"),
             Check(f"{name}: entropy, 1 label / soft", 1, one / soft, 0, "at most"),
-            Check(f"{name}: variance by initialisation, argmax / soft", 1, by_start, 0, "at least"),
+            Check(f"{name}: variance by initialization, argmax / soft", 1, by_start, 0, "at least"),
             Check(f"{name}: variance by teacher, 5 labels / 1 label", 1, by_draws, 0, "at most"),
         ]
         variances = [
@@ -147,7 +147,7 @@ def networks_claim(count: int, seed: int) -> Claim:
         "A single response suppresses a network's own uncertainty, and leaves the variance between networks",
         f"Teachers of 128 hidden units label examples that they haven't seen; {count} students of 64 learn from "
         "them, and differ in their initial weights, or in the bootstrap sample of the examples, or in what the "
-        "teacher drew, and in nothing else. Networks memorise what they are told: a single label, sampled or not, "
+        "teacher drew, and in nothing else. Networks memorize what they are told: a single label, sampled or not, "
         "leaves them less uncertain than soft labels do.\n\n" + "\n".join(table),
         "arXiv 2601.18909, single responses, on three of its five data sets",
         checks,
@@ -164,9 +164,9 @@ def networks_claim(count: int, seed: int) -> Claim:
     )
 
 
-def _series(label: str, heights: dict[str, float | None], colour: int) -> Series:
+def _series(label: str, heights: dict[str, float | None], color: int) -> Series:
     known = {name: height for name, height in heights.items() if height is not None}
-    return Series(label, list(known), list(known.values()), colour=colour)
+    return Series(label, list(known), list(known.values()), color=color)
 
 
 def _row(name: str, response: str, vary: str, sweep: Sweep) -> str:

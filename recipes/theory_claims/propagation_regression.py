@@ -28,7 +28,7 @@ TOLERANCE = 0.03
 
 
 class Diabetes:
-    """353 patients to learn from and 89 for the test, all standardised, and a linear teacher of them."""
+    """353 patients to learn from and 89 for the test, all standardized, and a linear teacher of them."""
 
     def __init__(self):
         inputs, targets = load_diabetes(return_X_y=True)
@@ -67,11 +67,11 @@ def averaging_claim(data: Diabetes, count: int, generator: torch.Generator) -> C
         checks.append(Check(f"variance over students, k = {KS[i]}", predicted[i], measured[i], TOLERANCE))
         checks.append(Check(f"test error, k = {KS[i]}", teacher + predicted[i], error[i], within[i], "absolute"))
     curve = range(1, KS[-1] + 1)
-    variance_series = [Series("predicted", KS, predicted, style="dashed"), Series("measured", KS, measured, colour=0)]
+    variance_series = [Series("predicted", KS, predicted, style="dashed"), Series("measured", KS, measured, color=0)]
     error_series = [
         Series("predicted", curve, [teacher + predicted[0] / k for k in curve], style="dashed"),
-        Series("measured", KS, error, within, colour=0),
-        Series("noise-free teacher", KS, [teacher] * len(KS), style="line", colour=4),
+        Series("measured", KS, error, within, color=0),
+        Series("noise-free teacher", KS, [teacher] * len(KS), style="line", color=4),
     ]
     panels = [
         Panel("How much students differ", "responses averaged, k", "variance over students", variance_series, "xy"),
@@ -116,7 +116,7 @@ def rules_claim(data: Diabetes, count: int, generator: torch.Generator) -> Claim
     checks.append(Check("the targets themselves, weighted, independent", promised, of_targets, TOLERANCE))
     no_gain = "weighted, same labels / average of 5: no gain"
     checks.append(Check(no_gain, predicted[1] / predicted[0], measured[1] / measured[0], 0.003))
-    series = [Series("predicted", list(targets), predicted), Series("measured", list(targets), measured, colour=0)]
+    series = [Series("predicted", list(targets), predicted), Series("measured", list(targets), measured, color=0)]
     return Claim(
         "Inverse-variance weighting needs an independent estimate",
         "The targets are averages of 5 noisy labels, combined with what an earlier student predicts for the same "
@@ -157,10 +157,10 @@ def amplification_claim(data: Diabetes, count: int, networks: int, seed: int) ->
     inputs, test_inputs, generator = data.inputs.float(), data.test_inputs.float(), torch.Generator().manual_seed(seed)
     shape = {"sizes": (10, 16, 1), "loss": "squared error", "steps": 200}
     targets = data.targets.float()[:, None]
-    teacher = distill_many(inputs, targets, vary="initialisation", count=1, seed=seed, **shape)
+    teacher = distill_many(inputs, targets, vary="initialization", count=1, seed=seed, **shape)
     mean = teacher(inputs)[0]
 
-    def variance(targets: Tensor, vary: str = "initialisation", weight_noise: float | None = None) -> float:
+    def variance(targets: Tensor, vary: str = "initialization", weight_noise: float | None = None) -> float:
         how = shape | {"weight_noise": weight_noise, "seed": seed + 1}
         students = distill_many(inputs, targets, vary=vary, count=networks, **how)
         return inter_student_variance(students(test_inputs)).mean().item()
@@ -179,13 +179,13 @@ def amplification_claim(data: Diabetes, count: int, networks: int, seed: int) ->
     checks.append(Check("network, weights drawn anew / noise 0.1", 1, anew / drawn[0], 0, "at most"))
     by_noise = [
         Series("predicted for least squares", NOISES, predicted, style="dashed"),
-        Series("least squares", NOISES, linear, colour=0),
-        Series("network", NOISES, drawn, colour=1),
+        Series("least squares", NOISES, linear, color=0),
+        Series("network", NOISES, drawn, color=1),
     ]
     by_weights = [
-        Series("network", WEIGHT_NOISES, perturbed, colour=1),
-        Series("network, weights drawn anew", WEIGHT_NOISES, [anew] * len(WEIGHT_NOISES), style="line", colour=1),
-        Series("network, teacher's noise 0.1", WEIGHT_NOISES, [drawn[0]] * len(WEIGHT_NOISES), style="line", colour=2),
+        Series("network", WEIGHT_NOISES, perturbed, color=1),
+        Series("network, weights drawn anew", WEIGHT_NOISES, [anew] * len(WEIGHT_NOISES), style="line", color=1),
+        Series("network, teacher's noise 0.1", WEIGHT_NOISES, [drawn[0]] * len(WEIGHT_NOISES), style="line", color=2),
     ]
     panels = [
         Panel("By the teacher's noise", "variance of one response", "variance over students", by_noise, "xy"),
@@ -198,7 +198,7 @@ def amplification_claim(data: Diabetes, count: int, networks: int, seed: int) ->
         f"{networks} networks of 16 hidden units, which learn from one noisy answer of a teacher of their own kind to "
         f"each patient, inherit {', '.join(times)} as much at noise {', '.join(f'{n:g}' for n in NOISES)}. Of their "
         "initial weights they inherit less than of the least of these noises.",
-        "arXiv 2601.18909, linear regression against networks, and initialisation noise",
+        "arXiv 2601.18909, linear regression against networks, and initialization noise",
         checks,
         [
             Figure(
@@ -206,6 +206,6 @@ def amplification_claim(data: Diabetes, count: int, networks: int, seed: int) ->
             )
         ],
         "The network has 193 parameters, least squares has 11, and there are 353 patients: its capacity to fit noise "
-        "may be all of the amplification, and the comparison can't tell that from the non-linear optimisation to "
+        "may be all of the amplification, and the comparison can't tell that from the non-linear optimization to "
         "which the paper attributes it.",
     )

@@ -57,7 +57,7 @@ def floor_claim(world: Linear) -> Claim:
                                 shown,
                                 [one_hot, *(one_hot * value for value in measured)],
                                 [one_hot * world.ratio("one-hot")[1], *(one_hot * error for error in errors)],
-                                colour=1,
+                                color=1,
                             ),
                         ],
                         log="y",
@@ -80,8 +80,8 @@ def convergence_claim(world: Linear) -> Claim:
     steps = [EVERY * (i + 1) for i in range(len(risks))]
     floor = excess_risk_floor(world.label_noise, RATE)
     floors = {"one-hot": floor, "Dirichlet 5": floor / 6}
-    colours = {"one-hot": 0, "exact": 1, "Dirichlet 5": 2}  # those of the protocol's figure
-    lines = [Series(name, steps, curve, style="line", colour=colours[name]) for name, curve in curves.items()]
+    colors = {"one-hot": 0, "exact": 1, "Dirichlet 5": 2}  # those of the protocol's figure
+    lines = [Series(name, steps, curve, style="line", color=colors[name]) for name, curve in curves.items()]
     lines += [Series("predicted floor", steps, [value] * len(steps), style="dashed") for value in floors.values()]
     late = {name: curve[-len(curve) // 4 :].mean() for name, curve in curves.items()}
     return Claim(
@@ -129,7 +129,7 @@ def samples_claim(world: Linear) -> Claim:
                         "floor over the one-hot floor",
                         [
                             Series("predicted", SAMPLES, list(names.values()), style="dashed"),
-                            Series("measured", SAMPLES, measured, errors, colour=1),
+                            Series("measured", SAMPLES, measured, errors, color=1),
                         ],
                         log="xy",
                     )
@@ -177,7 +177,7 @@ def lambda_claim(world: Linear) -> Claim:
                                 [0, *LAMBDAS, 1],
                                 [ends[0][0], *measured, ends[1][0]],
                                 [ends[0][1], *errors, ends[1][1]],
-                                colour=1,
+                                color=1,
                             ),
                         ],
                     )
@@ -210,8 +210,8 @@ def break_even_claim(world: Linear) -> Claim:
                         "floor over the one-hot floor",
                         [
                             Series("predicted", [0, 2], [0, 2], style="dashed"),
-                            Series("one-hot", [0, 2], [1, 1], style="line", colour=0),
-                            Series("measured", NOISES, measured, errors, colour=1),
+                            Series("one-hot", [0, 2], [1, 1], style="line", color=0),
+                            Series("measured", NOISES, measured, errors, color=1),
                         ],
                     )
                 ],
@@ -259,7 +259,7 @@ def adaptive_claim(world: Linear) -> Claim:
         checks.append(Check(f"{kind}: adaptive over the best of the grid", 1.05, adaptive / min(grid), 0, "at most"))
         fixed = Series("fixed λ", GRIDS[s], grid, style="line")
         panels.append(
-            Panel(kind, "λ", "excess risk, nats", [fixed, Series("adaptive λ", [lambdas[kind]], [adaptive], colour=1)])
+            Panel(kind, "λ", "excess risk, nats", [fixed, Series("adaptive λ", [lambdas[kind]], [adaptive], color=1)])
         )
     return Claim(
         "λ set by example from the draws' variance needs no sweep",

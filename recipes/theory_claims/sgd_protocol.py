@@ -76,8 +76,8 @@ def _claim(accuracy: Tensor, excess: Tensor, test_p: Tensor, test_y: Tensor) -> 
 
     steps = [EVERY * (i + 1) for i in range(len(accuracy))]
     shown = NAMES[:4]
-    one_run = [Series(n, steps[half:], 100 * accuracy[half:, 0, arms[n]], style="line", colour=arms[n]) for n in shown]
-    means = [Series(n, steps, excess[:, :, arms[n]].mean(dim=1), style="line", colour=arms[n]) for n in shown]
+    one_run = [Series(n, steps[half:], 100 * accuracy[half:, 0, arms[n]], style="line", color=arms[n]) for n in shown]
+    means = [Series(n, steps, excess[:, :, arms[n]].mean(dim=1), style="line", color=arms[n]) for n in shown]
     table = "\n".join(f"| {name} | {risk[i]:.4f} | {noise[i]:.3f} | {level[i]:.2f} |" for name, i in arms.items())
     return Claim(
         "The authors' synthetic protocol: less noise, better students",

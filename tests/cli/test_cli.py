@@ -62,7 +62,7 @@ def test_label_writes_a_dataset_with_the_teachers_probabilities(home, tmp_path, 
             str(tmp_path / "o"),
         ]
     )
-    assert "40 examples labelled by a deterministic teacher" in capsys.readouterr().out
+    assert "40 examples labeled by a deterministic teacher" in capsys.readouterr().out
     labels = read(datasets.load_from_disk(tmp_path / "o"))
     torch.testing.assert_close(labels.probs, expected_probs(home, 2.0)[0], rtol=2**-10, atol=1e-6)
     assert labels.provenance["temperature"] == 2.0
@@ -92,9 +92,9 @@ def text_probs(rows) -> torch.Tensor:
 
 def test_evaluate_scales_temperature_on_validation_and_tells_foreign_examples_apart(home, tmp_path, capsys):
     rows = datasets.load_from_disk(home / "texts")
-    foreign = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["w1", "nothing known here", "who where when"]})
-    datasets.DatasetDict(other=foreign).save_to_disk(tmp_path / "foreign")
-    arguments = ["evaluate", home / "bert", "--dataset", home / "texts", "--ood", tmp_path / "foreign"]
+    ood = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["w1", "nothing known here", "who where when"]})
+    datasets.DatasetDict(other=ood).save_to_disk(tmp_path / "ood")
+    arguments = ["evaluate", home / "bert", "--dataset", home / "texts", "--ood", tmp_path / "ood"]
     main([*map(str, arguments), "--ood_split", "other"])
     said = capsys.readouterr().out.splitlines()
     probs, held_out = text_probs(rows["test"]), text_probs(rows["validation"])
@@ -103,15 +103,15 @@ def test_evaluate_scales_temperature_on_validation_and_tells_foreign_examples_ap
     assert said[1] == told(classification_metrics(probs, labels))
     assert said[2] == f"after temperature scaling, T = {temperature:.2f} chosen on 20 validation examples:"
     assert said[3] == told(classification_metrics((probs.log() / temperature).softmax(dim=-1), labels))
-    assert said[4] == f"entropy tells 3 examples of {tmp_path / 'foreign'}, other apart:"
-    assert said[5] == f"auroc {auroc(entropy(probs), entropy(text_probs(foreign))):.4f}"
+    assert said[4] == f"entropy tells 3 examples of {tmp_path / 'ood'}, other apart:"
+    assert said[5] == f"auroc {auroc(entropy(probs), entropy(text_probs(ood))):.4f}"
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_label_takes_texts_with_and_without_labels(home, tmp_path, labelled):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_label_takes_texts_with_and_without_labels(home, tmp_path, labeled):
     rows = datasets.load_from_disk(home / "texts")["train"].rename_column("text", "question")
     rows = rows.add_column("number", list(range(50)))
-    datasets.DatasetDict(train=rows if labelled else rows.remove_columns("label")).save_to_disk(tmp_path / "data")
+    datasets.DatasetDict(train=rows if labeled else rows.remove_columns("label")).save_to_disk(tmp_path / "data")
     main(
         [
             "label",
@@ -125,7 +125,7 @@ def test_label_takes_texts_with_and_without_labels(home, tmp_path, labelled):
     )
     found = datasets.load_from_disk(tmp_path / "o")
     labels = read(found)
-    assert found["text"][:] == rows["question"][:] and ("label" in found.column_names) == labelled
+    assert found["text"][:] == rows["question"][:] and ("label" in found.column_names) == labeled
     torch.testing.assert_close(labels.probs.double(), text_probs(found), rtol=2**-10, atol=1e-6)
     assert labels.provenance["preprocessing"]["max_length"] == 8
 

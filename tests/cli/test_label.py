@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from hf_bkd import (
+    BatchedDataset,
     CropAndFlip,
     DeterministicTeacher,
     ImagePreprocessor,
-    ResidentDataset,
     UserError,
     Views,
     add_soft_labels,
@@ -70,7 +70,7 @@ def test_views_and_storage(home, tmp_path, options, views):
         rows(40, 0), teacher(home), preprocess=PREPROCESS, views=views, storage="top_k", top_k=2, progress=False
     )
     assert found["teacher_probs"][:] == expected["teacher_probs"][:]
-    assert ResidentDataset.from_images(found, PREPROCESS).views == views
+    assert BatchedDataset.from_images(found, PREPROCESS).views == views
 
 
 def test_another_temperature_and_a_few_at_a_time(home, tmp_path):

@@ -233,7 +233,7 @@ def test_arguments_from_a_file(home, tmp_path):
         ("mc_dropout", "cnn", "images", {}, "this network has no dropout"),
         ("laplace", "cnn", "images", {"kd_lambda": 0.9}, "kd_lambda is 0.9: leave it out"),
         ("laplace", "cnn", "images", {"learning_rate": "fast"}, "invalid float value: 'fast'"),
-        ("laplace", "cnn", "images", {"lamda": 1}, "unrecognised arguments: --lamda 1"),
+        ("laplace", "cnn", "images", {"lamda": 1}, "unrecognized arguments: --lamda 1"),
         ("laplace", "cnn bert0", "images", {}, "a laplace teacher is of one network, and --model names 2"),
         ("ensemble", "cnn", "images", {}, "an ensemble of one network is that network"),
         ("ensemble", "cnn cnn6_small", "images", {}, "names architectures and trained networks"),
@@ -290,5 +290,5 @@ def test_networks_and_data_that_do_not_fit(home, tmp_path, capsys):
 
     rows = texts(30, 0).to_dict() | {"label": [-1] * 30}
     rows = datasets.Dataset.from_dict(rows, features=texts(3, 0).features)
-    datasets.DatasetDict(train=texts(30, 0), validation=rows).save_to_disk(tmp_path / "unlabelled")
-    assert "30 of the 30 examples of the split 'validation' have no label" in refused("bert0", tmp_path / "unlabelled")
+    datasets.DatasetDict(train=texts(30, 0), validation=rows).save_to_disk(tmp_path / "unlabeled")
+    assert "30 of the 30 examples of the split 'validation' have no label" in refused("bert0", tmp_path / "unlabeled")

@@ -138,7 +138,7 @@ def compare_parts(ours, theirs, height, width):
         assert stats.ks_2samp(measure(ours).numpy(), measure(theirs).numpy()).pvalue > 1e-4
 
 
-def test_factors_of_colour_are_uniform_and_of_their_own():
+def test_factors_of_color_are_uniform_and_of_their_own():
     factors = torch.stack(ColorJitter(0.4, 1.5, 0.1).factors(DRAWS)).double()
     for found, (low, high) in zip(factors, [(0.6, 1.4), (0, 2.5), (0.9, 1.1)], strict=True):
         assert stats.kstest(found.numpy(), "uniform", (low, high - low)).pvalue > 1e-4

@@ -75,7 +75,7 @@ class TestEveryOperator:
 
 
 @pytest.mark.parametrize("operator", [RandomResizedCrop(7), ColorJitter(0.4), Mixup(1.0)])
-def test_normalised_images_are_refused(operator):
+def test_normalized_images_are_refused(operator):
     with pytest.raises(UserError, match=f"{type(operator).__name__} needs uint8 images, .*float32: augment before"):
         apply(operator, torch.zeros(2, 3, 8, 8), torch.arange(2))
 
@@ -169,7 +169,7 @@ class TestRandomResizedCrop:
             shuffled = resize(images[:, :, order][..., order], rows[..., order], rows[..., order])
             assert torch.equal(resize(images, rows, rows), shuffled)
 
-    def test_flat_images_stay_flat_to_the_grey_level(self):
+    def test_flat_images_stay_flat_to_the_gray_level(self):
         images = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 31, 23)
         found = RandomResizedCrop(13)(images, Draws(torch.arange(256), 0, 0))
         assert torch.equal(found, images[:, :, :13, :13])

@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from hf_bkd import UserError
-from hf_bkd.data.loading import as_classification, as_inputs, check_labelled
+from hf_bkd.data.loading import as_classification, as_inputs, check_labeled
 
 TEXTS = ["a b", "c", "d e f", "g"]
 NAMES = datasets.ClassLabel(names=["neg", "pos"])
@@ -61,8 +61,8 @@ def test_rows_without_a_label():
     found = as_classification(rows([0, -1, 1, None], NAMES), "text", ["pos", "neg"])
     assert found["label"][:] == [1, -1, 0, -1]
     with pytest.raises(UserError, match="2 of the 4 examples of the split 'test' have no label"):
-        check_labelled(found, "test")
-    check_labelled(found.select([0, 2]), "test")
+        check_labeled(found, "test")
+    check_labeled(found.select([0, 2]), "test")
 
 
 def test_columns_of_other_names():

@@ -31,7 +31,7 @@ def numbers(count, start=0):
     return datasets.Dataset.from_dict({"number": list(range(start, start + count))})
 
 
-def labelled(labels, num_classes=None):
+def labeled(labels, num_classes=None):
     feature = datasets.ClassLabel(num_classes=num_classes or max(labels) + 1)
     features = datasets.Features({"number": datasets.Value("int64"), "label": feature})
     return datasets.Dataset.from_dict({"number": range(len(labels)), "label": labels}, features=features)
@@ -170,7 +170,7 @@ class TestParts:
     @pytest.mark.parametrize("size", [10, 33, 80])
     def test_a_stratified_split_has_every_class_in_proportion(self, size):
         labels = [0] * 50 + [1] * 30 + [2] * 20
-        part, rest = stratified_split(labelled(labels), size, seed=3)
+        part, rest = stratified_split(labeled(labels), size, seed=3)
         assert sorted(part["number"][:] + rest["number"][:]) == list(range(100))
         assert len(part) == size
         for label, count in Counter(part["label"][:]).items():
@@ -178,25 +178,25 @@ class TestParts:
         assert all(labels[number] == label for number, label in zip(part["number"], part["label"], strict=True))
 
     def test_a_stratified_split_depends_on_its_seed_alone(self):
-        dataset = labelled([0, 1] * 50)
+        dataset = labeled([0, 1] * 50)
         first, second, other = (stratified_split(dataset, 20, seed)[0]["number"][:] for seed in (0, 0, 1))
         assert first == second != other
 
     @pytest.mark.parametrize(("labels", "size"), [([0, 1, 2] * 10, 2), ([0, 1, 2] * 10, 28), ([0] * 10 + [1], 4)])
     def test_a_split_that_would_miss_a_class_is_refused(self, labels, size):
         with pytest.raises(UserError, match=f"{len(labels)} examples of .* can't be split into {size} and the rest"):
-            stratified_split(labelled(labels), size, seed=0)
+            stratified_split(labeled(labels), size, seed=0)
 
     def test_few_shots_of_each_class(self):
         labels = np.random.default_rng(0).permutation([0] * 20 + [1] * 7 + [2] * 5).tolist()
-        found = few_shot(labelled(labels), 5, seed=1)
+        found = few_shot(labeled(labels), 5, seed=1)
         assert Counter(found["label"][:]) == {0: 5, 1: 5, 2: 5}
         assert len(set(found["number"])) == 15
         assert [labels[number] for number in found["number"]] == found["label"][:]
         assert found["number"][:] == sorted(found["number"])
 
     def test_few_shots_depend_on_the_seed_and_reach_every_example(self):
-        dataset = labelled([0] * 10 + [1] * 10)
+        dataset = labeled([0] * 10 + [1] * 10)
         drawn = [tuple(few_shot(dataset, 3, seed)["number"]) for seed in range(40)]
         assert tuple(few_shot(dataset, 3, 0)["number"]) == drawn[0]
         assert len(set(drawn)) > 35
@@ -204,7 +204,7 @@ class TestParts:
 
     def test_more_shots_than_there_are(self):
         with pytest.raises(UserError, match="class 1 has 3 examples, fewer than the 4 asked for"):
-            few_shot(labelled([0] * 9 + [1] * 3 + [2] * 9), 4, seed=0)
+            few_shot(labeled([0] * 9 + [1] * 3 + [2] * 9), 4, seed=0)
 
 
 class TestLabelNoise:
@@ -212,7 +212,7 @@ class TestLabelNoise:
 
     def test_replaces_that_share_uniformly(self):
         clean = np.arange(20_000) % self.classes
-        noisy, _ = with_label_noise(labelled(clean.tolist()), self.rate, seed=0)
+        noisy, _ = with_label_noise(labeled(clean.tolist()), self.rate, seed=0)
         labels = np.asarray(noisy["label"][:])
         changed = np.mean(labels != clean)
         expected = self.rate * (1 - 1 / self.classes)  # a label may be replaced by itself
@@ -221,7 +221,7 @@ class TestLabelNoise:
         assert shifts.max() / shifts.min() < 1.15
 
     def test_bayes_probabilities_are_the_frequencies_of_many_draws(self):
-        dataset = labelled([0, 1, 4, 4], self.classes)
+        dataset = labeled([0, 1, 4, 4], self.classes)
         draws = 1000
         frequencies = np.zeros((4, self.classes))
         for seed in range(draws):
@@ -233,7 +233,7 @@ class TestLabelNoise:
         assert bayes[3].argmax() == 4
 
     def test_keeps_the_rest(self):
-        dataset = labelled([0, 1, 2, 3, 4] * 4)
+        dataset = labeled([0, 1, 2, 3, 4] * 4)
         noisy, bayes = with_label_noise(dataset, self.rate, seed=0)
         assert noisy["number"][:] == list(range(20))
         assert noisy.features["label"] == dataset.features["label"]
@@ -242,7 +242,7 @@ class TestLabelNoise:
         assert with_label_noise(dataset, self.rate, seed=1)[0]["label"][:] != noisy["label"][:]
 
     def test_none_and_all(self):
-        dataset = labelled([0, 1, 2, 3, 4] * 40)
+        dataset = labeled([0, 1, 2, 3, 4] * 40)
         clean, certain = with_label_noise(dataset, 0.0, seed=0)
         assert clean["label"][:] == dataset["label"][:]
         assert np.array_equal(certain, np.eye(5)[dataset["label"][:]])
@@ -253,4 +253,4 @@ class TestLabelNoise:
     @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
     def test_a_share_outside_zero_to_one_is_refused(self, rate):
         with pytest.raises(UserError, match=f"between 0 and 1, and it is {rate}"):
-            with_label_noise(labelled([0, 1]), rate, seed=0)
+            with_label_noise(labeled([0, 1]), rate, seed=0)

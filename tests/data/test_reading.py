@@ -14,7 +14,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_bkd import DeterministicTeacher, ResidentDataset, UserError
+from hf_bkd import BatchedDataset, DeterministicTeacher, UserError
 from hf_bkd.data.reading import class_names, kind_of, reader_for
 from hf_bkd.teachers.loading import load_teacher
 from tests.cli.fitting_helpers import CLASSES, bert, cnn, images, texts, tokenizer
@@ -32,7 +32,7 @@ def distilbert() -> DistilBertForSequenceClassification:
 
 
 class TestImages:
-    def test_of_the_networks_own_size_are_only_normalised(self):
+    def test_of_the_networks_own_size_are_only_normalized(self):
         rows = images(5, 0)
         reader = reader_for(cnn(), None, rows)
         (batch,) = reader.batches(rows)
@@ -40,7 +40,7 @@ class TestImages:
         torch.testing.assert_close(batch["pixel_values"], torch.tensor((pixels - 0.4) / 0.3, dtype=torch.float32))
         assert batch["labels"].tolist() == rows["label"][:]
         assert reader.to_dict() == {"mean": [0.4], "std": [0.3]}
-        assert isinstance(reader.training_set(rows, torch.device("cpu")), ResidentDataset)
+        assert isinstance(reader.training_set(rows, torch.device("cpu")), BatchedDataset)
 
     @pytest.mark.parametrize(("size", "mode"), [(20, "L"), (9, "RGB"), (9, "P"), (30, "RGBA"), (12, "1")])
     def test_of_other_sizes_and_modes_are_brought_to_it(self, size, mode):

@@ -90,12 +90,10 @@ class TestChain:
         with pytest.raises(UserError, match="only one augmentation can mix images, and it must be the last one"):
             Views(*chain)
 
-    @pytest.mark.parametrize(
-        "foreign", [v2.RandomResizedCrop(8), v2.CutMix(num_classes=3), "CropAndFlip", CropAndFlip]
-    )
-    def test_what_is_no_operator_is_refused_even_by_a_name_of_ours(self, foreign):
+    @pytest.mark.parametrize("ood", [v2.RandomResizedCrop(8), v2.CutMix(num_classes=3), "CropAndFlip", CropAndFlip])
+    def test_what_is_no_operator_is_refused_even_by_a_name_of_ours(self, ood):
         with pytest.raises(UserError, match="is no augmentation of hf_bkd; there are CropAndFlip, .*CutMix"):
-            Views(foreign)
+            Views(ood)
 
     @pytest.mark.parametrize("number", [0, -3])
     def test_less_than_one_view_is_refused(self, number):

@@ -42,7 +42,7 @@ def world(tmp_path, monkeypatch):
         "out", kd_lambda=0.0, max_steps=2, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no"
     )
     names = {name: getattr(hf_bkd, name) for name in hf_bkd.__all__}
-    resident = hf_bkd.ResidentDataset.from_images(images, hf_bkd.ImagePreprocessor.for_model(network))
+    resident = hf_bkd.BatchedDataset.from_images(images, hf_bkd.ImagePreprocessor.for_model(network))
     return names | {"network": network, "args": args, "train": resident, "images": images}
 
 
@@ -59,7 +59,7 @@ def test_posteriors_are_trained_as_the_page_says_and_answer(world, how):
 def test_the_worked_example_labels_is_saved_and_loaded(world):
     world["train"] = world["images"]
     exec(block("teachers.md", "class ShiftTeacher"), world)
-    probs = np.array(world["labelled"]["teacher_probs"])
+    probs = np.array(world["labeled"]["teacher_probs"])
     assert probs.shape == (12, CLASSES)
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=2e-3)
     loaded, batch = world["teacher"], {"pixel_values": torch.randn(4, 1, 8, 8)}
@@ -97,27 +97,27 @@ def labels(world):
 @pytest.mark.parametrize("storage", STORAGES)
 def test_the_plain_reader_reads_every_storage(labels, storage, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    labelled = labels(storage=storage, top_k=2)
-    hf_bkd.only_soft_labels(labelled).to_parquet("labels.parquet")
+    labeled = labels(storage=storage, top_k=2)
+    hf_bkd.only_soft_labels(labeled).to_parquet("labels.parquet")
     code = block("soft_labels.md", "pyarrow.parquet")
     assert "hf_bkd" not in code
     exec(code, found := {})
-    probs = read(labelled).probs
+    probs = read(labeled).probs
     np.testing.assert_allclose(found["probs"], probs / probs.sum(dim=-1, keepdim=True), rtol=0, atol=1e-6)
     assert found["probs"].shape == (12, 3, CLASSES)
 
 
-def test_the_plain_views_are_the_pictures_that_were_labelled(world, labels):
+def test_the_plain_views_are_the_pictures_that_were_labeled(world, labels):
     exec(block("soft_labels.md", "def crop_and_flip"), found := {"np": np})
-    labelled = labels()
+    labeled = labels()
     preprocess = hf_bkd.ImagePreprocessor.for_model(world["network"])
-    dataset = hf_bkd.ResidentDataset.from_images(labelled, preprocess)
+    dataset = hf_bkd.BatchedDataset.from_images(labeled, preprocess)
     for view in range(3):
         dataset.set_epoch(view)
         shown = dataset[list(range(12))]["pixel_values"]
         for row in range(12):
-            image = np.asarray(labelled[row]["image"])[:, :, None]
-            picture = found["crop_and_flip"](image, labelled[row]["example_id"], 5, view, padding=2)
+            image = np.asarray(labeled[row]["image"])[:, :, None]
+            picture = found["crop_and_flip"](image, labeled[row]["example_id"], 5, view, padding=2)
             expected = preprocess.normalize(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])[0]
             torch.testing.assert_close(shown[row], expected, rtol=0, atol=1e-6)
 
@@ -129,9 +129,7 @@ def test_the_pages_own_example_trains(world, labels, monkeypatch):
         "teacher": hf_bkd.DeterministicTeacher(world["network"]),
         "student": world["network"],
         "preprocess": hf_bkd.ImagePreprocessor.for_model(world["network"]),
-        "push_soft_labels": lambda labelled, name, labels_only: pushed.update(
-            {name: hf_bkd.only_soft_labels(labelled)}
-        ),
+        "push_soft_labels": lambda labeled, name, labels_only: pushed.update({name: hf_bkd.only_soft_labels(labeled)}),
         "datasets": datasets,
     }
     exec(block("soft_labels.md", "number=16"), world)
@@ -159,8 +157,8 @@ def test_the_theory_pages_training_is_adaptive_and_looked_into(world, monkeypatc
     probs = torch.randn(12, CLASSES).softmax(dim=-1).numpy()
     teacher = {"method": "variational", "num_classes": CLASSES}
     record = {"format": 1, "temperature": 1.0, "tempering": "post_average", "num_samples": 10, "teacher": teacher}
-    labelled = attach(world["images"], probs, record | {"dataset": {}}, variance=0.01 * probs)
-    world |= {"labelled": hf_bkd.ResidentDataset.from_images(labelled, preprocess), "student": world["network"]}
+    labeled = attach(world["images"], probs, record | {"dataset": {}}, variance=0.01 * probs)
+    world |= {"labeled": hf_bkd.BatchedDataset.from_images(labeled, preprocess), "student": world["network"]}
     exec(block("theory.md", "lambda_schedule"), world)
     world["args"] = dataclasses.replace(world["args"], max_steps=2, use_cpu=True, report_to="none", save_strategy="no")
     exec(block("theory.md", "DiagnosticsCallback"), world)
@@ -178,10 +176,10 @@ def test_the_pages_several_teachers_label_and_import(world):
     world["proteins"] = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     world |= {"logits": np.eye(CLASSES)[[1, 0]], "accessions": ["b", "a"]}
     exec(block("soft_labels.md", "MultiTeacher"), world)
-    assert {"teacher_probs__wide", "teacher_probs__deep"} < set(world["labelled"].column_names)
+    assert {"teacher_probs__wide", "teacher_probs__deep"} < set(world["labeled"].column_names)
     assert world["args"].combine == "mixture"
     exec(block("soft_labels.md", "import_soft_labels"), world)
-    assert np.argmax(world["labelled"]["teacher_probs__esm"], axis=1).tolist() == [0, 1]
+    assert np.argmax(world["labeled"]["teacher_probs__esm"], axis=1).tolist() == [0, 1]
 
 
 def test_a_study_of_ones_own_runs_as_the_page_says(tmp_path, monkeypatch):

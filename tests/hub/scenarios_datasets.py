@@ -1,4 +1,4 @@
-"""Labelled datasets to a Hub and back: features, pixels and soft labels exactly, whole or streamed."""
+"""Labeled datasets to a Hub and back: features, pixels and soft labels exactly, whole or streamed."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.teachers.teacher_helpers import small_cnn
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
 
 
-def labelled(seed=0, **settings):
+def labeled(seed=0, **settings):
     """Six images with their classes, and what a teacher says of them."""
     features = datasets.Features(
         {
@@ -61,20 +61,20 @@ def assert_same(dataset, expected, name=None):
 @pytest.fixture(scope="module")
 def dataset():
     torch.manual_seed(0)
-    return labelled()
+    return labeled()
 
 
-def test_a_labelled_dataset_comes_back_exactly(hub, dataset):
-    dataset.push_to_hub("tester/labelled")
-    stored = hub.head("tester/labelled", "datasets").files
+def test_a_labeled_dataset_comes_back_exactly(hub, dataset):
+    dataset.push_to_hub("tester/labeled")
+    stored = hub.head("tester/labeled", "datasets").files
     assert [path for path, file in stored.items() if file.lfs] == ["data/train-00000-of-00001.parquet"]
-    loaded = datasets.load_dataset("tester/labelled", split="train")
+    loaded = datasets.load_dataset("tester/labeled", split="train")
     assert_same(loaded, dataset)
     assert [np.asarray(image).tolist() for image in loaded["image"]] == IMAGES.tolist()
     assert loaded.features["teacher_probs"] == datasets.List(datasets.Value("float16"), length=4)
 
 
-def test_a_labelled_dataset_is_streamed(hub, dataset):
+def test_a_labeled_dataset_is_streamed(hub, dataset):
     dataset.push_to_hub("tester/streamed")
     stream = datasets.load_dataset("tester/streamed", split="train", streaming=True)
     assert stream.features == dataset.features
@@ -84,7 +84,7 @@ def test_a_labelled_dataset_is_streamed(hub, dataset):
 
 
 def test_a_second_configuration_and_a_revision_keep_their_own(hub, dataset):
-    other = labelled(seed=1, storage="float32", name="other")
+    other = labeled(seed=1, storage="float32", name="other")
     short = dataset.select([5, 3])
     dataset.push_to_hub("tester/several")
     HfApi().create_tag("tester/several", tag="first", repo_type="dataset")
@@ -119,7 +119,7 @@ def test_a_card_of_the_users_own_keeps_its_text_and_the_record_is_in_its_metadat
 def test_labels_made_anew_come_with_their_record_when_the_whole_configuration_is_pushed(hub, dataset):
     """As a DatasetDict: a Dataset pushed over another keeps the old features, and so the old record."""
     dataset.push_to_hub("tester/anew")
-    anew = labelled(seed=1)
+    anew = labeled(seed=1)
     datasets.DatasetDict({"train": anew}).push_to_hub("tester/anew")
     assert_same(datasets.load_dataset("tester/anew", split="train"), anew)
 

@@ -9,11 +9,11 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from hf_bkd import (
+    BatchedDataset,
     CropAndFlip,
     DistillationTrainer,
     DistillationTrainingArguments,
     ImagePreprocessor,
-    ResidentDataset,
     Teacher,
     UserError,
     Views,
@@ -38,7 +38,7 @@ def images():
     return datasets.Dataset.from_dict(rows, features=features)
 
 
-def labelled(teacher=None, **settings):
+def labeled(teacher=None, **settings):
     teacher = teacher or laplace(small_cnn(), BATCH, link="mc")
     preprocess = ImagePreprocessor.for_model(teacher.network)
     return add_soft_labels(images(), teacher, preprocess=preprocess, progress=False, **settings)
@@ -52,7 +52,7 @@ def section(card):
 def dataset():
     torch.manual_seed(0)
     held_out = {"accuracy": 0.75, "nll": 0.5, "ece": 0.125, "brier": 0.375}
-    return labelled(views=Views(CropAndFlip(padding=2), number=3, seed=9), storage="top_k", top_k=2, held_out=held_out)
+    return labeled(views=Views(CropAndFlip(padding=2), number=3, seed=9), storage="top_k", top_k=2, held_out=held_out)
 
 
 def test_labels_alone_are_all_that_a_student_needs(hub, dataset, tmp_path):
@@ -63,7 +63,7 @@ def test_labels_alone_are_all_that_a_student_needs(hub, dataset, tmp_path):
     expected = read(dataset.shuffle(seed=3))
     assert torch.equal(read(joined).probs, expected.probs) and read(joined).provenance == expected.provenance
     student = small_cnn()
-    train = ResidentDataset.from_images(joined, ImagePreprocessor.for_model(student))
+    train = BatchedDataset.from_images(joined, ImagePreprocessor.for_model(student))
     assert train.views == Views(CropAndFlip(padding=2), number=3, seed=9)
     args = DistillationTrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to="none", logging_steps=1)
     DistillationTrainer(student, args, train_dataset=train).train()
@@ -94,7 +94,7 @@ def dataset_fingerprint(dataset):
 
 def test_pushed_again_the_new_record_replaces_the_old_one(hub, dataset):
     push_soft_labels(dataset, "tester/renewed")
-    anew = labelled(seed=7)
+    anew = labeled(seed=7)
     push_soft_labels(anew, "tester/renewed")
     loaded = datasets.load_dataset("tester/renewed", split="train")
     assert read(loaded).provenance == read(anew).provenance
@@ -107,7 +107,7 @@ def test_configurations_and_the_cards_own_words_stay(hub, dataset):
     api.create_repo(**where)
     api.upload_file(path_or_fileobj=b"---\nlicense: mit\n---\n\n# Mine\n\nWords.\n", path_in_repo="README.md", **where)
     push_soft_labels(dataset, "tester/own", config_name="views")
-    push_soft_labels(labelled(name="b"), "tester/own", config_name="plain")
+    push_soft_labels(labeled(name="b"), "tester/own", config_name="plain")
     card = DatasetCard.load("tester/own")
     assert card.data.license == "mit" and card.text.strip().startswith("# Mine\n\nWords.")
     assert 'load_dataset("tester/own", "views"' in card.text and 'load_dataset("tester/own", "plain"' in card.text
@@ -118,7 +118,7 @@ def test_a_failed_push_of_labels_is_told_and_made_again(hub, dataset):
     for method, path, status in (("PUT", "^/lfs/", 507), ("POST", "/commit/main$", 500)):
         hub.fail(method, path, status)
         with pytest.raises(UserError, match="could not push to tester/failed .*push again$"):
-            push_soft_labels(labelled(seed=status), "tester/failed")
+            push_soft_labels(labeled(seed=status), "tester/failed")
     push_soft_labels(dataset, "tester/failed")
     assert torch.equal(read(datasets.load_dataset("tester/failed", split="train")).probs, read(dataset).probs)
 
@@ -137,7 +137,7 @@ def test_what_is_not_to_be_shared_is_refused(hub, dataset):
         push_soft_labels(images(), "tester/nothing")
     with pytest.raises(UserError, match="no teacher_provenance, and labels of unknown origin"):
         push_soft_labels(dataset_by_hand(), "tester/nothing")
-    splits = datasets.DatasetDict(train=dataset, test=labelled(seed=4))
+    splits = datasets.DatasetDict(train=dataset, test=labeled(seed=4))
     with pytest.raises(UserError, match="different columns or records, .* config_name of its own"):
         push_soft_labels(splits, "tester/nothing")
     assert ("datasets", "tester/nothing") not in hub.repos
@@ -161,7 +161,7 @@ def test_a_trained_student_goes_up_with_its_card_curve_and_no_token(hub, dataset
         report_to="none",
         disable_tqdm=True,
     )
-    train, test = (ResidentDataset.from_images(each, preprocess) for each in (dataset, images()))
+    train, test = (BatchedDataset.from_images(each, preprocess) for each in (dataset, images()))
     trainer = DistillationTrainer(student, args, train_dataset=train, eval_dataset=test)
     trainer.train()
     trainer.push_to_hub()
@@ -178,6 +178,6 @@ def test_a_trained_student_goes_up_with_its_card_curve_and_no_token(hub, dataset
 def test_labels_say_which_revision_of_the_teacher_made_them(hub):
     laplace(small_cnn(), BATCH, link="mc").push_to_hub("tester/source")
     teacher = Teacher.from_pretrained("tester/source")
-    record = read(labelled(teacher)).provenance
+    record = read(labeled(teacher)).provenance
     source = {"repository": "tester/source", "revision": hub.head("tester/source").oid}
     assert record["teacher"]["source"] == source

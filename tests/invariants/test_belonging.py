@@ -1,6 +1,6 @@
 """Promise 4: a column that does not belong is refused with a sentence that says what is wrong and what to do.
 
-Every case is tried on the two ways into a training: decoded images (`ResidentDataset`), and the trainer's check of a
+Every case is tried on the two ways into a training: decoded images (`BatchedDataset`), and the trainer's check of a
 plain `datasets.Dataset`; texts have the second only.
 """
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_bkd import DistillationTrainer, DistillationTrainingArguments, ImagePreprocessor, ResidentDataset, UserError
+from hf_bkd import BatchedDataset, DistillationTrainer, DistillationTrainingArguments, ImagePreprocessor, UserError
 from hf_bkd.soft_labels import add_soft_labels
 from hf_bkd.soft_labels.belonging import SPOT_CHECKED_ROWS, stored_labels
 from hf_bkd.soft_labels.layout import is_soft_label_column
@@ -78,10 +78,10 @@ def label(dataset, preprocess=None):
     return add_soft_labels(dataset, Teacher(classes), 1, preprocess=preprocess, progress=False)
 
 
-def moved(dataset, labelled):
-    """``dataset`` with the soft-label columns of ``labelled``, row by row."""
-    ours = [name for name in labelled.column_names if is_soft_label_column(name)]
-    return datasets.concatenate_datasets([dataset, labelled.select_columns(ours).flatten_indices()], axis=1)
+def moved(dataset, labeled):
+    """``dataset`` with the soft-label columns of ``labeled``, row by row."""
+    ours = [name for name in labeled.column_names if is_soft_label_column(name)]
+    return datasets.concatenate_datasets([dataset, labeled.select_columns(ours).flatten_indices()], axis=1)
 
 
 def with_probs(dataset, change):
@@ -92,7 +92,7 @@ def with_probs(dataset, change):
 
 
 def decode(dataset):
-    return ResidentDataset.from_images(dataset, PREPROCESSOR, progress=False)
+    return BatchedDataset.from_images(dataset, PREPROCESSOR, progress=False)
 
 
 def exchange(dataset):
@@ -128,7 +128,7 @@ class TestRefused:
         with pytest.raises(UserError, match=OTHER_EXAMPLES):
             use(moved(parts["train"], label(parts["test"])))
 
-    def test_rows_that_were_shuffled_after_labelling(self, make, use):
+    def test_rows_that_were_shuffled_after_labeling(self, make, use):
         with pytest.raises(UserError, match=OTHER_EXAMPLES):
             use(moved(make().shuffle(seed=0), label(make())))
 
@@ -183,14 +183,14 @@ class TestRefused:
 
     def test_a_record_of_something_else(self, make, use):
         feature = datasets.ClassLabel(names=['{"temperature": "high"}'])
-        labelled = label(make()).remove_columns("teacher_provenance")
+        labeled = label(make()).remove_columns("teacher_provenance")
         with pytest.raises(UserError, match="teacher_provenance holds no record of this library .*: label again"):
-            use(labelled.add_column("teacher_provenance", [0] * N, feature=feature))
+            use(labeled.add_column("teacher_provenance", [0] * N, feature=feature))
 
 
 @each_way
 class TestAccepted:
-    def test_as_labelled(self, make, use):
+    def test_as_labeled(self, make, use):
         use(label(make()))
 
     def test_moved_to_the_same_rows(self, make, use):
@@ -243,24 +243,24 @@ def by_hand(dataset):
 @pytest.mark.parametrize("use", [decode, exchange])
 def test_labels_of_images_of_another_size_are_refused(use):
     """Though they have no ids, and so nothing else tells."""
-    labelled = label(images())
-    record = json.loads(labelled.features["teacher_provenance"].names[0])
+    labeled = label(images())
+    record = json.loads(labeled.features["teacher_provenance"].names[0])
     assert record["dataset"]["image_size"] == [1, 4, 4]
     record["dataset"] |= {"image_size": [1, 8, 8], "content_column": None}
     feature = datasets.ClassLabel(names=[json.dumps(record)])
-    changed = labelled.remove_columns(["teacher_provenance", "example_id"])
+    changed = labeled.remove_columns(["teacher_provenance", "example_id"])
     with pytest.raises(UserError, match=r"made for images of .* \[1, 8, 8\], and these are \[1, 4, 4\]: use"):
         use(changed.add_column("teacher_provenance", [0] * N, feature=feature))
 
 
 @pytest.mark.parametrize("use", [decode, exchange])
-def test_another_normalisation_is_refused_with_both(use):
-    labelled = label(images(), ImagePreprocessor((0.4,), (0.25,)))
+def test_another_normalization_is_refused_with_both(use):
+    labeled = label(images(), ImagePreprocessor((0.4,), (0.25,)))
     with pytest.raises(
         UserError,
-        match=r"normalised with {'mean': \[0.4\], .*prepared with {'mean': \[0.5\], .*use the same ImagePreprocessor",
+        match=r"normalized with {'mean': \[0.4\], .*prepared with {'mean': \[0.5\], .*use the same ImagePreprocessor",
     ):
-        use(labelled)
+        use(labeled)
 
 
 def test_labels_of_fewer_rows_are_refused():
@@ -279,7 +279,7 @@ def test_fewer_classes_than_the_labels_that_were_decoded_are_refused():
         decode(dataset)
 
 
-def test_an_image_column_of_another_name_is_recognised():
+def test_an_image_column_of_another_name_is_recognized():
     check(label(images()).rename_column("image", "picture"))
     with pytest.raises(UserError, match=OTHER_EXAMPLES):
         check(moved(images().shuffle(seed=0), label(images())).rename_column("image", "picture"))
@@ -291,15 +291,15 @@ def test_a_text_that_became_tokens_is_accepted():
 
 def test_a_large_dataset_is_checked_in_many_places_and_names_its_own_rows():
     number = 3 * SPOT_CHECKED_ROWS + 5
-    labelled = label(texts(number=number))
-    check(labelled)
+    labeled = label(texts(number=number))
+    check(labeled)
     half = number // 2
     wrong = datasets.concatenate_datasets(
         [
-            labelled.select(range(half)),
+            labeled.select(range(half)),
             moved(
-                labelled.select_columns(["text", "label"]).select([*range(half + 1, number), half]),
-                labelled.select(range(half, number)),
+                labeled.select_columns(["text", "label"]).select([*range(half + 1, number), half]),
+                labeled.select(range(half, number)),
             ),
         ]
     )

@@ -13,11 +13,11 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_bkd import (
+    BatchedDataset,
     CropAndFlip,
     DistillationTrainer,
     DistillationTrainingArguments,
     ImagePreprocessor,
-    ResidentDataset,
     Views,
 )
 from hf_bkd.soft_labels import SoftLabels
@@ -40,7 +40,7 @@ class Network(nn.Module):
         return self.layers(pixel_values)
 
 
-def dataset() -> ResidentDataset:
+def dataset() -> BatchedDataset:
     generator = torch.Generator().manual_seed(0)
     values = {
         "pixel_values": torch.randint(256, (N, 3, 8, 8), generator=generator, dtype=torch.uint8),
@@ -48,7 +48,7 @@ def dataset() -> ResidentDataset:
     }
     labels = SoftLabels.of(torch.randn(N, C, generator=generator).softmax(dim=-1), RECORD)
     views = Views(CropAndFlip(padding=2), seed=3)
-    return ResidentDataset(values, ImagePreprocessor((0.5,) * 3, (0.25,) * 3), views, {None: labels})
+    return BatchedDataset(values, ImagePreprocessor((0.5,) * 3, (0.25,) * 3), views, {None: labels})
 
 
 def trainer(folder: Path, batch_size: int, dropout: float = 0.0, **changes) -> DistillationTrainer:

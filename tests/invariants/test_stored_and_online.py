@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from hf_bkd import (
+    BatchedDataset,
     CropAndFlip,
     DeterministicTeacher,
     DistillationTrainer,
@@ -16,7 +17,6 @@ from hf_bkd import (
     EnsembleTeacher,
     ImagePreprocessor,
     LaplaceTeacher,
-    ResidentDataset,
     UserError,
     VariationalTeacher,
     Views,
@@ -97,10 +97,10 @@ def both(tmp_path, teacher, views, dataset=None, **changes) -> tuple[Distillatio
     """Trained from stored labels, whose rows are in another order, and with the teacher at each step."""
     dataset = images() if dataset is None else dataset
     how = {"storage": "float32", "seed": 3, "progress": False, "batch_size": 5}
-    labelled = add_soft_labels(dataset.shuffle(seed=4), teacher, 6, preprocess=PREPROCESS, views=views, **how)
-    labelled = labelled.select(np.argsort(np.random.default_rng(0).permutation(N)))  # some order of its own
-    stored = trained(tmp_path, ResidentDataset.from_images(labelled, PREPROCESS), **changes)
-    online = ResidentDataset.from_images(labelled.select_columns(["image", "label"]), PREPROCESS, views)
+    labeled = add_soft_labels(dataset.shuffle(seed=4), teacher, 6, preprocess=PREPROCESS, views=views, **how)
+    labeled = labeled.select(np.argsort(np.random.default_rng(0).permutation(N)))  # some order of its own
+    stored = trained(tmp_path, BatchedDataset.from_images(labeled, PREPROCESS), **changes)
+    online = BatchedDataset.from_images(labeled.select_columns(["image", "label"]), PREPROCESS, views)
     changes |= {"online_teacher": True, "teacher_samples": 6, "teacher_seed": 3}
     return stored, trained(tmp_path, online, teacher, **changes)
 
@@ -132,15 +132,15 @@ def test_whatever_the_views_are_made_of(tmp_path, transforms):
 
 def test_also_with_images_that_are_decoded_when_they_are_needed(tmp_path):
     views, teacher = Views(*CROPS, number=2), laplace("mc")
-    labelled = add_soft_labels(images(), teacher, 4, preprocess=PREPROCESS, views=views, progress=False)
-    kept, decoded = (ResidentDataset.from_images(labelled, PREPROCESS, resident=how) for how in (True, False))
+    labeled = add_soft_labels(images(), teacher, 4, preprocess=PREPROCESS, views=views, progress=False)
+    kept, decoded = (BatchedDataset.from_images(labeled, PREPROCESS, resident=how) for how in (True, False))
     assert losses(trained(tmp_path, kept)) == losses(trained(tmp_path, decoded))
 
 
 def test_also_when_other_processes_read_the_images(tmp_path):
     views, teacher = Views(*CROPS, number=3), laplace("probit")
-    labelled = add_soft_labels(images(), teacher, preprocess=PREPROCESS, views=views, progress=False)
-    datasets = [ResidentDataset.from_images(labelled, PREPROCESS, resident=False) for _ in range(2)]
+    labeled = add_soft_labels(images(), teacher, preprocess=PREPROCESS, views=views, progress=False)
+    datasets = [BatchedDataset.from_images(labeled, PREPROCESS, resident=False) for _ in range(2)]
     workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
     assert losses(trained(tmp_path, datasets[0])) == losses(trained(tmp_path, datasets[1], **workers))
 
@@ -149,11 +149,11 @@ def test_also_with_networks_of_timm_whose_forward_knows_no_pixel_values(tmp_path
     torch.manual_seed(0)
     student, by = (timm.create_model("cnn6_small", num_classes=C, in_chans=3) for _ in range(2))
     teacher = VariationalTeacher(make_variational(by.eval(), "full", initial_std=0.1))
-    labelled = add_soft_labels(
+    labeled = add_soft_labels(
         images(), teacher, preprocess=PREPROCESS, views=Views(*CROPS, number=2), progress=False, storage="float32"
     )
     args = DistillationTrainingArguments(str(tmp_path), max_steps=1, logging_steps=1, use_cpu=True, report_to="none")
-    dataset = ResidentDataset.from_images(labelled, PREPROCESS)
+    dataset = BatchedDataset.from_images(labeled, PREPROCESS)
     trainer = DistillationTrainer(student, args, train_dataset=dataset, eval_dataset=dataset)
     trainer.train()
     assert len(losses(trainer)) == 1 and 0 <= trainer.evaluate()["eval_accuracy"] <= 1
@@ -170,8 +170,8 @@ def test_another_view_is_another_loss(tmp_path):
 def test_views_are_shown_in_the_order_of_their_labels(tmp_path):
     """Epoch by epoch: the labels of view v with the pictures of view v."""
     views = Views(*CROPS, number=3, seed=5)
-    labelled = add_soft_labels(images(), laplace("probit"), preprocess=PREPROCESS, views=views, progress=False)
-    dataset = ResidentDataset.from_images(labelled, PREPROCESS)
+    labeled = add_soft_labels(images(), laplace("probit"), preprocess=PREPROCESS, views=views, progress=False)
+    dataset = BatchedDataset.from_images(labeled, PREPROCESS)
     for epoch in range(7):
         dataset.set_epoch(epoch)
         batch = dataset[list(range(N))]
@@ -183,45 +183,45 @@ def test_views_are_shown_in_the_order_of_their_labels(tmp_path):
 class TestRefuses:
     def test_an_online_teacher_that_is_not_there(self, tmp_path):
         with pytest.raises(UserError, match=r"online_teacher=True needs the teacher: DistillationTrainer\(..., teach"):
-            trained(tmp_path, ResidentDataset.from_images(images(), PREPROCESS), online_teacher=True)
+            trained(tmp_path, BatchedDataset.from_images(images(), PREPROCESS), online_teacher=True)
 
     def test_an_online_teacher_at_another_temperature(self, tmp_path):
-        dataset, teacher = ResidentDataset.from_images(images(), PREPROCESS), DeterministicTeacher(network(1))
+        dataset, teacher = BatchedDataset.from_images(images(), PREPROCESS), DeterministicTeacher(network(1))
         with pytest.raises(UserError, match="teacher_temperature is 3 and the teacher's own 1: .*set teacher.temper"):
             trained(tmp_path, dataset, teacher, online_teacher=True, teacher_temperature=3.0)
 
     def test_views_in_a_plain_dataset(self, tmp_path):
-        labelled = add_soft_labels(
+        labeled = add_soft_labels(
             images(), laplace("probit"), preprocess=PREPROCESS, views=Views(*CROPS, number=2), progress=False
         )
-        with pytest.raises(UserError, match="augmented views of each image, which only a ResidentDataset can show"):
-            trained(tmp_path, labelled)
+        with pytest.raises(UserError, match="augmented views of each image, which only a BatchedDataset can show"):
+            trained(tmp_path, labeled)
 
     def test_other_views_than_the_labels(self):
-        labelled = add_soft_labels(
+        labeled = add_soft_labels(
             images(), laplace("probit"), preprocess=PREPROCESS, views=Views(*CROPS, number=2), progress=False
         )
         for views in (Views(CropAndFlip(padding=3)), Views(*CROPS, number=3), Views(*CROPS, number=2, seed=1)):
             with pytest.raises(UserError, match="labels are of Views.*number=2, seed=0.* and this dataset was ma"):
-                ResidentDataset.from_images(labelled, PREPROCESS, views)
+                BatchedDataset.from_images(labeled, PREPROCESS, views)
         for views in (None, Views(*CROPS), Views(*CROPS, number=2)):
-            assert ResidentDataset.from_images(labelled, PREPROCESS, views).views == Views(*CROPS, number=2)
+            assert BatchedDataset.from_images(labeled, PREPROCESS, views).views == Views(*CROPS, number=2)
 
     def test_a_part_of_the_images_that_mixed_views_were_made_of(self):
         views = Views(*CROPS, Mixup(1.0), number=2)
-        labelled = add_soft_labels(images(), laplace("probit"), preprocess=PREPROCESS, views=views, progress=False)
+        labeled = add_soft_labels(images(), laplace("probit"), preprocess=PREPROCESS, views=views, progress=False)
         with pytest.raises(UserError, match="mix each image with others of the whole dataset, .* some of it are not"):
-            ResidentDataset.from_images(labelled.select(range(20)), PREPROCESS)
-        assert len(ResidentDataset.from_images(labelled.shuffle(seed=0), PREPROCESS)) == N
+            BatchedDataset.from_images(labeled.select(range(20)), PREPROCESS)
+        assert len(BatchedDataset.from_images(labeled.shuffle(seed=0), PREPROCESS)) == N
 
     def test_hard_labels_of_mixed_images(self, tmp_path):
         views = Views(*CROPS, Mixup(1.0), number=2)
-        labelled = add_soft_labels(images(), laplace("probit"), preprocess=PREPROCESS, views=views, progress=False)
+        labeled = add_soft_labels(images(), laplace("probit"), preprocess=PREPROCESS, views=views, progress=False)
         with pytest.raises(UserError, match=r"Mixup.* mixes two images, which then have no single label: train"):
-            trained(tmp_path, ResidentDataset.from_images(labelled, PREPROCESS), kd_lambda=0.5)
+            trained(tmp_path, BatchedDataset.from_images(labeled, PREPROCESS), kd_lambda=0.5)
 
     def test_images_of_another_size(self):
-        labelled = add_soft_labels(images(), laplace("probit"), preprocess=PREPROCESS, progress=False)
-        small = labelled.map(lambda row: {"image": row["image"].resize((4, 4))})
+        labeled = add_soft_labels(images(), laplace("probit"), preprocess=PREPROCESS, progress=False)
+        small = labeled.map(lambda row: {"image": row["image"].resize((4, 4))})
         with pytest.raises(UserError, match=r"images of \[channels, height, width\] \[3, 8, 8\], and these"):
-            ResidentDataset.from_images(small, PREPROCESS)
+            BatchedDataset.from_images(small, PREPROCESS)

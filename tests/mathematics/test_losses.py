@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchdistill.losses.mid_level import KDLoss
 
-from hf_bkd.losses import TEMPERATURE_SCALES, distillation_loss, kl_divergence, temperature_factor
+from hf_bkd.losses import TEMPERATURE_SCALES, distillation_loss, kl_to_target, temperature_factor
 from hf_bkd.targets import mixed_target, temper
 
 B, C = 7, 5
@@ -112,9 +112,9 @@ def test_zeros_in_the_target_count_nothing_and_their_gradient_is_finite(logits):
 
 def test_divergence_from_itself_is_zero_and_else_positive(logits, teacher_logits):
     torch.testing.assert_close(
-        kl_divergence((logits / 3).softmax(dim=-1), logits, 3.0), torch.zeros(B, dtype=torch.float64)
+        kl_to_target((logits / 3).softmax(dim=-1), logits, 3.0), torch.zeros(B, dtype=torch.float64)
     )
-    assert (kl_divergence(teacher_logits.softmax(dim=-1), logits) > 0).all()
+    assert (kl_to_target(teacher_logits.softmax(dim=-1), logits) > 0).all()
 
 
 @pytest.mark.parametrize("kd_lambda", [0.0, 0.3, 1.0])
@@ -143,9 +143,9 @@ def test_half_precision_logits_give_a_float32_loss_of_their_rounded_values(
 
 def test_a_target_in_half_precision_does_not_lower_that_of_the_loss(logits, teacher_logits):
     target = teacher_logits.softmax(dim=-1).half()
-    found = kl_divergence(target, logits.float(), 2.0)
+    found = kl_to_target(target, logits.float(), 2.0)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, kl_divergence(target.double(), logits, 2.0).float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, kl_to_target(target.double(), logits, 2.0).float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kd_lambda", [0.0, 0.3, 1.0])
@@ -159,7 +159,7 @@ def test_sequences_are_examples_in_a_row(kd_lambda):
 
 @pytest.mark.parametrize("kd_lambda", [0.0, 0.3])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_positions_labelled_minus_100_count_in_neither_term(kd_lambda, smoothing):
+def test_positions_labeled_minus_100_count_in_neither_term(kd_lambda, smoothing):
     logits, target = torch.randn(3, 4, C, dtype=torch.float64), torch.randn(3, 4, C, dtype=torch.float64).softmax(-1)
     labels = torch.randint(C, (3, 4))
     labels[0, 2:] = labels[2] = -100

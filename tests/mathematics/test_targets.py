@@ -31,7 +31,7 @@ def test_tempering_probabilities_is_softening_logits(logits, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
-def test_tempering_is_a_renormalised_power(logits, temperature):
+def test_tempering_is_a_renormalized_power(logits, temperature):
     powers = logits.softmax(dim=-1).numpy() ** (1 / temperature)
     expected = powers / powers.sum(axis=-1, keepdims=True)
     torch.testing.assert_close(temper(logits.softmax(dim=-1), temperature), torch.from_numpy(expected))

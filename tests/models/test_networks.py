@@ -91,7 +91,7 @@ def test_small_networks_serve_as_timm_models(name):
 
 
 @pytest.mark.parametrize(("name", "num_zero"), [("resnet18_cifar", 8), ("resnet20_cifar", 0), ("wrn_16_1_cifar", 0)])
-def test_initialisation(name, num_zero):
+def test_initialization(name, num_zero):
     torch.manual_seed(0)
     model = timm.create_model(name)
     for module in model.modules():
@@ -129,7 +129,7 @@ def test_pre_activation_network_ends_in_norm_and_relu():
 @pytest.mark.parametrize(
     ("name", "model_args"), [("resnet18_cifar", NARROW), ("wrn_16_1_cifar", {}), ("resnet10t", {}), ("test_vit", {})]
 )
-def test_create_classifier_keeps_timms_initialisation(name, model_args):
+def test_create_classifier_keeps_timms_initialization(name, model_args):
     torch.manual_seed(3)
     wrapper = classifier(name, **model_args)
     after = torch.rand(1)

@@ -15,7 +15,7 @@ def features(rows: int = 50) -> torch.Tensor:
 @pytest.mark.parametrize("hidden", [(), (6,), (6, 5)])
 def test_logits_are_those_of_its_layers_on_one_scale(hidden):
     network, x = Perceptron(4, 3, hidden, dropout=0.5).eval(), features()
-    network.standardise(x)
+    network.standardize(x)
     scaled = (x - x.mean(dim=0)) / torch.where(x.std(dim=0) > 0, x.std(dim=0), 1.0)
     assert scaled[:, 3].abs().max() == 0  # a constant feature says nothing, and is no division by zero
     expected = scaled
@@ -28,7 +28,7 @@ def test_logits_are_those_of_its_layers_on_one_scale(hidden):
 
 def test_it_keeps_its_scale_its_widths_and_its_weights(tmp_path):
     network, x = Perceptron(4, 3, (6,), dropout=0.2), features()
-    network.standardise(x)
+    network.standardize(x)
     network.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.bin")) and (tmp_path / "model.safetensors").is_file()
     loaded = Perceptron.from_pretrained(tmp_path)

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
-from torch.distributions import kl_divergence as reference_kl
+from torch.distributions import gaussian_kl as reference_kl
 from torch.func import functional_call
 
-from hf_bkd.models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, kl_divergence
+from hf_bkd.models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, gaussian_kl
 from tests.teachers.teacher_helpers import assert_equal_means, vary_spread
 
 LAYERS = {
@@ -55,9 +55,9 @@ def references(layer: GaussianWeights) -> list[Tensor]:
 @EACH
 def test_the_divergence_and_its_gradients_are_those_of_torch_distributions(name):
     layer = layer_of(name)
-    mine = torch.autograd.grad(layer.kl_divergence(), layer.parameters())
+    mine = torch.autograd.grad(layer.gaussian_kl(), layer.parameters())
     for expected in references(layer):
-        torch.testing.assert_close(layer.kl_divergence(), expected, rtol=1e-11, atol=0)
+        torch.testing.assert_close(layer.gaussian_kl(), expected, rtol=1e-11, atol=0)
         theirs = torch.autograd.grad(expected, layer.parameters(), retain_graph=True)
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
 
@@ -70,14 +70,14 @@ def test_the_divergence_vanishes_where_the_posterior_is_the_prior(make):
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.zero_()
-    assert layer.kl_divergence().item() == pytest.approx(0, abs=1e-6)
+    assert layer.gaussian_kl().item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_divergence_of_a_network_sums_its_layers_once_each():
     layers = [layer_of("linear"), layer_of("low rank"), layer_of("convolution")]
     network = nn.Sequential(layers[0], nn.ReLU(), nn.Sequential(nn.Linear(4, 4), layers[1]), layers[2], layers[0])
-    torch.testing.assert_close(kl_divergence(network), sum(layer.kl_divergence() for layer in layers))
-    assert kl_divergence(nn.Linear(4, 3)) is None
+    torch.testing.assert_close(gaussian_kl(network), sum(layer.gaussian_kl() for layer in layers))
+    assert gaussian_kl(nn.Linear(4, 3)) is None
 
 
 # Gradients of one draw
@@ -94,7 +94,7 @@ def test_gradients_of_the_divergence_are_finite_differences(name):
             self.layer = layer
 
         def forward(self):
-            return self.layer.kl_divergence()
+            return self.layer.gaussian_kl()
 
     def divergence(*values: Tensor) -> Tensor:
         return functional_call(Divergence(), {f"layer.{n}": v for n, v in zip(names, values, strict=True)}, ())
@@ -224,12 +224,12 @@ def test_autocast_keeps_the_spread_and_the_gradients_finite(name, dtype, size, s
 def test_the_divergence_of_many_weights_is_summed_in_float32(dtype):
     """Their sums are beyond float16's range, whether its weights or the region is in half precision."""
     layer = VariationalLinear(1024, 100, rank=2)
-    expected = layer.double().kl_divergence().item()
+    expected = layer.double().gaussian_kl().item()
     with torch.autocast("cpu", dtype):
-        assert layer.float().kl_divergence().item() == pytest.approx(expected, rel=1e-5)
+        assert layer.float().gaussian_kl().item() == pytest.approx(expected, rel=1e-5)
     rounded = layer.to(dtype)
-    assert rounded.kl_divergence().item() == pytest.approx(expected, rel=0.02)
-    rounded.kl_divergence().backward()
+    assert rounded.gaussian_kl().item() == pytest.approx(expected, rel=0.02)
+    rounded.gaussian_kl().backward()
     assert rounded.weight_factor.grad.isfinite().all()
 
 
@@ -249,7 +249,7 @@ def test_training_finds_the_posterior_of_a_gaussian_linear_model(rank):
     for step in range(800):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 - step / 800)
-        loss = (layer(x.expand(500, 2, 2)) - y).square().sum(dim=(1, 2)).mean() / 2 + layer.kl_divergence()
+        loss = (layer(x.expand(500, 2, 2)) - y).square().sum(dim=(1, 2)).mean() / 2 + layer.gaussian_kl()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

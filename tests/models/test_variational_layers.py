@@ -146,21 +146,21 @@ def test_a_linear_layer_takes_any_leading_dimensions(rank):
 def test_training_draws_each_example_anew_with_the_covariance_of_the_outputs(rank, bias):
     layer, x = linear(rank=rank, bias=bias).train(), torch.randn(2, 4).double()
     outputs = layer(x.repeat(COUNT, 1)).detach().view(COUNT, 2, 3)
-    centred = outputs - F.linear(x, layer.weight, layer.bias).detach()
-    assert_equal_means(centred, torch.zeros(2, 3))
+    centered = outputs - F.linear(x, layer.weight, layer.bias).detach()
+    assert_equal_means(centered, torch.zeros(2, 3))
     expected = torch.stack([output_covariance(layer, example) for example in x])
-    assert_equal_means(centred[..., None] * centred[..., None, :], expected)
-    assert_equal_means(centred[:, 0, :, None] * centred[:, 1, None, :], torch.zeros(3, 3))  # examples of one batch
+    assert_equal_means(centered[..., None] * centered[..., None, :], expected)
+    assert_equal_means(centered[:, 0, :, None] * centered[:, 1, None, :], torch.zeros(3, 3))  # examples of one batch
 
 
 def test_a_convolution_in_training_draws_examples_channels_and_positions_apart():
     layer, x = convolution("groups").train(), torch.randn(1, 4, 3, 4).double()
     outputs = layer(x.expand(COUNT, -1, -1, -1)).detach().flatten(1)
     mean, variance = (moment.detach().flatten() for moment in layer.output_gaussian(x))
-    centred = outputs - mean
+    centered = outputs - mean
     assert_equal_means(outputs, mean)
-    assert_equal_means(centred[:, :, None] * centred[:, None, :], variance.diag())
-    assert_equal_means(centred[:-1] * centred[1:], torch.zeros_like(mean))
+    assert_equal_means(centered[:, :, None] * centered[:, None, :], variance.diag())
+    assert_equal_means(centered[:-1] * centered[1:], torch.zeros_like(mean))
 
 
 @pytest.mark.parametrize("make", [lambda: linear(rank=2), lambda: linear(bias=False)])

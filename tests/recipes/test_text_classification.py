@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from hf_bkd import DistillationTrainer, DistillationTrainingArguments, Teacher, UserError
 from hf_bkd.soft_labels import read
 from hf_bkd.study import Texts, main
-from hf_bkd.training.batched_texts import ResidentTexts
+from hf_bkd.training.batched_texts import BatchedTexts
 from tests.cli.fitting_helpers import WORDS, bert, splits, texts, tokenizer
 from tests.recipes.recipe_helpers import load
 
@@ -91,17 +91,17 @@ def test_the_stored_labels_are_the_saved_teachers(finished, home):
     train = datasets.load_from_disk(home / "data")["train"].shuffle(seed=0)
     train = load("text_classification").with_copies(train, Texts(str(home / "weights")))
     stored = datasets.load_from_disk(folder / "labels" / "all" / "seed-0" / "laplace-T1" / "train")
-    labelled = datasets.concatenate_datasets([train, stored], axis=1)
+    labeled = datasets.concatenate_datasets([train, stored], axis=1)
     teacher = Teacher.from_pretrained(folder / "teachers" / "all" / "seed-0" / "laplace")
     inputs = tokenizer()(train["text"][:5], padding=True, return_tensors="pt")
     wanted = teacher.predict({name: inputs[name] for name in ("input_ids", "attention_mask")}).mean
-    torch.testing.assert_close(read(labelled, None).at(torch.arange(5), 0)["teacher_probs"], wanted, atol=1e-3, rtol=0)
-    rows = ResidentTexts.from_texts(labelled, Texts(str(home / "weights")).preprocess)
+    torch.testing.assert_close(read(labeled, None).at(torch.arange(5), 0)["teacher_probs"], wanted, atol=1e-3, rtol=0)
+    rows = BatchedTexts.from_texts(labeled, Texts(str(home / "weights")).preprocess)
     args = DistillationTrainingArguments(str(folder / "again"), max_steps=1, use_cpu=True)
     assert DistillationTrainer(bert(), args, train_dataset=rows).teacher_temperature == 1
     moved = datasets.concatenate_datasets([train, stored.select(range(len(stored) - 1, -1, -1))], axis=1)
     with pytest.raises(UserError, match="made for other examples"):
-        ResidentTexts.from_texts(moved, Texts(str(home / "weights")).preprocess)
+        BatchedTexts.from_texts(moved, Texts(str(home / "weights")).preprocess)
 
 
 def test_students_are_taught_on_altered_copies_too(home):
@@ -115,10 +115,10 @@ def test_students_are_taught_on_altered_copies_too(home):
     assert recipe.with_copies(rows, inputs)["text"][:] == both["text"][:]
 
 
-def test_neighbours_are_the_words_that_are_embedded_nearest(home):
+def test_neighbors_are_the_words_that_are_embedded_nearest(home):
     recipe, inputs = load("text_classification"), Texts(str(home / "weights"))
     words = [5, 7, 9]
-    found = recipe.neighbours(words, inputs, WORDS)
+    found = recipe.neighbors(words, inputs, WORDS)
     weights = inputs.network("all-layers", WORDS, None).get_input_embeddings().weight.detach()
     spelled = inputs.preprocess.processor.convert_ids_to_tokens(range(len(weights)))
     for word in words:
@@ -147,7 +147,7 @@ def test_a_student_starts_from_the_layers_it_is_named_after(home):
 
 def test_a_batch_is_as_long_as_its_longest_text(home):
     rows = splits(texts)["train"]
-    data = ResidentTexts.from_texts(rows, Texts(str(home / "weights")).preprocess)
+    data = BatchedTexts.from_texts(rows, Texts(str(home / "weights")).preprocess)
     lengths = [len(text.split()) for text in rows["text"]]
     for chosen in ([0], [3, 5, 8]):
         assert data[chosen]["input_ids"].shape == (len(chosen), max(lengths[i] for i in chosen))

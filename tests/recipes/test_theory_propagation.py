@@ -43,6 +43,6 @@ def test_networks_amplify_and_sampled_labels_leave_entropy(recipe):
 
     amplified = regression.amplification_claim(regression.Diabetes(), 200, 5, 0).checks
     assert all(check.holds for check in amplified if check.compare != "relative")
-    labelled = {check.name: check for check in classes.labels_claim(8, 0).checks}
-    assert labelled["entropy, argmax / soft"].holds and labelled["entropy, 1 label / teacher's"].holds
-    assert labelled["variance, k = 20 / k = 80"].measured == pytest.approx(4, rel=0.2)
+    labeled = {check.name: check for check in classes.labels_claim(8, 0).checks}
+    assert labeled["entropy, argmax / soft"].holds and labeled["entropy, 1 label / teacher's"].holds
+    assert labeled["variance, k = 20 / k = 80"].measured == pytest.approx(4, rel=0.2)

@@ -53,13 +53,13 @@ def claims(options):
     names = ["one-hot", "exact | oracle", "Dirichlet"]
     figure = Figure(
         "floors",
-        "What was measured stands in colour.",
+        "What was measured stands in color.",
         [
             Panel(
                 "By name",
                 "",
                 "ratio",
-                [Series("predicted", names, [1, 0, 0.5]), Series("measured", names, [1, 0, 0.6], [0.1] * 3, colour=0)],
+                [Series("predicted", names, [1, 0, 0.5]), Series("measured", names, [1, 0, 0.6], [0.1] * 3, color=0)],
             ),
             Panel("Curves", "k", "variance", [Series("theory", [1, 10], [1, 0.1], style="dashed")], log="xy"),
             Panel(
@@ -67,7 +67,7 @@ def claims(options):
                 "rank",
                 "nats",
                 [
-                    Series(part, ["1", "2"], [2, 1], style="stacked", colour=i)
+                    Series(part, ["1", "2"], [2, 1], style="stacked", color=i)
                     for i, part in enumerate(("bias", "rank"))
                 ],
             ),
@@ -118,4 +118,4 @@ def test_unreadable_results_and_bad_arguments_end_in_a_sentence(tmp_path, capsys
     assert "hold no claims that can be read: KeyError('claims')" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main("theory_test", "", claims, argv=["--sead", "7"])
-    assert "unrecognised arguments: --sead 7" in capsys.readouterr().err
+    assert "unrecognized arguments: --sead 7" in capsys.readouterr().err

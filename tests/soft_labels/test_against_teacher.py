@@ -21,7 +21,7 @@ from tests.soft_labels.label_helpers import (
     texts,
 )
 
-DIFFERS = r"teacher_probs differs by .* in total variation .*\(row \d+\): it was labelled by another teacher"
+DIFFERS = r"teacher_probs differs by .* in total variation .*\(row \d+\): it was labeled by another teacher"
 
 
 def other_teacher():
@@ -30,65 +30,65 @@ def other_teacher():
     return teacher
 
 
-def with_images(labelled, dataset):
+def with_images(labeled, dataset):
     """The labels beside other images."""
-    ours = labelled.select_columns(soft_label_columns(labelled))
+    ours = labeled.select_columns(soft_label_columns(labeled))
     return datasets.concatenate_datasets([dataset, ours], axis=1)
 
 
 @pytest.mark.parametrize("views", [None, VIEWS], ids=["as they are", "three views"])
 @pytest.mark.parametrize("storage", STORAGES)
 class TestImages:
-    def labelled(self, storage, views):
+    def labeled(self, storage, views):
         return quiet(images(40), image_teacher(), preprocess=PREPROCESS, views=views, storage=storage, top_k=3, seed=4)
 
-    def test_the_right_teacher_is_recognised(self, storage, views):
+    def test_the_right_teacher_is_recognized(self, storage, views):
         """To the last bit, whatever the storage loses, where the teacher's sums don't depend on the batch."""
-        labelled = self.labelled(storage, views)
-        for some in (labelled, labelled.shuffle(seed=0), labelled.select([7])):
+        labeled = self.labeled(storage, views)
+        for some in (labeled, labeled.shuffle(seed=0), labeled.select([7])):
             assert check_against_teacher(some, image_teacher(), PREPROCESS, rows=40) < 1e-3
 
     def test_another_teacher_is_refused(self, storage, views):
         with pytest.raises(UserError, match=rf"{DIFFERS} \(weights weights there, others here\)"):
-            check_against_teacher(self.labelled(storage, views), other_teacher(), PREPROCESS)
+            check_against_teacher(self.labeled(storage, views), other_teacher(), PREPROCESS)
 
     def test_other_images_are_refused(self, storage, views):
-        changed = with_images(self.labelled(storage, views), images(40, seed=1))
+        changed = with_images(self.labeled(storage, views), images(40, seed=1))
         with pytest.raises(UserError, match=DIFFERS):
             check_against_teacher(changed, image_teacher(), PREPROCESS)
 
     def test_another_preprocessing_is_refused(self, storage, views):
         other = ImagePreprocessor((0.0, 0.0, 0.0), (0.5, 0.5, 0.5))
         with pytest.raises(UserError, match=DIFFERS):
-            check_against_teacher(self.labelled(storage, views), image_teacher(), other)
+            check_against_teacher(self.labeled(storage, views), image_teacher(), other)
 
 
-def labelled_texts(**how):
+def labeled_texts(**how):
     return quiet(texts(30), Teacher(), preprocess=text_inputs, **how)
 
 
 def test_one_changed_row_is_named():
-    labelled, changed = labelled_texts(), labelled_texts().select_columns(["text", "number"]).to_dict()
+    labeled, changed = labeled_texts(), labeled_texts().select_columns(["text", "number"]).to_dict()
     changed["text"][20] = "another one"
-    changed = with_images(labelled, datasets.Dataset.from_dict(changed))
+    changed = with_images(labeled, datasets.Dataset.from_dict(changed))
     with pytest.raises(UserError, match=r"\(row 20\)"):
         check_against_teacher(changed, Teacher(), text_inputs, rows=30)
     assert check_against_teacher(changed, Teacher(), text_inputs, rows=2) == 0  # the first and the last
 
 
 def test_the_tolerance_is_the_callers():
-    labelled, similar = labelled_texts(), Teacher()
+    labeled, similar = labeled_texts(), Teacher()
     similar.weight = 1.2 * similar.weight
-    found = check_against_teacher(labelled, similar, text_inputs, tolerance=0.5)
+    found = check_against_teacher(labeled, similar, text_inputs, tolerance=0.5)
     assert 0 < found < 0.5
     with pytest.raises(UserError, match=DIFFERS):
-        check_against_teacher(labelled, similar, text_inputs, tolerance=found / 2)
+        check_against_teacher(labeled, similar, text_inputs, tolerance=found / 2)
 
 
 def test_one_of_several_teachers_is_meant():
     other = Teacher(name="others")
     other.weight = -other.weight
-    both = quiet(labelled_texts(name="a"), other, preprocess=text_inputs, name="b")
+    both = quiet(labeled_texts(name="a"), other, preprocess=text_inputs, name="b")
     assert check_against_teacher(both, Teacher(), text_inputs, name="a") == 0
     assert check_against_teacher(both, other, text_inputs, name="b") == 0
     with pytest.raises(UserError, match="teacher_probs__b differs by"):
@@ -96,8 +96,8 @@ def test_one_of_several_teachers_is_meant():
 
 
 def test_a_teacher_of_other_classes_is_refused():
-    with pytest.raises(UserError, match="teacher_probs has 4 classes and this teacher 5: it was labelled by another"):
-        check_against_teacher(labelled_texts(), Teacher(5), text_inputs)
+    with pytest.raises(UserError, match="teacher_probs has 4 classes and this teacher 5: it was labeled by another"):
+        check_against_teacher(labeled_texts(), Teacher(5), text_inputs)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,15 @@ def test_a_teacher_of_other_classes_is_refused():
     ],
 )
 def test_labels_that_nobody_could_make_again_are_refused(record):
-    labelled = attach(rows(), some_probs(10, 4), RECORD | record)
+    labeled = attach(rows(), some_probs(10, 4), RECORD | record)
     with pytest.raises(UserError, match="only labels that say what made them, by one teacher .* can be made again"):
-        check_against_teacher(labelled, Teacher())
-    by_hand = labelled.remove_columns("teacher_provenance")
+        check_against_teacher(labeled, Teacher())
+    by_hand = labeled.remove_columns("teacher_provenance")
     with pytest.raises(UserError, match="only labels that say what made them"):
         check_against_teacher(by_hand, Teacher())
 
 
 def test_a_record_that_tells_no_weights_is_enough():
-    labelled = attach(rows(), some_probs(10, 4), RECORD | {"num_samples": 3, "seed": 0})
+    labeled = attach(rows(), some_probs(10, 4), RECORD | {"num_samples": 3, "seed": 0})
     with pytest.raises(UserError, match=r"\(weights None there, weights here\)"):
-        check_against_teacher(labelled.select_columns(["x", *soft_label_columns(labelled)]), Teacher())
+        check_against_teacher(labeled.select_columns(["x", *soft_label_columns(labeled)]), Teacher())

@@ -4,14 +4,14 @@ import datasets
 import numpy as np
 import pytest
 
-from hf_bkd import ResidentDataset, UserError
+from hf_bkd import BatchedDataset, UserError
 from hf_bkd.soft_labels import attach, read_provenance
 from hf_bkd.soft_labels.belonging import stored_labels
 from hf_bkd.soft_labels.layout import soft_label_columns
 from tests.soft_labels.label_helpers import PREPROCESS, RECORD, VIEWS, image_teacher, images, quiet, rows, some_probs
 
 
-def labelled(name=None, dataset=None, storage="float32", **record):
+def labeled(name=None, dataset=None, storage="float32", **record):
     record = RECORD | {"storage": storage, "teacher": {"num_classes": 4}} | record
     return attach(dataset or rows(), some_probs(10, 4), record, name=name, storage=storage)
 
@@ -25,7 +25,7 @@ def temperatures(dataset, wanted, num_classes=4, **how):
 
 class TestTemperatures:
     def test_of_the_labels_stay_unless_another_is_wanted(self):
-        dataset = labelled(temperature=2.5)
+        dataset = labeled(temperature=2.5)
         assert temperatures(dataset, None) == {"teacher_probs": (2.5, 2.5)}
         assert temperatures(dataset, 4.0) == {"teacher_probs": (2.5, 4.0)}
         assert temperatures(dataset, 4.0, None) == {"teacher_probs": (2.5, 4.0)}
@@ -35,17 +35,17 @@ class TestTemperatures:
         assert temperatures(dataset, None, allow_unrecorded=True) == {"teacher_probs": (1.0, 1.0)}
 
     def test_of_averages_of_tempered_draws_cannot_be_changed(self):
-        dataset = labelled(temperature=2.0, tempering="per_sample")
+        dataset = labeled(temperature=2.0, tempering="per_sample")
         assert temperatures(dataset, None) == temperatures(dataset, 2.0)
         with pytest.raises(UserError, match="averaged over draws at temperature 2 and can't be brought to 3: leave"):
             temperatures(dataset, 3.0)
 
     def test_of_plain_averages_can(self):
         """mean_s p_s at temperature 1 is the same under either rule."""
-        assert temperatures(labelled(tempering="per_sample"), 3.0) == {"teacher_probs": (1.0, 3.0)}
+        assert temperatures(labeled(tempering="per_sample"), 3.0) == {"teacher_probs": (1.0, 3.0)}
 
     def test_of_several_teachers_are_brought_together(self):
-        both = labelled("b", labelled("a", temperature=2.0), temperature=4.0)
+        both = labeled("b", labeled("a", temperature=2.0), temperature=4.0)
         with pytest.raises(
             UserError, match=r"\(teacher_probs__a at 2, teacher_probs__b at 4\): pass teacher_temperature"
         ):
@@ -55,7 +55,7 @@ class TestTemperatures:
 
     @pytest.mark.parametrize("storage", ["float16", "uint8", "top_k"])
     def test_cannot_be_raised_where_small_probabilities_were_lost(self, storage):
-        dataset = labelled(storage=storage, temperature=2.0)
+        dataset = labeled(storage=storage, temperature=2.0)
         with pytest.raises(
             UserError, match=f"stored as {storage}, which loses the small .* at temperature 3 .*storage='float32'"
         ):
@@ -83,7 +83,7 @@ class TestRefusals:
             stored_labels(Odd(), None, 4)
 
     def test_labels_without_a_record(self):
-        dataset = labelled().remove_columns("teacher_provenance")
+        dataset = labeled().remove_columns("teacher_provenance")
         with pytest.raises(
             UserError,
             match="teacher_probs has no teacher_provenance, so nobody .*: label with add_soft_labels, or pass "
@@ -93,7 +93,7 @@ class TestRefusals:
         assert stored_labels(dataset, None, 4, allow_unrecorded=True)["teacher_probs"].layout.provenance is None
 
     def test_one_of_two_teachers_without_a_record(self):
-        both = labelled("b", labelled("a")).remove_columns("teacher_provenance__b")
+        both = labeled("b", labeled("a")).remove_columns("teacher_provenance__b")
         with pytest.raises(UserError, match="teacher_probs__b has no teacher_provenance"):
             stored_labels(both, None, 4)
         assert len(stored_labels(both, None, 4, allow_unrecorded=True)) == 2
@@ -102,28 +102,28 @@ class TestRefusals:
         with pytest.raises(
             UserError, match="teacher_probs has 4 classes and the model has 10: build the student with 4"
         ):
-            stored_labels(labelled(), None, 10)
+            stored_labels(labeled(), None, 10)
 
     def test_one_of_two_teachers_that_is_broken(self):
-        both = labelled("good").add_column("teacher_probs__bad", np.full((10, 4), 0.3).tolist())
+        both = labeled("good").add_column("teacher_probs__bad", np.full((10, 4), 0.3).tolist())
         with pytest.raises(UserError, match="row 0 of the soft labels does not sum to one"):
             stored_labels(both, None, 4)
 
     @pytest.mark.parametrize("streamed", [False, True])
     def test_labels_of_views_that_only_a_resident_dataset_can_show(self, streamed):
-        dataset = labelled(views={"number": 1, "seed": 0, "transforms": [{"name": "CropAndFlip"}]})
-        with pytest.raises(UserError, match="augmented views of each image, which only a ResidentDataset can show"):
+        dataset = labeled(views={"number": 1, "seed": 0, "transforms": [{"name": "CropAndFlip"}]})
+        with pytest.raises(UserError, match="augmented views of each image, which only a BatchedDataset can show"):
             stored_labels(dataset.to_iterable_dataset() if streamed else dataset, None, 4)
 
 
 class TestStreams:
     def test_tell_their_layout_by_their_features(self):
-        found = stored_labels(labelled(temperature=2.0).to_iterable_dataset(), None, 4)["teacher_probs"]
+        found = stored_labels(labeled(temperature=2.0).to_iterable_dataset(), None, 4)["teacher_probs"]
         assert (found.layout.num_views, found.layout.num_classes, found.temperature) == (1, 4, 2.0)
 
     def test_of_other_classes_than_the_model_are_refused(self):
         with pytest.raises(UserError, match="teacher_probs has 4 classes and the model has 5"):
-            stored_labels(labelled().to_iterable_dataset(), None, 5)
+            stored_labels(labeled().to_iterable_dataset(), None, 5)
 
     def test_that_do_not_tell_their_classes_are_refused(self):
         by_hand = rows().add_column("teacher_probs", some_probs(10, 4).tolist()).to_iterable_dataset()
@@ -141,15 +141,15 @@ class TestStreams:
 
 
 def test_a_resident_dataset_tells_its_own():
-    labelled = quiet(images(), image_teacher(), preprocess=PREPROCESS, views=VIEWS)
-    resident = ResidentDataset.from_images(labelled, PREPROCESS, progress=False)
+    labeled = quiet(images(), image_teacher(), preprocess=PREPROCESS, views=VIEWS)
+    resident = BatchedDataset.from_images(labeled, PREPROCESS, progress=False)
     found = stored_labels(resident, None, 4)["teacher_probs"]
     assert (found.layout.num_views, found.layout.num_classes, found.wanted) == (3, 4, 1.0)
-    assert found.layout.provenance == read_provenance(labelled.features)
+    assert found.layout.provenance == read_provenance(labeled.features)
 
 
 def test_which_columns_there_are():
-    assert soft_label_columns(labelled()) == ["teacher_probs", "teacher_provenance"]
+    assert soft_label_columns(labeled()) == ["teacher_probs", "teacher_provenance"]
     assert soft_label_columns([1, 2]) == []
     assert soft_label_columns(datasets.Dataset.from_dict({"a": [1], "teacher_variance__x": [1]})) == [
         "teacher_variance__x"

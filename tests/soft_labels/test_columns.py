@@ -21,7 +21,7 @@ def plain():
 
 
 @pytest.fixture
-def labelled(plain):
+def labeled(plain):
     probs = some_probs(N, C)
     return attach(plain, probs, RECORD, variance=probs * (1 - probs) / 10, example_ids=np.arange(N) + 100)
 
@@ -49,25 +49,25 @@ class TestPrecision:
         assert found.features["teacher_probs"] == datasets.List(datasets.Value("float32"), length=C)
         assert np.array_equal(read(found).probs.numpy(), probs)
 
-    def test_variance_is_stored_beside_it(self, plain, labelled):
-        found = read(labelled)
+    def test_variance_is_stored_beside_it(self, plain, labeled):
+        found = read(labeled)
         expected = some_probs(N, C) * (1 - some_probs(N, C)) / 10
         assert (np.abs(found.variance.double().numpy() - expected) <= 2.0**-11 * expected + 2.0**-25).all()
         assert found.provenance == RECORD
         assert read(attach(plain, some_probs(N, C), RECORD)).variance is None
 
-    def test_a_torch_dataset_hands_it_out_as_float32(self, labelled):
-        assert labelled.with_format("torch")[:3]["teacher_probs"].dtype == torch.float32
+    def test_a_torch_dataset_hands_it_out_as_float32(self, labeled):
+        assert labeled.with_format("torch")[:3]["teacher_probs"].dtype == torch.float32
 
 
 class TestAttaching:
-    def test_keeps_the_rest_of_the_dataset(self, plain, labelled):
-        assert labelled.column_names == [
+    def test_keeps_the_rest_of_the_dataset(self, plain, labeled):
+        assert labeled.column_names == [
             *plain.column_names,
             *("teacher_probs", "teacher_variance", "example_id", "teacher_provenance"),
         ]
-        assert labelled.select_columns(plain.column_names)[:] == plain[:]
-        assert labelled.features["label"] == plain.features["label"]
+        assert labeled.select_columns(plain.column_names)[:] == plain[:]
+        assert labeled.features["label"] == plain.features["label"]
 
     def test_labels_of_shuffled_rows_are_in_their_order(self, plain):
         shuffled, probs = plain.shuffle(seed=3), some_probs(N, C)
@@ -78,28 +78,28 @@ class TestAttaching:
         found = attach(plain.with_transform(lambda rows: {"y": rows["number"]}), some_probs(N, C), RECORD)
         assert found[3] == {"y": 3}
 
-    def test_new_labels_replace_all_of_the_old_ones(self, labelled):
+    def test_new_labels_replace_all_of_the_old_ones(self, labeled):
         probs = some_probs(N, C + 1, seed=1)
         record = RECORD | {"temperature": 2.0}
-        found = attach(labelled.cast_column("label", datasets.Value("int64")), probs, record, storage="float32")
+        found = attach(labeled.cast_column("label", datasets.Value("int64")), probs, record, storage="float32")
         assert torch.equal(read(found).probs, torch.from_numpy(probs).float())
         assert read(found).variance is None  # it was of the old labels
         assert read(found).provenance == record
         assert len(found.column_names) == len(set(found.column_names))
 
-    def test_named_teachers_stand_side_by_side(self, labelled):
+    def test_named_teachers_stand_side_by_side(self, labeled):
         probs, record = some_probs(N, C, seed=2), RECORD | {"temperature": 4.0}
-        both = attach(labelled, probs, record, variance=probs / 5, storage="float32", name="esm")
+        both = attach(labeled, probs, record, variance=probs / 5, storage="float32", name="esm")
         assert {"teacher_probs__esm", "teacher_variance__esm", "teacher_provenance__esm"} < set(both.column_names)
         assert torch.equal(read(both, "esm").probs, torch.from_numpy(probs).float())
         assert read(both, "esm").provenance == record == read_provenance(both.features, "esm")
-        assert torch.equal(read(both).probs, read(labelled).probs)
+        assert torch.equal(read(both).probs, read(labeled).probs)
         assert read(both).provenance == RECORD
         assert teachers_of(both.column_names) == [None, "esm"]
         again = attach(both, probs[::-1], record, storage="float32", name="esm")
         assert torch.equal(read(again, "esm").probs, torch.from_numpy(probs[::-1].copy()).float())
         assert read(again, "esm").variance is None
-        assert torch.equal(read(again).variance, read(labelled).variance)
+        assert torch.equal(read(again).variance, read(labeled).variance)
 
     def test_takes_tensors_and_lists_too(self, plain):
         probs = some_probs(N, C)

@@ -1,4 +1,4 @@
-"""Cross-fitting: each example is labelled by a teacher that was fitted without it."""
+"""Cross-fitting: each example is labeled by a teacher that was fitted without it."""
 
 import datasets
 import pytest
@@ -37,14 +37,14 @@ class TestFolds:
     def test_no_teacher_labels_what_it_was_fitted_on(self, numbered, fit, fitted, folds):
         quiet(numbered, folds=folds, fit=fit, batch_size=2)
         assert sorted(fitted) == list(range(folds))
-        labelled = []
+        labeled = []
         for teacher in fitted.values():
             asked = set(torch.cat([call["x"][:, 0] for call in teacher.calls]).int().tolist())
             assert not asked & teacher.seen
             assert asked | teacher.seen == set(range(11))
             assert len(asked) in (11 // folds, 11 // folds + 1)
-            labelled += asked
-        assert sorted(labelled) == list(range(11))
+            labeled += asked
+        assert sorted(labeled) == list(range(11))
 
     @pytest.mark.parametrize("shuffled", [False, True])
     def test_labels_are_back_in_order(self, numbered, shuffled):

@@ -1,4 +1,4 @@
-"""Labelling: what is stored is what the teacher says of the inputs that the dataset makes, example by example."""
+"""Labeling: what is stored is what the teacher says of the inputs that the dataset makes, example by example."""
 
 import datasets
 import numpy as np
@@ -104,9 +104,9 @@ class TestInputs:
         teacher = Teacher()
         fine = datasets.ClassLabel(num_classes=50)
         dataset = rows().remove_columns("number").add_column("fine_label", list(range(10)), feature=fine)
-        labelled = quiet(dataset.add_column("labels", [0] * 10), teacher)
+        labeled = quiet(dataset.add_column("labels", [0] * 10), teacher)
         assert torch.equal(teacher.calls[0]["x"], torch.tensor(dataset["x"][:]))
-        quiet(labelled, teacher)  # older soft labels are no inputs
+        quiet(labeled, teacher)  # older soft labels are no inputs
 
     @pytest.mark.parametrize("stacked", [True, False])
     def test_are_what_the_transform_returns(self, stacked):
@@ -136,18 +136,18 @@ class TestInputs:
         assert torch.equal(torch.cat([call["x"] for call in teacher.calls]), 2 * torch.tensor(rows()["x"][:]))
         assert read(found).provenance["preprocessing"] is None
 
-    def test_of_images_are_normalised_pixels_and_the_record_says_how(self):
+    def test_of_images_are_normalized_pixels_and_the_record_says_how(self):
         dataset, preprocess = images(), ImagePreprocessor((0.5, 0.25, 0.125), (1.0, 0.5, 0.25))
         teacher = image_teacher()
-        labelled = quiet(dataset, teacher, preprocess=preprocess, batch_size=4)
+        labeled = quiet(dataset, teacher, preprocess=preprocess, batch_size=4)
         pixels = np.stack([np.asarray(image) for image in dataset["picture"]]).astype(np.float64) / 255
         expected = ((pixels - [0.5, 0.25, 0.125]) / [1.0, 0.5, 0.25]).transpose(0, 3, 1, 2)
         found = torch.cat([call["pixel_values"] for call in teacher.calls])
         torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=0, atol=1e-6)
-        record = read(labelled).provenance
+        record = read(labeled).provenance
         assert record["preprocessing"] == {"mean": [0.5, 0.25, 0.125], "std": [1.0, 0.5, 0.25]}
         assert record["dataset"]["content_column"] == "picture"
-        assert labelled["example_id"][:] == content_ids(dataset["picture"][:]).tolist()
+        assert labeled["example_id"][:] == content_ids(dataset["picture"][:]).tolist()
 
     def test_that_are_images_need_preprocess(self):
         teacher = image_teacher()
@@ -233,6 +233,6 @@ def test_progress_is_shown_unless_switched_off(inputs, capsys):
     add_soft_labels(inputs, Teacher(), 2, progress=False)
     assert capsys.readouterr().out == ""
     add_soft_labels(inputs, Teacher(), 2, batch_size=4)
-    assert "labelling" in capsys.readouterr().out
+    assert "labeling" in capsys.readouterr().out
     add_soft_labels(inputs, folds=2, fit=lambda rest, fold: Teacher())
-    assert "labelling fold 2 of 2" in capsys.readouterr().out
+    assert "labeling fold 2 of 2" in capsys.readouterr().out

@@ -19,7 +19,7 @@ def plain():
 
 
 @pytest.fixture
-def labelled(plain):
+def labeled(plain):
     return attach(plain, some_probs(N, C), RECORD)
 
 
@@ -37,19 +37,19 @@ class TestHandMadeColumns:
 
     @pytest.mark.filterwarnings("error")
     def test_what_is_read_may_be_written_to(self, plain):
-        labelled = attach(plain, some_probs(N, C), RECORD, storage="float32")
+        labeled = attach(plain, some_probs(N, C), RECORD, storage="float32")
         torch.set_warn_always(True)  # that memory is read-only is said once in a process otherwise
         try:
-            read(labelled).probs.fill_(0)
+            read(labeled).probs.fill_(0)
         finally:
             torch.set_warn_always(False)
-        assert read(labelled).probs.sum() == pytest.approx(N)
+        assert read(labeled).probs.sum() == pytest.approx(N)
 
-    def test_absence_is_said(self, plain, labelled):
+    def test_absence_is_said(self, plain, labeled):
         with pytest.raises(UserError, match="no column teacher_probs; add it with add_soft_labels"):
             read(plain)
         with pytest.raises(UserError, match="no column teacher_probs__esm"):
-            read(labelled, "esm")
+            read(labeled, "esm")
 
     @pytest.mark.parametrize(
         "values",
@@ -95,13 +95,13 @@ class TestHandMadeColumns:
             read(plain.add_column("teacher_probs", some_probs(N, 3).tolist()))
 
     @pytest.mark.parametrize("values", [[0.5] * N, ["much"] * N, [["much"]] * N, [{"of it": 1.0}] * N])
-    def test_a_variance_of_another_type_is_refused(self, labelled, values):
+    def test_a_variance_of_another_type_is_refused(self, labeled, values):
         with pytest.raises(UserError, match="column teacher_variance holds .*, not a list of numbers per row"):
-            read(labelled.add_column("teacher_variance", values))
+            read(labeled.add_column("teacher_variance", values))
 
-    def test_a_variance_of_another_length_is_refused(self, labelled):
+    def test_a_variance_of_another_length_is_refused(self, labeled):
         with pytest.raises(UserError, match=r"variance beside column .* has lists of length 5, not 1 \(views"):
-            read(labelled.add_column("teacher_variance", [[0.1] * 5] * N))
+            read(labeled.add_column("teacher_variance", [[0.1] * 5] * N))
 
     def test_the_long_lists_of_arrow_are_read_too(self, plain):
         feature = datasets.LargeList(datasets.Value("float64"))
@@ -110,9 +110,9 @@ class TestHandMadeColumns:
 
     @pytest.mark.parametrize("storage", ["uint8", "top_k"])
     def test_compact_labels_without_a_record_are_refused(self, plain, storage):
-        labelled = attach(plain, some_probs(N, C), RECORD | {"teacher": {"num_classes": C}}, storage=storage)
+        labeled = attach(plain, some_probs(N, C), RECORD | {"teacher": {"num_classes": C}}, storage=storage)
         with pytest.raises(UserError, match="stored in a form that can't be read without its teacher_provenance"):
-            read(labelled.remove_columns("teacher_provenance"))
+            read(labeled.remove_columns("teacher_provenance"))
 
     def test_lists_of_another_length_than_the_record_tells_are_refused(self, plain):
         other = attach(plain.remove_columns("label"), some_probs(N, C), RECORD | {"teacher": {"num_classes": C + 1}})
@@ -127,6 +127,6 @@ class TestHandMadeColumns:
         with pytest.raises(UserError, match="have lengths 3 and 3 and 1, .* would be 2 and 3 and 2: label again"):
             read(three)
 
-    def test_no_rows_have_no_labels(self, labelled):
+    def test_no_rows_have_no_labels(self, labeled):
         with pytest.raises(UserError, match="label again with add_soft_labels"):
-            read(labelled.select([]))
+            read(labeled.select([]))

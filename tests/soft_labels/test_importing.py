@@ -44,10 +44,10 @@ def test_logits_find_their_examples_by_id(temperature):
     assert labels.provenance["class_names"] == CLASSES
 
 
-def test_probabilities_are_renormalised_and_draws_averaged():
+def test_probabilities_are_renormalized_and_draws_averaged():
     draws = np.stack([softmax(LOGITS + noise, axis=1) for noise in np.random.default_rng(1).normal(size=(4, 5, 3))])
-    labelled = imported(draws * 1.005, kind="probs")
-    labels = read(labelled)
+    labeled = imported(draws * 1.005, kind="probs")
+    labels = read(labeled)
     np.testing.assert_allclose(labels.probs, draws.mean(axis=0)[PLACE], rtol=1e-6)
     np.testing.assert_allclose(labels.variance, draws.var(axis=0, ddof=1)[PLACE], rtol=1e-5)
     assert labels.provenance["num_samples"] == 4
@@ -56,9 +56,9 @@ def test_probabilities_are_renormalised_and_draws_averaged():
 def test_numbers_may_be_ids_and_rows_may_be_shuffled():
     dataset = proteins().add_column("number", [7, 5, 6, 4]).shuffle(seed=1)
     values, ids = np.arange(12).reshape(4, 3) * 0.1, np.array([4, 5, 6, 7])
-    labelled = import_soft_labels(dataset, values, ids.tolist(), "number", storage="float32")
-    expected = softmax(values[[n - 4 for n in labelled["number"]]], axis=1)
-    np.testing.assert_allclose(read(labelled).probs, expected, rtol=1e-6)
+    labeled = import_soft_labels(dataset, values, ids.tolist(), "number", storage="float32")
+    expected = softmax(values[[n - 4 for n in labeled["number"]]], axis=1)
+    np.testing.assert_allclose(read(labeled).probs, expected, rtol=1e-6)
 
 
 def test_columns_of_other_classes_are_mapped_by_name_or_number():
@@ -70,9 +70,9 @@ def test_columns_of_other_classes_are_mapped_by_name_or_number():
 
 
 def test_they_are_shared_and_joined_like_any_labels():
-    labelled = imported(storage="float16")
-    joined = join_soft_labels(proteins().shuffle(seed=2), only_soft_labels(labelled))
-    by_id = dict(zip(labelled["accession"], read(labelled).probs.tolist(), strict=True))
+    labeled = imported(storage="float16")
+    joined = join_soft_labels(proteins().shuffle(seed=2), only_soft_labels(labeled))
+    by_id = dict(zip(labeled["accession"], read(labeled).probs.tolist(), strict=True))
     assert [by_id[each] for each in joined["accession"]] == read(joined).probs.tolist()
 
 

@@ -21,7 +21,7 @@ def record_of(storage, views):
 
 
 @pytest.fixture(scope="module")
-def labelled():
+def labeled():
     """One dataset that carries labels of every kind, each of a teacher of its own."""
     dataset = rows(N, C)
     for number, (name, (storage, views, kept)) in enumerate(TEACHERS.items()):
@@ -35,8 +35,8 @@ def labelled():
 
 
 @pytest.fixture(scope="module")
-def expected(labelled):
-    return {name: read(labelled, name) for name in TEACHERS}
+def expected(labeled):
+    return {name: read(labeled, name) for name in TEACHERS}
 
 
 def reloaded_from_disk(dataset, folder):
@@ -101,8 +101,8 @@ def variance_equals(found, expected, numbers):
 
 
 @pytest.mark.parametrize("journey", JOURNEYS)
-def test_labels_and_record_travel_with_their_rows(labelled, expected, tmp_path, journey):
-    moved = JOURNEYS[journey](labelled, tmp_path)
+def test_labels_and_record_travel_with_their_rows(labeled, expected, tmp_path, journey):
+    moved = JOURNEYS[journey](labeled, tmp_path)
     numbers = moved.with_format(None)["number"][:]
     assert len(moved) > 0
     assert moved.with_format(None)["example_id"][:] == [100 + number for number in numbers]
@@ -116,13 +116,13 @@ def test_labels_and_record_travel_with_their_rows(labelled, expected, tmp_path, 
         assert (before.variance is None) == (kept == "none")
         assert variance_equals(found.variance, before.variance, numbers)
         assert found.provenance == record_of(storage, views)
-        assert moved.features[column("teacher_probs", name)] == labelled.features[column("teacher_probs", name)]
+        assert moved.features[column("teacher_probs", name)] == labeled.features[column("teacher_probs", name)]
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_so_they_do_in_a_stream(labelled, expected, tmp_path, stream):
-    moved = STREAMS[stream](labelled, tmp_path)
-    stored = {name: Layout.of(moved.features or labelled.features, name) for name in TEACHERS}
+def test_so_they_do_in_a_stream(labeled, expected, tmp_path, stream):
+    moved = STREAMS[stream](labeled, tmp_path)
+    stored = {name: Layout.of(moved.features or labeled.features, name) for name in TEACHERS}
     seen = list(moved)
     numbers = [int(row["number"]) for row in seen]
     assert len(seen) >= 9
@@ -134,10 +134,10 @@ def test_so_they_do_in_a_stream(labelled, expected, tmp_path, stream):
 
 
 @pytest.mark.parametrize("form", [None, "torch", "numpy"])
-def test_rows_one_by_one_say_what_all_say_at_once(labelled, expected, form):
-    formatted = list(labelled.with_format(form).select(range(7, 30)))
+def test_rows_one_by_one_say_what_all_say_at_once(labeled, expected, form):
+    formatted = list(labeled.with_format(form).select(range(7, 30)))
     for name, (_, views, _) in TEACHERS.items():
-        found = Layout.of(labelled.features, name).of_rows([row[column("teacher_probs", name)] for row in formatted])
+        found = Layout.of(labeled.features, name).of_rows([row[column("teacher_probs", name)] for row in formatted])
         before = expected[name].probs[7:30]
         assert found.dtype == torch.float32 and found.shape == (23, C)
         assert torch.equal(found, before[:, 0] if views > 1 else before)
@@ -178,10 +178,10 @@ def test_what_went_in_comes_out(expected):
             np.testing.assert_allclose(given, variance, rtol=2.0**-11 if coarse else 2.0**-23, atol=2.0**-25)
 
 
-def test_a_stream_of_one_view_may_be_trained_on(labelled):
+def test_a_stream_of_one_view_may_be_trained_on(labeled):
     for name, (storage, views, _) in TEACHERS.items():
         own = [column(kind, name) for kind in ("teacher_probs", "teacher_provenance")]
-        stream = labelled.select_columns([*own, "label"]).to_iterable_dataset()
+        stream = labeled.select_columns([*own, "label"]).to_iterable_dataset()
         if views == 1:
             found = stored_labels(stream, None, C)[own[0]]
             assert (found.layout.num_classes, found.layout.in_bytes) == (C, storage == "uint8")

@@ -114,7 +114,7 @@ class TestRecord:
                     RECORD | {"temperature": -1.0},
                     RECORD | {"tempering": 3},
                     RECORD | {"dataset": ["x"]},
-                    RECORD | {"preprocessing": "centre crop"},
+                    RECORD | {"preprocessing": "center crop"},
                     RECORD | {"teacher": "me"},
                     RECORD | {"temperature": 10**400},
                     RECORD | {"temperature": float("inf")},

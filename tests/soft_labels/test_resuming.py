@@ -1,4 +1,4 @@
-"""Promise 3: labelling killed at any moment and started again gives the same columns, to the byte."""
+"""Promise 3: labeling killed at any moment and started again gives the same columns, to the byte."""
 
 import multiprocessing
 import os
@@ -100,7 +100,7 @@ def label_texts(folder, teacher=None, number=15, **how):
     return quiet(texts(number), teacher or Teacher(), folder=folder, **HOW | how)
 
 
-def test_a_finished_labelling_asks_no_teacher(tmp_path):
+def test_a_finished_labeling_asks_no_teacher(tmp_path):
     expected = column_bytes(label_texts(tmp_path))
     teacher = Teacher()
     assert column_bytes(label_texts(tmp_path, teacher)) == expected
@@ -128,7 +128,7 @@ def test_finished_folds_are_not_fitted_again(tmp_path):
 
 
 @pytest.mark.parametrize("folds", [False, True])
-def test_the_record_of_a_resumed_labelling_tells_the_size_of_its_images(tmp_path, folds):
+def test_the_record_of_a_resumed_labeling_tells_the_size_of_its_images(tmp_path, folds):
     """Even if none of them was read again."""
 
     def label(folder):
@@ -145,7 +145,7 @@ def test_what_a_killed_process_left_half_written_is_ignored_and_removed(tmp_path
     shards = sorted(tmp_path.glob("*.arrow"))
     whole = shards[1].read_bytes()
     shards[1].unlink()
-    leftovers = [f".{shards[1].name}.abc123", ".labelling.json.xyz", ".fold-0000.json.q1"]
+    leftovers = [f".{shards[1].name}.abc123", ".labeling.json.xyz", ".fold-0000.json.q1"]
     for name in leftovers:
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     assert column_bytes(label_texts(tmp_path)) == expected
@@ -153,7 +153,7 @@ def test_what_a_killed_process_left_half_written_is_ignored_and_removed(tmp_path
     assert not list(tmp_path.glob(".*"))
 
 
-class TestAnotherLabelling:
+class TestAnotherLabeling:
     """Resumed into the same folder is refused, and what is there stays."""
 
     @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ class TestAnotherLabelling:
     )
     def test_with_other_settings(self, tmp_path, changes, told):
         expected = column_bytes(label_texts(tmp_path))
-        with pytest.raises(UserError, match=f"holds an unfinished labelling with another {told}: pass another folder"):
+        with pytest.raises(UserError, match=f"holds an unfinished labeling with another {told}: pass another folder"):
             label_texts(tmp_path, **changes)
         teacher = Teacher()
         assert column_bytes(label_texts(tmp_path, teacher)) == expected and not teacher.calls
@@ -220,7 +220,7 @@ class TestAnotherLabelling:
         next(tmp_path.glob("fold-0001-000001-*.arrow")).unlink()
         with pytest.raises(
             UserError,
-            match=r"fold 2 is labelled in part by a teacher of another weights \('fold 1' there, 'new 1'",
+            match=r"fold 2 is labeled in part by a teacher of another weights \('fold 1' there, 'new 1'",
         ):
             label(name="new")
         assert column_bytes(label()) == expected

@@ -1,4 +1,4 @@
-"""Shards on a disk that fails: damage is told, nothing that was good is lost, and labelling goes on from it."""
+"""Shards on a disk that fails: damage is told, nothing that was good is lost, and labeling goes on from it."""
 
 import errno
 import json
@@ -88,21 +88,21 @@ class TestDamage:
             label(tmp_path, Deleting())
 
     @pytest.mark.parametrize("content", ["", "{", "[", '"text', "\0\0", "[" * 100_000])
-    def test_a_damaged_note_of_the_labelling(self, tmp_path, shards, content):
-        (tmp_path / "labelling.json").write_text(content)
-        with pytest.raises(UserError, match=r"labelling.json is damaged: delete .* and label again"):
+    def test_a_damaged_note_of_the_labeling(self, tmp_path, shards, content):
+        (tmp_path / "labeling.json").write_text(content)
+        with pytest.raises(UserError, match=r"labeling.json is damaged: delete .* and label again"):
             label(tmp_path)
         assert sorted(tmp_path.glob("*.arrow")) == shards
 
     @pytest.mark.parametrize("content", ["null", "[]", "7", "{}", '{"teacher": 3}'])
     def test_a_note_of_something_else(self, tmp_path, shards, content):
-        (tmp_path / "labelling.json").write_text(content)
-        with pytest.raises(UserError, match="holds an unfinished labelling with another .*: pass another folder"):
+        (tmp_path / "labeling.json").write_text(content)
+        with pytest.raises(UserError, match="holds an unfinished labeling with another .*: pass another folder"):
             label(tmp_path)
 
     def test_a_note_that_is_no_text(self, tmp_path, shards):
-        (tmp_path / "labelling.json").write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(UserError, match="labelling.json is damaged"):
+        (tmp_path / "labeling.json").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(UserError, match="labeling.json is damaged"):
             label(tmp_path)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"null", b"7", b"\xff"])

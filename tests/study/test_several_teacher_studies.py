@@ -35,8 +35,8 @@ def blobs(size: int, seed: int) -> datasets.Dataset:
 
 
 def logits(rows: datasets.Dataset, scale: float) -> torch.Tensor:
-    centre = torch.tensor(rows["features"][:]).mean(dim=1, keepdim=True)
-    return -scale * (centre - torch.arange(3)).square()
+    center = torch.tensor(rows["features"][:]).mean(dim=1, keepdim=True)
+    return -scale * (center - torch.arange(3)).square()
 
 
 def brought(options, seed) -> Splits:
@@ -44,7 +44,7 @@ def brought(options, seed) -> Splits:
     for arm, scale in ((A, 1.0), (B, 3.0)):
         how = {"id_column": "name", "name": arm.label_name, "storage": "float32"}
         train, test = (import_soft_labels(r, logits(r, scale), r["name"][:], **how) for r in (train, test))
-    return Splits(train, validation, test, Vectors(), foreign=blobs(40, 4))
+    return Splits(train, validation, test, Vectors(), ood=blobs(40, 4))
 
 
 BROUGHT = Study(
@@ -177,11 +177,11 @@ def test_networks_of_several_families_are_fitted_once_and_label_under_their_name
     assert fitted == {f"{name}-{kind}" for name in names for kind in ("deterministic-0", "laplace-link-mc")}
     probs = []
     for name in names:
-        labelled = datasets.load_from_disk(
+        labeled = datasets.load_from_disk(
             tmp_path / "labels" / "all" / "seed-0" / f"{name}-laplace-link-mc-T1" / "test"
         )
-        probs.append(read(labelled).probs.double())
-        assert read(labelled).variance is not None
+        probs.append(read(labeled).probs.double())
+        assert read(labeled).variance is not None
     labels = torch.tensor(blobs(90, 3)["label"][:])
     expected = nll(torch.stack(probs).mean(dim=0), labels)
     assert records["average"]["teacher_metrics"]["nll"] == pytest.approx(expected, rel=1e-5)

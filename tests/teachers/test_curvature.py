@@ -170,8 +170,8 @@ def test_a_small_prior_precision_drowns_no_difference_between_logits(structure):
     x = features[:8]
     covariance = curvature.covariance(curvature.project(x), 1e-4).to(torch.float64)
     found, expected = dense(covariance), dense(exact.covariance(exact.project(x.double()), 1e-4))
-    centre = torch.eye(classes, dtype=torch.float64) - 1 / classes
-    same(centre @ found @ centre / 1e-4, centre @ expected @ centre / 1e-4, 1e-4)
+    center = torch.eye(classes, dtype=torch.float64) - 1 / classes
+    same(center @ found @ center / 1e-4, center @ expected @ center / 1e-4, 1e-4)
 
 
 def test_a_full_covariance_is_the_same_however_many_examples_are_held_at_a_time(monkeypatch):

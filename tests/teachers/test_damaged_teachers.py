@@ -97,8 +97,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "unknown setting": (
         "laplace",
-        lambda f: edit(f / "teacher.json", lambda d: d["settings"].update(colour="red")),
-        "colour",
+        lambda f: edit(f / "teacher.json", lambda d: d["settings"].update(color="red")),
+        "color",
     ),
     "bad setting": (
         "laplace",

@@ -215,8 +215,8 @@ def test_it_labels_and_teaches_as_loaded(tmp_path):
     loaded = Teacher.from_pretrained(tmp_path / "teacher", network=SmallNetwork(features=8))
     assert loaded.record == teacher.record
     rows = datasets.Dataset.from_dict({"x": batches[0][0].tolist()}).with_format("torch")
-    labelled = [add_soft_labels(rows, each, num_samples=6, progress=False) for each in (teacher, loaded)]
-    probs = [torch.as_tensor(each.with_format("torch")["teacher_probs"][:]) for each in labelled]
+    labeled = [add_soft_labels(rows, each, num_samples=6, progress=False) for each in (teacher, loaded)]
+    probs = [torch.as_tensor(each.with_format("torch")["teacher_probs"][:]) for each in labeled]
     assert probs[0].shape == (64, 3) and torch.equal(*probs)
 
 

@@ -46,9 +46,9 @@ def test_drawn_logits_have_the_mean_and_covariance_of_laplace_torch(structure, b
     draws = teacher.draw_logits(x[:3], 20_000, torch.Generator().manual_seed(1)).detach()
     assert draws.shape == (20_000, 3, 3)
     assert_equal_means(draws, mean)
-    centred = draws - mean
-    assert_equal_means(torch.einsum("sbi,sbj->sbij", centred, centred), covariance)
-    assert_equal_means(centred[:, 0] * centred[:, 1], torch.zeros(3))  # examples are drawn apart
+    centered = draws - mean
+    assert_equal_means(torch.einsum("sbi,sbj->sbij", centered, centered), covariance)
+    assert_equal_means(centered[:, 0] * centered[:, 1], torch.zeros(3))  # examples are drawn apart
 
 
 @EACH

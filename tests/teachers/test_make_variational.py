@@ -5,7 +5,7 @@ import torch
 from timm.layers import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 
-from hf_bkd.models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, kl_divergence
+from hf_bkd.models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, gaussian_kl
 from hf_bkd.teachers import make_variational
 from hf_bkd.utils.errors import UserError
 from tests.teachers.teacher_helpers import ConvolutionalHead, SmallNetwork, points, small_bert, small_cnn
@@ -77,7 +77,7 @@ def test_the_heads_of_all_networks_are_found(name):
     network = make_variational(NETWORKS[name][0]())
     layers = [module for module in network.modules() if isinstance(module, GaussianWeights)]
     assert len(layers) == 1 and layers[0].out_features in (3, 4)
-    assert torch.equal(kl_divergence(network), layers[0].kl_divergence())
+    assert torch.equal(gaussian_kl(network), layers[0].gaussian_kl())
 
 
 def test_the_head_of_a_frozen_network_is_trained():
@@ -148,7 +148,7 @@ def test_a_layer_that_stands_in_two_places_stays_one():
     network = make_variational(Twice(), "full")
     assert network.again[1] is network.first and type(network.first) is VariationalLinear
     torch.testing.assert_close(
-        kl_divergence(network), network.first.kl_divergence() + network.head.kl_divergence()
+        gaussian_kl(network), network.first.gaussian_kl() + network.head.gaussian_kl()
     )  # counted once
 
 

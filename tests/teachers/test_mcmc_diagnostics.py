@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hf_bkd import UserError
-from hf_bkd.teachers.mcmc_diagnostics import effective_sample_size, rhat, summarise
+from hf_bkd.teachers.mcmc_diagnostics import effective_sample_size, rhat, summarize
 
 
 def autoregressive(chains: int, draws: int, correlation: float, parameters: int = 5) -> Tensor:
@@ -40,19 +40,19 @@ def test_autoregressive_chains_are_worth_what_theory_says(correlation):
 
 
 def test_chains_that_never_moved_are_worth_nothing():
-    found = summarise(torch.ones(4, 20, 3), torch.ones(3))
+    found = summarize(torch.ones(4, 20, 3), torch.ones(3))
     assert found == {"ess min": None, "ess median": None, "rhat max": None, "mixed": False, "moved": 0.0}
 
 
 def test_random_walks_from_one_start_have_not_mixed_and_steady_chains_have():
     walks = torch.randn(4, 400, 30).cumsum(dim=1) / 400
-    found = summarise(walks, torch.ones(30))
+    found = summarize(walks, torch.ones(30))
     assert not found["mixed"] and found["rhat max"] > 2 and found["ess min"] < 3 * 4
-    found = summarise(autoregressive(4, 400, 0.5, 30), torch.zeros(30) + 1e-9)
+    found = summarize(autoregressive(4, 400, 0.5, 30), torch.zeros(30) + 1e-9)
     assert found["mixed"] and found["rhat max"] < 1.05 and found["ess min"] > 300
 
 
-def test_different_widths_are_noticed_where_the_centres_agree():
+def test_different_widths_are_noticed_where_the_centers_agree():
     samples = torch.randn(4, 400, 1)
     samples[0] *= 5
     assert rhat(samples).item() > 1.1
@@ -61,7 +61,7 @@ def test_different_widths_are_noticed_where_the_centres_agree():
 def test_the_distance_is_the_root_mean_square_relative_to_the_start():
     samples, start = torch.randn(2, 10, 3), torch.tensor([3.0, 0.0, 4.0])
     squares = [(samples[c, s] - start).square().sum().item() for c in range(2) for s in range(10)]
-    assert summarise(samples, start)["moved"] == pytest.approx((sum(squares) / 20) ** 0.5 / 5, rel=1e-6)
+    assert summarize(samples, start)["moved"] == pytest.approx((sum(squares) / 20) ** 0.5 / 5, rel=1e-6)
 
 
 def test_of_many_parameters_the_first_and_the_last_are_looked_at():
@@ -69,7 +69,7 @@ def test_of_many_parameters_the_first_and_the_last_are_looked_at():
     for place in (0, -1):
         stuck = samples.clone()
         stuck[:, :, place] = torch.arange(50.0)
-        assert not summarise(stuck, torch.ones(2_500))["mixed"]
+        assert not summarize(stuck, torch.ones(2_500))["mixed"]
 
 
 @pytest.mark.parametrize("shape", [(4, 7, 2), (40, 2)])

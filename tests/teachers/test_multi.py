@@ -100,13 +100,13 @@ def rows() -> datasets.Dataset:
 def test_each_member_labels_the_dataset_under_its_name(tmp_path):
     teachers = members()
     how = {"storage": "float32", "progress": False, "seed": 3}
-    labelled = add_soft_labels(rows(), MultiTeacher(teachers, "entropy"), 6, folder=tmp_path / "shards", **how)
+    labeled = add_soft_labels(rows(), MultiTeacher(teachers, "entropy"), 6, folder=tmp_path / "shards", **how)
     for name, teacher in teachers.items():
         alone = read(add_soft_labels(rows(), teacher, 6, **how))
-        found = read(labelled, name)
+        found = read(labeled, name)
         assert torch.equal(found.probs, alone.probs)
         assert found.provenance["teacher"] == alone.provenance["teacher"]
-    assert "teacher_variance__broad" in labelled.column_names and "teacher_variance__sure" not in labelled.column_names
+    assert "teacher_variance__broad" in labeled.column_names and "teacher_variance__sure" not in labeled.column_names
     MultiTeacher(teachers).save_pretrained(tmp_path / "t")
     with pytest.raises(UserError, match="names its labels itself"):
         add_soft_labels(rows(), MultiTeacher(teachers), name="both", **how)

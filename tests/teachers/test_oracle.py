@@ -45,7 +45,7 @@ def test_noisy_oracles_scatter_around_them_as_told():
     inside = exact.min(dim=1).values > 0.05  # where nothing is clipped
     assert inside.sum() > 5
     torch.testing.assert_close(answer.mean[inside], exact[inside].float(), rtol=0, atol=1e-3)
-    # renormalising takes each class' share of the sum's noise away: Var[eps - p sum eps]
+    # renormalizing takes each class' share of the sum's noise away: Var[eps - p sum eps]
     expected = 1e-4 * (1 - 2 * exact + C * exact.square())
     torch.testing.assert_close(answer.variance[inside], expected[inside].float(), rtol=0.1, atol=0)
 
@@ -55,12 +55,12 @@ def test_is_saved_labels_and_teaches_like_any_teacher(tmp_path, noise):
     OracleTeacher(TASK, **noise).save_pretrained(tmp_path / "oracle")
     blank = GaussianMixture(torch.zeros(C, D), torch.eye(D))
     teacher = Teacher.from_pretrained(tmp_path / "oracle", network=blank)
-    labelled = add_soft_labels(rows(), teacher, num_samples=4, storage="float32", seed=3, progress=False)
+    labeled = add_soft_labels(rows(), teacher, num_samples=4, storage="float32", seed=3, progress=False)
     direct = add_soft_labels(
         rows(), OracleTeacher(TASK, **noise), 4, storage="float32", seed=3, batch_size=7, progress=False
     )
-    assert torch.equal(read(labelled).probs, read(direct).probs)
-    assert ("teacher_variance" in labelled.column_names) is bool(noise)
+    assert torch.equal(read(labeled).probs, read(direct).probs)
+    assert ("teacher_variance" in labeled.column_names) is bool(noise)
 
     def losses(dataset, **how):
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ def test_is_saved_labels_and_teaches_like_any_teacher(tmp_path, noise):
         trainer.train()
         return [entry["distillation"] for entry in trainer.state.log_history if "distillation" in entry]
 
-    stored = losses(labelled)
+    stored = losses(labeled)
     assert stored[-1] < stored[0]
     if not noise:  # a drawn oracle's draws belong to ids, which rows without images or text don't have
         torch.testing.assert_close(losses(rows(), online_teacher=True), stored, rtol=1e-5, atol=1e-6)

@@ -159,16 +159,16 @@ class Guessing(Teacher):
 
     method = "guessing"
 
-    def __init__(self, network: nn.Module, size: float, centre: Tensor | None = None, **settings):
+    def __init__(self, network: nn.Module, size: float, center: Tensor | None = None, **settings):
         super().__init__(network, **settings)
-        self.settings, self.centre = {"size": size}, torch.zeros(3) if centre is None else centre
+        self.settings, self.center = {"size": size}, torch.zeros(3) if center is None else center
 
     def draw_logits(self, inputs, num_samples, generator):
         noise = torch.randn(num_samples, len(inputs), 3, generator=generator)
-        return self.network(inputs) + self.centre + self.settings["size"] * noise
+        return self.network(inputs) + self.center + self.settings["size"] * noise
 
     def get_state(self):
-        return self.settings, {"centre": self.centre}
+        return self.settings, {"center": self.center}
 
     @classmethod
     def from_state(cls, network, settings, tensors):

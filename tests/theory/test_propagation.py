@@ -72,7 +72,7 @@ def test_one_response_has_a_variance_only_if_it_is_known():
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_weights_are_those_of_generalised_least_squares(listed):
+def test_weights_are_those_of_generalized_least_squares(listed):
     means, variances = normal(3, 4), normal(3, 4).exp()
     found = inverse_variance_combine(*((list(means), list(variances)) if listed else (means, variances)))
     for i in range(4):

@@ -62,7 +62,7 @@ def test_each_student_is_one_trained_alone(monkeypatch, vary, loss):
 
 def test_students_of_the_same_teacher_and_data_are_identical():
     same = targets("data").expand(COUNT, -1, -1)
-    for students in (train("teacher", targets=same), train("initialisation", weight_noise=0.0)):
+    for students in (train("teacher", targets=same), train("initialization", weight_noise=0.0)):
         assert (parameters(students) == parameters(students)[0]).all()
 
 
@@ -80,14 +80,14 @@ def test_the_source_that_is_named_makes_students_differ(vary):
 
 def test_all_sources_but_the_initial_weights_start_from_the_same_weights():
     starts = [parameters(train(vary, **UNTRAINED)) for vary in ("data", "teacher")]
-    starts.append(parameters(train("initialisation", weight_noise=0.0, **UNTRAINED)))
+    starts.append(parameters(train("initialization", weight_noise=0.0, **UNTRAINED)))
     starts += [
         parameters(train("data", fraction=0.5, **UNTRAINED)),
         parameters(train("teacher", count=7, **UNTRAINED)),
     ]
     for start in starts:
         torch.testing.assert_close(start, starts[0][:1].expand(len(start), -1), rtol=0, atol=1e-11)
-    apart = parameters(train("initialisation", **UNTRAINED))
+    apart = parameters(train("initialization", **UNTRAINED))
     assert (apart - starts[0]).abs().mean(dim=1).min() > 0.1
 
 
@@ -118,8 +118,8 @@ def test_students_are_a_function_of_their_seed(vary):
 
 
 def test_weights_of_noise_s_are_the_same_times_one_plus_s_times_a_normal_number():
-    start = parameters(train("initialisation", weight_noise=0.0, count=400, **UNTRAINED))
-    ratio = parameters(train("initialisation", weight_noise=0.2, count=400, **UNTRAINED)) / start
+    start = parameters(train("initialization", weight_noise=0.0, count=400, **UNTRAINED))
+    ratio = parameters(train("initialization", weight_noise=0.2, count=400, **UNTRAINED)) / start
     assert ratio.mean().item() == pytest.approx(1, abs=0.005)
     assert ratio.std(dim=0).mean().item() == pytest.approx(0.2, rel=0.02)
 
@@ -164,7 +164,7 @@ def test_noisy_responses_are_averages_of_k():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"vary": "optimiser"}, "vary is 'optimiser'; it must be one of initialisation, data, teacher"),
+        ({"vary": "optimizer"}, "vary is 'optimizer'; it must be one of initialization, data, teacher"),
         ({"loss": "hinge"}, "loss is 'hinge'; it must be one of squared error, divergence"),
         ({"count": 0}, "count must be .* at least 1, and it is 0"),
         ({"steps": 0}, "steps must be .* at least 1, and it is 0"),
@@ -177,13 +177,13 @@ def test_noisy_responses_are_averages_of_k():
         ({"loss": "divergence", "targets": torch.ones(N, 2)}, "targets must sum to one .* sums to 2"),
         ({"vary": "data", "fraction": 0.0}, "fraction must be above 0 and at most 1, and it is 0"),
         ({"vary": "data", "fraction": 1.5}, "fraction must be above 0 and at most 1, and it is 1.5"),
-        ({"fraction": 0.5}, "fraction is 0.5, and vary is 'initialisation': it must be 'data'"),
+        ({"fraction": 0.5}, "fraction is 0.5, and vary is 'initialization': it must be 'data'"),
         ({"weight_noise": -0.1}, "weight_noise must be at least 0 and finite, and it is -0.1"),
         ({"vary": "data", "weight_noise": 0.1}, "weight_noise is 0.1, and vary is 'data': it must be 'init"),
     ],
 )
 def test_bad_arguments_of_training_are_named(bad, message):
-    given = {"vary": "initialisation", "count": COUNT, "sizes": SIZES, "loss": "squared error"}
+    given = {"vary": "initialization", "count": COUNT, "sizes": SIZES, "loss": "squared error"}
     with pytest.raises(ValueError, match=message):
         distill_many(inputs(), **{"targets": targets("data")} | given | bad)
 

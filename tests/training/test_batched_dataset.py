@@ -1,4 +1,4 @@
-"""Resident columns: each batch is what decoding and normalising its rows one by one would give."""
+"""Resident columns: each batch is what decoding and normalizing its rows one by one would give."""
 
 import datasets
 import numpy as np
@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hf_bkd import CropAndFlip, ImagePreprocessor, ResidentDataset, UserError, Views
+from hf_bkd import BatchedDataset, CropAndFlip, ImagePreprocessor, UserError, Views
 from hf_bkd.data.preprocessing import decoded
 from hf_bkd.soft_labels import attach
 from hf_bkd.soft_labels.identity import content_ids
@@ -44,9 +44,9 @@ def one_by_one(dataset, rows, preprocessor):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 class TestBatches:
-    def test_are_decoded_and_normalised_rows(self, mode):
+    def test_are_decoded_and_normalized_rows(self, mode):
         dataset, preprocessor = images(mode=mode), PREPROCESSORS[mode]
-        resident = ResidentDataset.from_images(dataset, preprocessor)
+        resident = BatchedDataset.from_images(dataset, preprocessor)
         assert len(resident) == N
         assert resident.column_names == ["pixel_values", "labels", "example_id"]
         assert resident.values["pixel_values"].dtype == torch.uint8
@@ -58,14 +58,14 @@ class TestBatches:
             torch.testing.assert_close(batch["pixel_values"].double(), expected, rtol=0, atol=2e-6)
 
     def test_of_one_row_are_that_row(self, mode):
-        resident = ResidentDataset.from_images(images(mode=mode), PREPROCESSORS[mode], Views(CropAndFlip(padding=2)))
+        resident = BatchedDataset.from_images(images(mode=mode), PREPROCESSORS[mode], Views(CropAndFlip(padding=2)))
         for row in (0, 11):
             assert all(torch.equal(value, resident[[row]][name][0]) for name, value in resident[row].items())
         assert resident[0]["labels"].shape == ()
 
     def test_follow_the_order_of_a_shuffled_dataset(self, mode):
         dataset = images(mode=mode).shuffle(seed=2)
-        batch = ResidentDataset.from_images(dataset, PREPROCESSORS[mode])[[4, 5]]
+        batch = BatchedDataset.from_images(dataset, PREPROCESSORS[mode])[[4, 5]]
         expected = one_by_one(dataset, [4, 5], PREPROCESSORS[mode])
         torch.testing.assert_close(batch["pixel_values"].double(), expected, rtol=0, atol=2e-6)
         assert batch["labels"].tolist() == dataset["label"][4:6]
@@ -73,7 +73,7 @@ class TestBatches:
     @pytest.mark.parametrize("resident", [True, False])
     def test_are_augmented_by_content_and_epoch(self, mode, resident):
         dataset, preprocessor, augment = images(mode=mode), PREPROCESSORS[mode], Views(CropAndFlip(padding=2), seed=3)
-        resident = ResidentDataset.from_images(dataset, preprocessor, augment, resident=resident)
+        resident = BatchedDataset.from_images(dataset, preprocessor, augment, resident=resident)
         rows, ids = [7, 0, 24], torch.tensor(content_ids(dataset["image"]))
         views = []
         for epoch in (0, 1, 0):
@@ -90,7 +90,7 @@ class TestBatches:
     def test_for_teachers_are_plain_complete_and_in_order(self, mode):
         dataset, preprocessor = images(mode=mode), PREPROCESSORS[mode]
         dataset = dataset.add_column("teacher_probs", [[0.2, 0.3, 0.5]] * N)
-        resident = ResidentDataset.from_images(dataset, preprocessor, Views(CropAndFlip(padding=2)))
+        resident = BatchedDataset.from_images(dataset, preprocessor, Views(CropAndFlip(padding=2)))
         resident.set_epoch(4)
         batches = list(resident.batches(10))
         assert [len(batch["labels"]) for batch in batches] == [10, 10, 5]
@@ -106,7 +106,7 @@ class TestSoftLabels:
         dataset = (
             images().add_column("teacher_probs", probs.tolist()).add_column("teacher_probs__b", probs[::-1].tolist())
         )
-        resident = ResidentDataset.from_images(dataset, PREPROCESSORS["RGB"])
+        resident = BatchedDataset.from_images(dataset, PREPROCESSORS["RGB"])
         batch = resident[[5, 2]]
         assert torch.equal(batch["teacher_probs"], torch.from_numpy(probs[[5, 2]]).float())
         assert torch.equal(batch["teacher_probs__b"], torch.from_numpy(probs[::-1][[5, 2]]).float())
@@ -115,13 +115,13 @@ class TestSoftLabels:
 
     def test_are_exchanged_without_decoding_again(self):
         dataset, record = images(), {"format": 1, "temperature": 3.0, "tempering": "post_average"}
-        labelled = attach(dataset, np.eye(3)[np.arange(N) % 3], record, example_ids=content_ids(dataset["image"]))
+        labeled = attach(dataset, np.eye(3)[np.arange(N) % 3], record, example_ids=content_ids(dataset["image"]))
         augment = Views(CropAndFlip(padding=2))
-        resident = ResidentDataset.from_images(
+        resident = BatchedDataset.from_images(
             dataset.add_column("teacher_probs__old", [[0.2, 0.3, 0.5]] * N), PREPROCESSORS["RGB"], augment
         )
         with pytest.warns(UserWarning, match="labels are of the images as they are, and the student sees them augm"):
-            changed = resident.with_soft_labels(labelled)
+            changed = resident.with_soft_labels(labeled)
         assert changed.column_names == ["pixel_values", "labels", "teacher_probs", "example_id"]
         assert changed.values["pixel_values"] is resident.values["pixel_values"]
         assert torch.equal(changed.soft_labels().probs, torch.eye(3)[torch.arange(N) % 3])
@@ -140,7 +140,7 @@ class Same:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_reads_whole_batches(workers):
-    resident = ResidentDataset.from_images(images(), PREPROCESSORS["RGB"], Views(CropAndFlip(padding=2)))
+    resident = BatchedDataset.from_images(images(), PREPROCESSORS["RGB"], Views(CropAndFlip(padding=2)))
     resident.set_epoch(3)
     order = torch.randperm(N).tolist()
     batches = list(DataLoader(resident, batch_size=8, sampler=order, num_workers=workers, collate_fn=Same()))
@@ -155,11 +155,11 @@ class TestRefusals:
         """Also when they are not decoded together."""
         pictures = [Image.new("L", (4, 4))] * (number - 1) + [Image.new("L", (4, 5))]
         with pytest.raises(UserError, match="images differ in size or mode .*: bring them to one size first"):
-            ResidentDataset.from_images(as_dataset(pictures), PREPROCESSORS["L"], progress=False)
+            BatchedDataset.from_images(as_dataset(pictures), PREPROCESSORS["L"], progress=False)
 
     def test_images_of_several_modes(self):
         with pytest.raises(UserError, match="images differ in size or mode"):
-            ResidentDataset.from_images(
+            BatchedDataset.from_images(
                 as_dataset([Image.new("L", (4, 4)), Image.new("RGB", (4, 4))]), PREPROCESSORS["L"]
             )
 
@@ -171,21 +171,21 @@ class TestRefusals:
     def test_what_is_no_image(self):
         undecoded = images(3).cast_column("image", datasets.Image(decode=False))
         with pytest.raises(UserError, match="images of mode dict can't be read"):
-            ResidentDataset.from_images(undecoded, PREPROCESSORS["RGB"])
+            BatchedDataset.from_images(undecoded, PREPROCESSORS["RGB"])
         with pytest.raises(UserError, match="images of mode NoneType can't be read"):
-            ResidentDataset.from_images(as_dataset([Image.new("L", (4, 4)), None]), PREPROCESSORS["L"])
+            BatchedDataset.from_images(as_dataset([Image.new("L", (4, 4)), None]), PREPROCESSORS["L"])
 
     def test_no_images_labels_or_rows(self):
         with pytest.raises(UserError, match="no column of images, only label"):
-            ResidentDataset.from_images(images(3).remove_columns("image"), PREPROCESSORS["RGB"])
+            BatchedDataset.from_images(images(3).remove_columns("image"), PREPROCESSORS["RGB"])
         with pytest.raises(UserError, match="no labels column"):
-            ResidentDataset.from_images(images(3).remove_columns("label"), PREPROCESSORS["RGB"])
+            BatchedDataset.from_images(images(3).remove_columns("label"), PREPROCESSORS["RGB"])
         with pytest.raises(UserError, match="dataset of images is empty"):
-            ResidentDataset.from_images(images(3).select([]), PREPROCESSORS["RGB"])
+            BatchedDataset.from_images(images(3).select([]), PREPROCESSORS["RGB"])
 
-    def test_a_normalisation_of_other_channels(self):
+    def test_a_normalization_of_other_channels(self):
         with pytest.raises(UserError, match="images have 3 channels, and mean and std are of 1"):
-            ResidentDataset.from_images(images(3), PREPROCESSORS["L"])[[0]]
+            BatchedDataset.from_images(images(3), PREPROCESSORS["L"])[[0]]
 
 
 class TestPreprocessor:

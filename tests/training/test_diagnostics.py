@@ -61,7 +61,7 @@ def test_a_training_that_is_looked_into_is_the_same(tmp_path, kind, kd_lambda):
     assert ("gradient_noise_stored" in str(looked.state.log_history)) is (kd_lambda > 0)
 
 
-def labelled_rows() -> datasets.Dataset:
+def labeled_rows() -> datasets.Dataset:
     values, network = examples(), new(Plain)
     rows = datasets.Dataset.from_dict({n: values[n].tolist() for n in ("features", "labels")}).with_format("torch")
     batches = [(values["features"], values["labels"])]
@@ -72,7 +72,7 @@ def labelled_rows() -> datasets.Dataset:
 
 
 def test_stored_variance_tells_a_lambda(tmp_path):
-    dataset = labelled_rows()
+    dataset = labeled_rows()
     trainer = with_diagnostics(tmp_path, dataset=dataset, diagnostics={"every": 3, "num_examples": 100}, max_steps=3)
     labels = read(dataset)
     variance = labels.variance.sum(dim=1)
@@ -129,7 +129,7 @@ def test_bad_arguments_are_refused(tmp_path, how, message):
 
 
 def test_a_stream_has_no_examples_to_choose(tmp_path):
-    stream = labelled_rows().to_iterable_dataset()
+    stream = labeled_rows().to_iterable_dataset()
     trainer = DistillationTrainer(new(Plain), arguments(tmp_path, max_steps=1), train_dataset=stream)
     with pytest.raises(UserError, match="load it without streaming"):
         DiagnosticsCallback(trainer)

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from hf_bkd import (
+    BatchedDataset,
     DistillationTrainer,
     DistillationTrainingArguments,
     ImagePreprocessor,
-    ResidentDataset,
     UserError,
     VariationalTeacher,
     Views,
@@ -50,9 +50,9 @@ def rows(name=None, summed=False, variance=True, storage="float32", **record) ->
     )
 
 
-def in_memory(labelled: datasets.Dataset) -> ResidentDataset:
+def in_memory(labeled: datasets.Dataset) -> BatchedDataset:
     values = {name: value for name, value in examples().items() if name != "teacher_probs"}
-    return ResidentDataset(values, labels={None: read(labelled)})
+    return BatchedDataset(values, labels={None: read(labeled)})
 
 
 def lambdas(dataset, kd_lambda=1.0):
@@ -70,7 +70,7 @@ def test_lambda_is_that_of_the_formula_with_the_ratio_of_the_whole_set():
     assert found.std() > 1e-4
 
 
-def test_a_step_minimises_the_loss_with_these_lambdas(tmp_path):
+def test_a_step_minimizes_the_loss_with_these_lambdas(tmp_path):
     trainer = trained(tmp_path, dataset=rows(), per_device_train_batch_size=N, max_steps=1, kd_lambda=0.9, **ADAPTIVE)
     values, (by_example, _) = examples(), lambdas(rows(), 0.9)
     model = new(Plain)
@@ -87,15 +87,15 @@ def weights(trainer) -> torch.Tensor:
 
 @pytest.mark.parametrize("summed", [False, True])
 def test_all_kinds_of_datasets_and_batches_train_alike(tmp_path, summed):
-    labelled = rows(summed=summed)
-    whole = trained(tmp_path, dataset=labelled, kd_lambda=1.0, **ADAPTIVE)
+    labeled = rows(summed=summed)
+    whole = trained(tmp_path, dataset=labeled, kd_lambda=1.0, **ADAPTIVE)
     ones = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
     for other in (
-        trained(tmp_path, dataset=in_memory(labelled), **ADAPTIVE),
-        trained(tmp_path, dataset=labelled, **ones, **ADAPTIVE),
+        trained(tmp_path, dataset=in_memory(labeled), **ADAPTIVE),
+        trained(tmp_path, dataset=labeled, **ones, **ADAPTIVE),
     ):
         torch.testing.assert_close(weights(other), weights(whole), rtol=0, atol=2e-6)
-    assert (weights(trained(tmp_path, dataset=labelled)) - weights(whole)).abs().max() > 1e-4
+    assert (weights(trained(tmp_path, dataset=labeled)) - weights(whole)).abs().max() > 1e-4
 
 
 def test_without_spread_it_is_distillation_with_lambda_1(tmp_path):
@@ -113,8 +113,8 @@ def test_labels_of_a_real_posterior_in_views_train(tmp_path, storage):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
     make_variational(network, "head", initial_std=0.05)
     how = {"views": Views(CropAndFlip(padding=1), number=2), "preprocess": ImagePreprocessor((0.5,), (0.25,))}
-    labelled = add_soft_labels(data, VariationalTeacher(network), 5, storage=storage, top_k=2, progress=False, **how)
-    dataset = ResidentDataset.from_images(labelled, how["preprocess"])
+    labeled = add_soft_labels(data, VariationalTeacher(network), 5, storage=storage, top_k=2, progress=False, **how)
+    dataset = BatchedDataset.from_images(labeled, how["preprocess"])
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
     trainer = DistillationTrainer(student, arguments(tmp_path, **ADAPTIVE), train_dataset=dataset)
     adaptive = trainer._source.adaptive

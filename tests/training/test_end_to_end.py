@@ -69,12 +69,12 @@ def test_text_from_a_network_to_a_student(tmp_path):
     taught.train()
     teacher = LaplaceTeacher.fit(taught.model, batches(train), batches(validation))
     inputs = train.select_columns(["text", "input_ids", "attention_mask", "label"])
-    labelled = add_soft_labels(inputs, teacher, num_samples=5, progress=False)
+    labeled = add_soft_labels(inputs, teacher, num_samples=5, progress=False)
     trainer = DistillationTrainer(
-        network(1), arguments(tmp_path, kd_lambda=1.0), train_dataset=labelled, eval_dataset=test
+        network(1), arguments(tmp_path, kd_lambda=1.0), train_dataset=labeled, eval_dataset=test
     )
     trainer.train()
     assert trainer.evaluate()["eval_accuracy"] > 0.9
     with pytest.raises(UserError, match="made for other examples"):
-        moved = labelled.remove_columns("text").add_column("text", list(reversed(labelled["text"][:])))
+        moved = labeled.remove_columns("text").add_column("text", list(reversed(labeled["text"][:])))
         DistillationTrainer(network(1), arguments(tmp_path), train_dataset=moved)

@@ -148,7 +148,7 @@ def test_the_steepest_fall_of_h_is_a_halving_of_the_precision(beta2):
 
 def test_the_posterior_of_linear_regression_is_found():
     # mean loss |y - X w|^2 / 2N and prior N(0, 1 / (N delta)): the exact posterior has mean (H + delta)^-1 X^T y / N
-    # and precision N (H + delta), of which a factorised Gaussian keeps the mean and the diagonal
+    # and precision N (H + delta), of which a factorized Gaussian keeps the mean and the diagonal
     count, delta = 50, 0.1
     x = torch.randn(count, 3).double() @ torch.tensor([[1, 0.5, 0], [0, 1, 0], [0, 0, 2]]).double()
     y = x @ torch.tensor([1.0, -2.0, 0.5]).double() + torch.randn(count).double()

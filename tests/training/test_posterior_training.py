@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_bkd import DistillationTrainer, UserError
-from hf_bkd.models.variational_layers import kl_divergence
+from hf_bkd.models.variational_layers import gaussian_kl
 from tests.training.training_helpers import (
     NO_SCHEDULE,
     Bayesian,
@@ -60,7 +60,7 @@ def test_the_defaults_are_100_and_50_of_200_epochs(tmp_path):
 
 @pytest.mark.parametrize(("batch_size", "accumulated"), [(8, 1), (2, 4)])
 def test_the_loss_of_each_step_carries_the_divergence_by_that_weight(tmp_path, monkeypatch, batch_size, accumulated):
-    monkeypatch.setattr("hf_bkd.training.trainer.kl_divergence", lambda model: torch.tensor(3.0 * N))
+    monkeypatch.setattr("hf_bkd.training.trainer.gaussian_kl", lambda model: torch.tensor(3.0 * N))
     trainer = trained(
         tmp_path, kd_lambda=0.0, kl_warmup=0.25, kl_annealing=0.5, max_steps=12,
         per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulated,
@@ -96,7 +96,7 @@ def loss_by_hand(
     target = values["teacher_probs"][rows].to(logits)
     distillation = (target * (target.log() - logits.log_softmax(dim=1))).sum(dim=1).mean()
     cross_entropy = F.cross_entropy(logits, values["labels"][rows])
-    return (1 - kd_lambda) * cross_entropy + kd_lambda * distillation + kl_divergence(model) / N
+    return (1 - kd_lambda) * cross_entropy + kd_lambda * distillation + gaussian_kl(model) / N
 
 
 @pytest.mark.parametrize("kd_lambda", [0.0, 0.3, 1.0])

@@ -4,7 +4,7 @@ import datasets
 import pytest
 import torch
 
-from hf_bkd import DistillationTrainer, DistillationTrainingArguments, ResidentDataset, UserError
+from hf_bkd import BatchedDataset, DistillationTrainer, DistillationTrainingArguments, UserError
 from hf_bkd.losses import distillation_loss
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.targets import (
@@ -46,9 +46,9 @@ def rows(probs: torch.Tensor, variance: torch.Tensor | None = None, temperature:
     return data
 
 
-def in_memory(labelled: datasets.Dataset) -> ResidentDataset:
+def in_memory(labeled: datasets.Dataset) -> BatchedDataset:
     values = {name: value for name, value in examples().items() if name != "teacher_probs"}
-    return ResidentDataset(values, labels={name: read(labelled, name) for name in DRAWS})
+    return BatchedDataset(values, labels={name: read(labeled, name) for name in DRAWS})
 
 
 def one_step(folder, dataset, **how) -> list[torch.Tensor]:
@@ -105,9 +105,9 @@ def test_a_mixture_takes_the_step_of_its_energy(tmp_path, weights, temperature):
 
 
 def test_one_teacher_needs_no_weights(tmp_path):
-    labelled = rows(teacher_probs()).remove_columns(["teacher_probs__b", "teacher_provenance__b"])
-    plain = one_step(tmp_path, labelled)
-    assert_same(one_step(tmp_path, labelled, teacher_weights="entropy", combine="mixture"), plain)
+    labeled = rows(teacher_probs()).remove_columns(["teacher_probs__b", "teacher_provenance__b"])
+    plain = one_step(tmp_path, labeled)
+    assert_same(one_step(tmp_path, labeled, teacher_weights="entropy", combine="mixture"), plain)
 
 
 def test_teachers_at_a_common_temperature_are_tempered_before_they_are_weighed(tmp_path):

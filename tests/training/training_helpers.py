@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from hf_bkd import DistillationTrainer, DistillationTrainingArguments, ResidentDataset, make_variational
+from hf_bkd import BatchedDataset, DistillationTrainer, DistillationTrainingArguments, make_variational
 from hf_bkd.models.variational_layers import VariationalLinear
 from hf_bkd.soft_labels import SoftLabels, attach
 
@@ -53,7 +53,7 @@ def arrow(values: dict[str, torch.Tensor], **record) -> datasets.Dataset:
     return attach(datasets.Dataset.from_dict(plain), values["teacher_probs"].numpy(), teacher, storage=storage)
 
 
-def resident(values: dict[str, torch.Tensor] | None = None, kind: type = ResidentDataset) -> ResidentDataset:
+def resident(values: dict[str, torch.Tensor] | None = None, kind: type = BatchedDataset) -> BatchedDataset:
     """``examples()`` or others like them as columns in memory, their soft labels with a record."""
     values = examples() if values is None else values
     record = {"format": 1, "temperature": 1.0, "tempering": "post_average"}
@@ -99,7 +99,7 @@ class Full(Plain):
         make_variational(self, "full", initial_std=0.3, rank=1)
 
 
-class Recording(ResidentDataset):
+class Recording(BatchedDataset):
     """Remembers which rows were asked for, batch by batch."""
 
     def __init__(self, *args, **kwargs):

@@ -22,7 +22,7 @@ GAMMA = 0x9E3779B97F4A7C15
 OVER = ["ids", "views", "seeds", "streams", "blocks"]
 
 
-def split_mix_finaliser(x: int) -> int:
+def split_mix_finalizer(x: int) -> int:
     """Steele, Lea and Flood (2014), on unsigned Python integers."""
     x &= MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
@@ -32,8 +32,8 @@ def split_mix_finaliser(x: int) -> int:
 
 def plain_bits(number: int, seed: int, view: int, block: int, stream: int) -> int:
     for word in (seed, view, 256 * block + stream):
-        number = split_mix_finaliser(number + GAMMA) ^ ((word + 1) & MASK)
-    return split_mix_finaliser(number + GAMMA)
+        number = split_mix_finalizer(number + GAMMA) ^ ((word + 1) & MASK)
+    return split_mix_finalizer(number + GAMMA)
 
 
 def unsigned(x: torch.Tensor) -> list[int]:
@@ -54,7 +54,7 @@ def drawn(kind, over, number=20_000):
 def test_mixing_is_split_mix_64():
     known = [0, 1, -1, 2**63 - 1, -(2**63), GAMMA - 2**64]
     x = torch.cat([torch.tensor(known), torch.randint(-(2**63), 2**63 - 1, (2000,))])
-    assert unsigned(mix_bits(x)) == [split_mix_finaliser(value) for value in x.tolist()]
+    assert unsigned(mix_bits(x)) == [split_mix_finalizer(value) for value in x.tolist()]
     counters = [GAMMA, 2 * GAMMA % 2**64, 3 * GAMMA % 2**64]
     first_outputs_of_seed_0 = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     assert unsigned(mix_bits(torch.tensor(counters, dtype=torch.uint64).view(torch.int64))) == first_outputs_of_seed_0
@@ -71,7 +71,7 @@ class TestDraws:
         assert draws.integers(1000, stream).tolist() == [(value >> 1) % 1000 for value in bits]
         assert draws.uniform(stream).tolist() == [(value >> 11) / 2**53 for value in bits]
         expected = [
-            [split_mix_finaliser(state + (i + 1) * GAMMA) for i in range(5)] for state in bits
+            [split_mix_finalizer(state + (i + 1) * GAMMA) for i in range(5)] for state in bits
         ]  # of a SplitMix64 generator whose seed is an example's
         shares = np.array([[((value >> 12) + 0.5) / 2**52 for value in row] for row in expected])
         normal = draws.normal(5, stream)

@@ -18,7 +18,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ...data.augmentations import CropAndFlip
-from ...data.loading import as_classification, check_labelled, check_split, load_splits, stratified_split
+from ...data.loading import as_classification, check_labeled, check_split, load_splits, stratified_split
 from ...data.preprocessing import ImagePreprocessor
 from ...data.reading import Reader, class_names, kind_of, reader_for
 from ...data.views import Views
@@ -27,7 +27,7 @@ from ...study.settings import DECISIVE
 from ...teachers import DeterministicTeacher, EnsembleTeacher, Teacher
 from ...teachers.loading import load_teacher
 from ...training.arguments import DistillationTrainingArguments
-from ...training.batched_dataset import ResidentDataset
+from ...training.batched_dataset import BatchedDataset
 from ...training.trainer import DistillationTrainer
 from ...utils.errors import UserError
 from ...utils.files import bare_name, write_json
@@ -56,7 +56,7 @@ class Task:
     train: datasets.Dataset | None
     validation: datasets.Dataset
     reader: Reader
-    decoded: ResidentDataset | None = None
+    decoded: BatchedDataset | None = None
 
     def batches(self, dataset: datasets.Dataset, progress: str | None = None) -> Iterator[dict[str, Tensor]]:
         return self.reader.batches(dataset, None if self.args.disable_tqdm else progress)
@@ -97,7 +97,7 @@ class Task:
     @cached_property
     def training_set(self) -> Any:
         data = self.decoded or self.reader.training_set(self.train, self.args.device)
-        if self.options.augment and not isinstance(data, ResidentDataset):
+        if self.options.augment and not isinstance(data, BatchedDataset):
             raise UserError("--augment is for images of the size that the network takes: leave it out here")
         return data
 
@@ -206,7 +206,7 @@ def _check_alike(names: list[str], members: list[Teacher], readers: list[Reader]
 
 def _of_architectures(options: FitOptions, args: DistillationTrainingArguments) -> Task:
     train, validation, _ = _examples(options, "image", None, True)
-    decoded = ResidentDataset.from_images(train, None, device=args.device, progress=not args.disable_tqdm)
+    decoded = BatchedDataset.from_images(train, None, device=args.device, progress=not args.disable_tqdm)
     images, classes = decoded.values["pixel_values"], train.features["label"].names
     if images.shape[-1] != images.shape[-2]:
         raise UserError(f"the images are {images.shape[-2]} x {images.shape[-1]}: networks are trained on square ones")
@@ -248,12 +248,12 @@ def _examples(
     if needs_train or name is None:
         check_split(splits, options.train_split, options.dataset)
         train = read(splits[options.train_split], classes=classes)
-        check_labelled(train, options.train_split)
+        check_labeled(train, options.train_split)
         classes = classes or train.features["label"].names
     if name is None:
         validation, train = stratified_split(train, options.validation_size or len(train) // 10, seed=0)
         return train, validation, True
     check_split(splits, name, options.dataset)
     validation = read(splits[name], classes=classes)
-    check_labelled(validation, name)
+    check_labeled(validation, name)
     return train, validation, False

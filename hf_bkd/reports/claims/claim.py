@@ -62,7 +62,7 @@ class Series:
         y: as many numbers.
         error: as many, drawn as y ± error; none if empty.
         style: ``"points"``, ``"line"``, ``"dashed"``, or ``"stacked"`` bars on those of earlier series.
-        colour: number in the palette; black if not given.
+        color: number in the palette; black if not given.
 
     Raises:
         UserError: lists of different lengths, or an unknown style.
@@ -73,7 +73,7 @@ class Series:
     y: Sequence[float]
     error: Sequence[float] = ()
     style: str = "points"
-    colour: int | None = None
+    color: int | None = None
 
     def __post_init__(self):
         for name in ("x", "y", "error"):  # lists of plain numbers, for JSON
@@ -150,8 +150,17 @@ def _claim(told: dict[str, Any], checks: list[dict[str, Any]]) -> Claim:
     figures = [
         Figure(
             **figure
-            | {"panels": [Panel(**p | {"series": [Series(**s) for s in p["series"]]}) for p in figure["panels"]]}
+            | {
+                "panels": [
+                    Panel(**p | {"series": [Series(**_renamed(s)) for s in p["series"]]}) for p in figure["panels"]
+                ]
+            }
         )
         for figure in told["figures"]
     ]
     return Claim(**told | {"checks": [Check(**{n: c[n] for n in names}) for c in checks], "figures": figures})
+
+
+def _renamed(series: dict[str, Any]) -> dict[str, Any]:
+    """A stored series by today's names."""
+    return {"color" if name == "colour" else name: value for name, value in series.items()}

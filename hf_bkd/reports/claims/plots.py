@@ -1,4 +1,4 @@
-"""The pictures of claims: predicted in black, measured in colour."""
+"""The pictures of claims: predicted in black, measured in color."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,23 +62,23 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
 
 def _draw_series(ax: Axes, series: Series, places: list[float], base: np.ndarray, named: bool) -> np.ndarray:
     """Returns the height of the stack that further bars stand on."""
-    colour = "black" if series.colour is None else PALETTE[series.colour % len(PALETTE)]
+    color = "black" if series.color is None else PALETTE[series.color % len(PALETTE)]
     label = series.label or None
     if series.style == "stacked":
         heights = np.zeros_like(base)
         heights[places] = series.y
-        ax.bar(range(len(base)), heights, 0.7, bottom=base, color=colour, label=label)
+        ax.bar(range(len(base)), heights, 0.7, bottom=base, color=color, label=label)
         return base + heights
     if series.style == "points":
-        marker = "_" if named and series.colour is None else "o"
+        marker = "_" if named and series.color is None else "o"
         size, error = (22, None) if marker == "_" else (5, series.error or None)
         ax.errorbar(
-            places, series.y, error, fmt=marker, markersize=size, capsize=3, color=colour, label=label, zorder=3
+            places, series.y, error, fmt=marker, markersize=size, capsize=3, color=color, label=label, zorder=3
         )
     else:
         line = {"line": "-", "dashed": "--"}[series.style]
-        ax.plot(places, series.y, line, color=colour, label=label)
+        ax.plot(places, series.y, line, color=color, label=label)
         if series.error:
             low, high = np.subtract(series.y, series.error), np.add(series.y, series.error)
-            ax.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+            ax.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
     return base

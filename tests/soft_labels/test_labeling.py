@@ -1,4 +1,4 @@
-"""What labelling may not depend on (batches, order, streams, shards), what views show, and answers refused."""
+"""What labeling may not depend on (batches, order, streams, shards), what views show, and answers refused."""
 
 import math
 
@@ -232,8 +232,8 @@ def test_a_teacher_whose_metrics_diverged_can_be_told_of(tmp_path):
     """JSON has no infinity."""
     teacher = Teacher()
     teacher.describe = lambda: Teacher().describe() | {"record": {"validation": {"accuracy": 0.25, "nll": math.inf}}}
-    labelled = quiet(texts(6), teacher, folder=tmp_path / "shards", **HOW)
-    assert read(labelled).provenance["held_out"] == {"accuracy": 0.25, "nll": None}
+    labeled = quiet(texts(6), teacher, folder=tmp_path / "shards", **HOW)
+    assert read(labeled).provenance["held_out"] == {"accuracy": 0.25, "nll": None}
 
 
 @pytest.mark.parametrize("wrong", [math.nan, -0.5])

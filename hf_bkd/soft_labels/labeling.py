@@ -30,8 +30,8 @@ SIZES = b"image_sizes"  # of a shard's images, beside its columns
 PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class LabellingTeacher(Protocol):
-    """All that labelling asks of a teacher; its ``device``, if it has one, is where views are made."""
+class LabelingTeacher(Protocol):
+    """All that labeling asks of a teacher; its ``device``, if it has one, is where views are made."""
 
     @property
     def num_classes(self) -> int: ...
@@ -44,7 +44,7 @@ class LabellingTeacher(Protocol):
 
 
 @dataclass
-class Labelling:
+class Labeling:
     """The arguments of :func:`~hf_bkd.add_soft_labels` that say how a teacher is asked and what is kept.
 
     Raises:
@@ -72,14 +72,14 @@ class Labelling:
             if getattr(self, name) not in known:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(str, known))}")
         if self.views is not None and self.views.number is None:
-            raise UserError("views that are labelled need a number: pass Views(..., number=V)")
+            raise UserError("views that are labeled need a number: pass Views(..., number=V)")
         if self.variance == "auto":
             self.variance = "full" if self.storage.startswith("float") else "sum"
         self._sizes: set[tuple[int, ...]] = set()
 
     @property
     def image_size(self) -> list[int] | None:
-        """[channels, height, width] of the images labelled; ``None`` if there are none or of several sizes."""
+        """[channels, height, width] of the images labeled; ``None`` if there are none or of several sizes."""
         return list(*self._sizes) if len(self._sizes) == 1 else None
 
     @property
@@ -101,7 +101,7 @@ class Labelling:
             "views": None if self.views is None else self.views.to_dict(),
         }
 
-    def fit_batch(self, dataset: AnyDataset, teacher: LabellingTeacher) -> None:
+    def fit_batch(self, dataset: AnyDataset, teacher: LabelingTeacher) -> None:
         """Halve the batch size until one fits on the GPU; the same in all processes."""
         device = _device(teacher)
         if device.type != "cuda":
@@ -116,7 +116,7 @@ class Labelling:
 
         self.batch_size = min([self.batch_size, *gather_object([largest()])])
 
-    def run(self, dataset: AnyDataset, teacher: LabellingTeacher, shards: Shards, part: str, what: str) -> pa.Table:
+    def run(self, dataset: AnyDataset, teacher: LabelingTeacher, shards: Shards, part: str, what: str) -> pa.Table:
         """The columns of all rows, in order.
 
         Args:
@@ -162,7 +162,7 @@ class Labelling:
         return pa.concat_tables(tables)
 
     def _batches(
-        self, dataset: AnyDataset, teacher: LabellingTeacher, shards: Shards, part: str, names: list[str]
+        self, dataset: AnyDataset, teacher: LabelingTeacher, shards: Shards, part: str, names: list[str]
     ) -> Iterator[tuple[str, int, Batch | None]]:
         """Name and rows of the shard that each batch belongs to; no batch for a shard that others make, or have."""
         state = processes()
@@ -179,7 +179,7 @@ class Labelling:
             for batch in examples.batches(piece, number * self.shard_rows, self.batch_size):
                 yield name, len(piece), batch
 
-    def _predict(self, teacher: LabellingTeacher, batch: Batch) -> dict[str, np.ndarray]:
+    def _predict(self, teacher: LabelingTeacher, batch: Batch) -> dict[str, np.ndarray]:
         """``probs`` and ``variance`` [B, V, C], and the ids."""
         found: dict[str, list[np.ndarray]] = {"probs": [], "variance": []}
         for view in range(1 if self.views is None else self.views.number):

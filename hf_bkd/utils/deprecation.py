@@ -1,0 +1,38 @@
+"""Names that changed: the old one works for a release, with a warning that names the new one."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from .errors import UserError
+
+
+def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn the caller's caller that ``old`` is now called ``new``."""
+    warnings.warn(
+        f"{old} is now called {new}; the old name goes with the next release", DeprecationWarning, stacklevel
+    )
+
+
+def renamed_arguments(**new_names: str) -> Callable:
+    """Let a function take arguments by their old names: ``@renamed_arguments(old="new")``.
+
+    Raises:
+        UserError: when called with an argument by both of its names.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old in kwargs.keys() & new_names.keys():
+                new = new_names[old]
+                warn_renamed(f"the argument {old} of {function.__name__}", new)
+                if new in kwargs:
+                    raise UserError(f"{function.__name__} was given {new} twice, also as {old}: pass {new} alone")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
