@@ -152,7 +152,7 @@ def look(images: Images, ids: Tensor, views: Views, view: int, pool: Pool | None
     shown = _augmented(images, ids, views, view)
     if views.mixing is None:
         return shown
-    partners = views.partners(ids, view, pool.ids)
+    partners = views.partners(ids, view, pool.ids).to(pool.ids.device)  # which may be the host's
     others = _augmented(pool.images(pool.rows[partners]), pool.ids[partners], views, view)
     return views.mix(shown, others.to(shown.device), ids, view)
 

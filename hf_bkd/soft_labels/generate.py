@@ -185,6 +185,7 @@ def _cross_fitted(
                 )
             shards.remember(name, now)
             described = now
+            labeling.fit_batch(rows, teacher)
             tables.append(labeling.run(rows, teacher, shards, f"{name}-", f"labeling fold {fold + 1} of {folds}"))
         teachers.append(described)
     back = np.argsort(np.concatenate(parts))

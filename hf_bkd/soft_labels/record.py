@@ -3,12 +3,12 @@
 import json
 import math
 import re
-from importlib.metadata import version
 from typing import Any
 
 import datasets
 import numpy as np
 
+from ..utils.environment import version_of
 from ..utils.errors import UserError
 from .identity import fingerprint
 
@@ -77,7 +77,7 @@ def make_provenance(
         "preprocessing": preprocessing,
         "mixed_precision": mixed_precision,
         "held_out": held_out or (teacher.get("record") or {}).get("validation"),
-        "versions": {name: version(name) for name in ("hf_bkd", "torch", "transformers", "datasets")},
+        "versions": {name: version_of(name) for name in ("hf_bkd", "torch", "transformers", "datasets")},
     }
     return as_json(record)
 

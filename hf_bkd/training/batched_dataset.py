@@ -169,7 +169,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         return self.__getitems__(index)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        rows, view = torch.tensor(indices, device=self.device), self.view
+        rows, view = self._rows(indices), self.view
         ids = self._ids[rows]
         batch = {name: value[rows] for name, value in self.values.items()}
         if self.views is not None:
@@ -180,6 +180,12 @@ class BatchedDataset(torch.utils.data.Dataset):
         if self.example_ids is not None:
             batch[EXAMPLE_ID] = ids
         return batch
+
+    def _rows(self, indices: list[int]) -> Tensor:
+        rows = torch.tensor(indices)
+        if self.device.type == "cuda":  # from pageable memory the host would wait for all that the device has queued
+            rows = rows.pin_memory()
+        return rows.to(self.device, non_blocking=True)
 
     def label_columns(self, rows: Tensor) -> dict[str, Tensor]:
         """The soft-label columns of some rows, in the view that comes next."""

@@ -1,6 +1,7 @@
 """Texts as tokens in memory, read a whole batch at a time."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Self
 
 import datasets
@@ -44,8 +45,12 @@ class BatchedTexts(BatchedDataset):
         values = {name: value.to(device) for name, value in values.items()}
         return cls(values, example_ids=content_ids(rows["text"])).with_soft_labels(dataset)
 
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return self.values["attention_mask"].sum(dim=1).tolist()  # read once: each batch would wait for the device
+
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         batch = super().__getitems__(indices)
-        longest = int(batch["attention_mask"].sum(dim=1).max())
+        longest = max(self._lengths[index] for index in indices)
         tokens = [name for name, value in self.values.items() if value.ndim == 2]
         return batch | {name: batch[name][:, :longest] for name in tokens}

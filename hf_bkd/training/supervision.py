@@ -148,8 +148,9 @@ class OnlineTeacher:
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
             self._batches += 1
-            ids, view = torch.arange(len(next(iter(inputs.values())))), self._batches
-        generator = ExampleGenerator(ids.cpu(), self.args.teacher_seed, view)
+            first = next(iter(inputs.values()))
+            ids, view = torch.arange(len(first), device=first.device), self._batches
+        generator = ExampleGenerator(ids, self.args.teacher_seed, view)
         return self.teacher.predict(inputs, self.args.teacher_samples, generator).mean
 
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float:

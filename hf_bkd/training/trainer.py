@@ -82,7 +82,9 @@ class DistillationTrainer(Trainer):
                 self._source = StoredLabels(train_dataset, self.args, num_labels)
             _check_mixed(train_dataset, self._source)
         self.data_collator = partial(collate, self.data_collator, self._source)
-        if getattr(train_dataset, "device", torch.device("cpu")).type != "cpu":  # nothing to pin, nothing to fetch
+        evaluated = eval_dataset.values() if isinstance(eval_dataset, dict) else (eval_dataset,)
+        devices = [getattr(dataset, "device", torch.device("cpu")).type for dataset in (train_dataset, *evaluated)]
+        if set(devices) != {"cpu"}:  # what is on a device already can't be pinned, nor come from other processes
             self.args.dataloader_pin_memory, self.args.dataloader_num_workers = False, 0
         if hasattr(train_dataset, "set_epoch"):
             train_dataset.view_order = self.args.view_order

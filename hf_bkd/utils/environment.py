@@ -1,7 +1,7 @@
 """What a run was made with."""
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -10,5 +10,17 @@ def environment(device: torch.device, num_processes: int = 1) -> dict[str, str]:
     """Versions and hardware, as strings."""
     packages = ("hf_bkd", "torch", "transformers", "datasets", "accelerate", "timm", "laplace-torch")
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    versions = {name: version(name) for name in packages}
-    return {"python": platform.python_version(), **versions, "hardware": hardware, "processes": str(num_processes)}
+    return {
+        "python": platform.python_version(),
+        **{name: version_of(name) for name in packages},
+        "hardware": hardware,
+        "processes": str(num_processes),
+    }
+
+
+def version_of(package: str) -> str:
+    """Version of a package; of one that is run from a checkout, as hf_bkd may be, that it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

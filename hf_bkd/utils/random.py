@@ -97,12 +97,12 @@ class ExampleGenerator(torch.Generator):
     what all examples share, such as a draw of a network's weights, is the same in every batch.
 
     Args:
-        ids: int64 [B].
+        ids: int64 [B], on any device.
         seed, view: which labeling, and which view of the examples.
     """
 
     def __new__(cls, ids: Tensor, seed: int, view: int = 0) -> Self:
-        return super().__new__(cls, ids.device)
+        return super().__new__(cls)  # the host's, wherever the ids are: what examples share is drawn there
 
     def __init__(self, ids: Tensor, seed: int, view: int = 0):
         self.draws, self.asked = Draws(ids, seed, view, block=2**40), 0  # the last block: no end of streams
