@@ -227,7 +227,7 @@ def _bridge(logits: Tensor, covariance: LogitCovariance) -> Tensor:
     total = sums.sum(dim=-1, keepdim=True).clamp_min(1e-30)  # 0 for features 0 without a bias
     mean = logits - sums * logits.sum(dim=-1, keepdim=True) / total
     variance = covariance.variance() - sums.square() / total
-    constant = mean.new_tensor(1 - 2 / classes).log()
+    constant = mean.new_full((), 1 - 2 / classes).log()
     peaked = mean + (-mean).logsumexp(dim=-1, keepdim=True) - 2 * math.log(classes)
     return torch.logaddexp(peaked, constant) - variance.clamp_min(1e-30).log()
 
