@@ -15,7 +15,7 @@ from hf_bkd.utils.random import ExampleGenerator
 
 from .gpu_helpers import PREPROCESS, SIDE, TEACHERS, N, asked_with
 from .pretended import Traffic, pretended_gpu
-from .test_trainer import STUDENTS, SUPERVISION, trainer_of
+from .test_trainer import STEPS, trainer_of
 
 # what all examples share is drawn on the host; which class is which is brought to the device at each question
 FROM_THE_HOST = ("utils/random.py", "teachers/langevin.py", "teachers/multi.py")
@@ -87,12 +87,9 @@ def test_images_in_the_hosts_memory_are_mixed_in(views):
         assert look(shown, torch.arange(4, device="cuda"), VIEWS[views], 0, pool).device.type == "cuda"
 
 
-@pytest.mark.parametrize("student", STUDENTS)
-@pytest.mark.parametrize("supervision", SUPERVISION)
+@pytest.mark.parametrize(("supervision", "student"), STEPS)
 def test_a_step_is_made_without_waiting(supervision, student, tmp_path, monkeypatch):
     """The part of a step that is ours: the batch, the loss, IVON's draw and update. A gradient can't be pretended."""
-    if student != "point" and supervision not in ("labels alone", "stored, views"):
-        pytest.skip("the student's own part is the same everywhere")
     monkeypatch.setattr(ivon_module, "standard_normals", lambda params, *key: list(map(torch.randn_like, params)))
     generator = ExampleGenerator(torch.arange(len(ROWS)), seed=0)  # its seed is a value
     monkeypatch.setattr(supervision_module, "ExampleGenerator", lambda ids, *key: for_examples(generator, ids))

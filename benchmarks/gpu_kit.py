@@ -1,0 +1,81 @@
+"""What the GPU script needs on a machine without a network: wheels and CIFAR-100, in three folders to be carried.
+
+    python benchmarks/gpu_kit.py --data CIFAR100 --output build/gpu-kit
+
+Such a machine is taken to have PyTorch, torchvision, transformers, timm and their like for Python 3.12. ``part-1``
+holds wheels of what else hf_bkd imports and the test split, ``part-2`` and ``part-3`` half of the training split each:
+the files' own PNG, byte for byte, which no lossless code that Pillow reads makes a quarter smaller. Each is below
+60 MB. Of the training split the script takes what is there.
+"""
+
+import shutil
+import subprocess
+import sys
+from argparse import ArgumentParser
+from importlib.metadata import version
+from pathlib import Path
+
+# hf_bkd's requirements, and theirs, that machines for deep learning lack; none needs a compiler
+WHEELS = (
+    "datasets", "dill", "multiprocess", "xxhash", "evaluate", "laplace-torch", "curvlinops-for-pytorch",
+    "backpack-for-pytorch", "asdfghjkl", "einconv", "unfoldNd", "opt_einsum", "torchdistill",
+)  # fmt: skip
+PYTHON = "3.12"
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
+MOST_BYTES = 60_000_000
+TRAIN_PARTS = 2
+
+
+def wheels(folder: Path) -> None:
+    """Download the wheels, in the versions that are installed here."""
+    named = [f"{name}=={version(name)}" for name in WHEELS]
+    choice = ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON]
+    choice += [word for platform in PLATFORMS for word in ("--platform", platform)]
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *choice, "-d", str(folder), *named]
+    subprocess.run(command, check=True)
+
+
+def data(source: str, output: Path) -> None:
+    """Write CIFAR-100 as parquet files, the test split into the first part and the training split into the others."""
+    from hf_bkd import load_splits
+
+    splits = load_splits(source, needed=("train", "test"))
+    splits["test"].to_parquet(made(output / "part-1") / "test-00000-of-00001.parquet")
+    for number in range(TRAIN_PARTS):
+        shard = splits["train"].shard(TRAIN_PARTS, number, contiguous=True)
+        name = f"train-{number:05d}-of-{TRAIN_PARTS:05d}.parquet"
+        shard.to_parquet(made(output / f"part-{number + 2}") / name)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def sizes(output: Path) -> dict[str, int]:
+    """Bytes of each part."""
+    return {
+        part.name: sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+        for part in sorted(output.glob("part-*"))
+    }
+
+
+def main(argv: list[str] | None = None) -> dict[str, int]:
+    """Gather the kit; SystemExit if a part is too large to be carried."""
+    parser = ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", default="uoft-cs/cifar100", help="CIFAR-100: folder, or name on the Hub")
+    parser.add_argument("--output", type=Path, default=Path("build/gpu-kit"))
+    options = parser.parse_args(argv)
+    shutil.rmtree(options.output, ignore_errors=True)
+    wheels(made(options.output / "part-1" / "wheels"))
+    data(options.data, options.output)
+    found = sizes(options.output)
+    for part, size in found.items():
+        print(f"{options.output / part}: {size / 1e6:.1f} MB")
+    if max(found.values()) > MOST_BYTES:
+        sys.exit(f"a part is larger than {MOST_BYTES / 1e6:.0f} MB: divide the training split into more than it is")
+    return found
+
+
+if __name__ == "__main__":
+    main()
