@@ -18,14 +18,15 @@ CONTENT = ("train", "cost.json")  # of a labels' folder; the teacher's answers f
 def keep(study: Path, output: Path) -> None:
     """Write ``results.json`` and ``labels-N.zip`` of what is finished in a study's folder."""
     arms = sorted(study.glob("arms/*/*/*.json"), key=lambda path: path.stat().st_mtime)
-    if not arms and not any(study.glob("labels/*/*/*/cost.json")):
+    costs = [path for path in study.glob("labels/*/*/*/cost.json") if not path.parent.name.startswith(".")]
+    if not arms and not costs:
         return
     files = [str(path.relative_to(study)) for path in arms]
     if read_json(output / "results.json").get("files") != files:
         results = read_json(study / HEADER) | {"settings": read_json(study / SETTINGS), "files": files}
         write_json(output / "results.json", results | {"arms": [read_json(path) for path in arms]})
     there = {name for archive in archives(output) for name in folders_in(archive)}
-    for cost in sorted(study.glob("labels/*/*/*/cost.json"), key=lambda path: path.stat().st_mtime):
+    for cost in sorted(costs, key=lambda path: path.stat().st_mtime):
         if str(cost.parent.relative_to(study)) not in there:
             _add(cost.parent, study, output)
 

@@ -152,13 +152,13 @@ def written_step(setup: Setup, channels_last: bool = True) -> float:
     """Seconds of a step, the augmentation of its share of an epoch among them."""
     network = setup.network(setup.student, channels_last).train()
     optimizer = sgd(network)
-    data = (setup.pixels.float() / 255 - MEAN[0]) / STD[0]
-    data = data.to(memory_format=torch.channels_last) if channels_last else data
-    padded = F.pad(data, (PADDING,) * 4, mode="reflect")
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    padded = F.pad((setup.pixels.float() / 255 - MEAN[0]) / STD[0], (PADDING,) * 4, mode="reflect")
 
     def run(steps: int) -> None:
         chosen = torch.randperm(setup.examples, device=setup.device)[: steps * setup.batch]
-        images, labels = flipped(cropped(padded[chosen], setup.side)), setup.labels[chosen]
+        images = flipped(cropped(padded[chosen], setup.side)).contiguous(memory_format=layout)
+        labels = setup.labels[chosen]
         for start in range(0, steps * setup.batch, setup.batch):
             step(images[start : start + setup.batch], labels[start : start + setup.batch])
 
@@ -184,11 +184,7 @@ def cropped(images: Tensor, size: int) -> Tensor:
     for shift in range(room + 1):
         chosen = shifts[:, 1] == shift
         crops[chosen] = rows[chosen, :, :, shift : shift + size]
-    return crops.to(memory_format=torch.channels_last) if last(images) else crops
-
-
-def last(images: Tensor) -> bool:
-    return images.is_contiguous(memory_format=torch.channels_last)
+    return crops
 
 
 def flipped(images: Tensor) -> Tensor:

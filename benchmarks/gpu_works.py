@@ -68,7 +68,12 @@ def describe(record: Record, device: str) -> None:
         import torch
         from harness import described
 
-        record.note(environment=described(torch.device(device)))
+        environment = described(torch.device(device))
+        if device == "cuda":
+            memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+            environment |= {"memory": f"{memory:.0f} GiB", "CUDA": torch.version.cuda}
+            environment |= {"cuDNN": str(torch.backends.cudnn.version())}
+        record.note(environment=environment)
 
 
 if __name__ == "__main__":
