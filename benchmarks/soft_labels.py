@@ -49,7 +49,7 @@ def labeling(bench: Bench) -> Iterator[Claim]:
         bare,
         bar=0.90,
     )
-    pictures, views = png_images(examples), Views(CropAndFlip(), number=1)
+    pictures, views = png_images(examples), Views(CropAndFlip(), num_views=1)
     yield bench.speedup(
         f"the same of PNG files, decoded, identified and augmented ({STUDENT}, batch {batch})",
         lambda: add_soft_labels(pictures, teacher, preprocess=PREPROCESS, views=views, **how),
@@ -88,7 +88,7 @@ def reading(bench: Bench) -> Iterator[Claim]:
 
 def size() -> Claim:
     """Bytes of probabilities a view, in Arrow."""
-    views = Views(CropAndFlip(), number=VIEWS)
+    views = Views(CropAndFlip(), num_views=VIEWS)
     taken = bytes_per_example(small_labels(storage="top_k", top_k=TOP, views=views)) / VIEWS
     text = f"bytes of a view's probabilities, top {TOP} and tail of {NUM_CLASSES} classes"
     return claim_of(text, [(taken, 1.0)] * 3, 32, unit="bytes")
