@@ -1,6 +1,6 @@
 """The Trainer that trains a student towards soft labels, stored ones or those of a teacher beside it."""
 
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .arguments import DistillationTrainingArguments
 from .card import write_training_card
 from .checkpoints import check_same_model, last_checkpoint
 from .ivon import IVON
+from .preparation import check_mixed, own_config, own_dataset
 from .supervision import Collator, OnlineTeacher, StoredLabels, network_inputs
 
 
@@ -62,12 +63,8 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
-        if hasattr(train_dataset, "view_order"):
-            train_dataset = copy(train_dataset)
-            train_dataset.view_order = args.view_order
-            _check_workers(train_dataset, args)
-        if model is not None:
-            _copy_config(model)
+        train_dataset = own_dataset(train_dataset, args)
+        own_config(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
         super().__init__(
@@ -90,7 +87,7 @@ class DistillationTrainer(Trainer):
                 self._source = OnlineTeacher(teacher, train_dataset, args, num_labels)
             else:
                 self._source = StoredLabels(train_dataset, args, num_labels)
-            _check_mixed(train_dataset, self._source)
+            check_mixed(train_dataset, self._source)
         self.data_collator = Collator(self.data_collator, self._source)
         if getattr(train_dataset, "device", torch.device("cpu")).type != "cpu":
             args.dataloader_pin_memory = False  # only what is in the CPU's memory can be pinned
@@ -162,16 +159,8 @@ class DistillationTrainer(Trainer):
             target = self._source.target(batch, logits)
             kd_lambda = self._source.kd_lambda(batch, target)
             factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
-        parts = distillation_loss(
-            logits,
-            labels,
-            target,
-            kd_lambda,
-            args.student_temperature,
-            factor,
-            args.label_smoothing_factor,
-            num_items_in_batch,
-        )
+        scales = args.student_temperature, factor, args.label_smoothing_factor
+        parts = distillation_loss(logits, labels, target, kd_lambda, *scales, num_items_in_batch)
         loss = parts.total
         complexity = gaussian_kl(self.model)
         if complexity is not None:
@@ -183,8 +172,10 @@ class DistillationTrainer(Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _kl_weight(self) -> float:
-        done = self.state.global_step / self.state.max_steps - self.args.kl_warmup
-        return min(max(done / self.args.kl_annealing, 0.0), 1.0) if self.args.kl_annealing else float(done >= 0)
+        since_warmup = self.state.global_step / self.state.max_steps - self.args.kl_warmup
+        if not self.args.kl_annealing:
+            return float(since_warmup >= 0)
+        return min(max(since_warmup / self.args.kl_annealing, 0.0), 1.0)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> None:
         """Keep the dataset's order, so that predictions are its rows', also where training groups them by length."""
@@ -281,40 +272,6 @@ class _DrawWeights(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.optimizer.restore()  # where the step was skipped
-
-
-def _copy_config(model: nn.Module) -> None:
-    """Give a model its own copy of its config, which may be other networks' too: the Trainer writes into it."""
-    config = getattr(model, "config", None)
-    if config is None:
-        return
-    own = deepcopy(config)
-    for module in model.modules():
-        if getattr(module, "config", None) is config:
-            module.config = own
-
-
-def _check_workers(dataset: Any, args: DistillationTrainingArguments) -> None:
-    """Refuse worker processes that can't read the dataset, or can't learn which view comes next."""
-    if args.dataloader_num_workers and dataset.device.type != "cpu":
-        raise UserError(
-            f"dataloader_num_workers is {args.dataloader_num_workers}, and worker processes can't read a training set "
-            f"on {dataset.device}: pass 0, or keep the dataset on the CPU"
-        )
-    if args.dataloader_persistent_workers and dataset.views is not None:
-        raise UserError(
-            "dataloader_persistent_workers is True, and a worker learns only when it starts which view an epoch "
-            "shows: pass False"
-        )
-
-
-def _check_mixed(dataset: Any, source: StoredLabels | OnlineTeacher) -> None:
-    views = getattr(dataset, "views", None)
-    if source.reads_labels and views is not None and views.mixing is not None:
-        raise UserError(
-            f"{views.mixing} mixes two images, which then have no single label: train with kd_lambda=1, towards the "
-            "soft labels alone"
-        )
 
 
 def _labels(batch: dict[str, Tensor]) -> Tensor:

@@ -216,7 +216,7 @@ class TestLabelNoise:
 
     def test_bayes_probabilities_are_the_frequencies_of_many_draws(self):
         dataset = labeled([0, 1, 4, 4], self.classes)
-        draws = 1000
+        draws = 200
         frequencies = np.zeros((4, self.classes))
         for seed in range(draws):
             noisy, bayes = with_label_noise(dataset, self.rate, seed)
