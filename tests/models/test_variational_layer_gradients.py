@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
-from torch.distributions import gaussian_kl as reference_kl
+from torch.distributions import kl_divergence as reference_kl
 from torch.func import functional_call
 
 from hf_bkd.models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, gaussian_kl
