@@ -1,4 +1,4 @@
-"""A saved teacher, or any saved classifier as a teacher."""
+"""Load a saved teacher, or any saved classifier as a teacher."""
 
 from pathlib import Path
 from textwrap import shorten
@@ -13,10 +13,10 @@ from .deterministic import DeterministicTeacher
 
 
 def load_teacher(name_or_path: str) -> tuple[Teacher, Path]:
-    """A saved teacher, or a plain classifier as a deterministic one, and its folder.
+    """Load a saved teacher, or a plain classifier as a deterministic one; return it with its folder.
 
     Raises:
-        UserError: neither is there, or it can't be loaded.
+        UserError: there is neither, or it can't be loaded.
     """
     logging.disable_progress_bar()  # of loading weights
     folder = local_folder(name_or_path)

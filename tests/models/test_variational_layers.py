@@ -1,4 +1,4 @@
-"""What variational layers put out in training and in evaluation; their gradients are in test_layer_gradients.py."""
+"""What variational layers put out in training and in evaluation."""
 
 import itertools
 
@@ -251,5 +251,5 @@ def test_standard_deviations_must_be_positive_and_finite(make, name, std):
 
 @pytest.mark.parametrize("rank", [-1, 1.5])
 def test_the_rank_is_a_number_of_directions(rank):
-    with pytest.raises(UserError, match=f"rank must be at least 0 and a whole number, and it is {rank}"):
+    with pytest.raises(UserError, match=f"rank must be a whole number of at least 0, and it is {rank}"):
         VariationalLinear(4, 3, rank=rank)

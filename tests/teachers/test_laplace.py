@@ -276,11 +276,11 @@ def test_a_misspelt_rule_for_the_precision_is_refused_before_the_pass_over_the_d
 @pytest.mark.parametrize("count", [0, -1])
 def test_fewer_than_one_draw_are_refused(count):
     teacher, x, labels = fitted()
-    with pytest.raises(UserError, match=f"num_samples must be at least 1, and it is {count}"):
+    with pytest.raises(UserError, match=f"num_samples must be a whole number of at least 1, and it is {count}"):
         teacher.predict(x, count)
-    with pytest.raises(UserError, match=f"num_samples must be at least 1, and it is {count}"):
+    with pytest.raises(UserError, match=f"num_samples must be a whole number of at least 1, and it is {count}"):
         LaplaceTeacher.fit(teacher.network, [(x, labels)], prior_precision=1.0, num_samples=count)
-    with pytest.raises(UserError, match=f"num_samples must be at least 1, and it is {count}"):
+    with pytest.raises(UserError, match=f"num_samples must be a whole number of at least 1, and it is {count}"):
         teacher.best_precision(head_data(teacher.network, [(x, labels)]), count)
 
 

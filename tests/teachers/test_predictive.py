@@ -85,7 +85,7 @@ def test_a_single_draw_has_no_variance_and_samples_come_on_request():
 
 @pytest.mark.parametrize("num_samples", [0, -3])
 def test_fewer_than_one_draw_is_refused(num_samples):
-    with pytest.raises(UserError, match="num_samples must be at least 1"):
+    with pytest.raises(UserError, match="num_samples must be a whole number of at least 1"):
         FixedDraws(LOGITS).predict(X, num_samples)
 
 

@@ -22,16 +22,16 @@ def targets(vary: str, loss: str = "squared error", count: int = COUNT) -> torch
     return outputs.softmax(dim=-1) if loss == "divergence" else outputs
 
 
-def train(vary: str, loss: str = "squared error", count: int = COUNT, **how) -> module.Students:
+def train(vary: str, loss: str = "squared error", count: int = COUNT, **how) -> module.BatchedStudents:
     how = {"targets": targets(vary, loss, count), "sizes": SIZES, "steps": 20} | how
     return distill_many(inputs(), vary=vary, loss=loss, count=count, **how)
 
 
-def parameters(students: module.Students) -> torch.Tensor:
+def parameters(students: module.BatchedStudents) -> torch.Tensor:
     return torch.cat([parameter.flatten(1) for parameter in students.parameters()], dim=1)
 
 
-def alone(students: module.Students, number: int) -> nn.Sequential:
+def alone(students: module.BatchedStudents, number: int) -> nn.Sequential:
     layers = []
     for weight, bias in zip(students.weights, students.biases, strict=True):
         linear = nn.Linear(*weight.shape[1:], dtype=weight.dtype)
@@ -101,8 +101,8 @@ def test_bootstrap_samples_go_by_the_seed_and_not_by_the_network(monkeypatch):
 
 def test_no_two_sources_or_seeds_share_their_random_numbers(monkeypatch):
     seeds = []
-    students, bootstrap = module.Students, bootstrap_weights
-    monkeypatch.setattr(module, "Students", lambda *a: seeds.append(a[2].initial_seed()) or students(*a))
+    students, bootstrap = module.BatchedStudents, bootstrap_weights
+    monkeypatch.setattr(module, "BatchedStudents", lambda *a: seeds.append(a[2].initial_seed()) or students(*a))
     monkeypatch.setattr(module, "bootstrap_weights", lambda *a: seeds.append(a[3].initial_seed()) or bootstrap(*a))
     for seed in range(4):
         train("data", seed=seed)
@@ -175,8 +175,8 @@ def test_noisy_responses_are_averages_of_k():
         ({"vary": "teacher"}, r"targets must have the shape \[3, 12, 2\], and it has \[12, 2\]"),
         ({"targets": torch.ones(11, 2)}, r"targets must have the shape \[12, 2\], and it has \[11, 2\]"),
         ({"loss": "divergence", "targets": torch.ones(N, 2)}, "targets must sum to one .* sums to 2"),
-        ({"vary": "data", "fraction": 0.0}, "fraction must be above 0 and at most 1, and it is 0"),
-        ({"vary": "data", "fraction": 1.5}, "fraction must be above 0 and at most 1, and it is 1.5"),
+        ({"vary": "data", "fraction": 0.0}, "fraction must be above 0 and finite, and it is 0"),
+        ({"vary": "data", "fraction": 1.5}, "fraction must be between 0 and 1, and it is 1.5"),
         ({"fraction": 0.5}, "fraction is 0.5, and vary is 'initialization': it must be 'data'"),
         ({"weight_noise": -0.1}, "weight_noise must be at least 0 and finite, and it is -0.1"),
         ({"vary": "data", "weight_noise": 0.1}, "weight_noise is 0.1, and vary is 'data': it must be 'init"),
@@ -191,7 +191,7 @@ def test_bad_arguments_of_training_are_named(bad, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sample_responses(PROBS, "top"), "how is 'top'; it must be one of argmax, sampled, soft"),
+        (lambda: sample_responses(PROBS, "top"), "kind is 'top'; it must be one of argmax, sampled, soft"),
         (lambda: sample_responses(PROBS, "sampled", 0), "k must be a whole number of at least 1, and it is 0"),
         (lambda: sample_responses(2 * PROBS, "soft"), "probs must sum to one over the classes, and one row sums to 2"),
         (lambda: noisy_responses(PROBS, -1.0), "variance must be at least 0 and finite, and it is -1"),
