@@ -55,8 +55,9 @@ def test_size_and_stride(name):
     assert f"{parameters:,}" in cifar_resnet.__doc__
     assert model.conv1.weight.shape == (stem_width, 3, 3, 3)
     assert model.num_features == model.head_hidden_size == num_features
-    assert model.forward_features(images).shape == (2, num_features, 32 // stride, 32 // stride)
-    assert model(images).shape == (2, 100)
+    final_map = model.forward_features(images)
+    assert final_map.shape == (2, num_features, 32 // stride, 32 // stride)
+    assert model.forward_head(final_map).shape == (2, 100)
     assert model.default_cfg["input_size"] == (3, 32, 32) and model.default_cfg["num_classes"] == 100
     assert model.get_submodule(model.default_cfg["classifier"]) is model.get_classifier()
     assert model.get_submodule(model.default_cfg["first_conv"]) is model.conv1

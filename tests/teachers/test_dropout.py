@@ -70,8 +70,8 @@ def test_draws_have_the_moments_of_masks_that_are_written_out():
         features = network.backbone(X)
         masks = torch.rand(20_000, 6, 5).lt(0.5) / 0.5
         explicit = F.linear(features * masks, network.head.weight, network.head.bias).softmax(dim=-1)
-    found = MCDropoutTeacher(network).predict(X, 20_000, seeded(), return_samples=True)
-    assert_equal_means(found.samples - explicit, torch.zeros(6, 3))
+    found = MCDropoutTeacher(network).predict(X, 4_000, seeded(), return_samples=True)
+    assert_equal_means(found.samples - explicit[:4_000], torch.zeros(6, 3))
     assert_equal_means((found.samples - found.mean).square(), explicit.var(dim=0).double())
     deterministic = DeterministicTeacher(network).predict(X).mean
     assert (found.mean - deterministic).abs().max() > 0.01

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import product
 
 import datasets
 import pytest
@@ -51,19 +52,35 @@ ONE, SEVERAL = [0.3, 0.7], [[0.2, 0.8], [0.6, 0.4]]
 OPPOSED = [[0.95, 0.05], [0.05, 0.95]]  # two modes
 
 
+POSTERIORS = {
+    "one": (ONE, 10, 1.0),
+    "cold": (ONE, 10, 0.2),
+    "several": (SEVERAL, 10, 1.0),
+    "two modes": (OPPOSED, 2, 1.0),
+}
+SAMPLERS = {
+    "head": {},
+    "all": {"parameters": "all"},
+    "sgld": {"sampler": "sgld"},
+    "minibatches": {"sampler": "sgld", "batch_size": 5},
+}
+QUICK = {("head", "one"), ("head", "two modes"), ("all", "several"), ("sgld", "cold"), ("minibatches", "several")}
+
+
 @pytest.mark.parametrize(
-    ("probs", "count", "temperature"), [(ONE, 10, 1.0), (ONE, 10, 0.2), (SEVERAL, 10, 1.0), (OPPOSED, 2, 1.0)]
+    ("sampler", "posterior"),
+    [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in product(SAMPLERS, POSTERIORS)],
 )
-@pytest.mark.parametrize("how", [{}, {"parameters": "all"}, {"sampler": "sgld"}, {"sampler": "sgld", "batch_size": 5}])
-def test_the_samples_are_of_the_posterior_that_quadrature_finds(how, probs, count, temperature):
+def test_the_samples_are_of_the_posterior_that_quadrature_finds(sampler, posterior):
+    (probs, count, temperature), how = POSTERIORS[posterior], SAMPLERS[sampler]
     x, labels = torch.ones(count, 1), torch.tensor([0, 1, 1, 1, 1, 0, 1, 1, 1, 1])[:count]
     targets = torch.stack([torch.tensor(probs)] * count)
     plain = how.get("sampler") == "sgld"
     chains = {
-        "chains": 80 if plain else 40,
-        "steps": 1_500 if plain else 900,
-        "burn_in": 300,
-        "thinning": 10,
+        "chains": 60,
+        "steps": 900 if plain else 400,
+        "burn_in": 100,
+        "thinning": 10 if plain else 5,
         "posterior_temperature": temperature,
     }
     if "batch_size" in how:
@@ -96,8 +113,8 @@ def trained(batches: int = 300) -> tuple[nn.Module, list, torch.Tensor]:
 
 def test_a_good_chain_is_said_to_mix_and_the_papers_settings_not_to():
     network, batches, targets = trained()
-    good = LangevinTeacher.fit(network, batches, targets=targets)
-    paper = {"sampler": "sgld", "step_size": 8e-8, "steps": 2_500, "burn_in": 500, "batch_size": 64}
+    good = LangevinTeacher.fit(network, batches, targets=targets, steps=1_500, burn_in=500)
+    paper = {"sampler": "sgld", "step_size": 8e-8, "steps": 1_000, "burn_in": 200, "batch_size": 64}
     stuck = LangevinTeacher.fit(network, batches, targets=targets, **paper)
     record = good.record
     assert record["mixed"] and record["rhat max"] < 1.1 and record["ess min"] > 100, record

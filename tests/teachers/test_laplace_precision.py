@@ -16,7 +16,6 @@ from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
 
 BIAS = pytest.mark.parametrize("bias", [True, False])
 EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])
-LINK = pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 
 
 @EACH
@@ -24,13 +23,13 @@ LINK = pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 def test_the_evidence_is_greatest_where_laplace_torch_finds_it(structure, bias):
     network, (x, labels) = SmallNetwork(bias=bias, scale=3).eval(), points(200)
     library = library_fit(network, x, labels, structure)
-    grid = np.geomspace(1e-4, 1e6, 1001)
+    grid = np.geomspace(1e-4, 1e6, 401)
     values = [library.log_marginal_likelihood(torch.tensor([precision])).item() for precision in grid]
     assert max(values) > max(values[0], values[-1]) + 1, "the best precision must lie inside"
     teacher = LaplaceTeacher.fit(
         network, in_batches(x, labels), structure=structure, prior_precision="marginal_likelihood"
     )
-    assert teacher.prior_precision == pytest.approx(grid[np.argmax(values)], rel=0.03)
+    assert teacher.prior_precision == pytest.approx(grid[np.argmax(values)], rel=0.06)
     assert teacher.record == {"examples": 200, "prior precision chosen by": "marginal likelihood"}
 
 
@@ -80,7 +79,7 @@ def test_the_precision_in_closed_form_is_the_best_of_a_fine_grid(link, structure
     network, settings, data = overconfident(link, structure)
     seen = head_data(network, settings["train"])
     hessian = gauss_newton(seen.features, seen.logits, structure, True)
-    values = [validation_nll(link, hessian, data, precision) for precision in np.geomspace(1e-4, 1e6, 100)]
+    values = [validation_nll(link, hessian, data, precision) for precision in np.geomspace(1e-4, 1e6, 60)]
     assert min(values) < min(values[0], values[-1]) - 0.0002, "the best precision must lie inside"
     teacher = LaplaceTeacher.fit(network, **settings)
     chosen = validation_nll(link, hessian, data, teacher.prior_precision)
@@ -89,8 +88,7 @@ def test_the_precision_in_closed_form_is_the_best_of_a_fine_grid(link, structure
     assert teacher.record["prior precision chosen by"] == "validation NLL"
 
 
-@EACH
-@pytest.mark.parametrize("num_samples", [1, 10])
+@pytest.mark.parametrize(("structure", "num_samples"), [("kron", 1), ("diag", 10), ("full", 10)])
 def test_the_mc_precision_is_nearly_the_best_for_means_of_as_many_other_draws(structure, num_samples):
     network, settings, data = overconfident("mc", structure)
     seen = head_data(network, settings["train"])
@@ -182,8 +180,9 @@ def test_the_record_of_few_draws_is_worse_than_that_of_many():
     assert nlls[0] > nlls[1] + 0.1 and nlls[1] > many.record["validation"]["nll"] + 0.005
 
 
-@EACH
-@LINK
+@pytest.mark.parametrize(
+    ("link", "structure"), [("mc", "kron"), ("mc", "full"), ("probit", "diag"), ("bridge", "full")]
+)
 def test_the_choice_does_not_depend_on_how_many_examples_are_held_at_a_time(link, structure, monkeypatch):
     network, settings, _ = overconfident(link, structure)
     settings["validation"] = settings["validation"][:2]  # 32 examples

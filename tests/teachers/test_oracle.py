@@ -38,10 +38,10 @@ def test_without_noise_it_says_the_exact_probabilities():
 
 def test_noisy_oracles_scatter_around_them_as_told():
     exact = TASK.posterior(X)
-    answer = OracleTeacher(TASK, concentration=5.0).predict(X, 20_000, torch.Generator().manual_seed(0))
+    answer = OracleTeacher(TASK, concentration=5.0).predict(X, 6_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(answer.mean, exact.float(), rtol=0, atol=0.02)
-    torch.testing.assert_close(answer.variance, (exact * (1 - exact) / 6).float(), rtol=0.1, atol=1e-4)
-    answer = OracleTeacher(TASK, variance=1e-4).predict(X, 20_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(answer.variance, (exact * (1 - exact) / 6).float(), rtol=0.15, atol=3e-4)
+    answer = OracleTeacher(TASK, variance=1e-4).predict(X, 6_000, torch.Generator().manual_seed(0))
     inside = exact.min(dim=1).values > 0.05  # where nothing is clipped
     assert inside.sum() > 5
     torch.testing.assert_close(answer.mean[inside], exact[inside].float(), rtol=0, atol=1e-3)

@@ -191,7 +191,7 @@ def test_a_users_own_kind_of_teacher_is_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("failure", [OSError("no space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("place", ["base", "network"])
+@pytest.mark.parametrize("place", ["teachers.base", "models.saving"])
 def test_a_save_that_fails_leaves_nothing_new_and_keeps_the_earlier_version(tmp_path, monkeypatch, failure, place):
     teacher = laplace(SmallNetwork(), points(5)[0])
     teacher.save_pretrained(tmp_path / "kept")
@@ -201,7 +201,7 @@ def test_a_save_that_fails_leaves_nothing_new_and_keeps_the_earlier_version(tmp_
         Path(path).write_bytes(b"half")
         raise failure
 
-    monkeypatch.setattr(f"hf_bkd.teachers.{place}.save_file", fail)
+    monkeypatch.setattr(f"hf_bkd.{place}.save_file", fail)
     teacher.prior_precision = 5.0
     for name in ("kept", "new"):
         with pytest.raises(type(failure)):

@@ -16,8 +16,8 @@ from hf_bkd.teachers import (
     make_variational,
     predict_all,
 )
-from hf_bkd.teachers.variational import standard_normal
 from hf_bkd.utils.errors import UserError
+from hf_bkd.utils.random import standard_normal
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert
 
 
