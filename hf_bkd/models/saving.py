@@ -1,6 +1,9 @@
 """Save networks as safetensors, and load them without pickle and without running anybody's code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 import transformers
 from safetensors.torch import load_file, save_file
@@ -22,6 +25,18 @@ def save_network(network: nn.Module, folder: Path, without: tuple[str, ...] = ()
         return
     folder.mkdir(parents=True)
     save_file({name: value.cpu().clone().contiguous() for name, value in weights.items()}, folder / PLAIN_WEIGHTS)
+
+
+@contextmanager
+def damage_refused(what: str) -> Iterator[None]:
+    """Turn any error in loading ``what``, of safetensors, transformers or timm, into a :class:`UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = shorten(f"{type(error).__name__}: {error}", 200)
+        raise UserError(f"{what} cannot be loaded ({reason})") from error
 
 
 def load_network(folder: Path, network: nn.Module | None = None) -> nn.Module:

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from textwrap import shorten
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from ..hub.cards import write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..models.calling import Inputs, num_classes_of, split, to_network
-from ..models.saving import load_network, save_network
+from ..models.saving import damage_refused, load_network, save_network
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
@@ -203,14 +202,9 @@ class Teacher(ABC):
         if not issubclass(kind, cls):
             raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
         posterior = folder / "posterior.safetensors"
-        try:
+        with damage_refused(f"the teacher in {folder}"):
             tensors = load_file(posterior) if posterior.is_file() else {}
             teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
-        except UserError:
-            raise
-        except Exception as error:  # safetensors, transformers and timm each have their own for a damaged file
-            reason = shorten(f"{type(error).__name__}: {error}", 200)
-            raise UserError(f"the teacher in {folder} cannot be loaded ({reason})") from error
         teacher.record, teacher.source = record, source_of(name_or_path, folder)
         return teacher
 

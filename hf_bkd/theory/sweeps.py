@@ -109,9 +109,23 @@ def distill_many(
     Raises:
         UserError: an unknown source or loss, an argument of the wrong shape or out of its range.
     """
-    _check(inputs, targets, vary, count, sizes, loss, fraction, weight_noise)
-    check_count(steps=steps)
-    check_positive(learning_rate=learning_rate)
+    check_choice(SOURCES, vary=vary)
+    check_choice(LOSSES, loss=loss)
+    check_count(count=count, steps=steps)
+    if len(sizes) < 2:
+        raise UserError(f"sizes must be those of at least two layers, and it is {tuple(sizes)}")
+    check_shape("inputs", inputs, None, sizes[0])
+    check_shape("targets", targets, *([count] if vary == "teacher" else []), len(inputs), sizes[-1])
+    if loss == "divergence":
+        check_probabilities(targets=targets)
+    check_positive(learning_rate=learning_rate, fraction=fraction)
+    check_share(fraction=fraction)
+    if fraction < 1 and vary != "data":
+        raise UserError(f"fraction is {fraction:g}, and vary is {vary!r}: it must be 'data'")
+    if weight_noise is not None:
+        check_not_negative(weight_noise=weight_noise)
+        if vary != "initialization":
+            raise UserError(f"weight_noise is {weight_noise:g}, and vary is {vary!r}: it must be 'initialization'")
     initial, drawn = (torch.Generator().manual_seed(2 * seed + i) for i in range(2))
     alike = vary != "initialization" or weight_noise is not None
     students = BatchedStudents(count, sizes, initial, alike, inputs.dtype)
@@ -145,32 +159,3 @@ def _counts(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 def _perturb(students: BatchedStudents, scale: float, generator: torch.Generator) -> None:
     for parameter in students.parameters():
         parameter *= 1 + scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-
-
-def _check(
-    inputs: Tensor,
-    targets: Tensor,
-    vary: str,
-    count: int,
-    sizes: Sequence[int],
-    loss: str,
-    fraction: float,
-    weight_noise: float | None,
-) -> None:
-    check_choice(SOURCES, vary=vary)
-    check_choice(LOSSES, loss=loss)
-    check_count(count=count)
-    if len(sizes) < 2:
-        raise UserError(f"sizes must be those of at least two layers, and it is {tuple(sizes)}")
-    check_shape("inputs", inputs, None, sizes[0])
-    check_shape("targets", targets, *([count] if vary == "teacher" else []), len(inputs), sizes[-1])
-    if loss == "divergence":
-        check_probabilities(targets=targets)
-    check_positive(fraction=fraction)
-    check_share(fraction=fraction)
-    if fraction < 1 and vary != "data":
-        raise UserError(f"fraction is {fraction:g}, and vary is {vary!r}: it must be 'data'")
-    if weight_noise is not None:
-        check_not_negative(weight_noise=weight_noise)
-        if vary != "initialization":
-            raise UserError(f"weight_noise is {weight_noise:g}, and vary is {vary!r}: it must be 'initialization'")

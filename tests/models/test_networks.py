@@ -247,8 +247,8 @@ def test_features_times_head_are_the_logits(kind, name, inputs):
     model = tiny(kind)
     passes = []
     model.register_forward_hook(lambda *args: passes.append(1))
-    found, head = classification_head(model)
-    assert found == name and head is model.get_submodule(name)
+    actual, head = classification_head(model)
+    assert actual == name and head is model.get_submodule(name)
     features, logits = head_features(model, inputs)
     assert features.shape == (2, head.in_features) and logits.shape == (2, head.out_features) and len(passes) == 1
     torch.testing.assert_close(features @ head.weight.T + head.bias, logits)

@@ -104,8 +104,14 @@ def test_metropolis_removes_the_bias_of_a_large_step_and_plain_steps_have_the_on
 
     start, variance = torch.zeros(200, 1, dtype=torch.float64), {}
     for metropolis in (False, True):
-        how = {"steps": 240, "burn_in": 40, "thinning": 10, "generators": generators(200), "metropolis": metropolis}
-        chains = langevin(potential, start, 0.5, **how)
+        options = {
+            "steps": 240,
+            "burn_in": 40,
+            "thinning": 10,
+            "generators": generators(200),
+            "metropolis": metropolis,
+        }
+        chains = langevin(potential, start, 0.5, **options)
         variance[metropolis] = chains.samples.var().item()
     assert variance[False] == pytest.approx(1 / (1 - 0.5 / 2), rel=0.05)
     assert variance[True] == pytest.approx(1, rel=0.05)
@@ -131,10 +137,10 @@ def test_the_noise_has_the_deviation_root_two_tau(tau, temperature):
 @pytest.mark.parametrize("metropolis", [False, True])
 def test_chains_at_once_are_the_chains_one_after_the_other(metropolis):
     potential, mean, _ = regression()
-    how = {"steps": 40, "burn_in": 10, "thinning": 3, "metropolis": metropolis}
-    together = langevin(potential, mean.expand(5, -1), 2e-3, generators=generators(5), **how)
+    options = {"steps": 40, "burn_in": 10, "thinning": 3, "metropolis": metropolis}
+    together = langevin(potential, mean.expand(5, -1), 2e-3, generators=generators(5), **options)
     for i in range(5):
-        alone = langevin(potential, mean[None], 2e-3, generators=generators(1, i), **how)
+        alone = langevin(potential, mean[None], 2e-3, generators=generators(1, i), **options)
         for ours, its in zip(together, alone, strict=True):
             assert ours is its is None or torch.allclose(ours[i], its[0], rtol=0, atol=1e-12)
     assert together.samples.std(dim=0).min() > 0
@@ -166,12 +172,12 @@ def test_the_largest_curvature_is_the_hessians():
 @pytest.mark.parametrize("metropolis", [False, True])
 def test_a_step_that_is_far_too_large_is_named_or_made_smaller(metropolis):
     potential, mean, covariance = regression()
-    how = {"steps": 600, "burn_in": 300, "generators": generators(30), "metropolis": metropolis}
+    options = {"steps": 600, "burn_in": 300, "generators": generators(30), "metropolis": metropolis}
     if not metropolis:
         with pytest.raises(UserError, match="a chain diverged: step_size 10 is too large"):
-            langevin(potential, mean.expand(30, -1), 10.0, **how)
+            langevin(potential, mean.expand(30, -1), 10.0, **options)
         return
-    chains = langevin(potential, mean.expand(30, -1), 10.0, **how)
+    chains = langevin(potential, mean.expand(30, -1), 10.0, **options)
     torch.testing.assert_close(chains.samples.flatten(0, 1).var(dim=0), covariance.diagonal(), rtol=0.1, atol=0)
 
 

@@ -40,16 +40,16 @@ def test_autoregressive_chains_are_worth_what_theory_says(correlation):
 
 
 def test_chains_that_never_moved_are_worth_nothing():
-    found = summarize(torch.ones(4, 20, 3), torch.ones(3))
-    assert found == {"ess min": None, "ess median": None, "rhat max": None, "mixed": False, "moved": 0.0}
+    actual = summarize(torch.ones(4, 20, 3), torch.ones(3))
+    assert actual == {"ess min": None, "ess median": None, "rhat max": None, "mixed": False, "moved": 0.0}
 
 
 def test_random_walks_from_one_start_have_not_mixed_and_steady_chains_have():
     walks = torch.randn(4, 400, 30).cumsum(dim=1) / 400
-    found = summarize(walks, torch.ones(30))
-    assert not found["mixed"] and found["rhat max"] > 2 and found["ess min"] < 3 * 4
-    found = summarize(autoregressive(4, 400, 0.5, 30), torch.zeros(30) + 1e-9)
-    assert found["mixed"] and found["rhat max"] < 1.05 and found["ess min"] > 300
+    actual = summarize(walks, torch.ones(30))
+    assert not actual["mixed"] and actual["rhat max"] > 2 and actual["ess min"] < 3 * 4
+    actual = summarize(autoregressive(4, 400, 0.5, 30), torch.zeros(30) + 1e-9)
+    assert actual["mixed"] and actual["rhat max"] < 1.05 and actual["ess min"] > 300
 
 
 def test_different_widths_are_noticed_where_the_centers_agree():

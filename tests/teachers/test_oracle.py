@@ -62,11 +62,12 @@ def test_is_saved_labels_and_teaches_like_any_teacher(tmp_path, noise):
     assert torch.equal(read(labeled).probs, read(direct).probs)
     assert ("teacher_variance" in labeled.column_names) is bool(noise)
 
-    def losses(dataset, **how):
+    def losses(dataset, **options):
         torch.manual_seed(0)
         args = DistillationTrainingArguments(
-            str(tmp_path / "student"), max_steps=12, learning_rate=0.1, per_device_train_batch_size=8, logging_steps=1,
-            use_cpu=True, disable_tqdm=True, save_strategy="no", report_to="none", remove_unused_columns=False, **how,
+            str(tmp_path / "student"), max_steps=8, learning_rate=0.1, per_device_train_batch_size=8, logging_steps=1,
+            use_cpu=True, disable_tqdm=True, save_strategy="no", report_to="none", remove_unused_columns=False,
+            **options,
         )  # fmt: skip
         trainer = DistillationTrainer(Student(), args, train_dataset=dataset, teacher=OracleTeacher(TASK, **noise))
         trainer.train()

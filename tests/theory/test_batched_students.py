@@ -1,35 +1,28 @@
+"""Students trained at once against students trained alone."""
+
 import pytest
 import torch
-from torch import nn
 
 from hf_bkd.theory.batched_students import BatchedStudents
-
-
-def plain(students: BatchedStudents, number: int) -> nn.Sequential:
-    layers = []
-    for weight, bias in zip(students.weights, students.biases, strict=True):
-        linear = nn.Linear(*weight.shape[1:], dtype=weight.dtype)
-        linear.weight.data, linear.bias.data = weight[number].T.detach().clone(), bias[number, 0].detach().clone()
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+from tests.theory.theory_helpers import alone
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9)])
 @pytest.mark.parametrize("shared", [True, False])
 def test_students_trained_at_once_are_those_trained_alone(optimizer, shared):
     students = BatchedStudents(3, (4, 5, 2), torch.Generator().manual_seed(1), dtype=torch.float64)
-    alone = [plain(students, r) for r in range(3)]
+    singles = [alone(students, r) for r in range(3)]
     inputs = torch.randn(*(() if shared else (3,)), 6, 4, dtype=torch.float64)
     targets = torch.randn(3, 6, 2, dtype=torch.float64)
-    optimizers = [optimizer(m.parameters(), lr=0.05) for m in (students, *alone)]
+    optimizers = [optimizer(m.parameters(), lr=0.05) for m in (students, *singles)]
     for _ in range(20):
         losses = [(students(inputs) - targets).square().mean(dim=(1, 2)).sum()]
-        losses += [(m(inputs if shared else inputs[r]) - targets[r]).square().mean() for r, m in enumerate(alone)]
+        losses += [(m(inputs if shared else inputs[r]) - targets[r]).square().mean() for r, m in enumerate(singles)]
         for each, loss in zip(optimizers, losses, strict=True):
             each.zero_grad()
             loss.backward()
             each.step()
-    expected = torch.stack([m(inputs if shared else inputs[r]) for r, m in enumerate(alone)])
+    expected = torch.stack([m(inputs if shared else inputs[r]) for r, m in enumerate(singles)])
     torch.testing.assert_close(students(inputs), expected, rtol=1e-10, atol=1e-12)
 
 

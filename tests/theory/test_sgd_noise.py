@@ -56,8 +56,8 @@ def gradients(network, inputs, scalar) -> torch.Tensor:
     rows = []
     for i in range(B):
         one = {k: v[i : i + 1] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[i : i + 1]
-        found = torch.autograd.grad(scalar(network(one)[0], i), trained)
-        rows.append(torch.cat([g.flatten() for g in found]))
+        actual = torch.autograd.grad(scalar(network(one)[0], i), trained)
+        rows.append(torch.cat([g.flatten() for g in actual]))
     return torch.stack(rows)
 
 
@@ -132,8 +132,8 @@ def test_the_noise_is_what_drawn_targets_have(exact, kind):
         "mean": lambda: (teacher(5), label_noise / 15),
         "mixed": lambda: (0.4 * one_hot + 0.6 * teacher(1), mixed_noise(label_noise, label_noise / 3, 0.6)),
     }[kind]()
-    found = torch.einsum("sbk,bkl,sbl->sb", targets, gram, targets).mean().item()
-    assert found == pytest.approx(expected, rel=0.03, abs=1e-16)
+    actual = torch.einsum("sbk,bkl,sbl->sb", targets, gram, targets).mean().item()
+    assert actual == pytest.approx(expected, rel=0.03, abs=1e-16)
     few = squared_gradient_norms(student, x, targets[:3])
     torch.testing.assert_close(
         few, torch.einsum("sbk,bkl,sbl->sb", targets[:3], gram, targets[:3]), atol=1e-12, rtol=1e-6
@@ -156,8 +156,8 @@ def test_the_best_lambda_is_the_minimum_of_the_mixed_noise():
 def test_the_label_free_lambda_is_that_of_dirichlet_teachers(exact, concentration, samples):
     _, _, probs, _, _ = exact
     draws = dirichlet_draws(probs.repeat(10, 1), concentration, samples, torch.Generator().manual_seed(0))
-    found = label_free_lambda(draws.mean(dim=0), draws.var(dim=0), samples)
-    assert found == pytest.approx(1 / (1 + 1 / (concentration + 1) / samples), rel=0.01)
+    actual = label_free_lambda(draws.mean(dim=0), draws.var(dim=0), samples)
+    assert actual == pytest.approx(1 / (1 + 1 / (concentration + 1) / samples), rel=0.01)
 
 
 def test_the_floor_is_the_stationary_risk_of_a_quadratic():

@@ -6,6 +6,7 @@ from torch import nn
 
 from hf_bkd.theory import sweeps as module
 from hf_bkd.theory.sweeps import SOURCES, bootstrap_weights, distill_many, noisy_responses, sample_responses
+from tests.theory.theory_helpers import alone
 
 PROBS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]])
 N, COUNT, SIZES = 12, 3, (4, 5, 2)
@@ -22,22 +23,13 @@ def targets(vary: str, loss: str = "squared error", count: int = COUNT) -> torch
     return outputs.softmax(dim=-1) if loss == "divergence" else outputs
 
 
-def train(vary: str, loss: str = "squared error", count: int = COUNT, **how) -> module.BatchedStudents:
-    how = {"targets": targets(vary, loss, count), "sizes": SIZES, "steps": 20} | how
-    return distill_many(inputs(), vary=vary, loss=loss, count=count, **how)
+def train(vary: str, loss: str = "squared error", count: int = COUNT, **options) -> module.BatchedStudents:
+    options = {"targets": targets(vary, loss, count), "sizes": SIZES, "steps": 20} | options
+    return distill_many(inputs(), vary=vary, loss=loss, count=count, **options)
 
 
 def parameters(students: module.BatchedStudents) -> torch.Tensor:
     return torch.cat([parameter.flatten(1) for parameter in students.parameters()], dim=1)
-
-
-def alone(students: module.BatchedStudents, number: int) -> nn.Sequential:
-    layers = []
-    for weight, bias in zip(students.weights, students.biases, strict=True):
-        linear = nn.Linear(*weight.shape[1:], dtype=weight.dtype)
-        linear.weight.data, linear.bias.data = weight[number].T.clone(), bias[number, 0].clone()
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 @pytest.mark.parametrize("loss", ["squared error", "divergence"])
@@ -94,8 +86,8 @@ def test_all_sources_but_the_initial_weights_start_from_the_same_weights():
 def test_bootstrap_samples_go_by_the_seed_and_not_by_the_network(monkeypatch):
     seen = []
     monkeypatch.setattr(module, "bootstrap_weights", lambda *a: seen.append(bootstrap_weights(*a)) or seen[-1])
-    for how in ({}, {"sizes": (4, 9, 9, 2)}, {"seed": 1}):
-        train("data", **how)
+    for options in ({}, {"sizes": (4, 9, 9, 2)}, {"seed": 1}):
+        train("data", **options)
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
 
 
@@ -142,22 +134,22 @@ def test_arg_max_and_soft_responses_have_no_randomness():
 @pytest.mark.parametrize("k", [1, 4])
 def test_sampled_responses_are_means_of_k_labels(k):
     probs = PROBS.expand(20_000, 2, 3)
-    found, again = (sample_responses(probs, "sampled", k, torch.Generator().manual_seed(0)) for _ in range(2))
-    assert torch.equal(found, again)
-    torch.testing.assert_close(k * found, (k * found).round(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.sum(dim=-1), torch.ones(20_000, 2))
-    torch.testing.assert_close(found.mean(dim=0), PROBS, rtol=0, atol=0.015)
-    torch.testing.assert_close(found.var(dim=0), PROBS * (1 - PROBS) / k, rtol=0.05, atol=0)
-    pairs = torch.corrcoef(found[..., 0].T)  # the examples' labels are independent
+    actual, again = (sample_responses(probs, "sampled", k, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(actual, again)
+    torch.testing.assert_close(k * actual, (k * actual).round(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual.sum(dim=-1), torch.ones(20_000, 2))
+    torch.testing.assert_close(actual.mean(dim=0), PROBS, rtol=0, atol=0.015)
+    torch.testing.assert_close(actual.var(dim=0), PROBS * (1 - PROBS) / k, rtol=0.05, atol=0)
+    pairs = torch.corrcoef(actual[..., 0].T)  # the examples' labels are independent
     assert abs(pairs[0, 1]) < 0.03
 
 
 def test_noisy_responses_are_averages_of_k():
     mean = torch.tensor([1.0, -2.0]).expand(50_000, 2)
-    found = noisy_responses(mean, 0.5, 4, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found.mean(dim=0), mean[0], rtol=0, atol=0.01)
-    torch.testing.assert_close(found.var(dim=0), torch.full((2,), 0.5 / 4), rtol=0.03, atol=0)
-    assert torch.equal(found, noisy_responses(mean, 0.5, 4, torch.Generator().manual_seed(0)))
+    actual = noisy_responses(mean, 0.5, 4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(actual.mean(dim=0), mean[0], rtol=0, atol=0.01)
+    torch.testing.assert_close(actual.var(dim=0), torch.full((2,), 0.5 / 4), rtol=0.03, atol=0)
+    assert torch.equal(actual, noisy_responses(mean, 0.5, 4, torch.Generator().manual_seed(0)))
     assert torch.equal(noisy_responses(mean, 0.0), mean)
 
 
