@@ -37,7 +37,7 @@ def labeling(bench: Bench) -> Iterator[Claim]:
     network = with_config(STUDENT).to(bench.device)
     teacher, inputs = DeterministicTeacher(network), images(examples, bench.device)
     rows = datasets.Dataset.from_dict({"row": range(examples)})
-    options = {"batch_size": batch, "progress": False}
+    how = {"batch_size": batch, "progress": False}
 
     def bare() -> None:
         for start in range(0, examples, batch):
@@ -45,14 +45,14 @@ def labeling(bench: Bench) -> Iterator[Claim]:
 
     yield bench.speedup(
         f"add_soft_labels / the bare forward loop over the same tensors ({STUDENT}, batch {batch}): examples a second",
-        lambda: add_soft_labels(rows, teacher, preprocess=lambda rows: _at(inputs, rows["row"]), **options),
+        lambda: add_soft_labels(rows, teacher, preprocess=lambda rows: _at(inputs, rows["row"]), **how),
         bare,
         bar=0.90,
     )
     pictures, views = png_images(examples), Views(CropAndFlip(), number=1)
     yield bench.speedup(
         f"the same of PNG files, decoded, identified and augmented ({STUDENT}, batch {batch})",
-        lambda: add_soft_labels(pictures, teacher, preprocess=PREPROCESS, views=views, **options),
+        lambda: add_soft_labels(pictures, teacher, preprocess=PREPROCESS, views=views, **how),
         bare,
         bar=None,
     )
@@ -87,16 +87,16 @@ def reading(bench: Bench) -> Iterator[Claim]:
 
 
 def size() -> Claim:
-    """Count the bytes in Arrow of the probabilities of a view."""
+    """Bytes of probabilities a view, in Arrow."""
     views = Views(CropAndFlip(), number=VIEWS)
     taken = bytes_per_example(small_labels(storage="top_k", top_k=TOP, views=views)) / VIEWS
     text = f"bytes of a view's probabilities, top {TOP} and tail of {NUM_CLASSES} classes"
     return claim_of(text, [(taken, 1.0)] * 3, 32, unit="bytes")
 
 
-def small_labels(**options) -> datasets.Dataset:
+def small_labels(**how) -> datasets.Dataset:
     teacher = DeterministicTeacher(with_config("cnn6_small"))
-    return add_soft_labels(png_images(256), teacher, preprocess=PREPROCESS, progress=False, **options)
+    return add_soft_labels(png_images(256), teacher, preprocess=PREPROCESS, progress=False, **how)
 
 
 def with_config(architecture: str) -> nn.Module:
