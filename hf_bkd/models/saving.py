@@ -42,13 +42,10 @@ def damage_refused(what: str) -> Iterator[None]:
 def load_network(folder: Path, network: nn.Module | None = None) -> nn.Module:
     """Load what :func:`save_network` wrote, in evaluation mode; only transformers' own classes are instantiated.
 
-    Args:
-        folder: what was written.
-        network: the module to load the weights of a plain ``nn.Module`` into, built as the saved one was.
+    Weights of a plain ``nn.Module`` are loaded into ``network``, built as the saved one was.
 
     Raises:
-        UserError: weights of a plain module without ``network``, weights of another network, or a model class that
-            transformers does not have.
+        UserError: weights of another network, or of a plain module without one, or an unknown model class.
     """
     if (folder / PLAIN_WEIGHTS).is_file():
         if network is None:

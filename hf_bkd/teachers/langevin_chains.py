@@ -102,17 +102,9 @@ def _plain(energy: Energy, start: Tensor, settings: ChainSettings, generators: l
         step_size = (len(start) ** (-1 / 3) if adjusted else SGLD_STEP) / largest_curvature(energy, start[None])
     if settings.batch_size is not None:
         potential = _in_minibatches(energy, settings.batch_size, generators)
-    return langevin(
-        potential,
-        start.expand(settings.chains, -1),
-        step_size,
-        steps=settings.steps,
-        burn_in=settings.burn_in,
-        thinning=settings.thinning,
-        generators=generators,
-        temperature=settings.posterior_temperature,
-        metropolis=adjusted,
-    )
+    lengths = {"steps": settings.steps, "burn_in": settings.burn_in, "thinning": settings.thinning}
+    shared = {"temperature": settings.posterior_temperature, "metropolis": adjusted, "generators": generators}
+    return langevin(potential, start.expand(settings.chains, -1), step_size, **lengths, **shared)
 
 
 def _in_minibatches(energy: Energy, size: int, generators: list[torch.Generator]) -> Potential:

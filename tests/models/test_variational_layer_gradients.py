@@ -84,25 +84,6 @@ def test_the_divergence_of_a_network_sums_its_layers_once_each():
 
 
 @EACH
-def test_gradients_of_the_divergence_are_finite_differences(name):
-    layer = layer_of(name)
-    names, values = zip(*layer.named_parameters(), strict=True)
-
-    class Divergence(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = layer
-
-        def forward(self):
-            return self.layer.gaussian_kl()
-
-    def divergence(*values: Tensor) -> Tensor:
-        return functional_call(Divergence(), {f"layer.{n}": v for n, v in zip(names, values, strict=True)}, ())
-
-    assert torch.autograd.gradcheck(divergence, values)
-
-
-@EACH
 def test_gradients_of_a_draw_are_finite_differences_with_the_noise_held(name):
     layer = layer_of(name).train()
     names, values = zip(*layer.named_parameters(), strict=True)

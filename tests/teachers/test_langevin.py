@@ -52,19 +52,10 @@ ONE, SEVERAL = [0.3, 0.7], [[0.2, 0.8], [0.6, 0.4]]
 OPPOSED = [[0.95, 0.05], [0.05, 0.95]]  # two modes
 
 
-POSTERIORS = {
-    "one": (ONE, 10, 1.0),
-    "cold": (ONE, 10, 0.2),
-    "several": (SEVERAL, 10, 1.0),
-    "two modes": (OPPOSED, 2, 1.0),
-}
-SAMPLERS = {
-    "head": {},
-    "all": {"parameters": "all"},
-    "sgld": {"sampler": "sgld"},
-    "minibatches": {"sampler": "sgld", "batch_size": 5},
-}
-QUICK = {("head", "one"), ("head", "two modes"), ("all", "several"), ("sgld", "cold"), ("minibatches", "several")}
+POSTERIORS = {"one": (ONE, 10, 1.0), "cold": (ONE, 10, 0.2), "several": (SEVERAL, 10, 1.0), "modes": (OPPOSED, 2, 1.0)}
+SGLD = {"sampler": "sgld"}
+SAMPLERS = {"head": {}, "all": {"parameters": "all"}, "sgld": SGLD, "minibatches": SGLD | {"batch_size": 5}}
+QUICK = {("head", "one"), ("head", "modes"), ("all", "several"), ("sgld", "cold"), ("minibatches", "several")}
 
 
 @pytest.mark.parametrize(
@@ -76,13 +67,8 @@ def test_the_samples_are_of_the_posterior_that_quadrature_finds(sampler, posteri
     x, labels = torch.ones(count, 1), torch.tensor([0, 1, 1, 1, 1, 0, 1, 1, 1, 1])[:count]
     targets = torch.stack([torch.tensor(probs)] * count)
     plain = options.get("sampler") == "sgld"
-    chains = {
-        "chains": 60,
-        "steps": 900 if plain else 400,
-        "burn_in": 100,
-        "thinning": 10 if plain else 5,
-        "posterior_temperature": temperature,
-    }
+    chains = {"chains": 60, "burn_in": 100, "posterior_temperature": temperature}
+    chains |= {"steps": 900, "thinning": 10} if plain else {"steps": 400, "thinning": 5}
     if "batch_size" in options:
         chains["step_size"] = 0.03 / count * temperature
     weights = {"targets": targets, "label_weight": A, "teacher_weight": B, "prior_precision": 0.5}

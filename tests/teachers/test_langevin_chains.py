@@ -65,12 +65,7 @@ def quadrature(potential, temperature):
 
 @pytest.mark.parametrize(
     ("problem", "metropolis", "temperature"),
-    [
-        ("linear-Gaussian", False, 1.0),
-        ("linear-Gaussian", True, 0.25),
-        ("Bernoulli", False, 0.25),
-        ("Bernoulli", True, 1.0),
-    ],
+    [("normal", False, 1.0), ("normal", True, 0.25), ("Bernoulli", False, 0.25), ("Bernoulli", True, 1.0)],
 )
 def test_mean_and_covariance_are_those_of_the_conjugate_posterior(problem, metropolis, temperature):
     if problem == "Bernoulli":
