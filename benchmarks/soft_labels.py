@@ -1,4 +1,4 @@
-"""Soft labels cost what the teacher costs to make, next to nothing to read, and few bytes to keep.
+"""The cost of soft labels: to make them beside the teacher's own, to read them beside a training step, and in bytes.
 
 python benchmarks/soft_labels.py
 """
@@ -32,7 +32,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
 
 
 def labeling(bench: Bench) -> Iterator[Claim]:
-    """Of tensors that are there, and of PNG images in views."""
+    """Measure labeling of tensors in memory, and of PNG images in views."""
     examples, batch = (50_000, 512) if bench.on_gpu else (256, 64)
     network = with_config(STUDENT).to(bench.device)
     teacher, inputs = DeterministicTeacher(network), images(examples, bench.device)
@@ -59,7 +59,7 @@ def labeling(bench: Bench) -> Iterator[Claim]:
 
 
 def reading(bench: Bench) -> Iterator[Claim]:
-    """A batch's labels out of memory, and out of a `datasets.Dataset`, against a step of the student's training."""
+    """Measure reading a batch's labels, from memory and from a `datasets.Dataset`, against a training step."""
     batch, examples = 512 if bench.on_gpu else 32, 5000
     step = training_step(bench, batch)
     probs = torch.randn(examples, VIEWS, NUM_CLASSES).mul(3).softmax(dim=-1).numpy()
@@ -100,7 +100,7 @@ def small_labels(**how) -> datasets.Dataset:
 
 
 def with_config(architecture: str) -> nn.Module:
-    """As the library makes them: known to transformers, which reads ``pixel_values``."""
+    """Make a network as the library does, one of transformers that reads ``pixel_values``."""
     settings = {"in_chans": 3, "image_size": 32, "mean": PREPROCESS.mean, "std": PREPROCESS.std}
     return create_classifier(architecture, NUM_CLASSES, **settings).eval()
 
