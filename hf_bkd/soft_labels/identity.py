@@ -5,8 +5,6 @@ import hashlib
 import datasets
 import numpy as np
 
-from ..utils.errors import UserError
-
 EXAMPLE_ID = "example_id"
 
 
@@ -28,7 +26,7 @@ def content_ids(values: object) -> np.ndarray:
 
 
 def dataset_ids(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    """The ids, int64 [N], of all rows by their content in a column, of which some are in memory at a time."""
+    """The ids, int64 [N], of all rows by their content in a column; few rows are in memory at a time."""
     plain = dataset.with_format(None).select_columns([column])
     parts = [content_ids(plain[start : start + 1000][column]) for start in range(0, len(plain), 1000)]
     return np.concatenate([np.empty(0, np.int64), *parts])
@@ -48,19 +46,3 @@ def _content(value: object) -> bytes:
 def fingerprint(ids: np.ndarray) -> str:
     """Hash (16 hexadecimal digits) of a set of examples: the same in whatever order they are."""
     return hashlib.blake2b(np.sort(np.asarray(ids, dtype="<i8")).tobytes(), digest_size=8).hexdigest()
-
-
-def check_identity(expected: np.ndarray, found: np.ndarray, rows: np.ndarray | None = None) -> None:
-    """UserError unless the ids stored with the labels are those of the rows that carry them.
-
-    Args:
-        expected, found: int64 [N], stored and computed.
-        rows: their numbers in the dataset, where not all of its rows are compared.
-    """
-    wrong = np.flatnonzero(expected != found)
-    if len(wrong):
-        raise UserError(
-            f"the soft labels of {len(wrong)} of {len(found)} rows{'' if rows is None else ' looked at'} were made "
-            f"for other examples (first: row {wrong[0] if rows is None else rows[wrong[0]]}): they come from another "
-            "dataset, split or order; label this dataset with add_soft_labels"
-        )

@@ -11,7 +11,7 @@ from hf_bkd import UserError
 from hf_bkd.utils import files
 from tests.soft_labels.label_helpers import Teacher, column_bytes, quiet, text_inputs, texts
 
-HOW = {"preprocess": text_inputs, "batch_size": 4, "shard_rows": 4}
+HOW = {"preprocessor": text_inputs, "batch_size": 4, "shard_rows": 4}
 
 
 def label(folder=None, teacher=None, **how):
