@@ -10,8 +10,8 @@ import numpy as np
 
 from ..data.views import Views
 from ..utils.errors import UserError
-from .identity import EXAMPLE_ID, fingerprint
-from .record import LabelRecord, class_names
+from .identity import EXAMPLE_ID, class_names, fingerprint
+from .record import LabelRecord
 from .storage import EXACT
 
 LABELS = ("label", "labels", "label_ids")

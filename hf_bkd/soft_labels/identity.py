@@ -1,6 +1,7 @@
-"""Which example a row is: a hash of its content, by which labels and examples recognize each other."""
+"""Which example a row is, by a hash of its content, and which dataset and classes its neighbors are of."""
 
 import hashlib
+import re
 
 import datasets
 import numpy as np
@@ -46,3 +47,19 @@ def _content(value: object) -> bytes:
 def fingerprint(ids: np.ndarray) -> str:
     """Hash (16 hexadecimal digits) of a set of examples: the same in whatever order they are."""
     return hashlib.blake2b(np.sort(np.asarray(ids, dtype="<i8")).tobytes(), digest_size=8).hexdigest()
+
+
+def class_names(features: datasets.Features) -> list[str] | None:
+    """Names of the classes in order, from the label column's feature; ``None`` if it has no names."""
+    for name in ("label", "labels", "fine_label"):
+        if isinstance(features.get(name), datasets.ClassLabel):
+            return list(features[name].names)
+    return None
+
+
+def origin(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, str | None]:
+    """A dataset's name and, if it is from the Hub, its repository and commit."""
+    sources = [*(dataset.info.download_checksums or ()), ""]
+    match = re.match(r"hf://datasets/([^@]+)@([^/]+)/", str(sources[0]))
+    repository, revision = match.groups() if match else (None, None)
+    return {"name": dataset.info.dataset_name, "repository": repository, "revision": revision}

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..utils.checks import check_choice
 from ..utils.errors import UserError
 from .belonging import NAMED, check_class_count
-from .identity import content_column, dataset_ids
-from .record import class_names, make_record
+from .identity import class_names, content_column, dataset_ids
+from .record import make_record
 from .writing import attach
 
 KINDS = ("logits", "probs")

@@ -6,7 +6,6 @@ or users add are kept as they are.
 
 import json
 import math
-import re
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Self
@@ -16,7 +15,7 @@ import numpy as np
 
 from ..data.views import Views
 from ..utils.errors import UserError
-from .identity import fingerprint
+from .identity import class_names, fingerprint, origin
 
 FORMAT = 1
 LARGEST_COUNT = 2**31  # a record can't ask its reader for more memory than that
@@ -79,9 +78,8 @@ class TeacherRecord(Part):
         """How many draws it averages when asked for S: as it says, or else by the rule for the kinds of format 1."""
         if self.num_draws is not None:
             return self.num_draws
-        members = [TeacherRecord.from_json(each) for each in self.members or () if isinstance(each, dict)]
-        if members:
-            return len(members) * max(member.draws(num_samples) for member in members)
+        if self.members:
+            return len(self.members) * max(self.from_json(each).draws(num_samples) for each in self.members)
         return 1 if self.method == "deterministic" or self.link not in (None, "mc") else num_samples
 
 
@@ -223,7 +221,7 @@ def make_record(
         "views": views,
         "folds": folds,
         "dataset": {
-            **_origin(dataset),
+            **origin(dataset),
             "split": None if dataset.split is None else str(dataset.split),
             "rows": len(dataset) if rows is None else rows,
             "content_column": content_column,
@@ -273,26 +271,10 @@ def decode_record(feature: object) -> LabelRecord:
     return LabelRecord.from_json(content)
 
 
-def class_names(features: datasets.Features) -> list[str] | None:
-    """Names of the classes in order, from the label column's feature; ``None`` if it has no names."""
-    for name in ("label", "labels", "fine_label"):
-        if isinstance(features.get(name), datasets.ClassLabel):
-            return list(features[name].names)
-    return None
-
-
-def _origin(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, str | None]:
-    """A dataset's name and, if it is from the Hub, its repository and commit."""
-    sources = [*(dataset.info.download_checksums or ()), ""]
-    match = re.match(r"hf://datasets/([^@]+)@([^/]+)/", str(sources[0]))
-    repository, revision = match.groups() if match else (None, None)
-    return {"name": dataset.info.dataset_name, "repository": repository, "revision": revision}
-
-
 def _is_readable(content: dict[str, Any]) -> bool:
     """Whether all that is read from a record later has the type that it should have."""
     objects = {name: content.get(name) or {} for name in ("teacher", "dataset", "preprocessing", "views", "held_out")}
-    temperature, names = content["temperature"], content.get("class_names")
+    temperature = content["temperature"]
     return (
         isinstance(temperature, (int, float))
         and not isinstance(temperature, bool)
@@ -301,10 +283,15 @@ def _is_readable(content: dict[str, Any]) -> bool:
         and all(isinstance(each, dict) for each in objects.values())
         and _is_count(objects["teacher"].get("num_classes"))
         and _is_count(objects["teacher"].get("num_draws"))
+        and _are(dict, objects["teacher"].get("members"))
         and _is_count(objects["views"].get("number"))
         and _is_count(objects["dataset"].get("repeated_ids"), 0)
-        and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))
+        and _are(str, content.get("class_names"))
     )
+
+
+def _are(kind: type, values: Any) -> bool:
+    return values is None or (isinstance(values, list) and all(isinstance(value, kind) for value in values))
 
 
 def _is_whole(value: Any) -> bool:

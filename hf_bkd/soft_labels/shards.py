@@ -19,6 +19,8 @@ from ..utils.files import write_bytes, write_json
 from ..utils.processes import processes
 from .record import as_json
 
+PLAN_FILE = "labelling.json"  # spelled so in folders that earlier versions left
+
 
 class Shards:
     """Tables by name, in a folder that outlives the process, or in memory.
@@ -46,7 +48,7 @@ class Shards:
         for kind in ("arrow", "json"):
             for leftover in self.folder.glob(f".*.{kind}.*"):  # of a process that was killed while it wrote
                 leftover.unlink(missing_ok=True)
-        file = self.folder / "labeling.json"
+        file = self.folder / PLAN_FILE
         if not file.is_file():
             write_json(file, plan)
             return

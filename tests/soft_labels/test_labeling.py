@@ -173,10 +173,8 @@ class TestInputs:
             dataset, Teacher(), preprocessor=lambda batch: {"x": torch.zeros(len(batch["text"]), 3)}, batch_size=2
         )
         assert found["example_id"][:] == content_ids(texts).tolist()
-        assert (
-            "example_id"
-            not in quiet(rows(), Teacher(), preprocessor=lambda b: {"x": torch.tensor(b["x"])}).column_names
-        )
+        without = quiet(rows(), Teacher(), preprocessor=lambda batch: {"x": torch.tensor(batch["x"])})
+        assert "example_id" not in without.column_names
 
 
 class TestRefusals:

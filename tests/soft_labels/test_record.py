@@ -9,9 +9,9 @@ import pytest
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels import attach, read, read_record
-from hf_bkd.soft_labels.identity import fingerprint
+from hf_bkd.soft_labels.identity import class_names, fingerprint
 from hf_bkd.soft_labels.reading import read_provenance
-from hf_bkd.soft_labels.record import LabelRecord, class_names, decode_record, description, encode_record, make_record
+from hf_bkd.soft_labels.record import LabelRecord, decode_record, description, encode_record, make_record
 from tests.soft_labels.label_helpers import RECORD, Teacher, rows, some_probs
 
 
@@ -118,6 +118,7 @@ class TestRecord:
                     RECORD | {"teacher": {"num_classes": "4"}},
                     RECORD | {"teacher": {"num_classes": 0}},
                     RECORD | {"teacher": {"num_classes": 2.5}},
+                    RECORD | {"teacher": {"members": [3]}},
                     RECORD | {"views": {"number": -1}},
                     RECORD | {"views": {"number": True}},
                     RECORD | {"views": [3]},
@@ -176,9 +177,9 @@ class TestVersions:
 
     def test_have_none_for_what_they_lack(self):
         record = LabelRecord.from_json(RECORD)
-        assert (record.num_samples, record.seed, record.views, record.teacher.method, record.dataset.rows) == (
-            None,
-        ) * 5
+        assert (
+            record.num_samples is record.seed is record.views is record.teacher.method is record.dataset.rows is None
+        )
         assert (record.num_views, record.draws, record.shown_views()) == (1, None, None)
 
     @pytest.mark.parametrize(

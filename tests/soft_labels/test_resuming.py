@@ -145,7 +145,7 @@ def test_what_a_killed_process_left_half_written_is_ignored_and_removed(tmp_path
     shards = sorted(tmp_path.glob("*.arrow"))
     whole = shards[1].read_bytes()
     shards[1].unlink()
-    leftovers = [f".{shards[1].name}.abc123", ".labeling.json.xyz", ".fold-0000.json.q1"]
+    leftovers = [f".{shards[1].name}.abc123", ".labelling.json.xyz", ".fold-0000.json.q1"]
     for name in leftovers:
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     assert column_bytes(label_texts(tmp_path)) == expected

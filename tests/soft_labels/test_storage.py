@@ -9,7 +9,7 @@ from hf_bkd import UserError
 from hf_bkd.soft_labels.storage import check_parts, decode, encode
 from tests.soft_labels.label_helpers import STORAGES, some_probs
 
-SIZES = [2, 3, 10, 100, 256, 257, 1000]
+SIZES = [2, 3, 10, 256, 257]
 TINY = 2.0**-40  # of float32 arithmetic, where a bound is met exactly
 
 
@@ -80,7 +80,7 @@ class TestAgainstPlainArithmetic:
         hellinger = np.sqrt(((np.sqrt(found) - np.sqrt(probs)) ** 2).sum(axis=1) / 2)
         assert (hellinger < np.sqrt(classes) / 360).all()
 
-    @pytest.mark.parametrize("k", [1, 2, 10, 255, 2000])
+    @pytest.mark.parametrize("k", [1, 2, 10, 300])
     def test_top_k_is_within_its_bound(self, classes, k):
         probs = hard_cases(classes)
         order, kept, tail = kept_of_top_k(probs, k)
