@@ -14,10 +14,9 @@ from subjects import NUM_CLASSES, classifier, forward, images, labels
 from torch import Tensor, nn
 
 from hf_bkd import CropAndFlip, DeterministicTeacher, ImagePreprocessor, Views, add_soft_labels, create_classifier
-from hf_bkd.soft_labels import SoftLabels
-from hf_bkd.soft_labels.arrow import PROBS
-from hf_bkd.soft_labels.columns import bytes_per_example, only_soft_labels
-from hf_bkd.soft_labels.layout import Layout
+from hf_bkd.soft_labels import SoftLabels, only_soft_labels
+from hf_bkd.soft_labels.columns import PROBS, Layout
+from hf_bkd.soft_labels.reading import bytes_per_example
 from hf_bkd.soft_labels.storage import encode
 
 STUDENT = "resnet18_cifar"
@@ -45,14 +44,14 @@ def labeling(bench: Bench) -> Iterator[Claim]:
 
     yield bench.speedup(
         f"add_soft_labels / the bare forward loop over the same tensors ({STUDENT}, batch {batch}): examples a second",
-        lambda: add_soft_labels(rows, teacher, preprocess=lambda rows: _at(inputs, rows["row"]), **how),
+        lambda: add_soft_labels(rows, teacher, preprocessor=lambda rows: _at(inputs, rows["row"]), **how),
         bare,
         bar=0.90,
     )
     pictures, views = png_images(examples), Views(CropAndFlip(), num_views=1)
     yield bench.speedup(
         f"the same of PNG files, decoded, identified and augmented ({STUDENT}, batch {batch})",
-        lambda: add_soft_labels(pictures, teacher, preprocess=PREPROCESS, views=views, **how),
+        lambda: add_soft_labels(pictures, teacher, preprocessor=PREPROCESS, views=views, **how),
         bare,
         bar=None,
     )
@@ -66,7 +65,7 @@ def reading(bench: Bench) -> Iterator[Claim]:
     chosen = torch.randint(examples, (batch,), generator=torch.Generator().manual_seed(0))
     for storage in ("float16", "top_k"):
         parts = {name: torch.from_numpy(part) for name, part in encode(probs, storage, TOP).items()}
-        stored = SoftLabels(parts, NUM_CLASSES, None, None).to(bench.device)
+        stored = SoftLabels(Layout(PROBS, VIEWS, NUM_CLASSES, None), parts).to(bench.device)
         rows = chosen.to(bench.device)
         yield bench.slowdown(
             f"reading and decoding a batch of {storage} labels in memory / a training step ({STUDENT}, batch {batch}, "
@@ -96,7 +95,7 @@ def size() -> Claim:
 
 def small_labels(**how) -> datasets.Dataset:
     teacher = DeterministicTeacher(with_config("cnn6_small"))
-    return add_soft_labels(png_images(256), teacher, preprocess=PREPROCESS, progress=False, **how)
+    return add_soft_labels(png_images(256), teacher, preprocessor=PREPROCESS, progress=False, **how)
 
 
 def with_config(architecture: str) -> nn.Module:

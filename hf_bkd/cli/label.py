@@ -16,7 +16,7 @@ from ..data.subsets import check_labeled
 from ..data.views import Views
 from ..metrics import classification_metrics
 from ..soft_labels import add_soft_labels, only_soft_labels
-from ..soft_labels.labeling import PRECISIONS, VARIANCES
+from ..soft_labels.asking import PRECISIONS, VARIANCES
 from ..soft_labels.sharing import push_soft_labels
 from ..soft_labels.storage import STORAGES
 from ..teachers import Teacher, predict_all
@@ -76,7 +76,7 @@ def label(argv: list[str]) -> None:
         rows,
         teacher,
         arguments.num_samples,
-        preprocess=reader if views is None else ImagePreprocessor.for_model(teacher.network),
+        preprocessor=reader if views is None else ImagePreprocessor.for_model(teacher.network),
         views=views,
         batch_size=arguments.batch_size or reader.batch_size,
         storage=arguments.storage,

@@ -93,6 +93,10 @@ class Teacher(ABC):
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution."""
 
+    def num_draws(self, num_samples: int) -> int:
+        """How many draws a prediction averages that is asked for S: 1 where it is a single distribution."""
+        return num_samples
+
     @torch.no_grad()
     def predict(
         self,

@@ -32,6 +32,9 @@ class Composite(Teacher):
             part.to(device)
         return self
 
+    def num_draws(self, num_samples: int) -> int:
+        return len(self.parts) * max(part.num_draws(num_samples) for part in self.parts)
+
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"members": [part.describe() for part in self.parts]}
 

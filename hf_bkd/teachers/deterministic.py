@@ -32,6 +32,9 @@ class DeterministicTeacher(Teacher):
         teacher.record["validation"] = classification_metrics(probs, data.labels)
         return teacher
 
+    def num_draws(self, num_samples: int) -> int:
+        return 1
+
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         return logits_of(call_network(self.network, inputs))[None]

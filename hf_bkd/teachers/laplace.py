@@ -127,6 +127,9 @@ class LaplaceTeacher(Teacher):
             teacher.record["validation"] = classification_metrics(log_probs[0].exp(), held_out.labels)
         return teacher
 
+    def num_draws(self, num_samples: int) -> int:
+        return num_samples if self.link == "mc" else 1
+
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         features, logits = (seen.float() for seen in head_features(self.network, inputs))

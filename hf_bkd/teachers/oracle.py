@@ -49,6 +49,9 @@ class OracleTeacher(Teacher):
     def num_classes(self) -> int:
         return self.network.num_classes
 
+    def num_draws(self, num_samples: int) -> int:
+        return num_samples if any(noise is not None for noise in self.noises.values()) else 1
+
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         logits = logits_of(call_network(self.network, inputs))
         probs = logits.double().softmax(dim=-1)

@@ -1,8 +1,8 @@
 """Datasets that are read by whole batches: columns of tensors, with soft labels and the views these were made for."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -15,11 +15,10 @@ from ..data.columns import find_columns
 from ..data.preprocessing import ImagePreprocessor, Pool, StoredImages, check_one_size, decoded, look, stacked
 from ..data.reading import Reader
 from ..data.views import Views
-from ..soft_labels.arrow import PROBS, VARIANCE
-from ..soft_labels.belonging import stored_ids
-from ..soft_labels.columns import SoftLabels, read
-from ..soft_labels.identity import EXAMPLE_ID, check_identity, content_ids, fingerprint
-from ..soft_labels.layout import column, teachers_of
+from ..soft_labels.belonging import Facts, check_belonging, shared_views
+from ..soft_labels.columns import PROBS, VARIANCE, SoftLabels, column, teachers_of
+from ..soft_labels.identity import EXAMPLE_ID, content_ids
+from ..soft_labels.reading import read, stored_ids
 from ..utils.errors import UserError
 from ..utils.progress import track
 
@@ -133,10 +132,11 @@ class BatchedDataset(torch.utils.data.Dataset):
             raise UserError(f"soft labels of {len(dataset)} rows were given for a dataset of {len(self)} rows")
         labels = {}
         for teacher in teachers_of(dataset.column_names):
-            stored = read(dataset, teacher)
-            self._check_belonging(column(PROBS, teacher), stored, stored_ids(dataset, stored.provenance))
-            labels[teacher] = stored.to(self.device)
-        return self._changed(labels=labels, views=self._shared_views(labels))
+            read_labels = read(dataset, teacher)
+            check_belonging(read_labels.layout, replace(self._facts, ids=stored_ids(dataset, read_labels.record)))
+            labels[teacher] = read_labels.to(self.device)
+        views = shared_views([each.layout for each in labels.values()], self.views, self.example_ids)
+        return self._changed(labels=labels, views=views)
 
     def _changed(self, **attributes: Any) -> Self:
         """Return another dataset of the same values, starting at the first epoch."""
@@ -145,58 +145,16 @@ class BatchedDataset(torch.utils.data.Dataset):
             setattr(other, name, value)
         return other
 
-    def _check_belonging(self, name: str, labels: SoftLabels, ids: np.ndarray | None) -> None:
-        record = labels.provenance or {}
-        size, images = (record.get("dataset") or {}).get("image_size"), self.values.get("pixel_values")
-        if size is not None and isinstance(images, Tensor) and size != list(images.shape[1:]):
-            raise UserError(
-                f"{name} was made for images of [channels, height, width] {size}, and these are "
-                f"{list(images.shape[1:])}: use the images that were labeled"
-            )
-        if ids is not None and self.example_ids is not None:
-            check_identity(ids, self.example_ids)
-        if "labels" in self.values and self.values["labels"].max() >= labels.num_classes:
-            raise UserError(
-                f"{name} has {labels.num_classes} classes and the dataset's labels go up to "
-                f"{int(self.values['labels'].max())}: label it with a teacher of its classes"
-            )
-        theirs = record.get("preprocessing") or {}
-        ours = {} if self.preprocessor is None else self.preprocessor.to_dict()
-        if any(theirs.get(key, value) != value for key, value in ours.items()):
-            raise UserError(
-                f"the teacher saw images normalized with {theirs}, this dataset is prepared with {ours}: use the same "
-                "ImagePreprocessor for both"
-            )
-
-    def _shared_views(self, labels: dict[str | None, SoftLabels]) -> Views | None:
-        """Return the views of labels and images: the labels' if their record names any, or the dataset's own."""
-        records = [(each.provenance or {}).get("views") for each in labels.values()]
-        theirs = [None if record is None else Views.from_dict(record) for record in records]
-        if any(views != theirs[0] for views in theirs):
-            raise UserError(f"the teachers labeled different views ({theirs}): label them all with the same views")
-        if not theirs or (theirs[0] is None and self.views is None):
-            return self.views
-        if theirs[0] is None:
-            warnings.warn(
-                "the soft labels are of the images as they are, and the student sees them augmented, which is known "
-                "to make it overfit: label the same views with add_soft_labels(views=...)",
-                stacklevel=3,
-            )
-            return self.views
-        if self.views is not None and not self.views.allow(theirs[0]):
-            raise UserError(
-                f"the soft labels are of {theirs[0]}, and this dataset was made with {self.views}: leave views out, "
-                "the labels know theirs"
-            )
-        if self.example_ids is None:
-            raise UserError("labels of views need a dataset with example_ids, by which each view is drawn")
-        labeled = next(iter(labels.values())).provenance["dataset"]["fingerprint"]
-        if theirs[0].mixing is not None and labeled != fingerprint(self.example_ids):
-            raise UserError(
-                f"the labeled views mix each image with others of the whole dataset, by {theirs[0].mixing}, and some "
-                "of it are not here: use all the images that were labeled"
-            )
-        return theirs[0]
+    @property
+    def _facts(self) -> Facts:
+        """What soft labels are compared with."""
+        images, labels = self.values.get("pixel_values"), self.values.get("labels")
+        return Facts(
+            image_size=list(images.shape[1:]) if isinstance(images, Tensor) else None,
+            largest_label=None if labels is None else int(labels.max()),
+            preprocessing=None if self.preprocessor is None else self.preprocessor.to_dict(),
+            example_ids=self.example_ids,
+        )
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))

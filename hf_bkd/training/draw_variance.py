@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..soft_labels.arrow import stacked_lists
-from ..soft_labels.belonging import Stored
-from ..soft_labels.columns import read
-from ..soft_labels.layout import Layout
+from ..soft_labels.columns import Layout, stacked_lists
+from ..soft_labels.reading import Stored, read
 from ..targets import adaptive_lambda, inverse_variance_weights, noise_ratio, summed_variance
 from ..utils.errors import UserError
 
@@ -65,7 +63,7 @@ class StoredVariance:
             raise UserError(
                 f"{needed_for} needs labels whose record tells how many draws they average: use add_soft_labels"
             )
-        untempered = labels.wanted == 1 or self.layout.provenance["tempering"] == "per_sample"
+        untempered = labels.wanted == 1 or self.layout.record.tempering == "per_sample"
         if labels.wanted != labels.temperature or not untempered:
             raise UserError(
                 f"{needed_for} needs labels at the temperature of their draws, whose variance is stored: omit "

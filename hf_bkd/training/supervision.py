@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..soft_labels.belonging import stored_labels
+from ..soft_labels.columns import is_soft_label_column
 from ..soft_labels.identity import EXAMPLE_ID
-from ..soft_labels.layout import is_soft_label_column
+from ..soft_labels.reading import stored_labels
 from ..targets import entropy_weights, mix_teachers, mixture_responsibilities, temper
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
@@ -31,7 +31,7 @@ class StoredLabels:
         num_classes: of the student, where it is known.
 
     Raises:
-        UserError: as :func:`~hf_bkd.soft_labels.belonging.stored_labels`, :class:`AdaptiveLambda` and
+        UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`, :class:`AdaptiveLambda` and
             :class:`InverseVariance`.
     """
 

@@ -14,7 +14,7 @@ from ..losses import LossParts, distillation_loss, temperature_factor
 from ..metrics import classification_metrics, convergence_noise
 from ..models.calling import call_arguments, logits_of
 from ..models.variational_layers import GaussianWeights, gaussian_kl
-from ..soft_labels.layout import is_soft_label_column, soft_label_columns
+from ..soft_labels.columns import is_soft_label_column, soft_label_columns
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .card import write_training_card
