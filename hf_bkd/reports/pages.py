@@ -1,4 +1,4 @@
-"""What pages say of students and of teachers: tables, the verdict that their intervals support, and how to read them."""
+"""What pages say of students and of teachers: tables, the verdict that intervals support, and how to read them."""
 
 from collections.abc import Iterable
 
@@ -49,7 +49,9 @@ def teacher_cells(results: dict, condition: str, arms: Arms, with_std: bool = Tr
     cells = [["teacher", "accuracy", "scaled NLL", _difference_heading(results), "AUROC, out-of-distribution"]]
     for row in teacher_table(results, condition):
         accuracy, scaled = _number(row, "accuracy", 100, 2, with_std), _number(row, "scaled_nll", with_std=with_std)
-        cells.append([row["arm"], accuracy, scaled, difference_text(row), _number(row, "ood_auroc", with_std=with_std)])
+        cells.append(
+            [row["arm"], accuracy, scaled, difference_text(row), _number(row, "ood_auroc", with_std=with_std)]
+        )
     return cells
 
 
@@ -101,7 +103,7 @@ def verdict(rows: list[dict]) -> str:
     if same:
         seen = " to ".join(dict.fromkeys(f"{end(halves):.{measure.digits}f}" for end in (min, max)))
         who = "it" if sentences else it
-        limits = f"(a difference below {seen} {measure.unit} could not have been seen)"
+        limits = f"(the smallest difference that could have been seen: {seen} {measure.unit})"
         sentences.append(f"Not distinguishable from {who}: {'; '.join(same)} {limits}.")
     if undecided:
         sentences.append(f"Undecided, with fewer than two shared seeds: {'; '.join(undecided)}.")
@@ -128,19 +130,19 @@ def calibration(condition: str, arms: Arms) -> str:
     """
     if has_noisy_labels(condition, arms):
         return ""
-    best: dict[bool, tuple[Spread, str]] = {}
+    eces: dict[bool, dict[str, Spread]] = {True: {}, False: {}}
     for arm, runs in arms.items():
-        taught, value = any(r.get("teacher", "none") != "none" for r in runs.values()), over_seeds(runs, "ece")
-        if value.count and (taught not in best or value.mean < best[taught][0].mean):
-            best[taught] = value, arm
-    if len(best) < 2:
+        if (value := over_seeds(runs, "ece")).count:
+            eces[any(record.get("teacher", "none") != "none" for record in runs.values())][arm] = value
+    if not all(eces.values()):
         return ""
-    (mine, taught), (theirs, alone) = best[True], best[False]
+    taught, alone = (min(eces[kind], key=lambda arm, kind=kind: eces[kind][arm].mean) for kind in (True, False))
     difference = paired_difference(per_seed(arms[taught], "ece"), per_seed(arms[alone], "ece"))
-    open_ = difference.count < 2 or difference.low <= 0 <= difference.high
+    undecided = difference.count < 2 or difference.low <= 0 <= difference.high
     return (
-        f"The lowest ECE with a teacher is {mine.mean:.3f} ({taught}), without one {theirs.mean:.3f} ({alone}): "
-        f"{interval_text(difference)}{', not distinguishable' if open_ else ''}."
+        f"The lowest ECE of {counted(len(eces[True]), 'arm')} with a teacher is {eces[True][taught].mean:.3f} "
+        f"({taught}), of {len(eces[False])} without one {eces[False][alone].mean:.3f} ({alone}): "
+        f"{interval_text(difference)}{', not distinguishable' if undecided else ''}."
     )
 
 
@@ -157,7 +159,9 @@ def counted(number: int, noun: str) -> str:
 
 def values_of(records: Iterable[dict], key: str) -> str:
     """Return the different values of a field, such as `4` or `1, 2, 4`; a dash where there is none."""
-    values = sorted({record[key] for record in records if record.get(key) is not None}, key=lambda v: (str(type(v)), v))
+    values = sorted(
+        {record[key] for record in records if record.get(key) is not None}, key=lambda v: (str(type(v)), v)
+    )
     shown = (value if isinstance(value, str) else f"{value:.4g}" for value in values)
     return ", ".join(dict.fromkeys(shown)) or DASH
 

@@ -160,7 +160,7 @@ def _axis(measure: Measure) -> str:
 
 def _draw_differences(ax: Axes, rows: list[dict], colors: Colors) -> None:
     scale, limit = rows[0]["measure"].scale, _reach(rows)
-    ends = [scale * end for row in rows if row["difference"] for end in row["difference"][1:3]]
+    ends = [scale * end for row in rows if row["difference"] for end in row["difference"][:3]]
     sides = [1.05 if any(sign * end > 0 for end in ends) else 0.15 for sign in (-1, 1)]
     ax.set_xlim(-sides[0] * limit, sides[1] * limit)
     ax.axvline(0, color="black", linewidth=1, zorder=1)
@@ -236,7 +236,10 @@ def _reliability(groups: dict[str, Arms], reference: str, colors: Colors) -> tup
         ax.plot(confidence, accuracy, color=colors[arm], linewidth=1, alpha=0.5)
         ax.scatter(confidence, accuracy, LARGEST_DOT * count / count.max(), color=colors[arm], linewidths=0, zorder=3)
         noisy = has_noisy_labels(condition, groups[condition])
-        ax.set_title(fill(arm, 20, break_on_hyphens=False) + ("" if noisy else f"\nECE {over_seeds(runs, 'ece').mean:.3f}"), fontsize=8)
+        ax.set_title(
+            fill(arm, 20, break_on_hyphens=False) + ("" if noisy else f"\nECE {over_seeds(runs, 'ece').mean:.3f}"),
+            fontsize=8,
+        )
         ax.set(xlim=(0, 1.05), ylim=(0, 1.05), aspect="equal")
         ax.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
         ax.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))

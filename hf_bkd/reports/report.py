@@ -87,7 +87,9 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     sections.append(folded("How to read the numbers", _how_to_read(results)))
     sections.append(folded("Settings of each arm", _settings(results)))
     environment = (results.get("environment") or {}).items()
-    sections.append(folded("Environment", "".join(f"- {escaped(name)}: {escaped(value)}\n" for name, value in environment)))
+    sections.append(
+        folded("Environment", "".join(f"- {escaped(name)}: {escaped(value)}\n" for name, value in environment))
+    )
     write_text(folder / "report.md", "\n".join(sections))
     return folder / "report.md"
 
@@ -112,9 +114,11 @@ def print_summary(results: dict, console: Console | None = None) -> None:
 
 def _opening(results: dict, folder: Path) -> Iterator[str]:
     yield f"# {escaped(title_of(results))}\n"
-    records, groups = results["arms"], by_condition(results)
-    if records:
-        yield "\n".join([*_finding(results), f"- **Data.** {_data(results)}", f"- **Limits.** {_limits(results)}"]) + "\n"
+    if results["arms"]:
+        yield (
+            "\n".join([*_finding(results), f"- **Data.** {_data(results)}", f"- **Limits.** {_limits(results)}"])
+            + "\n"
+        )
     else:
         yield "No run has finished yet.\n"
     if results.get("note"):
@@ -148,7 +152,9 @@ def _data(results: dict) -> str:
     if tested:
         parts.append(f"{' or '.join(f'{number:,.0f}' for number in sorted(tested))} test examples")
     conditions = f" under {len(groups)} conditions" if len(groups) > 1 else ""
-    runs = f"{counted(len(records), 'run').capitalize()} of {len({record['arm'] for record in records})} arms{conditions}"
+    runs = (
+        f"{counted(len(records), 'run').capitalize()} of {len({record['arm'] for record in records})} arms{conditions}"
+    )
     return escaped(f"{', '.join(parts)}. {runs}; the {subject} is {values_of(records, subject)}.")
 
 
@@ -158,13 +164,21 @@ def _limits(results: dict) -> str:
     compared = sum(bool(row["difference"]) for condition in groups for row in _rows(results, condition))
     missing = len(seeds) * sum(map(len, groups.values())) - len(records)
     noisy = [condition for condition, arms in groups.items() if has_noisy_labels(condition, arms)]
-    sentences = [f"{counted(len(seeds), 'seed').capitalize()} and one dataset: the intervals cover what seeds change, not the choice of test examples."]
+    sentences = [
+        f"{counted(len(seeds), 'seed').capitalize()}: the intervals cover what seeds change, not the choice of test "
+        "examples."
+    ]
     if compared > 1:
-        sentences.append(f"Each of {counted(compared, 'interval')} stands alone: of 20 arms that change nothing, about one would exclude zero.")
+        sentences.append(
+            f"Each of {counted(compared, 'interval')} stands alone: of 20 arms that change nothing, about one would "
+            "exclude zero."
+        )
     if missing:
         sentences.append(f"{counted(missing, 'run').capitalize()} {'is' if missing == 1 else 'are'} missing so far.")
     if noisy:
-        sentences.append(f"ECE is omitted where labels are noisy ({'; '.join(noisy)}): it would judge by what the labels got wrong.")
+        sentences.append(
+            f"ECE is omitted where labels are noisy ({'; '.join(noisy)}): it would judge by what the labels got wrong."
+        )
     sentences.append(mixing_sentence(results))
     return escaped(" ".join(sentences))
 
@@ -185,7 +199,9 @@ def _main_cells(results: dict, condition: str, arms: Arms, with_std: bool = True
     cells = (student_cells if kind_of(results) == "study" else teacher_cells)(results, condition, arms, with_std)
     if reference_of(results) in arms:
         return cells
-    return [[cell for cell, heading in zip(row, cells[0], strict=True) if not heading.startswith("vs ")] for row in cells]
+    return [
+        [cell for cell, heading in zip(row, cells[0], strict=True) if not heading.startswith("vs ")] for row in cells
+    ]
 
 
 def _rows(results: dict, condition: str) -> list[dict]:
@@ -209,7 +225,11 @@ def _how_to_read(results: dict) -> str:
     reference, measure = reference_of(results), measure_of(results)
     window = max((record.get("noise_window") or 0 for record in results["arms"]), default=0) or "few"
     return (STUDENTS if kind_of(results) == "study" else TEACHERS).format(
-        reference=escaped(reference), it=escaped(named(reference)), measure=measure.name, unit=measure.unit, window=window
+        reference=escaped(reference),
+        it=escaped(named(reference)),
+        measure=measure.name,
+        unit=measure.unit,
+        window=window,
     )
 
 
@@ -221,7 +241,9 @@ def _settings(results: dict) -> str:
     for condition, arms in groups.items():
         for arm, runs in arms.items():
             values = [values_of(runs.values(), key) for key in ("teacher", *settings)]
-            means = [_mean(runs.values(), key, digits) for key, digits in (*((key, 3) for key in costs), ("seconds", 0))]
+            means = [
+                _mean(runs.values(), key, digits) for key, digits in (*((key, 3) for key in costs), ("seconds", 0))
+            ]
             cells.append([condition, arm, *values, *means])
     return table(cells if len(groups) > 1 else [row[1:] for row in cells])
 

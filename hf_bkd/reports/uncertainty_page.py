@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .plotting import OTHERS, highlighted, panels
-from .results import Arms, Runs, Spread, by_condition, reference_of, spread, spread_text
+from .results import Runs, Spread, by_condition, reference_of, spread, spread_text
 
 LEVEL = 0.9  # of the sets in the table
 LARGEST_RHAT = 1.1  # of chains that have mixed
@@ -96,10 +96,10 @@ def credible_sets(results: dict, colors: dict[str, str]) -> tuple[str, Figure]:
     order = [name for name in (*shown, "others") if name in handles]
     figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=4)
     return (
-        "Credible sets: the smallest sets of classes that have the level's probability under the posterior mean. Left: "
-        "how much more often than the level says the true class is in them; below zero a student is surer than it may "
-        "be. Right: how many classes they hold; of two students with the same coverage, the one with smaller sets "
-        "says more."
+        "Credible sets: the smallest sets of classes that have the level's probability under the posterior mean. "
+        "Left: how much more often than the level says the true class is in them; below zero a student is surer than "
+        "it may be. Right: how many classes they hold; of two students with the same coverage, the one with smaller "
+        "sets says more."
     ), figure
 
 

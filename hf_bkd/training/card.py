@@ -1,4 +1,4 @@
-"""What a student says of itself on the Hub: its card, from what its trainer knows."""
+"""The card of a student on the Hub, from what its trainer knows."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def write_training_card(
 
 
 def _record(source: StoredLabels | OnlineTeacher | None) -> dict[str, Any]:
-    """The record of the first teacher's labels, if they have one that names their teacher."""
+    """Return the record of the first teacher's labels, if they have one that names their teacher."""
     if not isinstance(source, StoredLabels):
         return {}
     record = next(iter(source.stored.values())).layout.provenance or {}

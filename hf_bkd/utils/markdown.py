@@ -20,7 +20,9 @@ def escaped(text: Any, markup: bool = False) -> str:
     line = "".join(character for character in " ".join(str(text).split()) if character.isprintable())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = (ONLY_LINKS if markup else ACTIVE).sub(r"\\\g<0>", line)
-    return OPENING.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", line, count=1) if OPENING.match(line) else line
+    return (
+        OPENING.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", line, count=1) if OPENING.match(line) else line
+    )
 
 
 def table(cells: Sequence[Sequence[Any]]) -> str:

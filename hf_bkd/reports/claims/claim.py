@@ -159,7 +159,9 @@ def _claim(stored: dict[str, Any], checks: list[dict[str, Any]]) -> Claim:
 
 
 def _figure(stored: dict[str, Any]) -> Figure:
-    panels = [Panel(**panel | {"series": [_series(series) for series in panel["series"]]}) for panel in stored["panels"]]
+    panels = [
+        Panel(**panel | {"series": [_series(series) for series in panel["series"]]}) for panel in stored["panels"]
+    ]
     return Figure(**stored | {"panels": panels})
 
 

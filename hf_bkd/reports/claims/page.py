@@ -32,7 +32,7 @@ def write_page(results: dict[str, Any], output_dir: str | os.PathLike) -> Path:
     bullets = [
         f"- **Finding.** {escaped(verdict(claims))}",
         f"- **Size.** {counted(len(claims), 'claim').capitalize()} with {counted(number, 'check')}.",
-        f"- **Limits.** {escaped(results.get('note', ''), markup=True)}",
+        f"- **Setting and limits.** {escaped(results.get('note', ''), markup=True)}",
     ]
     sections = [f"# {escaped(title_of(results))}\n", "\n".join(bullets) + "\n"]
     if (folder / "results.json").is_file():

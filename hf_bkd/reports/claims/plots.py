@@ -53,6 +53,8 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
             _draw_points(ax, series, places, bool(names), joined)
         else:
             _draw_line(ax, series, places)
+    if any(map(_jumps, panel.series)):
+        ax.set_title(f"{panel.title} (bold: running mean)".strip())
     if names:
         slanted = max(map(len, names)) > 5
         ax.set_xticks(range(len(names)), names, rotation=30 if slanted else 0, ha="right" if slanted else "center")
@@ -70,7 +72,14 @@ def _color(series: Series) -> str:
 def _draw_bars(ax: Axes, series: Series, places: list[int], stacks: np.ndarray) -> None:
     heights = np.zeros(stacks.shape[1])
     heights[places] = series.y
-    ax.bar(range(len(heights)), heights, 0.7, np.where(heights < 0, *stacks[::-1]), color=_color(series), label=series.label)
+    ax.bar(
+        range(len(heights)),
+        heights,
+        0.7,
+        np.where(heights < 0, *stacks[::-1]),
+        color=_color(series),
+        label=series.label,
+    )
     if (heights < 0).any():
         ax.axhline(0, color="black", linewidth=1)
     stacks += [heights.clip(min=0), heights.clip(max=0)]
@@ -85,8 +94,19 @@ def _draw_points(ax: Axes, series: Series, places: list[float], named: bool, joi
 
 
 def _draw_line(ax: Axes, series: Series, places: list[float]) -> None:
-    color = _color(series)
-    ax.plot(places, series.y, {"line": "-", "dashed": "--"}[series.style], color=color, label=series.label or None)
+    color, style = _color(series), {"line": "-", "dashed": "--"}[series.style]
+    values = series.y
+    if _jumps(series):
+        ax.plot(places, values, color=color, linewidth=0.7, alpha=0.25)
+        width = len(values) // 12
+        places, values = (np.convolve(each, np.full(width, 1 / width), "valid") for each in (places, values))
+    ax.plot(places, values, style, color=color, label=series.label or None)
     if series.error:
         low, high = np.subtract(series.y, series.error), np.add(series.y, series.error)
-        ax.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
+        ax.fill_between(series.x, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _jumps(series: Series) -> bool:
+    """Whether a long line turns at every other point in its second half, so that several would hide each other."""
+    steps = np.diff(series.y[len(series.y) // 2 :])
+    return series.style == "line" and len(series.y) > 60 and np.mean(steps[1:] * steps[:-1] < 0) > 0.5
