@@ -113,7 +113,7 @@ def test_a_recipe_writes_results_and_a_page_that_can_be_written_again(tmp_path, 
 
 
 def test_a_page_on_which_all_holds_says_so():
-    assert verdict([Claim("", "", "", [Check("a", 1, 1)])]) == "The only check holds."
+    assert verdict([Claim("", "", "", [Check("a", 1, 1)])]) == "All 1 checks hold."
 
 
 def test_unreadable_results_and_bad_arguments_end_in_a_sentence(tmp_path, capsys):

@@ -117,3 +117,13 @@ def test_negative_parts_are_stacked_below_zero():
     _draw_panel(ax, Panel("", "", "", [Series(part, names, y, style="stacked", color=1) for part, y in parts.items()]))
     bars = [(bar.get_y(), bar.get_height()) for bar in ax.patches]
     assert bars == [(0, 3), (0, 2), (0, -1), (2, 0.5), (3, 1), (0, -2)]
+
+
+def test_lines_that_jump_are_drawn_faint_with_their_running_mean():
+    ax = Figure().subplots()
+    jumping = [i % 2 + i / 100 for i in range(96)]
+    panel = Panel("run", "", "", [Series("a", range(96), jumping, style="line", color=1)])
+    _draw_panel(ax, panel)
+    faint, mean = (list(line.get_ydata()) for line in ax.lines)
+    assert faint == jumping and mean[0] == jumping[0] and mean[50] == pytest.approx(sum(jumping[46:55]) / 9)
+    assert ax.get_title() == "run (bold: running mean)"

@@ -64,7 +64,7 @@ def verdict(claims: Sequence[Claim]) -> str:
     checks = [check for claim in claims for check in claim.checks]
     failing = [check.name for check in checks if not check.holds]
     if not failing:
-        return f"All {counted(len(checks), 'check')} hold." if len(checks) > 1 else "The only check holds."
+        return f"All {len(checks)} checks hold."
     return f"{len(checks) - len(failing)} of {len(checks)} checks hold; these do not: {'; '.join(failing)}."
 
 

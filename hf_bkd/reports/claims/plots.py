@@ -36,7 +36,9 @@ def _draw(figure: Figure) -> Drawing:
 
 def _draw_panel(ax: Axes, panel: Panel) -> None:
     names = list(dict.fromkeys(x for series in panel.series for x in series.x if isinstance(x, str)))
-    ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    smoothed = any(map(_jumps, panel.series))
+    title = f"{panel.title} (bold: running mean)".strip() if smoothed else panel.title
+    ax.set(title=title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     for name in panel.log:
         axis = {"x": ax.xaxis, "y": ax.yaxis}[name]
         ax.set(**{f"{name}scale": "log"})
@@ -52,9 +54,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         elif series.style == "points":
             _draw_points(ax, series, places, bool(names), joined)
         else:
-            _draw_line(ax, series, places)
-    if any(map(_jumps, panel.series)):
-        ax.set_title(f"{panel.title} (bold: running mean)".strip())
+            _draw_line(ax, series, places, smoothed)
     if names:
         slanted = max(map(len, names)) > 5
         ax.set_xticks(range(len(names)), names, rotation=30 if slanted else 0, ha="right" if slanted else "center")
@@ -93,20 +93,25 @@ def _draw_points(ax: Axes, series: Series, places: list[float], named: bool, joi
     ax.errorbar(places, series.y, error, label=series.label or None, **look, **line)
 
 
-def _draw_line(ax: Axes, series: Series, places: list[float]) -> None:
+def _draw_line(ax: Axes, series: Series, places: list[float], smoothed: bool) -> None:
     color, style = _color(series), {"line": "-", "dashed": "--"}[series.style]
-    values = series.y
-    if _jumps(series):
-        ax.plot(places, values, color=color, linewidth=0.7, alpha=0.25)
-        width = len(values) // 12
-        places, values = (np.convolve(each, np.full(width, 1 / width), "valid") for each in (places, values))
-    ax.plot(places, values, style, color=color, label=series.label or None)
+    smoothed = smoothed and series.style == "line"
+    if smoothed:
+        ax.plot(places, series.y, color=color, linewidth=0.7, alpha=0.25)
+    shown = _running_mean(series.y) if smoothed else series.y
+    ax.plot(places, shown, style, color=color, label=series.label or None)
     if series.error:
         low, high = np.subtract(series.y, series.error), np.add(series.y, series.error)
-        ax.fill_between(series.x, low, high, color=color, alpha=0.2, linewidth=0)
+        ax.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    """Return means over a twelfth of the values around each, over fewer at the ends."""
+    last, most = len(values) - 1, len(values) // 24
+    reach = [min(i, last - i, most) for i in range(len(values))]
+    return [float(np.mean(values[i - each : i + each + 1])) for i, each in enumerate(reach)]
 
 
 def _jumps(series: Series) -> bool:
-    """Whether a long line turns at every other point in its second half, so that several would hide each other."""
-    steps = np.diff(series.y[len(series.y) // 2 :])
-    return series.style == "line" and len(series.y) > 60 and np.mean(steps[1:] * steps[:-1] < 0) > 0.5
+    """Whether a line's steps are a tenth of its whole range, so that several such lines would hide each other."""
+    return series.style == "line" and len(series.y) > 60 and np.std(np.diff(series.y)) > 0.1 * np.ptp(series.y)
