@@ -128,7 +128,7 @@ def test_the_pages_own_example_trains(world, labels, monkeypatch):
     world |= {
         "teacher": hf_bkd.DeterministicTeacher(world["network"]),
         "student": world["network"],
-        "preprocess": hf_bkd.ImagePreprocessor.for_model(world["network"]),
+        "preprocessor": hf_bkd.ImagePreprocessor.for_model(world["network"]),
         "push_soft_labels": lambda labeled, name, labels_only: pushed.update({name: hf_bkd.only_soft_labels(labeled)}),
         "datasets": datasets,
     }
@@ -170,7 +170,7 @@ def test_the_pages_several_teachers_label_and_import(world):
     world |= {
         name: hf_bkd.DeterministicTeacher(world["network"], temperature=t) for name, t in (("wide", 1), ("deep", 2))
     }
-    world["preprocess"] = hf_bkd.ImagePreprocessor.for_model(world["network"])
+    world["preprocessor"] = hf_bkd.ImagePreprocessor.for_model(world["network"])
     rows = {"accession": ["a", "b"], "label": [0, 1]}
     features = {"accession": datasets.Value("string"), "label": datasets.ClassLabel(num_classes=CLASSES)}
     world["proteins"] = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
