@@ -86,7 +86,42 @@ _HOME = {
 
 RENAMED = {"ResidentDataset": "BatchedDataset"}  # old names, which work for a release
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "BatchedDataset",
+    "ClassMap",
+    "ClassificationMetrics",
+    "CropAndFlip",
+    "DeterministicTeacher",
+    "DiagnosticsCallback",
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "EnsembleTeacher",
+    "IVON",
+    "ImagePreprocessor",
+    "LangevinTeacher",
+    "LaplaceTeacher",
+    "MCDropoutTeacher",
+    "MultiTeacher",
+    "OracleTeacher",
+    "Perceptron",
+    "Predictive",
+    "Teacher",
+    "UserError",
+    "VariationalTeacher",
+    "Views",
+    "add_soft_labels",
+    "check_against_teacher",
+    "convergence_noise",
+    "create_classifier",
+    "import_soft_labels",
+    "join_soft_labels",
+    "load_splits",
+    "make_variational",
+    "only_soft_labels",
+    "push_soft_labels",
+    "sharpness",
+    "uncertainty_report",
+]
 
 REGISTERED = cifar_resnet, small_cnn  # importing them tells timm, and so every loader, of their networks
 _moved.install()

@@ -1,0 +1,51 @@
+"""A caller's program, for the type checker: public names are found, and their types are not ``Any``."""
+
+from pathlib import Path
+from typing import assert_type
+
+from torch import nn
+
+from hf_bkd import (
+    BatchedDataset,
+    CropAndFlip,
+    DeterministicTeacher,
+    EnsembleTeacher,
+    ImagePreprocessor,
+    LaplaceTeacher,
+    MultiTeacher,
+    Predictive,
+    Teacher,
+    UserError,
+    VariationalTeacher,
+    Views,
+    add_soft_labels,
+    convergence_noise,
+    uncertainty_report,
+)
+
+
+def fitted(network: nn.Module, train: BatchedDataset, validation: BatchedDataset) -> list[Teacher]:
+    laplace = LaplaceTeacher.fit(network, train.batches(), validation.batches(), structure="kron")
+    assert_type(laplace, LaplaceTeacher)
+    scaled = DeterministicTeacher.fit(network, validation.batches())
+    assert_type(scaled, DeterministicTeacher)
+    return [laplace, scaled, EnsembleTeacher([laplace, scaled]), VariationalTeacher(network)]
+
+
+def asked(teacher: Teacher, preprocessor: ImagePreprocessor, images: BatchedDataset) -> Predictive:
+    views = Views(CropAndFlip(padding=2), number=4, seed=0)
+    assert_type(views.number, int | None)
+    add_soft_labels(images, MultiTeacher({"one": teacher}), num_samples=10, storage="top_k")
+    prediction = teacher.predict({}, num_samples=10)
+    assert_type(prediction, Predictive)
+    assert_type(convergence_noise([0.1, 0.2], last=2), float)
+    uncertainty_report(prediction.samples, None, None)
+    return prediction
+
+
+def saved(teacher: Teacher, folder: Path) -> Teacher:
+    teacher.save_pretrained(folder)
+    try:
+        return Teacher.from_pretrained(folder)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
