@@ -127,13 +127,15 @@ REGISTERED = cifar_resnet, small_cnn  # importing them tells timm, and so every 
 _moved.install()
 
 
-def __getattr__(name: str) -> Any:
-    if name in RENAMED:
-        warn_renamed(f"hf_bkd.{name}", f"hf_bkd.{RENAMED[name]}")
-        name = RENAMED[name]
-    if name not in _HOME:
-        raise AttributeError(f"module 'hf_bkd' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+if not TYPE_CHECKING:  # a checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name in RENAMED:
+            warn_renamed(f"hf_bkd.{name}", f"hf_bkd.{RENAMED[name]}")
+            name = RENAMED[name]
+        if name not in _HOME:
+            raise AttributeError(f"module 'hf_bkd' has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,11 @@
 """A caller's program, for the type checker: public names are found, and their types are not ``Any``."""
 
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 from torch import nn
 
+import hf_bkd
 from hf_bkd import (
     BatchedDataset,
     CropAndFlip,
@@ -20,7 +21,6 @@ from hf_bkd import (
     Views,
     add_soft_labels,
     convergence_noise,
-    uncertainty_report,
 )
 
 
@@ -32,14 +32,14 @@ def fitted(network: nn.Module, train: BatchedDataset, validation: BatchedDataset
     return [laplace, scaled, EnsembleTeacher([laplace, scaled]), VariationalTeacher(network)]
 
 
-def asked(teacher: Teacher, preprocessor: ImagePreprocessor, images: BatchedDataset) -> Predictive:
+def asked(teacher: Teacher, images: Any) -> Predictive:
     views = Views(CropAndFlip(padding=2), number=4, seed=0)
     assert_type(views.number, int | None)
-    add_soft_labels(images, MultiTeacher({"one": teacher}), num_samples=10, storage="top_k")
+    pixels = ImagePreprocessor(mean=(0.5,), std=(0.25,))
+    add_soft_labels(images, MultiTeacher({"one": teacher}), 10, preprocess=pixels, views=views, storage="top_k")
     prediction = teacher.predict({}, num_samples=10)
     assert_type(prediction, Predictive)
     assert_type(convergence_noise([0.1, 0.2], last=2), float)
-    uncertainty_report(prediction.samples, None, None)
     return prediction
 
 
@@ -49,3 +49,8 @@ def saved(teacher: Teacher, folder: Path) -> Teacher:
         return Teacher.from_pretrained(folder)
     except UserError as error:
         raise SystemExit(str(error)) from None
+
+
+def mistaken() -> None:
+    print(hf_bkd.LaplaceTeachers)  # type: ignore[attr-defined]
+    DeterministicTeacher.fit(network=1)  # type: ignore[arg-type, call-arg]
