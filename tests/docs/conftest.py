@@ -51,16 +51,16 @@ def world(quick):
         {"image": [Image.fromarray(image) for image in pixels], "label": [i % CLASSES for i in range(12)]}, features
     )
     network = hf_bkd.create_classifier("cnn6_small", CLASSES, in_chans=1, image_size=8, mean=[0.5], std=[0.25])
-    preprocess = hf_bkd.ImagePreprocessor.for_model(network)
-    train = hf_bkd.BatchedDataset.from_images(images, preprocess)
+    preprocessor = hf_bkd.ImagePreprocessor.for_model(network)
+    train = hf_bkd.BatchedDataset.from_images(images, preprocessor)
     batch = next(train.batches())
     return {name: getattr(hf_bkd, name) for name in hf_bkd.__all__} | {
         "network": network,
         "student": network,
         "teacher": hf_bkd.DeterministicTeacher(network),
         "images": images,
-        "rows": images.with_transform(preprocess),
-        "preprocess": preprocess,
+        "rows": images.with_transform(preprocessor),
+        "preprocessor": preprocessor,
         "train": train,
         "inputs": {"pixel_values": batch["pixel_values"]},
         "labels": batch["labels"],

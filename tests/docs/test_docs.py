@@ -87,11 +87,13 @@ def test_the_worked_example_labels_is_saved_and_loaded(world):
 @pytest.fixture
 def label(world):
     """A way to label three views of each image."""
-    views = hf_bkd.Views(hf_bkd.CropAndFlip(padding=2), number=3, seed=5)
+    views = hf_bkd.Views(hf_bkd.CropAndFlip(padding=2), num_views=3, seed=5)
 
     def label(**options):
-        images, teacher, preprocess = (world[name] for name in ("images", "teacher", "preprocess"))
-        return hf_bkd.add_soft_labels(images, teacher, preprocess=preprocess, views=views, progress=False, **options)
+        images, teacher, preprocessor = (world[name] for name in ("images", "teacher", "preprocessor"))
+        return hf_bkd.add_soft_labels(
+            images, teacher, preprocessor=preprocessor, views=views, progress=False, **options
+        )
 
     return label
 
@@ -110,15 +112,15 @@ def test_the_plain_reader_reads_every_storage(label, storage):
 
 def test_the_plain_views_are_the_pictures_that_were_labeled(world, label):
     exec(block("label_format.md", "def crop_and_flip"), plain := {"np": np})
-    labeled, preprocess = label(), world["preprocess"]
-    dataset = hf_bkd.BatchedDataset.from_images(labeled, preprocess)
+    labeled, preprocessor = label(), world["preprocessor"]
+    dataset = hf_bkd.BatchedDataset.from_images(labeled, preprocessor)
     for view in range(3):
         dataset.set_epoch(view)
         shown = dataset[list(range(12))]["pixel_values"]
         for row in range(12):
             image = np.asarray(labeled[row]["image"])[:, :, None]
             picture = plain["crop_and_flip"](image, labeled[row]["example_id"], 5, view, padding=2)
-            expected = preprocess.normalize(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])[0]
+            expected = preprocessor.normalize(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])[0]
             torch.testing.assert_close(shown[row], expected, rtol=0, atol=1e-6)
 
 
@@ -132,10 +134,10 @@ def test_labels_are_shared_and_joined_as_the_page_says(world, monkeypatch):
             {name: hf_bkd.only_soft_labels(labeled)}
         ),
     }
-    exec(block("sharing.md", "number=16"), world)
+    exec(block("sharing.md", "num_views=16"), world)
     world["args"].kd_lambda = 1.0
     exec(block("sharing.md", "join_soft_labels(images"), world)
-    assert world["train"].views == hf_bkd.Views(hf_bkd.CropAndFlip(), number=16)
+    assert world["train"].views == hf_bkd.Views(hf_bkd.CropAndFlip(), num_views=16)
     exec(block("sharing.md", "my-company/teacher"), world)
     assert pushed["my-company/teacher"] is True
     assert len(world["labeled"].features["teacher_provenance"].names[0]) > 100
@@ -173,7 +175,7 @@ def test_a_temperature_is_recorded_and_lambda_adapts_as_the_page_says(world):
     teacher = {"method": "variational", "num_classes": CLASSES}
     record = {"format": 1, "temperature": 1.0, "tempering": "post_average", "num_samples": 10, "teacher": teacher}
     labeled = attach(world["images"], probs, record | {"dataset": {}}, variance=0.01 * probs)
-    world["labeled"] = hf_bkd.BatchedDataset.from_images(labeled, world["preprocess"])
+    world["labeled"] = hf_bkd.BatchedDataset.from_images(labeled, world["preprocessor"])
     exec(block(page, "lambda_schedule"), world)
     exec(block(page, "DiagnosticsCallback"), world)
     logged = world["trainer"].state.log_history

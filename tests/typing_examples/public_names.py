@@ -33,10 +33,10 @@ def fitted(network: nn.Module, train: BatchedDataset, validation: BatchedDataset
 
 
 def asked(teacher: Teacher, images: Any) -> Predictive:
-    views = Views(CropAndFlip(padding=2), number=4, seed=0)
-    assert_type(views.number, int | None)
+    views = Views(CropAndFlip(padding=2), num_views=4, seed=0)
+    assert_type(views.num_views, int | None)
     pixels = ImagePreprocessor(mean=(0.5,), std=(0.25,))
-    add_soft_labels(images, MultiTeacher({"one": teacher}), 10, preprocess=pixels, views=views, storage="top_k")
+    add_soft_labels(images, MultiTeacher({"one": teacher}), 10, preprocessor=pixels, views=views, storage="top_k")
     prediction = teacher.predict({}, num_samples=10)
     assert_type(prediction, Predictive)
     assert_type(convergence_noise([0.1, 0.2], last=2), float)
