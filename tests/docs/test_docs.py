@@ -1,5 +1,7 @@
 """The code on the pages runs, with a small network and a few images in the place of the reader's."""
 
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import torch
 import hf_bkd
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
+from hf_bkd.study import Arm
+from hf_bkd.teachers import specification
 
 from .conftest import CLASSES, write_photos
 from .pages import ROOT, block, blocks, numbers, run, shape
@@ -82,6 +86,16 @@ def test_the_worked_example_labels_is_saved_and_loaded(world):
     draws = [t.predict(batch, 5, torch.Generator().manual_seed(1)) for t in (saved, loaded)]
     torch.testing.assert_close(draws[0].mean, draws[1].mean, rtol=0, atol=0)
     assert (draws[0].variance > 0).any()
+
+
+def test_the_worked_example_is_declared_as_a_specification(world, monkeypatch):
+    monkeypatch.setattr(specification, "SPECIFICATIONS", dict(specification.SPECIFICATIONS))
+    world["train"] = world["images"]
+    exec(block("own_teacher.md", "class ShiftTeacher"), world)
+    exec(block("own_teacher.md", "class Shift(TeacherSpec)"), world)
+    spec = Arm("shifted", teacher=world["Shift"](max_shift=2)).teacher
+    fitted = spec.fit(SimpleNamespace(trained=lambda: hf_bkd.DeterministicTeacher(world["network"])))
+    assert (fitted.method, fitted.max_shift, specification.specification("shift").max_shift) == ("shift", 2, 1)
 
 
 @pytest.fixture
