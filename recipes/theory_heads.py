@@ -104,7 +104,7 @@ def costs(digits: Digits, options: Arguments) -> Claim:
         MultivariateNormal(mean.flatten(), torch.kron(torch.eye(CLASSES, dtype=torch.float64), covariance))
         for mean, covariance in (posteriors[3], teacher)
     ]
-    exact = torch.distributions.kl_to_target(*dense).item()
+    exact = torch.distributions.kl_divergence(*dense).item()
     own = min(each.bias + each.cross for each in found.values())
     names = [str(rank) for rank in found]
     bars = [

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hf_bkd import CropAndFlip, ImagePreprocessor, Views
 from hf_bkd.soft_labels import add_soft_labels
-from hf_bkd.soft_labels.layout import soft_label_columns
+from hf_bkd.soft_labels.columns import soft_label_columns
 from hf_bkd.utils.random import example_normal
 
 RECORD = {"format": 1, "temperature": 1.0, "tempering": "post_average"}

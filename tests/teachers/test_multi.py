@@ -16,7 +16,7 @@ from hf_bkd import (
     add_soft_labels,
 )
 from hf_bkd.soft_labels import read
-from hf_bkd.soft_labels.record import num_draws
+from hf_bkd.soft_labels.record import TeacherRecord
 from hf_bkd.targets import entropy_weights
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
 
@@ -105,11 +105,13 @@ def test_each_member_labels_the_dataset_under_its_name(tmp_path):
         alone = read(add_soft_labels(rows(), teacher, 6, **how))
         found = read(labeled, name)
         assert torch.equal(found.probs, alone.probs)
-        assert found.provenance["teacher"] == alone.provenance["teacher"]
+        assert found.record.teacher == alone.record.teacher
     assert "teacher_variance__broad" in labeled.column_names and "teacher_variance__sure" not in labeled.column_names
     MultiTeacher(teachers).save_pretrained(tmp_path / "t")
-    with pytest.raises(UserError, match="names its labels itself"):
+    with pytest.raises(UserError, match="name their labels themselves"):
         add_soft_labels(rows(), MultiTeacher(teachers), name="both", **how)
+    by_name = add_soft_labels(rows(), teachers, 6, **how)
+    assert all(torch.equal(read(by_name, name).probs, read(labeled, name).probs) for name in teachers)
     with pytest.raises(UserError, match="that aren't streamed"):
         add_soft_labels(rows().to_iterable_dataset(), MultiTeacher(teachers), **how)
 
@@ -124,8 +126,9 @@ def test_a_class_map_moves_and_adds_probabilities():
     np.testing.assert_allclose(found.samples, draws, atol=1e-6)
     np.testing.assert_allclose(found.mean, draws.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(found.variance, draws.var(axis=0, ddof=1), atol=1e-6)
-    assert num_draws(mapped.describe(), 6) == 6
-    assert num_draws(ClassMap(DeterministicTeacher(network()), [0, 1, 2], 4).describe(), 6) == 1
+    assert TeacherRecord.from_json(mapped.describe()).draws(6) == mapped.num_draws(6) == 6
+    single = ClassMap(DeterministicTeacher(network()), [0, 1, 2], 4)
+    assert TeacherRecord.from_json(single.describe()).draws(6) == single.num_draws(6) == 1
 
 
 def test_a_class_map_keeps_a_members_tempered_mean_and_is_saved(tmp_path):
