@@ -1,5 +1,6 @@
 """The code on the pages runs, with a small network and a few images in the place of the reader's."""
 
+import re
 from types import SimpleNamespace
 
 import datasets
@@ -18,14 +19,21 @@ from .pages import ROOT, block, blocks, numbers, run, shape
 
 WHOLE = {"quick_start.md": (), "own_images.md": ("photos",), "own_texts.md": ("texts",), "features.md": ()}
 IN_PARTS = {
-    "README.md", "label_format.md", "own_teacher.md", "posteriors.md", "processes.md", "several_teachers.md",
+    "README.md", "gpu.md", "label_format.md", "own_teacher.md", "posteriors.md", "processes.md", "several_teachers.md",
     "sharing.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
 }  # fmt: skip
 
 
 def test_every_page_with_code_is_run_here():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} | {"README.md"}
-    assert {page for page in pages if blocks(page)} - {"gpu.md"} == WHOLE.keys() | IN_PARTS
+    assert {page for page in pages if blocks(page)} == WHOLE.keys() | IN_PARTS
+
+
+def test_the_reference_has_every_public_name():
+    pages = " ".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: hf_bkd\.(\S+)", pages, re.MULTILINE)) | {"CropAndFlip"}  # with its module
+    assert set(hf_bkd.__all__) <= shown
+    assert hf_bkd.__all__ == sorted(hf_bkd._HOME)
 
 
 @pytest.mark.parametrize("page", WHOLE)
@@ -163,6 +171,10 @@ def test_work_goes_on_as_the_page_of_processes_says(world):
     world["trainer"] = hf_bkd.DistillationTrainer(world["student"], world["args"], train_dataset=world["train"])
     exec(block("processes.md", "resume_from_checkpoint"), world)
     assert world["trainer"].state.global_step == 2
+
+
+def test_labels_and_images_lie_where_the_page_of_gpus_says(world, capsys):
+    run("gpu.md", world | {"torch": torch}, capsys)
 
 
 def test_the_theory_page_computes_what_it_says(world):
