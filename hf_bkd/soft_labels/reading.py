@@ -1,5 +1,6 @@
 """Soft labels are read from a dataset's columns and checked: one teacher's, or all that a student is to learn from."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import datasets
@@ -142,7 +143,7 @@ def stored_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> np.ndar
 def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[str, Any]]:
     """A teacher's labels, checked as far as the kind of dataset allows, and what is known of the examples."""
     if hasattr(dataset, "soft_labels"):
-        return dataset.soft_labels(teacher).layout, {}
+        return replace(dataset.soft_labels(teacher).layout, name=column(PROBS, teacher)), {}
     if isinstance(dataset, datasets.Dataset):
         layout = read(dataset, teacher).layout
         return layout, {"shows_views": False} | _spot_checked_ids(dataset, layout.record)

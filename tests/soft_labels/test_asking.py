@@ -142,7 +142,7 @@ class TestViews:
             quiet(images(), image_teacher(), views=VIEWS, preprocessor=lambda rows: PREPROCESS(rows))
 
     def test_without_a_number_are_refused(self):
-        with pytest.raises(UserError, match=r"need a number: pass Views\(..., number=V\)"):
+        with pytest.raises(UserError, match=r"need a number: pass Views\(..., num_views=V\)"):
             quiet(images(), image_teacher(), views=Views(CropAndFlip(padding=1)), preprocessor=PREPROCESS)
 
 
