@@ -120,6 +120,15 @@ labeled = add_soft_labels(dataset, teacher, num_samples=10)
 )
 
 
+def has_card_of_another(folder: str | Path) -> bool:
+    """Whether a folder has a ``README.md`` that is not a card of this library, and so is not to be replaced."""
+    card = Path(folder, "README.md")
+    if not card.is_file():
+        return False
+    header, _, _ = card.read_text(errors="replace").partition("\n---")
+    return not header.startswith("---") or "hf_bkd" not in header
+
+
 def write_teacher_card(folder: str | Path, description: dict[str, Any], task: str) -> None:
     """Write ``README.md`` from what ``teacher.json`` says: how the teacher was fitted and how calibrated it is.
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -17,16 +17,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..hub.cards import write_teacher_card
+from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..models.calling import Inputs, num_classes_of, split, to_network
 from ..models.saving import damage_refused, load_network, save_network
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
-from ..utils.files import whole_folder
+from ..utils.files import digest, digests, whole_folder
 
 TEMPERINGS = ("per_sample", "post_average")
+DESCRIPTION = "teacher.json"
+_WEIGHTS = (
+    "network/*.safetensors",
+    "network/*.safetensors.index.json",
+    "network/config.json",
+    "posterior.safetensors",
+)
+TEACHER_FILES = (*_WEIGHTS, *(f"members/**/{name}" for name in (*_WEIGHTS, DESCRIPTION, "README.md")))
+"""What an older teacher may have left in a folder, beside the description, and would be taken for the new one's."""
 
 
 class Predictive(NamedTuple):
@@ -155,19 +164,36 @@ class Teacher(ABC):
         return facts | ({"record": self.record} if self.record else {})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card, all or nothing."""
+        """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card.
+
+        A folder that exists keeps what is not a saved teacher's: its other files, and a ``README.md`` of its own. The
+        description is written last, with the digests of the other files: what a reader loads is the older teacher or
+        this one, and never a mixture.
+
+        Args:
+            folder: made if need be.
+
+        Raises:
+            UserError: the folder has a ``teacher.json`` of something else, or a file where a folder has to be.
+        """
+        folder = Path(folder)
+        older = folder / DESCRIPTION
+        if older.exists() and not _is_description(older):
+            raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
         settings, tensors = self.get_state()
         settings = settings | {"temperature": self.temperature, "tempering": self.tempering}
-        with whole_folder(folder) as temporary:
+        with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
             self._save_networks(temporary)
             if tensors:
                 tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 save_file(tensors, temporary / "posterior.safetensors")
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
             description["record"] = self.record
-            (temporary / "teacher.json").write_text(json.dumps(description, indent=2) + "\n")
-            reads = "text" if getattr(self.network, "main_input_name", None) == "input_ids" else "image"
-            write_teacher_card(temporary, description, f"{reads}-classification")
+            description["files"] = digests(temporary, DESCRIPTION)
+            (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+            if not has_card_of_another(folder):
+                reads = "text" if getattr(self.network, "main_input_name", None) == "input_ids" else "image"
+                write_teacher_card(temporary, description, f"{reads}-classification")
 
     @classmethod
     def from_pretrained(
@@ -188,12 +214,13 @@ class Teacher(ABC):
             UserError: no teacher there, another kind of teacher, damaged files, or weights of another network.
         """
         folder = local_folder(name_or_path, revision)
-        description_file = folder / "teacher.json"
+        description_file = folder / DESCRIPTION
         if not description_file.is_file():
             raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
         try:
             description = json.loads(description_file.read_text())
             method, settings, record = str(description["method"]), description["settings"], dict(description["record"])
+            files = dict(description.get("files", {}))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{description_file} is damaged: {error!r}") from None
         kinds = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
@@ -209,6 +236,7 @@ class Teacher(ABC):
         with damage_refused(f"the teacher in {folder}"):
             tensors = load_file(posterior) if posterior.is_file() else {}
             teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
+        _check_files(folder, files)
         teacher.record, teacher.source = record, source_of(name_or_path, folder)
         return teacher
 
@@ -261,3 +289,25 @@ def predict_all(
 
 def _all_subclasses(cls: type) -> list[type]:
     return [kind for sub in cls.__subclasses__() for kind in (sub, *_all_subclasses(sub))]
+
+
+def _is_description(file: Path) -> bool:
+    """Whether a file is what :meth:`Teacher.save_pretrained` writes, be it of a kind that nobody knows here."""
+    try:
+        return {"method", "settings", "record"} <= json.loads(file.read_text()).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_files(folder: Path, files: dict[str, Any]) -> None:
+    """Raise a UserError unless the files of a teacher are those that its description was written with."""
+    for name, expected in files.items():
+        path = PurePosixPath(name)
+        inside = not path.is_absolute() and ".." not in path.parts
+        if not inside or not (folder / name).is_file():
+            raise UserError(f"{folder} lacks {name}, which {DESCRIPTION} names: save or download the teacher again")
+        if digest(folder / name) != expected:
+            raise UserError(
+                f"{folder / name} is not the file that {DESCRIPTION} was written with, because saving was interrupted "
+                "or the file has changed since: save or download the teacher again"
+            )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.calling import Inputs
-from .base import Teacher
+from .base import DESCRIPTION, Teacher
 
 
 def log_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
@@ -44,5 +44,8 @@ class Composite(Teacher):
 
     @classmethod
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
-        paths = sorted((folder / "members").iterdir(), key=lambda path: int(path.name))
+        members = [
+            path.parent for path in (folder / "members").glob(f"*/{DESCRIPTION}") if path.parent.name.isdecimal()
+        ]
+        paths = sorted(members, key=lambda path: int(path.name))
         return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]
