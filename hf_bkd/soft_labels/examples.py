@@ -66,8 +66,8 @@ class Examples:
             self._check_views()
 
     def _check_views(self) -> None:
-        if self.views.number is None:
-            raise UserError("views that are labeled need a number: pass Views(..., number=V)")
+        if self.views.num_views is None:
+            raise UserError("views that are labeled need a number: pass Views(..., num_views=V)")
         if not self.are_images or not hasattr(self.preprocessor, "normalize"):
             raise UserError(
                 "views are made of images: pass a dataset that has some and preprocessor=ImagePreprocessor(...)"
@@ -81,7 +81,7 @@ class Examples:
     @property
     def num_views(self) -> int:
         """V, 1 for the examples as they are."""
-        return 1 if self.views is None else self.views.number
+        return 1 if self.views is None else self.views.num_views
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def add_soft_labels(
             dataset's transform returns, or else its columns (those of its torch format, if it has that), are the
             inputs: all tensors (and lists of tensors of one shape) among them, less labels and soft labels.
         views: augmentations under which each image is labeled, so that a student can see the same pictures; needs
-            ``views.number`` and ``preprocessor=ImagePreprocessor(...)``.
+            ``views.num_views`` and ``preprocessor=ImagePreprocessor(...)``.
         folds: number of parts, 2 .. N.
         fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
         batch_size: examples per call of the teacher; halved until they fit on a GPU.

@@ -13,6 +13,7 @@ from ..hub.transfer import made_repository, pushing_to
 from ..metrics import entropy
 from ..reports.plotting import PALETTE, png, style
 from ..utils.errors import UserError
+from ..utils.markdown import escaped
 from .columns import Layout, read_record, teachers_of
 from .reading import bytes_per_example, read
 from .record import LabelRecord
@@ -101,7 +102,8 @@ def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
     held_out = layout.record.held_out or {}
     facts = facts_of(layout.record) | {"bytes of probabilities a row, all views and teachers": f"{size:.4g}"}
     rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in facts.items())
-    lines = [f"## {'The teacher' if teacher is None else f'Teacher `{teacher}`'}\n", f"| | |\n| --- | --- |\n{rows}\n"]
+    heading = "The teacher" if teacher is None else f"Teacher {escaped(teacher)}"
+    lines = [f"## {heading}\n", f"| | |\n| --- | --- |\n{rows}\n"]
     if held_out:
         names = [name for name in METRICS if name in held_out]
         table = [names, ["---"] * len(names), [shown(held_out[name]) for name in names]]

@@ -1,4 +1,4 @@
-"""Teachers inside a teacher: asking them, and keeping them in its folder."""
+"""The base class of teachers that are made of other teachers, and how these are asked."""
 
 from abc import abstractmethod
 from copy import deepcopy
@@ -13,19 +13,19 @@ from .base import Teacher
 
 
 def log_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    """A member's tempered draws [S, B, C] as log-probabilities; one tempered after averaging has a single one."""
+    """Return a member's tempered draws [S, B, C] as log-probabilities; S is 1 where it tempers their average."""
     prediction = member.predict(inputs, num_samples, generator, return_samples=True)
     tempered_draws = member.tempering == "per_sample" or member.temperature == 1
     return (prediction.samples if tempered_draws else prediction.mean[None]).log()
 
 
 class Composite(Teacher):
-    """A teacher made of others: they move, are described and are saved with it."""
+    """A teacher made of others, which are moved, described and saved with it."""
 
     @property
     @abstractmethod
     def parts(self) -> list[Teacher]:
-        """The others."""
+        """The teachers that it is made of."""
 
     def to(self, device: torch.device | str) -> Self:
         for part in self.parts:

@@ -1,4 +1,4 @@
-"""What a student says of itself on the Hub: its card, from what its trainer knows."""
+"""The card of a student on the Hub, written from what its trainer knows."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def write_training_card(
 
     Args:
         trainer: a :class:`~hf_bkd.DistillationTrainer` that has been trained.
-        source: of its targets.
+        source: where its targets come from.
         model_name: title of the card.
         given: what `Trainer.push_to_hub` passes on for a card: ``tags``, ``dataset`` and others that are not used.
     """
@@ -65,7 +65,7 @@ def write_training_card(
 
 
 def _record(source: StoredLabels | OnlineTeacher | None) -> LabelRecord | None:
-    """The record of the first teacher's labels, if they have one that names their teacher."""
+    """Return the record of the first teacher's labels, if it says which draws of a teacher they average."""
     if not isinstance(source, StoredLabels):
         return None
     record = next(iter(source.stored.values())).layout.record

@@ -1,4 +1,4 @@
-"""Writing so that a name either holds the whole thing or does not exist."""
+"""Writing of files and folders so that each is complete or absent, also after an interruption."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from .errors import UserError
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name ``path`` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that takes the name ``path`` when the block ends well, and vanishes otherwise.
 
     A folder that has the name already is replaced then, and kept otherwise; UserError if a file has it.
     """
@@ -51,17 +51,17 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """:func:`write_bytes` of text in UTF-8."""
+    """Write text in UTF-8 in one step."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """:func:`write_text` of strict, indented JSON (a NaN is a ValueError)."""
+    """Write strict, indented JSON in one step (a NaN is a ValueError)."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Make ``path`` if need be and try to write into it; UserError if that can't be done."""
+    """Make a folder if need be and try to write into it; UserError if that can't be done."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,6 @@ def writable_folder(path: str | Path) -> Path:
 
 
 def bare_name(name_or_path: str) -> str:
-    """A name on the Hub as it is, of a path that exists here only the last part: nobody else has the rest."""
+    """Return a name on the Hub as it is, and only the last part of a path here: nobody else has the rest."""
     path = Path(name_or_path).expanduser()
     return path.resolve().name if path.exists() else name_or_path
