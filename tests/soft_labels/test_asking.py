@@ -114,7 +114,7 @@ class TestViews:
     @pytest.mark.parametrize("batch_size", [4, 512])
     def test_are_what_look_shows(self, batch_size):
         """The teacher's answer for each view, its draws those of the view."""
-        dataset, views = images(10, side=6), Views(CropAndFlip(padding=2), number=3, seed=5)
+        dataset, views = images(10, side=6), Views(CropAndFlip(padding=2), num_views=3, seed=5)
         teacher = Teacher(num_features=108, input_name="pixel_values")
         found = read(quiet(dataset, teacher, preprocessor=PREPROCESS, views=views, seed=8, batch_size=batch_size))
         ids = torch.from_numpy(content_ids(dataset["picture"][:]).copy())

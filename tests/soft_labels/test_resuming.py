@@ -180,12 +180,12 @@ class TestAnotherLabeling:
 
     def test_with_other_views_or_preprocessing(self, tmp_path):
         how = {"preprocessor": PREPROCESS, "folder": tmp_path}
-        views = Views(CropAndFlip(padding=1), number=2, seed=0)
+        views = Views(CropAndFlip(padding=1), num_views=2, seed=0)
         quiet(images(), image_teacher(), views=views, **how)
         for other, told in (
-            (Views(CropAndFlip(padding=1), number=2, seed=1), "another seed"),
-            (Views(CropAndFlip(padding=1), number=3, seed=0), "another number"),
-            (Views(CropAndFlip(padding=0), number=2, seed=0), "another transforms"),
+            (Views(CropAndFlip(padding=1), num_views=2, seed=1), "another seed"),
+            (Views(CropAndFlip(padding=1), num_views=3, seed=0), "another number"),
+            (Views(CropAndFlip(padding=0), num_views=2, seed=0), "another transforms"),
             (None, "another views"),
         ):
             with pytest.raises(UserError, match=told):

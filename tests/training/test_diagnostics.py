@@ -79,7 +79,7 @@ def labeled_rows() -> datasets.Dataset:
     teacher = LaplaceTeacher.fit(network, batches, prior_precision=1.0, link="mc")
     rows = rows.add_column("comment", ["x"] * N)
     return add_soft_labels(rows, teacher, 6, storage="float32", progress=False,
-                           preprocess=lambda rows: {"features": torch.as_tensor(rows["features"])})  # fmt: skip
+                           preprocessor=lambda rows: {"features": torch.as_tensor(rows["features"])})  # fmt: skip
 
 
 def test_stored_variance_tells_a_lambda(tmp_path):

@@ -112,9 +112,9 @@ def test_labels_of_a_real_posterior_in_views_train(tmp_path, storage):
     data = datasets.Dataset.from_dict({"image": list(images), "label": [i % C for i in range(N)]}, features=features)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
     make_variational(network, "head", initial_std=0.05)
-    how = {"views": Views(CropAndFlip(padding=1), num_views=2), "preprocess": ImagePreprocessor((0.5,), (0.25,))}
+    how = {"views": Views(CropAndFlip(padding=1), num_views=2), "preprocessor": ImagePreprocessor((0.5,), (0.25,))}
     labeled = add_soft_labels(data, VariationalTeacher(network), 5, storage=storage, top_k=2, progress=False, **how)
-    dataset = BatchedDataset.from_images(labeled, how["preprocess"])
+    dataset = BatchedDataset.from_images(labeled, how["preprocessor"])
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
     trainer = DistillationTrainer(student, arguments(tmp_path, **ADAPTIVE), train_dataset=dataset)
     adaptive = trainer._source.adaptive
