@@ -1,4 +1,4 @@
-# A bare checkout to the result: the virtual environment is made and filled by whatever target comes first.
+# Every target works in a fresh clone: the virtual environment is made and filled by whatever target comes first.
 
 VENV ?= .venv
 PYTHON ?= python3

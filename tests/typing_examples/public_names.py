@@ -54,3 +54,4 @@ def saved(teacher: Teacher, folder: Path) -> Teacher:
 def mistaken() -> None:
     print(hf_bkd.LaplaceTeachers)  # type: ignore[attr-defined]
     DeterministicTeacher.fit(network=1)  # type: ignore[arg-type, call-arg]
+    add_soft_labels([], storages="top_k")  # type: ignore[call-arg]
