@@ -36,7 +36,7 @@ def labeling(bench: Bench) -> Iterator[Claim]:
     network = with_config(STUDENT).to(bench.device)
     teacher, inputs = DeterministicTeacher(network), images(examples, bench.device)
     rows = datasets.Dataset.from_dict({"row": range(examples)})
-    how = {"batch_size": batch, "progress": False}
+    options = {"batch_size": batch, "progress": False}
 
     def bare() -> None:
         for start in range(0, examples, batch):
@@ -44,14 +44,14 @@ def labeling(bench: Bench) -> Iterator[Claim]:
 
     yield bench.speedup(
         f"add_soft_labels / the bare forward loop over the same tensors ({STUDENT}, batch {batch}): examples a second",
-        lambda: add_soft_labels(rows, teacher, preprocessor=lambda rows: _at(inputs, rows["row"]), **how),
+        lambda: add_soft_labels(rows, teacher, preprocessor=lambda rows: _at(inputs, rows["row"]), **options),
         bare,
         bar=0.90,
     )
     pictures, views = png_images(examples), Views(CropAndFlip(), num_views=1)
     yield bench.speedup(
         f"the same of PNG files, decoded, identified and augmented ({STUDENT}, batch {batch})",
-        lambda: add_soft_labels(pictures, teacher, preprocessor=PREPROCESS, views=views, **how),
+        lambda: add_soft_labels(pictures, teacher, preprocessor=PREPROCESS, views=views, **options),
         bare,
         bar=None,
     )
@@ -93,9 +93,9 @@ def size() -> Claim:
     return claim_of(text, [(taken, 1.0)] * 3, 32, unit="bytes")
 
 
-def small_labels(**how) -> datasets.Dataset:
+def small_labels(**options) -> datasets.Dataset:
     teacher = DeterministicTeacher(with_config("cnn6_small"))
-    return add_soft_labels(png_images(256), teacher, preprocessor=PREPROCESS, progress=False, **how)
+    return add_soft_labels(png_images(256), teacher, preprocessor=PREPROCESS, progress=False, **options)
 
 
 def with_config(architecture: str) -> nn.Module:

@@ -102,7 +102,8 @@ def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
     held_out = layout.record.held_out or {}
     facts = facts_of(layout.record) | {"bytes of probabilities a row, all views and teachers": f"{size:.4g}"}
     rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in facts.items())
-    lines = [f"## {'The teacher' if teacher is None else f'Teacher {escaped(teacher)}'}\n", f"| | |\n| --- | --- |\n{rows}\n"]
+    heading = "The teacher" if teacher is None else f"Teacher {escaped(teacher)}"
+    lines = [f"## {heading}\n", f"| | |\n| --- | --- |\n{rows}\n"]
     if held_out:
         names = [name for name in METRICS if name in held_out]
         table = [names, ["---"] * len(names), [shown(held_out[name]) for name in names]]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import hf_bkd
+from hf_bkd import teachers
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.study import Arm
-from hf_bkd.teachers.specification import SPECIFICATIONS, specification
 
 from .conftest import CLASSES, write_photos
 from .pages import ROOT, block, blocks, numbers, run, shape
@@ -97,13 +97,13 @@ def test_the_worked_example_labels_is_saved_and_loaded(world):
 
 
 def test_the_worked_example_is_declared_as_a_specification(world, monkeypatch):
-    monkeypatch.setitem(SPECIFICATIONS, "shift", None)  # so that it is removed afterwards
+    monkeypatch.setitem(teachers.SPECIFICATIONS, "shift", None)  # so that it is removed afterwards
     world["train"] = world["images"]
     exec(block("own_teacher.md", "class ShiftTeacher"), world)
     exec(block("own_teacher.md", "class Shift(TeacherSpec)"), world)
     spec = Arm("shifted", teacher=world["Shift"](max_shift=2)).teacher
     fitted = spec.fit(SimpleNamespace(trained=lambda: hf_bkd.DeterministicTeacher(world["network"])))
-    assert (fitted.method, fitted.max_shift, specification("shift").max_shift) == ("shift", 2, 1)
+    assert (fitted.method, fitted.max_shift, teachers.specification("shift").max_shift) == ("shift", 2, 1)
 
 
 @pytest.fixture
