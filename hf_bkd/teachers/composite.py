@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.calling import Inputs
+from ..utils.errors import UserError
 from .base import DESCRIPTION, Teacher
 
 
@@ -44,8 +45,8 @@ class Composite(Teacher):
 
     @classmethod
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
-        members = [
-            path.parent for path in (folder / "members").glob(f"*/{DESCRIPTION}") if path.parent.name.isdecimal()
-        ]
-        paths = sorted(members, key=lambda path: int(path.name))
+        descriptions = (folder / "members").glob(f"[0-9]*/{DESCRIPTION}")
+        paths = sorted((file.parent for file in descriptions), key=lambda path: int(path.name))
+        if not paths:
+            raise UserError(f"the teacher in {folder} cannot be loaded, for its members are gone: save it again")
         return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]
