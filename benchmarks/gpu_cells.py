@@ -22,7 +22,8 @@ from gpu_works import describe
 from PIL import Image
 from torch import nn
 
-from hf_bkd.data.loading import as_image_classification, stratified_split, with_label_noise
+from hf_bkd.data.columns import as_image_classification
+from hf_bkd.data.subsets import stratified_split, with_label_noise
 from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import LAPLACE, ONE_HOT, TUNED, Arm, Images, Splits, Study
 from hf_bkd.study import main as run_study

@@ -28,6 +28,8 @@ from hf_bkd import (
     create_classifier,
 )
 from hf_bkd.soft_labels import SoftLabels
+from hf_bkd.soft_labels.columns import PROBS, Layout
+from hf_bkd.soft_labels.record import LabelRecord
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 PADDING, VIEWS, TOP = 4, 4, 10
@@ -142,7 +144,7 @@ def stored_labels(setup: Setup) -> SoftLabels:
     top = probs.topk(min(TOP, setup.classes - 1), dim=-1)
     tail = (1 - top.values.sum(dim=-1, keepdim=True)).clamp_min(0)
     parts = {"classes": top.indices.to(torch.uint8), "probs": top.values.half(), "tail": tail.half()}
-    return SoftLabels(parts, setup.classes, None, RECORD)
+    return SoftLabels(Layout(PROBS, VIEWS, setup.classes, LabelRecord.from_json(RECORD)), parts)
 
 
 # By hand, as in airbench (Jordan 2024): all images of an epoch are augmented at once, and batches are cut from them

@@ -6,7 +6,9 @@ validation split, because theirs is the test split; and labels of 16 augmented v
 sees in turn (in recipes/views_study.py 4 were as good as a teacher that is asked at each step).
 """
 
-from hf_bkd.data.loading import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.columns import as_image_classification
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import CONTROLS, Arm, Images, Splits, Study, StudyArguments, main
 

@@ -11,7 +11,9 @@ import sys
 from teachers_comparison import of_first_classes
 from views_study import smaller
 
-from hf_bkd.data.loading import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.columns import as_image_classification
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import ONE_HOT, Arm, Images, Splits, Study, StudyArguments, combined, main
 

@@ -10,14 +10,9 @@ class that the teachers know: CIFAR-10's test split.
 import datasets
 from digits import MEAN, NOISE, STD, digits
 
-from hf_bkd.data.loading import (
-    as_image_classification,
-    few_first,
-    few_shot,
-    load_splits,
-    stratified_split,
-    with_label_noise,
-)
+from hf_bkd.data.columns import as_image_classification
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, few_shot, stratified_split, with_label_noise
 from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import (
     DETERMINISTIC,

@@ -6,7 +6,9 @@ is how many augmented views of an image it labels before the training, and how t
     python recipes/views_study.py [--dataset CIFAR100]     an hour on two cores
 """
 
-from hf_bkd.data.loading import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.columns import as_image_classification
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import ONE_HOT, Arm, Images, Splits, Study, StudyArguments, main
 

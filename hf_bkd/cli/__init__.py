@@ -70,13 +70,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from ..reports.results import kind_of
+
     file = Path(arguments.output_dir, "results.json")
     try:
         results = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
-    if "checks" in results:
-        from ..reports.claims.report import print_summary, write_report
+    if kind_of(results) == "claims":
+        from ..reports.claims.page import print_claims as print_summary
+        from ..reports.claims.page import write_page as write_report
     else:
         from ..reports.report import print_summary, write_report
     report = write_report(results, arguments.output_dir)

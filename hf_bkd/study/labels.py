@@ -8,8 +8,8 @@ from typing import NamedTuple
 import datasets
 
 from ..soft_labels import only_soft_labels
+from ..soft_labels.columns import column, soft_label_columns, teachers_of
 from ..soft_labels.identity import EXAMPLE_ID
-from ..soft_labels.layout import column, soft_label_columns, teachers_of
 
 
 class Labels(NamedTuple):

@@ -10,9 +10,9 @@ import datasets
 from accelerate import PartialState
 
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
+from ..soft_labels.columns import teachers_of
 from ..soft_labels.identity import content_ids
-from ..soft_labels.layout import teachers_of
-from ..soft_labels.record import make_provenance
+from ..soft_labels.record import make_record
 from ..teachers import (
     DeterministicTeacher,
     EnsembleTeacher,
@@ -95,7 +95,7 @@ class Teaching:
         """Arguments of ``add_soft_labels`` for all that is labeled."""
         setting = self.setting
         how = {"num_samples": setting.options.num_samples, "seed": setting.seed, "progress": setting.progress}
-        return how | {"preprocess": setting.inputs.preprocess}
+        return how | {"preprocessor": setting.inputs.preprocess}
 
     def _label(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, datasets.Dataset | None]:
         setting, rows = self.setting, self.setting.splits.taught
@@ -119,9 +119,7 @@ class Teaching:
         rows, bayes = self.setting.splits.train, self.setting.splits.bayes
         column = self.setting.inputs.column
         teacher = {"method": "bayes", "num_classes": bayes.shape[1], "temperature": 1.0, "tempering": "post_average"}
-        record = make_provenance(
-            teacher, rows, num_samples=1, seed=0, storage="float16", content_column=column, preprocessing=None
-        )
+        record = make_record(teacher, rows, num_samples=1, seed=0, storage="float16", content_column=column)
         return attach(rows, bayes, record, example_ids=content_ids(rows[column][:]))
 
     def teacher(self, arm: Arm, temperature: float, rows: Rows = None, prefix: str = "") -> Teacher:

@@ -170,7 +170,7 @@ def test_an_existing_folder_is_left_alone(home, tmp_path, capsys):
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "/nowhere"], "there is no folder /nowhere"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "TEXTS"], "no column of images"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "DATA", "--ood_split", "dev"], "no split 'dev'"),
-        (["evaluate", "NETWORK", "--dataset", "DATA", "--num_samples", "0"], "num_samples must be at least 1"),
+        (["evaluate", "NETWORK", "--dataset", "DATA", "--num_samples", "0"], "num_samples must be a whole number"),
         (["teacher", "fit"], "pass --method, one of deterministic, laplace"),
         (["teacher", "fit", "--method", "laplace"], "pass --model"),
         (["teacher", "fit", "--method", "laplace", "--model", "NETWORK", "--dataset", "DATA"], "pass --output_dir"),

@@ -75,7 +75,7 @@ def test_masks_of_dropout_depend_on_the_generator_and_leave_torchs_alone(device)
 @pytest.mark.parametrize("views", LABELING)
 @pytest.mark.parametrize("name", ["deterministic", "laplace, draws", "variational network", "ensemble"])
 def test_labels_are_those_of_the_cpu(name, views, device):
-    teacher, settings = TEACHERS[name](), {"preprocess": PREPROCESS, "views": LABELING[views], "progress": False}
+    teacher, settings = TEACHERS[name](), {"preprocessor": PREPROCESS, "views": LABELING[views], "progress": False}
     settings |= {"storage": "float32", "batch_size": 10}
     expected = read(add_soft_labels(images(), teacher, 3, **settings))
     found = read(add_soft_labels(images(), teacher.to(device), 3, **settings))
@@ -89,10 +89,9 @@ def test_labels_of_fast_passes_are_near_those_of_exact_ones(precision, device):
     if device.type == "cpu" and precision == "fp16":
         pytest.skip("a CPU's is too slow, or missing")
     teacher = laplace().to(device)
-    exact, fast = (
-        read(add_soft_labels(images(), teacher, 3, preprocess=PREPROCESS, progress=False, mixed_precision=each)).probs
-        for each in (None, precision)
-    )
+    settings = {"preprocessor": PREPROCESS, "progress": False}
+    labeled = [add_soft_labels(images(), teacher, 3, **settings, mixed_precision=each) for each in (None, precision)]
+    exact, fast = (read(dataset).probs for dataset in labeled)
     assert not torch.equal(exact, fast)
     same(fast, exact, tolerance=0.05)
 
@@ -154,7 +153,7 @@ def test_batches_are_halved_until_they_fit(folds, device):
     if device.type != "cuda":
         pytest.skip("only a card's memory is found out like this")
     teacher, dataset = Hungry(device), images(200)
-    settings = {"preprocess": PREPROCESS, "progress": False, "batch_size": 100}
+    settings = {"preprocessor": PREPROCESS, "progress": False, "batch_size": 100}
     if folds:
         labeled = add_soft_labels(dataset, folds=folds, fit=lambda rest, fold: teacher, **settings)
     else:

@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_bkd import (
     IVON,
+    BatchedDataset,
     DiagnosticsCallback,
     DistillationTrainer,
     MultiTeacher,
@@ -18,7 +19,6 @@ from hf_bkd import (
     add_soft_labels,
     make_variational,
 )
-from hf_bkd.training.batched_texts import BatchedTexts
 from tests.teachers.teacher_helpers import small_bert
 
 from .gpu_helpers import (
@@ -45,12 +45,12 @@ PLAIN = {"kd_lambda": 0.0}
 
 
 def labeled(**settings):
-    return add_soft_labels(images(), laplace(), 4, preprocess=PREPROCESS, progress=False, **settings)
+    return add_soft_labels(images(), laplace(), 4, preprocessor=PREPROCESS, progress=False, **settings)
 
 
 def labeled_twice():
     two = MultiTeacher({"a": laplace(), "b": laplace()})
-    return add_soft_labels(images(), two, 4, preprocess=PREPROCESS, progress=False)
+    return add_soft_labels(images(), two, 4, preprocessor=PREPROCESS, progress=False)
 
 
 # how a student is supervised: its dataset, and arguments of its training
@@ -222,7 +222,7 @@ def test_diagnostics_look_into_a_training_on_the_device(device, tmp_path):
     assert len(found) == 4 and all(entry["gradient_noise_stored"] > 0 for entry in found)
 
 
-def token_rows(device: torch.device) -> BatchedTexts:
+def token_rows(device: torch.device) -> BatchedDataset:
     """Texts of 3 to 10 tokens, padded at their ends."""
     lengths = [3 + row % 8 for row in range(N)]
     rows = datasets.Dataset.from_dict({"text": [f"text {n}" for n in range(N)], "label": [n % C for n in range(N)]})
@@ -232,7 +232,7 @@ def token_rows(device: torch.device) -> BatchedTexts:
         mask = (torch.arange(10) < torch.tensor(lengths)[:, None]).long()
         return {"input_ids": tokens * mask, "attention_mask": mask}
 
-    return BatchedTexts.from_texts(rows, tokenize, device)
+    return BatchedDataset.from_texts(rows, tokenize, device)
 
 
 def test_texts_are_learned_without_waiting_for_the_longest(device, tmp_path):

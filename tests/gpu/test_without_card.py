@@ -73,6 +73,7 @@ def test_batches_are_read_without_waiting(views):
     with pretended_gpu():
         values = {"pixel_values": torch.zeros(N, 3, SIDE, SIDE, dtype=torch.uint8, device="cuda")}
         dataset = BatchedDataset(values, PREPROCESS, VIEWS[views], example_ids=np.arange(N))
+        dataset._pool = Pool.of(np.arange(N), values["pixel_values"], "cuda")  # made of values: the ids
         dataset[ROWS]  # what is brought to the device once
         with Traffic() as traffic:
             batch = dataset[ROWS]

@@ -18,16 +18,18 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ...data.augmentations import CropAndFlip
-from ...data.loading import as_classification, check_labeled, check_split, load_splits, stratified_split
+from ...data.columns import as_classification
+from ...data.loading import check_split, load_splits
 from ...data.preprocessing import ImagePreprocessor
 from ...data.reading import Reader, class_names, kind_of, reader_for
+from ...data.subsets import check_labeled, stratified_split
 from ...data.views import Views
 from ...models.classifier import create_classifier
 from ...study.settings import DECISIVE
 from ...teachers import DeterministicTeacher, EnsembleTeacher, Teacher
 from ...teachers.loading import load_teacher
 from ...training.arguments import DistillationTrainingArguments
-from ...training.batched_dataset import BatchedDataset
+from ...training.batched_dataset import BatchedDataset, training_set
 from ...training.trainer import DistillationTrainer
 from ...utils.errors import UserError
 from ...utils.files import bare_name, write_json
@@ -79,7 +81,7 @@ class Task:
         if self.options.augment:
             data.views = Views(CropAndFlip(), seed=seed)
         if self.args.eval_strategy != "no":
-            evaluated = self.reader.training_set(self.validation, self.args.device)
+            evaluated = training_set(self.reader, self.validation, self.args.device)
         args = replace(
             self.args,
             output_dir=str(self.checkpoints / str(number)),
@@ -96,7 +98,7 @@ class Task:
 
     @cached_property
     def training_set(self) -> Any:
-        data = self.decoded or self.reader.training_set(self.train, self.args.device)
+        data = self.decoded or training_set(self.reader, self.train, self.args.device)
         if self.options.augment and not isinstance(data, BatchedDataset):
             raise UserError("--augment is for images of the size that the network takes: leave it out here")
         return data
