@@ -46,7 +46,7 @@ class Images:
         """The augmented views that networks see, if they do; a new one each epoch if their number is not given."""
         return Views(CropAndFlip(), number=number, seed=seed) if self.augment else None
 
-    def resident(
+    def batched(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
@@ -84,7 +84,7 @@ class Texts:
     def views(self, seed: int, number: int | None = None) -> None:
         """Texts are not augmented."""
 
-    def resident(
+    def batched(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
@@ -165,7 +165,7 @@ class Vectors:
     def views(self, seed: int, number: int | None = None) -> None:
         """Features are not augmented."""
 
-    def resident(
+    def batched(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them, recognized by their content column if they have one."""

@@ -18,7 +18,6 @@ from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .card import write_training_card
 from .checkpoints import check_same_model, last_checkpoint
-from .ivon import IVON
 from .supervision import OnlineTeacher, StoredLabels, collate, network_inputs
 
 
@@ -88,7 +87,7 @@ class DistillationTrainer(Trainer):
             train_dataset.view_order = self.args.view_order
             self.args.dataloader_persistent_workers = False  # a worker learns of the epoch when it starts
             self.add_callback(_SetEpoch(train_dataset))
-        self._ivon = self.optimizer if isinstance(self.optimizer, IVON) else None
+        self._ivon = self.optimizer if hasattr(self.optimizer, "perturb") else None  # known by what it can do
         if self._ivon is not None:
             self.args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
             self.add_callback(_DrawWeights(self._ivon))
@@ -261,7 +260,7 @@ class _SetEpoch(TrainerCallback):
 class _DrawWeights(TrainerCallback):
     """Has the optimizer draw the weights that all micro-batches of a step see; between steps they are the means."""
 
-    def __init__(self, optimizer: IVON):
+    def __init__(self, optimizer: Any):
         self.optimizer = optimizer
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -23,13 +23,15 @@ def renamed_arguments(**new_names: str) -> Callable:
     """
 
     def decorate(function: Callable) -> Callable:
+        name = function.__qualname__.removesuffix(".__init__")
+
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             for old in kwargs.keys() & new_names.keys():
                 new = new_names[old]
-                warn_renamed(f"the argument {old} of {function.__name__}", new)
+                warn_renamed(f"the argument {old} of {name}", new)
                 if new in kwargs:
-                    raise UserError(f"{function.__name__} was given {new} twice, also as {old}: pass {new} alone")
+                    raise UserError(f"{name} was given {new} twice, also as {old}: pass {new} alone")
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
