@@ -3,13 +3,12 @@
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import datasets
 import timm
 import torch
 from accelerate import PartialState
@@ -18,7 +17,6 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..data.augmentations import CropAndFlip
-from ..data.loading import as_classification, check_labeled, check_split, load_splits, stratified_split
 from ..data.preprocessing import ImagePreprocessor
 from ..data.reading import Reader, class_names, kind_of, reader_for
 from ..data.views import Views
@@ -31,64 +29,10 @@ from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset, training_set
 from ..utils.errors import UserError
 from ..utils.files import bare_name
+from .examples import Examples
 
 # the options that change a training, beside the training arguments
 CHOSEN = ("model", "dataset", "train_split", "validation_split", "validation_size", "label_column", "augment")
-
-
-@dataclass
-class Examples:
-    """The training and validation examples of a command, read when they are asked for.
-
-    Args:
-        options: the command's.
-        kind: of the networks' inputs, ``"image"`` or ``"text"``.
-        known_classes: names in the networks' order; the training split's if not given.
-
-    Raises:
-        UserError: a dataset, split or column that is not there, or examples without labels.
-    """
-
-    options: Any
-    kind: str
-    known_classes: list[str] | None
-
-    def __post_init__(self):
-        self.splits = load_splits(self.options.dataset)
-        self.validation_split = self.options.validation_split or (
-            "validation" if "validation" in self.splits else None
-        )
-
-    @cached_property
-    def train(self) -> datasets.Dataset:
-        """What networks are trained and posteriors fitted on."""
-        return self._whole if self.validation_split else self._divided[1]
-
-    @cached_property
-    def validation(self) -> datasets.Dataset:
-        """What is chosen and measured on."""
-        return self._read(self.validation_split, self.classes) if self.validation_split else self._divided[0]
-
-    @property
-    def classes(self) -> list[str]:
-        """Their names, in the networks' order."""
-        return self.known_classes or self._whole.features["label"].names
-
-    @cached_property
-    def _whole(self) -> datasets.Dataset:
-        return self._read(self.options.train_split, self.known_classes)
-
-    @cached_property
-    def _divided(self) -> tuple[datasets.Dataset, datasets.Dataset]:
-        return stratified_split(self._whole, self.options.validation_size or len(self._whole) // 10, seed=0)
-
-    def _read(self, split: str, classes: list[str] | None) -> datasets.Dataset:
-        options = self.options
-        check_split(self.splits, split, options.dataset)
-        columns = options.input_column, options.label_column
-        rows = as_classification(self.splits[split], self.kind, classes, *columns)
-        check_labeled(rows, split)
-        return rows
 
 
 class CommandLineFitting(Fitting):
@@ -173,9 +117,10 @@ class CommandLineFitting(Fitting):
         """Refuse to go on with a training that was begun with other settings."""
         settings = decisive(self.args) | {name: v for name, v in self.args.to_dict().items() if name.startswith("kl_")}
         settings |= {name: getattr(self.options, name) for name in CHOSEN} | {"seed": self.args.seed}
-        settings |= {"method": self.name.removesuffix(f"-{self.number}")} | (
-            {} if self.spec is None else asdict(self.spec)
-        )
+        if self.spec is None:
+            settings["method"] = self.name.removesuffix(f"-{self.number}")
+        else:
+            settings |= {"method": self.spec.kind, **asdict(self.spec)}
         remedy = "go on with the same, or delete that folder"
         check_same_settings(self.checkpoints / "settings.json", settings, "a training", remedy)
 
@@ -239,9 +184,14 @@ class TrainedNetworks(CommandLineFitting):
         return self.loaded[self.number] if method == DeterministicTeacher.method else None
 
     def network(self, **settings: Any) -> nn.Module:
-        """Return the member's trained network; UserError for settings, which only a new one can have."""
+        """Return the member's trained network, to be trained further.
+
+        Raises:
+            UserError: settings, which only a new network can have.
+        """
         if settings:
             raise UserError(f"--{next(iter(settings))} is of a new architecture, and --model is trained: leave it out")
+        set_seed(self.args.seed + self.number)  # of what a posterior over its weights starts from
         return self.loaded[self.number].network
 
     def trained(self, **settings: Any) -> Teacher:

@@ -5,7 +5,7 @@ The methods and their options are those of the specifications in `teachers`.
 
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import Field, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -115,22 +115,27 @@ def is_architecture(name: str) -> bool:
     return not Path(name).is_dir() and timm.is_model(name)
 
 
-def _method_options() -> dict[str, tuple]:
-    """All options of the methods: those of the specifications' fields that have a help text."""
+def _method_options() -> dict[str, tuple[str, Any, Any]]:
+    """All options of the methods: the specifications' fields that have a help text."""
     kinds, texts = {}, defaultdict(list)
     for method, spec in sorted(SPECIFICATIONS.items()):
-        hints = get_type_hints(spec)
-        for each in fields(spec):
-            if each.metadata.get("text"):
-                data = each.metadata
-                defaults = [data["from_scratch"], data["command_line"], each.default]
-                default = next((value for value in defaults if value is not None), None)
-                notes = [] if data["choices"] is None else [", ".join(data["choices"])]
-                notes += [] if default is None else [f"{default} if not given"]
-                texts[each.name].append(f"{method}: {data['text']}" + (f" ({'; '.join(notes)})" if notes else ""))
-                own = next(kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not NoneType)
-                kinds[each.name] = data["kind"] or own
+        for declared in fields(spec):
+            if declared.metadata.get("text"):
+                kinds[declared.name] = declared.metadata["kind"] or _kind_of(get_type_hints(spec)[declared.name])
+                texts[declared.name].append(f"{method}: {_help(declared)}")
     return {name: (name, kind | None, _option(None, "; ".join(texts[name]) + ".")) for name, kind in kinds.items()}
+
+
+def _kind_of(annotation: Any) -> type:
+    return next(kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType)
+
+
+def _help(declared: Field) -> str:
+    data = declared.metadata
+    defaults = [data["from_scratch"], data["command_line"], declared.default]
+    notes = [", ".join(data["choices"])] if data["choices"] else []
+    notes += [f"{default} if not given" for default in defaults if default is not None][:1]
+    return data["text"] + (f" ({'; '.join(notes)})" if notes else "")
 
 
 METHOD_OPTIONS = _method_options()

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..teachers import Deterministic, Ensemble, Laplace, TeacherSpec, Variational, specification
+from ..teachers import Deterministic, Ensemble, Laplace, TeacherSpec, Variational, spec_by_name
 from ..utils.deprecation import renamed_arguments, warn_renamed
 from ..utils.errors import UserError
 from ..utils.files import slug
@@ -171,7 +171,7 @@ def _teacher_by_name(arm: str, kind: str, options: dict[str, Any]) -> TeacherSpe
     warn_renamed(f"the teacher {kind!r} of an arm", "a specification, such as teacher=Laplace(link='mc')", 6)
     others = {"none": None, "bayes": ExactBayes(), "stored": Stored()}
     try:
-        return others[kind] if kind in others else specification(kind, **options)
+        return others[kind] if kind in others else spec_by_name(kind, **options)
     except (UserError, TypeError) as error:
         raise UserError(f"arm {arm!r} has the teacher {kind!r}, which can't be: {error}") from None
 

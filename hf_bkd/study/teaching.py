@@ -14,7 +14,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
-from ..soft_labels.identity import EXAMPLE_ID, content_ids
+from ..soft_labels.identity import EXAMPLE_ID, content_column, dataset_ids
 from ..soft_labels.layout import column, soft_label_columns, teachers_of
 from ..soft_labels.record import make_provenance
 from ..teachers import EnsembleTeacher, Teacher
@@ -232,12 +232,13 @@ class Teaching:
 
     def _label_exactly(self) -> datasets.Dataset:
         rows, bayes = self.cell.splits.train, self.cell.splits.bayes
-        content = self.cell.inputs.column
+        content = content_column(rows.features)
+        ids = None if content is None else dataset_ids(rows, content)
         teacher = {"method": "bayes", "num_classes": bayes.shape[1], "temperature": 1.0, "tempering": "post_average"}
         record = make_provenance(
             teacher, rows, num_samples=1, seed=0, storage="float16", content_column=content, preprocessing=None
         )
-        return attach(rows, bayes, record, example_ids=content_ids(rows[content][:]))
+        return attach(rows, bayes, record, example_ids=ids)
 
 
 # Soft labels as columns: stored apart from the examples, and put beside them

@@ -9,7 +9,7 @@ from .langevin import LangevinTeacher
 from .laplace import Laplace, LaplaceTeacher
 from .multi import ClassMap, MultiTeacher
 from .oracle import OracleTeacher
-from .specification import SPECIFICATIONS, FitContext, TeacherSpec, specification
+from .specification import SPECIFICATIONS, FitContext, TeacherSpec, spec_by_name
 from .variational import Variational, VariationalTeacher, make_variational
 
 __all__ = [
@@ -36,5 +36,5 @@ __all__ = [
     "VariationalTeacher",
     "make_variational",
     "predict_all",
-    "specification",
+    "spec_by_name",
 ]

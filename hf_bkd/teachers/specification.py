@@ -153,7 +153,7 @@ class TeacherSpec(ABC):
         return {}
 
 
-def specification(kind: str, **options: Any) -> TeacherSpec:
+def spec_by_name(kind: str, **options: Any) -> TeacherSpec:
     """A specification by its name, with options.
 
     Raises:

@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 # what safetensors and torch call a file that could not be written, in errors of their own
-UNWRITTEN = ("I/O error", "No space left on device", "inline_container")
+UNWRITTEN = ("I/O error", "No space left on device", "inline_container", "iostream error")
 
 
 @contextmanager
