@@ -3,9 +3,12 @@
 accelerate launch recipes/cifar100_laplace.py [--dataset FOLDER] [--arms deterministic,laplace]
 """
 
-from common.cifar import DEFAULTS, against_controls
+from common.cifar import DEFAULTS as CIFAR
+from common.cifar import against_controls
 
 from hf_bkd.study import LAPLACE, Study, StudyArguments, main
+
+DEFAULTS = CIFAR | {"output_dir": "runs/cifar100_laplace"}
 
 
 def study(options: StudyArguments) -> Study:
@@ -13,4 +16,4 @@ def study(options: StudyArguments) -> Study:
 
 
 if __name__ == "__main__":
-    main(study, DEFAULTS | {"output_dir": "runs/cifar100_laplace"})
+    main(study, DEFAULTS)

@@ -3,9 +3,12 @@
 accelerate launch recipes/cifar100_vi.py [--dataset FOLDER] [--arms deterministic,variational-head]
 """
 
-from common.cifar import DEFAULTS, against_controls
+from common.cifar import DEFAULTS as CIFAR
+from common.cifar import against_controls
 
 from hf_bkd.study import VARIATIONAL, WHOLE_NETWORK, Study, StudyArguments, main
+
+DEFAULTS = CIFAR | {"output_dir": "runs/cifar100_vi"}
 
 
 def study(options: StudyArguments) -> Study:
@@ -13,4 +16,4 @@ def study(options: StudyArguments) -> Study:
 
 
 if __name__ == "__main__":
-    main(study, DEFAULTS | {"output_dir": "runs/cifar100_vi"})
+    main(study, DEFAULTS)

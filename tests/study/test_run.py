@@ -4,12 +4,25 @@ import json
 import shutil
 import subprocess
 
+import datasets
 import numpy as np
 import pytest
 
 from hf_bkd import DistillationTrainer
 from hf_bkd.models.perceptron import Perceptron
-from hf_bkd.study import DETERMINISTIC, LABEL_SMOOTHING, SCALED, TUNED, Arm, ExactBayes, Splits, Study, main
+from hf_bkd.soft_labels import read
+from hf_bkd.study import (
+    DETERMINISTIC,
+    LABEL_SMOOTHING,
+    SCALED,
+    TUNED,
+    Arm,
+    Deterministic,
+    ExactBayes,
+    Splits,
+    Study,
+    main,
+)
 from hf_bkd.study.students import StudentTraining
 from tests.study.study_helpers import DEFAULTS, STUDY, plain, run, status, words
 
@@ -33,13 +46,13 @@ def check_record(record: dict) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, run(STUDY, folder, seeds="0,1")
+    return folder, run(STUDY, folder)
 
 
-def test_every_arm_has_a_record_for_every_seed(finished):
+def test_every_arm_has_a_record(finished):
     _, results = finished
     assert results["recipe"] == "small" and results["environment"]["processes"] == "1"
-    assert [(r["arm"], r["seed"]) for r in results["arms"]] == [(arm.name, s) for arm in STUDY.arms for s in (0, 1)]
+    assert [record["arm"] for record in results["arms"]] == [arm.name for arm in STUDY.arms]
     for record in results["arms"]:
         check_record(record)
     methods = {record["arm"]: record["teacher"] for record in results["arms"]}
@@ -51,7 +64,7 @@ def test_a_report_and_students_with_cards(finished):
     assert "Laplace" in (folder / "report.md").read_text()
     assert {path.name for path in folder.glob("*.png")} >= {"comparison.png", "reliability.png"}
     for arm in ("one-hot", "variational-head"):
-        student = folder / "students" / "all" / "seed-1" / arm
+        student = folder / "students" / "all" / "seed-0" / arm
         assert Perceptron.from_pretrained(student) and "model-index" in (student / "README.md").read_text()
         assert not list(student.rglob("*.bin")) and not list(student.rglob("*.pt"))
     assert not (folder / "checkpoints").exists()
@@ -60,16 +73,17 @@ def test_a_report_and_students_with_cards(finished):
 def test_a_finished_study_goes_on_from_its_records(finished, monkeypatch):
     folder, results = finished
     monkeypatch.setattr("hf_bkd.study.cell.Cell.train_network", lambda *a, **k: pytest.fail("trained again"))
-    assert run(STUDY, folder, seeds="0,1")["arms"] == results["arms"]
+    assert run(STUDY, folder)["arms"] == results["arms"]
 
 
 def test_two_processes_share_the_seeds(finished, tmp_path):
     _, results = finished
     shared = run(STUDY, tmp_path, seeds="0,1", workers=2, arms="deterministic,laplace")["arms"]
-    alone = [record for record in results["arms"] if record["arm"] in ("deterministic", "Laplace")]
-    assert [(r["arm"], r["seed"], r["metrics"]) for r in shared] == [
-        (r["arm"], r["seed"], r["metrics"]) for r in alone
-    ]
+    assert [(record["arm"], record["seed"]) for record in shared] == [
+        ("deterministic", 0), ("deterministic", 1), ("Laplace", 0), ("Laplace", 1),
+    ]  # fmt: skip
+    alone = {record["arm"]: record["metrics"] for record in results["arms"]}
+    assert all(record["metrics"] == alone[record["arm"]] for record in shared if record["seed"] == 0)
 
 
 def test_an_interrupted_run_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
@@ -179,6 +193,16 @@ def test_exact_probabilities_teach_where_they_are_known(tmp_path):
     ]  # fmt: skip
     assert records[1]["metrics"]["nll"] == pytest.approx(records[0]["metrics"]["nll"], rel=1e-3)  # the same target
     assert records[1]["teacher_metrics"] is None
+
+
+def test_cross_fitted_labels_are_of_teachers_that_saw_the_other_folds(tmp_path):
+    arm = Arm("folded", Deterministic(), folds=2)
+    (record,) = run(Study("folded", (arm,), {"": plain}), tmp_path)["arms"]
+    assert record["folds"] == 2 and record["teacher_metrics"]["accuracy"] > 0.3
+    names = {path.name for path in (tmp_path / "teachers" / "all" / "seed-0").iterdir()}
+    assert names == {"fold-1-of-2-deterministic-0", "fold-2-of-2-deterministic-0"}
+    labels = datasets.load_from_disk(tmp_path / "labels" / "all" / "seed-0" / "deterministic-2-folds-T1" / "train")
+    assert read(labels, None).provenance["folds"]["number"] == 2
 
 
 def test_the_bar_counts_arms(tmp_path, monkeypatch):
