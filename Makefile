@@ -1,11 +1,11 @@
-# A bare checkout to the result: the virtual environment is made and filled by whatever target comes first.
+# Every target works in a fresh clone: the virtual environment is made and filled by whatever target comes first.
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all bench card lint install clean
+.PHONY: demo test test-all bench card lint types docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python recipes/digits.py --output_dir runs/digits
@@ -17,7 +17,7 @@ test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 # what is claimed of speed and memory, measured here; a missed bar is no error, and is best judged on an idle machine
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run_all.py
 
 # publish the run in runs/NAME as model_cards/NAME
@@ -31,10 +31,18 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# whether the public names have types that a caller's checker sees
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+# the documentation as a site, in site/; needs no network
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 install: $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build site *.egg-info
 
 # uv installs in a fifth of pip's time; where it can't be had, pip does it
 INSTALL = { $(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/pip install -q uv; } && \
@@ -45,7 +53,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "installing hf_bkd and what it needs into $(VENV) (once; several GB, some minutes)"
-	$(INSTALL) -e . || $(BIN)/pip install -e .
+	$(INSTALL) -e '.[recipes]' || $(BIN)/pip install -e '.[recipes]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,8 +1,8 @@
-"""The two sides of a claim, measured in turn in one run, and the record of what came out.
+"""Measure the two sides of a claim in turn, and record the ratio.
 
-A side is a function of no arguments. A round runs both, each often enough to be timed well, and gives one ratio: what
-the machine does meanwhile slows both. A claim's ratio is the median over the rounds, of which there are at least
-seven; its spread are their 10th and 90th percentile.
+A side is a function of no arguments. A round runs both, each often enough to be timed well, and gives one ratio, so
+that whatever else the machine does slows both. A claim's ratio is the median over at least seven rounds, and its
+spread their 10th and 90th percentile.
 """
 
 import atexit
@@ -28,20 +28,20 @@ from torch.profiler import ProfilerActivity, profile
 
 from hf_bkd.utils.files import write_json
 
-warnings.filterwarnings("ignore", category=FutureWarning)  # of what laplace-torch is built on
+warnings.filterwarnings("ignore", category=FutureWarning)  # of laplace-torch's backends
 
 Side = Callable[[], Any]
 LEAST_ROUNDS = 7
-LEAST_SECONDS = 0.02  # that a side is timed for in one go
+LEAST_SECONDS = 0.02  # of one timing of a side
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A ratio and the bar that it is to stay below or reach; a bar of ``None`` is a figure reported for its own sake.
+    """A ratio, and the bar that it is to stay below or reach; ``None`` if the ratio is merely reported.
 
     better: "lower" or "higher".
     spread: the 10th and the 90th percentile of the ratio over ``runs`` rounds.
-    sides: what a call of ours and of the other takes, to be shown.
+    sides: what a call of our side and one of the other take, as text.
     """
 
     claim: str
@@ -54,6 +54,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
+        """Whether the ratio meets the bar, in one word."""
         if self.bar is None:
             return "reported"
         passed = self.ratio <= self.bar if self.better == "lower" else self.ratio >= self.bar
@@ -63,7 +64,7 @@ class Claim:
 def claim_of(
     text: str, pairs: Sequence[tuple[float, float]], bar: float | None, better: str = "lower", unit: str = "s"
 ) -> Claim:
-    """From what a call of ours and of the other side takes, round by round; "higher" is theirs over ours."""
+    """Make a claim of what calls of both sides take, round by round; "higher" is theirs over ours."""
     ratios = [own / other if better == "lower" else other / own for own, other in pairs]
     low, high = np.quantile(ratios, [0.1, 0.9]).tolist()
     sides = " against ".join(f"{statistics.median(side):.3g} {unit}" for side in zip(*pairs, strict=True))
@@ -72,25 +73,26 @@ def claim_of(
 
 @dataclass(frozen=True)
 class Bench:
-    """Where to measure, and for how many seconds a claim if more rounds fit than the seven it must have."""
+    """The device to measure on, and the seconds for each claim if more than its seven rounds fit."""
 
     device: torch.device
     seconds: float = 20.0
 
     @property
     def on_gpu(self) -> bool:
+        """Whether a GPU is measured."""
         return self.device.type == "cuda"
 
     def slowdown(self, text: str, ours: Side, theirs: Side, bar: float | None) -> Claim:
-        """Time of our side over that of the other."""
+        """Measure the time of our side over that of the other."""
         return claim_of(text, self.rounds(ours, theirs), bar)
 
     def speedup(self, text: str, ours: Side, theirs: Side, bar: float | None) -> Claim:
-        """Time of the other side over that of ours."""
+        """Measure the time of the other side over that of ours."""
         return claim_of(text, self.rounds(ours, theirs), bar, "higher")
 
     def rounds(self, ours: Side, theirs: Side) -> list[tuple[float, float]]:
-        """Seconds a call of both sides, round by round; the side that goes first changes."""
+        """Measure the seconds of a call of both sides, round by round; the sides take turns to go first."""
         sides = ours, theirs
         repeats = [self._repeats(side) for side in sides]
         rounds: list[tuple[float, float]] = []
@@ -103,14 +105,14 @@ class Bench:
         return rounds
 
     def _repeats(self, side: Side) -> int:
-        """How many calls make a timing; the first call, which sets up more than it does, counts if it is long."""
+        """Find how many calls make a timing; the first call, mostly set-up, counts only if it is long."""
         seconds = self._seconds(side)
         if seconds < 1:
             seconds = self._seconds(side)
         return max(1, math.ceil(LEAST_SECONDS / seconds))
 
     def _seconds(self, side: Side, repeats: int = 1) -> float:
-        """Seconds a call."""
+        """Measure the seconds of a call."""
         self._synchronize()
         start = time.perf_counter()
         for _ in range(repeats):
@@ -123,10 +125,10 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def working_memory(self, side: Side) -> int:
-        """Most bytes of tensors that a call holds at a time beside those that were there before it."""
+        """Measure the most bytes of tensors that a call holds at a time beside those that existed before."""
         side()  # what only a first call allocates does not count
         if not self.on_gpu:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of its starts and stops
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces its starts and stops
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
                 side()
             return peak_of(allocations(profiler))
@@ -139,7 +141,7 @@ class Bench:
 
 
 def allocations(profiler: profile) -> list[int]:
-    """Bytes of every allocation, and negative ones of every release, in their order."""
+    """List the bytes of every allocation, negative for a release, in their order."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(path))
@@ -149,7 +151,7 @@ def allocations(profiler: profile) -> list[int]:
 
 
 def peak_of(changes: Iterable[int]) -> int:
-    """The highest sum of the first n changes, n >= 0."""
+    """Find the highest sum of the first n changes, n >= 0."""
     total = peak = 0
     for change in changes:
         total += change
@@ -158,6 +160,7 @@ def peak_of(changes: Iterable[int]) -> int:
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
+    """Count the bytes of tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -172,10 +175,10 @@ def main(*subjects: Claims, output: Path | None = None) -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bench = Bench(torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.seconds)
-    told = described(bench.device)
-    gc.freeze()  # or collecting garbage would go through all of the imported libraries again and again
+    facts = described(bench.device)
+    gc.freeze()  # collecting garbage would otherwise go through all imported libraries again and again
     atexit.register(gc.unfreeze)
-    print(", ".join(f"{name} {value}" for name, value in told.items()))
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
     claims = []
     for subject in subjects:
         for claim in subject(bench):
@@ -183,30 +186,32 @@ def main(*subjects: Claims, output: Path | None = None) -> None:
             claims.append(claim)
     print(summary_of(claims))
     if output is not None:
-        write_json(output, {"environment": told, "claims": [record_of(claim) for claim in claims]})
+        write_json(output, {"environment": facts, "claims": [record_of(claim) for claim in claims]})
         print(f"results: {output}")
 
 
 def described(device: torch.device) -> dict[str, str]:
-    """Versions and hardware, the threads that share the work, and how busy the machine was before."""
+    """Describe versions and hardware, the number of threads, and how busy the machine was before."""
     from hf_bkd.utils.environment import environment  # takes seconds to import
 
     threads = f"{torch.get_num_threads()} of {physical_cores()} physical cores"
-    told = {"threads": threads, "instructions": torch.backends.cpu.get_cpu_capability()}
-    return environment(device, 1) | told | {"load before": f"{os.getloadavg()[0]:.2f}"}
+    cpu = {"threads": threads, "instructions": torch.backends.cpu.get_cpu_capability()}
+    return environment(device, 1) | cpu | {"load before": f"{os.getloadavg()[0]:.2f}"}
 
 
 def physical_cores() -> int:
-    """As many as this process may use."""
+    """Count the physical cores that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(psutil.cpu_count(logical=False) or usable, usable)
 
 
 def record_of(claim: Claim) -> dict[str, Any]:
+    """Convert a claim for ``results.json``."""
     return {name: value for name, value in asdict(claim).items() if name != "sides"}
 
 
 def line_of(claim: Claim) -> str:
+    """Format a claim, with its bar, its spread and its sides."""
     sign = "<=" if claim.better == "lower" else ">="
     bar = "" if claim.bar is None else f" {sign} {claim.bar:g}"
     low, high = claim.spread
@@ -215,6 +220,7 @@ def line_of(claim: Claim) -> str:
 
 
 def summary_of(claims: list[Claim]) -> str:
+    """Count the bars that are met."""
     verdicts = [claim.verdict for claim in claims]
     met, missed = verdicts.count("pass"), verdicts.count("FAIL")
     return f"{met} of {met + missed} bars met"

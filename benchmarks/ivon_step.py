@@ -1,4 +1,4 @@
-"""What a whole-network posterior by IVON costs beside training with AdamW: in the optimizer, and in all. No bars.
+"""The cost of a whole-network posterior by IVON beside training with AdamW, in the optimizer and in all, without bars.
 
 python benchmarks/ivon_step.py
 """
@@ -37,7 +37,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
 
     text = f"Training step with IVON / with AdamW ({ARCHITECTURE}, {NUM_CLASSES} classes, batch {size})"
     yield bench.slowdown(text, train_with_ivon, train_with_adamw, bar=None)
-    # the gradients of the last step are still there
+    # both use the gradients of the last training step
     text = f"IVON's draw and step / AdamW's step ({ARCHITECTURE}, {NUM_CLASSES} classes)"
     yield bench.slowdown(text, draw_and_step, adamw.step, bar=None)
 

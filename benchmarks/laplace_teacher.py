@@ -1,4 +1,4 @@
-"""A last-layer Laplace teacher costs about what its network costs: to ask, in memory and to fit.
+"""The cost of a last-layer Laplace teacher beside that of its network: to predict, in memory and to fit.
 
 python benchmarks/laplace_teacher.py
 """
@@ -22,7 +22,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
 
 
 def predict(bench: Bench) -> Iterator[Claim]:
-    """Time and memory; of memory the weights, the posterior and whatever else a call holds at most."""
+    """Measure time, and memory: the weights, the posterior and the most that a call holds beside them."""
     network = classifier("resnet50_cifar", bench.device)
     inputs = images(512 if bench.on_gpu else 32, bench.device)
     teacher = laplace_of(network, bench.device)
@@ -32,15 +32,15 @@ def predict(bench: Bench) -> Iterator[Claim]:
     yield bench.slowdown(f"{text} ({setting})", *sides, bar=1.10)
 
     weights = size_of([*network.parameters(), *network.buffers()])
-    kept = weights + size_of(teacher.curvature.tensors().values()), weights
+    stored = weights + size_of(teacher.curvature.tensors().values()), weights
     pairs = [
-        [(own + bench.working_memory(side)) / 2**20 for own, side in zip(kept, sides, strict=True)] for _ in range(3)
+        [(own + bench.working_memory(side)) / 2**20 for own, side in zip(stored, sides, strict=True)] for _ in range(3)
     ]
     yield claim_of(f"{text}: peak memory ({setting})", pairs, 1.2, unit="MiB")
 
 
 def fit(bench: Bench, architecture: str, examples: int) -> Claim:
-    """The other side is the pass over the same batches and the two eigendecompositions, of the same two matrices."""
+    """Measure a fit against a pass over the same batches and the eigendecompositions of the same two matrices."""
     network = classifier(architecture, bench.device)
     size = 512 if bench.on_gpu else 32 if network.num_features > 1000 else 128
     inputs, targets = images(examples, bench.device), labels(examples, bench.device)
@@ -63,8 +63,9 @@ def fit(bench: Bench, architecture: str, examples: int) -> Claim:
 
 
 def kronecker_factors(teacher: LaplaceTeacher) -> list[Tensor]:
-    found = teacher.curvature
-    pairs = (found.class_vectors, found.class_values), (found.feature_vectors, found.feature_values)
+    curvature = teacher.curvature
+    classes = curvature.class_vectors, curvature.class_values
+    pairs = classes, (curvature.feature_vectors, curvature.feature_values)
     return [vectors * values @ vectors.T for vectors, values in pairs]
 
 

@@ -1,4 +1,4 @@
-"""Our Laplace predictive against the two that laplace-torch has, on cached features of a wide head.
+"""The Laplace predictive beside the two that laplace-torch has, on cached features of a wide head.
 
 python benchmarks/laplace_torch.py
 """
@@ -43,7 +43,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
 
 
 def fitted_by_laplace_torch(device: torch.device) -> Laplace:
-    """The posterior of the same head on the same data."""
+    """Fit the posterior of the same head on the same data."""
     data = TensorDataset(features(EXAMPLES, WIDTH, device), labels(EXAMPLES, device))
     part = {"subset_of_weights": "last_layer", "hessian_structure": "kron", "backend": CurvlinopsGGN}
     posterior = Laplace(head_only(WIDTH, device), "classification", prior_precision=1.0, **part)

@@ -1,4 +1,4 @@
-"""All claims in turn, into benchmarks/results.json: `make bench`. A missed bar is shown, and is no error."""
+"""Measure all claims in turn, into benchmarks/results.json (`make bench`); a missed bar is shown, and is no error."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Soft labels cost what the teacher costs to make, next to nothing to read, and few bytes to keep.
+"""The cost of soft labels: to make them beside the teacher's own, to read them beside a training step, and in bytes.
 
 python benchmarks/soft_labels.py
 """
@@ -14,10 +14,9 @@ from subjects import NUM_CLASSES, classifier, forward, images, labels
 from torch import Tensor, nn
 
 from hf_bkd import CropAndFlip, DeterministicTeacher, ImagePreprocessor, Views, add_soft_labels, create_classifier
-from hf_bkd.soft_labels import SoftLabels
-from hf_bkd.soft_labels.arrow import PROBS
-from hf_bkd.soft_labels.columns import bytes_per_example, only_soft_labels
-from hf_bkd.soft_labels.layout import Layout
+from hf_bkd.soft_labels import SoftLabels, only_soft_labels
+from hf_bkd.soft_labels.columns import PROBS, Layout
+from hf_bkd.soft_labels.reading import bytes_per_example
 from hf_bkd.soft_labels.storage import encode
 
 STUDENT = "resnet18_cifar"
@@ -32,12 +31,12 @@ def claims(bench: Bench) -> Iterator[Claim]:
 
 
 def labeling(bench: Bench) -> Iterator[Claim]:
-    """Of tensors that are there, and of PNG images in views."""
+    """Measure labeling of tensors in memory, and of PNG images in views."""
     examples, batch = (50_000, 512) if bench.on_gpu else (256, 64)
     network = with_config(STUDENT).to(bench.device)
     teacher, inputs = DeterministicTeacher(network), images(examples, bench.device)
     rows = datasets.Dataset.from_dict({"row": range(examples)})
-    how = {"batch_size": batch, "progress": False}
+    options = {"batch_size": batch, "progress": False}
 
     def bare() -> None:
         for start in range(0, examples, batch):
@@ -45,28 +44,28 @@ def labeling(bench: Bench) -> Iterator[Claim]:
 
     yield bench.speedup(
         f"add_soft_labels / the bare forward loop over the same tensors ({STUDENT}, batch {batch}): examples a second",
-        lambda: add_soft_labels(rows, teacher, preprocess=lambda rows: _at(inputs, rows["row"]), **how),
+        lambda: add_soft_labels(rows, teacher, preprocessor=lambda rows: _at(inputs, rows["row"]), **options),
         bare,
         bar=0.90,
     )
-    pictures, views = png_images(examples), Views(CropAndFlip(), number=1)
+    pictures, views = png_images(examples), Views(CropAndFlip(), num_views=1)
     yield bench.speedup(
         f"the same of PNG files, decoded, identified and augmented ({STUDENT}, batch {batch})",
-        lambda: add_soft_labels(pictures, teacher, preprocess=PREPROCESS, views=views, **how),
+        lambda: add_soft_labels(pictures, teacher, preprocessor=PREPROCESS, views=views, **options),
         bare,
         bar=None,
     )
 
 
 def reading(bench: Bench) -> Iterator[Claim]:
-    """A batch's labels out of memory, and out of a `datasets.Dataset`, against a step of the student's training."""
+    """Measure reading a batch's labels, from memory and from a `datasets.Dataset`, against a training step."""
     batch, examples = 512 if bench.on_gpu else 32, 5000
     step = training_step(bench, batch)
     probs = torch.randn(examples, VIEWS, NUM_CLASSES).mul(3).softmax(dim=-1).numpy()
     chosen = torch.randint(examples, (batch,), generator=torch.Generator().manual_seed(0))
     for storage in ("float16", "top_k"):
         parts = {name: torch.from_numpy(part) for name, part in encode(probs, storage, TOP).items()}
-        stored = SoftLabels(parts, NUM_CLASSES, None, None).to(bench.device)
+        stored = SoftLabels(Layout(PROBS, VIEWS, NUM_CLASSES, None), parts).to(bench.device)
         rows = chosen.to(bench.device)
         yield bench.slowdown(
             f"reading and decoding a batch of {storage} labels in memory / a training step ({STUDENT}, batch {batch}, "
@@ -88,19 +87,19 @@ def reading(bench: Bench) -> Iterator[Claim]:
 
 def size() -> Claim:
     """Bytes of probabilities a view, in Arrow."""
-    views = Views(CropAndFlip(), number=VIEWS)
+    views = Views(CropAndFlip(), num_views=VIEWS)
     taken = bytes_per_example(small_labels(storage="top_k", top_k=TOP, views=views)) / VIEWS
     text = f"bytes of a view's probabilities, top {TOP} and tail of {NUM_CLASSES} classes"
     return claim_of(text, [(taken, 1.0)] * 3, 32, unit="bytes")
 
 
-def small_labels(**how) -> datasets.Dataset:
+def small_labels(**options) -> datasets.Dataset:
     teacher = DeterministicTeacher(with_config("cnn6_small"))
-    return add_soft_labels(png_images(256), teacher, preprocess=PREPROCESS, progress=False, **how)
+    return add_soft_labels(png_images(256), teacher, preprocessor=PREPROCESS, progress=False, **options)
 
 
 def with_config(architecture: str) -> nn.Module:
-    """As the library makes them: known to transformers, which reads ``pixel_values``."""
+    """Make a network as the library does, one of transformers that reads ``pixel_values``."""
     settings = {"in_chans": 3, "image_size": 32, "mean": PREPROCESS.mean, "std": PREPROCESS.std}
     return create_classifier(architecture, NUM_CLASSES, **settings).eval()
 

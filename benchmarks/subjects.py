@@ -1,4 +1,4 @@
-"""What is measured: networks with random weights and data. Their values make no difference to speed."""
+"""Networks and data for the benchmarks, with random values, which make no difference to speed."""
 
 import timm
 import torch
@@ -8,7 +8,7 @@ import hf_bkd.models.cifar_resnet  # noqa: F401  (timm knows its networks then)
 from hf_bkd import LaplaceTeacher
 
 NUM_CLASSES = 100
-EXAMPLES = 1024  # that a head's posterior is fitted on
+EXAMPLES = 1024  # on which a head's posterior is fitted
 
 
 def classifier(architecture: str, device: torch.device) -> nn.Module:
@@ -17,7 +17,7 @@ def classifier(architecture: str, device: torch.device) -> nn.Module:
 
 
 def head_only(width: int, device: torch.device) -> nn.Module:
-    """What is left of a classifier when its features were cached."""
+    """Make what remains of a classifier whose features are cached."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Identity(), nn.Linear(width, NUM_CLASSES)).to(device).eval()
 
@@ -27,7 +27,7 @@ def images(number: int, device: torch.device) -> Tensor:
 
 
 def features(number: int, width: int, device: torch.device) -> Tensor:
-    """As they leave a ReLU: none is negative."""
+    """Draw features as a ReLU leaves them, none negative."""
     return torch.randn(number, width, generator=torch.Generator().manual_seed(0)).relu().to(device)
 
 
@@ -36,18 +36,18 @@ def labels(number: int, device: torch.device) -> Tensor:
 
 
 def laplace_of_head(width: int, device: torch.device) -> LaplaceTeacher:
-    """A Kronecker posterior of :func:`head_only`, from which logits are drawn."""
+    """Fit a Kronecker posterior of :func:`head_only`, from which logits are drawn."""
     data = features(EXAMPLES, width, device), labels(EXAMPLES, device)
     return LaplaceTeacher.fit(head_only(width, device), [data], link="mc", prior_precision=1.0)
 
 
 def laplace_of(network: nn.Module, device: torch.device) -> LaplaceTeacher:
-    """The same posterior, of a whole network's last layer."""
+    """Give a whole network the posterior of :func:`laplace_of_head`."""
     fitted = laplace_of_head(network.num_features, device)
     return LaplaceTeacher(network, fitted.curvature, fitted.prior_precision, fitted.link)
 
 
 def forward(network: nn.Module, inputs: Tensor) -> None:
-    """One deterministic pass, as a plain teacher's."""
+    """Make one deterministic pass, as a plain teacher does."""
     with torch.no_grad():
         network(inputs)

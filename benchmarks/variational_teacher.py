@@ -1,4 +1,4 @@
-"""What a variational teacher's draws cost: next to nothing of the last layer, a pass each of the whole network.
+"""The cost of a variational teacher's draws: close to none over the last layer, a pass each over the whole network.
 
 python benchmarks/variational_teacher.py
 """

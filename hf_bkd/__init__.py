@@ -86,19 +86,56 @@ _HOME = {
 
 RENAMED = {"ResidentDataset": "BatchedDataset"}  # old names, which work for a release
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "BatchedDataset",
+    "ClassMap",
+    "ClassificationMetrics",
+    "CropAndFlip",
+    "DeterministicTeacher",
+    "DiagnosticsCallback",
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "EnsembleTeacher",
+    "IVON",
+    "ImagePreprocessor",
+    "LangevinTeacher",
+    "LaplaceTeacher",
+    "MCDropoutTeacher",
+    "MultiTeacher",
+    "OracleTeacher",
+    "Perceptron",
+    "Predictive",
+    "Teacher",
+    "UserError",
+    "VariationalTeacher",
+    "Views",
+    "add_soft_labels",
+    "check_against_teacher",
+    "convergence_noise",
+    "create_classifier",
+    "import_soft_labels",
+    "join_soft_labels",
+    "load_splits",
+    "make_variational",
+    "only_soft_labels",
+    "push_soft_labels",
+    "sharpness",
+    "uncertainty_report",
+]
 
 REGISTERED = cifar_resnet, small_cnn  # importing them tells timm, and so every loader, of their networks
 _moved.install()
 
 
-def __getattr__(name: str) -> Any:
-    if name in RENAMED:
-        warn_renamed(f"hf_bkd.{name}", f"hf_bkd.{RENAMED[name]}")
-        name = RENAMED[name]
-    if name not in _HOME:
-        raise AttributeError(f"module 'hf_bkd' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+if not TYPE_CHECKING:  # a checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name in RENAMED:
+            warn_renamed(f"hf_bkd.{name}", f"hf_bkd.{RENAMED[name]}")
+            name = RENAMED[name]
+        if name not in _HOME:
+            raise AttributeError(f"module 'hf_bkd' has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

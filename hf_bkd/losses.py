@@ -17,22 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .utils.checks import check_choice
+
 TEMPERATURE_SCALES = ("product", "squared", "none")
 
 
 def temperature_factor(temperature_scale: str, teacher_temperature: float, student_temperature: float) -> float:
-    """The factor on the KL term: see the table at the top of this module. ValueError for an unknown name."""
-    if temperature_scale == "product":
-        return teacher_temperature * student_temperature
-    if temperature_scale == "squared":
-        return student_temperature**2
-    if temperature_scale == "none":
-        return 1.0
-    raise ValueError(f"temperature_scale is {temperature_scale!r}; it must be one of {', '.join(TEMPERATURE_SCALES)}")
+    """Return the factor on the KL term by the table at the top of this module; UserError for an unknown name."""
+    check_choice(TEMPERATURE_SCALES, temperature_scale=temperature_scale)
+    product = teacher_temperature * student_temperature
+    return {"product": product, "squared": student_temperature**2, "none": 1.0}[temperature_scale]
 
 
 def kl_to_target(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(target || softmax(logits / T)) per example, in nats.
+    """Compute KL(target || softmax(logits / T)) per example, in nats.
 
     Args:
         target: class probabilities [..., C]; zeros are allowed.
@@ -48,7 +46,7 @@ def kl_to_target(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Te
 
 
 class LossParts(NamedTuple):
-    """``total`` to minimize, and its two terms before they are weighted; each a scalar, ``None`` if not computed."""
+    """The ``total`` to minimize and its two terms before they are weighted; scalars, ``None`` if not computed."""
 
     total: Tensor
     cross_entropy: Tensor | None
@@ -65,7 +63,7 @@ def distillation_loss(
     label_smoothing: float = 0.0,
     num_items: Tensor | float | None = None,
 ) -> LossParts:
-    """(1 - lambda) CE + lambda * scale * KL, each summed over the examples and divided by ``num_items``.
+    """Compute (1 - lambda) CE + lambda * scale * KL, each summed over the examples and divided by ``num_items``.
 
     A term of weight zero is not computed and what it would read may be ``None``: lambda = 0 is plain cross-entropy
     training, lambda = 1 never reads a label.
@@ -106,6 +104,6 @@ def distillation_loss(
 
 
 def _weighted(losses: Tensor, weight: float | Tensor, num_items: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Sums over the examples, with their weight and without it, divided by ``num_items``."""
+    """Sum over the examples, with their weight and without it, and divide by ``num_items``."""
     plain = losses.sum() / num_items
     return (losses * weight).sum() / num_items if isinstance(weight, Tensor) else weight * plain, plain

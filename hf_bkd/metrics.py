@@ -1,4 +1,4 @@
-"""How good, how calibrated, how faithful and how steady a classifier is.
+"""Measures of a classifier: accuracy, calibration, fidelity and the noise of its convergence.
 
 All functions take class probabilities [N, C] and labels [N] (integers in [0, C)) and return Python floats, so that
 they can be logged, compared and stored as JSON.
@@ -17,38 +17,38 @@ NUM_BINS = 10  # of the released code of arXiv 2601.01484
 
 
 def accuracy(probs: Tensor, labels: Tensor) -> float:
-    """Share of examples whose most probable class is the label, in [0, 1]."""
+    """Return the share of examples whose most probable class is the label, in [0, 1]."""
     return (probs.argmax(dim=-1) == labels).double().mean().item()
 
 
 def nll(probs: Tensor, labels: Tensor) -> float:
-    """Mean negative log-likelihood of the labels, in nats; a probability of 0 counts as the smallest float."""
+    """Return the labels' mean negative log-likelihood, in nats; a probability of 0 counts as the smallest float."""
     picked = probs.double().gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
     return -picked.clamp_min(torch.finfo(torch.float64).tiny).log().mean().item()
 
 
 def brier(probs: Tensor, labels: Tensor) -> float:
-    """Mean squared distance to the one-hot label, summed over classes (Brier 1950), in [0, 2]."""
+    """Return the mean squared distance to the one-hot label, summed over classes (Brier 1950), in [0, 2]."""
     probs = probs.double()
     onehot = torch.nn.functional.one_hot(labels.long(), probs.shape[-1])
     return (probs - onehot).square().sum(dim=-1).mean().item()
 
 
 class Reliability(NamedTuple):
-    """Per bin of top-class confidence: mean confidence, accuracy (both NaN in empty bins) and number of examples."""
+    """The mean confidence, accuracy (both NaN in empty bins) and number of examples per bin of confidence."""
 
     confidence: Tensor
     accuracy: Tensor
     count: Tensor
 
     def as_json(self) -> dict[str, list[float | None]]:
-        """Lists by name; ``None`` for NaN."""
+        """Return lists by name, with ``None`` for NaN."""
         lists = {name: values.tolist() for name, values in self._asdict().items()}
         return {name: [None if value != value else value for value in values] for name, values in lists.items()}
 
 
 def reliability(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reliability:
-    """Bins of equal width, (low, high], over the probability of the predicted class; tensors [num_bins].
+    """Bin examples by the probability of the predicted class, in bins (low, high] of equal width; tensors [num_bins].
 
     The bins' edges are rounded to the precision of ``probs``, so that a float32 probability of 0.3 is on an edge.
     """
@@ -62,24 +62,24 @@ def reliability(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reli
 
 
 def ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
-    """Expected calibration error of the top class (Guo et al. 2017): bins weighted by their share, in [0, 1]."""
+    """Return the expected calibration error of the top class (Guo et al. 2017), bins weighted by share, in [0, 1]."""
     bins = reliability(probs, labels, num_bins)
     gaps = (bins.confidence - bins.accuracy).abs() * bins.count
     return (gaps[bins.count > 0].sum() / bins.count.sum()).item()
 
 
 def classification_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
-    """``{"accuracy", "nll", "ece", "brier"}`` of probabilities [N, C] against labels [N]."""
+    """Compute ``{"accuracy", "nll", "ece", "brier"}`` of probabilities [N, C] against labels [N]."""
     return {f.__name__: f(probs, labels) for f in (accuracy, nll, ece, brier)}
 
 
 def agreement(probs: Tensor, other: Tensor) -> float:
-    """Share of examples for which two classifiers predict the same class (fidelity of Stanton et al. 2021)."""
+    """Return the share of examples for which two classifiers predict the same class (Stanton et al. 2021)."""
     return (probs.argmax(dim=-1) == other.argmax(dim=-1)).double().mean().item()
 
 
 def convergence_noise(accuracies: Sequence[float], last: int = 50) -> float:
-    """Standard deviation (ddof 1) of the evaluation accuracy over the last epochs (arXiv 2601.01484, section 5).
+    """Return the standard deviation (ddof 1) of accuracy over the last epochs (arXiv 2601.01484, section 5).
 
     Args:
         accuracies: one evaluation accuracy per epoch, in [0, 1], in order.
@@ -99,12 +99,14 @@ def convergence_noise(accuracies: Sequence[float], last: int = 50) -> float:
 
 
 def entropy(probs: Tensor) -> Tensor:
-    """Entropy of each row of class probabilities [..., C], [...], in nats: from 0 to log C."""
+    """Return the entropy of each row of class probabilities [..., C], [...], in nats: from 0 to log C."""
     return -torch.xlogy(probs, probs).sum(dim=-1)
 
 
 def auroc(negatives: Tensor, positives: Tensor) -> float:
-    """Probability that a positive's score [M] exceeds a negative's [N], ties counting half: the area under the ROC.
+    """Return the area under the ROC: the probability that a positive's score [M] exceeds a negative's [N].
+
+    Ties count half.
 
     Raises:
         UserError: there are no scores on either side.

@@ -20,7 +20,7 @@ PSEUDO_DRAWS = 10  # that the whole data set's noise ratio counts for beside an 
 
 
 def temper(probs: Tensor, temperature: float) -> Tensor:
-    """p^(1/T), renormalized: a distribution at temperature T (arXiv 2601.01484, the form of its Laplace teacher).
+    """Compute p^(1/T), renormalized: a distribution at temperature T (arXiv 2601.01484, as its Laplace teacher).
 
     Equals softmax(logits / T) when ``probs`` is softmax(logits).
 
@@ -37,7 +37,7 @@ def temper(probs: Tensor, temperature: float) -> Tensor:
 
 
 def mix_teachers(probs: Tensor, weights: Tensor | None = None) -> Tensor:
-    """sum_m r_m p_m over M teachers.
+    """Average M teachers: sum_m r_m p_m.
 
     Args:
         probs: class probabilities [..., M, C].
@@ -52,7 +52,7 @@ def mix_teachers(probs: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def entropy_weights(probs: Tensor) -> Tensor:
-    """w_m = (1 - H_m / sum_j H_j) / (M - 1): the surer a teacher is of an example, the more it counts.
+    """Weigh teachers by w_m = (1 - H_m / sum_j H_j) / (M - 1): a teacher that is surer of an example counts more.
 
     arXiv 2605.27967, for M = 2 as in its released code, w_1 = H_2 / (H_1 + H_2); for more, the natural reading of it.
 
@@ -70,7 +70,9 @@ def entropy_weights(probs: Tensor) -> Tensor:
 
 
 def inverse_variance_weights(variances: Tensor) -> Tensor:
-    """1 / v_m, normalized (arXiv 2601.18909): least variance where the teachers are independent and unbiased.
+    """Weigh teachers by 1 / v_m, normalized (arXiv 2601.18909).
+
+    The mean has the least variance if the teachers are independent and unbiased.
 
     Args:
         variances: of M teachers' means, not of one draw, [..., M]; a teacher without any outweighs all that have some.
@@ -84,7 +86,7 @@ def inverse_variance_weights(variances: Tensor) -> Tensor:
 def mixture_responsibilities(
     log_student: Tensor, probs: Tensor, weights: Tensor | None, prior_strength: float
 ) -> Tensor:
-    """r_m: which teacher's prior the student's prediction belongs to, under the mixture prior of arXiv 2605.27967.
+    """Compute r_m, the share of each teacher's prior in the student's prediction, by arXiv 2605.27967's mixture prior.
 
     The prior on the student's probabilities q is sum_m w_m Dir(q; 1 + s p_m), and the gradient of its negative
     logarithm with respect to the logits is s (q - sum_m r_m p_m): that of distillation towards the mean of the
@@ -103,20 +105,22 @@ def mixture_responsibilities(
 
 
 def mixture_energy(log_student: Tensor, probs: Tensor, weights: Tensor | None, prior_strength: float) -> Tensor:
-    """-log sum_m w_m Dir(q; 1 + s p_m) [...], whose gradient is told by :func:`mixture_responsibilities`."""
+    """Compute -log sum_m w_m Dir(q; 1 + s p_m) [...], whose gradient :func:`mixture_responsibilities` describes."""
     normalizer = math.lgamma(probs.shape[-1] + prior_strength)
     return -torch.logsumexp(_log_components(log_student, probs, weights, prior_strength), dim=-1) - normalizer
 
 
 def _log_components(log_student: Tensor, probs: Tensor, weights: Tensor | None, prior_strength: float) -> Tensor:
-    """log w_m + log Dir(q; 1 + s p_m) [..., M], less what all have in common."""
+    """Compute log w_m + log Dir(q; 1 + s p_m) [..., M], less what all have in common."""
     log_beta = torch.lgamma(1 + prior_strength * probs).sum(dim=-1)
     fit = prior_strength * (probs * log_student.unsqueeze(-2)).sum(dim=-1)
     return fit - log_beta + (-math.log(probs.shape[-2]) if weights is None else weights.log())
 
 
 def mixed_target(labels: Tensor, teacher: Tensor, kd_lambda: float | Tensor) -> Tensor:
-    """(1 - lambda) onehot(y) + lambda * teacher: cross-entropy is linear in its target (arXiv 2601.01484, section 2).
+    """Mix labels and teacher, (1 - lambda) onehot(y) + lambda * teacher (arXiv 2601.01484, section 2).
+
+    Cross-entropy is linear in its target, so that training towards the mixture is training towards both.
 
     Args:
         labels: class indices [...].
@@ -133,7 +137,7 @@ def mixed_target(labels: Tensor, teacher: Tensor, kd_lambda: float | Tensor) -> 
 
 
 def noise_ratio(probs: Tensor, variance: Tensor, num_samples: int) -> float:
-    """How noisy one of a teacher's draws is beside a label, over all examples: rho in [0, 1].
+    """Measure the variance of a teacher's draws relative to that of labels, over all examples: rho in [0, 1].
 
     rho = sum_x V(x) / sum_x U(x) with V = sum_k Var_s[p_k^(s)], and U = 1 - sum_k p_k^2 + V / S, which is, without
     bias, the variance of a label drawn from the probabilities that the draws scatter around. (The second term makes
@@ -149,12 +153,12 @@ def noise_ratio(probs: Tensor, variance: Tensor, num_samples: int) -> float:
 
 
 def summed_variance(probs: Tensor, variance: Tensor) -> Tensor:
-    """Over the classes, [...], of a variance beside probabilities [..., C] that is of each class or summed already."""
+    """Sum a variance beside probabilities [..., C] over the classes, [...], unless it is summed already."""
     return variance.sum(dim=-1) if variance.ndim == probs.ndim else variance
 
 
 def adaptive_lambda(probs: Tensor, variance: Tensor, num_samples: int, pooled_ratio: float) -> Tensor:
-    """lambda(x) = 1 / (1 + r(x) / S), the inverse-variance weight of the teacher against the label, without a label.
+    """Weigh the teacher against the label by inverse variances, lambda(x) = 1 / (1 + r(x) / S), without a label.
 
     r(x) = ((S - 1) V(x) / U(x) + n0 rho) / (S - 1 + n0), V, U and rho as in :func:`noise_ratio`, n0 = 10. With
     r = V / U this is the lambda* = sigma_f* / (sigma_f* + sigma_T* / S) of `theory.sgd_noise`, example by example. An
@@ -162,7 +166,7 @@ def adaptive_lambda(probs: Tensor, variance: Tensor, num_samples: int, pooled_ra
     longer be the teacher's (up to 30 % more excess risk at S = 2); n0 draws' worth of the ratio of all examples bring
     that below 1 %, and the more draws there are the more an example counts.
 
-    It sees how the draws scatter and not where they are wrong together: take it for an upper bound.
+    It measures how far the draws scatter, not the errors that they share: take it for an upper bound.
 
     Args:
         probs, variance, num_samples: as for :func:`noise_ratio`.
@@ -178,7 +182,7 @@ def adaptive_lambda(probs: Tensor, variance: Tensor, num_samples: int, pooled_ra
 
 
 def _variances(probs: Tensor, variance: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
-    """V and U [...]."""
+    """Return V and U of :func:`noise_ratio`, [...]."""
     if num_samples < 2:
         raise UserError(f"num_samples must be at least 2, for one draw has no variance, and it is {num_samples}")
     drawn = summed_variance(probs, variance)

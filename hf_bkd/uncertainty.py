@@ -1,4 +1,4 @@
-"""What a posterior's samples say of a prediction's uncertainty, and whether they are right.
+"""The uncertainty of predictions by a posterior's samples, and how well it is calibrated.
 
 ``samples`` are class probabilities [S, N, C] of S draws from the posterior; all is computed in float64.
 """
@@ -16,7 +16,7 @@ from .utils.errors import UserError
 
 
 class EntropyParts(NamedTuple):
-    """Of each example [N], in nats: ``total`` = ``aleatoric`` + ``epistemic``.
+    """The entropy of each example's prediction [N], in nats: ``total`` = ``aleatoric`` + ``epistemic``.
 
     total: entropy of the mean probabilities. aleatoric: mean entropy of the draws, which more data would not remove.
     epistemic: the rest, the mutual information of label and weights (BALD, Houlsby et al. 2011), >= 0.
@@ -28,19 +28,19 @@ class EntropyParts(NamedTuple):
 
 
 def entropy_parts(samples: Tensor) -> EntropyParts:
-    """The entropy within the draws and between them; UserError if they are no distributions."""
+    """Split the entropy into that within the draws and that between them; UserError if they are no distributions."""
     samples = _checked(samples)
     total, aleatoric = entropy(samples.mean(dim=0)), entropy(samples).mean(dim=0)
     return EntropyParts(total, aleatoric, total - aleatoric)
 
 
 def mean_deviance(samples: Tensor) -> Tensor:
-    """E_s[-2 sum_k p_k log p_k] of each example [N], in nats (arXiv 2605.27967): twice the aleatoric entropy."""
+    """Compute E_s[-2 sum_k p_k log p_k] [N], in nats (arXiv 2605.27967): twice the aleatoric entropy."""
     return 2 * entropy_parts(samples).aleatoric
 
 
 def deviance_threshold(samples: Tensor, level: float) -> Tensor:
-    """u [N] that solves E_s sum_k p_k 1{p_k >= u} = ``level`` (arXiv 2605.27967): the largest that reaches it.
+    """Solve E_s sum_k p_k 1{p_k >= u} = ``level`` for u [N] (arXiv 2605.27967), the largest that reaches it.
 
     A class that the predictive draws has a deviance -2 log p_k <= -2 log u with this probability.
 
@@ -56,7 +56,7 @@ def deviance_threshold(samples: Tensor, level: float) -> Tensor:
 
 
 def credible_sets(probs: Tensor, level: float) -> Tensor:
-    """Which classes [N, C] are in the smallest set whose probability under ``probs`` [N, C] is at least ``level``.
+    """Return which classes [N, C] are in the smallest set that has at least probability ``level`` by ``probs`` [N, C].
 
     Raises:
         UserError: rows that are no distributions, or a level that is not between 0 and 1.
@@ -77,7 +77,7 @@ def uncertainty_report(
     ood_samples: Tensor | None = None,
     levels: Sequence[float] = (0.8, 0.9, 0.95),
 ) -> dict[str, Any]:
-    """How good a posterior's mean is beside a single network, and how honest its uncertainty.
+    """Compare a posterior's mean with a single network, and measure the calibration of its uncertainty.
 
     Args:
         samples: [S, N, C].
@@ -95,7 +95,7 @@ def uncertainty_report(
           the mean (``coverage``, nominally ``level`` or more), how many classes those have (``size``), and the share
           of labels, over all draws, with a deviance within -2 log u (``deviance_coverage``, nominally ``level``: our
           reading of the paper's bound);
-        - ``auroc`` of telling uncertain examples apart by their deviance, entropy, and epistemic entropy.
+        - ``auroc`` of detecting ``ood_samples`` by their deviance, entropy, and epistemic entropy.
 
     Raises:
         UserError: shapes that don't fit, rows that are no distributions, labels outside the classes, or a level that
@@ -120,9 +120,9 @@ def uncertainty_report(
     }
     if ood_samples is not None:
         check_shape("ood_samples", ood_samples, None, None, classes)
-        others = entropy_parts(ood_samples)
+        ood = entropy_parts(ood_samples)
         scores = {"mean_deviance": "aleatoric", "entropy": "total", "epistemic": "epistemic"}
-        report["auroc"] = {name: auroc(getattr(parts, of), getattr(others, of)) for name, of in scores.items()}
+        report["auroc"] = {name: auroc(getattr(parts, of), getattr(ood, of)) for name, of in scores.items()}
     return report
 
 

@@ -20,7 +20,8 @@ from common.proteins import RESIDUES, ProteinEncoder
 from torch import nn
 
 from hf_bkd import LaplaceTeacher, import_soft_labels
-from hf_bkd.data.loading import few_first, load_splits, stratified_split
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.study import LABEL_SMOOTHING, Arm, Splits, Stored, Study, StudyArguments, Vectors, combined, main
 
 ENDS = 50  # residues

@@ -13,14 +13,9 @@ from common.cifar import first_classes
 from common.defaults import ON_CPU
 from common.digits import INPUTS, NOISE, all_digits
 
-from hf_bkd.data.loading import (
-    as_image_classification,
-    few_first,
-    few_shot,
-    load_splits,
-    stratified_split,
-    with_label_noise,
-)
+from hf_bkd.data.columns import as_image_classification
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, few_shot, stratified_split, with_label_noise
 from hf_bkd.study import (
     DETERMINISTIC,
     ENSEMBLE,

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from common.defaults import ON_CPU
 
-from hf_bkd.data.loading import as_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.columns import as_classification
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.study import CONTROLS, LAPLACE, Splits, Study, StudyArguments, Texts, main
 
 COARSE = "coarse_label"  # TREC has fifty finer classes beside

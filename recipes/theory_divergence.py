@@ -64,7 +64,7 @@ def decomposition(options: Arguments) -> Claim:
         checks.append(Check(f"rank {name}: sum of parts", exact, found[name].total, 1e-8, "absolute"))
     bars = [
         Series(part, list(found), [getattr(each, part) for each in found.values()], style="stacked", color=i + 1)
-        for i, part in enumerate(("rank", "bias", "variance"))
+        for i, part in enumerate(("rank", "bias", "variance", "cross"))
     ]
     return Claim(
         "What a student pays: rank, bias and variance",
@@ -80,8 +80,9 @@ def decomposition(options: Arguments) -> Claim:
         [
             Figure(
                 "divergence_parts",
-                "Bars: the closed form's parts. Points: the divergence as the mean log-ratio of draws, which is off "
-                "the bar's end by the cross term. 2\\*: a student that keeps the teacher's first and third direction.",
+                "Bars: the closed form's parts, the negative cross term below zero. Points: the divergence, which is "
+                "their sum, as the mean log-ratio of draws. 2\\*: a student that keeps the teacher's first and third "
+                "direction.",
                 [
                     Panel(
                         "Distillation divergence",

@@ -104,12 +104,12 @@ def costs(digits: Digits, options: Arguments) -> Claim:
         MultivariateNormal(mean.flatten(), torch.kron(torch.eye(CLASSES, dtype=torch.float64), covariance))
         for mean, covariance in (posteriors[3], teacher)
     ]
-    exact = torch.distributions.kl_to_target(*dense).item()
+    exact = torch.distributions.kl_divergence(*dense).item()
     own = min(each.bias + each.cross for each in found.values())
     names = [str(rank) for rank in found]
     bars = [
         Series(part, names, [getattr(each, part) for each in found.values()], style="stacked", color=i + 1)
-        for i, part in enumerate(("rank", "bias", "variance"))
+        for i, part in enumerate(("rank", "bias", "variance", "cross"))
     ]
     curves = [
         Series("distilled students", list(heads), [distance(head) for head in heads.values()], color=0),
@@ -140,7 +140,7 @@ def costs(digits: Digits, options: Arguments) -> Claim:
         [
             Figure(
                 "heads_costs",
-                "Left, bars: the parts of the divergence; points: the whole, off the bar's end by the cross term. "
+                "Left, bars: the parts of the divergence, the negative cross term below zero; points: the whole. "
                 "Right: divergence of predictions for test images from the teacher's.",
                 [
                     Panel(

@@ -9,7 +9,7 @@ is how many augmented views of an image it labels before the training, and how t
 from common.cifar import INPUTS, smaller, train_and_test
 from common.defaults import ON_CPU
 
-from hf_bkd.data.loading import few_first, stratified_split
+from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.study import ONE_HOT, Arm, Deterministic, Splits, Study, StudyArguments, main
 
 

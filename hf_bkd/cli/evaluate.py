@@ -6,8 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.loading import as_classification, as_inputs, check_labeled, load_splits
+from ..data.columns import as_classification, as_inputs
+from ..data.loading import load_splits
 from ..data.reading import class_names, kind_of, reader_for
+from ..data.subsets import check_labeled
 from ..metrics import auroc, classification_metrics, entropy
 from ..teachers import predict_all
 from ..teachers.deterministic import best_temperature
@@ -58,7 +60,7 @@ def evaluate(
         model, dataset: folders, or names on the Hub.
         num_samples: S >= 1, draws from a teacher's posterior.
         ood, ood_split: a dataset of other classes, whose labels are not read.
-        input_column, label_column: see :func:`hf_bkd.data.loading.as_classification`.
+        input_column, label_column: see :func:`hf_bkd.data.columns.as_classification`.
 
     Raises:
         UserError: something can't be loaded or does not fit together, or there are no labels.

@@ -6,7 +6,9 @@ from typing import Any
 
 import datasets
 
-from ..data.loading import as_classification, check_labeled, check_split, load_splits, stratified_split
+from ..data.columns import as_classification
+from ..data.loading import check_split, load_splits
+from ..data.subsets import check_labeled, stratified_split
 
 
 @dataclass

@@ -8,21 +8,15 @@ from typing import Any
 import datasets
 
 from ..data.augmentations import CropAndFlip, RandomResizedCrop
-from ..data.loading import (
-    as_classification,
-    as_inputs,
-    check_labeled,
-    check_split,
-    has_labels,
-    load_splits,
-    load_stream,
-)
+from ..data.columns import as_classification, as_inputs, has_labels
+from ..data.loading import check_split, load_splits, load_stream
 from ..data.preprocessing import ImagePreprocessor
 from ..data.reading import MODES, Reader, class_names, kind_of, reader_for
+from ..data.subsets import check_labeled
 from ..data.views import Views
 from ..metrics import classification_metrics
 from ..soft_labels import add_soft_labels, only_soft_labels
-from ..soft_labels.labeling import PRECISIONS, VARIANCES
+from ..soft_labels.asking import PRECISIONS, VARIANCES
 from ..soft_labels.sharing import push_soft_labels
 from ..soft_labels.storage import STORAGES
 from ..teachers import Teacher, predict_all
@@ -82,7 +76,7 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
         rows,
         teacher,
         arguments.num_samples,
-        preprocess=reader if views is None else ImagePreprocessor.for_model(teacher.network),
+        preprocessor=reader if views is None else ImagePreprocessor.for_model(teacher.network),
         views=views,
         batch_size=arguments.batch_size or reader.batch_size,
         storage=arguments.storage,
@@ -133,11 +127,11 @@ def _views(arguments: argparse.Namespace, teacher: Teacher) -> Views | None:
     if kind_of(teacher.network) != "image":
         raise UserError("--views are looks of an image, and this teacher reads texts: leave it out")
     if arguments.augmentation == "crop_and_flip":
-        return Views(CropAndFlip(), number=arguments.views, seed=arguments.seed)
+        return Views(CropAndFlip(), num_views=arguments.views, seed=arguments.seed)
     config = getattr(teacher.network.config, "pretrained_cfg", None) or {}
     if "input_size" not in config:
         raise UserError("this network doesn't say what size of images it takes: use --augmentation crop_and_flip")
-    return Views(RandomResizedCrop(config["input_size"][-1]), number=arguments.views, seed=arguments.seed)
+    return Views(RandomResizedCrop(config["input_size"][-1]), num_views=arguments.views, seed=arguments.seed)
 
 
 def _measured(

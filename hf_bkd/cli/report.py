@@ -3,7 +3,11 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+from ..reports.claims.page import print_claims, write_page
+from ..reports.report import print_summary, write_report
+from ..reports.results import kind_of
 from ..utils.errors import UserError
 
 
@@ -13,17 +17,17 @@ def main(argv: list[str], prog: str) -> None:
     parser.add_argument("output_dir", help="folder of a recipe's run")
     folder = Path(parser.parse_args(argv).output_dir)
     results = _read(folder / "results.json")
-    if "checks" in results:
-        from ..reports.claims.report import print_summary, write_report
+    if kind_of(results) == "claims":
+        report = write_page(results, folder)
+        print_claims(results)
     else:
-        from ..reports.report import print_summary, write_report
-    report = write_report(results, folder)
-    print_summary(results)
+        report = write_report(results, folder)
+        print_summary(results)
     print(f"report: {report}")
 
 
-def _read(file: Path) -> dict:
+def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None

@@ -1,4 +1,4 @@
-"""Datasets, and what turns their rows into the inputs of networks."""
+"""Datasets and the preprocessing that turns their rows into the inputs of networks."""
 
 from .loading import load_splits
 

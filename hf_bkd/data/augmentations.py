@@ -1,4 +1,4 @@
-"""What may happen to an image, one class an operator, all of it decided by counter-based random numbers.
+"""Augmentations of images, one class an operator, driven by counter-based random numbers.
 
 An operator takes uint8 images [B, C, H, W] and their :class:`~hf_bkd.utils.random.Draws`, and changes the whole batch
 at once; it never changes its input in place. Its fields are its parameters, as JSON. Results are the same to the
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..utils.checks import check_count, check_not_negative, check_positive, check_share
 from ..utils.errors import UserError
 from ..utils.random import Draws
 from .resampling import (
@@ -33,7 +34,7 @@ PARTNER = 255
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """Random crop after reflect padding, then a random horizontal flip: CIFAR's standard augmentation.
+    """A random crop after reflect padding, then a random horizontal flip: CIFAR's standard augmentation.
 
     Args:
         padding: pixels, 0 or more and below H and W; the crop has the size of the image.
@@ -47,7 +48,7 @@ class CropAndFlip:
     flip: bool = True
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """[B, C, H, W] of any dtype -> the same shape, dtype and device; one gather, no loop over images."""
+        """Augment [B, C, H, W] of any dtype, keeping shape, dtype and device; one gather, no loop over images."""
         batch, _, height, width = images.shape
         if not 0 <= self.padding < min(height, width):
             raise UserError(
@@ -87,12 +88,12 @@ class RandomResizedCrop:
     flip: bool = True
 
     def __post_init__(self):
-        _require(isinstance(self.size, int) and self.size >= 1, "size", self.size, "a whole number above 0")
+        check_count(size=self.size)
         _set_range(self, "scale", 1)
         _set_range(self, "ratio", math.inf)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """uint8 [B, C, H, W] -> uint8 [B, C, size, size]."""
+        """Crop and resize uint8 [B, C, H, W] to uint8 [B, C, size, size]."""
         _require_uint8(self, images)
         top, left, height, width = self.parts(*images.shape[2:], draws)
         flipped = draws.integers(2, 2 * ATTEMPTS + 2) == 1 if self.flip else None
@@ -101,20 +102,20 @@ class RandomResizedCrop:
         return resize(images, rows, columns).round_().to(torch.uint8)
 
     def parts(self, height: int, width: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Top, left, height and width of each part of images of ``height`` x ``width``, int64 [B]."""
+        """Draw top, left, height and width of each part of images of ``height`` x ``width``, int64 [B]."""
         wide, tall = random_sides(draws, range(2 * ATTEMPTS), height * width, self.scale, self.ratio)
         fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
         central = self._central(height, width)
-        tall, wide, found = first_fitting(fits, tall, wide, central)
+        tall, wide, fitted = first_fitting(fits, tall, wide, central)
         places = []
         for number, (length, side) in enumerate(((height, tall), (width, wide))):
             slack = length - side
             place = draws.integers(slack + 1, 2 * ATTEMPTS + number)
-            places.append(torch.where(found, place, slack // 2))
+            places.append(torch.where(fitted, place, slack // 2))
         return *places, tall, wide
 
     def _central(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the largest central part whose ratio is in range."""
+        """Return height and width of the largest central part whose ratio is in range."""
         if width / height < self.ratio[0]:
             return max(1, round(width / self.ratio[0])), width
         if width / height > self.ratio[1]:
@@ -124,7 +125,7 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Random brightness, then contrast, then saturation, as torchvision's ``adjust_...`` functions on uint8.
+    """A random change of brightness, then contrast, then saturation, as by torchvision's ``adjust_...`` functions.
 
     Each is changed by a factor that is uniform over max(0, 1 - x) .. 1 + x. Saturation leaves a grayscale image as it
     is.
@@ -141,11 +142,10 @@ class ColorJitter:
     saturation: float = 0.0
 
     def __post_init__(self):
-        for name in ("brightness", "contrast", "saturation"):
-            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
+        check_not_negative(brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """uint8 [B, C, H, W] -> the same shape; C is 1 or 3."""
+        """Change the colors of uint8 [B, C, H, W]; C is 1 or 3."""
         _require_uint8(self, images)
         channels, height, width = images.shape[1:]
         if channels not in (1, 3):
@@ -162,7 +162,7 @@ class ColorJitter:
         return images
 
     def factors(self, draws: Draws) -> tuple[Tensor, ...]:
-        """Of brightness, contrast and saturation, float64 [B] each."""
+        """Draw the factors of brightness, contrast and saturation, float64 [B] each."""
         spreads = (self.brightness, self.contrast, self.saturation)
         ranges = ((max(0.0, 1 - spread), 1 + spread) for spread in spreads)
         return tuple(low + (high - low) * draws.uniform(stream) for stream, (low, high) in enumerate(ranges))
@@ -170,7 +170,7 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """A random rectangle of some images becomes one flat color (Zhong et al. 2020), as torchvision draws it.
+    """One flat color in a random rectangle of some images (Zhong et al. 2020), as torchvision draws it.
 
     Where ten attempts give no rectangle that is smaller than the image, the image stays as it is.
 
@@ -190,20 +190,21 @@ class RandomErasing:
     value: int = 0
 
     def __post_init__(self):
-        _require(0 <= self.probability <= 1, "probability", self.probability, "between 0 and 1")
-        is_level = isinstance(self.value, int) and 0 <= self.value <= 255
-        _require(is_level, "value", self.value, "a whole number between 0 and 255")
+        check_share(probability=self.probability)
+        check_count(0, value=self.value)
+        if self.value > 255:
+            raise UserError(f"value must be at most 255, and it is {self.value}")
         _set_range(self, "scale", 1)
         _set_range(self, "ratio", math.inf)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """uint8 [B, C, H, W] -> the same shape."""
+        """Erase a rectangle of some of the uint8 images [B, C, H, W]."""
         top, left, height, width = self.parts(*images.shape[2:], draws)
         rows, columns = inside(top, top + height, images.shape[2]), inside(left, left + width, images.shape[3])
         return images.masked_fill(box(rows, columns), self.value)
 
     def parts(self, height: int, width: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Top, left, height and width of each erased rectangle, int64 [B]; height and width 0 where there is none."""
+        """Draw top, left, height and width of each erased rectangle, int64 [B]; of size 0 where there is none."""
         tall, wide = random_sides(draws, range(2 * ATTEMPTS), height * width, self.scale, self.ratio)
         chosen = draws.uniform(2 * ATTEMPTS + 2) < self.probability
         fits = (tall < height) & (wide < width) & chosen[:, None]
@@ -217,16 +218,16 @@ class _Mixing:
     alpha: float
 
     def __post_init__(self):
-        _require(0 < self.alpha < math.inf, "alpha", self.alpha, "a number above 0")
+        check_positive(alpha=self.alpha)
 
     def share(self, draws: Draws) -> Tensor:
-        """What is kept of the first image, float64 [B]: one of the quantiles of Beta(alpha, alpha)."""
+        """Draw the share of the first image, float64 [B]: one of the quantiles of Beta(alpha, alpha)."""
         return beta(self.alpha, draws.ids.device)[draws.integers(LEVELS, 0)]
 
 
 @dataclass(frozen=True)
 class Mixup(_Mixing):
-    """Two images laid over each other (Zhang et al. 2018); what teachers make of the mixture is its soft label.
+    """A weighted mean of two images (Zhang et al. 2018), whose soft label is the teacher's answer to the mixture.
 
     Args:
         alpha: above 0; the share of the first image is drawn from Beta(alpha, alpha).
@@ -236,14 +237,14 @@ class Mixup(_Mixing):
     """
 
     def __call__(self, images: Tensor, others: Tensor, draws: Draws) -> Tensor:
-        """Two of uint8 [B, C, H, W] -> the same shape."""
+        """Blend two batches of uint8 images [B, C, H, W]."""
         _require_uint8(self, images)
         return blend(images, others, self.share(draws)).round_().to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class CutMix(_Mixing):
-    """A random rectangle of an image is another image's (Yun et al. 2019); soft labels as for :class:`Mixup`.
+    """An image with a random rectangle of another (Yun et al. 2019); soft labels as for :class:`Mixup`.
 
     Args:
         alpha: above 0; the share of the first image is drawn from Beta(alpha, alpha), and is larger where the
@@ -254,7 +255,7 @@ class CutMix(_Mixing):
     """
 
     def __call__(self, images: Tensor, others: Tensor, draws: Draws) -> Tensor:
-        """Two of uint8 [B, C, H, W] -> the same shape."""
+        """Combine two batches of uint8 images [B, C, H, W]."""
         half = (1 - self.share(draws)).sqrt() * 0.5
         masks = []
         for stream, length in enumerate(images.shape[2:], start=1):
@@ -267,11 +268,6 @@ MIXING = (Mixup, CutMix)
 OPERATORS = {kind.__name__: kind for kind in (CropAndFlip, RandomResizedCrop, ColorJitter, RandomErasing, *MIXING)}
 
 
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"{name} must be {wanted}, and it is {value!r}")
-
-
 def _set_range(operator: object, name: str, highest: float) -> None:
     """Check a field that is a range within ]0, highest] and make it a pair of floats, whatever sequence it was."""
     value = getattr(operator, name)
@@ -279,8 +275,9 @@ def _set_range(operator: object, name: str, highest: float) -> None:
         low, high = (float(end) for end in value)
     except (TypeError, ValueError):
         low = high = math.nan
-    limit = f"at most {highest}, " if highest < math.inf else ""
-    _require(0 < low <= high <= highest, name, value, f"two numbers above 0, {limit}the lower one first")
+    if not 0 < low <= high <= highest:
+        limit = f"at most {highest}, " if highest < math.inf else ""
+        raise UserError(f"{name} must be two numbers above 0, {limit}the lower one first, and it is {value!r}")
     object.__setattr__(operator, name, (low, high))
 
 

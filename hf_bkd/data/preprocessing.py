@@ -1,4 +1,4 @@
-"""Images as tensors: decoded, seen in a view, made ready for a network."""
+"""Images as tensors: decoded, augmented as in a view, normalized for a network."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Images = Tensor | list[Tensor]  # uint8 [B, C, H, W], or B times [C, H, W] where
 
 @dataclass(frozen=True)
 class ImagePreprocessor:
-    """Images to a network's ``pixel_values``: scaled to [0, 1], less ``mean``, over ``std``, per channel.
+    """The preprocessor of images: scaled to [0, 1], less ``mean``, over ``std``, per channel.
 
     Args:
         mean, std: one value per channel, on the scale of [0, 1]; ``std`` above 0.
@@ -39,40 +39,41 @@ class ImagePreprocessor:
 
     @classmethod
     def for_model(cls, model: nn.Module) -> Self:
-        """What the network was made for, from its ``config.pretrained_cfg``; UserError if that doesn't say."""
+        """Make a network's own preprocessor, from its ``config.pretrained_cfg``; UserError if that doesn't say."""
         config = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
         if "mean" not in config or "std" not in config:
             raise UserError("this model's config names no mean and std: pass ImagePreprocessor(mean=..., std=...)")
         return cls(tuple(config["mean"]), tuple(config["std"]))
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
-        """A batch of dataset rows with one column of PIL images -> ``{"pixel_values": float32 [B, C, H, W]}``."""
+        """Turn rows with a column of PIL images into ``{"pixel_values": float32 [B, C, H, W]}``."""
         images = next((values for values in rows.values() if isinstance(values[0], Image)), None)
         if images is None:
             raise UserError(f"none of the columns {', '.join(rows)} holds images")
         return {"pixel_values": self.normalize(stacked(decoded(images)))}
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> float32 [B, C, H, W], on the same device."""
+        """Normalize uint8 images [B, C, H, W] to float32, on the same device."""
         if images.shape[1] != len(self.mean):
             raise UserError(f"the images have {images.shape[1]} channels, and mean and std are of {len(self.mean)}")
         scale, shift = _scale_and_shift(tuple(self.mean), tuple(self.std), images.device)
         return images * scale - shift
 
     def to_dict(self) -> dict[str, list[float]]:
+        """Return what is recorded with labels of these inputs."""
         return {"mean": [float(value) for value in self.mean], "std": [float(value) for value in self.std]}
 
 
 @functools.lru_cache
 def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """1 / (255 std) and mean / std, [C, 1, 1], brought to a device once and not with every batch."""
+    """Return 1 / (255 std) and mean / std, [C, 1, 1], moved to a device once and not with every batch."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
     return scale[:, None, None], shift[:, None, None]
 
 
 def decoded(images: list[Image]) -> Images:
-    """PIL images, all grayscale, RGB or RGBA, as uint8; UserError if they aren't."""
+    """Decode PIL images, all grayscale, RGB or RGBA, to uint8; UserError if they are of other modes."""
     odd = {getattr(image, "mode", type(image).__name__) for image in images} - {"L", "RGB", "RGBA"}
     if odd:
         raise UserError(
@@ -87,7 +88,7 @@ def decoded(images: list[Image]) -> Images:
 
 
 def stacked(images: Images) -> Tensor:
-    """One tensor; UserError if the images differ in size."""
+    """Stack images to one tensor; UserError if they differ in size."""
     if isinstance(images, Tensor):
         return images
     check_one_size({tuple(image.shape) for image in images})
@@ -95,7 +96,7 @@ def stacked(images: Images) -> Tensor:
 
 
 def check_one_size(shapes: set[tuple[int, ...]]) -> None:
-    """UserError if there are several [channels, height, width]."""
+    """Raise a UserError if there are several shapes [channels, height, width]."""
     if len(shapes) > 1:
         raise UserError(
             f"the images differ in size or mode ({sorted(shapes)[:3]}): bring them to one size first, or begin their "
@@ -104,7 +105,7 @@ def check_one_size(shapes: set[tuple[int, ...]]) -> None:
 
 
 class StoredImages:
-    """A dataset's images, decoded whenever they are asked for: ``images[rows]`` is what :func:`decoded` returns."""
+    """The images of a dataset, decoded on demand: ``images[rows]`` is what :func:`decoded` returns."""
 
     device = torch.device("cpu")
 
@@ -119,7 +120,7 @@ class StoredImages:
 
 
 class Pool(NamedTuple):
-    """All examples of a dataset, for others to be mixed with.
+    """The examples of a dataset that others are mixed with.
 
     ids: int64 [D], sorted and distinct, so that it doesn't depend on the order of the dataset.
     rows: [D], where each of them stands.
@@ -132,22 +133,22 @@ class Pool(NamedTuple):
 
     @classmethod
     def of(cls, ids: np.ndarray, images: Any, device: torch.device | str = "cpu") -> Self:
-        """Of a dataset with these ids, int64 [N], and these images, indexed by row."""
+        """Make the pool of a dataset with these ids, int64 [N], and these images, indexed by row."""
         distinct, rows = np.unique(ids, return_index=True)
         return cls(torch.tensor(distinct, device=device), torch.tensor(rows, device=device), images.__getitem__)
 
 
 def look(images: Images, ids: Tensor, views: Views, view: int, pool: Pool | None) -> Tensor:
-    """How examples look in a view: uint8 [B, C, H, W].
+    """Show examples as they look in a view: uint8 [B, C, H, W].
 
     Args:
         images: as they are stored.
         ids: int64 [B].
-        views, view: which.
+        views, view: the views and the number of one of them.
         pool: needed by views that mix examples.
 
     Raises:
-        UserError: the images have several sizes, and still have when all is done.
+        UserError: the images have several sizes, also after augmentation.
     """
     shown = _augmented(images, ids, views, view)
     if views.mixing is None:

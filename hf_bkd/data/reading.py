@@ -1,4 +1,4 @@
-"""A saved network, and how it reads a dataset: images or texts to tensors, as the files beside its weights say."""
+"""The preprocessing of a saved network, images or texts to tensors, by the files beside its weights."""
 
 import hashlib
 import inspect
@@ -29,54 +29,56 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True)
 class Reader:
-    """Rows with a column ``image`` or ``text`` to a network's inputs.
+    """The preprocessor of a network: rows with a column ``image`` or ``text`` to its inputs.
 
     Args:
         kind: the column, ``"image"`` or ``"text"``.
         prepare: its values to keyword arguments of the network's forward.
-        settings: how, as JSON: two networks with the same settings read the same.
-        pixels: the normalization, where it is all that the images need.
+        settings: the preprocessing as JSON: two networks with the same settings read the same.
+        normalization: the whole preprocessing, where images need no more than that.
         processor: the tokenizer or image processor that has to be kept with the network.
     """
 
     kind: str
     prepare: Callable[[list], dict[str, Tensor]]
     settings: dict[str, Any]
-    pixels: ImagePreprocessor | None = None
+    normalization: ImagePreprocessor | None = None
     processor: Any = None
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """Turn a batch of rows into inputs."""
         return self.prepare(rows[self.kind])
 
     def to_dict(self) -> dict[str, Any]:
+        """Return what is recorded with labels of these inputs."""
         return self.settings
 
     @property
     def batch_size(self) -> int:
-        """Of passes without gradients."""
-        return 512 if self.pixels else 64
+        """The number of rows in a batch of a pass without gradients."""
+        return 512 if self.normalization else 64
 
     def batches(self, dataset: datasets.Dataset, progress: str | None = None) -> Iterator[dict[str, Tensor]]:
-        """Inputs and, where the dataset has them, ``labels``, in order and un-augmented; ``progress`` names a bar."""
+        """Yield inputs, and ``labels`` if there are any, in order and un-augmented; ``progress`` names a bar."""
         starts = range(0, len(dataset), self.batch_size)
         for start in track(starts, progress if len(starts) > 5 else None):
             rows = dataset[start : start + self.batch_size]
             yield self(rows) | ({"labels": torch.tensor(rows["label"])} if "label" in rows else {})
 
     def save(self, folder: Path) -> None:
-        """The files that :func:`reader_for` needs."""
+        """Save the files that :func:`reader_for` needs."""
         if self.processor is not None:
             self.processor.save_pretrained(folder)
 
 
 def class_names(network: nn.Module) -> list[str]:
-    """Its classes in order, by the names in its config."""
+    """Return the names of a network's classes in order, from its config."""
     names = getattr(network.config, "id2label", None) or {}
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
 
 
 def kind_of(network: nn.Module) -> str:
-    """What a network reads: ``"image"`` or ``"text"``; UserError if it is neither."""
+    """Return what a network reads, ``"image"`` or ``"text"``; UserError if it is neither."""
     kinds = {"pixel_values": "image", "input_ids": "text"}
     taken = getattr(network, "main_input_name", "tensors")
     if taken not in kinds:
@@ -87,7 +89,7 @@ def kind_of(network: nn.Module) -> str:
 def reader_for(
     network: nn.Module, folder: Path | None, dataset: datasets.Dataset | datasets.IterableDataset
 ) -> Reader:
-    """How ``network``, saved in ``folder``, reads ``dataset`` with its column ``image`` or ``text``.
+    """Make the preprocessor by which ``network``, saved in ``folder``, reads the ``image`` or ``text`` of ``dataset``.
 
     Images of the size and channels that a timm network was made for are only normalized; all others go through the
     network's image processor, which resizes them.
@@ -100,8 +102,8 @@ def reader_for(
     config = getattr(network.config, "pretrained_cfg", None) or {}
     first = next(iter(dataset), None)
     if config and first is not None and _is_ready(first["image"], *config["input_size"]):
-        pixels = ImagePreprocessor.for_model(network)
-        return Reader("image", lambda images: pixels({"image": images}), pixels.to_dict(), pixels)
+        preprocessor = ImagePreprocessor.for_model(network)
+        return Reader("image", lambda images: preprocessor({"image": images}), preprocessor.to_dict(), preprocessor)
     return _image_reader(network, folder)
 
 
@@ -113,11 +115,11 @@ def _image_reader(network: nn.Module, folder: Path | None) -> Reader:
     config = getattr(network.config, "pretrained_cfg", None)
     if config:
         channels = config["input_size"][0]
-        processor, kept = transformers.TimmWrapperImageProcessor(config), None  # all of it is in the network's config
+        processor, saved = transformers.TimmWrapperImageProcessor(config), None  # all of it is in the network's config
         settings = processor.data_config
     else:
         channels = getattr(network.config, "num_channels", 3)
-        processor = kept = _from_files(transformers.AutoImageProcessor, folder, ("preprocessor_config.json",))
+        processor = saved = _from_files(transformers.AutoImageProcessor, folder, ("preprocessor_config.json",))
         settings = processor.to_dict()
 
     def prepare(images: list[Image]) -> dict[str, Tensor]:
@@ -129,7 +131,7 @@ def _image_reader(network: nn.Module, folder: Path | None) -> Reader:
         images = [image.convert(MODES[channels]) for image in images]
         return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
 
-    return Reader("image", prepare, json.loads(json.dumps(settings, default=str)), processor=kept)
+    return Reader("image", prepare, json.loads(json.dumps(settings, default=str)), processor=saved)
 
 
 def _text_reader(network: nn.Module, folder: Path | None) -> Reader:
@@ -152,7 +154,7 @@ def _text_reader(network: nn.Module, folder: Path | None) -> Reader:
 
 
 def _from_files(kind: Any, folder: Path | None, names: tuple[str, ...]) -> Any:
-    """A tokenizer or image processor; transformers would make up one for a folder that has none."""
+    """Load a tokenizer or image processor; transformers would make up one for a folder that has none."""
     what = "tokenizer" if len(names) > 1 else "image processor"
     if folder is None or not any((folder / name).is_file() for name in names):
         raise UserError(

@@ -21,7 +21,7 @@ STEPS = 8.0  # between two gray levels, halfway through a resize
 
 @functools.lru_cache
 def log_uniform(low: float, high: float, device: torch.device) -> Tensor:
-    """float64 [LEVELS]: midpoints of the quantiles of a log-uniform number."""
+    """Return the midpoints of a log-uniform number's quantiles, float64 [LEVELS]."""
     start, span = math.log(low), math.log(high) - math.log(low)
     values = [math.exp(start + span * (i + 0.5) / LEVELS) for i in range(LEVELS)]
     return torch.tensor(values, dtype=torch.float64).to(device)
@@ -29,7 +29,7 @@ def log_uniform(low: float, high: float, device: torch.device) -> Tensor:
 
 @functools.lru_cache
 def beta(alpha: float, device: torch.device) -> Tensor:
-    """float64 [LEVELS]: midpoints of the quantiles of Beta(alpha, alpha)."""
+    """Return the midpoints of the quantiles of Beta(alpha, alpha), float64 [LEVELS]."""
     import numpy as np
     from scipy import stats
 
@@ -39,7 +39,7 @@ def beta(alpha: float, device: torch.device) -> Tensor:
 def random_sides(
     draws: Draws, streams: range, pixels: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """The sides of ATTEMPTS random rectangles per example, rounded: two of float64 [B, ATTEMPTS].
+    """Draw the sides of ATTEMPTS random rectangles per example, rounded: two of float64 [B, ATTEMPTS].
 
     Args:
         streams: 2 * ATTEMPTS of them.
@@ -53,34 +53,34 @@ def random_sides(
 
 
 def first_fitting(fits: Tensor, height: Tensor, width: Tensor, otherwise: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Of each example's attempts [B, ATTEMPTS] the first that fits.
+    """Choose the first of each example's attempts [B, ATTEMPTS] that fits.
 
     Returns:
         Its height and width, int64 [B], or ``otherwise`` where none fits, and whether one does, bool [B].
     """
-    first, found = fits.int().argmax(1, keepdim=True), fits.any(1)
+    first, fitted = fits.int().argmax(1, keepdim=True), fits.any(1)
     sides = (attempts.gather(1, first)[:, 0].long() for attempts in (height, width))
-    return *(torch.where(found, side, last) for side, last in zip(sides, otherwise, strict=True)), found
+    return *(torch.where(fitted, side, last) for side, last in zip(sides, otherwise, strict=True)), fitted
 
 
 def reflect(index: Tensor, size: int) -> Tensor:
-    """Coordinates outside 0 .. size - 1 mirrored back in, without repeating the border."""
+    """Mirror coordinates outside 0 .. size - 1 back in, without repeating the border."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
 def inside(start: Tensor, end: Tensor, length: int) -> Tensor:
-    """bool [B, length]: which of 0 .. length - 1 are in start .. end - 1, each [B]."""
+    """Return which of 0 .. length - 1 are in start .. end - 1, each [B]: bool [B, length]."""
     positions = torch.arange(length, device=start.device)
     return (positions >= start[:, None]) & (positions < end[:, None])
 
 
 def box(rows: Tensor, columns: Tensor) -> Tensor:
-    """bool [B, H] and [B, W] -> [B, 1, H, W]: where both hold."""
+    """Return where both rows [B, H] and columns [B, W] hold: bool [B, 1, H, W]."""
     return rows[:, None, :, None] & columns[:, None, None, :]
 
 
 def resize_weights(start: Tensor, extent: Tensor, length: int, size: int, backwards: Tensor | None = None) -> Tensor:
-    """How much of each of ``length`` pixels is in each of ``size`` pixels that a part of them is resized to.
+    """Return how much each of ``length`` pixels contributes to each of the ``size`` that a part is resized to.
 
     This is the triangle filter of torch's ``interpolate(mode="bilinear", antialias=True)`` on that part alone, in
     whole numbers.
@@ -104,7 +104,7 @@ def resize_weights(start: Tensor, extent: Tensor, length: int, size: int, backwa
 
 
 def resize(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """uint8 [B, C, H, W] and their :func:`resize_weights` for H and W -> [B, C, size, size], before the last rounding.
+    """Resize uint8 images [B, C, H, W] by their :func:`resize_weights` for H and W; the result is not yet rounded.
 
     Between the two directions values are rounded to multiples of 1 / STEPS.
     """
@@ -116,13 +116,13 @@ def resize(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> whole numbers, int32 [B, 1, H, W], by torchvision's weights of red, green and blue."""
+    """Convert uint8 [B, 3, H, W] to whole gray levels, int32 [B, 1, H, W], by torchvision's weights of the colors."""
     red, green, blue = images.int().unbind(1)
     return ((2989 * red + 5870 * green + 1140 * blue) // 10_000)[:, None]
 
 
 def blend(images: Tensor, others: Tensor | None, share: Tensor) -> Tensor:
-    """share * images + (1 - share) * others in float32, held to 0 .. 255; ``others`` of None are black.
+    """Compute share * images + (1 - share) * others in float32, clamped to 0 .. 255; ``others`` of None are black.
 
     Args:
         images: [B, C, H, W]; others: anything that broadcasts to it.

@@ -1,7 +1,7 @@
-"""Views: the looks of an example that teacher and student both see ("patient and consistent", Beyer et al. 2022).
+"""Views: the augmented images that teacher and student both see ("patient and consistent", Beyer et al. 2022).
 
-A view is a pure function of (seed, view, example), so nothing has to be stored but these: an epoch seen again after a
-resume, by another process, on another device or by the teacher that labels it, shows the same picture.
+A view is a pure function of (seed, view, example), so that nothing else has to be stored: an epoch seen again after a
+resume, by another process, on another device or by the teacher that labels it, shows the same images.
 """
 
 import json
@@ -11,6 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..utils.checks import check_choice, check_count
+from ..utils.deprecation import renamed_arguments, warn_renamed
 from ..utils.errors import UserError
 from ..utils.random import Draws
 from . import augmentations
@@ -24,40 +26,41 @@ class Views:
     Args:
         transforms: operators of `augmentations`, applied in order; one that mixes two images (``Mixup``, ``CutMix``)
             comes last.
-        number: V >= 1 views to choose from; as many as there are epochs if not given.
-        seed: tells runs apart.
+        num_views: V >= 1 views to choose from; as many as there are epochs if not given.
+        seed: seed of all random numbers.
 
     Raises:
-        UserError: ``number`` below 1, something that is no operator, or a mixing one that isn't the last.
+        UserError: ``num_views`` below 1, something that is no operator, or a mixing one that isn't the last.
     """
 
-    def __init__(self, *transforms: Any, number: int | None = None, seed: int = 0):
-        if number is not None and number < 1:
-            raise UserError(f"the number of views must be at least 1, and it is {number}")
+    @renamed_arguments(number="num_views")
+    def __init__(self, *transforms: Any, num_views: int | None = None, seed: int = 0):
+        if num_views is not None:
+            check_count(num_views=num_views)
         for transform in transforms:
             if type(transform) not in augmentations.OPERATORS.values():
                 raise UserError(
                     f"{transform!r} is no augmentation of hf_bkd; there are {', '.join(augmentations.OPERATORS)}"
                 )
-        self.transforms, self.number, self.seed = transforms, number, seed
+        self.transforms, self.num_views, self.seed = transforms, num_views, seed
         mixing = [transform for transform in transforms if isinstance(transform, augmentations.MIXING)]
         if mixing and (len(mixing) > 1 or transforms[-1] is not mixing[0]):
             raise UserError("only one augmentation can mix images, and it must be the last one")
         self.mixing = mixing[0] if mixing else None
 
     def __call__(self, images: Tensor, ids: Tensor, view: int) -> Tensor:
-        """uint8 images [B, C, H, W] of the examples ``ids`` (int64 [B]) as they look in a view, before any mixing."""
+        """Augment uint8 images [B, C, H, W] of the examples ``ids`` (int64 [B]) as in a view, before any mixing."""
         for block, transform in enumerate(self.transforms):
             if transform is not self.mixing:
                 images = transform(images, self._draws(ids, view, block))
         return images
 
     def mix(self, images: Tensor, others: Tensor, ids: Tensor, view: int) -> Tensor:
-        """Each image [B, C, H, W] mixed with the one of ``others`` in its place, its partner's in the same view."""
+        """Mix each image [B, C, H, W] with the one of ``others`` in its place, its partner's in the same view."""
         return self.mixing(images, others, self._draws(ids, view, len(self.transforms) - 1))
 
     def partners(self, ids: Tensor, view: int, pool: Tensor) -> Tensor:
-        """Which of ``pool`` each example is mixed with: an index [B] into it.
+        """Draw which of ``pool`` each example is mixed with: an index [B] into it.
 
         Args:
             ids: int64 [B].
@@ -66,24 +69,29 @@ class Views:
         return self._draws(ids, view, len(self.transforms) - 1).integers(len(pool), augmentations.PARTNER)
 
     def at_epoch(self, epoch: int, order: str = "cycle") -> int:
-        """Which view an epoch shows: ``"cycle"``, epoch mod V; ``"shuffle"``, each V epochs a new permutation of V.
+        """Return which view an epoch shows: ``"cycle"``, epoch mod V; ``"shuffle"``, a new permutation each V epochs.
 
         Raises:
             UserError: another order.
         """
-        if order not in ORDERS:
-            raise UserError(f"the order of views must be one of {', '.join(ORDERS)}, and it is {order!r}")
-        if self.number is None:
+        check_choice(ORDERS, order=order)
+        if self.num_views is None:
             return epoch
-        turn, place = divmod(epoch, self.number)
+        turn, place = divmod(epoch, self.num_views)
         if order == "cycle":
             return place
-        sorting = Draws(torch.arange(self.number), self.seed, turn, block=2).integers(2**31, 0)
+        sorting = Draws(torch.arange(self.num_views), self.seed, turn, block=2).integers(2**31, 0)
         return int(sorting.argsort(stable=True)[place])
 
     def allow(self, others: "Views") -> bool:
-        """Whether these are the same, or say less: without a number they stand for any number and seed."""
-        return self == others or (self.number is None and self.transforms == others.transforms)
+        """Return whether others are the same, or of the same transforms if ``num_views`` is not given here."""
+        return self == others or (self.num_views is None and self.transforms == others.transforms)
+
+    @property
+    def number(self) -> int | None:
+        """``num_views``, by its old name."""
+        warn_renamed("Views.number", "Views.num_views")
+        return self.num_views
 
     def _draws(self, ids: Tensor, view: int, position: int) -> Draws:
         return Draws(ids, self.seed, view, block=16 + position)
@@ -92,20 +100,20 @@ class Views:
         return isinstance(other, Views) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash((self.transforms, self.number, self.seed))
+        return hash((self.transforms, self.num_views, self.seed))
 
     def __repr__(self) -> str:
-        parts = [*map(repr, self.transforms), f"number={self.number}", f"seed={self.seed}"]
+        parts = [*map(repr, self.transforms), f"num_views={self.num_views}", f"seed={self.seed}"]
         return f"Views({', '.join(parts)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, equal to what is read back after writing it as JSON."""
+        """Return all that makes these views, equal to what is read back after writing it as JSON."""
         chain = [{"name": type(transform).__name__} | asdict(transform) for transform in self.transforms]
-        return json.loads(json.dumps({"number": self.number, "seed": self.seed, "transforms": chain}))
+        return json.loads(json.dumps({"number": self.num_views, "seed": self.seed, "transforms": chain}))
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; UserError for an operator or a parameter that this version doesn't know."""
+        """Invert :meth:`to_dict`; UserError for an operator or a parameter that this version doesn't know."""
         known = {"number", "seed", "transforms"}
         try:
             if set(record) != known:
@@ -113,7 +121,7 @@ class Views:
             chain = [{**transform} for transform in record["transforms"]]
             kinds = [augmentations.OPERATORS[transform.pop("name")] for transform in chain]
             made = [kind(**transform) for kind, transform in zip(kinds, chain, strict=True)]
-            return cls(*made, number=record["number"], seed=record["seed"])
+            return cls(*made, num_views=record["number"], seed=record["seed"])
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils.files import bare_name, write_text
+from ..utils.markdown import escaped
 
 METRICS = ("accuracy", "nll", "ece", "brier")
 LOADERS = {  # task on the Hub -> what loads a student
@@ -37,6 +38,10 @@ STUDENT_CARD = (
 
 A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 
+- **Finding.** {{ finding }}
+- **Data.** {{ data }}. {{ measured }}
+- **Limits.** One training: what another seed would change is not known, and no interval can be given.
+
 | | accuracy | NLL | ECE | Brier |
 | --- | --- | --- | --- | --- |
 | student | {{ student_row }} |
@@ -44,15 +49,14 @@ A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 | teacher | {{ teacher_row }} |
 {%- endif %}
 
-{{ measured }}
-
 ```python
 {{ imports }}
 
 model = {{ loader }}.from_pretrained("PATH_OR_REPOSITORY")
 ```
 
-## How it was taught
+<details>
+<summary>How it was taught</summary>
 
 loss = (1 - lambda) CE(labels) + lambda * scale * KL(teacher, student)
 
@@ -61,6 +65,8 @@ loss = (1 - lambda) CE(labels) + lambda * scale * KL(teacher, student)
 {%- for name, value in facts.items() %}
 | {{ name }} | {{ value }} |
 {%- endfor %}
+
+</details>
 {% for file, caption in figures.items() %}
 ![{{ caption }}]({{ file }})
 
@@ -81,11 +87,20 @@ A network with {{ num_classes }} classes{% if method != "deterministic" %} and a
 predictions{% endif %}, made with hf_bkd to label data for a student \
 ([arXiv 2601.01484](https://arxiv.org/abs/2601.01484)).
 
+- **Finding.** {{ finding }}
+- **Data.** {{ data }}.
+- **Limits.** One fit: what another seed would change is not known, and no interval can be given.
+
+<details>
+<summary>Settings and training</summary>
+
 | | |
 | --- | --- |
 {%- for name, value in facts.items() %}
 | {{ name }} | {{ value }} |
 {%- endfor %}
+
+</details>
 {% if validation %}
 On held-out examples{% if chosen %} (the same that a setting above was chosen on){% endif %}: accuracy, negative \
 log-likelihood in nats, expected calibration error (10 bins) and Brier score of the averaged probabilities.
@@ -93,8 +108,6 @@ log-likelihood in nats, expected calibration error (10 bins) and Brier score of 
 | accuracy | NLL | ECE | Brier |
 | --- | --- | --- | --- |
 | {{ validation }} |
-{% else %}
-Its calibration has not been measured: `hf-bkd teacher evaluate` does.
 {% endif %}
 ```python
 from hf_bkd import Teacher, add_soft_labels
@@ -105,6 +118,15 @@ labeled = add_soft_labels(dataset, teacher, num_samples=10)
 """
     + CITATION
 )
+
+
+def has_card_of_another(folder: str | Path) -> bool:
+    """Whether a folder has a ``README.md`` that is not a card of this library, and so is not to be replaced."""
+    card = Path(folder, "README.md")
+    if not card.is_file():
+        return False
+    header, _, _ = card.read_text(errors="replace").partition("\n---")
+    return not header.startswith("---") or "hf_bkd" not in header
 
 
 def write_teacher_card(folder: str | Path, description: dict[str, Any], task: str) -> None:
@@ -128,12 +150,17 @@ def write_teacher_card(folder: str | Path, description: dict[str, Any], task: st
         eval_results=results or None,
     )
     facts = description["settings"] | {name: value for name, value in record.items() if name != "validation"}
+    examples = f", {escaped(record['examples'])} examples" if "examples" in record else ""
     card = ModelCard.from_template(
         data,
         template_str=TEACHER_CARD,
-        method=method,
+        method=escaped(method),
         num_classes=description["num_classes"],
-        facts={name.replace("_", " "): shown(value) for name, value in facts.items()},
+        finding=_finding(
+            validation or {}, None, "Its calibration has not been measured: `hf-bkd teacher evaluate` does."
+        ),
+        data=escaped(dataset or "A dataset that it does not name") + examples,
+        facts={escaped(name.replace("_", " ")): shown(value) for name, value in facts.items()},
         validation=_row(validation) if validation else "",
         chosen="validation NLL" in record.values(),
     )
@@ -158,8 +185,9 @@ def write_student_card(
     """Write ``README.md``: a model card with metrics that the Hub can read.
 
     Args:
+        folder: of the student.
         title: of the card.
-        how: end of the sentence "A student distilled with hf_bkd".
+        how: end of the sentence "A student distilled with hf_bkd", in Markdown.
         measured: a sentence on where the metrics are from.
         metrics, teacher_metrics: accuracy, NLL, ECE and Brier score, as far as they are known.
         facts: what else there is to know of the training, by name.
@@ -170,36 +198,48 @@ def write_student_card(
     """
     dataset, loader = bare_name(dataset), LOADERS[task]
     ours = not loader.startswith("AutoModel")
-    found = {name: metrics[name] for name in METRICS if name in metrics}
+    known = {name: metrics[name] for name in METRICS if name in metrics}
     data = ModelCardData(
         license="apache-2.0",
         library_name="hf_bkd" if ours else "transformers",
         pipeline_tag=task,
         tags=["knowledge-distillation", "hf_bkd", *tags],
         model_name=title,
-        eval_results=[EvalResult(task, dataset, dataset, *each, dataset_split=split) for each in found.items()]
+        eval_results=[EvalResult(task, dataset, dataset, *each, dataset_split=split) for each in known.items()]
         or None,
     )
     card = ModelCard.from_template(
         data,
         template_str=STUDENT_CARD,
-        title=title,
-        how=how,
-        measured=measured,
+        title=escaped(title),
+        how=f" {escaped(how, markup=True)}" if how else "",
+        finding=_finding(metrics, teacher_metrics, "It has not been evaluated yet."),
+        data=f"{escaped(dataset)}, {escaped(split)} split",
+        measured=escaped(measured, markup=True),
         student_row=_row(metrics),
         teacher_row=_row(teacher_metrics) if teacher_metrics else "",
         imports=f"from hf_bkd import {loader}" if ours else REGISTERING.format(loader),
         loader=loader,
-        facts={name: shown(value) for name, value in facts.items() if value not in (None, "")},
-        figures=figures or {},
+        facts={escaped(name): shown(value) for name, value in facts.items() if value not in (None, "")},
+        figures={file: escaped(caption) for file, caption in (figures or {}).items()},
     )
     write_text(Path(folder) / "README.md", str(card))
 
 
 def shown(value: Any) -> str:
-    """A value as a cell of a table."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return a value as a cell of a table."""
+    return escaped(f"{value:.4g}" if isinstance(value, float) else value)
+
+
+def _finding(metrics: dict[str, float], teacher_metrics: dict[str, float] | None, without: str) -> str:
+    if "accuracy" not in metrics:
+        return without
+    ece = f" and ECE {metrics['ece']:.4f}" if "ece" in metrics else ""
+    text = f"Accuracy {metrics['accuracy']:.4f}{ece} on held-out examples"
+    if "accuracy" in (teacher_metrics or {}):
+        difference = metrics["accuracy"] - teacher_metrics["accuracy"]
+        text += f"; the teacher's accuracy is {teacher_metrics['accuracy']:.4f}, the student's {difference:+.4f} to it"
+    return f"{text}."
 
 
 def _row(metrics: dict[str, float]) -> str:

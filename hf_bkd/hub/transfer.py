@@ -1,4 +1,4 @@
-"""The way to the Hub and back: whole folders."""
+"""Upload folders to the Hub, and download them from it."""
 
 import re
 from collections.abc import Iterator
@@ -18,21 +18,23 @@ from huggingface_hub.errors import (
 from ..utils.errors import UserError
 from ..utils.files import bare_name
 
-OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # what a saved model consists of
+OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # files of a saved model
 
 
 def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Upload a folder as a model repository, made if need be; returns its address.
+    """Upload a folder as a model repository, creating it if need be, and return the repository's address.
 
-    All of it is one commit: a push that fails leaves the repository as it was. What an earlier push left of a model,
-    such as members of a larger ensemble, is removed; other files are kept.
+    The upload is a single commit: a push that fails changes nothing. Files that an earlier push left of a model, such
+    as members of a larger ensemble, are removed; all other files stay.
 
     Args:
-        repo_id: its name, under the user's own where it has no ``OWNER/``.
-        private: whether a new repository is; True is refused for one that is public already.
+        folder: what to upload.
+        repo_id: the repository's name, under the user's own where it has no ``OWNER/``.
+        private: whether a new repository is private; True is refused for one that is public already.
+        token: of the Hub, if not that of the user's login.
 
     Raises:
-        UserError: the Hub can't be reached or refuses, or others could read what is to be private.
+        UserError: the Hub can't be reached or refuses, or the repository is public and must be private.
     """
     files = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*")) if path.is_file()}
     with pushing_to(repo_id, token):
@@ -47,7 +49,7 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None
 
 
 def made_repository(api: HfApi, repo_id: str, kind: str, private: bool | None) -> RepoUrl:
-    """A repository of models or datasets, made if need be; UserError if it is to be private and is public already."""
+    """Create a repository of models or datasets if need be; UserError if it must be private and is public already."""
     address = api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
     if private and not api.repo_info(address.repo_id, repo_type=kind).private:
         raise UserError(
@@ -58,7 +60,7 @@ def made_repository(api: HfApi, repo_id: str, kind: str, private: bool | None) -
 
 @contextmanager
 def pushing_to(repo_id: str, token: str | None = None) -> Iterator[None]:
-    """Tell what goes wrong with a push in a :class:`UserError`, which never holds the token."""
+    """Turn whatever goes wrong with a push into a :class:`UserError`, which never holds the token."""
     if token is not None and not re.fullmatch("[!-~]+", token):
         raise UserError("the token holds characters that no token has: pass it as the Hub's settings show it")
     try:
@@ -66,16 +68,16 @@ def pushing_to(repo_id: str, token: str | None = None) -> Iterator[None]:
     except UserError:
         raise
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        cause = error.__cause__ if isinstance(error, RuntimeError) else None  # which says why a file failed
+        cause = error.__cause__ if isinstance(error, RuntimeError) else None  # why a file could not be sent
         reason = shorten(f"{type(cause or error).__name__}: {cause or error}", 300)
         raise UserError(f"could not push to {repo_id} ({reason}): log in if need be, and push again") from None
 
 
 def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """A folder as it is, or a repository's snapshot from the Hub.
+    """Return a local folder, or download a repository's snapshot from the Hub.
 
     Raises:
-        UserError: neither a folder nor a repository that the Hub can deliver.
+        UserError: the name is neither a folder nor a repository that the Hub can deliver.
     """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
@@ -95,7 +97,7 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
 
 
 def source_of(name_or_path: str | Path, folder: Path) -> dict[str, str]:
-    """Where ``folder`` is from, for records that others read: a repository and its commit, or a folder's bare name."""
+    """Say where ``folder`` is from, for public records: a repository and its commit, or a folder's bare name."""
     if Path(name_or_path).is_dir():
         return {"folder": bare_name(str(name_or_path))}
     return {"repository": str(name_or_path), "revision": folder.name}

@@ -1,4 +1,4 @@
-"""How any network is asked: its inputs, its logits, its head and the features that go into it."""
+"""Call any network in one way: its inputs, its logits, its classification head and the features that enter it."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ Inputs = Mapping[str, Tensor] | Tensor
 
 
 def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
-    """Inputs, or each of a mapping's, on the network's device and, where they are floats, in its number format."""
+    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format."""
     weight = next(network.parameters())
 
     def move(value: Tensor) -> Tensor:
@@ -26,21 +26,22 @@ def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
 
 
 def split(batch: Mapping[str, Tensor] | tuple | list) -> tuple[Inputs, Tensor]:
-    """Inputs and labels of a batch: a dict (or transformers' BatchEncoding) with ``labels``, or a pair."""
+    """Split a batch into inputs and labels: a dict (or transformers' BatchEncoding) with ``labels``, or a pair."""
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
     if isinstance(batch, Mapping) and "labels" in batch:
         return {name: value for name, value in batch.items() if name != "labels"}, batch["labels"]
-    found = f"a dict with {', '.join(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-    raise UserError(f"batches must be (inputs, labels) pairs or dicts with a 'labels' entry; this one is {found}")
+    given = f"a dict with {', '.join(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+    raise UserError(f"batches must be (inputs, labels) pairs or dicts with a 'labels' entry; this one is {given}")
 
 
 def num_classes_of(network: nn.Module) -> int:
+    """Return the number of outputs of a network's classification head."""
     return classification_head(network)[1].out_features
 
 
 class HeadData(NamedTuple):
-    """What the last layer sees of a data set, on the network's device.
+    """Inputs and outputs of a network's last layer on N examples, with their labels, on the network's device.
 
     features [N, d] and logits [N, C] in float32; labels [N], integers in [0, C).
     """
@@ -52,7 +53,7 @@ class HeadData(NamedTuple):
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """All modules in evaluation mode for the block; each in its own afterwards."""
+    """Put all modules into evaluation mode for the block, and each back into its own mode afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -64,7 +65,11 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def head_data(network: nn.Module, batches: Iterable[Mapping | tuple]) -> HeadData:
-    """One pass over ``batches`` in evaluation mode; UserError if they are empty or the labels don't fit the head."""
+    """Collect features, logits and labels in one pass over ``batches``, with the network in evaluation mode.
+
+    Raises:
+        UserError: the batches are empty, or the labels don't fit the head.
+    """
     device = next(network.parameters()).device
     columns = [], [], []
     with evaluation_mode(network):
@@ -90,43 +95,45 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
         )
 
 
-def classification_head(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and module of the linear layer that makes the logits of a timm, transformers or plain network.
+def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
+    """Find the linear layer that makes the logits of a timm, transformers or plain network.
 
-    It is the last ``nn.Linear`` of ``named_modules`` with as many outputs as there are classes; if the model doesn't
-    tell their number (``config.num_labels`` or ``num_classes``), simply the last.
+    Returns:
+        The name and the module of the last ``nn.Linear`` of ``named_modules`` with as many outputs as there are
+        classes (``config.num_labels`` or ``num_classes``), or simply of the last one if the network has neither.
 
     Raises:
         UserError: there is none, as in a network that ends in a convolution, or timm's network averages several heads.
     """
-    get_classifier = getattr(getattr(model, "timm_model", model), "get_classifier", None)
+    get_classifier = getattr(getattr(network, "timm_model", network), "get_classifier", None)
     if get_classifier is not None and isinstance(get_classifier(), tuple):
-        raise UserError(f"{type(model).__name__} averages the logits of several heads: choose a network with one")
-    classes = getattr(getattr(model, "config", None), "num_labels", None) or getattr(model, "num_classes", None)
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        raise UserError(f"{type(network).__name__} averages the logits of several heads: choose a network with one")
+    classes = getattr(getattr(network, "config", None), "num_labels", None) or getattr(network, "num_classes", None)
+    linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     heads = [(name, module) for name, module in linears if classes in (None, module.out_features)]
     if not heads:
         outputs = "" if classes is None else f" with {classes} outputs"
-        raise UserError(f"{type(model).__name__} has no linear layer{outputs} that could be its head")
+        raise UserError(f"{type(network).__name__} has no linear layer{outputs} that could be its head")
     return heads[-1]
 
 
-def call_network(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> Any:
-    """What a model returns for some inputs; see :func:`call_arguments`."""
-    args, kwargs = call_arguments(model, inputs)
-    return model(*args, **kwargs)
+def call_network(network: nn.Module, inputs: Inputs) -> Any:
+    """Call a network on some inputs, as :func:`call_arguments` passes them, and return what its forward returns."""
+    args, kwargs = call_arguments(network, inputs)
+    return network(*args, **kwargs)
 
 
-def call_arguments(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> tuple[tuple, dict[str, Any]]:
-    """Positional and keyword arguments of a model's forward.
+def call_arguments(network: nn.Module, inputs: Inputs) -> tuple[tuple, dict[str, Any]]:
+    """Turn inputs into positional and keyword arguments of a network's forward.
 
     Args:
-        inputs: keyword arguments; a single one by a name that forward does not know, such as ``pixel_values`` of a
-            timm network, is its first argument, and so is a tensor.
+        network: whose forward is to be called.
+        inputs: a tensor is the first positional argument, a mapping holds keyword arguments; a single one whose name
+            forward does not know, such as ``pixel_values`` of a timm network, is the first positional argument too.
     """
     if not isinstance(inputs, Mapping):
         return (inputs,), {}
-    if len(inputs) == 1 and not _takes(type(model).forward, *inputs):
+    if len(inputs) == 1 and not _takes(type(network).forward, *inputs):
         return tuple(inputs.values()), {}
     return (), dict(inputs)
 
@@ -137,31 +144,34 @@ def _takes(forward: Callable, name: str) -> bool:
     return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
-def head_features(model: nn.Module, inputs: Mapping[str, Any] | Tensor) -> tuple[Tensor, Tensor]:
-    """What goes into the head, [B, d], and the logits, [B, C], of one forward pass; gradients flow through both.
+def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return the head's input [B, d] and the logits [B, C] of one forward pass; gradients flow through both.
 
     Args:
-        model: a network with a :func:`classification_head`.
+        network: has a :func:`classification_head`.
         inputs: keyword arguments of its forward, or the one positional argument.
 
     Raises:
         UserError: no head, no logits, or logits that are not the head's output.
     """
-    name, head = classification_head(model)
+    name, head = classification_head(network)
     seen: list[Tensor] = []
     hook = head.register_forward_hook(lambda module, args, output: seen.extend((args[0], output)))
     try:
-        logits = logits_of(call_network(model, inputs))
+        logits = logits_of(call_network(network, inputs))
     finally:
         hook.remove()
     features, output = seen[-2:] if seen else (None, None)
     if output is not logits and not (seen and output.shape == logits.shape and torch.equal(output.to(logits), logits)):
-        raise UserError(f"the logits of {type(model).__name__} are not what its linear layer {name!r} puts out")
+        raise UserError(f"the logits of {type(network).__name__} are not what its linear layer {name!r} puts out")
     return features, logits
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """Logits in what a model returned: a tensor, "logits" of a ModelOutput or dict, or a tuple's first tensor [B, C].
+    """Extract the logits from what a network returned.
+
+    Args:
+        outputs: a tensor, a ModelOutput or dict with "logits", or a tuple whose first tensor [B, C] they are.
 
     Raises:
         UserError: there are none.

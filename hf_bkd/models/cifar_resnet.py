@@ -1,4 +1,4 @@
-"""Networks for small images.
+"""Residual networks for small images, registered with timm.
 
 Importing this module registers with timm the networks that CIFAR papers compare, after which ``timm.create_model``,
 transformers' ``AutoModelForImageClassification.from_pretrained`` and the Hub all know them:
@@ -37,10 +37,10 @@ CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 
 class PreActivationBlock(BasicBlock):
-    """Norm and ReLU before each of two 3x3 convolutions (Zagoruyko and Komodakis 2016, figure 1a).
+    """Residual block with norm and ReLU before each of its two 3x3 convolutions.
 
-    x [B, inplanes, H, W] to [B, planes, H / stride, W / stride]. Where the shape changes the shortcut is a 1x1
-    convolution of the activated input, elsewhere the input itself.
+    It maps x [B, inplanes, H, W] to [B, planes, H / stride, W / stride] (Zagoruyko and Komodakis 2016, figure 1a).
+    Where the shape changes the shortcut is a 1x1 convolution of the activated input, elsewhere the input itself.
     """
 
     def __init__(self, inplanes: int, planes: int, *args: Any, norm_layer: Any = nn.BatchNorm2d, **kwargs: Any):
@@ -60,13 +60,15 @@ class PreActivationBlock(BasicBlock):
 
 
 class CifarResNet(ResNet):
-    """timm's ResNet with a 3x3 stride-1 stem convolution and no max-pool, of three or four stages.
+    """ResNet of timm with a 3x3 stride-1 stem convolution, no max-pool and three or four stages.
 
-    Images [B, in_chans, H, W] to a map [B, num_features, H / s, W / s], s = 4 or 8, to logits [B, num_classes].
+    It maps images [B, in_chans, H, W] to features [B, num_features, H / s, W / s] with s = 4 or 8, and these to logits
+    [B, num_classes].
 
     Args:
-        block, layers: timm's BasicBlock or Bottleneck, or :class:`PreActivationBlock`; how many of them in each stage.
-        channels: of each stage; three or four.
+        block: timm's BasicBlock or Bottleneck, or :class:`PreActivationBlock`.
+        layers: number of blocks of each stage.
+        channels: of each of the three or four stages.
         stem_width: channels of the stem, even.
         kwargs: those of timm's ResNet.
     """
@@ -79,7 +81,7 @@ class CifarResNet(ResNet):
         stem_width: int = 64,
         **kwargs: Any,
     ):
-        # of timm's stems, all of which are replaced here, only the deep one may have another width than 64
+        # whichever of timm's stems is built is replaced below; only the deep one may have another width than 64
         super().__init__(block, layers, channels=channels, stem_type="deep", stem_width=stem_width // 2, **kwargs)
         like = next(self.parameters())
         self.conv1 = nn.Conv2d(self.conv1[0].in_channels, stem_width, 3, padding=1, bias=False).to(like)
@@ -87,12 +89,12 @@ class CifarResNet(ResNet):
         self.maxpool = nn.Identity()
         for info in self.feature_info:
             info["reduction"] = max(1, info["reduction"] // 4)
-        if len(channels) == 3:  # timm runs four stages: the last is empty, or the norm that pre-activation ends with
+        if len(channels) == 3:  # timm runs four stages: the fourth is empty, or the norm that pre-activation ends in
             self.layer4 = nn.Sequential()
             self.feature_info.append({**self.feature_info[-1], "module": "layer4"})
             head = self.global_pool, self.fc
             del self.global_pool, self.fc
-            self.global_pool, self.fc = head  # timm's feature extraction wants modules in the order they run in
+            self.global_pool, self.fc = head  # timm extracts features from modules in the order they run in
         if block is PreActivationBlock:
             self.layer4.extend([nn.BatchNorm2d(self.num_features).to(like), nn.ReLU(inplace=True)])
             self.bn1, self.act1 = nn.Identity(), nn.Identity()
@@ -134,4 +136,4 @@ def _entrypoint(name: str) -> Any:
 
 
 for _name in ARCHITECTURES:
-    globals()[_name] = register_model(_entrypoint(_name))  # an attribute of the module, for timm lists it in __all__
+    globals()[_name] = register_model(_entrypoint(_name))  # timm lists it in __all__

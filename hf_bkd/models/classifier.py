@@ -1,4 +1,4 @@
-"""Any timm network as an image classifier of transformers."""
+"""Make any timm network an image classifier of transformers."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -8,6 +8,7 @@ import timm
 import torch
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
+from ..utils.checks import check_count
 from ..utils.errors import UserError
 
 
@@ -22,7 +23,7 @@ def create_classifier(
     label_names: Sequence[str] | None = None,
     **model_args: Any,
 ) -> TimmWrapperForImageClassification:
-    """A timm network as a transformers model: pixel_values [B, in_chans, image_size, image_size] to logits [B, C].
+    """Make a timm network a transformers model from ``pixel_values`` to logits [B, C].
 
     The weights are timm's own initialization, drawn from torch's global generator. (A wrapper built from a config
     alone draws all convolutions from N(0, 0.02^2) and sets the norms that timm starts at 0 to 1.) The folder that
@@ -31,7 +32,10 @@ def create_classifier(
     Args:
         architecture: any name that timm knows.
         num_labels: C, at least 2.
-        mean, std: one number a channel, for pixels in [0, 1]; the image processor normalizes by them.
+        in_chans: channels of the images.
+        image_size: height and width of the images, so that ``pixel_values`` are [B, in_chans, image_size, image_size].
+        mean: one number for each channel, of pixels in [0, 1], by which the image processor normalizes.
+        std: likewise.
         label_names: C names.
         model_args: further arguments of ``timm.create_model`` that JSON can hold, such as ``drop_rate``.
 
@@ -41,8 +45,7 @@ def create_classifier(
     if not timm.is_model(architecture):
         near = ", ".join(get_close_matches(architecture, timm.list_models())) or "see timm.list_models()"
         raise UserError(f"timm has no architecture {architecture!r}; close ones: {near}")
-    if num_labels < 2:
-        raise UserError(f"a classifier needs at least 2 classes, and num_labels is {num_labels}")
+    check_count(2, num_labels=num_labels)
     names = [f"LABEL_{index}" for index in range(num_labels)] if label_names is None else list(label_names)
     if len(names) != num_labels:
         raise UserError(f"{len(names)} label names were given for {num_labels} classes")

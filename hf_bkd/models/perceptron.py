@@ -1,4 +1,4 @@
-"""A perceptron over features that were computed once, kept with what brings them to one scale."""
+"""A perceptron for precomputed features, saved together with their scale."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class Perceptron(nn.Module, PyTorchModelHubMixin):
-    """Standardizes features [B, d], and puts them through hidden layers with ReLU to logits [B, C].
+    """Multilayer perceptron that standardizes features [B, d] and maps them to logits [B, C], with ReLU in between.
 
-    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` keep it as safetensors.
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` store it as safetensors.
 
     Args:
         in_features: d.
@@ -31,7 +31,7 @@ class Perceptron(nn.Module, PyTorchModelHubMixin):
         self.body, self.head = nn.Sequential(*layers), nn.Linear(width, num_classes)
 
     def standardize(self, features: Tensor) -> None:
-        """Take the scale from a training set's features [N, d]; a constant one is left as it is."""
+        """Set mean and scale to those of a training set's features [N, d]; a constant feature keeps the scale 1."""
         std, mean = torch.std_mean(features.float(), dim=0)
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 0, std, 1.0))

@@ -1,4 +1,4 @@
-"""Three convolutions, for images so small that a residual network would be a joke; registered with timm.
+"""A network of three convolutions for very small images, registered with timm.
 
 ``cnn6_small`` and ``cnn16_small`` (2,188 and 14,458 parameters for 10 classes and one channel): 3x3 convolutions of w,
 2w and 2w channels with batch norm and ReLU, the last two with stride 2, then mean pooling and a linear head.
@@ -16,7 +16,7 @@ default_cfgs = generate_default_cfgs(
 
 
 class SmallCnn(nn.Module):
-    """Images [B, in_chans, H, W] to logits [B, num_classes].
+    """Convolutional classifier from images [B, in_chans, H, W] to logits [B, num_classes].
 
     Args:
         width: w, channels of the first convolution.
@@ -59,11 +59,11 @@ def _build(name: str, width: int, pretrained: bool, **kwargs: Any) -> SmallCnn:
 
 @register_model
 def cnn6_small(pretrained: bool = False, **kwargs: Any) -> SmallCnn:
-    """The digits' student."""
+    """Build the student of the digits recipe."""
     return _build("cnn6_small", 6, pretrained, **kwargs)
 
 
 @register_model
 def cnn16_small(pretrained: bool = False, **kwargs: Any) -> SmallCnn:
-    """The digits' teacher."""
+    """Build the teacher of the digits recipe."""
     return _build("cnn16_small", 16, pretrained, **kwargs)

@@ -1,8 +1,8 @@
-"""Layers with a distribution over their weights, and the divergence that training them costs.
+"""Layers with a Gaussian distribution over their weights, and its KL divergence from the prior.
 
-``weight`` and ``bias`` are the means of independent Gaussians, so that each layer is an ordinary one to whoever reads
-only those. In training each example gets its own draw of the outputs by the local reparameterization (Kingma, Salimans
-and Welling 2015), whose gradients are less noisy than those of drawn weights; in evaluation the means are used.
+``weight`` and ``bias`` are the means of independent Gaussians, so that who reads only those sees an ordinary layer. In
+training each example gets its own draw of the outputs by the local reparameterization (Kingma, Salimans and Welling
+2015), whose gradients are less noisy than those of drawn weights; in evaluation the means are used.
 """
 
 import math
@@ -11,15 +11,15 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import UserError
+from ..utils.checks import check_count, check_positive
 
 SPREAD = ("weight_log_std", "bias_log_std", "weight_factor", "bias_factor")
 
 
 class GaussianWeights(nn.Module):
-    """What the variational layers share; mixed into a layer with ``weight`` and ``bias``.
+    """Mixin that puts independent Gaussians over the ``weight`` and ``bias`` of a layer.
 
-    Args of every such layer, beside the layer's own:
+    Every such layer has these arguments beside its own:
         prior_std: standard deviation of the zero-mean Gaussian prior of every weight, > 0; 1/sqrt(inputs of an
             output) if not given, as in the code of arXiv 2601.01484.
         initial_std: posterior standard deviation to start from, > 0; a tenth of the prior's if not given.
@@ -31,22 +31,20 @@ class GaussianWeights(nn.Module):
     def _spread_weights(self, prior_std: float | None, initial_std: float | None) -> None:
         self.prior_std = self.weight[0].numel() ** -0.5 if prior_std is None else prior_std
         initial_std = self.prior_std / 10 if initial_std is None else initial_std
-        for name, std in (("prior_std", self.prior_std), ("initial_std", initial_std)):
-            if not 0 < std < math.inf:
-                raise UserError(f"{name} must be above 0 and finite, and it is {std}")
+        check_positive(prior_std=self.prior_std, initial_std=initial_std)
         self.weight_log_std = nn.Parameter(torch.full_like(self.weight, math.log(initial_std)))
         bias_log_std = None if self.bias is None else torch.full_like(self.bias, math.log(initial_std))
         self.bias_log_std = None if bias_log_std is None else nn.Parameter(bias_log_std)
 
     def _apply_weights(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's operation with other weights than its own."""
+        """Apply the layer's operation with weights other than its own."""
         raise NotImplementedError
 
     def output_gaussian(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each output, shaped as the outputs; of independent weights, without correlations."""
+        """Compute mean and variance of each output under the independent Gaussians, shaped as the outputs."""
         bias_variance = None if self.bias is None else (2 * self.bias_log_std).exp()
         kind = inputs.device.type
-        coarse = torch.get_autocast_dtype(kind) == torch.float16  # squares soon leave its range, at either end
+        coarse = torch.get_autocast_dtype(kind) == torch.float16  # whose range squares soon leave, at either end
         with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not coarse):
             squares = inputs.to(self.weight.dtype).square()
             variance = self._apply_weights(squares, (2 * self.weight_log_std).exp(), bias_variance)
@@ -60,7 +58,7 @@ class GaussianWeights(nn.Module):
         return mean + std.to(mean.dtype) * torch.randn_like(mean)
 
     def gaussian_kl(self) -> Tensor:
-        """KL(posterior || prior), summed over all weights and biases, in nats."""
+        """Compute KL(posterior || prior), summed over all weights and biases, in nats."""
         total = self._kl(self.weight, self.weight_log_std)
         return total if self.bias is None else total + self._kl(self.bias, self.bias_log_std)
 
@@ -69,7 +67,7 @@ class GaussianWeights(nn.Module):
         return ((2 * log_ratio).exp() + (_wide(mean) / self.prior_std).square() - 1 - 2 * log_ratio).sum() / 2
 
     def copy_means(self, layer: nn.Module) -> Self:
-        """Take over another layer's weights, device, number format and mode."""
+        """Copy another layer's weights, device, number format and mode, and return this layer."""
         self.to(layer.weight).train(layer.training)
         with torch.no_grad():
             self.weight.copy_(layer.weight)
@@ -103,15 +101,14 @@ class VariationalLinear(GaussianWeights, nn.Linear):
     ):
         super().__init__(in_features, out_features, bias)
         self._spread_weights(prior_std, initial_std)
-        if not isinstance(rank, int) or rank < 0:
-            raise UserError(f"rank must be at least 0 and a whole number, and it is {rank}")
+        check_count(0, rank=rank)
         start = math.exp(self.weight_log_std[0, 0].item())
         self.weight_factor = nn.Parameter(start * torch.randn(rank, *self.weight.shape)) if rank else None
         self.bias_factor = nn.Parameter(start * torch.randn(rank, out_features)) if rank and bias else None
 
     @classmethod
     def like(cls, layer: nn.Linear, **posterior: float | int | None) -> Self:
-        """A layer of the same shape and means; ``posterior`` are the arguments beside the shape."""
+        """Make a layer of the same shape and means; ``posterior`` are the arguments beside the shape."""
         return cls(layer.in_features, layer.out_features, bias=layer.bias is not None, **posterior).copy_means(layer)
 
     def _apply_weights(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -139,7 +136,7 @@ class VariationalLinear(GaussianWeights, nn.Linear):
 
 
 class VariationalConv2d(GaussianWeights, nn.Conv2d):
-    """A convolution with independent Gaussian weights; positions of its output are drawn as if independent.
+    """A convolution with independent Gaussian weights, which draws the positions of its output independently.
 
     Args:
         prior_std, initial_std: see :class:`GaussianWeights`.
@@ -152,7 +149,7 @@ class VariationalConv2d(GaussianWeights, nn.Conv2d):
 
     @classmethod
     def like(cls, layer: nn.Conv2d, **posterior: float | None) -> Self:
-        """A layer of the same shape and means; ``posterior`` are the arguments beside the shape."""
+        """Make a layer of the same shape and means; ``posterior`` are the arguments beside the shape."""
         geometry = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
         shape = {name: getattr(layer, name) for name in geometry} | {"bias": layer.bias is not None}
         return cls(layer.in_channels, layer.out_channels, **shape, **posterior).copy_means(layer)
@@ -162,26 +159,27 @@ class VariationalConv2d(GaussianWeights, nn.Conv2d):
 
 
 def output_directions(inputs: Tensor, weight_factor: Tensor, bias_factor: Tensor | None) -> Tensor:
-    """What R joint directions of a linear layer's weights [R, C, d] and biases [R, C] do to its outputs, [..., R, C].
+    """Map R joint directions of a linear layer's weights [R, C, d] and biases [R, C] to its outputs, [..., R, C].
 
-    Times standard normal numbers, one a direction, they add the low-rank share of the outputs' covariance.
+    Multiplied by standard normal numbers, one for each direction, they have the low-rank part of the outputs'
+    covariance.
     """
     directions = torch.einsum("...d,rcd->...rc", inputs, weight_factor)
     return directions if bias_factor is None else directions + bias_factor
 
 
 def spread_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of what variational layers hold beside their means: without it the network is an ordinary one."""
+    """List the parameters of variational layers beside their means; without these the network is an ordinary one."""
     layers = [(prefix, m) for prefix, m in model.named_modules() if isinstance(m, GaussianWeights)]
     return tuple(n for prefix, m in layers for n, _ in m.named_parameters(prefix, recurse=False) if n.endswith(SPREAD))
 
 
 def gaussian_kl(model: nn.Module) -> Tensor | None:
-    """Summed KL(posterior || prior) of a network's variational layers, in nats; ``None`` if it has none."""
+    """Sum KL(posterior || prior) over a network's variational layers, in nats; ``None`` if it has none."""
     terms = [module.gaussian_kl() for module in model.modules() if isinstance(module, GaussianWeights)]
     return sum(terms) if terms else None
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """In float32 or wider, where sums over many weights neither overflow nor lose their small terms."""
+    """Convert to at least float32, where sums over many weights neither overflow nor lose their small terms."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,164 +1,189 @@
-"""What a page about students and a page about teachers show: columns, the verdict and how to read them."""
+"""What pages say of students and of teachers: tables, the verdict that intervals support, and how to read them."""
 
-from collections.abc import Callable
-from textwrap import fill
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from .results import (
+    DASH,
     REFERENCE,
-    compares_teachers,
+    Arms,
+    Spread,
     difference_text,
+    has_noisy_labels,
+    interval_text,
     measure_of,
+    over_seeds,
+    paired_difference,
+    per_seed,
     reference_of,
     spread_text,
     summary_table,
     teacher_table,
 )
 
-NAME_WIDTH = 26  # of an arm in the terminal, so that the table fits into 80 columns
-Columns = dict[str, Callable[[dict], str]]  # heading -> what it shows of a row
+MOST_NAMED = 4  # arms in a sentence
+Cells = list[list[str]]  # a header, and a row an arm
 
 
-class Page(NamedTuple):
-    """How results are shown: rows of a condition, columns on the page and in the terminal, and how to read them."""
-
-    rows: Callable[[dict, str], list[dict]]
-    columns: Columns
-    terminal_columns: Columns
-    how_to_read: str
-
-
-def page_of(results: dict) -> Page:
-    """The page of these results, which names what its arms are compared with, and in what."""
-    page = TEACHERS if compares_teachers(results) else STUDENTS
-    reference, measure = reference_of(results), measure_of(results)
-    told = {"reference": reference, "it": _named(reference), "measure": measure.name, "unit": measure.unit}
-    columns, terminal = (
-        {heading.format(**told): show for heading, show in each.items()}
-        for each in (page.columns, page.terminal_columns)
-    )
-    window = max((record.get("noise_window") or 0 for record in results["arms"]), default=0) or "few"
-    return page._replace(
-        columns=columns, terminal_columns=terminal, how_to_read=page.how_to_read.format(window=window, **told)
-    )
+def student_cells(results: dict, condition: str, arms: Arms, with_std: bool = True) -> Cells:
+    """Return the five columns that students are judged by; ECE makes room for convergence noise at noisy labels."""
+    rows, noisy = summary_table(results, condition), has_noisy_labels(condition, arms)
+    last = ("convergence noise", "convergence_noise", 100, 2) if noisy else ("ECE", "ece", 1, 3)
+    cells = [["arm", "accuracy", _difference_heading(results), "NLL", last[0]]]
+    for row in rows:
+        numbers = [_number(row, "nll", with_std=with_std), _number(row, *last[1:], with_std=with_std)]
+        cells.append([row["arm"], _number(row, "accuracy", 100, 2), difference_text(row), *numbers])
+    return cells
 
 
-def _number(key: str, scale: int = 1, digits: int = 3, with_std: bool = True) -> Callable[[dict], str]:
-    """Shows a `Spread` of a row."""
-    return lambda row: spread_text(row[key], row["seeds"], scale, digits, with_std)
+def student_details(results: dict, condition: str, arms: Arms) -> Cells:
+    """Return what else is known of students."""
+    columns = {"Brier": ("brier", 1, 3), "convergence noise": ("convergence_noise", 100, 2)}
+    if has_noisy_labels(condition, arms):
+        del columns["convergence noise"]  # shown already
+    columns |= {"teacher accuracy": ("teacher_accuracy", 100, 2), "teacher NLL": ("teacher_nll", 1, 3)}
+    return _details("arm", summary_table(results, condition), columns | {"agreement": ("agreement", 100, 2)})
 
 
-def _name(row: dict) -> str:
-    return row["arm"]
+def teacher_cells(results: dict, condition: str, arms: Arms, with_std: bool = True) -> Cells:
+    """Return the five columns that teachers are judged by."""
+    cells = [["teacher", "accuracy", "scaled NLL", _difference_heading(results), "AUROC, out-of-distribution"]]
+    for row in teacher_table(results, condition):
+        accuracy, scaled = _number(row, "accuracy", 100, 2, with_std), _number(row, "scaled_nll", with_std=with_std)
+        cells.append(
+            [row["arm"], accuracy, scaled, difference_text(row), _number(row, "ood_auroc", with_std=with_std)]
+        )
+    return cells
 
 
-def _short_name(row: dict) -> str:
-    return fill(row["arm"], NAME_WIDTH, subsequent_indent="  ")
+def teacher_details(results: dict, condition: str, arms: Arms) -> Cells:
+    """Return what else is known of teachers; ECE is omitted at noisy labels."""
+    eces = {} if has_noisy_labels(condition, arms) else {"ECE": ("ece", 1, 3), "scaled ECE": ("scaled_ece", 1, 3)}
+    columns = {"NLL": ("nll", 1, 3), "Brier": ("brier", 1, 3)} | eces
+    columns |= {"T": ("temperature", 1, 2), "scaled AUROC": ("scaled_ood_auroc", 1, 3)}
+    columns |= {"time, passes": ("relative_time", 1, 2, False), "MB": ("megabytes", 1, 2, False)}
+    return _details("teacher", teacher_table(results, condition), columns)
+
+
+def _details(name: str, rows: list[dict], columns: dict[str, tuple]) -> Cells:
+    body = [[row["arm"], str(row["seeds"]), *(_number(row, *each) for each in columns.values())] for row in rows]
+    return [[name, "seeds", *columns], *body]
+
+
+def _number(row: dict, key: str, scale: int = 1, digits: int = 3, with_std: bool = True) -> str:
+    return spread_text(row[key], row["seeds"], scale, digits, with_std)
+
+
+def _difference_heading(results: dict) -> str:
+    measure = measure_of(results)
+    unit = "scaled NLL" if measure.source == "scaled_metrics" else measure.unit
+    return f"vs {reference_of(results)} ({unit}, [95 % CI])"
 
 
 def verdict(rows: list[dict]) -> str:
-    """What a table's intervals say, in words: the one conclusion of the page, made from its numbers."""
+    """Return what a table's intervals say, in words: which arms are better or worse, and which can't be told.
+
+    Of the latter it says how large a mean difference would have had to be for its interval to exclude zero.
+    """
     reference = next((row["arm"] for row in rows if row["is_reference"]), None)
     if reference is None:
         return "The arm to compare with is not among these runs, so no differences are given."
-    it, measure = _named(reference), rows[0]["measure"]
-    found: dict[str, list[str]] = {"better": [], "worse": [], "same": [], "open": []}
+    it, measure = named(reference), rows[0]["measure"]
+    better, worse, same, undecided, halves = [], [], [], [], []
     for row in (row for row in rows if row["difference"]):
-        mean, *ends, count = row["difference"]
-        low, high = sorted(measure.sign * end for end in ends)
-        kind = "open" if count < 2 else "better" if low > 0 else "worse" if high < 0 else "same"
-        shown = f"{measure.scale * mean:+.{measure.digits}f}{' points' if measure.unit == 'points' else ''}"
-        found[kind].append(row["arm"] if kind in ("same", "open") else f"{row['arm']} ({shown})")
-    heads = {
-        "better": f"Better than {it} beyond seed noise",
-        "worse": f"Worse than {it} beyond seed noise",
-        "same": "Not distinguishable from it",
-        "open": "Undecided, with fewer than two shared seeds",
-    }
-    sentences = [f"{heads[kind]}: {'; '.join(names)}." for kind, names in found.items() if names]
-    if found["same"] and not found["better"] and not found["worse"]:
-        sentences[0] = f"No arm differs from {it} beyond seed noise."
+        low, high = sorted(measure.sign * end for end in row["difference"][1:3])
+        if row["difference"].count < 2:
+            undecided.append(row["arm"])
+        elif low <= 0 <= high:
+            same.append(row["arm"])
+            halves.append(measure.scale * (high - low) / 2)
+        else:
+            (better if low > 0 else worse).append(row)
+    heads = {"Better": better, "Worse": worse}
+    sentences = [f"{head} than {it}: {_listed(decided)}." for head, decided in heads.items() if decided]
+    if same:
+        seen = " to ".join(dict.fromkeys(f"{end(halves):.{measure.digits}f}" for end in (min, max)))
+        who = "it" if sentences else it
+        limits = f"(the smallest difference that could have been seen: {seen} {measure.unit})"
+        sentences.append(f"Not distinguishable from {who}: {'; '.join(same)} {limits}.")
+    if undecided:
+        sentences.append(f"Undecided, with fewer than two shared seeds: {'; '.join(undecided)}.")
     if not sentences:
         return f"There is no other arm yet to compare with {it}."
     return ("" if measure.name == "accuracy" else f"In {measure.name}: ") + " ".join(sentences)
 
 
-def _named(reference: str) -> str:
+def _listed(rows: list[dict]) -> str:
+    """Name arms with their differences; of many, how many there are, and the two at the ends."""
+    rows = sorted(rows, key=lambda row: abs(row["difference"].mean), reverse=True)
+    measure = rows[0]["measure"]
+    shown = [
+        f"{row['arm']} ({interval_text(row['difference'], measure.scale, measure.digits)} {measure.unit})"
+        for row in rows
+    ]
+    return "; ".join(shown) if len(shown) <= MOST_NAMED else f"{counted(len(shown), 'arm')}, {shown[0]} to {shown[-1]}"
+
+
+def calibration(condition: str, arms: Arms) -> str:
+    """Return a sentence on the ECE of the best calibrated student with a teacher, and of the best without one.
+
+    Empty where labels are noisy, or where there are no such two.
+    """
+    if has_noisy_labels(condition, arms):
+        return ""
+    eces: dict[bool, dict[str, Spread]] = {True: {}, False: {}}
+    for arm, runs in arms.items():
+        if (value := over_seeds(runs, "ece")).count:
+            eces[any(record.get("teacher", "none") != "none" for record in runs.values())][arm] = value
+    if not all(eces.values()):
+        return ""
+    taught, alone = (min(eces[kind], key=lambda arm, kind=kind: eces[kind][arm].mean) for kind in (True, False))
+    difference = paired_difference(per_seed(arms[taught], "ece"), per_seed(arms[alone], "ece"))
+    undecided = difference.count < 2 or difference.low <= 0 <= difference.high
+    return (
+        f"The lowest ECE of {counted(len(eces[True]), 'arm')} with a teacher is {eces[True][taught].mean:.3f} "
+        f"({taught}), of {len(eces[False])} without one {eces[False][alone].mean:.3f} ({alone}): "
+        f"{interval_text(difference)}{', not distinguishable' if undecided else ''}."
+    )
+
+
+def named(reference: str) -> str:
+    """Return a reference arm as sentences name it."""
     return "the deterministic teacher" if reference == REFERENCE else f'"{reference}"'
 
 
-STUDENTS = Page(
-    rows=summary_table,
-    columns={
-        "arm": _name,
-        "seeds": lambda row: str(row["seeds"]),
-        "accuracy": _number("accuracy", 100, 2),
-        "vs {reference} ({unit}, [95 % CI])": difference_text,
-        "NLL": _number("nll"),
-        "ECE": _number("ece"),
-        "Brier": _number("brier"),
-        "convergence noise": _number("convergence_noise", 100, 2),
-        "teacher accuracy": _number("teacher_accuracy", 100, 2),
-        "teacher NLL": _number("teacher_nll"),
-        "agreement": _number("agreement", 100, 2),
-    },
-    terminal_columns={
-        "arm": _short_name,
-        "accuracy": _number("accuracy", 100, 2),
-        "vs {reference}\n({unit}, [95 % CI])": difference_text,
-        "NLL": _number("nll", with_std=False),
-        "conv.\nnoise": _number("convergence_noise", 100, 2, with_std=False),
-    },
-    how_to_read="""## How to read this
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as "three seeds"."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return f"{words[number] if number < len(words) else number} {noun}{'' if number == 1 else 's'}"
 
+
+def values_of(records: Iterable[dict], key: str) -> str:
+    """Return the different values of a field, such as `4` or `1, 2, 4`; a dash where there is none."""
+    values = sorted(
+        {record[key] for record in records if record.get(key) is not None}, key=lambda v: (str(type(v)), v)
+    )
+    shown = (value if isinstance(value, str) else f"{value:.4g}" for value in values)
+    return ", ".join(dict.fromkeys(shown)) or DASH
+
+
+STUDENTS = """\
 - Accuracy is the final epoch's on the test split; nothing is selected on test.
 - Numbers are mean ± standard deviation (ddof 1) over seeds; accuracy, agreement and convergence noise in percent.
 - "vs {reference}" is the paired difference in {measure} to {it}'s student over shared seeds, in {unit}, with its 95 %
-  Student-t interval. It covers variation between seeds, not the choice of test examples, and each interval stands
-  alone: of 20 arms that change nothing, about one would exclude zero.
+  Student-t interval.
 - Convergence noise is the standard deviation (ddof 1) of test accuracy over the last {window} evaluations of a run.
 - Agreement is the share of test examples on which student and teacher predict the same class.
-""",
-)
-TEACHERS = Page(
-    rows=teacher_table,
-    columns={
-        "teacher": _name,
-        "seeds": lambda row: str(row["seeds"]),
-        "accuracy": _number("accuracy", 100, 2),
-        "NLL": _number("nll"),
-        "ECE": _number("ece"),
-        "Brier": _number("brier"),
-        "AUROC, out-of-distribution": _number("ood_auroc"),
-        "T": _number("temperature", 1, 2),
-        "scaled NLL": _number("scaled_nll"),
-        "vs {reference} (scaled NLL, [95 % CI])": difference_text,
-        "scaled ECE": _number("scaled_ece"),
-        "scaled AUROC": _number("scaled_ood_auroc"),
-        "time, passes": _number("relative_time", 1, 2, with_std=False),
-        "MB": _number("megabytes", 1, 2, with_std=False),
-    },
-    terminal_columns={
-        "teacher": _short_name,
-        "accuracy": _number("accuracy", 100, 2, with_std=False),
-        "NLL": _number("nll", with_std=False),
-        "ECE": _number("ece", with_std=False),
-        "scaled\nNLL": _number("scaled_nll", with_std=False),
-        "scaled\nECE": _number("scaled_ece", with_std=False),
-        "AUROC": _number("ood_auroc", with_std=False),
-        "time": _number("relative_time", 1, 1, with_std=False),
-    },
-    how_to_read="""## How to read this
-
+"""
+TEACHERS = """\
 - All numbers are of the teacher itself on the test split; nothing is selected on test. Mean ± standard deviation
   (ddof 1) over seeds; accuracy in percent, NLL in nats.
 - "Scaled": after temperature scaling of the averaged probabilities, p^(1/T) renormalized, T by NLL on the validation
   split. A teacher that is merely under- or over-confident is helped by this one number as much as by a posterior, so
   compare posteriors by the scaled columns.
 - "vs {reference}" is the paired difference in scaled NLL over shared seeds (negative is better), with its 95 %
-  Student-t interval; each interval stands alone.
-- AUROC: how well the entropy of a prediction tells out-of-distribution images from the test split's; 0.5 is chance.
+  Student-t interval.
+- AUROC: how well the entropy of a prediction separates out-of-distribution images from the test split's; 0.5 is
+  chance.
 - Time: of a prediction with all its draws, in plain passes of the same images through one network, measured in
   alternation. MB: on disk, network and posterior.
-""",
-)
+"""

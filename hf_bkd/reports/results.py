@@ -1,16 +1,17 @@
-"""Reading numbers out of the content of `results.json`: spreads over seeds, and paired differences between arms.
+"""Numbers read out of the content of `results.json`: spreads over seeds, and paired differences between arms.
 
-What was not measured is left out, and counted as left out; it never becomes a zero.
+What was not measured is omitted, and counted as omitted; it never becomes a zero.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import t as student_t
 
 from ..utils.errors import UserError
 
+KINDS = ("study", "teachers", "claims")
 REFERENCE = "deterministic"  # the arm that all others are compared with, unless the results name another
 DASH = "–"
 SETTINGS = {
@@ -25,11 +26,6 @@ SETTINGS = {
     "views": "views",
     "folds": "folds",
     "prior_precision": "prior precision",
-}
-COSTS = {
-    "label_bytes": "bytes of labels an example",
-    "label_seconds": "seconds to label",
-    "relative_time": "time, teacher's passes",
 }
 
 Runs = dict[int, dict]  # seed -> record
@@ -72,18 +68,61 @@ MEASURES = {
 SCALED_NLL = Measure("NLL after temperature scaling", "nll", "scaled_metrics", 1, 3, "nats", -1)
 
 
+def kind_of(results: Any) -> str:
+    """Return what wrote these results: a ``"study"`` of students, one of ``"teachers"``, or a recipe of ``"claims"``.
+
+    Files from before the kind was stored are recognized by their keys. UserError for any other JSON.
+    """
+    if isinstance(results, dict):
+        if results.get("kind") in KINDS:
+            return results["kind"]
+        if "checks" in results:
+            return "claims"
+        if isinstance(results.get("arms"), list):
+            scaled = any("scaled_metrics" in record for record in results["arms"] if isinstance(record, dict))
+            return "teachers" if scaled else "study"
+    raise UserError('these results have neither a list "arms" nor "checks"; pass the results.json of a recipe')
+
+
 def measure_of(results: dict) -> Measure:
-    """What the arms of these results are compared in."""
-    return SCALED_NLL if compares_teachers(results) else MEASURES[results.get("measure", "accuracy")]
+    """Return what the arms of these results are compared in."""
+    return SCALED_NLL if kind_of(results) == "teachers" else MEASURES[results.get("measure", "accuracy")]
 
 
 def reference_of(results: dict) -> str:
-    """The arm that they are compared with."""
+    """Return the name of the arm that the others are compared with."""
     return results.get("reference", REFERENCE)
 
 
+def title_of(results: dict) -> str:
+    """Return the study's name as a title, such as "Adaptive lambda"."""
+    name = results.get("recipe", "results").replace("_", " ")
+    return name[:1].upper() + name[1:]
+
+
+def by_condition(results: dict) -> dict[str, Arms]:
+    """Return condition -> arm -> seed -> record, each in order of first appearance; UserError without "arms"."""
+    if kind_of(results) == "claims":
+        raise UserError('these results have no list "arms"; pass the results.json of a distillation recipe')
+    groups: dict[str, Arms] = {}
+    for record in results["arms"]:
+        arms = groups.setdefault(record.get("condition") or "", {})
+        arms.setdefault(record["arm"], {})[record["seed"]] = record
+    return groups
+
+
+def has_noisy_labels(condition: str, arms: Arms) -> bool:
+    """Whether a condition's labels are noisy, so that ECE judges a student by what its labels got wrong.
+
+    A record says so in ``label_noise``, the share of wrong labels. Where no record has the field, the name that the
+    study gave to the condition decides: those of noisy labels contain the words "label noise".
+    """
+    shares = [record["label_noise"] for runs in arms.values() for record in runs.values() if "label_noise" in record]
+    return any(shares) if shares else "label noise" in condition
+
+
 def paired_difference(a: dict[int, float], b: dict[int, float], level: float = 0.95) -> Difference:
-    """Mean of `a - b` over the seeds that both hold, with its Student-t interval.
+    """Return the mean of `a - b` over the seeds that both hold, with its Student-t interval.
 
     `a`, `b`: seed -> value, in any one unit; the result is in that unit. Its ends are NaN when fewer than two seeds
     are shared, and its mean when none is. ValueError unless 0 < level < 1.
@@ -95,21 +134,25 @@ def paired_difference(a: dict[int, float], b: dict[int, float], level: float = 0
     return Difference(mean, mean - half, mean + half, count)
 
 
+def interval_text(difference: Difference, scale: int = 1, digits: int = 3) -> str:
+    """Return a difference with its interval, such as `+1.07 [-5.79, +7.92]`; without an interval, `+1.07 [–]`."""
+    mean, low, high = (f"{scale * value:+.{digits}f}" for value in difference[:3])
+    return f"{mean} [{f'{low}, {high}' if difference.count > 1 else DASH}]"
+
+
 def difference_text(row: dict) -> str:
-    """The difference of a row of `summary_table` or `teacher_table`, such as `+1.07 [-5.79, +7.92]` in points."""
+    """Return the difference of a row of `summary_table` or `teacher_table` as a cell."""
     if row["is_reference"]:
         return "reference"
-    *numbers, count = row["difference"]
-    if not count:
+    difference, measure = row["difference"], row["measure"]
+    if not difference or not difference.count:
         return DASH
-    measure = row["measure"]
-    mean, low, high = (f"{measure.scale * value:+.{measure.digits}f}" for value in numbers)
-    shared = "" if count == row["seeds"] else f" ({count} shared)"
-    return f"{mean} [{f'{low}, {high}' if count > 1 else DASH}]" + shared
+    shared = "" if difference.count == row["seeds"] else f" ({difference.count} shared)"
+    return interval_text(difference, measure.scale, measure.digits) + shared
 
 
 def spread_text(value: Spread, seeds: int, scale: int = 1, digits: int = 3, with_std: bool = True) -> str:
-    """A spread as a cell: `91.47 ± 1.70`, and how many seeds it stands on if not all."""
+    """Return a spread as a cell: `91.47 ± 1.70`, and how many seeds it stands on if not all."""
     mean, std, count = value
     if not count:
         return DASH
@@ -118,27 +161,24 @@ def spread_text(value: Spread, seeds: int, scale: int = 1, digits: int = 3, with
 
 
 def spread(values: list[float]) -> Spread:
+    """Return mean, standard deviation and number of some values."""
     mean = float(np.mean(values)) if values else math.nan
     return Spread(mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan, len(values))
 
 
 def per_seed(runs: Runs, metric: str, source: str | None = "metrics") -> dict[int, float]:
-    """Seed -> value, of the seeds for which there is a finite one; ``source`` is a dict in the record, or itself."""
+    """Return seed -> value where it is finite; ``source`` names a dict in the record, None the record itself."""
     values = {seed: ((record.get(source) or {}) if source else record).get(metric) for seed, record in runs.items()}
     return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def over_seeds(runs: Runs, metric: str, source: str | None = "metrics") -> Spread:
+    """Return the spread of :func:`per_seed`."""
     return spread(list(per_seed(runs, metric, source).values()))
 
 
-def compares_teachers(results: dict) -> bool:
-    """Whether the arms are teachers themselves and not students."""
-    return any("scaled_metrics" in record for record in results["arms"])
-
-
 def teacher_table(results: dict, condition: str) -> list[dict]:
-    """One row per teacher of a condition, in order of first appearance.
+    """Return one row per teacher of a condition, in order of first appearance.
 
     Keys: those of :func:`_compared`, a `Spread` each for `accuracy`, `nll`, `ece`, `brier` and `ood_auroc` plain and,
     as `scaled_nll` and so on, after temperature scaling, and for `temperature`, `relative_time` and `megabytes`.
@@ -157,38 +197,13 @@ def teacher_table(results: dict, condition: str) -> list[dict]:
     return rows
 
 
-def _compared(results: dict, arm: str, arms: Arms) -> dict:
-    """A row's keys `arm`, `seeds` (how many runs), `measure`, `is_reference`, and `difference` in that measure.
-
-    That is a `Difference` to the reference arm of the same condition; None for itself, and where it is missing.
-    """
-    measure, reference = measure_of(results), reference_of(results)
-    row = {"arm": arm, "seeds": len(arms[arm]), "measure": measure, "is_reference": arm == reference}
-    row["difference"] = None
-    if reference in arms and arm != reference:
-        mine, theirs = (per_seed(arms[each], measure.metric, measure.source) for each in (arm, reference))
-        row["difference"] = paired_difference(mine, theirs)
-    return row
-
-
-def by_condition(results: dict) -> dict[str, Arms]:
-    """Condition -> arm -> seed -> record, each in order of first appearance; UserError without a list "arms"."""
-    if not isinstance(results.get("arms"), list):
-        raise UserError('these results have no list "arms"; pass the results.json of a distillation recipe')
-    groups: dict[str, Arms] = {}
-    for record in results["arms"]:
-        arms = groups.setdefault(record.get("condition") or "", {})
-        arms.setdefault(record["arm"], {})[record["seed"]] = record
-    return groups
-
-
 def summary_table(results: dict, condition: str | None = None) -> list[dict]:
-    """One row per arm, in order of first appearance; of all conditions, or of the one named.
+    """Return one row per arm, in order of first appearance; of all conditions, or of the one named.
 
     Keys: `condition`, those of :func:`_compared`, and a `Spread` each for `accuracy`, `nll`, `ece`, `brier`,
     `convergence_noise`, `agreement`, `teacher_accuracy`, `teacher_nll`. Fractions, not percent. A metric that is None
-    or not finite is left out of its Spread, whose `count` then is below `seeds`. UserError for an unknown condition,
-    or results without a list "arms".
+    or not finite is omitted from its Spread, whose `count` then is below `seeds`. UserError for an unknown condition,
+    or without a list "arms".
     """
     groups = by_condition(results)
     if condition is not None and condition not in groups:
@@ -199,6 +214,20 @@ def summary_table(results: dict, condition: str | None = None) -> list[dict]:
         for name, arms in chosen.items()
         for arm, runs in arms.items()
     ]
+
+
+def _compared(results: dict, arm: str, arms: Arms) -> dict:
+    """Return a row's keys `arm`, `seeds` (how many runs), `measure`, `is_reference`, and `difference` in that measure.
+
+    That is a `Difference` to the reference arm of the same condition; None for itself, and where it is missing.
+    """
+    measure, reference = measure_of(results), reference_of(results)
+    row = {"arm": arm, "seeds": len(arms[arm]), "measure": measure, "is_reference": arm == reference}
+    row["difference"] = None
+    if reference in arms and arm != reference:
+        mine, theirs = (per_seed(arms[each], measure.metric, measure.source) for each in (arm, reference))
+        row["difference"] = paired_difference(mine, theirs)
+    return row
 
 
 def _spreads(runs: Runs) -> dict[str, Spread]:

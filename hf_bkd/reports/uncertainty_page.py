@@ -3,31 +3,35 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from .plotting import panels
-from .results import Arms, Runs, Spread, by_condition, spread, spread_text
+from .plotting import OTHERS, highlighted, panels
+from .results import Runs, Spread, by_condition, reference_of, spread, spread_text
 
 LEVEL = 0.9  # of the sets in the table
-COLUMNS: dict[str, tuple[str, int]] = {
+LARGEST_RHAT = 1.1  # of chains that have mixed
+MAIN: dict[str, tuple[str, int]] = {
+    "90 % sets: coverage": ("coverage", 3),
+    "classes": ("size", 2),
+    "ECE, posterior": ("posterior_mean ece", 3),
+    "largest R-hat": ("chains rhat max", 2),
+}
+DETAILS: dict[str, tuple[str, int]] = {
     "NLL, student": ("map nll", 3),
     "NLL, posterior": ("posterior_mean nll", 3),
     "ECE, student": ("map ece", 3),
-    "ECE, posterior": ("posterior_mean ece", 3),
-    "90 % sets: coverage": ("coverage", 3),
-    "classes": ("size", 2),
     "AUROC, deviance": ("auroc mean_deviance", 3),
     "AUROC, epistemic": ("auroc epistemic", 3),
     "prior precision": ("chains prior precision", 0),
-    "largest R-hat": ("chains rhat max", 2),
     "least ESS": ("chains ess min", 0),
     "width": ("chains width", 2),
 }
-HOW_TO_READ = """
+HOW_TO_READ = """\
 The posterior of each student's last layer was sampled by Langevin chains that begin at its weights, given the labels
 that it was taught; the Gaussian prior's precision is, of a few, the best on the validation split. "Posterior" is the
 mean of the draws' probabilities. Coverage is the share of test labels in the smallest set of classes that holds 90 %
-of that mean, and "classes" how many those are. AUROC: how well the mean deviance of the draws, and the entropy between
-them, tell the uncertain examples from the test split's. An R-hat above 1.1 says that the chains have not mixed; ESS is
-in independent draws; width is the posterior's, in units of the Gaussian with the same curvature.
+of that mean, and "classes" how many those are on average. AUROC: how well the mean deviance of the draws, and the
+entropy between them, separate the uncertain examples from the test split's. An R-hat above 1.1 says that the chains
+have not mixed; ESS is in independent draws; width is the posterior's, in units of the Gaussian with the same
+curvature.
 """
 
 
@@ -36,11 +40,11 @@ def has_posteriors(results: dict) -> bool:
     return any(record.get("uncertainty") for record in results["arms"])
 
 
-def uncertainty_cells(results: dict, condition: str) -> list[list[str]]:
-    """Header and a row an arm of one condition, mean and standard deviation over seeds."""
+def uncertainty_cells(results: dict, condition: str, columns: dict[str, tuple[str, int]]) -> list[list[str]]:
+    """Return a header and a row an arm of one condition, mean and standard deviation over seeds."""
     runs = by_condition(results)[condition]
     rows = {arm: values for arm, each in runs.items() if (values := _values(each))}
-    shown = {heading: column for heading, column in COLUMNS.items() if any(column[0] in row for row in rows.values())}
+    shown = {heading: column for heading, column in columns.items() if any(column[0] in row for row in rows.values())}
 
     def cell(arm: str, key: str, digits: int) -> str:
         return spread_text(rows[arm].get(key, spread([])), len(runs[arm]), digits=digits)
@@ -48,25 +52,54 @@ def uncertainty_cells(results: dict, condition: str) -> list[list[str]]:
     return [["arm", *shown], *([arm, *(cell(arm, *column) for column in shown.values())] for arm in rows)]
 
 
-def credible_sets(groups: dict[str, Arms], styles: dict[str, tuple[str, str]]) -> tuple[str, Figure]:
-    """Coverage of the sets against their level; caption and figure."""
-    figure, axes = panels(len(groups), 2, 9 if len(groups) > 1 else 6, 4)
-    handles = {}
-    for ax, (condition, arms) in zip(axes, groups.items(), strict=True):
-        for arm, runs in arms.items():
-            sets = [r["uncertainty"]["credible_sets"] for r in runs.values() if r.get("uncertainty")]
-            if sets:
-                levels = [each["level"] for each in sets[0]]
-                coverage = np.mean([[each["coverage"] for each in run] for run in sets], axis=0)
-                color, line = styles[arm]
-                (handles[arm],) = ax.plot(levels, coverage, line, color=color, marker="o", markersize=4)
-        ends = ax.get_xlim()
-        ax.plot(ends, ends, color="#666666", linewidth=1, zorder=1)
-        ax.set(title=condition, xlabel="level of the set", ylabel="share of labels in it", xlim=ends)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+def mixing_sentence(results: dict) -> str:
+    """Return how many arms' chains did not mix; empty if none were sampled, or all mixed."""
+    largest = [
+        _values(runs).get("chains rhat max", spread([]))
+        for arms in by_condition(results).values()
+        for runs in arms.values()
+    ]
+    sampled = [value.mean for value in largest if value.count]
+    unmixed = sum(value > LARGEST_RHAT for value in sampled)
+    if not unmixed:
+        return ""
     return (
-        "Credible sets: how often the true class is in the smallest set of classes that has the level's probability "
-        "under the posterior mean. On the line or above it a student knows what it does not know."
+        f"The chains of {unmixed} of {len(sampled)} arms have not mixed (largest R-hat, mean over seeds, above "
+        f"{LARGEST_RHAT}), so posteriors and credible sets are rough."
+    )
+
+
+def credible_sets(results: dict, colors: dict[str, str]) -> tuple[str, Figure]:
+    """Draw the sets' coverage, and beside it their average size; caption and figure."""
+    groups = by_condition(results)
+    figure, axes = panels(2 * len(groups), 2, 9, 2.8)
+    handles = {}
+    for left, right, (condition, arms) in zip(axes[::2], axes[1::2], groups.items(), strict=True):
+        shown = highlighted(list(arms), reference_of(results))
+        for arm in sorted(arms, key=shown.__contains__):
+            sets = [r["uncertainty"]["credible_sets"] for r in arms[arm].values() if r.get("uncertainty")]
+            if not sets:
+                continue
+            levels = [each["level"] for each in sets[0]]
+            coverage, size = (
+                np.mean([[each[key] for each in run] for run in sets], axis=0) for key in ("coverage", "size")
+            )
+            look = {"color": colors[arm], "marker": "o", "markersize": 3.5} if arm in shown else dict(OTHERS)
+            (line,) = left.plot(levels, 100 * (coverage - levels), **look)
+            right.plot(levels, size, **look)
+            handles[arm if arm in shown else "others"] = line
+        left.axhline(0, color="#333333", linewidth=1)
+        left.set(title=f"{condition}: coverage".lstrip(": "), ylabel="labels in the set\nminus its level, points")
+        right.set(title=f"{condition}: average size".lstrip(": "), ylabel="classes in the set", ylim=(0, None))
+        for ax in (left, right):
+            ax.set_xlabel("level of the set")
+    order = [name for name in (*shown, "others") if name in handles]
+    figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=4)
+    return (
+        "Credible sets: the smallest sets of classes that have the level's probability under the posterior mean. "
+        "Left: how much more often than the level says the true class is in them; below zero a student is surer than "
+        "it may be. Right: how many classes they hold; of two students with the same coverage, the one with smaller "
+        "sets says more."
     ), figure
 
 
@@ -79,4 +112,4 @@ def _values(runs: Runs) -> dict[str, Spread]:
 def _flat(report: dict) -> dict[str, float]:
     nested = ("posterior_mean", "map", "auroc", "chains")
     flat = {f"{part} {name}": value for part in nested for name, value in (report.get(part) or {}).items()}
-    return flat | next(each for each in report["credible_sets"] if each["level"] == LEVEL)
+    return flat | next((each for each in report.get("credible_sets") or () if each["level"] == LEVEL), {})

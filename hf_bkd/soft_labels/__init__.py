@@ -1,12 +1,13 @@
-"""Soft labels: a teacher's opinion of each example, as columns of a dataset that say where they come from."""
+"""Soft labels: a teacher's opinion of each example, as columns of a dataset with a record of what made them."""
 
-from .belonging import check_against_teacher
-from .columns import SoftLabels, attach, only_soft_labels, read
-from .generate import add_soft_labels
+from .columns import SoftLabels, read_record
 from .importing import import_soft_labels
 from .joining import join_soft_labels
-from .layout import read_provenance
+from .labeling import add_soft_labels
+from .reading import read, read_provenance
 from .sharing import push_soft_labels
+from .spot_check import check_against_teacher
+from .writing import attach, only_soft_labels
 
 __all__ = [
     "SoftLabels",
@@ -19,4 +20,5 @@ __all__ = [
     "push_soft_labels",
     "read",
     "read_provenance",
+    "read_record",
 ]

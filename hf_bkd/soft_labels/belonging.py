@@ -1,115 +1,211 @@
-"""Whether a training set's soft labels may be used: checked once, before the first step."""
+"""Whether soft labels belong to the examples that they stand beside, and to the student that is to learn from them."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
 
 from ..data.views import Views
 from ..utils.errors import UserError
-from .arrow import PROBS
-from .columns import read
-from .generate import add_soft_labels
-from .identity import EXAMPLE_ID, check_identity, content_column, content_ids
-from .layout import Layout, column, soft_label_columns, teachers_of
+from .identity import EXAMPLE_ID, class_names, fingerprint
+from .record import LabelRecord
 from .storage import EXACT
 
-SPOT_CHECKED_ROWS = 256
+LABELS = ("label", "labels", "label_ids")
+NAMED = 3  # ids in a message
 
 
-class Stored(NamedTuple):
-    """One teacher's labels in a training set: how they lie there, their temperature, and the one to bring them to."""
+class Labels(Protocol):
+    """One teacher's labels: the name of their column, C (0 if unknown) and what made them."""
 
-    layout: Layout
-    temperature: float
-    wanted: float
+    name: str
+    num_classes: int
+    record: LabelRecord | None
 
 
-def stored_labels(
-    dataset: Any, wanted: float | None, num_classes: int | None, allow_unrecorded: bool = False
-) -> dict[str, Stored]:
-    """What there is in each ``teacher_probs`` column.
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the examples and of the student; what is ``None`` or not given is not compared.
 
     Args:
-        dataset: a `datasets.Dataset`, a streamed one, or a :class:`~hf_bkd.BatchedDataset`.
-        wanted: T_t; ``None`` for that of the labels.
-        num_classes: of the student, where it is known.
-        allow_unrecorded: whether labels may be used that don't say what made them.
+        features: of the dataset's columns, for the number and the names of its classes.
+        num_classes: of the student.
+        unrecorded: the argument that allows labels without a record, if they are not allowed.
+        image_size: [channels, height, width] of the images.
+        largest_label: the largest of the dataset's labels.
+        preprocessing: of the student's images, as ``ImagePreprocessor.to_dict()``.
+        shows_views: whether views of the examples can be shown.
+        temperature: T_t that the labels are to have.
+        ids: what the labels were made for, int64 [N], by the column beside them.
+        example_ids: what the examples are, int64 [N].
+        rows: numbers in the dataset of the N rows that the ids are of, where they are not all.
+        label_set_ids: ids of all labels of a set, in any order, that examples are to be found in.
+    """
+
+    features: Mapping[str, Any] | None = None
+    num_classes: int | None = None
+    unrecorded: str | None = None
+    image_size: Sequence[int] | None = None
+    largest_label: int | None = None
+    preprocessing: Mapping[str, Any] | None = None
+    shows_views: bool = True
+    temperature: float | None = None
+    ids: np.ndarray | None = None
+    example_ids: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    label_set_ids: np.ndarray | None = None
+
+
+def check_belonging(labels: Labels, facts: Facts) -> None:
+    """Refuse labels that don't belong to a dataset and a student of which this is known.
 
     Raises:
-        UserError: no such column, labels that are no distributions or not this dataset's, another number of classes
-            than the student's, views that this dataset can't show, a temperature that the stored average can't be
-            brought to, or several temperatures.
+        UserError: labels without a record; of another number of classes, or of other names; of other images, texts or
+            rows; of views that can't be shown; of another normalization; at a temperature from which they can't be
+            brought to the one asked for, or stored too coarsely for it.
     """
-    names = list(getattr(dataset, "column_names", None) or [])
-    if not teachers_of(names):
+    name, record = labels.name, labels.record
+    if facts.features is not None and labels.num_classes:
+        check_class_count(name, labels.num_classes, facts.features)
+    if facts.features is not None and record is not None:
+        _check_class_names(record.class_names, class_names(facts.features))
+    if record is not None:
+        _check_image_size(name, record.dataset.image_size, facts.image_size)
+    if facts.ids is not None and facts.example_ids is not None:
+        check_identity(facts.ids, facts.example_ids, facts.rows)
+    if record is not None and record.views and not facts.shows_views:
         raise UserError(
-            f"the training set has no teacher_probs column (only {', '.join(names) or 'unnamed ones'}): add it with "
-            "add_soft_labels, or train with kd_lambda=0"
-        )
-    found = {}
-    for teacher in teachers_of(names):
-        name = column(PROBS, teacher)
-        layout = _layout(dataset, teacher)
-        record = layout.provenance
-        if record is None and not allow_unrecorded:
-            raise UserError(
-                f"{name} has no teacher_provenance, so nobody can tell which examples and classes it was made for: "
-                "label with add_soft_labels, or pass allow_unrecorded_labels=True if you know that it belongs here"
-            )
-        if num_classes is not None and num_classes != layout.num_classes:
-            raise UserError(
-                f"{name} has {layout.num_classes} classes and the model has {num_classes}: build the student with "
-                f"{layout.num_classes} classes, or label the dataset with another teacher"
-            )
-        stored = 1.0 if record is None else float(record["temperature"])
-        target = wanted or stored
-        _check_temperature(name, record or {}, stored, target)
-        found[name] = Stored(layout, stored, target)
-    if len({each.wanted for each in found.values()}) > 1:
-        temperatures = ", ".join(f"{name} at {each.temperature:g}" for name, each in found.items())
-        raise UserError(
-            f"the teachers' labels are stored at different temperatures ({temperatures}): pass teacher_temperature"
-        )
-    return found
-
-
-def _layout(dataset: Any, teacher: str | None) -> Layout:
-    """Of labels that were looked at, as far as the kind of dataset allows."""
-    if hasattr(dataset, "soft_labels"):
-        labels = dataset.soft_labels(teacher)
-        return Layout(column(PROBS, teacher), labels.num_views, labels.num_classes, labels.provenance)
-    if isinstance(dataset, datasets.Dataset):
-        labels = read(dataset, teacher)
-        _spot_check_identity(dataset, labels.provenance)
-        layout = Layout.of(dataset.features, teacher, labels.num_views * labels.num_classes)
-    elif isinstance(dataset, datasets.IterableDataset):
-        layout = Layout.of(dataset.features, teacher)
-        if layout.num_classes < 2:
-            raise UserError(
-                f"the features of the stream don't tell how many classes {layout.name} has: cast the column to "
-                "datasets.List(datasets.Value('float32'), length=C), or load the dataset without streaming"
-            )
-    else:
-        raise UserError(
-            f"soft labels can't be read from a {type(dataset).__name__}: pass a datasets.Dataset or a BatchedDataset"
-        )
-    if (layout.provenance or {}).get("views"):
-        raise UserError(
-            f"{layout.name} was made for augmented views of each image, which only a BatchedDataset can show again: "
+            f"{name} was made for augmented views of each image, which only a BatchedDataset can show again: "
             "pass BatchedDataset.from_images(dataset, preprocessor) as the training set"
         )
-    return layout
-
-
-def _check_temperature(name: str, record: dict, stored: float, wanted: float) -> None:
-    if wanted != stored != 1 and record["tempering"] == "per_sample":
+    if record is None and facts.unrecorded is not None:
         raise UserError(
-            f"{name} was averaged over draws at temperature {stored:g} and can't be brought to {wanted:g}: leave "
-            "teacher_temperature out, or label again"
+            f"{name} has no teacher_provenance, so nobody can tell which examples and classes it was made for: "
+            f"label with add_soft_labels, or pass {facts.unrecorded}=True if you know that it belongs here"
         )
-    storage = record.get("storage") or EXACT
+    if facts.num_classes is not None and facts.num_classes != labels.num_classes:
+        raise UserError(
+            f"{name} has {labels.num_classes} classes and the model has {facts.num_classes}: build the student with "
+            f"{labels.num_classes} classes, or label the dataset with another teacher"
+        )
+    if facts.largest_label is not None and facts.largest_label >= labels.num_classes:
+        raise UserError(
+            f"{name} has {labels.num_classes} classes and the dataset's labels go up to {facts.largest_label}: label "
+            "it with a teacher of its classes"
+        )
+    if record is not None:
+        _check_preprocessing(record.preprocessing or {}, facts.preprocessing or {})
+        _check_temperature(name, record, facts.temperature)
+        _check_repetitions(record.dataset.repeated_ids, facts.label_set_ids)
+
+
+def check_class_count(name: str, num_classes: int, features: Mapping[str, Any]) -> None:
+    """UserError if ``name`` has another number of classes than the label column, or than all that might be one."""
+    own = {n: f.num_classes for n, f in features.items() if isinstance(f, datasets.ClassLabel) and "teacher" not in n}
+    own = {column: count for column, count in own.items() if column in LABELS} or own
+    if own and num_classes not in own.values():
+        counts = " and ".join(f"{column} has {count}" for column, count in own.items())
+        raise UserError(
+            f"{name} has {num_classes} classes and the dataset's column {counts}: label it with a teacher of its "
+            "classes"
+        )
+
+
+def check_identity(expected: np.ndarray, actual: np.ndarray, rows: np.ndarray | None = None) -> None:
+    """UserError unless the ids stored with the labels are those of the rows that carry them.
+
+    Args:
+        expected, actual: int64 [N], stored and computed.
+        rows: their numbers in the dataset, where not all of its rows are compared.
+    """
+    wrong = np.flatnonzero(expected != actual)
+    if len(wrong):
+        raise UserError(
+            f"the soft labels of {len(wrong)} of {len(actual)} rows{'' if rows is None else ' looked at'} were made "
+            f"for other examples (first: row {wrong[0] if rows is None else rows[wrong[0]]}): they come from another "
+            "dataset, split or order; label this dataset with add_soft_labels"
+        )
+
+
+def shared_views(labels: Sequence[Labels], own: Views | None, example_ids: np.ndarray | None) -> Views | None:
+    """The views in which labels and images are both seen: the labels' views if they have some, or the dataset's own.
+
+    Args:
+        labels: of each teacher.
+        own: the views that the dataset was made with.
+        example_ids: int64 [N], of the dataset.
+
+    Raises:
+        UserError: teachers that labeled different views, or labels of other views than the dataset's, or of mixtures
+            with images that the dataset lacks.
+    """
+    views = [None if each.record is None else each.record.shown_views() for each in labels]
+    if any(each != views[0] for each in views):
+        raise UserError(f"the teachers labeled different views ({views}): label them all with the same views")
+    labeled = views[0] if views else None
+    if labeled is None:
+        if labels and own is not None:
+            warnings.warn(
+                "the soft labels are of the images as they are, and the student sees them augmented, which is known "
+                "to make it overfit: label the same views with add_soft_labels(views=...)",
+                stacklevel=3,
+            )
+        return own
+    if own is not None and not own.allow(labeled):
+        raise UserError(
+            f"the soft labels are of {labeled}, and this dataset was made with {own}: omit views, the labels know "
+            "theirs"
+        )
+    if example_ids is None:
+        raise UserError("labels of views need a dataset with example_ids, by which each view is drawn")
+    if labeled.mixing is not None and labels[0].record.dataset.fingerprint != fingerprint(example_ids):
+        raise UserError(
+            f"the labeled views mix each image with others of the whole dataset, by {labeled.mixing}, and some "
+            "of it are not here: use all the images that were labeled"
+        )
+    return labeled
+
+
+def _check_class_names(labeled: list[str] | None, own: list[str] | None) -> None:
+    if labeled is None or own is None or labeled == own:
+        return
+    where = next((i for i, pair in enumerate(zip(labeled, own, strict=False)) if pair[0] != pair[1]), None)
+    difference = (
+        f"{len(labeled)} classes against {len(own)}"
+        if where is None
+        else f"class {where} is {labeled[where]!r} there and {own[where]!r} here"
+    )
+    raise UserError(f"the soft labels were made for other classes than the dataset's: {difference}; label it again")
+
+
+def _check_image_size(name: str, labeled: list[int] | None, own: Sequence[int] | None) -> None:
+    if labeled is not None and own is not None and labeled != list(own):
+        raise UserError(
+            f"{name} was made for images of [channels, height, width] {labeled}, and these are {list(own)}: use the "
+            "images that were labeled"
+        )
+
+
+def _check_preprocessing(labeled: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    if any(labeled.get(key, value) != value for key, value in own.items()):
+        raise UserError(
+            f"the teacher saw images normalized with {labeled}, this dataset is prepared with {own}: use the same "
+            "ImagePreprocessor for both"
+        )
+
+
+def _check_temperature(name: str, record: LabelRecord, wanted: float | None) -> None:
+    stored, storage = record.temperature, record.storage or EXACT
+    if wanted is None or wanted == stored:
+        return
+    if stored != 1 and record.tempering == "per_sample":
+        raise UserError(
+            f"{name} was averaged over draws at temperature {stored:g} and can't be brought to {wanted:g}: omit "
+            "teacher_temperature, or label again"
+        )
     if wanted > stored and storage != EXACT:
         raise UserError(
             f"{name} is stored as {storage}, which loses the small probabilities, and at temperature {wanted:g} they "
@@ -117,96 +213,14 @@ def _check_temperature(name: str, record: dict, stored: float, wanted: float) ->
         )
 
 
-def stored_ids(dataset: datasets.Dataset, record: dict | None) -> np.ndarray | None:
-    """Ids int64 [N] of the rows that the soft labels were made for; ``None`` if there never were any.
-
-    Raises:
-        UserError: the labels' record says that there were, but they are gone.
-    """
-    if EXAMPLE_ID in dataset.column_names:
-        return np.asarray(dataset.with_format(None)[EXAMPLE_ID][:])
-    if _content_column(record) is not None:
+def _check_repetitions(expected: int | None, ids: np.ndarray | None) -> None:
+    if expected is None or ids is None:
+        return
+    repeated = len(ids) - len(np.unique(ids))
+    if repeated > expected:
+        values, counts = np.unique(ids, return_counts=True)
+        first = ", ".join(str(value) for value in values[counts > 1][:NAMED])
         raise UserError(
-            f"the soft labels came with a column {EXAMPLE_ID} and it is gone, so that nobody can tell whether they "
-            "are these rows' own: keep it beside them, or label this dataset with add_soft_labels"
+            f"{repeated} rows of the labels repeat an {EXAMPLE_ID} and {expected} did when they were made (the first: "
+            f"{first}): rows were added twice, or ids got lost; load the labels again"
         )
-    return None
-
-
-def _spot_check_identity(dataset: datasets.Dataset, record: dict | None) -> None:
-    """Compare the content of evenly spaced rows with the ids stored beside their labels."""
-    ids, content = stored_ids(dataset, record), _content_column(record)
-    if content not in dataset.column_names:
-        content = content_column(dataset.features)
-        if not isinstance(dataset.features.get(content), datasets.Image):
-            return  # a text that was turned into tokens can't be recognized, an image that was renamed can
-    if ids is not None:
-        rows = np.arange(0, len(dataset), max(1, len(dataset) // SPOT_CHECKED_ROWS))
-        check_identity(ids[rows], content_ids(dataset.with_format(None).select(rows)[content][:]), rows)
-
-
-def _content_column(record: dict | None) -> str | None:
-    return ((record or {}).get("dataset") or {}).get("content_column")
-
-
-def check_against_teacher(
-    dataset: datasets.Dataset,
-    teacher: Any,
-    preprocess: Callable[[dict], dict] | None = None,
-    name: str | None = None,
-    rows: int = 16,
-    tolerance: float = 0.02,
-) -> float:
-    """Label some rows again and compare: whether the labels are this teacher's, of these rows in these views.
-
-    Args:
-        dataset: examples with soft labels.
-        teacher, preprocess: what is said to have labeled them; see :func:`~hf_bkd.add_soft_labels`.
-        name: the teacher's, if there are several.
-        rows: how many, evenly spaced.
-        tolerance: how far they may be off, in total variation, after being stored alike: more is needed for a teacher
-            whose draws depend on the batch (MC dropout).
-
-    Returns:
-        The largest distance found, in total variation (0 .. 1).
-
-    Raises:
-        UserError: labels without a record, cross-fitted ones (their teachers are many), or ones that differ by more.
-    """
-    labels = read(dataset, name)
-    record = labels.provenance
-    views = Views.from_dict(record["views"]) if record and record.get("views") else None
-    told = record is not None and all(isinstance(record.get(key), int) for key in ("num_samples", "seed"))
-    if not told or record.get("folds") is not None or (views is not None and views.mixing is not None):
-        raise UserError(
-            "only labels that say what made them, by one teacher and of one example each, can be made again for a "
-            "few rows: not cross-fitted ones, nor those of mixed examples"
-        )
-    if teacher.num_classes != labels.num_classes:
-        raise UserError(
-            f"{column(PROBS, name)} has {labels.num_classes} classes and this teacher {teacher.num_classes}: it was "
-            "labeled by another one"
-        )
-    chosen = np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).round().astype(int)
-    some = dataset.select(chosen)
-    again = add_soft_labels(
-        some.remove_columns(soft_label_columns(some)),
-        teacher,
-        record["num_samples"],
-        preprocess=preprocess,
-        views=views,
-        seed=record["seed"],
-        progress=False,
-        **labels.how_stored(),
-    )
-    distances = (read(again).probs - labels.probs[chosen]).abs().sum(dim=-1) / 2
-    farthest = float(distances.max())
-    if not farthest <= tolerance:
-        weights = (record.get("teacher") or {}).get("weights")
-        row = chosen[int(distances.reshape(len(chosen), -1).amax(dim=1).argmax())]
-        raise UserError(
-            f"{column(PROBS, name)} differs by {farthest:.3g} in total variation from what this teacher says (row "
-            f"{row}): it was labeled by another teacher (weights {weights} there, "
-            f"{teacher.describe()['weights']} here), from other inputs, or has changed since"
-        )
-    return farthest

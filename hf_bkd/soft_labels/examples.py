@@ -1,9 +1,10 @@
-"""A dataset's rows as a teacher gets them: batch by batch, in each view, with the ids of what they show."""
+"""A dataset's rows as a teacher gets them: batch by batch, in each view, with the ids of their content."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, Self
 
 import datasets
 import numpy as np
@@ -13,18 +14,19 @@ from torch import Tensor
 from ..data.preprocessing import Pool, StoredImages, decoded, look
 from ..data.views import Views
 from ..utils.errors import UserError
+from .belonging import LABELS
+from .columns import is_soft_label_column
 from .identity import content_column, content_ids, dataset_ids
-from .layout import is_soft_label_column
-from .record import LABELS
 
 Rows = dict[str, Any]
+Preprocessor = Callable[[Rows], dict[str, Tensor]]
 AnyDataset = datasets.Dataset | datasets.IterableDataset
 
 
 class Batch(NamedTuple):
     """Some rows, read and decoded once.
 
-    ids: int64 [B], of their content; their numbers where nothing tells what an example is.
+    ids: int64 [B], of their content; their numbers where no column says what an example is.
     sizes: [channels, height, width] that their images have, if they are images.
     inputs: view -> the network's inputs.
     """
@@ -35,85 +37,111 @@ class Batch(NamedTuple):
 
 
 class Examples:
-    """How a dataset is read for labeling.
+    """The rows to label, and how they become inputs.
 
     Args:
-        dataset: what is labeled, or one with the same columns.
-        preprocess: rows -> inputs, or ``None`` for the dataset's transform or columns.
-        views: needs ``preprocess.normalize``, which turns uint8 images into inputs.
-        device: where views are made.
+        dataset: the rows.
+        preprocessor: rows -> inputs, or ``None`` for the dataset's transform or columns.
+        views: need ``preprocessor.normalize``, which turns uint8 images into inputs.
 
     Raises:
-        UserError: views of something else than images, or a mixing view of a streamed dataset.
+        UserError: no rows, a stream of unknown columns, views without a number or of something else than images, or a
+            mixing view of a streamed dataset.
     """
 
-    def __init__(
-        self,
-        dataset: AnyDataset,
-        preprocess: Callable[[Rows], dict[str, Tensor]] | None,
-        views: Views | None,
-        device: torch.device,
-    ):
-        self.features = dataset.features
-        self.content = content_column(self.features)
-        self.preprocess, self.views, self.device = preprocess, views, device
-        self.pool = None
-        if views is None:
-            return
-        if not isinstance(self.features.get(self.content), datasets.Image) or not hasattr(preprocess, "normalize"):
+    def __init__(self, dataset: AnyDataset, preprocessor: Preprocessor | None, views: Views | None):
+        self.dataset, self.preprocessor, self.views = dataset, preprocessor, views
+        self.streamed = isinstance(dataset, datasets.IterableDataset)
+        self.num_rows = None if self.streamed else len(dataset)
+        if dataset.features is None:
             raise UserError(
-                "views are made of images: pass a dataset that has some and preprocess=ImagePreprocessor(...)"
+                "the streamed dataset doesn't say what its columns are, so that nobody could tell whose labels these "
+                "are: pass dataset.cast(features)"
             )
-        if views.mixing is not None:
-            if isinstance(dataset, datasets.IterableDataset):
-                raise UserError(
-                    f"{type(views.mixing).__name__} mixes each example with any other one, which a streamed dataset "
-                    "can't deliver: load it without streaming"
-                )
-            self.pool = Pool.of(dataset_ids(dataset, self.content), StoredImages(dataset, self.content))
+        if self.num_rows == 0:
+            raise UserError("the dataset to label is empty")
+        self.content = content_column(dataset.features)
+        self.are_images = isinstance(dataset.features.get(self.content), datasets.Image)
+        if views is not None:
+            self._check_views()
 
-    def batches(self, piece: datasets.Dataset, offset: int, size: int) -> Iterator[Batch]:
-        """Of some rows of the dataset, ``offset`` of them before these."""
-        plain, tensors = piece.with_format(None), _with_tensors(piece)
+    def _check_views(self) -> None:
+        if self.views.num_views is None:
+            raise UserError("views that are labeled need a number: pass Views(..., num_views=V)")
+        if not self.are_images or not hasattr(self.preprocessor, "normalize"):
+            raise UserError(
+                "views are made of images: pass a dataset that has some and preprocessor=ImagePreprocessor(...)"
+            )
+        if self.views.mixing is not None and self.streamed:
+            raise UserError(
+                f"{type(self.views.mixing).__name__} mixes each example with any other one, which a streamed dataset "
+                "can't deliver: load it without streaming"
+            )
+
+    @property
+    def num_views(self) -> int:
+        """V, 1 for the examples as they are."""
+        return 1 if self.views is None else self.views.num_views
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the record says of preprocessing and views, as JSON."""
+        says = hasattr(self.preprocessor, "to_dict")
+        return {
+            "preprocessing": self.preprocessor.to_dict() if says else None,
+            "views": None if self.views is None else self.views.to_dict(),
+        }
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The examples of some rows."""
+        return type(self)(self.dataset.select(rows), self.preprocessor, self.views)
+
+    def pieces(self, size: int) -> Iterator[tuple[int, Callable[[], datasets.Dataset]]]:
+        """The number of each piece of ``size`` rows, and a function that reads it."""
+        if not self.streamed:
+            for number, start in enumerate(range(0, self.num_rows, size)):
+                stop = min(start + size, self.num_rows)
+                yield number, lambda start=start, stop=stop: self.dataset.select(range(start, stop))
+            return
+        stream, features = iter(self.dataset.decode(False)), self.dataset.features
+        for number in itertools.count():
+            rows = list(itertools.islice(stream, size))
+            if not rows:
+                return
+            yield number, lambda rows=rows: datasets.Dataset.from_list(rows, features=features)
+
+    def batches(self, piece: datasets.Dataset, offset: int, size: int, device: torch.device) -> Iterator[Batch]:
+        """The rows of a piece that has ``offset`` rows before it, with views made on ``device``."""
+        plain = piece.with_format(None)
+        tensors = piece if piece.format["type"] in ("custom", "torch") else piece.with_format("torch")
         for start in range(0, len(piece), size):
             rows = plain[start : start + size]
-            number = len(next(iter(rows.values())))
+            number, sizes = len(next(iter(rows.values()))), set()
             numbers = np.arange(offset + start, offset + start + number)
             ids = numbers if self.content is None else content_ids(rows[self.content])
-            sizes = set()
-            if isinstance(self.features.get(self.content), datasets.Image):
+            if self.are_images:
                 sizes = {(len(image.getbands()), image.height, image.width) for image in rows[self.content]}
-            where = slice(start, start + size)
-            yield Batch(ids, sizes, self._inputs(rows, torch.from_numpy(ids.copy()), tensors, where))
+            if self.views is not None:
+                inputs = self._views_of(rows[self.content], torch.from_numpy(ids.copy()), device)
+            elif self.preprocessor is not None:
+                inputs = _always(self.preprocessor(rows))
+            else:
+                inputs = _always(_columns_as_inputs(tensors[start : start + size], self.dataset.features))
+            yield Batch(ids, sizes, inputs)
 
-    def _inputs(
-        self, rows: Rows, ids: Tensor, tensors: datasets.Dataset, where: slice
-    ) -> Callable[[int], dict[str, Tensor]]:
-        if self.views is not None:
-            images = decoded(rows[self.content])
-            images = images.to(self.device) if isinstance(images, Tensor) else [i.to(self.device) for i in images]
-            ids = ids.to(self.device)
-            return lambda view: {
-                "pixel_values": self.preprocess.normalize(look(images, ids, self.views, view, self.pool))
-            }
-        prepare = self.preprocess
-        prepared = _columns_as_inputs(tensors[where], self.features) if prepare is None else prepare(rows)
-        return lambda view: prepared
+    def _views_of(self, images: list, ids: Tensor, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
+        pixels, ids = decoded(images), ids.to(device)
+        pixels = pixels.to(device) if isinstance(pixels, Tensor) else [image.to(device) for image in pixels]
+        return lambda view: {
+            "pixel_values": self.preprocessor.normalize(look(pixels, ids, self.views, view, self._pool))
+        }
 
-
-def pieces(dataset: AnyDataset, rows: int) -> Iterator[tuple[int, Callable[[], datasets.Dataset]]]:
-    """Numbers of the pieces of ``rows`` rows that a dataset falls into, and how to read each."""
-    if isinstance(dataset, datasets.Dataset):
-        for number, start in enumerate(range(0, len(dataset), rows)):
-            stop = min(start + rows, len(dataset))
-            yield number, lambda start=start, stop=stop: dataset.select(range(start, stop))
-        return
-    stream = iter(dataset.decode(False))
-    for number in itertools.count():
-        piece = list(itertools.islice(stream, rows))
-        if not piece:
-            return
-        yield number, lambda piece=piece: datasets.Dataset.from_list(piece, features=dataset.features)
+    @cached_property
+    def _pool(self) -> Pool | None:
+        """What examples are mixed with."""
+        if self.views.mixing is None:
+            return None
+        return Pool.of(dataset_ids(self.dataset, self.content), StoredImages(self.dataset, self.content))
 
 
 def ahead(items: Iterable) -> Iterator:
@@ -126,9 +154,9 @@ def ahead(items: Iterable) -> Iterator:
             yield item
 
 
-def _with_tensors(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Rows as tensors: the dataset's own transform or torch format if it has one, else all of its columns."""
-    return dataset if dataset.format["type"] in ("custom", "torch") else dataset.with_format("torch")
+def _always(inputs: dict[str, Tensor]) -> Callable[[int], dict[str, Tensor]]:
+    """The same inputs in whatever view."""
+    return lambda view: inputs
 
 
 def _columns_as_inputs(rows: Rows, features: datasets.Features) -> dict[str, Tensor]:
@@ -142,7 +170,7 @@ def _columns_as_inputs(rows: Rows, features: datasets.Features) -> dict[str, Ten
             inputs[name] = value
     if not inputs or any(isinstance(features.get(name), datasets.Image) for name in inputs):
         raise UserError(
-            f"the columns {', '.join(rows)} are not a network's inputs as they are; pass preprocess=, a function from "
-            "rows to inputs (for images: preprocess=ImagePreprocessor.for_model(network))"
+            f"the columns {', '.join(rows)} are not a network's inputs as they are; pass preprocessor=, a function "
+            "from rows to inputs (for images: preprocessor=ImagePreprocessor.for_model(network))"
         )
     return inputs

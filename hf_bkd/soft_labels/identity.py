@@ -1,11 +1,10 @@
-"""Which example a row is: a hash of its content, by which labels and examples recognize each other."""
+"""Which example a row is, by a hash of its content, and which dataset and classes its neighbors are of."""
 
 import hashlib
+import re
 
 import datasets
 import numpy as np
-
-from ..utils.errors import UserError
 
 EXAMPLE_ID = "example_id"
 
@@ -28,7 +27,7 @@ def content_ids(values: object) -> np.ndarray:
 
 
 def dataset_ids(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    """The ids, int64 [N], of all rows by their content in a column, of which some are in memory at a time."""
+    """The ids, int64 [N], of all rows by their content in a column; few rows are in memory at a time."""
     plain = dataset.with_format(None).select_columns([column])
     parts = [content_ids(plain[start : start + 1000][column]) for start in range(0, len(plain), 1000)]
     return np.concatenate([np.empty(0, np.int64), *parts])
@@ -50,17 +49,17 @@ def fingerprint(ids: np.ndarray) -> str:
     return hashlib.blake2b(np.sort(np.asarray(ids, dtype="<i8")).tobytes(), digest_size=8).hexdigest()
 
 
-def check_identity(expected: np.ndarray, found: np.ndarray, rows: np.ndarray | None = None) -> None:
-    """UserError unless the ids stored with the labels are those of the rows that carry them.
+def class_names(features: datasets.Features) -> list[str] | None:
+    """Names of the classes in order, from the label column's feature; ``None`` if it has no names."""
+    for name in ("label", "labels", "fine_label"):
+        if isinstance(features.get(name), datasets.ClassLabel):
+            return list(features[name].names)
+    return None
 
-    Args:
-        expected, found: int64 [N], stored and computed.
-        rows: their numbers in the dataset, where not all of its rows are compared.
-    """
-    wrong = np.flatnonzero(expected != found)
-    if len(wrong):
-        raise UserError(
-            f"the soft labels of {len(wrong)} of {len(found)} rows{'' if rows is None else ' looked at'} were made "
-            f"for other examples (first: row {wrong[0] if rows is None else rows[wrong[0]]}): they come from another "
-            "dataset, split or order; label this dataset with add_soft_labels"
-        )
+
+def origin(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, str | None]:
+    """A dataset's name and, if it is from the Hub, its repository and commit."""
+    sources = [*(dataset.info.download_checksums or ()), ""]
+    match = re.match(r"hf://datasets/([^@]+)@([^/]+)/", str(sources[0]))
+    repository, revision = match.groups() if match else (None, None)
+    return {"name": dataset.info.dataset_name, "repository": repository, "revision": revision}

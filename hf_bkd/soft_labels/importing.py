@@ -1,4 +1,4 @@
-"""Soft labels that somebody else computed: arrays of logits or probabilities, found by the examples' ids."""
+"""Logits or probabilities that somebody else computed become soft labels, found by the ids of the examples."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.checks import check_choice
 from ..utils.errors import UserError
-from .columns import attach
-from .identity import content_column, dataset_ids
-from .record import check_class_count, class_names, make_provenance
+from .belonging import NAMED, check_class_count
+from .identity import class_names, content_column, dataset_ids
+from .record import make_record
+from .writing import attach
 
 KINDS = ("logits", "probs")
 SUM_TOLERANCE = 1e-2  # of probabilities that somebody rounded
-TOLD = 3
 
 
 def import_soft_labels(
@@ -33,13 +34,13 @@ def import_soft_labels(
     storage: str = "float16",
     top_k: int = 10,
 ) -> datasets.Dataset:
-    """Give each example the labels that stand under its id, wherever they stand.
+    """Give each example the soft labels that arrays of logits or probabilities hold under its id.
 
     Args:
         dataset: N examples.
         values: [M, C], or [S, M, C] of S draws (or responses), which are averaged and leave a ``teacher_variance``.
-        ids: M ids of the values, each once, in their order; those that the dataset lacks are left out.
-        id_column: of the dataset, with the same ids, such as an accession.
+        ids: M ids of the values, each once, in their order; those that the dataset lacks are omitted.
+        id_column: the dataset's column with the same ids, such as an accession.
         kind: ``"logits"``, or ``"probs"``, which may be off 1 in sum by a hundredth and are renormalized.
         temperature: T > 0 of logits: softmax(z / T).
         classes: for each of the C columns the dataset's class, by number or name, where they aren't the same in the
@@ -70,14 +71,13 @@ def import_soft_labels(
     teacher |= {"temperature": float(temperature), "tempering": "per_sample", "weights": digest}
     content = content_column(dataset.features)
     example_ids = None if content is None else dataset_ids(dataset, content)
-    record = make_provenance(
+    record = make_record(
         teacher,
         dataset,
         num_samples=len(draws),
         seed=0,
         storage=storage,
         content_column=content,
-        preprocessing=None,
         example_ids=example_ids,
     )
     variance = draws.var(dim=0).numpy() if len(draws) > 1 else None
@@ -85,7 +85,7 @@ def import_soft_labels(
 
 
 def _rows(dataset: datasets.Dataset, ids: list[Any], id_column: str) -> list[int]:
-    """Which of the values belongs to each example."""
+    """The row of the values that belongs to each example."""
     if id_column not in dataset.column_names:
         raise UserError(f"the dataset has no column {id_column!r}; it has {', '.join(dataset.column_names)}")
     place = {each: row for row, each in enumerate(ids)}
@@ -95,14 +95,13 @@ def _rows(dataset: datasets.Dataset, ids: list[Any], id_column: str) -> list[int
     wanted = dataset.with_format(None)[id_column][:]
     missing = [each for each in wanted if each not in place]
     if missing:
-        told = ", ".join(map(repr, missing[:TOLD]))
-        raise UserError(f"{len(missing)} of {len(wanted)} examples have no values (the first ids: {told})")
+        first = ", ".join(map(repr, missing[:NAMED]))
+        raise UserError(f"{len(missing)} of {len(wanted)} examples have no values (the first ids: {first})")
     return [place[each] for each in wanted]
 
 
 def _probabilities(values: Tensor, kind: str, temperature: float) -> Tensor:
-    if kind not in KINDS:
-        raise UserError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
+    check_choice(KINDS, kind=kind)
     bad = (~values.isfinite()).any(dim=-1).any(dim=0).nonzero().flatten().tolist()
     if bad:
         raise UserError(f"the values of {len(bad)} examples are not finite (the first: row {bad[0]})")
@@ -111,7 +110,7 @@ def _probabilities(values: Tensor, kind: str, temperature: float) -> Tensor:
             raise UserError(f"temperature must be above 0, and it is {temperature}")
         return (values / temperature).softmax(dim=-1)
     if temperature != 1:
-        raise UserError(f"temperature is {temperature:g}: only logits have one; pass those, or leave it out")
+        raise UserError(f"temperature is {temperature:g}: only logits have one; pass those, or omit it")
     sums = values.sum(dim=-1)
     wrong = ((values < 0).any(dim=-1) | ((sums - 1).abs() > SUM_TOLERANCE)).any(dim=0).nonzero().flatten().tolist()
     if wrong:
@@ -123,7 +122,7 @@ def _probabilities(values: Tensor, kind: str, temperature: float) -> Tensor:
 
 
 def _mapped(draws: Tensor, classes: Sequence[int | str] | None, features: datasets.Features) -> Tensor:
-    """Draws [S, N, C] in the dataset's classes."""
+    """Sum draws [S, N, M] over the columns of each of the dataset's classes, to [S, N, C]."""
     if classes is None:
         return draws
     names = class_names(features)

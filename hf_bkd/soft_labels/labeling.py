@@ -1,226 +1,226 @@
-"""How examples become shards of labels: read ahead, shared between processes, kept as soon as they are done."""
+"""A teacher's opinion of every example is written into the dataset, once."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import torch
-from accelerate.utils import find_executable_batch_size, gather_object
-from torch import Tensor
 
 from ..data.views import Views
+from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
-from ..utils.processes import processes
-from ..utils.progress import progress_bar
-from ..utils.random import ExampleGenerator
-from .arrow import encoded_table
-from .examples import AnyDataset, Batch, Examples, Rows, ahead, pieces
-from .identity import EXAMPLE_ID, check_identity, content_column, content_ids
-from .record import check_class_count
-from .shards import Shards
-from .storage import check_storage
+from ..utils.processes import decided_by_main
+from .asking import Answers, LabelingTeacher, LabelOptions, ask, finished_answers, fitting_batch_size, shard_name
+from .examples import AnyDataset, Examples, Preprocessor
+from .identity import EXAMPLE_ID
+from .record import LabelRecord, as_json, description, make_record
+from .shards import Shards, first_difference
+from .writing import attach_table, label_set
 
-VARIANCES = ("auto", "full", "sum", "none")
-SIZES = b"image_sizes"  # of a shard's images, beside its columns
-PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
+Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
 
 
-class LabelingTeacher(Protocol):
-    """All that labeling asks of a teacher; its ``device``, if it has one, is where views are made."""
+@renamed_arguments(preprocess="preprocessor")
+def add_soft_labels(
+    dataset: AnyDataset,
+    teacher: LabelingTeacher | Mapping[str, LabelingTeacher] | str | Path | None = None,
+    num_samples: int = 10,
+    *,
+    preprocessor: Preprocessor | None = None,
+    views: Views | None = None,
+    folds: int | None = None,
+    fit: Fit | None = None,
+    batch_size: int = 512,
+    seed: int = 0,
+    storage: str = "float16",
+    top_k: int = 10,
+    variance: str = "auto",
+    mixed_precision: str | None = None,
+    held_out: dict[str, float] | None = None,
+    name: str | None = None,
+    folder: str | Path | None = None,
+    shard_rows: int = 1024,
+    progress: bool = True,
+) -> datasets.Dataset:
+    """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484).
 
-    @property
-    def num_classes(self) -> int: ...
+    The processes of an accelerate launch share the rows; one process, several, and one that was killed and started
+    again with the same ``folder`` give the same columns. With ``folds`` and ``fit`` instead of a teacher the labels
+    are cross-fitted: each example is labeled by a teacher that was fitted without it.
 
-    def predict(self, inputs: Any, num_samples: int, generator: ExampleGenerator) -> Any: ...
+    Args:
+        dataset: N examples. A streamed one is labeled as it passes by, and the labels are returned without it.
+        teacher: labels them, itself or as the folder or name on the Hub of a saved :class:`~hf_bkd.Teacher`; its
+            ``temperature`` and ``tempering`` are applied and recorded. Several teachers by name (a mapping, or a
+            :class:`~hf_bkd.MultiTeacher`) each add columns that end in their name.
+        num_samples: S >= 1, draws from the teacher's posterior per example.
+        preprocessor: turns a batch of rows (column name -> list) into the network's inputs. Without one, what the
+            dataset's transform returns, or else its columns (those of its torch format, if it has that), are the
+            inputs: all tensors (and lists of tensors of one shape) among them, less labels and soft labels.
+        views: augmentations under which each image is labeled, so that a student can see the same pictures; needs
+            ``views.num_views`` and ``preprocessor=ImagePreprocessor(...)``.
+        folds: number of parts, 2 .. N.
+        fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
+        batch_size: examples per call of the teacher; halved until they fit on a GPU.
+        seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
+            these are.
+        storage: ``"float16"``, ``"float32"``, ``"uint8"`` or ``"top_k"``; see `storage` for what they lose.
+        top_k: k >= 1, the classes that ``"top_k"`` keeps.
+        variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
+            ``"auto"`` is full for float storages and the sum for compact ones.
+        mixed_precision: ``"bf16"`` or ``"fp16"`` passes of the teacher.
+        held_out: the teacher's metrics on examples that it was not fitted on, for the record; what the teacher's own
+            record says if not given.
+        name: the teacher's name, when a dataset carries labels of several.
+        folder: where finished shards are kept, so that the same call goes on from them; in memory if not given.
+        shard_rows: examples a shard.
+        progress: whether to show a bar.
 
-    def describe(self) -> dict[str, Any]:
-        """Goes into the labels' record: ``num_classes``, ``temperature``, ``tempering``, ``weights`` and what else."""
-        ...
-
-
-@dataclass
-class Labeling:
-    """The arguments of :func:`~hf_bkd.add_soft_labels` that say how a teacher is asked and what is kept.
+    Returns:
+        The dataset with ``teacher_probs``, ``teacher_variance`` where there are several draws, ``example_id`` and
+        ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
 
     Raises:
-        UserError: a number below 1, or an unknown storage, variance or precision.
+        UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
+            can't be made from the columns, a teacher that knows other classes than the dataset or answers with
+            something that is no distribution, or a folder of another labeling, damaged, or without space.
     """
-
-    num_samples: int
-    preprocess: Callable[[Rows], dict[str, Tensor]] | None
-    views: Views | None
-    batch_size: int
-    seed: int
-    storage: str
-    top_k: int
-    variance: str
-    mixed_precision: str | None
-    shard_rows: int
-    progress: bool
-
-    def __post_init__(self):
-        for name in ("num_samples", "batch_size", "shard_rows", "top_k"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, and it is {getattr(self, name)}")
-        check_storage(self.storage)
-        for name, known in (("variance", VARIANCES), ("mixed_precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(str, known))}")
-        if self.views is not None and self.views.number is None:
-            raise UserError("views that are labeled need a number: pass Views(..., number=V)")
-        if self.variance == "auto":
-            self.variance = "full" if self.storage.startswith("float") else "sum"
-        self._sizes: set[tuple[int, ...]] = set()
-
-    @property
-    def image_size(self) -> list[int] | None:
-        """[channels, height, width] of the images labeled; ``None`` if there are none or of several sizes."""
-        return list(*self._sizes) if len(self._sizes) == 1 else None
-
-    @property
-    def preprocessing(self) -> dict | None:
-        """What the preprocessing tells of itself."""
-        return self.preprocess.to_dict() if hasattr(self.preprocess, "to_dict") else None
-
-    def plan(self, dataset: AnyDataset, teacher: dict | None, folds: int | None) -> dict[str, Any]:
-        """All that decides the labels, as JSON; ``teacher`` is ``None`` where each fold has its own."""
-        own = ("num_samples", "batch_size", "seed", "storage", "top_k", "variance", "mixed_precision", "shard_rows")
-        return {
-            "teacher": teacher,
-            "folds": folds,
-            "rows": len(dataset) if isinstance(dataset, datasets.Dataset) else None,
-            "dataset": dataset.info.dataset_name,
-            "split": None if dataset.split is None else str(dataset.split),
-            **{name: getattr(self, name) for name in own},
-            "preprocessing": self.preprocessing,
-            "views": None if self.views is None else self.views.to_dict(),
-        }
-
-    def fit_batch(self, dataset: AnyDataset, teacher: LabelingTeacher) -> None:
-        """Halve the batch size until one fits on the GPU; the same in all processes."""
-        device = _device(teacher)
-        if device.type != "cuda":
-            return
-        first = next(pieces(dataset, self.batch_size))[1]()
-        examples = Examples(dataset, self.preprocess, self.views, device)
-
-        @find_executable_batch_size(starting_batch_size=min(self.batch_size, len(first)))
-        def largest(size: int) -> int:
-            self._predict(teacher, next(examples.batches(first, 0, size)))
-            return size
-
-        self.batch_size = min([self.batch_size, *gather_object([largest()])])
-
-    def run(self, dataset: AnyDataset, teacher: LabelingTeacher, shards: Shards, part: str, what: str) -> pa.Table:
-        """The columns of all rows, in order.
-
-        Args:
-            dataset: the rows.
-            teacher: labels them.
-            shards: where they are kept, with names that begin with ``part``.
-            what: the bar is called.
-        """
-        check_class_count("the teacher", teacher.num_classes, dataset.features)
-        names: list[str] = []
-        total = len(dataset) if isinstance(dataset, datasets.Dataset) else None
-        main = processes().is_main_process
-        with progress_bar(disable=not (self.progress and main), rate="rows") as bar:
-            task = bar.add_task(what, total=total)
-            done: list[dict[str, np.ndarray]] = []
-            sizes: set[tuple[int, ...]] = set()
-            for name, rows, batch in ahead(self._batches(dataset, teacher, shards, part, names)):
-                if batch is not None:
-                    done.append(self._predict(teacher, batch))
-                    sizes |= batch.sizes
-                if batch is None or sum(len(labels["probs"]) for labels in done) == rows:
-                    if done:
-                        shards.write(name, self._table(done, sizes))
-                    done, sizes = [], set()
-                    bar.advance(task, rows)
-        shards.share()
-        return self._whole(shards, names)
-
-    def kept(self, dataset: datasets.Dataset, shards: Shards, part: str) -> pa.Table:
-        """The columns of all rows, every shard of which is finished."""
-        content, names = content_column(dataset.features), []
-        for number, read in pieces(dataset, self.shard_rows):
-            names.append(f"{part}{number:06d}")
-            _check_first_row(shards.read(names[-1]), read(), content)
-        return self._whole(shards, names)
-
-    def _whole(self, shards: Shards, names: list[str]) -> pa.Table:
-        if not names:
-            raise UserError("the dataset to label is empty")
-        tables = [shards.read(name) for name in names]
-        for table in tables:
-            self._sizes |= set(map(tuple, json.loads((table.schema.metadata or {}).get(SIZES, "[]"))))
-        return pa.concat_tables(tables)
-
-    def _batches(
-        self, dataset: AnyDataset, teacher: LabelingTeacher, shards: Shards, part: str, names: list[str]
-    ) -> Iterator[tuple[str, int, Batch | None]]:
-        """Name and rows of the shard that each batch belongs to; no batch for a shard that others make, or have."""
-        state = processes()
-        examples = Examples(dataset, self.preprocess, self.views, _device(teacher))
-        for number, read in pieces(dataset, self.shard_rows):
-            name = f"{part}{number:06d}"
-            names.append(name)
-            piece = read()
-            if name in shards:
-                _check_first_row(shards.read(name), piece, examples.content)
-            if name in shards or number % state.num_processes != state.process_index:
-                yield name, len(piece), None
-                continue
-            for batch in examples.batches(piece, number * self.shard_rows, self.batch_size):
-                yield name, len(piece), batch
-
-    def _predict(self, teacher: LabelingTeacher, batch: Batch) -> dict[str, np.ndarray]:
-        """``probs`` and ``variance`` [B, V, C], and the ids."""
-        found: dict[str, list[np.ndarray]] = {"probs": [], "variance": []}
-        for view in range(1 if self.views is None else self.views.number):
-            generator = ExampleGenerator(torch.from_numpy(batch.ids.copy()), self.seed, view)
-            with self._autocast(_device(teacher)):
-                prediction = teacher.predict(batch.inputs(view), self.num_samples, generator)
-            expected, found_shape = [len(batch.ids), teacher.num_classes], list(prediction.mean.shape)
-            if found_shape != expected:
-                raise UserError(
-                    f"the teacher answered with probabilities {found_shape}, and for {expected[0]} examples of "
-                    f"{expected[1]} classes they would be {expected}: its num_classes or its predict is wrong"
-                )
-            found["probs"].append(prediction.mean.float().cpu().numpy())
-            if prediction.variance is not None and self.variance != "none":
-                variance = prediction.variance.float()
-                variance = variance.sum(dim=-1, keepdim=True) if self.variance == "sum" else variance
-                found["variance"].append(variance.cpu().numpy())
-        return {name: np.stack(each, axis=1) for name, each in found.items() if each} | {"ids": batch.ids}
-
-    def _table(self, done: list[dict[str, np.ndarray]], sizes: set[tuple[int, ...]]) -> pa.Table:
-        labels = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
-        table = encoded_table(labels["probs"], labels.get("variance"), labels["ids"], self.storage, self.top_k)
-        return table.replace_schema_metadata({SIZES: json.dumps(sorted(sizes))})
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager:
-        dtype = PRECISIONS[self.mixed_precision]
-        return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    options = LabelOptions(num_samples, batch_size, seed, storage, top_k, variance, mixed_precision, shard_rows)
+    if (teacher is None) == (folds is None) or (folds is None) != (fit is None):
+        raise UserError("pass either a teacher, or folds together with fit")
+    examples = Examples(dataset, preprocessor, views)
+    teachers = getattr(teacher, "named_members", teacher)
+    if not isinstance(teachers, Mapping):
+        teachers = {name: teacher}
+    elif name is not None or examples.streamed or not teachers:
+        raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
+    for own_name, each in teachers.items():
+        own_folder = folder if own_name == name or folder is None else Path(folder, own_name)
+        if folds is None:
+            made = _labeled(examples, _loaded(each), options, own_folder, progress)
+        else:
+            made = _cross_fitted(examples, folds, fit, options, own_folder, progress)
+        table, record = _table_and_record(examples, made, held_out)
+        if examples.streamed:
+            return label_set(table, record, own_name)
+        dataset = attach_table(dataset, table, record, own_name)
+    return dataset
 
 
-def _device(teacher: Any) -> torch.device:
-    return torch.device(getattr(teacher, "device", "cpu"))
+class Made(NamedTuple):
+    """What a labeling made: the columns, with which options and by whom; how they were cross-fitted, if they were."""
+
+    answers: Answers
+    options: LabelOptions
+    teacher: dict[str, Any]
+    folds: dict[str, Any] | None = None
 
 
-def _check_first_row(shard: pa.Table, piece: datasets.Dataset, content: str | None) -> None:
-    """UserError if a finished shard is not of these rows."""
-    same_length = len(shard) == len(piece)
-    if content is not None and same_length:
-        found = content_ids(piece.with_format(None)[:1][content])
-        check_identity(shard[EXAMPLE_ID].to_numpy()[:1], found)
-    elif not same_length:
+def _loaded(teacher: LabelingTeacher | str | Path) -> LabelingTeacher:
+    if not isinstance(teacher, (str, Path)):
+        return teacher
+    from ..teachers import Teacher  # all else here knows teachers by what they answer
+
+    return Teacher.from_pretrained(teacher)
+
+
+def _labeled(
+    examples: Examples, teacher: LabelingTeacher, options: LabelOptions, folder: str | Path | None, progress: bool
+) -> Made:
+    options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
+    described = description(teacher, options.num_samples)
+    shards = Shards(folder, _plan(examples, options, described, None))
+    answers = ask(examples, teacher, options, shards, "rows", "labeling" if progress else None)
+    source = getattr(teacher, "source", None)
+    return Made(answers, options, described | ({"source": source} if source else {}))
+
+
+def _cross_fitted(
+    examples: Examples, folds: int, fit: Fit, options: LabelOptions, folder: str | Path | None, progress: bool
+) -> Made:
+    """Label each fold by a teacher of its own; finished folds are not fitted again."""
+    if examples.streamed:
+        raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
+    shards = Shards(folder, _plan(examples, options, None, folds))
+    parts, answers, teachers = _fold_indices(examples.num_rows, folds, options.seed), [], []
+    for fold, part in enumerate(parts):
+        own, name = examples.select(part), f"fold-{fold:04d}"
+        shard_names = [shard_name(name, number) for number in range(-(-len(part) // options.shard_rows))]
+        described = decided_by_main(lambda: shards.recall(name))  # noqa: B023
+        finished = decided_by_main(lambda: all(each in shards for each in shard_names))  # noqa: B023
+        if described and finished:
+            answers.append(finished_answers(own, options, shards, name))
+        else:
+            rest = np.setdiff1d(np.arange(examples.num_rows), part)
+            teacher = fit(examples.dataset.select(rest), fold)
+            described = _remembered(shards, name, fold, described, as_json(description(teacher, options.num_samples)))
+            bar_name = f"labeling fold {fold + 1} of {folds}" if progress else None
+            answers.append(ask(own, teacher, options, shards, name, bar_name))
+        teachers.append(described)
+    back = np.argsort(np.concatenate(parts))
+    table = pa.concat_tables([each.table for each in answers]).take(back)
+    whole = Answers(table, set().union(*(each.sizes for each in answers)))
+    weights = [each["weights"] for each in teachers]
+    return Made(whole, options, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
+
+
+def _remembered(shards: Shards, name: str, fold: int, before: dict | None, now: dict) -> dict:
+    """Keep a fold's teacher's description beside the shards; UserError if another teacher began to label the fold."""
+    difference = before and first_difference(before, now, "teacher")
+    if difference:
         raise UserError(
-            f"a finished shard has {len(shard)} rows, and the dataset {len(piece)} in its place: it is of another "
-            "dataset; pass another folder"
+            f"fold {fold + 1} is labeled in part by a teacher of another {difference}: fit must give the "
+            f"same teacher again; pass another folder, or delete {shards.folder}"
         )
+    shards.remember(name, now)
+    return now
+
+
+def _fold_indices(num_rows: int, folds: int, seed: int) -> list[np.ndarray]:
+    if not 2 <= folds <= num_rows:
+        raise UserError(f"folds must be between 2 and the number of rows ({num_rows}), and it is {folds}")
+    order = np.random.default_rng(seed).permutation(num_rows)
+    return [np.sort(part) for part in np.array_split(order, folds)]
+
+
+def _plan(
+    examples: Examples, options: LabelOptions, teacher: dict[str, Any] | None, folds: int | None
+) -> dict[str, Any]:
+    """All that decides the labels, as JSON; ``teacher`` is ``None`` where each fold has its own."""
+    dataset = examples.dataset
+    return {
+        "teacher": teacher,
+        "folds": folds,
+        "rows": examples.num_rows,
+        "dataset": dataset.info.dataset_name,
+        "split": None if dataset.split is None else str(dataset.split),
+        **asdict(options),
+        **examples.settings,
+    }
+
+
+def _table_and_record(
+    examples: Examples, made: Made, held_out: dict[str, float] | None
+) -> tuple[pa.Table, LabelRecord]:
+    (table, sizes), options = made.answers, made.options
+    if examples.content is None:
+        table = table.drop_columns([EXAMPLE_ID])
+    record = make_record(
+        made.teacher,
+        examples.dataset,
+        num_samples=options.num_samples,
+        seed=options.seed,
+        storage=options.storage,
+        content_column=examples.content,
+        example_ids=None if examples.content is None else table[EXAMPLE_ID].to_numpy(),
+        rows=len(table),
+        image_size=list(*sizes) if len(sizes) == 1 else None,
+        folds=made.folds,
+        mixed_precision=options.mixed_precision,
+        held_out=held_out,
+        **examples.settings,
+    )
+    return table, record

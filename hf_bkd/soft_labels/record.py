@@ -1,31 +1,195 @@
-"""What made a set of soft labels: a record that travels with them, so that nothing has to be told twice."""
+"""The record of what made a set of soft labels, which travels with them so that nothing is configured twice.
+
+It is stored as JSON. :class:`LabelRecord` and its parts name the keys that the library reads; keys that other versions
+or users add are kept as they are.
+"""
 
 import json
 import math
-import re
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 import datasets
 import numpy as np
 
+from ..data.views import Views
 from ..utils.errors import UserError
-from .identity import fingerprint
+from .identity import class_names, fingerprint, origin
 
 FORMAT = 1
-MOST = 10**6  # classes or views: a record can't ask its reader for more memory than that
-LABELS = ("label", "labels", "label_ids")
+LARGEST_COUNT = 2**31  # a record can't ask its reader for more memory than that
+NO_RECORD = (
+    "teacher_provenance holds no record of this library (format, temperature, tempering, ...): label again with "
+    "add_soft_labels"
+)
 
 
-def make_provenance(
-    teacher: dict,
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A JSON object and, as attributes, those of its keys that the library reads; ``None`` for missing ones.
+
+    Args:
+        json: the whole object, with keys of other versions.
+    """
+
+    json: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`."""
+        return cls._read(content)
+
+    @classmethod
+    def _read(cls, content: dict[str, Any], **converted: Any) -> Self:
+        known = {each.name for each in fields(cls)} - {"json"}
+        return cls(json=content, **{name: value for name, value in content.items() if name in known} | converted)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object as it is stored."""
+        return self.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecord(Part):
+    """What ``teacher.describe()`` said; see the arguments of each kind of teacher for more.
+
+    Args:
+        method: the kind of teacher.
+        num_classes: C.
+        weights: hash of the weights and the posterior.
+        num_draws: how many draws it averages, where that isn't what its kind implies (see :meth:`draws`).
+        link: how a Laplace teacher averages; only ``"mc"`` draws.
+        members: the descriptions of the teachers that it is made of.
+        source: repository and commit on the Hub, or the folder's name.
+        record: how it was fitted; ``record["validation"]`` are its metrics on examples held out from it.
+    """
+
+    method: str | None = None
+    num_classes: int | None = None
+    weights: str | None = None
+    num_draws: int | None = None
+    link: str | None = None
+    members: list[dict[str, Any]] | None = None
+    source: dict[str, str] | None = None
+    record: dict[str, Any] | None = None
+
+    def draws(self, num_samples: int) -> int:
+        """How many draws it averages when asked for S: as it says, or else by the rule for the kinds of format 1."""
+        if self.num_draws is not None:
+            return self.num_draws
+        if self.members:
+            return len(self.members) * max(self.from_json(each).draws(num_samples) for each in self.members)
+        return 1 if self.method == "deterministic" or self.link not in (None, "mc") else num_samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecord(Part):
+    """Which examples were labeled.
+
+    Args:
+        name, repository, revision, split: where they are from.
+        rows: their number N.
+        content_column: the column that ``example_id`` hashes.
+        fingerprint: hash of the set of ids.
+        repeated_ids: N less the number of distinct ids.
+        image_size: [channels, height, width] of the images before anything is done to them, if they have one size.
+    """
+
+    name: str | None = None
+    repository: str | None = None
+    revision: str | None = None
+    split: str | None = None
+    rows: int | None = None
+    content_column: str | None = None
+    fingerprint: str | None = None
+    repeated_ids: int | None = None
+    image_size: list[int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRecord(Part):
+    """What made a set of soft labels.
+
+    Args:
+        temperature: T_t > 0 of the probabilities.
+        tempering: ``"per_sample"`` or ``"post_average"``; see :class:`~hf_bkd.Teacher`.
+        teacher: what labeled.
+        dataset: what was labeled.
+        num_samples: S, the draws that the teacher was asked for.
+        seed: of the draws.
+        storage: of the columns; see `storage`.
+        views: ``Views.to_dict()``; ``None`` for the example as it is.
+        folds: of cross-fitted labels: ``number``, ``seed`` and the ``weights`` of each teacher.
+        class_names: in order.
+        preprocessing: what turned rows into inputs (mean and standard deviation of images), where that is known.
+        mixed_precision: of the teacher's passes, ``"bf16"`` or ``"fp16"``.
+        held_out: the teacher's metrics on examples that it was not fitted on.
+        versions: of the libraries.
+    """
+
+    temperature: float
+    tempering: str
+    teacher: TeacherRecord
+    dataset: DatasetRecord
+    num_samples: int | None = None
+    seed: int | None = None
+    storage: str | None = None
+    views: dict[str, Any] | None = None
+    folds: dict[str, Any] | None = None
+    class_names: list[str] | None = None
+    preprocessing: dict[str, Any] | None = None
+    mixed_precision: str | None = None
+    held_out: dict[str, float | None] | None = None
+    versions: dict[str, str] | None = None
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """The inverse of :meth:`to_json`; UserError for what is no record or of a later format."""
+        try:
+            written_in = content["format"]
+            readable = written_in != FORMAT or _is_readable(content)
+        except (KeyError, TypeError, OverflowError):
+            readable = False
+        if not readable:
+            raise UserError(NO_RECORD)
+        if written_in != FORMAT:
+            raise UserError(
+                f"the soft labels are of format {written_in}, and this version of hf_bkd reads format {FORMAT}"
+            )
+        numbers = {name: content.get(name) for name in ("num_samples", "seed")}
+        return cls._read(
+            content,
+            temperature=float(content["temperature"]),
+            teacher=TeacherRecord.from_json(content.get("teacher") or {}),
+            dataset=DatasetRecord.from_json(content.get("dataset") or {}),
+            **{name: number if _is_whole(number) else None for name, number in numbers.items()},
+        )
+
+    @property
+    def num_views(self) -> int:
+        """V, 1 for the example as it is."""
+        return (self.views or {}).get("number") or 1
+
+    @property
+    def draws(self) -> int | None:
+        """How many draws the probabilities average; ``None`` if that is not known."""
+        return None if self.num_samples is None else self.teacher.draws(self.num_samples)
+
+    def shown_views(self) -> Views | None:
+        """The views that were labeled; UserError for some that this version can't show."""
+        return Views.from_dict(self.views) if self.views else None
+
+
+def make_record(
+    teacher: dict[str, Any],
     dataset: datasets.Dataset | datasets.IterableDataset,
     *,
     num_samples: int,
     seed: int,
     storage: str,
     content_column: str | None,
-    preprocessing: dict | None,
+    preprocessing: dict | None = None,
     example_ids: np.ndarray | None = None,
     rows: int | None = None,
     image_size: list[int] | None = None,
@@ -33,25 +197,17 @@ def make_provenance(
     folds: dict | None = None,
     mixed_precision: str | None = None,
     held_out: dict | None = None,
-) -> dict:
-    """The record stored with labels: plain JSON.
+) -> LabelRecord:
+    """The record of labels that were just made.
 
     Args:
-        teacher: ``teacher.describe()``.
+        teacher: its description.
         dataset: what was labeled.
-        num_samples: S.
-        seed: of the draws.
-        storage: of the columns.
-        content_column: the column that ``example_id`` hashes.
-        preprocessing: what turned rows into inputs (mean and standard deviation for images), where it says so.
         example_ids: int64 [N], of the rows.
         rows: their number N; that of the dataset if not given.
-        image_size: [channels, height, width] of the images before anything is done to them, if they have one size.
-        views: ``Views.to_dict()``, if several views were labeled or one that is not the example as it is.
-        folds: how the labels were cross-fitted.
-        mixed_precision: of the teacher's passes, ``"bf16"`` or ``"fp16"``.
-        held_out: how good the teacher is: metrics on examples that it was not fitted on; what its own record says if
-            not given.
+        held_out: what the teacher's own record says if not given.
+
+    All others are fields of :class:`LabelRecord` and :class:`DatasetRecord`.
     """
     names = class_names(dataset.features)
     record = {
@@ -65,7 +221,7 @@ def make_provenance(
         "views": views,
         "folds": folds,
         "dataset": {
-            **_origin(dataset),
+            **origin(dataset),
             "split": None if dataset.split is None else str(dataset.split),
             "rows": len(dataset) if rows is None else rows,
             "content_column": content_column,
@@ -79,15 +235,16 @@ def make_provenance(
         "held_out": held_out or (teacher.get("record") or {}).get("validation"),
         "versions": {name: version(name) for name in ("hf_bkd", "torch", "transformers", "datasets")},
     }
-    return as_json(record)
+    return LabelRecord.from_json(as_json(record))
 
 
-def num_draws(teacher: dict[str, Any], num_samples: int) -> int:
-    """How many draws a described teacher averages when it is asked for S: an ensemble has S of each member."""
-    if teacher.get("members"):
-        return len(teacher["members"]) * max(num_draws(member, num_samples) for member in teacher["members"])
-    single = teacher.get("method") == "deterministic" or teacher.get("link", "mc") != "mc"
-    return 1 if single else num_samples
+def description(teacher: Any, num_samples: int) -> dict[str, Any]:
+    """What a record says of a teacher that is asked for S draws: ``describe()`` and, if need be, how many it makes."""
+    described = teacher.describe()
+    num_draws = teacher.num_draws(num_samples) if hasattr(teacher, "num_draws") else None
+    if num_draws in (None, TeacherRecord.from_json(described).draws(num_samples)):
+        return described
+    return described | {"num_draws": num_draws}
 
 
 def as_json(value: Any) -> Any:
@@ -99,96 +256,47 @@ def as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _origin(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, str | None]:
-    """A dataset's name and, if it is from the Hub, its repository and commit."""
-    sources = [*(dataset.info.download_checksums or ()), ""]
-    found = re.match(r"hf://datasets/([^@]+)@([^/]+)/", str(sources[0]))
-    repository, revision = found.groups() if found else (None, None)
-    return {"name": dataset.info.dataset_name, "repository": repository, "revision": revision}
+def encode_record(record: LabelRecord) -> str:
+    """The record as the text that is stored."""
+    return json.dumps(record.to_json(), sort_keys=True)
 
 
-def encode_provenance(provenance: dict) -> str:
-    """The record as JSON; UserError if :func:`decode_provenance` could not read it back."""
-    encoded = json.dumps(provenance, sort_keys=True)
-    _decode(encoded)
-    return encoded
-
-
-def decode_provenance(feature: object) -> dict:
-    """The record inside a provenance column's feature; UserError if it is none of ours."""
+def decode_record(feature: object) -> LabelRecord:
+    """The record inside the feature of its column; UserError if it is none of ours."""
     names = getattr(feature, "names", None)
-    return _decode(names[0] if names else "")
-
-
-def _decode(encoded: str) -> dict:
     try:
-        record = json.loads(encoded)
-        known = record["format"]
-        readable = known != FORMAT or _is_readable(record)
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
-        readable = False
-    if not readable:
-        raise UserError(
-            "teacher_provenance holds no record of this library (format, temperature, tempering, ...): label again "
-            "with add_soft_labels"
-        )
-    if known != FORMAT:
-        raise UserError(f"the soft labels are of format {known}, and this version of hf_bkd reads format {FORMAT}")
-    return record
+        content = json.loads(names[0])
+    except (IndexError, TypeError, ValueError, RecursionError):
+        raise UserError(NO_RECORD) from None
+    return LabelRecord.from_json(content)
 
 
-def _is_readable(record: dict[str, Any]) -> bool:
-    """Whether all that is read from a record later is of the kind that it should be."""
-    parts = {name: record.get(name) or {} for name in ("teacher", "dataset", "preprocessing", "views", "held_out")}
-    names = record.get("class_names")
+def _is_readable(content: dict[str, Any]) -> bool:
+    """Whether all that is read from a record later has the type that it should have."""
+    objects = {name: content.get(name) or {} for name in ("teacher", "dataset", "preprocessing", "views", "held_out")}
+    temperature = content["temperature"]
     return (
-        _is_number(record["temperature"])
-        and 0 < float(record["temperature"]) < float("inf")
-        and isinstance(record["tempering"], str)
-        and all(isinstance(part, dict) for part in parts.values())
-        and all(_is_count(parts[part].get(key)) for part, key in (("teacher", "num_classes"), ("views", "number")))
-        and _is_count(parts["dataset"].get("repeated_ids"), 0)
-        and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))
+        isinstance(temperature, (int, float))
+        and not isinstance(temperature, bool)
+        and 0 < float(temperature) < math.inf
+        and isinstance(content["tempering"], str)
+        and all(isinstance(each, dict) for each in objects.values())
+        and _is_count(objects["teacher"].get("num_classes"))
+        and _is_count(objects["teacher"].get("num_draws"))
+        and _are(dict, objects["teacher"].get("members"))
+        and _is_count(objects["views"].get("number"))
+        and _is_count(objects["dataset"].get("repeated_ids"), 0)
+        and _are(str, content.get("class_names"))
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _are(kind: type, values: Any) -> bool:
+    return values is None or (isinstance(values, list) and all(isinstance(value, kind) for value in values))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_count(value: Any, least: int = 1) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31)
-
-
-def class_names(features: datasets.Features) -> list[str] | None:
-    """Names of the classes in order, from the label column's feature; ``None`` if it has no names."""
-    for name in ("label", "labels", "fine_label"):
-        if isinstance(features.get(name), datasets.ClassLabel):
-            return list(features[name].names)
-    return None
-
-
-def check_class_count(what: str, num_classes: int, features: datasets.Features) -> None:
-    """UserError if ``what`` has another number of classes than the label column, or than all that might be one."""
-    own = {n: f.num_classes for n, f in features.items() if isinstance(f, datasets.ClassLabel) and "teacher" not in n}
-    own = {name: count for name, count in own.items() if name in LABELS} or own
-    if own and num_classes not in own.values():
-        found = " and ".join(f"{name} has {count}" for name, count in own.items())
-        raise UserError(
-            f"{what} has {num_classes} classes and the dataset's column {found}: label it with a teacher of its "
-            "classes"
-        )
-
-
-def check_class_names(provenance: dict | None, features: datasets.Features) -> None:
-    """UserError if the dataset names its classes differently, or in another order, than the labeled one did."""
-    theirs, ours = (provenance or {}).get("class_names"), class_names(features)
-    if theirs is None or ours is None or theirs == ours:
-        return
-    where = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), None)
-    difference = (
-        f"{len(theirs)} classes against {len(ours)}"
-        if where is None
-        else f"class {where} is {theirs[where]!r} there and {ours[where]!r} here"
-    )
-    raise UserError(f"the soft labels were made for other classes than the dataset's: {difference}; label it again")
+    return value is None or (_is_whole(value) and least <= value < LARGEST_COUNT)

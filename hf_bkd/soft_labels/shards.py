@@ -1,4 +1,4 @@
-"""Finished pieces of a labeling, kept so that an interrupted one goes on where it stopped.
+"""Finished pieces of a labeling are kept, so that an interrupted one goes on where it stopped.
 
 A shard is an Arrow stream of some rows' columns. Its file appears under its name in one step, and the name ends in a
 checksum of its content, so that one that was cut off or damaged can't be taken for whole.
@@ -19,6 +19,8 @@ from ..utils.files import write_bytes, write_json
 from ..utils.processes import processes
 from .record import as_json
 
+PLAN_FILE = "labelling.json"  # spelled so in folders that earlier versions left
+
 
 class Shards:
     """Tables by name, in a folder that outlives the process, or in memory.
@@ -37,7 +39,7 @@ class Shards:
         self._files: dict[str, Path] = {}
         if self.folder is not None:
             if processes().is_main_process:
-                with _told_if_full(self.folder):
+                with _error_if_full(self.folder):
                     self._begin(as_json(plan))
             processes().wait_for_everyone()
             self._look()
@@ -46,7 +48,7 @@ class Shards:
         for kind in ("arrow", "json"):
             for leftover in self.folder.glob(f".*.{kind}.*"):  # of a process that was killed while it wrote
                 leftover.unlink(missing_ok=True)
-        file = self.folder / "labeling.json"
+        file = self.folder / PLAN_FILE
         if not file.is_file():
             write_json(file, plan)
             return
@@ -54,21 +56,22 @@ class Shards:
             before = json.loads(file.read_text())
         except (ValueError, RecursionError):
             raise UserError(f"{file} is damaged: delete {self.folder} and label again") from None
-        found = first_difference(before, plan)
-        if found:
+        difference = first_difference(before, plan)
+        if difference:
             raise UserError(
-                f"{self.folder} holds an unfinished labeling with another {found}: pass another folder, or delete it"
+                f"{self.folder} holds an unfinished labeling with another {difference}: pass another folder, or "
+                "delete it"
             )
 
     def _look(self) -> None:
-        """Which shards are there."""
+        """See which shards are there."""
         self._files = {file.stem.rpartition("-")[0]: file for file in sorted(self.folder.glob("[!.]*.arrow"))}
 
     def __contains__(self, name: str) -> bool:
         return name in self._written or name in self._files
 
     def write(self, name: str, table: pa.Table) -> None:
-        """UserError if there is no space left; shards that were finished before stay."""
+        """Keep a table; UserError if there is no space left, and shards that were finished before stay."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
@@ -76,7 +79,7 @@ class Shards:
         if self.folder is None:
             self._written[name] = content
             return
-        with _told_if_full(self.folder):
+        with _error_if_full(self.folder):
             file = self.folder / f"{name}-{_checksum(content)}.arrow"
             write_bytes(file, content)
             self._files[name] = file
@@ -84,11 +87,11 @@ class Shards:
     def remember(self, name: str, content: dict[str, Any]) -> None:
         """Keep a small note beside the shards, in a folder."""
         if self.folder is not None and processes().is_main_process:
-            with _told_if_full(self.folder):
+            with _error_if_full(self.folder):
                 write_json(self.folder / f"{name}.json", as_json(content))
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """What :meth:`remember` kept under this name, if it did; UserError if it is damaged."""
+        """The note that :meth:`remember` kept under this name, if there is one; UserError if it is damaged."""
         file = None if self.folder is None else self.folder / f"{name}.json"
         if file is None or not file.is_file():
             return None
@@ -100,7 +103,7 @@ class Shards:
             ) from None
 
     def share(self) -> None:
-        """Wait until all processes have written theirs, and let each have all."""
+        """Wait until all processes have written their shards, and let each have all."""
         if self.folder is None and processes().num_processes > 1:
             self._written = dict(gather_object(list(self._written.items())))
         processes().wait_for_everyone()
@@ -108,7 +111,7 @@ class Shards:
             self._look()
 
     def read(self, name: str) -> pa.Table:
-        """UserError if the file is not what was written."""
+        """The table of this name; UserError if the file is not what was written."""
         content, file = self._written.get(name), self._files.get(name)
         if content is None:
             if file is None or not file.is_file():
@@ -124,20 +127,16 @@ class Shards:
 
 def first_difference(before: Any, now: Any, name: str = "setting") -> str | None:
     """Where two JSON contents differ first, in words; ``None`` if they don't."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return next(
-            (
-                found
-                for key in dict.fromkeys([*now, *before])
-                if (found := first_difference(before.get(key), now.get(key), key.replace("_", " ")))
-            ),
-            None,
-        )
-    return None if before == now else f"{name} ({before!r} there, {now!r} here)"
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return None if before == now else f"{name} ({before!r} there, {now!r} here)"
+    keys = dict.fromkeys([*now, *before])
+    inner = (first_difference(before.get(key), now.get(key), key.replace("_", " ")) for key in keys)
+    return next(filter(None, inner), None)
 
 
 @contextmanager
-def _told_if_full(folder: Path) -> Iterator[None]:
+def _error_if_full(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into a UserError that says what to do."""
     try:
         yield
     except OSError as error:

@@ -1,21 +1,28 @@
-"""Soft labels on the Hub: an ordinary dataset with a card that says what made them and how to use them."""
+"""Soft labels are shared on the Hub as an ordinary dataset, with a card on what made them and how to use them."""
 
 import re
 from typing import Any
 
 import datasets
+import numpy as np
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
+from matplotlib.figure import Figure
 
 from ..hub.cards import CITATION, METRICS, shown
 from ..hub.transfer import made_repository, pushing_to
+from ..metrics import entropy
+from ..reports.plotting import PALETTE, png, style
 from ..utils.errors import UserError
-from .columns import bytes_per_example, only_soft_labels
-from .histogram import confidence_histogram
-from .layout import Layout, read_provenance, teachers_of
+from ..utils.markdown import escaped
+from .columns import Layout, read_record, teachers_of
+from .reading import bytes_per_example, read
+from .record import LabelRecord
+from .writing import only_soft_labels
 
 TAGS = ["hf_bkd", "knowledge-distillation", "soft-labels"]
 SECTION = "<!-- soft labels of the configuration {} -->\n"
 END = "<!-- end of soft labels -->\n"
+ROWS_SHOWN = 20_000  # in the histograms at most, evenly spaced
 
 
 def push_soft_labels(
@@ -30,8 +37,8 @@ def push_soft_labels(
 ) -> None:
     """Push a labeled dataset to the Hub, with a card; ``datasets.load_dataset`` reads it.
 
-    The configuration is written anew, with all of its splits; others and the card's own text are kept. Labels and
-    card are two commits: if the second fails, the same call repeats both.
+    The configuration is replaced, with all of its splits; other configurations and the rest of the card stay. Labels
+    and card are two commits: if the second fails, the same call repeats both.
 
     Args:
         dataset: with soft labels; the splits of a ``DatasetDict`` must carry the same record, so push a labeled
@@ -39,7 +46,7 @@ def push_soft_labels(
         repo_id: of the dataset repository, made if need be.
         config_name: of the configuration in it.
         split: its name, for a single dataset; its own or "train" if not given.
-        labels_only: leave images and texts behind; :func:`~hf_bkd.join_soft_labels` finds them again.
+        labels_only: push no images or texts; :func:`~hf_bkd.join_soft_labels` finds them again.
         private: whether a new repository is; True is refused for one that is public already.
 
     Raises:
@@ -77,11 +84,11 @@ def push_soft_labels(
 
 
 def label_card(dataset: datasets.Dataset, repo_id: str, config_name: str = "default", split: str = "train") -> str:
-    """What a card says of a dataset's soft labels, in Markdown; UserError if they don't say what made them."""
+    """The text of a dataset's card on its soft labels, in Markdown; UserError if they have no record."""
     parts = [f"# {repo_id.rpartition('/')[2]}: soft labels\n"]
     for teacher in teachers_of(dataset.column_names):
         layout = Layout.of(dataset.features, teacher)
-        if layout.provenance is None:
+        if layout.record is None:
             raise UserError(
                 f"{layout.name} has no teacher_provenance, and labels of unknown origin aren't to be shared"
             )
@@ -92,11 +99,11 @@ def label_card(dataset: datasets.Dataset, repo_id: str, config_name: str = "defa
 
 
 def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
-    record = layout.provenance
-    held_out = record.get("held_out") or {}
-    facts = facts_of(record) | {"bytes of probabilities a row, all views and teachers": f"{size:.4g}"}
+    held_out = layout.record.held_out or {}
+    facts = facts_of(layout.record) | {"bytes of probabilities a row, all views and teachers": f"{size:.4g}"}
     rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in facts.items())
-    lines = [f"## {'The teacher' if teacher is None else f'Teacher `{teacher}`'}\n", f"| | |\n| --- | --- |\n{rows}\n"]
+    heading = "The teacher" if teacher is None else f"Teacher {escaped(teacher)}"
+    lines = [f"## {heading}\n", f"| | |\n| --- | --- |\n{rows}\n"]
     if held_out:
         names = [name for name in METRICS if name in held_out]
         table = [names, ["---"] * len(names), [shown(held_out[name]) for name in names]]
@@ -105,35 +112,57 @@ def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
     return "\n".join(lines)
 
 
-def facts_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What a record says, by names that people read."""
-    teacher, data, views = record["teacher"], record["dataset"], record["views"] or {}
-    source = teacher.get("source") or {}
+def facts_of(record: LabelRecord) -> dict[str, Any]:
+    """What a record says, by names that people read; without what it doesn't say."""
+    teacher, data, views = record.teacher, record.dataset, record.views or {}
     facts = {
-        "teacher": teacher.get("method"),
-        "from": " at ".join(str(value) for value in source.values()),
-        "weights (hash)": teacher.get("weights"),
-        "draws of its posterior": None if teacher.get("method") == "deterministic" else record["num_samples"],
-        "temperature": f"{record['temperature']:g} ({record['tempering'].replace('_', ' ')})",
-        "cross-fitted": f"{record['folds']['number']} folds" if record["folds"] else None,
+        "teacher": teacher.method,
+        "from": " at ".join(map(str, (teacher.source or {}).values())),
+        "weights (hash)": teacher.weights,
+        "draws of its posterior": None if teacher.method == "deterministic" else record.num_samples,
+        "temperature": f"{record.temperature:g} ({record.tempering.replace('_', ' ')})",
+        "cross-fitted": f"{record.folds['number']} folds" if record.folds else None,
         "views of each example": views.get("number"),
-        "views made by": "; ".join(map(_told, views.get("transforms", []))),
+        "views made by": "; ".join(map(_in_words, views.get("transforms", []))),
         "views' seed": views.get("seed"),
-        "preprocessing": record["preprocessing"],
-        "classes": teacher.get("num_classes"),
-        "labeled dataset": data.get("repository") or data.get("name"),
-        "its revision": data.get("revision"),
-        "split": data.get("split"),
-        "examples": data.get("rows"),
-        "fingerprint of the examples": data.get("fingerprint"),
-        "storage": record["storage"],
-        "seed": record["seed"],
-        "made with": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
+        "preprocessing": record.preprocessing,
+        "classes": teacher.num_classes,
+        "labeled dataset": data.repository or data.name,
+        "its revision": data.revision,
+        "split": data.split,
+        "examples": data.rows,
+        "fingerprint of the examples": data.fingerprint,
+        "storage": record.storage,
+        "seed": record.seed,
+        "made with": ", ".join(f"{name} {version}" for name, version in (record.versions or {}).items()),
     }
     return {name: value for name, value in facts.items() if value not in (None, "", {})}
 
 
-def _told(transform: dict[str, Any]) -> str:
+def confidence_histogram(dataset: datasets.Dataset) -> tuple[bytes, str]:
+    """A PNG of how often each confidence and each entropy occurs, one color a teacher, and its caption."""
+    rows = np.linspace(0, len(dataset) - 1, min(ROWS_SHOWN, len(dataset))).round().astype(int)
+    some, teachers = dataset.select(rows), teachers_of(dataset.column_names)
+    with style():
+        figure = Figure(figsize=(9, 3))
+        confidence, uncertainty = figure.subplots(1, 2)
+        for teacher, color in zip(teachers, PALETTE * 10, strict=False):
+            labels = read(some, teacher)
+            probs = labels.probs.reshape(-1, labels.num_classes)
+            look = {"density": True, "histtype": "stepfilled", "color": color, "alpha": 0.5}
+            look["label"] = teacher or "teacher"
+            confidence.hist(probs.amax(dim=1).numpy(), bins=np.linspace(0, 1, 41), **look)
+            uncertainty.hist(entropy(probs).numpy(), bins=np.linspace(0, np.log(labels.num_classes), 41), **look)
+        confidence.set(xlabel="probability of the likeliest class", ylabel="density", xlim=(0, 1))
+        uncertainty.set(xlabel="entropy, nats", xlim=(0, None))
+        if teachers != [None]:
+            uncertainty.legend()
+        content = png(figure)
+    rows_shown = f"{len(rows)} of the {len(dataset)} rows" if len(rows) < len(dataset) else "all rows"
+    return content, f"How sure the labels are, over {rows_shown} and all their views; at most ln C nats."
+
+
+def _in_words(transform: dict[str, Any]) -> str:
     parameters = ", ".join(f"{name}={value}" for name, value in transform.items() if name != "name")
     return f"{transform['name']}({parameters})"
 
@@ -142,12 +171,12 @@ def _usage(dataset: datasets.Dataset, repo_id: str, config_name: str, split: str
     name = "" if config_name == "default" else f', "{config_name}"'
     load = [f'labels = load_dataset("{repo_id}"{name}, split="{split}")']
     alone = len(only_soft_labels(dataset).column_names) == len(dataset.column_names)
-    record = next(iter(read_provenance(dataset.features, teacher) for teacher in teachers_of(dataset.column_names)))
+    record = read_record(dataset.features, teachers_of(dataset.column_names)[0])
     if alone:
         load.append("train = join_soft_labels(images, labels)  # your own copy of them, in any order")
-    given = "train" if alone else "labels"
-    if record["dataset"].get("image_size"):
-        load.append(f"train = BatchedDataset.from_images({given}, ImagePreprocessor.for_model(student))")
+    if record.dataset.image_size:
+        images = "train" if alone else "labels"
+        load.append(f"train = BatchedDataset.from_images({images}, ImagePreprocessor.for_model(student))")
     elif not alone:
         load[0] = load[0].replace("labels =", "train =")
     needed = ["DistillationTrainer", *(name for name in ("ImagePreprocessor", "BatchedDataset") if name in load[-1])]
@@ -163,14 +192,14 @@ def _usage(dataset: datasets.Dataset, repo_id: str, config_name: str, split: str
 
 
 def _with_section(text: str, config_name: str, section: str) -> str:
-    """The card's text with this configuration's section put in its place, or at the end."""
+    """The card's text with this configuration's section in the place of the older one, or at the end."""
     begin = SECTION.format(config_name)
-    found = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
+    older = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
     new = begin + section + END
-    return found.sub(lambda _: new, text) if found.search(text) else f"{text.rstrip()}\n\n{new}".lstrip()
+    return older.sub(lambda _: new, text) if older.search(text) else f"{text.rstrip()}\n\n{new}".lstrip()
 
 
 def _size(rows: int) -> str:
-    """The Hub's name of how many rows there are."""
+    """The Hub's category for a number of rows."""
     limits = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
     return next((name for limit, name in limits.items() if rows < limit), "n>10M")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 
 STORAGES = ("float16", "float32", "uint8", "top_k")
@@ -27,12 +28,6 @@ EXACT = "float32"
 SUM_TOLERANCE = 5e-3
 
 Parts = dict[str, Any]  # arrays or tensors [..., L] by name
-
-
-def check_storage(storage: str) -> None:
-    """UserError unless ``storage`` is one of ``STORAGES``."""
-    if storage not in STORAGES:
-        raise UserError(f"storage is {storage!r}; it must be one of {', '.join(STORAGES)}")
 
 
 def encode(probs: np.ndarray, storage: str, top_k: int = 10) -> dict[str, np.ndarray]:
@@ -46,20 +41,19 @@ def encode(probs: np.ndarray, storage: str, top_k: int = 10) -> dict[str, np.nda
     Raises:
         UserError: an unknown storage, or ``top_k`` below 1.
     """
-    check_storage(storage)
+    check_choice(STORAGES, storage=storage)
     probs = np.asarray(probs)
     if storage == "uint8":
         return {"probs": np.rint(255 * np.sqrt(probs.astype(np.float64))).clip(0, 255).astype(np.uint8)}
     if storage != "top_k":
         return {"probs": probs.astype(storage)}
-    if top_k < 1:
-        raise UserError(f"top_k must be at least 1, and it is {top_k}")
+    check_count(top_k=top_k)
     classes = np.argsort(-probs, axis=-1, kind="stable")[..., :top_k]
-    kept = np.take_along_axis(probs.astype(np.float64), classes, axis=-1)
-    tail = (probs.sum(axis=-1, dtype=np.float64, keepdims=True) - kept.sum(axis=-1, keepdims=True)).clip(0, 1)
+    largest = np.take_along_axis(probs.astype(np.float64), classes, axis=-1)
+    tail = (probs.sum(axis=-1, dtype=np.float64, keepdims=True) - largest.sum(axis=-1, keepdims=True)).clip(0, 1)
     return {
         "classes": classes.astype(np.uint8 if probs.shape[-1] <= 256 else np.int32),
-        "probs": kept.astype(np.float16),
+        "probs": largest.astype(np.float16),
         "tail": tail.astype(np.float16),
     }
 
@@ -67,12 +61,12 @@ def encode(probs: np.ndarray, storage: str, top_k: int = 10) -> dict[str, np.nda
 def decode(parts: Mapping[str, Tensor], num_classes: int) -> Tensor:
     """Probabilities float32 [..., C] of the stored tensors [..., L], on their device.
 
-    Those of ``float32`` and ``float16`` are handed out as they are stored; the others sum to one.
+    Those of ``float32`` and ``float16`` are returned as they are stored; the others sum to one.
     """
     if "classes" in parts:
-        kept, tail, classes = parts["probs"].float(), parts["tail"].float(), parts["classes"].long()
-        spread = tail / max(num_classes - classes.shape[-1], 1)
-        probs = spread.expand(*classes.shape[:-1], num_classes).scatter(-1, classes, kept)
+        largest, tail, classes = parts["probs"].float(), parts["tail"].float(), parts["classes"].long()
+        share = tail / max(num_classes - classes.shape[-1], 1)
+        probs = share.expand(*classes.shape[:-1], num_classes).scatter(-1, classes, largest)
     elif parts["probs"].dtype == torch.uint8:
         probs = parts["probs"].float().square()
     else:
@@ -81,7 +75,7 @@ def decode(parts: Mapping[str, Tensor], num_classes: int) -> Tensor:
 
 
 def check_parts(parts: Mapping[str, Tensor], num_classes: int) -> None:
-    """UserError naming the first of the rows [N, ...] that does not hold one distribution, or one for each view."""
+    """Refuse rows [N, ...] that don't hold one distribution, or one for each view, with a UserError on the first."""
     probs = parts["probs"]
     if num_classes < 2 or ("classes" not in parts and probs.shape[-1] != num_classes):
         raise UserError(
@@ -112,15 +106,15 @@ def check_parts(parts: Mapping[str, Tensor], num_classes: int) -> None:
 
 
 def _refuse_where(problems: dict[str, Tensor], sums: Tensor | None = None, lowest: Tensor | None = None) -> None:
-    for problem, found in problems.items():
-        if not found.any():
+    for problem, wrong in problems.items():
+        if not wrong.any():
             continue
-        at = tuple(torch.nonzero(found)[0].tolist())
-        view = f", view {at[1]}," if len(at) > 1 and found.shape[1] > 1 else ""
-        figures = {"sum": sums, "minimum": lowest}
-        told = [f"{name} {values[at].item():.4g}" for name, values in figures.items() if values is not None]
-        told.append(f"{int(found.reshape(len(found), -1).any(dim=1).sum())} such rows")
+        at = tuple(torch.nonzero(wrong)[0].tolist())
+        view = f", view {at[1]}," if len(at) > 1 and wrong.shape[1] > 1 else ""
+        numbers = {"sum": sums, "minimum": lowest}
+        details = [f"{name} {values[at].item():.4g}" for name, values in numbers.items() if values is not None]
+        details.append(f"{int(wrong.reshape(len(wrong), -1).any(dim=1).sum())} such rows")
         raise UserError(
-            f"row {at[0]}{view} of the soft labels {problem} ({', '.join(told)}): pass class probabilities, "
+            f"row {at[0]}{view} of the soft labels {problem} ({', '.join(details)}): pass class probabilities, "
             "not logits or counts, and label again"
         )

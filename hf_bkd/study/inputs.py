@@ -22,7 +22,6 @@ from ..models.classifier import create_classifier
 from ..models.perceptron import Perceptron
 from ..soft_labels.identity import content_column, dataset_ids
 from ..training.batched_dataset import BatchedDataset
-from ..training.batched_texts import BatchedTexts
 from ..utils.errors import UserError
 
 ALL_LAYERS = "all-layers"
@@ -44,7 +43,7 @@ class Images:
 
     def views(self, seed: int, number: int | None = None) -> Views | None:
         """The augmented views that networks see, if they do; a new one each epoch if their number is not given."""
-        return Views(CropAndFlip(), number=number, seed=seed) if self.augment else None
+        return Views(CropAndFlip(), num_views=number, seed=seed) if self.augment else None
 
     def batched(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
@@ -88,7 +87,7 @@ class Texts:
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
-        return BatchedTexts.from_texts(dataset, self.preprocess, device)
+        return BatchedDataset.from_texts(dataset, self.preprocess, device)
 
     def network(
         self,

@@ -77,6 +77,7 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
         records = _run_here(study, options, args, cells)
     results = {
         "recipe": study.name,
+        "kind": "study" if study.students else "teachers",
         "dataset": bare_name(options.dataset),
         "note": study.note,
         "reference": study.reference,

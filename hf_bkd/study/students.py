@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..hub.cards import write_student_card
 from ..metrics import agreement, classification_metrics, reliability
 from ..reports.results import MEASURES
-from ..soft_labels.columns import bytes_per_example
+from ..soft_labels.reading import bytes_per_example
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels

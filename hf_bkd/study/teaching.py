@@ -14,9 +14,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
+from ..soft_labels.columns import column, soft_label_columns, teachers_of
 from ..soft_labels.identity import EXAMPLE_ID, content_column, dataset_ids
-from ..soft_labels.layout import column, soft_label_columns, teachers_of
-from ..soft_labels.record import make_provenance
+from ..soft_labels.record import make_record
 from ..teachers import EnsembleTeacher, Teacher
 from ..training.batched_dataset import BatchedDataset
 from ..utils.errors import UserError
@@ -208,7 +208,7 @@ class Teaching:
         """Arguments of ``add_soft_labels`` for all that is labeled."""
         cell = self.cell
         options = {"num_samples": cell.options.num_samples, "seed": cell.seed, "progress": cell.progress}
-        return options | {"preprocess": cell.inputs.preprocess}
+        return options | {"preprocessor": cell.inputs.preprocess}
 
     def _label(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, datasets.Dataset | None]:
         cell, rows = self.cell, self.cell.splits.taught
@@ -235,9 +235,7 @@ class Teaching:
         content = content_column(rows.features)
         ids = None if content is None else dataset_ids(rows, content)
         teacher = {"method": "bayes", "num_classes": bayes.shape[1], "temperature": 1.0, "tempering": "post_average"}
-        record = make_provenance(
-            teacher, rows, num_samples=1, seed=0, storage="float16", content_column=content, preprocessing=None
-        )
+        record = make_record(teacher, rows, num_samples=1, seed=0, storage="float16", content_column=content)
         return attach(rows, bayes, record, example_ids=ids)
 
 

@@ -1,4 +1,8 @@
-"""Teachers that know what they don't know: a posterior over weights, asked for class probabilities."""
+"""Teachers: classifiers that answer with a distribution over class probabilities, from a posterior over weights.
+
+`base` has what all of them share, and each kind stands in a file of its own. `curvature` is the Laplace teacher's;
+`langevin_energy`, `langevin_dynamics`, `langevin_chains` and `mcmc_diagnostics` are the Langevin teacher's.
+"""
 
 from .base import Predictive, Teacher, predict_all
 from .deterministic import Deterministic, DeterministicTeacher

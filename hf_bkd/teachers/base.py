@@ -1,4 +1,4 @@
-"""What a teacher is: a network and a distribution over its predictions, asked one batch at a time.
+"""The base class of all teachers: a network with a distribution over its predictions.
 
 A new kind of teacher subclasses :class:`Teacher`, names its ``method`` and implements ``draw_logits``; if it keeps
 more than the network, also ``get_state`` and ``from_state``. Everything else (tempering, moments, saving, the Hub)
@@ -9,52 +9,74 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from textwrap import shorten
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..hub.cards import write_teacher_card
+from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..models.calling import Inputs, num_classes_of, split, to_network
-from ..models.saving import load_network, save_network
+from ..models.saving import damage_refused, load_network, save_network
 from ..models.variational_layers import spread_names
+from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
-from ..utils.files import whole_folder
-from .predictive import Predictive
+from ..utils.files import digest, digests, whole_folder
 
 TEMPERINGS = ("per_sample", "post_average")
+DESCRIPTION = "teacher.json"
+_WEIGHTS = (
+    "network/*.safetensors",
+    "network/*.safetensors.index.json",
+    "network/config.json",
+    "posterior.safetensors",
+)
+TEACHER_FILES = (*_WEIGHTS, *(f"members/**/{name}" for name in (*_WEIGHTS, DESCRIPTION, "README.md")))
+"""What an older teacher may have left in a folder, beside the description, and would be taken for the new one's."""
+
+
+class Predictive(NamedTuple):
+    """A teacher's answer about B inputs, from S draws.
+
+    mean: class probabilities [B, C], averaged over the draws and tempered.
+    variance: across-draw variance (ddof 1) of the probabilities [B, C]; ``None`` for a single draw: unknown.
+    samples: the draws' probabilities [S, B, C] if asked for.
+
+    ``variance`` and ``samples`` belong to draws tempered one by one with ``"per_sample"``, untempered with
+    ``"post_average"``.
+    """
+
+    mean: Tensor
+    variance: Tensor | None
+    samples: Tensor | None
 
 
 class Teacher(ABC):
     """A classifier that answers with a distribution over class probabilities.
 
     Args:
-        network: whatever returns logits: a transformers model, a timm model or a plain module.
+        network: any module that returns logits: a transformers model, a timm model or a plain module.
         temperature: T > 0 of the probabilities that it hands out.
         tempering: ``"per_sample"``: mean_s softmax(z_s / T), or ``"post_average"``: (mean_s softmax(z_s))^(1/T)
             renormalized; the forms that arXiv 2601.01484 uses for its variational and its Laplace teacher.
 
-    ``record``, a dict that JSON can hold, says how it was fitted and, as ``record["validation"]``, how good it was on
-    held-out examples; it is saved with the teacher, shown on its card and told with its labels, and so is, if
-    it was loaded, its ``source``.
+    ``record``, a dict that JSON can hold, says how the teacher was fitted and, as ``record["validation"]``, how good
+    it was on held-out examples. It is saved with the teacher, shown on its card and written into the record of its
+    labels; so is ``source``, the folder or repository that the teacher was loaded from.
 
     Raises:
-        UserError: temperature not above 0, or unknown tempering.
+        UserError: temperature not above 0 and finite, or unknown tempering.
     """
 
     method: ClassVar[str]
     network: nn.Module
 
     def __init__(self, network: nn.Module, temperature: float = 1.0, tempering: str = "post_average"):
-        if not temperature > 0:
-            raise UserError(f"a teacher's temperature must be above 0, and it is {temperature}")
-        if tempering not in TEMPERINGS:
-            raise UserError(f"tempering is {tempering!r}; it must be one of {', '.join(TEMPERINGS)}")
+        check_positive(temperature=temperature)
+        check_choice(TEMPERINGS, tempering=tempering)
         self.network = network
         self.temperature = float(temperature)
         self.tempering = tempering
@@ -63,19 +85,26 @@ class Teacher(ABC):
 
     @property
     def num_classes(self) -> int:
+        """Number of classes C that the teacher distinguishes."""
         return num_classes_of(self.network)
 
     @property
     def device(self) -> torch.device:
+        """Device of the network."""
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> Self:
+        """Move the teacher to a device, in place, and return it."""
         self.network.to(device)
         return self
 
     @abstractmethod
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        """Logits [S, B, C] of S draws from the posterior; S may be 1 where the prediction is a single distribution."""
+        """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution."""
+
+    def num_draws(self, num_samples: int) -> int:
+        """How many draws a prediction averages that is asked for S: 1 where it is a single distribution."""
+        return num_samples
 
     @torch.no_grad()
     def predict(
@@ -85,19 +114,18 @@ class Teacher(ABC):
         generator: torch.Generator | None = None,
         return_samples: bool = False,
     ) -> Predictive:
-        """Class probabilities for one batch.
+        """Predict class probabilities for one batch.
 
         Args:
             inputs: keyword arguments of the network's forward, or its first argument; B examples, on any device.
-            num_samples: S >= 1, draws from the posterior. Teachers without one ignore it.
-            generator: where the draws' randomness comes from, on any device; torch's global generator if not given.
-            return_samples: whether to keep the [S, B, C] draws.
+            num_samples: S >= 1, draws from the posterior; teachers without a posterior ignore it.
+            generator: source of the draws' randomness, on any device; torch's global generator if not given.
+            return_samples: whether to return the [S, B, C] draws.
 
         Raises:
             UserError: ``num_samples`` below 1.
         """
-        if num_samples < 1:
-            raise UserError(f"num_samples must be at least 1, and it is {num_samples}")
+        check_count(num_samples=num_samples)
         logits = self.draw_logits(to_network(inputs, self.network), num_samples, generator).float()
         per_sample = self.tempering == "per_sample"
         probs = torch.softmax(logits / self.temperature if per_sample else logits, dim=-1)
@@ -112,16 +140,16 @@ class Teacher(ABC):
         )
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What the teacher keeps beside its network: arguments of its constructor that JSON can hold, and tensors."""
+        """Return what the teacher has beside its network: arguments of its constructor as JSON, and tensors."""
         return {}, {}
 
     @classmethod
     def from_state(cls, network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        """The inverse of :meth:`get_state`; ``settings`` hold temperature and tempering too."""
+        """Invert :meth:`get_state`; ``settings`` hold temperature and tempering too."""
         return cls(network, **settings)
 
     def fingerprint(self) -> str:
-        """Hash (16 hexadecimal digits) of all weights and of the posterior, tempering apart."""
+        """Hash all weights and the posterior, but not the tempering, to 16 hexadecimal digits."""
         settings, tensors = self.get_state()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, tensor in sorted((self._weights() | tensors).items()):
@@ -130,25 +158,42 @@ class Teacher(ABC):
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """What a record of this teacher's labels should say of it, as JSON."""
+        """Describe the teacher as JSON, for the record of its labels."""
         settings = self.get_state()[0] | {"temperature": self.temperature, "tempering": self.tempering}
-        told = {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
-        return told | ({"record": self.record} if self.record else {})
+        facts = {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
+        return facts | ({"record": self.record} if self.record else {})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card, all or nothing."""
+        """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card.
+
+        A folder that exists keeps what is not a saved teacher's: its other files, and a ``README.md`` of its own. The
+        description is written last, with the digests of the other files: what a reader loads is the older teacher or
+        this one, and never a mixture.
+
+        Args:
+            folder: made if need be.
+
+        Raises:
+            UserError: the folder has a ``teacher.json`` of something else, or a file where a folder has to be.
+        """
+        folder = Path(folder)
+        older = folder / DESCRIPTION
+        if older.exists() and not _is_description(older):
+            raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
         settings, tensors = self.get_state()
         settings = settings | {"temperature": self.temperature, "tempering": self.tempering}
-        with whole_folder(folder) as temporary:
+        with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
             self._save_networks(temporary)
             if tensors:
                 tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 save_file(tensors, temporary / "posterior.safetensors")
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
             description["record"] = self.record
-            (temporary / "teacher.json").write_text(json.dumps(description, indent=2) + "\n")
-            reads = "text" if getattr(self.network, "main_input_name", None) == "input_ids" else "image"
-            write_teacher_card(temporary, description, f"{reads}-classification")
+            description["files"] = digests(temporary, DESCRIPTION)
+            (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+            if not has_card_of_another(folder):
+                reads = "text" if getattr(self.network, "main_input_name", None) == "input_ids" else "image"
+                write_teacher_card(temporary, description, f"{reads}-classification")
 
     @classmethod
     def from_pretrained(
@@ -158,48 +203,45 @@ class Teacher(ABC):
 
         Args:
             name_or_path: folder, or repository on the Hub.
-            network: a module to load the weights into, built as the saved one was; needed only for a network of a
-                class that transformers does not have. An ensemble's members get a copy each.
+            network: a module to load the weights into, built as the saved one was; needed only for a network whose
+                class transformers does not have. An ensemble's members get a copy each.
             revision: branch, tag or commit on the Hub.
 
         Returns:
-            The teacher that was saved; called on a subclass, it must be one of that class.
+            The teacher that was saved, which must be an instance of the class that this is called on.
 
         Raises:
             UserError: no teacher there, another kind of teacher, damaged files, or weights of another network.
         """
         folder = local_folder(name_or_path, revision)
-        description_file = folder / "teacher.json"
+        description_file = folder / DESCRIPTION
         if not description_file.is_file():
             raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
         try:
             description = json.loads(description_file.read_text())
             method, settings, record = str(description["method"]), description["settings"], dict(description["record"])
+            files = dict(description.get("files", {}))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{description_file} is damaged: {error!r}") from None
-        known = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
-        kind = known.get(method)
+        kinds = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
+        kind = kinds.get(method)
         if kind is None:
             raise UserError(
-                f"{name_or_path} holds a teacher of the unknown method {method!r}; known are {', '.join(known)} "
+                f"{name_or_path} holds a teacher of the unknown method {method!r}; known are {', '.join(kinds)} "
                 "(import the module that defines it)"
             )
         if not issubclass(kind, cls):
             raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
         posterior = folder / "posterior.safetensors"
-        try:
+        with damage_refused(f"the teacher in {folder}"):
             tensors = load_file(posterior) if posterior.is_file() else {}
             teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
-        except UserError:
-            raise
-        except Exception as error:  # safetensors, transformers and timm each have their own for a damaged file
-            reason = shorten(f"{type(error).__name__}: {error}", 200)
-            raise UserError(f"the teacher in {folder} cannot be loaded ({reason})") from error
+        _check_files(folder, files)
         teacher.record, teacher.source = record, source_of(name_or_path, folder)
         return teacher
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload what :meth:`save_pretrained` writes to the Hub; returns the repository's address."""
+        """Upload what :meth:`save_pretrained` writes to the Hub, and return the repository's address."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "teacher")
             return push_folder(Path(folder) / "teacher", repo_id, private=private, token=token)
@@ -220,7 +262,20 @@ class Teacher(ABC):
 def predict_all(
     teacher: Teacher, batches: Iterable[Mapping | tuple], num_samples: int = 10, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Mean probabilities [N, C] and labels [N], on the CPU, of (inputs, labels) pairs or dicts; UserError if empty."""
+    """Predict all examples of some batches.
+
+    Args:
+        teacher: that is asked.
+        batches: (inputs, labels) pairs, or dicts with ``labels``.
+        num_samples: S >= 1, draws for each prediction.
+        seed: of all draws.
+
+    Returns:
+        Mean probabilities [N, C] and labels [N], on the CPU.
+
+    Raises:
+        UserError: the batches are empty.
+    """
     generator = torch.Generator().manual_seed(seed)
     probs, labels = [], []
     for batch in batches:
@@ -234,3 +289,25 @@ def predict_all(
 
 def _all_subclasses(cls: type) -> list[type]:
     return [kind for sub in cls.__subclasses__() for kind in (sub, *_all_subclasses(sub))]
+
+
+def _is_description(file: Path) -> bool:
+    """Whether a file is what :meth:`Teacher.save_pretrained` writes, be it of a kind that nobody knows here."""
+    try:
+        return {"method", "settings", "record"} <= json.loads(file.read_text()).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_files(folder: Path, files: dict[str, Any]) -> None:
+    """Raise a UserError unless the files of a teacher are those that its description was written with."""
+    for name, expected in files.items():
+        path = PurePosixPath(name)
+        inside = not path.is_absolute() and ".." not in path.parts
+        if not inside or not (folder / name).is_file():
+            raise UserError(f"{folder} lacks {name}, which {DESCRIPTION} names: save or download the teacher again")
+        if digest(folder / name) != expected:
+            raise UserError(
+                f"{folder / name} is not the file that {DESCRIPTION} was written with, because saving was interrupted "
+                "or the file has changed since: save or download the teacher again"
+            )

@@ -1,4 +1,4 @@
-"""Teachers inside a teacher: asking them, and keeping them in its folder."""
+"""The base class of teachers that are made of other teachers, and how these are asked."""
 
 from abc import abstractmethod
 from copy import deepcopy
@@ -9,28 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from ..models.calling import Inputs
-from .base import Teacher
+from ..utils.errors import UserError
+from .base import DESCRIPTION, Teacher
 
 
 def log_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    """A member's tempered draws [S, B, C] as log-probabilities; one tempered after averaging has a single one."""
+    """Return a member's tempered draws [S, B, C] as log-probabilities; S is 1 where it tempers their average."""
     prediction = member.predict(inputs, num_samples, generator, return_samples=True)
     tempered_draws = member.tempering == "per_sample" or member.temperature == 1
     return (prediction.samples if tempered_draws else prediction.mean[None]).log()
 
 
 class Composite(Teacher):
-    """A teacher made of others: they move, are described and are saved with it."""
+    """A teacher made of others, which are moved, described and saved with it."""
 
     @property
     @abstractmethod
     def parts(self) -> list[Teacher]:
-        """The others."""
+        """The teachers that it is made of."""
 
     def to(self, device: torch.device | str) -> Self:
         for part in self.parts:
             part.to(device)
         return self
+
+    def num_draws(self, num_samples: int) -> int:
+        return len(self.parts) * max(part.num_draws(num_samples) for part in self.parts)
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"members": [part.describe() for part in self.parts]}
@@ -41,5 +45,8 @@ class Composite(Teacher):
 
     @classmethod
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:
-        paths = sorted((folder / "members").iterdir(), key=lambda path: int(path.name))
+        descriptions = (folder / "members").glob(f"[0-9]*/{DESCRIPTION}")
+        paths = sorted((file.parent for file in descriptions), key=lambda path: int(path.name))
+        if not paths:
+            raise UserError(f"the teacher in {folder} cannot be loaded, for its members are gone: save it again")
         return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]

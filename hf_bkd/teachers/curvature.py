@@ -1,8 +1,8 @@
 """Curvature of a trained linear head, and the Gaussian over logits that follows from it in closed form.
 
 The posterior over the head's weights has the precision H + delta I, where H is the generalized Gauss-Newton matrix of
-the training loss and delta the prior precision. What a prediction needs is its image in the C logits of one example
-with features phi [d], and for none of the three structures of H does that take a Jacobian:
+the training loss and delta the prior precision. A prediction needs the covariance that follows for the C logits of one
+example with features phi [d], which takes no Jacobian for any of the three structures of H:
 
 ============ ============================== ========================================================================
 structure    H                              covariance of the logits
@@ -14,8 +14,8 @@ structure    H                              covariance of the logits
 ``"full"``   Q diag(l) Q^T over all weights J Q diag(1 / (l + delta)) Q^T J^T, J = [I x phi^T, I]
 ============ ============================== ========================================================================
 
-H comes from laplace-torch (Daxberger et al. 2021), fitted on the features that one pass through the backbone leaves:
-the posterior that fitting through the backbone would give.
+H comes from laplace-torch (Daxberger et al. 2021), fitted on the features of one pass through the backbone, which
+gives the same posterior as fitting through the backbone.
 """
 
 import warnings
@@ -28,42 +28,48 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..models.calling import HeadData
+from ..utils.checks import check_choice
 from ..utils.errors import UserError
 
 MOST_FULL_WEIGHTS = 4_000
-AT_ONCE = 2**24  # numbers that a full covariance, or the fit, holds at a time
+AT_ONCE = 2**24  # how many numbers a full covariance, or the fit, holds at a time
 
 
 class LogitCovariance(NamedTuple):
-    """basis diag(scales) basis^T: scales [B, C] >= 0; basis [C, C], one an example [B, C, C], or the identity."""
+    """Covariances basis diag(scales) basis^T of the C logits of B examples.
+
+    scales: [B, C], >= 0.
+    basis: [C, C], or one for each example [B, C, C]; ``None`` for the identity.
+    """
 
     scales: Tensor
     basis: Tensor | None = None
 
     def correlate(self, noise: Tensor) -> Tensor:
-        """Standard normal noise [S, B, C] as zero-mean draws [S, B, C] with this covariance."""
+        """Turn standard normal noise [S, B, C] into zero-mean draws [S, B, C] with this covariance."""
         noise = noise * self.scales.sqrt()
         return noise if self.basis is None else torch.einsum("...ij,s...j->s...i", self.basis, noise)
 
     def variance(self) -> Tensor:
-        """The diagonal, [B, C]."""
+        """Return the diagonals, [B, C]."""
         if self.basis is None:
             return self.scales
         return torch.einsum("...ij,...j->...i", self.basis.square(), self.scales)
 
     def row_sums(self) -> Tensor:
-        """The sum of each row, [B, C]."""
+        """Return the sum of each row, [B, C]."""
         if self.basis is None:
             return self.scales
         return torch.einsum("...ij,...j->...i", self.basis, self.scales * self.basis.sum(dim=-2))
 
     def to(self, dtype: torch.dtype) -> Self:
+        """Convert to another number format."""
         return LogitCovariance(self.scales.to(dtype), None if self.basis is None else self.basis.to(dtype))
 
 
 @dataclass
 class Curvature(ABC):
-    """Eigendecomposition of H for a head with d features and C classes; float32 tensors on one device."""
+    """Eigendecomposition of H for a head with d features and C classes, in float32 tensors on one device."""
 
     has_bias: bool
     structure: ClassVar[str]
@@ -71,50 +77,52 @@ class Curvature(ABC):
     @classmethod
     @abstractmethod
     def of(cls, fitted: Any, head: nn.Linear) -> Self:
-        """From a fitted posterior of laplace-torch."""
+        """Take H from a fitted posterior of laplace-torch."""
 
     @property
     @abstractmethod
     def head_size(self) -> tuple[int, int]:
-        """d and C."""
+        """The numbers d of features and C of classes."""
 
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:
-        """What :meth:`covariance` needs of features [B, d] whatever the prior precision."""
+        """Compute what :meth:`covariance` needs of features [B, d] and that no prior precision changes."""
 
     @abstractmethod
     def covariance(self, projected: Tensor, prior_precision: float) -> LogitCovariance:
-        """Covariance of the logits for what :meth:`project` made of features [B, d]."""
+        """Compute the logits' covariance for what :meth:`project` made of features [B, d]."""
 
     @abstractmethod
     def row_covariance(self, prior_precision: float) -> Tensor:
-        """Covariance of a class' weights, and its bias, averaged over classes: float64, [d, d] or [d+1, d+1]."""
+        """Average the covariance of a class' weights and bias over classes: float64, [d, d] or [d+1, d+1]."""
 
     @abstractmethod
     def eigenvalues(self) -> Tensor:
-        """All eigenvalues of H, [d * C], and [d * C + C] with a bias."""
+        """Return all eigenvalues of H, [d * C], or [d * C + C] with a bias."""
 
     @property
     def device(self) -> torch.device:
+        """Device of the tensors."""
         return next(iter(self.tensors().values())).device
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "has_bias"}
 
     def to(self, device: torch.device | str) -> Self:
-        # contiguous as they will be when loaded, for the same draws to the last bit
+        """Copy to a device, in float32, and contiguous as a loaded teacher's, for draws that are equal to the bit."""
         moved = {name: value.to(device, torch.float32).contiguous() for name, value in self.tensors().items()}
         return type(self)(self.has_bias, **moved)
 
 
 @dataclass
 class KroneckerCurvature(Curvature):
-    """class_vectors [C, C], class_values [C], feature_vectors [d, d], feature_values [d]; vectors in columns."""
+    """Kronecker product of a matrix over classes and one over features, each with its eigenvectors in columns."""
 
-    class_vectors: Tensor
-    class_values: Tensor
-    feature_vectors: Tensor
-    feature_values: Tensor
+    class_vectors: Tensor  # [C, C]
+    class_values: Tensor  # [C]
+    feature_vectors: Tensor  # [d, d]
+    feature_values: Tensor  # [d]
     structure = "kron"
 
     @classmethod
@@ -122,7 +130,7 @@ class KroneckerCurvature(Curvature):
         (class_vectors, feature_vectors), *_ = fitted.H.eigenvectors  # the bias' block is over the same classes
         (class_values, feature_values), *_ = fitted.H.eigenvalues
         class_values = class_values.clone()
-        class_values[0] = 0  # the least is, but for rounding: softmax has no curvature along what all logits share
+        class_values[0] = 0  # but for rounding: softmax has no curvature in the direction that all logits share
         return cls(head.bias is not None, class_vectors, class_values, feature_vectors, feature_values)
 
     @property
@@ -138,7 +146,7 @@ class KroneckerCurvature(Curvature):
         return LogitCovariance(scales + bias, self.class_vectors)
 
     def row_covariance(self, prior_precision: float) -> Tensor:
-        # averaged over the rows of their orthogonal basis, the classes' directions all weigh 1/C
+        # over the rows of an orthogonal basis, all of its directions have the mean weight 1/C
         classes, vectors = self.class_values.double(), self.feature_vectors.double()
         variances = (1 / (torch.outer(self.feature_values.double(), classes) + prior_precision)).mean(dim=1)
         weights = vectors * variances @ vectors.T
@@ -152,10 +160,10 @@ class KroneckerCurvature(Curvature):
 
 @dataclass
 class DiagonalCurvature(Curvature):
-    """weight_values [C, d] and bias_values [C], empty without a bias."""
+    """Diagonal matrix over weights and biases."""
 
-    weight_values: Tensor
-    bias_values: Tensor
+    weight_values: Tensor  # [C, d]
+    bias_values: Tensor  # [C], or empty without a bias
     structure = "diag"
 
     @classmethod
@@ -184,11 +192,11 @@ class DiagonalCurvature(Curvature):
 
 @dataclass
 class FullCurvature(Curvature):
-    """Eigenvectors as weight_vectors [C, d, P] and bias_vectors [C, P], empty without a bias; values [P] for all P."""
+    """Dense matrix over all P weights and biases, by its eigenvectors and eigenvalues."""
 
-    weight_vectors: Tensor
-    bias_vectors: Tensor
-    values: Tensor
+    weight_vectors: Tensor  # [C, d, P]
+    bias_vectors: Tensor  # [C, P], or empty without a bias
+    values: Tensor  # [P]
     structure = "full"
 
     @classmethod
@@ -211,7 +219,7 @@ class FullCurvature(Curvature):
         for part in projected.split(max(1, AT_ONCE // self.weight_vectors[:, 0].numel())):
             root = (torch.einsum("bj,ijp->bip", part, self.weight_vectors) + bias) * widths
             products.append(root.double() @ root.double().mT)
-        # the data say nothing of what all logits share: float32 would lose the other scales beside that one's
+        # the direction that all logits share has no curvature: beside its scale, float32 would lose the others
         scales, basis = torch.linalg.eigh(torch.cat(products))
         return LogitCovariance(scales.clamp_min(0), basis).to(projected.dtype)
 
@@ -229,13 +237,12 @@ STRUCTURES = {kind.structure: kind for kind in (KroneckerCurvature, DiagonalCurv
 
 
 def curvature_of(data: HeadData, head: nn.Linear, structure: str = "kron") -> Curvature:
-    """Curvature of ``head`` on what it saw of N training examples, by laplace-torch.
+    """Fit the curvature of ``head`` on what it saw of N training examples, by laplace-torch.
 
     Raises:
         UserError: unknown structure, or a full one of more than 4,000 weights.
     """
-    if structure not in STRUCTURES:
-        raise UserError(f"structure is {structure!r}; it must be one of {', '.join(STRUCTURES)}")
+    check_choice(STRUCTURES, structure=structure)
     num_weights = sum(parameter.numel() for parameter in head.parameters())
     if structure == "full" and num_weights > MOST_FULL_WEIGHTS:
         raise UserError(
@@ -244,10 +251,10 @@ def curvature_of(data: HeadData, head: nn.Linear, structure: str = "kron") -> Cu
         )
     linear = nn.Linear(head.in_features, head.out_features, head.bias is not None).to(data.features)
     with torch.no_grad():
-        for mine, trained in zip(linear.parameters(), (head.weight, head.bias), strict=False):
-            mine.copy_(trained)
+        for copy, trained in zip(linear.parameters(), (head.weight, head.bias), strict=False):
+            copy.copy_(trained)
     head_only = nn.Sequential(nn.Identity(), linear)  # laplace-torch refuses a single module
-    # a full one holds Jacobians, the others C x C numbers an example
+    # a full fit holds Jacobians, the others C x C numbers for each example
     size = 64 if structure == "full" else max(1, min(1024, AT_ONCE * 4 // head.out_features**2))
     loader = DataLoader(TensorDataset(data.features, data.labels.long()), batch_size=size)
     with warnings.catch_warnings():

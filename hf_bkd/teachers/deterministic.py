@@ -1,4 +1,4 @@
-"""A point estimate: the opponent that every Bayesian teacher has to beat."""
+"""The deterministic teacher: one network with a temperature, the baseline of every Bayesian teacher."""
 
 import math
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ from .specification import FitContext, TeacherSpec, option
 
 
 class DeterministicTeacher(Teacher):
-    """softmax(z / T) of one network; a single draw, without variance."""
+    """One network's softmax(z / T): a single draw, without variance."""
 
     method = "deterministic"
 
     @classmethod
     def fit(cls, network: nn.Module, validation: Iterable[dict | tuple]) -> Self:
-        """Temperature scaling (Guo et al. 2017): T by negative log-likelihood on validation batches.
+        """Choose the temperature by negative log-likelihood on validation batches (Guo et al. 2017).
 
         Raises:
             UserError: no examples, labels that don't fit the network, or no linear head.
@@ -34,22 +34,25 @@ class DeterministicTeacher(Teacher):
         teacher.record["validation"] = classification_metrics(probs, data.labels)
         return teacher
 
+    def num_draws(self, num_samples: int) -> int:
+        return 1
+
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         return logits_of(call_network(self.network, inputs))[None]
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """T in [0.05, 20] with the least negative log-likelihood of softmax(logits / T); logits [N, C], labels [N]."""
+    """Find T in [0.05, 20] of least negative log-likelihood of softmax(logits / T); logits [N, C], labels [N]."""
     from scipy.optimize import minimize_scalar
 
     logits, labels = logits.double(), labels.long()
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda log_temperature: F.cross_entropy(logits / math.exp(log_temperature), labels).item(),
         bounds=(math.log(0.05), math.log(20)),
         method="bounded",
     )
-    return math.exp(found.x)
+    return math.exp(minimum.x)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Dropout left on: each pass with other units dropped is a draw (Gal and Ghahramani 2016)."""
+"""The Monte Carlo dropout teacher: each pass with dropout on is a draw (Gal and Ghahramani 2016)."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from .specification import FitContext, TeacherSpec, option
 
 
 class MCDropoutTeacher(Teacher):
-    """S passes of a network that was trained with dropout, with its dropout on; norms keep their running statistics.
+    """A network that was trained with dropout, asked S times with its dropout on.
 
-    Whatever acts in training mode only is on, whether a module or a function: dropout of units and stochastic depth.
-    The weights of variational layers are their means.
+    All that acts in training mode only is on, be it a module or a function: dropout of units and stochastic depth.
+    Norms use their running statistics, and variational layers the means of their weights.
 
     Raises (in ``predict``):
         UserError: the network has no dropout, so that all draws are the same.
@@ -38,7 +38,7 @@ class MCDropoutTeacher(Teacher):
             before = self._generator_state()
             draws = torch.stack([logits_of(call_network(self.network, inputs)) for _ in range(num_samples)])
             random = not torch.equal(before, self._generator_state())
-        # equal draws alone don't tell: a few examples may happen to lose no unit
+        # equal draws alone are no proof: a few examples may happen to lose no unit
         if num_samples > 1 and not random and (draws == draws[0]).all():
             raise UserError(
                 "all draws are the same, so this network has no dropout: train it with some (drop_rate= of timm's "
@@ -51,7 +51,7 @@ class MCDropoutTeacher(Teacher):
 
 
 def _seed(generator: torch.Generator | None) -> int:
-    """Of the masks, which can't be drawn for each example by itself."""
+    """Draw the seed of the masks, which are the batch's and not each example's own."""
     if isinstance(generator, ExampleGenerator):
         return generator.batch_seed()
     device = "cpu" if generator is None else generator.device

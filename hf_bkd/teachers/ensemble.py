@@ -1,4 +1,4 @@
-"""Several teachers as one: deep ensembles (Lakshminarayanan et al. 2017), or any other mixture of equals."""
+"""The ensemble teacher: deep ensembles (Lakshminarayanan et al. 2017), or any other teachers with equal weights."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,15 +17,16 @@ from .specification import FitContext, TeacherSpec, option
 
 
 class EnsembleTeacher(Composite):
-    """The members' draws together: M of M deterministic networks, M * S if any member has a posterior.
+    """Several teachers as one, whose draws are those of all members.
 
-    Members count equally; one with a single draw is repeated where others have S.
+    M deterministic members make M draws; if any member has a posterior there are M * S, for which a member with a
+    single draw repeats it, so that members count equally.
 
     Args:
         members: teachers with the same classes; each applies its own temperature.
         temperature, tempering: of the average, on top of the members' own.
 
-    Its ``network`` is the first member's, which speaks for the others where inputs are prepared.
+    Its ``network`` is the first member's, by which inputs are prepared for all.
 
     Raises:
         UserError: no members, or members with different numbers of classes.

@@ -1,4 +1,4 @@
-"""A student that knows what it does not know: Langevin samples of its weights (MT-BKD, arXiv 2605.27967)."""
+"""The Langevin teacher: a trained student with samples of its weights' posterior (MT-BKD, arXiv 2605.27967)."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,14 @@ from ..models.calling import (
     split,
     to_network,
 )
-from ..utils.checks import SUM_TOLERANCE, check_not_negative, check_positive, check_probabilities, check_shape
+from ..utils.checks import (
+    SUM_TOLERANCE,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    check_probabilities,
+    check_shape,
+)
 from ..utils.errors import UserError
 from .base import Teacher, predict_all
 from .langevin_chains import ChainSettings, sample_weights
@@ -32,13 +39,13 @@ VALIDATION_DRAWS = 100
 
 
 class LangevinTeacher(Teacher):
-    """Draws from stored samples of a network's weights.
+    """A network with M stored samples of its weights.
 
-    A prediction's S draws are S of the M samples, each once before any comes twice, the same for all examples of a
-    batch. If only the last layer's weights were sampled, all of them cost one pass through the backbone.
+    A prediction draws S of the M samples, each once before any comes twice, and the same for all examples of a batch.
+    If only the last layer's weights were sampled, all draws together cost one pass through the backbone.
 
     Args:
-        network: the student that the chains started from; it has the weights that were not sampled.
+        network: the student that the chains started from, with the weights that were not sampled.
         weights: name -> samples [M, *shape] of that parameter of the network.
 
     Raises:
@@ -85,7 +92,7 @@ class LangevinTeacher(Teacher):
         parameters: str = "head",
         **settings: Any,
     ) -> Self:
-        """Sample the posterior exp(-U / T) around a trained student.
+        """Sample the posterior exp(-U / T) of a trained student's weights.
 
             U(theta) = sum_i [a CE(y_i, softmax(z_i)) + b CE(p_i, softmax(z_i / T_s))] + delta / 2 * |theta|^2
 
@@ -97,35 +104,28 @@ class LangevinTeacher(Teacher):
         | of `DistillationTrainer` | 1 - lambda | lambda * scale | ``prior_strength`` | N * SGD's weight decay |
         | of arXiv 2605.27967      | 1          | c * lambda     | lambda             | N * weight decay       |
 
-        Where teachers disagree and s is large the posterior has several modes; all chains begin at the student's own
-        weights, and R-hat between them doesn't see a mode that none visits.
+        Where teachers disagree and s is large the posterior has several modes. All chains begin at the student's own
+        weights, and their R-hat does not reveal a mode that none of them visits.
 
-        ``record`` says afterwards whether the chains mix: see :func:`hf_bkd.teachers.mcmc_diagnostics.summarize`.
+        ``record`` then says whether the chains mixed: see :func:`hf_bkd.teachers.mcmc_diagnostics.summarize`.
 
         Args:
-            network: the student; in evaluation mode meanwhile, and its modules as before afterwards.
+            network: the student, in evaluation mode meanwhile; its modules return to their own modes.
             train: batches of the N *un-augmented* training examples: dicts with ``labels``, or pairs.
-            validation: held-out batches, to measure the posterior mean of 100 draws on.
+            validation: held-out batches, on which the posterior mean of 100 draws is measured.
             targets: p, the teacher's tempered probabilities [N, C] in the order of ``train``; or those of M
                 teachers [N, M, C].
             target_weights: w, of the M teachers, [N, M] or [M], >= 0 and summing to one; equal if not given. The
                 paper's are :func:`~hf_bkd.targets.entropy_weights`.
-            prior_strength: s > 0, of each of the M teachers in examples.
-            label_weight, teacher_weight: a and b, >= 0 and not both 0; without ``targets`` b is of no effect.
+            prior_strength: s > 0, how many examples each of the M teachers counts as.
+            label_weight: a >= 0.
+            teacher_weight: b >= 0, without effect if there are no ``targets``; a and b must not both be 0.
             student_temperature: T_s > 0.
             prior_precision: delta > 0, of the sampled weights.
             parameters: ``"head"``: the last layer's, whose inputs are computed once; or ``"all"`` that require a
                 gradient, where a step is one pass of all chains through the network.
-            sampler: ``"mala"``: each step sees all examples and is accepted or refused, so that its size is no bias;
-                a head's chains are preconditioned by the curvature of U. ``"sgld"``: the paper's plain steps.
-            chains, steps, burn_in, thinning: 4, 3,000, 1,000 and 10, see
-                :func:`hf_bkd.teachers.langevin_dynamics.langevin`; 8 samples or more must be left of each chain.
-            step_size: tau > 0. MALA adapts it during the burn-in. SGLD's, if not given, is a tenth of the inverse of
-                U's largest curvature at the start: no variance is more than about 5 % too large by it, minibatches
-                apart.
-            batch_size: examples of an SGLD step, drawn for each chain with replacement; if not given, all of them.
-            posterior_temperature: T > 0; below 1 for a cold posterior.
-            seed: of all random numbers.
+            settings: the fields of :class:`~hf_bkd.teachers.langevin_chains.ChainSettings`, such as ``sampler``,
+                ``chains``, ``steps`` and ``seed``.
 
         Raises:
             UserError: an argument out of its range, no examples, labels or targets that don't fit the network, weights
@@ -138,15 +138,14 @@ class LangevinTeacher(Teacher):
         check_not_negative(label_weight=label_weight, teacher_weight=teacher_weight)
         if not label_weight and (targets is None or not teacher_weight):
             raise UserError("label_weight is 0 and so is the teacher's: nothing would be learned from the data")
-        if parameters not in PARAMETERS:
-            raise UserError(f"parameters is {parameters!r}; it must be one of {', '.join(PARAMETERS)}")
+        check_choice(PARAMETERS, parameters=parameters)
         head_only = parameters == "head"
         data = head_data(network, train) if head_only else _whole_data(network, train)
         term = _teacher_term(data.logits, targets, target_weights, prior_strength, teacher_weight, student_temperature)
         terms = loss_terms(data, label_weight, term)
         energy = (HeadEnergy if head_only else NetworkEnergy)(network, data, terms, prior_precision)
         with evaluation_mode(network):
-            samples, found = sample_weights(energy, chains)
+            samples, diagnostics = sample_weights(energy, chains)
         teacher = cls(network, energy.named(samples.flatten(0, 1)))
         teacher.record = {"parameters": parameters, "examples": len(data.labels), "prior precision": prior_precision}
         teacher.record["label weight"] = label_weight
@@ -154,7 +153,7 @@ class LangevinTeacher(Teacher):
             teacher.record |= {"teacher weight": teacher_weight, "student temperature": student_temperature}
         if isinstance(term, MixturePrior):
             teacher.record |= {"teachers": targets.shape[1], "prior strength": prior_strength}
-        teacher.record |= {name.replace("_", " "): value for name, value in asdict(chains).items()} | found
+        teacher.record |= {name.replace("_", " "): value for name, value in asdict(chains).items()} | diagnostics
         if validation is not None:
             probs, labels = predict_all(teacher, validation, VALIDATION_DRAWS)
             teacher.record["validation"] = classification_metrics(probs, labels)
@@ -175,7 +174,7 @@ class LangevinTeacher(Teacher):
         return torch.stack([logits_of(functional_call(self.network, draw, args, kwargs)) for draw in draws])
 
     def _draw(self, num_samples: int, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """S of the M samples, by name: as many as there are are all of them, in some order."""
+        """Draw S of the M samples, by name; M draws are all of them, in some order."""
         stored = len(next(iter(self.weights.values())))
         place = {} if generator is None else {"generator": generator, "device": generator.device}
         rounds = [torch.randperm(stored, **place) for _ in range(math.ceil(num_samples / stored))]
@@ -202,7 +201,7 @@ def _teacher_term(
     weight: float,
     temperature: float,
 ) -> Term | None:
-    """The energy's term of one or several teachers' targets; UserError if these don't fit the logits [N, C]."""
+    """Make the energy's term of one or several teachers' targets; UserError if these don't fit the logits [N, C]."""
     several = targets is not None and targets.ndim == 3 and targets.shape[1] > 0
     if target_weights is not None and not several:
         raise UserError("target_weights are those of several teachers: they need targets [N, M, C]")
@@ -227,7 +226,7 @@ def _teacher_term(
 
 
 def _whole_data(network: nn.Module, batches: Iterable[dict | tuple]) -> WholeData:
-    """All inputs in one; UserError if there are none, their sizes differ, or labels don't fit."""
+    """Join all batches into one; UserError if there are none, inputs' sizes differ, or labels don't fit."""
     pairs = [split(batch) for batch in batches]
     data = head_data(network, pairs)
     parts = [to_network(inputs, network) for inputs, _ in pairs]

@@ -1,4 +1,4 @@
-"""Chains of a student's weights: from its energy and where it stands to samples, and a record of whether they mix."""
+"""Markov chains of a student's weights: how to run them on its energy, and a record of whether they mix."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,21 +6,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..utils.checks import check_count, check_positive
+from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.random import random_bits
-from .langevin_dynamics import Chains, Potential, langevin, largest_curvature, num_kept
+from .langevin_dynamics import Chains, Potential, langevin, largest_curvature, samples_per_chain
 from .langevin_energy import HeadEnergy, NetworkEnergy, Whitening
 from .mcmc_diagnostics import FEWEST, summarize
 
 SAMPLERS = ("mala", "sgld")
-SGLD_STEP = 0.1  # times the inverse of the largest curvature: no variance is more than about 5 % too large
+SGLD_STEP = 0.1  # relative to the inverse of the largest curvature: no variance is more than about 5 % too large
 Energy = HeadEnergy | NetworkEnergy
 
 
 @dataclass
 class ChainSettings:
-    """How to sample; see :meth:`hf_bkd.LangevinTeacher.fit`."""
+    """How the Langevin teacher's chains are run.
+
+    Args:
+        sampler: ``"mala"``: each step sees all examples and is accepted or refused, so that its size adds no bias; a
+            head's chains are preconditioned by the curvature of U. ``"sgld"``: the paper's plain steps.
+        chains: number of chains, each with random numbers of its own.
+        steps, burn_in, thinning: see :func:`hf_bkd.teachers.langevin_dynamics.langevin`; at least 8 samples must
+            remain of each chain.
+        step_size: tau > 0. MALA adapts it during the burn-in. SGLD's, if not given, is a tenth of the inverse of U's
+            largest curvature at the start, which makes no variance more than about 5 % too large, minibatches apart.
+        batch_size: examples of an SGLD step, drawn for each chain with replacement; if not given, all of them.
+        posterior_temperature: T > 0; below 1 for a cold posterior.
+        seed: of all random numbers.
+
+    Raises:
+        UserError: an argument out of its range.
+    """
 
     sampler: str = "mala"
     chains: int = 4
@@ -33,11 +49,10 @@ class ChainSettings:
     seed: int = 0
 
     def __post_init__(self):
-        if self.sampler not in SAMPLERS:
-            raise UserError(f"sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
+        check_choice(SAMPLERS, sampler=self.sampler)
         check_count(chains=self.chains)
         check_positive(posterior_temperature=self.posterior_temperature)
-        if num_kept(self.steps, self.burn_in, self.thinning) < FEWEST:
+        if samples_per_chain(self.steps, self.burn_in, self.thinning) < FEWEST:
             raise UserError(
                 f"thinning is {self.thinning}: fewer than {FEWEST} samples a chain would be kept of the "
                 f"{self.steps - self.burn_in} steps after the burn-in, too few to judge it by"
@@ -51,15 +66,14 @@ class ChainSettings:
 
 
 def sample_weights(energy: Energy, settings: ChainSettings) -> tuple[Tensor, dict[str, Any]]:
-    """Run chains that all begin at the weights the network has.
+    """Run chains that all begin at the network's own weights.
 
     Returns:
-        Samples [K, S, P], and what JSON can hold: ``tau``, the step size (a mean over chains; of a preconditioned
-        one relative to the inverse curvature); ``acceptance``, the share of accepted steps;
-        :func:`~hf_bkd.teachers.mcmc_diagnostics.summarize`; and of a head its ``width``: the samples' standard
-        deviation in units of that of the Gaussian with U's curvature at the chains' ends, the root of its mean square
-        over all directions.
-        It is 1 for a Gaussian posterior at T = 1.
+        Samples [K, S, P], and a record for JSON: ``tau``, the mean step size of the chains (if preconditioned,
+        relative to the inverse curvature); ``acceptance``, the share of accepted steps; what
+        :func:`~hf_bkd.teachers.mcmc_diagnostics.summarize` says; and for a head ``width``, the samples' standard
+        deviation (root mean square over all directions) relative to that of the Gaussian with U's curvature at the
+        chains' ends, which is 1 for a Gaussian posterior at T = 1.
 
     Raises:
         UserError: a chain diverged.
@@ -88,10 +102,9 @@ def _plain(energy: Energy, start: Tensor, settings: ChainSettings, generators: l
         step_size = (len(start) ** (-1 / 3) if adjusted else SGLD_STEP) / largest_curvature(energy, start[None])
     if settings.batch_size is not None:
         potential = _in_minibatches(energy, settings.batch_size, generators)
-    begin = start.expand(settings.chains, -1)
-    how = {"temperature": settings.posterior_temperature, "metropolis": adjusted, "generators": generators}
-    kept = {"steps": settings.steps, "burn_in": settings.burn_in, "thinning": settings.thinning}
-    return langevin(potential, begin, step_size, **kept, **how)
+    lengths = {"steps": settings.steps, "burn_in": settings.burn_in, "thinning": settings.thinning}
+    shared = {"temperature": settings.posterior_temperature, "metropolis": adjusted, "generators": generators}
+    return langevin(potential, start.expand(settings.chains, -1), step_size, **lengths, **shared)
 
 
 def _in_minibatches(energy: Energy, size: int, generators: list[torch.Generator]) -> Potential:
@@ -105,18 +118,18 @@ def _in_minibatches(energy: Energy, size: int, generators: list[torch.Generator]
 def _preconditioned(
     energy: HeadEnergy, start: Tensor, settings: ChainSettings, generators: list[torch.Generator]
 ) -> Chains:
-    """The first half of the burn-in in the coordinates that the curvature at the start makes round, then the rest.
+    """Run chains in whitened coordinates, by the curvature at the start and from half of the burn-in on by a new one.
 
-    A student that is sure of its training set has hardly any curvature at the mode and much more around it.
+    The second is needed as a student that is sure of its training set has far less curvature at the mode than around.
     """
     begin, half = start.expand(settings.chains, -1), settings.burn_in // 2
     step_size = settings.step_size or len(start) ** (-1 / 3)
-    how = {"temperature": settings.posterior_temperature, "metropolis": True, "generators": generators}
+    shared = {"temperature": settings.posterior_temperature, "metropolis": True, "generators": generators}
 
-    def run(begin: Tensor, **kept: int) -> Chains:
+    def run(begin: Tensor, **lengths: int) -> Chains:
         whitening = energy.curvature(begin)
         potential = _whitened(energy, begin, whitening)
-        chains = langevin(potential, torch.zeros_like(begin), step_size, **kept, **how)
+        chains = langevin(potential, torch.zeros_like(begin), step_size, **lengths, **shared)
         return chains._replace(samples=begin[:, None] + whitening.power(chains.samples, -0.5))
 
     if half:

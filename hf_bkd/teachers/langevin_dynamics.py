@@ -1,16 +1,14 @@
-"""Langevin dynamics: chains of weights that wander through a posterior exp(-U(theta) / T).
+"""Langevin dynamics: Markov chains of weights through a posterior exp(-U(theta) / T).
 
     theta <- theta - tau grad U(theta) + sqrt(2 tau T) xi,    xi ~ N(0, I)
 
-U is the energy of the *full* data set: summed losses and minus the log prior. An unbiased estimate from a minibatch,
-N times its mean loss, makes it SGLD (Welling and Teh 2011; arXiv 2605.27967 with T = 1). A finite tau makes the
-variance too large, by a share of about tau h / 2 in a direction of curvature h. To accept steps by Metropolis' rule
-removes that bias (MALA, Roberts and Tweedie 1996) and costs no further gradient, but needs U itself, not an estimate.
+U is the energy of the *full* data set: summed losses minus the log prior. With an unbiased estimate from a minibatch,
+N times its mean loss, this is SGLD (Welling and Teh 2011; arXiv 2605.27967 with T = 1). A finite tau makes variances
+too large, by a share of about tau h / 2 in a direction of curvature h. Accepting steps by Metropolis' rule removes
+this bias (MALA, Roberts and Tweedie 1996) and costs no further gradient, but needs U itself, not an estimate.
 
-The library posteriors has the plain step, of one chain, with torch's global generator and without acceptance.
-
-To precondition, sample in other coordinates: with theta = theta_0 + R phi, a chain in phi is one in theta that
-is preconditioned by R R^T.
+To precondition, sample in other coordinates: with theta = theta_0 + R phi, a chain in phi is one in theta that is
+preconditioned by R R^T.
 """
 
 import math
@@ -24,21 +22,18 @@ from ..utils.checks import check_count, check_positive, check_shape
 from ..utils.errors import UserError
 
 Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""theta [K, P] of K chains to their energies U [K] and gradients [K, P]; a random one draws anew at each call."""
+"""Maps theta [K, P] of K chains to energies U [K] and gradients [K, P]; an estimate draws anew at each call."""
 
-ACCEPTANCE = 0.574  # the best of high-dimensional MALA (Roberts and Rosenthal 1998)
+ACCEPTANCE = 0.574  # best for high-dimensional MALA (Roberts and Rosenthal 1998)
 POWER_ITERATIONS = 30
 
 
 class Chains(NamedTuple):
-    """Samples [K, S, P] of K chains, their step sizes [K] after the burn-in, and shares of accepted steps [K] since.
+    """Samples of K chains, and how the chains went after the burn-in."""
 
-    ``acceptance`` is ``None`` of chains that accept every step.
-    """
-
-    samples: Tensor
-    step_size: Tensor
-    acceptance: Tensor | None
+    samples: Tensor  # [K, S, P]
+    step_size: Tensor  # [K]
+    acceptance: Tensor | None  # shares of accepted steps [K]; None if every step is accepted
 
 
 @torch.no_grad()
@@ -54,28 +49,28 @@ def langevin(
     temperature: float = 1.0,
     metropolis: bool = False,
 ) -> Chains:
-    """Run K chains at once; each is what it would be alone.
+    """Run K chains at once, each as it would run alone.
 
     Args:
         potential: energies and gradients, see :data:`Potential`.
-        start: [K, P].
+        start: where the chains begin, [K, P].
         step_size: tau > 0. With ``metropolis`` each chain adapts its own during the burn-in, towards accepting 57 %.
-        steps: one gradient each, burn-in included.
-        burn_in: first steps that are not kept, in [0, steps).
-        thinning: every how many steps one is kept: S = (steps - burn_in) // thinning.
-        generators: one a chain, on any device.
-        temperature: T > 0; below 1 the posterior is a cold one, narrower than Bayes' rule has it.
-        metropolis: whether to correct for the finite step; ``potential`` must not be random then.
+        steps: number of steps, the burn-in included, at one gradient each.
+        burn_in: number of first steps that leave no samples, in [0, steps).
+        thinning: each how many steps leave one sample: S = (steps - burn_in) // thinning.
+        generators: one for each chain, on any device.
+        temperature: T > 0; below 1 for a cold posterior, narrower than by Bayes' rule.
+        metropolis: whether to correct for the finite step; ``potential`` must then not be an estimate.
 
     Raises:
         UserError: an argument out of its range, no sample left, or a chain that diverged.
     """
     check_positive(step_size=step_size, temperature=temperature)
     check_shape("start", start, len(generators), None)
-    kept = num_kept(steps, burn_in, thinning)
+    count = samples_per_chain(steps, burn_in, thinning)
     state, (energy, gradient) = start, potential(start)
     tau = torch.full_like(energy, step_size)
-    samples, accepted = start.new_empty(len(start), kept, start.shape[1]), torch.zeros_like(energy)
+    samples, accepted = start.new_empty(len(start), count, start.shape[1]), torch.zeros_like(energy)
     for step in range(steps):
         noise = torch.stack([torch.randn(start.shape[1:], generator=g, device=g.device) for g in generators]).to(start)
         rate = tau.to(start)[:, None]
@@ -105,20 +100,20 @@ def langevin(
     return Chains(samples, tau, accepted / (steps - burn_in) if metropolis else None)
 
 
-def num_kept(steps: int, burn_in: int, thinning: int) -> int:
-    """How many samples a chain keeps; UserError if there are none."""
+def samples_per_chain(steps: int, burn_in: int, thinning: int) -> int:
+    """Count the samples that a chain leaves; UserError if there are none."""
     check_count(steps=steps, thinning=thinning)
     if not 0 <= burn_in < steps:
         raise UserError(f"burn_in must be at least 0 and below the number of steps, {steps}, and it is {burn_in}")
     if steps - burn_in < thinning:
         raise UserError(
-            f"thinning is {thinning}, and only {steps - burn_in} steps follow the burn-in: none would be kept"
+            f"thinning is {thinning}, and only {steps - burn_in} steps follow the burn-in: no sample would be left"
         )
     return (steps - burn_in) // thinning
 
 
 def largest_curvature(potential: Potential, start: Tensor) -> float:
-    """The largest eigenvalue of U's Hessian at ``start`` [1, P], by power iteration on differences of gradients."""
+    """Find the largest eigenvalue of U's Hessian at ``start`` [1, P] by power iteration on gradient differences."""
     vector = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).to(start)
     size, value = 1e-3 * (1 + start.norm()), 0.0
     for _ in range(POWER_ITERATIONS):

@@ -1,10 +1,10 @@
-"""The energy U(theta) of a student: what training minimizes, summed over the full training set, and the prior's share.
+"""The energy U(theta) of a student: the loss that training minimizes, summed over the training set, and the prior.
 
     U(theta) = sum_i [a CE(y_i, softmax(z_i)) + b CE(p_i, softmax(z_i / T_s))] + delta / 2 * |theta|^2
 
-exp(-U) is the posterior of which distillation finds the mode: with T_s = 1, that of labels that count a times and the
-prior Dir(1 + b p_i) on each example's probabilities (BKD, the parent paper of arXiv 2605.27967). Of M teachers
-the second term is
+exp(-U) is the posterior whose mode distillation finds: with T_s = 1, that of labels that count a times and the prior
+Dir(1 + b p_i) on each example's probabilities (BKD, the parent paper of arXiv 2605.27967). With M teachers the second
+term is
 
     -b / s * log sum_m w_m Dir(softmax(z_i / T_s); 1 + s p_m),
 
@@ -22,37 +22,34 @@ from ..models.calling import HeadData, Inputs, call_arguments, classification_he
 from ..targets import mix_teachers, mixed_target, mixture_energy, mixture_responsibilities
 from ..utils.errors import UserError
 
-CHUNK = 1024  # examples whose activations are held at a time
+CHUNK = 1024  # how many examples' activations are held at a time
 MOST_FULL_WEIGHTS = 1_000
 
 
 class CrossEntropy(NamedTuple):
-    """weight * CE(target, q) of each example, with q = softmax(z / temperature); target [N, C]."""
+    """The term weight * CE(target, q) of each example, with q = softmax(z / temperature)."""
 
-    target: Tensor
+    target: Tensor  # [N, C]
     weight: float
     temperature: float
 
     def at(self, log_q: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Unweighted losses [K, B] of rows at log q [K, B, C], and t [..., C]: their gradient in z / T_s is q - t."""
+        """Return unweighted losses [K, B] at log q [K, B, C], and t [..., C] of their gradient q - t in z / T_s."""
         target = self.target[rows]
         return -(target * log_q).sum(dim=-1), target
 
 
 class MixturePrior(NamedTuple):
-    """-weight / s * log sum_m w_m Dir(q; 1 + s p_m) of each example, with q = softmax(z / temperature).
+    """The term -weight / s * log sum_m w_m Dir(q; 1 + s p_m) of each example, with q = softmax(z / temperature)."""
 
-    p: targets [N, M, C]. w: target_weights [N, M]. s: prior_strength.
-    """
-
-    targets: Tensor
-    target_weights: Tensor
-    prior_strength: float
+    targets: Tensor  # p [N, M, C]
+    target_weights: Tensor  # w [N, M]
+    prior_strength: float  # s
     weight: float
     temperature: float
 
     def at(self, log_q: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """As :meth:`CrossEntropy.at`; t is the mean of the teachers by their responsibilities."""
+        """Do what :meth:`CrossEntropy.at` does; t is the mean of the teachers by their responsibilities."""
         prior = self.targets[rows], self.target_weights[rows], self.prior_strength
         target = mix_teachers(prior[0], mixture_responsibilities(log_q, *prior))
         return mixture_energy(log_q, *prior) / self.prior_strength, target
@@ -62,15 +59,15 @@ Term = CrossEntropy | MixturePrior
 
 
 class WholeData(NamedTuple):
-    """All N examples' inputs in one batch, the network's logits [N, C] and the labels [N], on its device."""
+    """The training set as one batch, on the network's device."""
 
     inputs: Inputs
-    logits: Tensor
-    labels: Tensor
+    logits: Tensor  # [N, C]
+    labels: Tensor  # [N]
 
 
 def loss_terms(data: HeadData | WholeData, label_weight: float, teacher: Term | None) -> list[Term]:
-    """The energy's terms, of the labels and of one or several teachers, as a single one where they can be."""
+    """List the energy's terms of the labels and of one or several teachers, joined into one where they can be."""
     labels = data.labels.long()
     onehot = F.one_hot(labels, data.logits.shape[-1]).float()
     if teacher is None:
@@ -82,7 +79,7 @@ def loss_terms(data: HeadData | WholeData, label_weight: float, teacher: Term | 
 
 
 def summed_loss(logits: Tensor, terms: list[Term], rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-    """The losses of logits [K, B, C] of some rows, [B] or [K, B], summed to [K] in float64; their gradient in z."""
+    """Return the losses of logits [K, B, C] of rows [B] or [K, B], summed to float64 [K], and their gradient in z."""
     energy, gradient = torch.zeros(len(logits), dtype=torch.float64, device=logits.device), torch.zeros_like(logits)
     for term in terms:
         log_q = (logits / term.temperature).log_softmax(dim=-1)
@@ -93,9 +90,9 @@ def summed_loss(logits: Tensor, terms: list[Term], rows: Tensor | slice) -> tupl
 
 
 class Whitening(NamedTuple):
-    """A positive definite matrix H by its eigenvectors, and how to multiply by its powers.
+    """A positive definite matrix H in its eigenvectors, by whose powers vectors are multiplied.
 
-    vectors: one orthogonal basis [P, P], or of a Kronecker product one of the classes and one of a class' weights.
+    vectors: one orthogonal basis [P, P], or those of a Kronecker product, over classes and over a class' weights.
     values: eigenvalues [P], or [C, P / C].
     """
 
@@ -103,7 +100,7 @@ class Whitening(NamedTuple):
     values: Tensor
 
     def power(self, theta: Tensor, exponent: float) -> Tensor:
-        """H^exponent theta of vectors [..., P]."""
+        """Multiply vectors theta [..., P] by H^exponent."""
         if len(self.vectors) == 1:
             (basis,) = self.vectors
             return (theta @ basis * self.values**exponent) @ basis.T
@@ -113,11 +110,11 @@ class Whitening(NamedTuple):
 
 
 class HeadEnergy:
-    """U of a linear head's weights theta [K, C * (d + 1)]: a row a class, its bias last. All in closed form.
+    """The energy of a linear head's weights theta [K, C * (d + 1)], a row for each class with the bias last.
 
     Args:
-        network: whose head it is; without a bias, rows have d numbers.
-        data: what the head sees of the training set.
+        network: with the head; if this has no bias, rows have d numbers.
+        data: the head's inputs on the training set.
         terms: see :func:`loss_terms`.
         prior_precision: delta > 0.
     """
@@ -126,12 +123,8 @@ class HeadEnergy:
         self.name, self.head = classification_head(network)
         self.has_bias, self.classes = self.head.bias is not None, self.head.out_features
         ones = data.features.new_ones(len(data.features), int(self.has_bias))
-        self.features, self.terms, self.prior_precision = (
-            torch.cat([data.features, ones], dim=1),
-            terms,
-            prior_precision,
-        )
-        self.count = len(data.features)
+        self.features, self.count = torch.cat([data.features, ones], dim=1), len(data.features)
+        self.terms, self.prior_precision = terms, prior_precision
 
     def __call__(self, theta: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Energies [K] and gradients [K, P]; estimates of them from minibatches of rows [K, B]."""
@@ -142,7 +135,7 @@ class HeadEnergy:
         return _with_prior(scale * energy, scale * (residual.mT @ features).flatten(1), theta, self.prior_precision)
 
     def start(self) -> Tensor:
-        """The head's own weights, [P]."""
+        """Return the head's own weights, [P]."""
         rows = [self.head.weight.detach()] + ([self.head.bias.detach()[:, None]] if self.has_bias else [])
         return torch.cat(rows, dim=1).flatten().to(self.features)
 
@@ -154,11 +147,11 @@ class HeadEnergy:
         return {f"{self.name}.weight": rows[..., :-1], f"{self.name}.bias": rows[..., -1]}
 
     def curvature(self, theta: Tensor) -> Whitening:
-        """The Hessian of U, averaged over theta [K, P]; of more than 1,000 weights its Kronecker approximation.
+        """Average U's Hessian over theta [K, P], for more than 1,000 weights in Kronecker approximation.
 
-        The latter is the mean of the examples' softmax curvatures times the sum of their features' outer products. Of
-        a mixture prior it is an upper bound: a cross-entropy's diag(q) - q q^T without the mixture's - s Cov_r(p) (in
-        z / T_s, per unit of weight). The record's ``width`` is then relative to that bound.
+        That is the mean of the examples' softmax curvatures times the sum of their features' outer products. For a
+        mixture prior the result is an upper bound: a cross-entropy's diag(q) - q q^T without the mixture's
+        - s Cov_r(p) (in z / T_s, per unit of weight), and the record's ``width`` is relative to that bound.
         """
         features = self.features.double()
         logits = features @ theta.double().unflatten(1, (self.classes, -1)).mT
@@ -182,16 +175,16 @@ class HeadEnergy:
 
 
 class NetworkEnergy:
-    """U of all weights of a network that require a gradient, theta [K, P], one after the other.
+    """The energy of all weights of a network that require a gradient, theta [K, P], one after the other.
 
     Args:
-        network: in evaluation mode; its buffers, such as batch norm's statistics, stay as they are.
+        network: in evaluation mode; its buffers, such as batch norm's statistics, are constants.
         data: the training set.
         terms: see :func:`loss_terms`.
         prior_precision: delta > 0.
 
     Raises:
-        UserError: none requires a gradient.
+        UserError: no weight requires a gradient.
     """
 
     def __init__(self, network: nn.Module, data: WholeData, terms: list[Term], prior_precision: float):
@@ -218,7 +211,7 @@ class NetworkEnergy:
         return _with_prior(scale * energy, scale * gradient, theta.detach(), self.prior_precision)
 
     def start(self) -> Tensor:
-        """The network's own weights, [P]."""
+        """Return the network's own weights, [P]."""
         parameters = dict(self.network.named_parameters())
         return torch.cat([parameters[name].detach().flatten() for name in self.shapes])
 

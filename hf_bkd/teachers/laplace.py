@@ -1,4 +1,4 @@
-"""A Gaussian around the weights that training found: last-layer Laplace approximation (Daxberger et al. 2021).
+"""The Laplace teacher: a Gaussian around the last layer's trained weights (Daxberger et al. 2021).
 
 The posterior's covariance is the inverse of the loss' curvature plus a prior precision (`curvature.py`); a link turns
 the Gaussian over logits that follows from it into class probabilities.
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..metrics import classification_metrics
 from ..models.calling import HeadData, Inputs, classification_head, head_data, head_features
+from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal
 from .base import Teacher
@@ -25,20 +26,21 @@ from .specification import FitContext, TeacherSpec, option
 LINKS = ("mc", "probit", "bridge")
 PRECISION_RANGE = (1e-4, 1e6)
 SEARCH_DRAWS = 64
-CHUNK = 2**24  # numbers that the search for a precision holds at a time
+CHUNK = 2**24  # how many numbers the search for a precision holds at a time
 
 
 class LaplaceTeacher(Teacher):
-    """Draws around a trained network's last layer.
+    """A trained network with a Gaussian posterior over its last layer.
 
     Args:
         network: the trained network; its weights are the posterior's mean.
-        curvature: of the last layer, see :func:`~hf_bkd.teachers.curvature.curvature_of`; moved to the network.
+        curvature: of the loss in the last layer's weights, see :func:`~hf_bkd.teachers.curvature.curvature_of`; it is
+            moved to the network's device.
         prior_precision: delta > 0; the larger, the narrower the posterior.
         link: from the Gaussian over logits to class probabilities.
 
             - ``"probit"``: softmax(z / sqrt(1 + pi/8 var)), a single draw (MacKay 1992).
-            - ``"mc"``: softmax of S draws, which alone has a variance; with S = 10 of a wide posterior it is noisy.
+            - ``"mc"``: softmax of S draws, the only link with a variance; 10 draws of a wide posterior are noisy.
             - ``"bridge"``: mean of the Dirichlet distribution that the Laplace bridge matches, a single draw
               (Hobbhahn, Kristiadi and Hennig 2022).
 
@@ -59,10 +61,8 @@ class LaplaceTeacher(Teacher):
         tempering: str = "post_average",
     ):
         super().__init__(network, temperature, tempering)
-        if link not in LINKS:
-            raise UserError(f"link is {link!r}; it must be one of {', '.join(LINKS)}")
-        if not 0 < prior_precision < math.inf:
-            raise UserError(f"prior_precision must be above 0 and finite, and it is {prior_precision}")
+        check_choice(LINKS, link=link)
+        check_positive(prior_precision=prior_precision)
         head = classification_head(network)[1]
         fitted = *curvature.head_size, curvature.has_bias
         needed = head.in_features, head.out_features, head.bias is not None
@@ -90,22 +90,22 @@ class LaplaceTeacher(Teacher):
         """Fit the posterior of a trained network's last layer.
 
         Args:
-            network: what was trained; its modules are in evaluation mode during the pass, and as before after it.
+            network: the trained network; its modules are in evaluation mode for the pass, and then in their own.
             train: batches (dicts with ``labels``, or pairs) of the *un-augmented* training set.
             validation: held-out batches to choose ``prior_precision`` on, by the predictive's negative log-likelihood.
             structure: of the curvature: ``"kron"``, ``"diag"`` or, for small heads, ``"full"``.
             link: see the class.
             prior_precision: delta > 0 where it is known, or ``"marginal_likelihood"`` to choose it on the training
                 set by the Laplace approximation of the evidence (MacKay 1992).
-            num_samples: S >= 1, how many draws the labels will be made with: few draws of a wide posterior are noisy,
-                so that the fewer they are, the narrower is the one with the best validation NLL.
+            num_samples: S >= 1, how many draws the labels will be made with. The fewer, the narrower is the posterior
+                of least validation NLL, for few draws of a wide one are noisy.
 
         Raises:
             UserError: neither validation batches nor a prior precision; no linear head; no examples, or labels that
                 don't fit the head; unknown structure, or a full one of a large head; ``num_samples`` below 1; and as
                 for the class.
         """
-        _check_samples(num_samples)
+        check_count(num_samples=num_samples)
         if validation is None and prior_precision is None:
             raise UserError(
                 "pass validation batches to choose the prior precision on, or prior_precision: a number or "
@@ -130,6 +130,9 @@ class LaplaceTeacher(Teacher):
             teacher.record["validation"] = classification_metrics(log_probs[0].exp(), held_out.labels)
         return teacher
 
+    def num_draws(self, num_samples: int) -> int:
+        return num_samples if self.link == "mc" else 1
+
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         features, logits = (seen.float() for seen in head_features(self.network, inputs))
@@ -143,12 +146,11 @@ class LaplaceTeacher(Teacher):
 
     @torch.no_grad()
     def head_posterior(self) -> tuple[Tensor, Tensor]:
-        """The head's posterior as the nearest matrix normal MN(M, I, S), whose rows are independent and alike.
+        """Approximate the head's posterior by the nearest matrix normal MN(M, I, S), with independent, like rows.
 
-        That is what :func:`hf_bkd.theory.divergence.distillation_divergence` compares. S is the mean of the diagonal
-        blocks Sigma_cc of the posterior's covariance, one a class: there KL(posterior || MN(M, I, S)), which is
-        (tr(S^-1 sum_c Sigma_cc) + C log det S) / 2 and a constant, is least. Lost is how the classes correlate and
-        differ.
+        :func:`hf_bkd.theory.divergence.distillation_divergence` compares two of these. S is the mean of the diagonal
+        blocks Sigma_cc of the posterior's covariance, one for each class, which minimizes KL(posterior || MN(M, I, S))
+        = (tr(S^-1 sum_c Sigma_cc) + C log det S) / 2 + a constant. What it omits is how classes correlate and differ.
 
         Returns:
             M [C, d+1], the bias in its last column, and S [d+1, d+1], in float64; without a bias [C, d] and [d, d].
@@ -159,13 +161,16 @@ class LaplaceTeacher(Teacher):
 
     @torch.no_grad()
     def best_precision(self, data: HeadData, num_samples: int = 10) -> float:
-        """delta in [1e-4, 1e6] with the least negative log-likelihood of what the head saw of held-out examples.
+        """Find delta in [1e-4, 1e6] of least negative log-likelihood on what the head saw of held-out examples.
 
-        That of the mean of ``num_samples`` draws, averaged over several such means. All candidates share one set of
-        draws, so that their difference is not noise, and half of the draws mirror the others: odd moments vanish,
-        which would else decide between nearly equal candidates. UserError for ``num_samples`` below 1.
+        The likelihood is that of the mean of ``num_samples`` draws, averaged over several such means. All candidates
+        share one set of draws, so that their difference is not noise, and half of the draws mirror the others, so that
+        odd moments vanish, which would otherwise decide between nearly equal candidates.
+
+        Raises:
+            UserError: ``num_samples`` below 1.
         """
-        _check_samples(num_samples)
+        check_count(num_samples=num_samples)
         projected, labels = self.curvature.project(data.features), data.labels.long()
 
         def nll(precision: float) -> float:
@@ -175,9 +180,10 @@ class LaplaceTeacher(Teacher):
         return _least(nll)
 
     def _log_predictive(self, projected: Tensor, logits: Tensor, prior_precision: float, num_samples: int) -> Tensor:
-        """Log-probabilities [R, N, C] of R means of S draws, computed some examples at a time; the same at every call.
+        """Compute log-probabilities [R, N, C] of R means of S draws, by some examples at a time.
 
-        The second half of the R means has the mirrored draws of the first; R = 1 where the link is in closed form.
+        The draws are the same at every call, and those of the second half of the R means mirror those of the first; R
+        is 1 where the link is in closed form.
         """
         pairs = math.ceil(SEARCH_DRAWS / (2 * num_samples))
         size = max(1, CHUNK // (2 * pairs * num_samples * logits.shape[-1]))
@@ -204,13 +210,8 @@ class LaplaceTeacher(Teacher):
         return cls(network, kind(classification_head(network)[1].bias is not None, **tensors), **settings)
 
 
-def _check_samples(num_samples: int) -> None:
-    if num_samples < 1:
-        raise UserError(f"num_samples must be at least 1, and it is {num_samples}")
-
-
 def _linked(link: str, logits: Tensor, covariance: LogitCovariance, noise: Tensor | None) -> Tensor:
-    """Logits [S, B, C] whose softmax, averaged over S, is the predictive; S = 1 where the link is in closed form."""
+    """Return logits [S, B, C] whose mean softmax is the predictive; S is 1 where the link is in closed form."""
     if link == "mc":
         return logits + covariance.correlate(noise)
     if link == "probit":
@@ -219,11 +220,11 @@ def _linked(link: str, logits: Tensor, covariance: LogitCovariance, noise: Tenso
 
 
 def _bridge(logits: Tensor, covariance: LogitCovariance) -> Tensor:
-    """Logarithm, up to a constant, of the Dirichlet parameters of N(logits, covariance): the Laplace bridge.
+    """Map N(logits, covariance) to the log Dirichlet parameters of the Laplace bridge, up to a constant.
 
     The Gaussian is first conditioned on logits that sum to zero (Hobbhahn et al. 2022, section 3); then
-    alpha_k = (1 - 2/C + exp(z_k) / C^2 * sum_l exp(-z_l)) / var_k. In float64: with a small prior precision nearly all
-    of the variance is in that sum, and what is left of it would be float32's rounding error.
+    alpha_k = (1 - 2/C + exp(z_k) / C^2 * sum_l exp(-z_l)) / var_k. All is in float64: with a small prior precision
+    nearly all of the variance is that of the sum, and what remains would be float32's rounding error.
     """
     covariance, logits = covariance.to(torch.float64), logits.double()
     sums, classes = covariance.row_sums(), logits.shape[-1]
@@ -236,7 +237,7 @@ def _bridge(logits: Tensor, covariance: LogitCovariance) -> Tensor:
 
 
 def _best_evidence(curvature: Curvature, data: HeadData, head: nn.Linear) -> float:
-    """delta with the greatest marginal likelihood: minus half of log det(H + delta I) - P log delta + delta |w|^2."""
+    """Find delta of greatest marginal likelihood, -(log det(H + delta I) - P log delta + delta |w|^2) / 2."""
     eigenvalues = curvature.eigenvalues().double()
     norm = sum(parameter.detach().double().square().sum().item() for parameter in head.parameters())
 
@@ -247,15 +248,15 @@ def _best_evidence(curvature: Curvature, data: HeadData, head: nn.Linear) -> flo
 
 
 def _least(cost: Callable[[float], float]) -> float:
-    """delta in ``PRECISION_RANGE`` of least cost: a logarithmic grid, then a search around its best."""
+    """Find delta in ``PRECISION_RANGE`` of least cost on a logarithmic grid, then by a search around its best."""
     from scipy.optimize import minimize_scalar
 
     grid = torch.linspace(*map(math.log, PRECISION_RANGE), 24, dtype=torch.float64).tolist()
     costs = [cost(math.exp(point)) for point in grid]
     best = min(range(len(grid)), key=costs.__getitem__)
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    found = minimize_scalar(lambda point: cost(math.exp(point)), bounds=around, method="bounded")
-    return math.exp(found.x if found.fun < costs[best] else grid[best])
+    minimum = minimize_scalar(lambda point: cost(math.exp(point)), bounds=around, method="bounded")
+    return math.exp(minimum.x if minimum.fun < costs[best] else grid[best])
 
 
 @dataclass(frozen=True)

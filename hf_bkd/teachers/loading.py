@@ -1,33 +1,26 @@
-"""A saved teacher, or any saved classifier as a teacher."""
+"""Load a saved teacher, or any saved classifier as a teacher."""
 
 from pathlib import Path
-from textwrap import shorten
 
 from transformers.utils import logging
 
 from ..hub.transfer import local_folder, source_of
-from ..models.saving import load_network
-from ..utils.errors import UserError
+from ..models.saving import damage_refused, load_network
 from .base import Teacher
 from .deterministic import DeterministicTeacher
 
 
 def load_teacher(name_or_path: str) -> tuple[Teacher, Path]:
-    """A saved teacher, or a plain classifier as a deterministic one, and its folder.
+    """Load a saved teacher, or a plain classifier as a deterministic one; return it with its folder.
 
     Raises:
-        UserError: neither is there, or it can't be loaded.
+        UserError: there is neither, or it can't be loaded.
     """
     logging.disable_progress_bar()  # of loading weights
     folder = local_folder(name_or_path)
     if (folder / "teacher.json").is_file() or not (folder / "config.json").is_file():
         return Teacher.from_pretrained(folder), folder
-    try:
+    with damage_refused(f"the network in {folder}"):
         teacher = DeterministicTeacher(load_network(folder))
-    except UserError:
-        raise
-    except Exception as error:  # transformers, timm and safetensors each have their own
-        reason = shorten(f"{type(error).__name__}: {error}", 200)
-        raise UserError(f"the network in {folder} cannot be loaded ({reason})") from error
     teacher.source = source_of(name_or_path, folder)
     return teacher, folder

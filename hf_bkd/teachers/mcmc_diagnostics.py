@@ -1,4 +1,4 @@
-"""Whether Markov chains have forgotten where they started, and how many independent draws they are worth.
+"""Diagnostics of Markov chains: whether they mix, and how many independent draws they are worth.
 
 Rank-normalized split R-hat and bulk effective sample size (Vehtari, Gelman, Simpson, Carpenter and Buerkner 2021), as
 arviz computes them, for many parameters at once.
@@ -12,23 +12,23 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 
-FEWEST = 8  # samples of a chain that can be judged
+FEWEST = 8  # samples by which a chain can be judged
 MOST_CHECKED = 1_000  # parameters
-MIXED = 1.1
+MIXED = 1.1  # largest R-hat of chains that count as mixed
 
 
 def summarize(samples: Tensor, start: Tensor) -> dict[str, Any]:
-    """What to say of chains [K, S, P] that began at ``start`` [P], as JSON; UserError as for :func:`rhat`.
+    """Summarize chains [K, S, P] that began at ``start`` [P], as JSON; UserError as for :func:`rhat`.
 
     - ``ess min``, ``ess median``: effective sample sizes of the parameters, ``None`` where one never moved;
     - ``rhat max``: the largest R-hat, likewise;
-    - ``mixed``: whether that is below 1.1. A chain that barely moves has one above 2, however many samples it leaves;
-    - ``moved``: how far the samples are from the start, the root of the mean square, relative to the start's norm.
+    - ``mixed``: whether that is below 1.1 (chains that barely move have one above 2, however many samples they leave);
+    - ``moved``: root mean square distance of the samples from the start, relative to the start's norm.
 
-    Of more than 1,000 parameters as many are looked at, evenly spaced.
+    Of more than 1,000 parameters, 1,000 evenly spaced ones are examined.
     """
-    some = torch.linspace(0, samples.shape[-1] - 1, min(samples.shape[-1], MOST_CHECKED)).long()
-    sizes, scale = effective_sample_size(samples[..., some]), rhat(samples[..., some]).max().item()
+    examined = torch.linspace(0, samples.shape[-1] - 1, min(samples.shape[-1], MOST_CHECKED)).long()
+    sizes, scale = effective_sample_size(samples[..., examined]), rhat(samples[..., examined]).max().item()
     distance = (samples - start).double().square().sum(dim=-1).mean().sqrt() / start.double().norm()
     never = not math.isfinite(scale)
     return {
@@ -41,13 +41,14 @@ def summarize(samples: Tensor, start: Tensor) -> dict[str, Any]:
 
 
 def rhat(samples: Tensor) -> Tensor:
-    """How much wider all chains together are than each alone, [P]: near 1 where they mix, above 1.01 where they don't.
+    """Compute R-hat [P]: how much wider all chains together are than each alone, near 1 where they mix.
 
     Args:
         samples: [K, S, P], S >= 8 of each of K chains; the two halves of a chain count as chains of their own.
 
     Returns:
-        The larger one of the samples' and of their distances to the median; float64, NaN for a constant parameter.
+        The larger one of the samples' and of their distances to the median, in float64; above 1.01 chains do not mix.
+        NaN for a constant parameter.
 
     Raises:
         UserError: another shape, or too few samples.
@@ -58,7 +59,7 @@ def rhat(samples: Tensor) -> Tensor:
 
 
 def effective_sample_size(samples: Tensor) -> Tensor:
-    """How many independent draws the samples are worth for the center of each parameter's distribution, [P].
+    """Compute how many independent draws the samples are worth for the center of each parameter's distribution, [P].
 
     Args:
         samples: as for :func:`rhat`.
@@ -88,7 +89,7 @@ def effective_sample_size(samples: Tensor) -> Tensor:
 
 
 def _halves(samples: Tensor) -> Tensor:
-    """[K, S, P] to [2K, S // 2, P] in float64; of an odd number the middle one is left out."""
+    """Split chains [K, S, P] into [2K, S // 2, P], in float64; the middle one of an odd number is omitted."""
     if samples.ndim != 3 or samples.shape[1] < FEWEST:
         raise UserError(
             f"samples must have the shape [chains, at least {FEWEST}, parameters], not {list(samples.shape)}"
@@ -98,7 +99,7 @@ def _halves(samples: Tensor) -> Tensor:
 
 
 def _normal_scores(values: Tensor) -> Tensor:
-    """Each parameter's values [K, S, P] at the ranks of a normal sample; ties share their mean rank."""
+    """Replace each parameter's values [K, S, P] by normal quantiles of their ranks; ties share their mean rank."""
     flat = values.flatten(0, 1).T.contiguous()
     ordered = flat.sort(dim=1).values
     ranks = (torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) + 1).double() / 2
@@ -113,7 +114,7 @@ def _potential_scale(values: Tensor) -> Tensor:
 
 
 def _autocovariance(values: Tensor) -> Tensor:
-    """At lags 0 to S - 1, averaged over the chains of values [K, S, P]: [S, P]."""
+    """Average the autocovariance [S, P] at lags 0 to S - 1 over the chains of values [K, S, P]."""
     draws = values.shape[1]
     spectrum = torch.fft.rfft(values - values.mean(dim=1, keepdim=True), n=2 * draws, dim=1)
     return torch.fft.irfft(spectrum.abs().square(), n=2 * draws, dim=1)[:, :draws].mean(dim=0) / draws

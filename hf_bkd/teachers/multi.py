@@ -1,4 +1,4 @@
-"""Several named teachers (arXiv 2605.27967), and teachers of other classes than the data's."""
+"""Several named teachers as one (arXiv 2605.27967), and teachers whose classes are not the data's."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,30 +9,31 @@ from torch import Tensor
 
 from ..models.calling import Inputs
 from ..targets import TEACHER_WEIGHTS, entropy_weights, inverse_variance_weights, mix_teachers, temper
+from ..utils.checks import check_choice
 from ..utils.errors import UserError
-from .base import Teacher
+from .base import Predictive, Teacher
 from .composite import Composite, log_draws
-from .predictive import Predictive
 
-TINY = 1e-30  # what a class that a teacher doesn't know is given, for its logarithm
+TINY = 1e-30  # least probability whose logarithm is taken
 
 
 class MultiTeacher(Composite):
-    """Named teachers; ``add_soft_labels`` writes ``teacher_probs__NAME`` of each, so that the trainer can weigh them.
+    """Named teachers, each of which labels a dataset under its name, and whose weighted mean is their joint answer.
 
-    Asked itself, as an online teacher is, it answers with their weighted mean.
+    ``add_soft_labels`` writes ``teacher_probs__NAME`` of each, which the trainer weighs. As an online teacher it
+    predicts the weighted mean.
 
     Args:
         members: name -> teacher; each applies its own temperature and may read its own network's inputs.
         weights: ``"equal"``, ``"entropy"`` (:func:`~hf_bkd.targets.entropy_weights`) or ``"inverse_variance"`` (of
-            the members' means; :func:`~hf_bkd.targets.inverse_variance_weights`), the latter two by example.
+            the members' means; :func:`~hf_bkd.targets.inverse_variance_weights`), the latter two for each example.
         temperature: of the weighted mean, on top of the members' own.
 
-    Its ``network`` is the first member's, which speaks for the others where inputs are prepared.
+    Its ``network`` is the first member's, by which inputs are prepared for all.
 
     Raises:
         UserError: no members, a name that can't be part of a column's, unknown weights, or members of different
-            classes; when asked: inverse variances of a member that doesn't draw.
+            classes; in ``predict``: inverse variances of a member that doesn't draw.
     """
 
     method = "multi"
@@ -49,8 +50,7 @@ class MultiTeacher(Composite):
         for name in members:
             if not name.isidentifier() or "__" in name:
                 raise UserError(f"a member is called {name!r}; names are letters, digits and single underscores")
-        if weights not in TEACHER_WEIGHTS:
-            raise UserError(f"weights is {weights!r}; it must be one of {', '.join(TEACHER_WEIGHTS)}")
+        check_choice(TEACHER_WEIGHTS, weights=weights)
         super().__init__(next(iter(members.values())).network, temperature, tempering)
         counts = {name: member.num_classes for name, member in members.items()}
         if len(set(counts.values())) > 1:
@@ -66,7 +66,7 @@ class MultiTeacher(Composite):
 
     @property
     def named_members(self) -> dict[str, Teacher]:
-        """Whose labels are written one by one."""
+        """The members by name, whose labels are written one by one."""
         return self.members
 
     @property
@@ -81,9 +81,9 @@ class MultiTeacher(Composite):
         generator: torch.Generator | None = None,
         return_samples: bool = False,
     ) -> Predictive:
-        """The weighted mean [B, C] and the variance of the mixture: within the members, and between them.
+        """Predict the weighted mean [B, C], and the variance of the mixture: within the members, and between them.
 
-        ``samples`` are those of all members, [sum of S, B, C], which count equally whatever the weights.
+        ``samples`` are the draws of all members, [sum of S, B, C], which count equally whatever the weights.
         """
         answers = [member.predict(inputs, num_samples, generator, True) for member in self.members.values()]
         means = torch.stack([answer.mean for answer in answers], dim=-2)
@@ -102,16 +102,16 @@ class MultiTeacher(Composite):
         if any(answer.variance is None for answer in answers):
             single = [n for n, a in zip(self.members, answers, strict=True) if a.variance is None]
             raise UserError(f"inverse variances need teachers that draw, and these don't: {', '.join(single)}")
-        of_means = [answer.variance.sum(dim=-1) / len(answer.samples) for answer in answers]
-        return inverse_variance_weights(torch.stack(of_means, dim=-1))
+        variances = [answer.variance.sum(dim=-1) / len(answer.samples) for answer in answers]
+        return inverse_variance_weights(torch.stack(variances, dim=-1))
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        """The weighted mean as a single draw."""
+        """Return the weighted mean as a single draw."""
         return self.predict(inputs, num_samples, generator).mean.clamp_min(TINY).log()[None]
 
     def fingerprint(self) -> str:
-        told = self.weights + "".join(name + member.fingerprint() for name, member in self.members.items())
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        content = self.weights + "".join(name + member.fingerprint() for name, member in self.members.items())
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"weights": self.weights, "names": list(self.members)}, {}
@@ -123,15 +123,15 @@ class MultiTeacher(Composite):
 
 
 class ClassMap(Composite):
-    """A teacher of other classes than the data's: fewer, more, or in another order.
+    """A teacher whose classes are mapped to the data's, where these are fewer, more, or in another order.
 
     Args:
         member: the teacher.
-        classes: for each of its classes the data's; several may go to the same, which then has their sum.
-        num_classes: the data's; those that none goes to have no probability.
+        classes: for each of its classes the data's; where several are mapped to one, this has their sum.
+        num_classes: number of the data's classes; those that none is mapped to have no probability.
 
     Raises:
-        UserError: another number of classes than the member's, or one that the data doesn't have.
+        UserError: ``classes`` of another length than the member's, or with one that the data doesn't have.
     """
 
     method = "class_map"

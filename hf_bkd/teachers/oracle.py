@@ -1,4 +1,4 @@
-"""Teachers that know the exact class probabilities, and tell them with a noise that is known too."""
+"""The oracle teacher: exact class probabilities, with a noise that is known too."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ from ..utils.checks import check_positive
 from ..utils.errors import UserError
 from .base import Teacher
 
-TINY = 1e-30  # what a class without probability is given, for its logarithm
+TINY = 1e-30  # least probability whose logarithm is taken
 
 
 class OracleTeacher(Teacher):
-    """The exact class probabilities p(y|x), or S draws around them (arXiv 2601.01484, section 3 and its Figure 1).
+    """A teacher that answers with p(y|x), or S draws around it (arXiv 2601.01484, section 3 and its Figure 1).
 
     Args:
-        network: whose softmax is p(y|x), and that has ``num_classes``: a :class:`hf_bkd.theory.GaussianMixture`, say.
+        network: its softmax is p(y|x), and it has ``num_classes``, as a :class:`hf_bkd.theory.GaussianMixture`.
         concentration: a > 0 of draws from Dirichlet(a p).
-        variance: nu > 0 of draws p + N(0, nu), which are set to 0 where negative and renormalized: they have a bias
-            that the theory of additive noise does not, the smaller the smaller nu is (`theory.additive_draws` has the
-            raw ones).
+        variance: nu > 0 of draws p + N(0, nu), which are set to 0 where negative and renormalized. This adds a bias
+            that the theory of additive noise does not have and that vanishes with nu (`theory.additive_draws` are the
+            raw draws).
 
     Raises:
         UserError: both noises, or one out of range.
@@ -48,6 +48,9 @@ class OracleTeacher(Teacher):
     @property
     def num_classes(self) -> int:
         return self.network.num_classes
+
+    def num_draws(self, num_samples: int) -> int:
+        return num_samples if any(noise is not None for noise in self.noises.values()) else 1
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         logits = logits_of(call_network(self.network, inputs))

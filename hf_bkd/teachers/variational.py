@@ -1,4 +1,4 @@
-"""A Gaussian over the weights, trained together with the network."""
+"""The variational teacher: a Gaussian over the weights, trained together with the network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from ..models.calling import Inputs, call_arguments, classification_head, head_features, logits_of
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
-from ..utils.checks import check_count
+from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal
 from .base import Teacher
@@ -26,10 +26,10 @@ def make_variational(
     initial_std: float | None = None,
     rank: int = 0,
 ) -> nn.Module:
-    """Give ``network``, in place, a posterior to be trained: then train it like any other with the trainer.
+    """Give ``network``, in place, a Gaussian posterior over weights, to be trained as any other network.
 
-    The trainer sees the variational layers and adds their KL divergence over the size of the training set.
-    (The other way, :class:`~hf_bkd.IVON`, is an optimizer and leaves the network as it is.)
+    The trainer recognizes variational layers and adds their KL divergence, divided by the size of the training set.
+    (The alternative, :class:`~hf_bkd.IVON`, is an optimizer and leaves the network as it is.)
 
     Args:
         network: any module with logits and a linear head; its weights become the posterior's means.
@@ -44,11 +44,10 @@ def make_variational(
         The network.
 
     Raises:
-        UserError: unknown posterior, a standard deviation that is not above 0 and finite, a negative rank, or no
-            linear head, or nothing else. The network is as before then.
+        UserError: unknown posterior, a standard deviation that is not above 0 and finite, a negative rank, no linear
+            head, or nothing but one; the network stays unchanged.
     """
-    if posterior not in POSTERIORS:
-        raise UserError(f"posterior is {posterior!r}; it must be one of {', '.join(POSTERIORS)}")
+    check_choice(POSTERIORS, posterior=posterior)
     _, head = classification_head(network)
     if head is network:
         raise UserError("a linear layer cannot be replaced in itself: pass it in a network, as nn.Sequential(layer)")
@@ -66,17 +65,17 @@ def make_variational(
 
 
 class VariationalTeacher(Teacher):
-    """Draws from a trained Gaussian over weights.
+    """A network with a trained Gaussian posterior over its weights.
 
-    If only the last layer's weights vary, S draws cost one pass through the backbone, and each example has its own;
-    otherwise each draw of the weights is one pass of the batch.
+    If only the last layer's weights vary, S draws cost one pass through the backbone and are each example's own;
+    otherwise each draw of the weights costs one pass and is the same for the whole batch.
 
     Args:
         network: a trained network whose weights are the means.
         std: name -> standard deviations > 0, shaped as that parameter of the network, such as
-            :meth:`~hf_bkd.IVON.posterior_std`; parameters without are fixed. If not given, they are read now from the
-            layers that :func:`make_variational` made.
-        factors: name -> R directions [R, *shape] that parameters vary in together, beside ``std``; read with it.
+            :meth:`~hf_bkd.IVON.posterior_std`; parameters without one are fixed. If not given, they are read from the
+            layers that :func:`make_variational` made, once.
+        factors: name -> R directions [R, *shape] in which parameters vary together, beside ``std``; read with it.
 
     Raises:
         UserError: there are no standard deviations, or some don't fit the network's parameters or are not above 0 and
@@ -121,7 +120,7 @@ class VariationalTeacher(Teacher):
     def _draw_outputs(
         self, inputs: Inputs, head_name: str, num_samples: int, generator: torch.Generator | None
     ) -> Tensor:
-        """Logits [S, B, C] by what the weights' Gaussian makes of the outputs, a draw of its own for each example."""
+        """Draw logits [S, B, C] from the Gaussian over outputs that follows, each example its own."""
         features, mean = (seen.float() for seen in head_features(self.network, inputs))
         weight, bias = f"{head_name}.weight", f"{head_name}.bias"
         variances = {name: std.to(mean).square() for name, std in self.std.items()}
@@ -182,12 +181,11 @@ def _check_posterior(std: Mapping[str, Tensor], factors: Mapping[str, Tensor], m
 
 
 def _trained_posterior(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Standard deviations and factors of a network's variational layers, by the name of the weight."""
+    """Read standard deviations and factors from a network's variational layers, by the name of the weight."""
     std, factors = {}, {}
-    for prefix, layer in network.named_modules():
-        for name, parameter in (
-            layer.named_parameters(prefix, recurse=False) if isinstance(layer, GaussianWeights) else ()
-        ):
+    layers = [(prefix, layer) for prefix, layer in network.named_modules() if isinstance(layer, GaussianWeights)]
+    for prefix, layer in layers:
+        for name, parameter in layer.named_parameters(prefix, recurse=False):
             if name.endswith("_log_std"):
                 std[name.removesuffix("_log_std")] = parameter.exp()
             elif name.endswith("_factor"):

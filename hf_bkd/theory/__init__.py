@@ -1,6 +1,9 @@
-"""The papers' mathematics as functions that can be checked; imports torch alone."""
+"""The papers' formulas as functions that can be tested, which import torch alone."""
 
-from .batched_students import Students, train_by_sgd
+from typing import Any
+
+from ..utils.deprecation import warn_renamed
+from .batched_students import BatchedStudents, train_by_sgd
 from .bayes import GaussianMixture, additive_draws, dirichlet_draws, sample_labels
 from .divergence import best_student, conjugate_posterior, distillation_divergence, label_divergence_bound
 from .gap_bounds import lower_gap_bound, sharpness_gap_bound, tightness_radius, upper_gap_bound
@@ -28,8 +31,8 @@ from .sgd_noise import (
 from .sweeps import bootstrap_weights, distill_many, noisy_responses, sample_responses
 
 __all__ = [
+    "BatchedStudents",
     "GaussianMixture",
-    "Students",
     "additive_draws",
     "average_responses",
     "best_lambda",
@@ -64,3 +67,10 @@ __all__ = [
     "train_by_sgd",
     "upper_gap_bound",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Students":
+        raise AttributeError(f"module 'hf_bkd.theory' has no attribute {name!r}")
+    warn_renamed("hf_bkd.theory.Students", "hf_bkd.theory.BatchedStudents")
+    return BatchedStudents

@@ -1,4 +1,4 @@
-"""Many small students in one module, so that all students of a sweep are trained at once."""
+"""Many small students in one module, by which all students of a sweep are trained at once."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..utils.checks import check_count
 
 
-class Students(nn.Module):
+class BatchedStudents(nn.Module):
     """R multilayer perceptrons with ReLU between their layers, whose parameters have a leading dimension R.
 
     The gradient of the *sum* of the students' losses is each student's own, so any element-wise optimizer of torch
@@ -17,9 +17,9 @@ class Students(nn.Module):
 
     Args:
         count: R >= 1.
-        sizes: of the layers, input and output included; two sizes make a linear student.
+        sizes: of the layers, input and output included; two sizes make linear students.
         generator: of the initial weights, U(-1/sqrt(inputs), 1/sqrt(inputs)) as in `torch.nn.Linear`.
-        alike: all students start from the same weights.
+        alike: whether all students start from the same weights.
         dtype: of the weights.
 
     Raises:
@@ -45,7 +45,7 @@ class Students(nn.Module):
                 parameters.append(nn.Parameter(start))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs [R, N, outputs] of inputs [N, d], the same for all students, or [R, N, d]."""
+        """Compute outputs [R, N, outputs] of inputs [N, d], shared by all students, or [R, N, d]."""
         hidden = inputs if inputs.ndim == 3 else inputs.expand(len(self.biases[0]), *inputs.shape)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, hidden.relu() if layer else hidden, weight)
@@ -53,26 +53,28 @@ class Students(nn.Module):
 
 
 def train_by_sgd(
-    students: Students,
+    students: BatchedStudents,
     batches: Iterable[tuple[Tensor, Tensor]],
     learning_rate: float,
     momentum: float = 0.0,
-    measure: Callable[[Students], Tensor] | None = None,
+    measure: Callable[[BatchedStudents], Tensor] | None = None,
     every: int = 1,
 ) -> Tensor:
-    """Plain SGD on cross-entropy to targets that may be any numbers, one step a batch.
+    """Train by plain SGD on cross-entropy to targets that may be any numbers, one step for each batch.
 
     Args:
         students: R of them.
         batches: inputs [R, B, d] or [B, d], and targets [R, B, C].
-        learning_rate, momentum: of all students.
-        measure: asked of the students after every ``every`` steps.
+        learning_rate: of all students.
+        momentum: of all students.
+        measure: called on the students after every ``every`` steps.
+        every: number of steps.
 
     Returns:
-        What ``measure`` found, stacked.
+        What ``measure`` returned, stacked.
     """
     optimizer = torch.optim.SGD(students.parameters(), learning_rate, momentum)
-    found = []
+    measured = []
     for step, (inputs, targets) in enumerate(batches, start=1):
         loss = -(targets * students(inputs).log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1).sum()
         optimizer.zero_grad()
@@ -80,5 +82,5 @@ def train_by_sgd(
         optimizer.step()
         if measure is not None and step % every == 0:
             with torch.no_grad():
-                found.append(measure(students))
-    return torch.stack(found) if found else torch.empty(0)
+                measured.append(measure(students))
+    return torch.stack(measured) if measured else torch.empty(0)

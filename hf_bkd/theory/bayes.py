@@ -1,6 +1,6 @@
 """Tasks whose class probabilities are known exactly, and supervision around them whose noise is known too.
 
-Teachers made of them are :class:`hf_bkd.OracleTeacher`.
+:class:`hf_bkd.OracleTeacher` makes teachers of them.
 """
 
 import torch
@@ -11,9 +11,9 @@ from ..utils.random import example_normal, log_gamma_draws
 
 
 class GaussianMixture(nn.Module):
-    """x | y ~ N(mean_y, covariance_y), y ~ priors: Bayes class probabilities p(y|x) in closed form.
+    """A mixture of Gaussians x | y ~ N(mean_y, covariance_y), y ~ priors, with p(y|x) in closed form.
 
-    As a module it is the network that knows them: its logits are log p(x, y) up to a constant.
+    As a module it is the network that computes p(y|x): its logits are log p(x, y) up to a constant.
 
     Args:
         means: [C, d].
@@ -22,7 +22,7 @@ class GaussianMixture(nn.Module):
 
     Raises:
         UserError: shapes that don't fit, a covariance that is not symmetric and positive definite, or priors that are
-            no distribution.
+            not a distribution.
     """
 
     def __init__(self, means: Tensor, covariance: Tensor, priors: Tensor | None = None):
@@ -39,18 +39,18 @@ class GaussianMixture(nn.Module):
             self.register_parameter(name, nn.Parameter(value.double(), requires_grad=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [..., C] of points [..., d]: log p(x, y), less a constant; in the points' precision."""
+        """Compute logits [..., C] of points [..., d], log p(x, y) less a constant, in the points' precision."""
         centered = x.double().unsqueeze(-2) - self.means
         whitened = torch.linalg.solve_triangular(self.factor, centered.unsqueeze(-1), upper=False).squeeze(-1)
         log_volume = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         return (self.priors.log() - log_volume - whitened.square().sum(dim=-1) / 2).to(x.dtype)
 
     def posterior(self, x: Tensor) -> Tensor:
-        """p(y|x) [..., C] of points [..., d]."""
+        """Compute p(y|x) [..., C] of points [..., d]."""
         return self(x.double()).softmax(dim=-1).to(x.dtype)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """``count`` points [N, d] (float64) and their labels [N]; UserError for a count below 1."""
+        """Draw ``count`` points [N, d] (float64) and their labels [N]; UserError for a count below 1."""
         check_count(count=count)
         labels = torch.multinomial(self.priors, count, replacement=True, generator=generator)
         noise = torch.randn(count, self.means.shape[1], 1, generator=generator, dtype=torch.float64)
@@ -58,7 +58,7 @@ class GaussianMixture(nn.Module):
         return self.means[labels] + (factor @ noise).squeeze(-1), labels
 
     def linear_student(self) -> tuple[Tensor, Tensor]:
-        """Weight [C, d] and bias [C] of the linear softmax that is p(y|x) exactly (AS4 of arXiv 2601.01484 holds).
+        """Return weight [C, d] and bias [C] of the linear softmax that equals p(y|x) (AS4 of arXiv 2601.01484 holds).
 
         Raises:
             UserError: the classes have different covariances, for which no linear softmax is exact.
@@ -69,7 +69,7 @@ class GaussianMixture(nn.Module):
 
 
 def sample_labels(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Labels [...] drawn from class probabilities [..., C]."""
+    """Draw labels [...] from class probabilities [..., C]."""
     check_probabilities(probs=probs)
     flat = torch.multinomial(probs.flatten(0, -2), 1, generator=generator)
     return flat.reshape(probs.shape[:-1])
@@ -78,9 +78,9 @@ def sample_labels(probs: Tensor, generator: torch.Generator | None = None) -> Te
 def dirichlet_draws(
     probs: Tensor, concentration: float, num_samples: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draws [S, B, C] from Dirichlet(a p): unbiased, on the simplex, with covariance (diag p - p p^T) / (a + 1).
+    """Draw from Dirichlet(a p), [S, B, C]: unbiased, on the simplex, with covariance (diag p - p p^T) / (a + 1).
 
-    arXiv 2601.01484's noise of synthetic teachers, with a = 5 ("less noisy") and 0.5 ("more noisy").
+    This is the noise of synthetic teachers in arXiv 2601.01484, with a = 5 ("less noisy") and 0.5 ("more noisy").
 
     Args:
         probs: p [B, C].
@@ -100,9 +100,9 @@ def dirichlet_draws(
 def additive_draws(
     probs: Tensor, variance: float, num_samples: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draws [S, B, C] of p + eps, eps ~ N(0, nu) for each class by itself (arXiv 2601.01484, proposition 3).
+    """Draw p + eps, [S, B, C], with independent eps ~ N(0, nu) for each class (arXiv 2601.01484, proposition 3).
 
-    They leave the simplex, as the paper's model does: some are negative and they don't sum to one.
+    Draws leave the simplex, as in the paper's model: some are negative, and they don't sum to one.
 
     Args:
         probs: p [B, C].

@@ -1,6 +1,6 @@
-"""How far a student's generalization gap can be from its teacher's (arXiv 2605.13143).
+"""Bounds on a student's generalization gap by its teacher's (arXiv 2605.13143).
 
-The gap is population loss minus empirical loss, the divergence K that of `divergence`. Only the paper's statements and
+The gap is population loss minus empirical loss, and K the divergence of `divergence`. Only the paper's statements and
 single lines of its proofs could be recovered: what is marked "derived here" follows from those lines, and the paper's
 own constants may differ. Losses and gaps are in the same unit, divergences in nats.
 """
@@ -12,10 +12,10 @@ from ..utils.errors import UserError
 
 
 def upper_gap_bound(teacher_gap: float, variance_proxy: float, divergence: float) -> float:
-    """gap_T + sqrt(2 R^2 K), at least the student's mean gap if the teacher's gap is R^2-sub-Gaussian (derived here).
+    """Bound the student's mean gap from above by gap_T + sqrt(2 R^2 K) (derived here).
 
-    By Donsker and Varadhan's inequality (arXiv 2605.13143). For losses in [a, b] and weights that don't depend on the
-    n training examples, R^2 = (b - a)^2 / (4n).
+    This holds if the teacher's gap is R^2-sub-Gaussian, by Donsker and Varadhan's inequality (arXiv 2605.13143). For
+    losses in [a, b] and weights that don't depend on the n training examples, R^2 = (b - a)^2 / (4n).
 
     Args:
         teacher_gap: mean population loss minus empirical loss of the teacher.
@@ -31,13 +31,14 @@ def upper_gap_bound(teacher_gap: float, variance_proxy: float, divergence: float
 
 
 def lower_gap_bound(teacher_gap: float, divergence: float, eta: float, c: float) -> float:
-    """c gap_T - K / eta, at most the student's mean gap under the (eta, c)-central condition (derived here).
+    """Bound the student's mean gap from below by c gap_T - K / eta (derived here).
 
-    The condition on the teacher (arXiv 2605.13143): log E exp(-eta gap) <= -c eta E gap. The bound falls linearly in
-    K, where the upper one rises with its root.
+    This holds if the teacher fulfills the (eta, c)-central condition (arXiv 2605.13143): log E exp(-eta gap) <=
+    -c eta E gap. The bound falls linearly in K, where the upper one rises with the root of K.
 
     Args:
-        teacher_gap, divergence: as for :func:`upper_gap_bound`.
+        teacher_gap: as for :func:`upper_gap_bound`.
+        divergence: K, likewise.
         eta: > 0.
         c: in (0, 1].
 
@@ -52,13 +53,13 @@ def lower_gap_bound(teacher_gap: float, divergence: float, eta: float, c: float)
 
 
 def sharpness_gap_bound(teacher_gap: float, gradient_norm: float, largest_eigenvalue: float, radius: float) -> float:
-    """gap_T + g rho + lambda rho^2 / 2, at least the gap of a student within rho of the teacher (derived here).
+    """Bound the gap of a student within rho of the teacher by gap_T + g rho + lambda rho^2 / 2 (derived here).
 
-    Exact by Taylor's theorem if g is the norm of the *gap's* gradient at the teacher's weights, and lambda at least
-    every eigenvalue of its Hessian on the way to the student's. With a loss' g and lambda
-    (`hf_bkd.training.sharpness`), of which the sharpness-aware bound of arXiv 2605.13143 speaks, it holds for that
-    loss to second order; the constants with which the paper comes from there to the gap could not be recovered. A
-    negative lambda counts as 0.
+    By Taylor's theorem this is a bound if g is the norm of the *gap's* gradient at the teacher's weights, and lambda
+    at least every eigenvalue of its Hessian on the way to the student's. With g and lambda of a loss
+    (`hf_bkd.training.sharpness`), as in the sharpness-aware bound of arXiv 2605.13143, it holds for that loss to
+    second order; the constants by which the paper goes from there to the gap could not be recovered. A negative lambda
+    counts as 0.
 
     Args:
         teacher_gap: population loss minus empirical loss at the teacher's weights.
@@ -77,15 +78,17 @@ def sharpness_gap_bound(teacher_gap: float, gradient_norm: float, largest_eigenv
 def tightness_radius(
     gradient_norm: float, largest_eigenvalue: float, variance_proxy: float, divergence: float
 ) -> float:
-    """rho_0 below which :func:`sharpness_gap_bound` is tighter than :func:`upper_gap_bound` (derived here).
+    """Find rho_0 below which :func:`sharpness_gap_bound` is tighter than :func:`upper_gap_bound` (derived here).
 
-    The positive root of g rho + lambda rho^2 / 2 = sqrt(2 R^2 K) = b, as 2 b / (g + sqrt(g^2 + 2 lambda b)), which
-    loses no digits when lambda is small. It grows as lambda falls: the flatter the teacher, the further away are
-    students for which its sharpness tells more than the divergence; infinite for g = lambda = 0.
+    It is the positive root of g rho + lambda rho^2 / 2 = sqrt(2 R^2 K) = b, as 2 b / (g + sqrt(g^2 + 2 lambda b)),
+    which loses no digits when lambda is small. It grows as lambda falls: the flatter the teacher, the further away are
+    students for which its sharpness is more informative than the divergence; it is infinite for g = lambda = 0.
 
     Args:
-        gradient_norm, largest_eigenvalue: as for :func:`sharpness_gap_bound`.
-        variance_proxy, divergence: as for :func:`upper_gap_bound`.
+        gradient_norm: g, as for :func:`sharpness_gap_bound`.
+        largest_eigenvalue: lambda, likewise.
+        variance_proxy: R^2, as for :func:`upper_gap_bound`.
+        divergence: K, likewise.
 
     Raises:
         UserError: a number out of its range or not finite.

@@ -1,7 +1,7 @@
-"""How a teacher's noise reaches its students, and what combining estimates saves (arXiv 2601.18909).
+"""The propagation of a teacher's noise to its students, and the combination of estimates (arXiv 2601.18909).
 
-Inter-student variance is how far students that were distilled independently differ; intra-student entropy is how
-uncertain one student says it is. All arithmetic is in float64.
+Inter-student variance is how much independently distilled students differ; intra-student entropy is how uncertain a
+single student's predictions are. All arithmetic is in float64.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from ..utils.errors import UserError
 
 
 class Estimate(NamedTuple):
-    """An estimate, and the variance *of this estimate*, not of one response that went into it."""
+    """An estimate with the variance *of this estimate*, not of a response that entered it."""
 
     mean: Tensor
     variance: Tensor
 
 
 class Entropies(NamedTuple):
-    """Mean entropy in nats over all, correct and incorrect predictions, and the share of the correct ones.
+    """Mean entropies in nats of all, correct and incorrect predictions, and the share of correct ones.
 
-    ``correct`` or ``incorrect`` is ``None`` where there are no such predictions.
+    ``correct`` or ``incorrect`` is ``None`` if there are no such predictions.
     """
 
     all: float
@@ -35,21 +35,21 @@ class Entropies(NamedTuple):
 
 
 def inter_student_variance(predictions: Tensor) -> Tensor:
-    """Variance (ddof 1) over students: predictions [R, ...] of R >= 2 students -> [...]."""
+    """Compute the variance (ddof 1) [...] over R >= 2 students of their predictions [R, ...]."""
     if len(predictions) < 2:
         raise UserError(f"a variance over students needs at least 2 of them, and predictions holds {len(predictions)}")
     return predictions.double().var(dim=0)
 
 
 def intra_student_entropy(probs: Tensor, labels: Tensor) -> Entropies:
-    """Mean entropy of the students' predictions, also of those alone whose arg-max is right or wrong.
+    """Average the entropy of students' predictions, of all and of those whose arg-max is right or wrong.
 
     Args:
         probs: of R students on N examples, [R, N, K].
         labels: [N].
 
     Raises:
-        UserError: ``probs`` that are no distributions, or labels of another shape.
+        UserError: ``probs`` that are not distributions, or labels of another shape.
     """
     check_shape("probs", probs, None, None, None)
     check_probabilities(probs=probs)
@@ -60,11 +60,11 @@ def intra_student_entropy(probs: Tensor, labels: Tensor) -> Entropies:
 
 
 def average_responses(responses: Tensor, variance: float | Tensor | None = None) -> Estimate:
-    """The mean of k independent responses, and the variance of that mean.
+    """Average k independent responses, and give the variance of their mean.
 
     Args:
         responses: [k, ...].
-        variance: of one response, where it is known; else it is estimated (ddof 1) from the k responses.
+        variance: of one response; if not given, it is estimated (ddof 1) from the k responses.
 
     Raises:
         UserError: a single response whose variance isn't known, or a variance that isn't positive.
@@ -87,16 +87,16 @@ def average_responses(responses: Tensor, variance: float | Tensor | None = None)
 def inverse_variance_combine(
     means: Sequence[Tensor] | Tensor, variances: Sequence[float | Tensor | None] | Tensor
 ) -> Estimate:
-    """Weight M estimates of the same quantity by the inverses of their variances, as the paper does.
+    """Average M estimates of the same quantity, weighted by the inverses of their variances, as the paper does.
 
-    This has the least variance of all weighted means, and the variance that is returned, if the estimates are unbiased
-    and *independent*. Neither can be seen from the arguments: a teacher's labels and a student that learned from those
-    same labels aren't independent, and a student's bias enters the mean with the student's weight.
+    If the estimates are unbiased and *independent*, no weighted mean has less variance, and it is the one returned.
+    The arguments show neither: a teacher's labels and a student that learned from them are not independent, and a
+    student's bias enters the mean with the student's weight.
 
     Args:
         means: M >= 1 tensors of one shape, or stacked [M, ...].
-        variances: M variances *of these estimates* (of a mean of k responses: that of one response / k), each a number
-            or elementwise, broadcast to its estimate's shape.
+        variances: M variances *of these estimates* (for a mean of k responses, that of one response / k), each a
+            number or elementwise, broadcast to its estimate's shape.
 
     Raises:
         UserError: a variance that is unknown (``None``), not positive or not finite; numbers or shapes that differ.
@@ -127,11 +127,11 @@ def _variance_of(i: int, mean: Tensor, variance: float | Tensor | None) -> Tenso
 
 
 def oracle_combine(responses: Tensor, teacher_mean: Tensor, noise_variance: float) -> Tensor:
-    """An ORACLE, there to reproduce figures: the weighting in the regression experiments of the paper's code.
+    """Combine estimates as the regression experiments of the paper's code do: an ORACLE, to reproduce figures only.
 
-    Nobody can use it: it mixes the averaged responses with the teacher's *noise-free* mean, which the responses are
-    there to estimate, and gives that mean the teacher's true noise variance as its own. The responses' variance is
-    that of *one* of them (ddof 0), not of their average; of a single response it is 0, which leaves it alone.
+    It cannot be used in practice: it mixes the averaged responses with the teacher's *noise-free* mean, which the
+    responses are to estimate, and takes the teacher's true noise variance for that mean's own. The responses' variance
+    is that of *one* of them (ddof 0), not of their average; for a single response it is 0, which leaves it unchanged.
 
     Args:
         responses: [k, ...].
@@ -139,7 +139,7 @@ def oracle_combine(responses: Tensor, teacher_mean: Tensor, noise_variance: floa
         noise_variance: the true variance of one response, above 0.
 
     Returns:
-        The combined targets [...]; no variance, as what the formula would claim isn't theirs.
+        The combined targets [...], without a variance, for the one that the formula implies is not theirs.
     """
     check_count(responses=len(responses))
     check_positive(noise_variance=noise_variance)
@@ -150,14 +150,14 @@ def oracle_combine(responses: Tensor, teacher_mean: Tensor, noise_variance: floa
 
 
 def leverage(design: Tensor, x: Tensor) -> Tensor:
-    """x^T (A^T A)^-1 x for each row of ``x`` [M, p], [M], of a design A [N, p] of full column rank."""
+    """Compute x^T (A^T A)^-1 x [M] for the rows of ``x`` [M, p] and a design A [N, p] of full column rank."""
     _, factor = _factorized(design)
     check_shape("x", x, None, design.shape[1])
     return torch.linalg.solve_triangular(factor.mT, x.double().mT, upper=False).square().sum(dim=0)
 
 
 def ols_students(design: Tensor, responses: Tensor) -> Tensor:
-    """Least squares of R students at once: responses [R, N] on one design [N, p] -> coefficients [R, p].
+    """Fit R students by least squares, from responses [R, N] on one design [N, p] to coefficients [R, p].
 
     Raises:
         UserError: a design without full column rank, or responses that don't match it.
@@ -168,10 +168,10 @@ def ols_students(design: Tensor, responses: Tensor) -> Tensor:
 
 
 def ols_student_variance(design: Tensor, x: Tensor, noise_variance: float, k: int = 1) -> Tensor:
-    """sigma^2 / k * leverage: the inter-student variance [M] at ``x`` of least squares on averages of k responses.
+    """Compute the inter-student variance sigma^2 / k * leverage [M] at ``x`` of fits to means of k responses.
 
-    It is also by how much the expected squared error at ``x`` exceeds that of the noise-free teacher, if the teacher
-    itself is linear.
+    If the teacher is linear, this is also the excess of the expected squared error at ``x`` over that of the
+    noise-free teacher.
     """
     check_not_negative(noise_variance=noise_variance)
     check_count(k=k)

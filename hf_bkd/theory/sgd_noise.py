@@ -1,8 +1,8 @@
-"""How much noise a kind of supervision puts into SGD's gradients at the optimum, and what it costs (arXiv 2601.01484).
+"""The noise that a kind of supervision puts into SGD's gradients at the optimum, and its cost (arXiv 2601.01484).
 
-The gradient of one example's loss CE(t, q) is -sum_k t_k G_k with the scores G_k = d log q_k / d theta [P]. So all
-that the noise of a target t does to it is in the Gram matrix <G_k, G_l> of the example's scores and in the covariance
-of t: E ||gradient||^2 = tr(Cov[t] Gram) where q = E[t], for there sum_k q_k G_k = 0.
+The gradient of one example's loss CE(t, q) is -sum_k t_k G_k with the scores G_k = d log q_k / d theta [P]. Its noise
+is thus determined by the Gram matrix <G_k, G_l> of the example's scores and the covariance of the target t:
+E ||gradient||^2 = tr(Cov[t] Gram) where q = E[t], for there sum_k q_k G_k = 0.
 
 ========================================== ================================ ============================
 supervision of an example with p = p(y|x)  covariance of the target         noise sigma*
@@ -15,7 +15,7 @@ mean of S draws of a teacher               of one draw, / S                 of o
 (1 - lambda) label + lambda teacher        (1 - lambda)^2, lambda^2 of each :func:`mixed_noise`
 ========================================== ================================ ============================
 
-The first three rows are Lemma 1 and Proposition 3 of the paper, as its public summaries relay them; the others, the
+The first three rows are Lemma 1 and Proposition 3 of the paper, as its public summaries state them; the others, the
 floor and the best lambda are derived from them here.
 """
 
@@ -37,15 +37,15 @@ from ..utils.checks import (
     check_share,
 )
 
-CHUNK = 64  # examples whose gradients are held at a time
+CHUNK = 64  # how many examples' gradients are held at a time
 
 
 def squared_gradient_norms(network: nn.Module, inputs: Any, targets: Tensor) -> Tensor:
-    """||d CE(t, softmax(z)) / d theta||^2 of each example, over all parameters that require a gradient.
+    """Compute ||d CE(t, softmax(z)) / d theta||^2 of each example, over all parameters that require a gradient.
 
-    CE(t, q) = -sum_k t_k log q_k, also of targets that don't sum to one. All examples at once by `torch.func`, in the
-    network's present mode (batch norm must be in evaluation mode, for it mixes examples). Costs one forward pass and T
-    backward passes of a batch, and the memory of 64 examples' gradients.
+    CE(t, q) = -sum_k t_k log q_k, also for targets that don't sum to one. All examples go at once through
+    `torch.func`, in the network's present mode (batch norm must be in evaluation mode, for it mixes examples), at the
+    cost of one forward and T backward passes of a batch and the memory of 64 examples' gradients.
 
     Args:
         network: returns logits [B, C].
@@ -67,9 +67,9 @@ def squared_gradient_norms(network: nn.Module, inputs: Any, targets: Tensor) -> 
 
 
 def score_gram(network: nn.Module, inputs: Any) -> Tensor:
-    """Gram matrices [B, C, C] of the scores d log q_k / d theta; arguments as in :func:`squared_gradient_norms`.
+    """Compute Gram matrices [B, C, C] of the scores d log q_k / d theta, at the cost of C backward passes.
 
-    Costs C backward passes.
+    Arguments are those of :func:`squared_gradient_norms`.
     """
 
     def of_example(example: Any) -> Tensor:
@@ -82,7 +82,7 @@ def score_gram(network: nn.Module, inputs: Any) -> Tensor:
 
 
 def _logits(network: nn.Module, example: Any) -> tuple[Tensor, Callable]:
-    """One example's logits [C], and what maps their cotangent to the parameters'."""
+    """Return one example's logits [C], and the function from their cotangent to the parameters'."""
     state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}
     trained = {name: state.pop(name) for name, value in network.named_parameters() if value.requires_grad}
     batch = tree_map(lambda value: value[None], example)
@@ -94,20 +94,20 @@ def _square(gradient: dict[str, Tensor]) -> Tensor:
 
 
 def one_hot_covariance(probs: Tensor) -> Tensor:
-    """diag p - p p^T [..., C, C]: the covariance of a label drawn from probabilities [..., C]."""
+    """Return diag p - p p^T [..., C, C], the covariance of a label drawn from probabilities [..., C]."""
     check_probabilities(probs=probs)
     return torch.diag_embed(probs) - probs.unsqueeze(-1) * probs.unsqueeze(-2)
 
 
 def gradient_noise(gram: Tensor, covariance: Tensor) -> float:
-    """sigma* = E_x tr(Cov[t] Gram): the mean squared gradient norm at the optimum under noisy targets.
+    """Compute sigma* = E_x tr(Cov[t] Gram), the mean squared gradient norm at the optimum under noisy targets.
 
     For one-hot labels this is E_x sum_k ||J_k||^2 / P_k with J_k = d q_k / d theta, for additive noise
     nu E_x sum_k ||J_k||^2 / P_k^2 (arXiv 2601.01484, proposition 3).
 
     Args:
-        gram: [N, C, C], of :func:`score_gram` with a student whose q is p(y|x).
-        covariance: of the targets [N, C, C], or [C, C] for all of them.
+        gram: [N, C, C], from :func:`score_gram` with a student whose q is p(y|x).
+        covariance: of the targets, [N, C, C], or one [C, C] for all.
 
     Raises:
         UserError: shapes that don't fit.
@@ -118,7 +118,7 @@ def gradient_noise(gram: Tensor, covariance: Tensor) -> float:
 
 
 def break_even_variance(gram: Tensor, probs: Tensor) -> float:
-    """nu*: the variance of additive noise at which a teacher is no better than one-hot labels.
+    """Compute nu*, the variance of additive noise at which a teacher is no better than one-hot labels.
 
     nu* = E_x sum_k ||J_k||^2 / P_k  /  E_x sum_k ||J_k||^2 / P_k^2; arguments as in :func:`gradient_noise`.
     """
@@ -126,16 +126,16 @@ def break_even_variance(gram: Tensor, probs: Tensor) -> float:
 
 
 def mixed_noise(label_noise: float, teacher_noise: float, kd_lambda: float) -> float:
-    """(1 - lambda)^2 sigma_f* + lambda^2 sigma_T*, for a teacher whose noise is independent of the labels'."""
+    """Return (1 - lambda)^2 sigma_f* + lambda^2 sigma_T*, for a teacher whose noise is independent of the labels'."""
     check_not_negative(label_noise=label_noise, teacher_noise=teacher_noise)
     check_share(kd_lambda=kd_lambda)
     return (1 - kd_lambda) ** 2 * label_noise + kd_lambda**2 * teacher_noise
 
 
 def best_lambda(label_noise: float, teacher_noise: float) -> float:
-    """lambda* = sigma_f* / (sigma_f* + sigma_T*), the least :func:`mixed_noise`: sigma_f* sigma_T* over their sum.
+    """Return lambda* = sigma_f* / (sigma_f* + sigma_T*) of least :func:`mixed_noise`, their product over their sum.
 
-    Derived here; it is the inverse-variance weighting of arXiv 2601.18909. For Dirichlet(a p): (a + 1) / (a + 2).
+    Derived here; it is the inverse-variance weighting of arXiv 2601.18909. For Dirichlet(a p) it is (a + 1) / (a + 2).
     """
     check_positive(label_noise=label_noise)
     check_not_negative(teacher_noise=teacher_noise)
@@ -143,10 +143,10 @@ def best_lambda(label_noise: float, teacher_noise: float) -> float:
 
 
 def excess_risk_floor(noise: float, learning_rate: float, batch_size: int = 1, momentum: float = 0.0) -> float:
-    """Where SGD with a constant step comes to rest: E KL(p || q) = alpha sigma* / (4 B (1 - m)), in nats.
+    """Return the stationary risk of SGD with a constant step, E KL(p || q) = alpha sigma* / (4 B (1 - m)), in nats.
 
-    Derived here, and an equality to first order in the step: near the optimum of cross-entropy Hessian and noise
-    covariance balance, H S + S H = (alpha / B) C. (arXiv 2601.01484's theorems 3 and 4 are upper bounds of it.)
+    Derived here, and exact to first order in the step: near the optimum of cross-entropy, Hessian and noise covariance
+    balance, H S + S H = (alpha / B) C. (Theorems 3 and 4 of arXiv 2601.01484 are upper bounds of it.)
 
     Args:
         noise: sigma* >= 0, of :func:`gradient_noise`.
@@ -161,10 +161,10 @@ def excess_risk_floor(noise: float, learning_rate: float, batch_size: int = 1, m
 
 
 def label_free_lambda(probs: Tensor, variance: Tensor, num_samples: int) -> float:
-    """An estimate of lambda* for a teacher's mean of S draws, from the draws alone: 1 / (1 + rho / S).
+    """Estimate lambda* for a teacher's mean of S draws from the draws alone: 1 / (1 + rho / S).
 
-    It takes variances of probabilities for those of gradients, and sees how the draws scatter and not where they are
-    wrong together: an upper bound of the lambda that is best for a teacher with a bias. Derived here; arguments as in
-    :func:`hf_bkd.targets.noise_ratio`, which is rho.
+    It takes variances of probabilities for those of gradients, and these show how draws scatter but not where all of
+    them are wrong: for a teacher with a bias it is an upper bound of the best lambda. Derived here; rho is
+    :func:`hf_bkd.targets.noise_ratio`, which has the same arguments.
     """
     return 1 / (1 + noise_ratio(probs, variance, num_samples) / num_samples)

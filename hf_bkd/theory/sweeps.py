@@ -1,4 +1,4 @@
-"""Many students of one teacher at once, that differ in one source of randomness alone (arXiv 2601.18909)."""
+"""Many students of one teacher that differ in a single source of randomness (arXiv 2601.18909)."""
 
 from collections.abc import Sequence
 
@@ -6,39 +6,48 @@ import torch
 from torch import Tensor
 
 from ..losses import kl_to_target
-from ..utils.checks import check_count, check_not_negative, check_positive, check_probabilities, check_shape
+from ..utils.checks import (
+    check_choice,
+    check_count,
+    check_not_negative,
+    check_positive,
+    check_probabilities,
+    check_shape,
+    check_share,
+)
+from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
-from .batched_students import Students
+from .batched_students import BatchedStudents
 
 SOURCES = ("initialization", "data", "teacher")
 RESPONSES = ("argmax", "sampled", "soft")
-LOSSES = {  # of each example, [R, N], from outputs and targets
+LOSSES = {  # from outputs and targets to each example's loss, [R, N]
     "squared error": lambda outputs, targets: (outputs - targets).square().mean(dim=-1),
     "divergence": lambda outputs, targets: kl_to_target(targets, outputs),
 }
 
 
-def sample_responses(probs: Tensor, how: str, k: int = 1, generator: torch.Generator | None = None) -> Tensor:
-    """What a classifying teacher answers, as targets: distributions of the shape of ``probs``.
+@renamed_arguments(how="kind")
+def sample_responses(probs: Tensor, kind: str, k: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    """Turn a classifying teacher's probabilities into targets, distributions of the same shape.
 
     Args:
         probs: the teacher's probabilities [..., K]; ``probs.expand(R, N, K)`` draws for each of R students.
-        how: ``"argmax"``: the most probable class, one-hot; ``"sampled"``: the mean of k one-hot labels drawn from
-            ``probs``; ``"soft"``: ``probs`` as they are.
-        k: number of labels drawn; of no effect on the other two, which have no randomness.
+        kind: ``"argmax"``: the most probable class, one-hot; ``"sampled"``: the mean of k one-hot labels drawn from
+            ``probs``; ``"soft"``: ``probs`` unchanged.
+        k: number of labels drawn; without effect on the other two, which have no randomness.
         generator: of the labels.
 
     Raises:
-        UserError: ``probs`` that are no distributions, an unknown ``how``, k below 1.
+        UserError: ``probs`` that are not distributions, an unknown ``kind``, k below 1.
     """
     check_probabilities(probs=probs)
     check_count(k=k)
-    if how not in RESPONSES:
-        raise UserError(f"how is {how!r}; it must be one of {', '.join(RESPONSES)}")
-    if how == "soft":
+    check_choice(RESPONSES, kind=kind)
+    if kind == "soft":
         return probs
     rows = probs.reshape(-1, probs.shape[-1])
-    if how == "argmax":
+    if kind == "argmax":
         labels = rows.argmax(dim=-1, keepdim=True)
     else:
         labels = torch.multinomial(rows, k, replacement=True, generator=generator)
@@ -46,7 +55,7 @@ def sample_responses(probs: Tensor, how: str, k: int = 1, generator: torch.Gener
 
 
 def noisy_responses(mean: Tensor, variance: float, k: int = 1, generator: torch.Generator | None = None) -> Tensor:
-    """What a regressing teacher answers: the average of k draws from N(mean, variance), of the shape of ``mean``."""
+    """Average k draws of a regressing teacher's responses N(mean, variance), of the shape of ``mean``."""
     check_not_negative(variance=variance)
     check_count(k=k)
     noise = torch.zeros_like(mean)
@@ -68,10 +77,10 @@ def distill_many(
     seed: int = 0,
     fraction: float = 1.0,
     weight_noise: float | None = None,
-) -> Students:
+) -> BatchedStudents:
     """Train R students together, by full-batch Adam on the sum of their losses.
 
-    They share all but the source of randomness that is named:
+    They share all but the source of randomness that ``vary`` names:
 
     | ``vary``           | initial weights | examples         | targets                         |
     | ------------------ | --------------- | ---------------- | ------------------------------- |
@@ -81,8 +90,8 @@ def distill_many(
 
     Args:
         inputs: [N, d].
-        targets: what the students learn: values, or class probabilities for ``"divergence"``.
-        vary: the source.
+        targets: that the students learn, values or, for ``"divergence"``, class probabilities.
+        vary: the source of randomness.
         count: R >= 1.
         sizes: of the students' layers, d and K included; two sizes make a (logistic) regression.
         loss: ``"squared error"``, or ``"divergence"``, KL(target || softmax(output)), whose gradient is that of the
@@ -90,22 +99,36 @@ def distill_many(
         steps: of Adam.
         learning_rate: constant.
         seed: of the initial weights and the bootstrap samples, which have a generator each.
-        fraction: of N that each bootstrap sample draws with replacement, in (0, 1]; for ``"data"``.
-        weight_noise: s: instead of weights of their own, all students get the same ones times 1 + N(0, s^2), drawn for
-            each weight (and bias) of each student; for ``"initialization"``.
+        fraction: of N, in (0, 1], that each bootstrap sample draws with replacement; for ``"data"``.
+        weight_noise: s >= 0: instead of weights of their own all students start from the same ones, each weight and
+            bias times 1 + N(0, s^2); for ``"initialization"``.
 
     Returns:
-        The trained students, their parameters without gradients.
+        The trained students, whose parameters require no gradients.
 
     Raises:
         UserError: an unknown source or loss, an argument of the wrong shape or out of its range.
     """
-    _check(inputs, targets, vary, count, sizes, loss, fraction, weight_noise)
-    check_count(steps=steps)
-    check_positive(learning_rate=learning_rate)
+    check_choice(SOURCES, vary=vary)
+    check_choice(LOSSES, loss=loss)
+    check_count(count=count, steps=steps)
+    if len(sizes) < 2:
+        raise UserError(f"sizes must be those of at least two layers, and it is {tuple(sizes)}")
+    check_shape("inputs", inputs, None, sizes[0])
+    check_shape("targets", targets, *([count] if vary == "teacher" else []), len(inputs), sizes[-1])
+    if loss == "divergence":
+        check_probabilities(targets=targets)
+    check_positive(learning_rate=learning_rate, fraction=fraction)
+    check_share(fraction=fraction)
+    if fraction < 1 and vary != "data":
+        raise UserError(f"fraction is {fraction:g}, and vary is {vary!r}: it must be 'data'")
+    if weight_noise is not None:
+        check_not_negative(weight_noise=weight_noise)
+        if vary != "initialization":
+            raise UserError(f"weight_noise is {weight_noise:g}, and vary is {vary!r}: it must be 'initialization'")
     initial, drawn = (torch.Generator().manual_seed(2 * seed + i) for i in range(2))
     alike = vary != "initialization" or weight_noise is not None
-    students = Students(count, sizes, initial, alike, inputs.dtype)
+    students = BatchedStudents(count, sizes, initial, alike, inputs.dtype)
     if weight_noise is not None:
         _perturb(students, weight_noise, initial)
     weights = torch.full((1, len(inputs)), 1 / len(inputs), dtype=inputs.dtype)
@@ -120,49 +143,19 @@ def distill_many(
 
 
 def bootstrap_weights(count: int, examples: int, fraction: float, generator: torch.Generator | None = None) -> Tensor:
-    """The share of each example in ``count`` samples with replacement, [count, examples]; rows sum to one."""
+    """Draw each example's share in ``count`` samples with replacement, [count, examples]; rows sum to one."""
     draws = max(1, round(fraction * examples))
     drawn = torch.randint(examples, (count, draws), generator=generator)
     return _counts(drawn, examples, torch.float64) / draws
 
 
 def _counts(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """How often each of the classes is in each row of labels [B, k], [B, classes]."""
+    """Count each class in each row of labels [B, k], [B, classes]."""
     ones = torch.ones(labels.shape, dtype=dtype)
     return torch.zeros(len(labels), classes, dtype=dtype).scatter_add_(1, labels, ones)
 
 
 @torch.no_grad()
-def _perturb(students: Students, scale: float, generator: torch.Generator) -> None:
+def _perturb(students: BatchedStudents, scale: float, generator: torch.Generator) -> None:
     for parameter in students.parameters():
         parameter *= 1 + scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-
-
-def _check(
-    inputs: Tensor,
-    targets: Tensor,
-    vary: str,
-    count: int,
-    sizes: Sequence[int],
-    loss: str,
-    fraction: float,
-    weight_noise: float | None,
-) -> None:
-    for name, value, known in (("vary", vary, SOURCES), ("loss", loss, LOSSES)):
-        if value not in known:
-            raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
-    check_count(count=count)
-    if len(sizes) < 2:
-        raise UserError(f"sizes must be those of at least two layers, and it is {tuple(sizes)}")
-    check_shape("inputs", inputs, None, sizes[0])
-    check_shape("targets", targets, *([count] if vary == "teacher" else []), len(inputs), sizes[-1])
-    if loss == "divergence":
-        check_probabilities(targets=targets)
-    if not 0 < fraction <= 1:
-        raise UserError(f"fraction must be above 0 and at most 1, and it is {fraction:g}")
-    if fraction < 1 and vary != "data":
-        raise UserError(f"fraction is {fraction:g}, and vary is {vary!r}: it must be 'data'")
-    if weight_noise is not None:
-        check_not_negative(weight_noise=weight_noise)
-        if vary != "initialization":
-            raise UserError(f"weight_noise is {weight_noise:g}, and vary is {vary!r}: it must be 'initialization'")

@@ -1,1 +1,1 @@
-"""The trainer that distils, its arguments, and what it reads."""
+"""The trainer that distills, its arguments, and the datasets that it reads."""

@@ -1,4 +1,4 @@
-"""`transformers.TrainingArguments` and the few numbers that distillation adds."""
+"""The arguments of a distillation: `transformers.TrainingArguments` and a few numbers more."""
 
 from dataclasses import dataclass, field
 
@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 from ..data.views import ORDERS
 from ..losses import TEMPERATURE_SCALES
 from ..targets import TEACHER_WEIGHTS
+from ..utils.checks import check_choice, check_count, check_positive, check_share
 from ..utils.errors import UserError
 
 CHOICES = {
@@ -20,24 +21,25 @@ CHOICES = {
 
 @dataclass
 class DistillationTrainingArguments(TrainingArguments):
-    """Arguments of :class:`~hf_bkd.DistillationTrainer`.
+    """The arguments of :class:`~hf_bkd.DistillationTrainer`.
 
     loss = (1 - kd_lambda) * CE(y, softmax(z)) + kd_lambda * scale * KL(target, softmax(z / student_temperature)),
     where the target is the stored ``teacher_probs`` at ``teacher_temperature`` (arXiv 2601.01484).
 
     Args:
         kd_lambda: weight in [0, 1] of the distillation term; 0 is plain training, 1 never reads the labels.
-        lambda_schedule: ``"fixed"``, or ``"adaptive"``: lambda(x) is ``kd_lambda`` times what the spread of the
-            teacher's draws for x says, see :func:`~hf_bkd.targets.adaptive_lambda`. Needs stored ``teacher_variance``.
-        teacher_weights: of several teachers' labels: ``"equal"``, ``"entropy"`` (the surer, the more, example by
-            example; arXiv 2605.27967) or ``"inverse_variance"`` (of each teacher's mean, example by example; needs
+        lambda_schedule: ``"fixed"``, or ``"adaptive"``: lambda(x) is ``kd_lambda`` times a factor that falls with the
+            variance of the teacher's draws for x, see :func:`~hf_bkd.targets.adaptive_lambda`. Needs stored
+            ``teacher_variance``.
+        teacher_weights: of several teachers' labels: ``"equal"``, ``"entropy"`` (a surer teacher counts more, example
+            by example; arXiv 2605.27967) or ``"inverse_variance"`` (of each teacher's mean, example by example; needs
             ``teacher_variance``).
         combine: ``"average"`` of the teachers, or ``"mixture"``, arXiv 2605.27967's prior, under which the teachers
             that the student agrees with count more; see :func:`~hf_bkd.targets.mixture_responsibilities`.
         prior_strength: s > 0 of that mixture, its lambda. Its energy with the released code's factor c, and labels
             of weight one, is ``kd_lambda`` = c s / (1 + c s) here.
         teacher_temperature: T_t > 0 of the target. ``None`` keeps that of the stored labels. Labels stored at another
-            temperature are brought to this one by p^(T_stored/T_t), renormalized; refused if T_stored is not 1 and
+            temperature are converted to this one by p^(T_stored/T_t), renormalized; refused if T_stored is not 1 and
             their teacher's rule was ``"per_sample"``, and for a higher one unless they are stored as float32.
         student_temperature: T_s > 0 of the student in the distillation term.
         temperature_scale: ``"product"`` (T_t * T_s, arXiv 2601.01484), ``"squared"`` (T_s^2, Hinton et al. 2015) or
@@ -49,7 +51,7 @@ class DistillationTrainingArguments(TrainingArguments):
             defaults are those of arXiv 2601.01484's code: 100 epochs and then 50, of 200.
         view_order: of labels of V views: ``"cycle"`` shows view (epoch mod V), ``"shuffle"`` all V in a new order
             every V epochs.
-        online_teacher: ask the trainer's ``teacher`` for the targets at each step, in place of stored labels.
+        online_teacher: ask the trainer's ``teacher`` for the targets at each step, instead of reading stored labels.
         teacher_samples, teacher_seed: S and the seed of an online teacher's draws.
         allow_unrecorded_labels: train on soft labels that don't say what made them, such as ones added by hand.
 
@@ -92,7 +94,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default="cycle", metadata={"help": "Which view an epoch shows: cycle or shuffle (each V epochs anew)."}
     )
     online_teacher: bool = field(
-        default=False, metadata={"help": "Ask the teacher for targets at each step, in place of stored labels."}
+        default=False, metadata={"help": "Ask the teacher for targets at each step, instead of reading stored labels."}
     )
     teacher_samples: int = field(default=10, metadata={"help": "Draws of an online teacher."})
     teacher_seed: int = field(default=0, metadata={"help": "Seed of an online teacher's draws."})
@@ -102,26 +104,20 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("kd_lambda", "kl_warmup", "kl_annealing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must be between 0 and 1, and it is {getattr(self, name)}")
-        for name in ("teacher_temperature", "student_temperature", "prior_strength"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name} must be above 0, and it is {value}")
+        check_share(kd_lambda=self.kd_lambda, kl_warmup=self.kl_warmup, kl_annealing=self.kl_annealing)
+        check_positive(student_temperature=self.student_temperature, prior_strength=self.prior_strength)
+        if self.teacher_temperature is not None:
+            check_positive(teacher_temperature=self.teacher_temperature)
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+            check_choice(known, **{name: getattr(self, name)})
         if self.lambda_schedule == "adaptive" and self.online_teacher:
             raise UserError(
                 "lambda_schedule='adaptive' reads the variance of all labels before the first step, and an online "
-                "teacher stores none: label with add_soft_labels, or leave online_teacher out"
+                "teacher stores none: label with add_soft_labels, or omit online_teacher"
             )
         if self.online_teacher and (self.combine, self.teacher_weights) != ("average", "equal"):
             raise UserError(
                 "combine and teacher_weights are for stored labels: an online MultiTeacher has weights of its own"
             )
-        if self.teacher_samples < 1:
-            raise UserError(f"teacher_samples must be at least 1, and it is {self.teacher_samples}")
-        if self.noise_epochs < 2:
-            raise UserError(f"noise_epochs must be at least 2, and it is {self.noise_epochs}")
+        check_count(teacher_samples=self.teacher_samples)
+        check_count(2, noise_epochs=self.noise_epochs)

@@ -1,7 +1,9 @@
-"""Datasets as a training loop wants them: held as columns of tensors, read a whole batch at a time, in any view."""
+"""Datasets that are read by whole batches: columns of tensors, with soft labels and the views these were made for."""
 
-import warnings
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Self
 
 import datasets
@@ -9,27 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.loading import find_columns
+from ..data.columns import find_columns
 from ..data.preprocessing import ImagePreprocessor, Pool, StoredImages, check_one_size, decoded, look, stacked
 from ..data.reading import Reader
 from ..data.views import Views
-from ..soft_labels.arrow import PROBS, VARIANCE
-from ..soft_labels.belonging import stored_ids
-from ..soft_labels.columns import SoftLabels, read
-from ..soft_labels.identity import EXAMPLE_ID, check_identity, content_ids, fingerprint
-from ..soft_labels.layout import column, teachers_of
+from ..soft_labels.belonging import Facts, check_belonging, shared_views
+from ..soft_labels.columns import PROBS, VARIANCE, SoftLabels, column, teachers_of
+from ..soft_labels.identity import EXAMPLE_ID, content_ids
+from ..soft_labels.reading import read, stored_ids
 from ..utils.errors import UserError
 from ..utils.progress import track
 
 
 class BatchedDataset(torch.utils.data.Dataset):
-    """Columns in memory, read by whole batches: ``dataset[[3, 5]]`` is a dict of tensors with two rows each.
+    """A dataset that is read by whole batches: ``dataset[[3, 5]]`` is a dict of tensors with two rows each.
 
-    The trainer knows it and passes its batches on as they are; elsewhere use :meth:`batches`. Soft labels of views
-    bring their views with them: each epoch shows the next one, and the labels that were made for it.
+    The trainer hands its batches on as they are; elsewhere use :meth:`batches`. Soft labels of views bring their views
+    with them: each epoch shows the next one, and the labels that were made for it.
 
     Args:
-        values: column name -> tensor of N rows, all on one device. ``pixel_values`` may be uint8 images.
+        values: column name -> tensor of N rows, all on one device. ``pixel_values`` may be uint8 images. Where there
+            is an ``attention_mask`` [N, L], 0 where a row is padded at its end, a batch gets as many of the L columns
+            of each tensor of that shape as its longest row needs.
         preprocessor: turns uint8 ``pixel_values`` into the network's.
         views: how uint8 images are augmented; a view is an epoch unless their number is given.
         labels: soft labels by teacher's name (``None`` for an unnamed one).
@@ -51,10 +54,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         self.labels = labels or {}
         self.example_ids = example_ids
         self.view_order, self._epoch = "cycle", 0
-        ids = np.arange(len(self)) if example_ids is None else example_ids
-        self._ids = torch.tensor(ids, device=self.device)
-        mixes = views is not None and views.mixing is not None
-        self._pool = Pool.of(ids, values["pixel_values"], self.device) if mixes else None
+        self._ids = torch.tensor(np.arange(len(self)) if example_ids is None else example_ids, device=self.device)
 
     @classmethod
     def from_images(
@@ -66,7 +66,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         progress: bool = True,
         resident: bool = True,
     ) -> Self:
-        """A dataset of images, with its labels and its checked soft labels.
+        """Make a dataset of images with their labels and their checked soft labels.
 
         Args:
             dataset: images of one size, unless ``resident`` is false and their views bring them to one.
@@ -84,81 +84,77 @@ class BatchedDataset(torch.utils.data.Dataset):
             raise UserError("the dataset of images is empty")
         plain = dataset.with_format(None)
         images, ids = [], []
-        batches, device = range(0, len(dataset), 1000), device if resident else "cpu"
+        batches = range(0, len(dataset), 1000)
         for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
             rows = plain[start : start + 1000][image_column]
             ids.append(content_ids(rows))
             if resident:
                 images.append(stacked(decoded(rows)))
                 check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
-        labels = torch.tensor(plain[label_column][:]).to(device)
         pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column)
+        labels = torch.tensor(plain[label_column][:]).to(pixels.device)
         values = {"pixel_values": pixels, "labels": labels}
         return cls(values, preprocessor, views, example_ids=np.concatenate(ids)).with_soft_labels(dataset)
 
+    @classmethod
+    def from_texts(
+        cls,
+        dataset: datasets.Dataset,
+        tokenize: Callable[[dict[str, list]], dict[str, Tensor]],
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Make a dataset of texts as tokens, with their labels and their checked soft labels.
+
+        Args:
+            dataset: N rows with columns ``text`` and ``label``.
+            tokenize: rows to ``input_ids``, ``attention_mask`` (0 where a text is padded, at its end) and what else
+                the network takes, each [N, L].
+            device: where the tokens are kept.
+
+        Raises:
+            UserError: no rows, or soft labels that don't belong to them.
+        """
+        if len(dataset) == 0:
+            raise UserError("the dataset of texts is empty")
+        rows = dataset.with_format(None)[:]
+        values = tokenize(rows) | {"labels": torch.tensor(rows["label"])}
+        values = {name: value.to(device) for name, value in values.items()}
+        return cls(values, example_ids=content_ids(rows["text"])).with_soft_labels(dataset)
+
     def with_soft_labels(self, dataset: datasets.Dataset) -> Self:
-        """The same rows with the soft labels of ``dataset`` and their views, after checking that they are theirs."""
+        """Return the same rows with the soft labels of ``dataset`` and their views, after checking that they belong.
+
+        Raises:
+            UserError: soft labels that are no distributions or were made for other rows, classes, views or another
+                normalization.
+        """
         if len(dataset) != len(self):
             raise UserError(f"soft labels of {len(dataset)} rows were given for a dataset of {len(self)} rows")
         labels = {}
         for teacher in teachers_of(dataset.column_names):
-            found = read(dataset, teacher)
-            self._check_belonging(column(PROBS, teacher), found, stored_ids(dataset, found.provenance))
-            labels[teacher] = found.to(self.device)
-        return type(self)(self.values, self.preprocessor, self._shared_views(labels), labels, self.example_ids)
+            read_labels = read(dataset, teacher)
+            check_belonging(read_labels.layout, replace(self._facts, ids=stored_ids(dataset, read_labels.record)))
+            labels[teacher] = read_labels.to(self.device)
+        views = shared_views([each.layout for each in labels.values()], self.views, self.example_ids)
+        return self._changed(labels=labels, views=views)
 
-    def _check_belonging(self, name: str, labels: SoftLabels, ids: np.ndarray | None) -> None:
-        record = labels.provenance or {}
-        size, images = (record.get("dataset") or {}).get("image_size"), self.values.get("pixel_values")
-        if size is not None and isinstance(images, Tensor) and size != list(images.shape[1:]):
-            raise UserError(
-                f"{name} was made for images of [channels, height, width] {size}, and these are "
-                f"{list(images.shape[1:])}: use the images that were labeled"
-            )
-        if ids is not None and self.example_ids is not None:
-            check_identity(ids, self.example_ids)
-        if "labels" in self.values and self.values["labels"].max() >= labels.num_classes:
-            raise UserError(
-                f"{name} has {labels.num_classes} classes and the dataset's labels go up to "
-                f"{int(self.values['labels'].max())}: label it with a teacher of its classes"
-            )
-        theirs = record.get("preprocessing") or {}
-        ours = {} if self.preprocessor is None else self.preprocessor.to_dict()
-        if any(theirs.get(key, value) != value for key, value in ours.items()):
-            raise UserError(
-                f"the teacher saw images normalized with {theirs}, this dataset is prepared with {ours}: use the same "
-                "ImagePreprocessor for both"
-            )
+    def _changed(self, **attributes: Any) -> Self:
+        """Return another dataset of the same values, starting at the first epoch."""
+        other = copy.copy(self)
+        for name, value in {"view_order": "cycle", "_epoch": 0, **attributes}.items():
+            setattr(other, name, value)
+        return other
 
-    def _shared_views(self, labels: dict[str | None, SoftLabels]) -> Views | None:
-        """What labels and images are both seen in: the labels' views, if they say any, or the dataset's own."""
-        records = [(each.provenance or {}).get("views") for each in labels.values()]
-        theirs = [None if record is None else Views.from_dict(record) for record in records]
-        if any(views != theirs[0] for views in theirs):
-            raise UserError(f"the teachers labeled different views ({theirs}): label them all with the same views")
-        if not theirs or (theirs[0] is None and self.views is None):
-            return self.views
-        if theirs[0] is None:
-            warnings.warn(
-                "the soft labels are of the images as they are, and the student sees them augmented, which is known "
-                "to make it overfit: label the same views with add_soft_labels(views=...)",
-                stacklevel=3,
-            )
-            return self.views
-        if self.views is not None and not self.views.allow(theirs[0]):
-            raise UserError(
-                f"the soft labels are of {theirs[0]}, and this dataset was made with {self.views}: leave views out, "
-                "the labels know theirs"
-            )
-        if self.example_ids is None:
-            raise UserError("labels of views need a dataset with example_ids, by which each view is drawn")
-        labeled = next(iter(labels.values())).provenance["dataset"]["fingerprint"]
-        if theirs[0].mixing is not None and labeled != fingerprint(self.example_ids):
-            raise UserError(
-                f"the labeled views mix each image with others of the whole dataset, by {theirs[0].mixing}, and some "
-                "of it are not here: use all the images that were labeled"
-            )
-        return theirs[0]
+    @property
+    def _facts(self) -> Facts:
+        """What soft labels are compared with."""
+        images, labels = self.values.get("pixel_values"), self.values.get("labels")
+        return Facts(
+            image_size=list(images.shape[1:]) if isinstance(images, Tensor) else None,
+            largest_label=None if labels is None else int(labels.max()),
+            preprocessing=None if self.preprocessor is None else self.preprocessor.to_dict(),
+            example_ids=self.example_ids,
+        )
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -169,11 +165,14 @@ class BatchedDataset(torch.utils.data.Dataset):
         return self.__getitems__(index)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        rows, view = torch.tensor(indices, device=self.device), self.view
+        rows = torch.tensor(indices, device=self.device)
         ids = self._ids[rows]
         batch = {name: value[rows] for name, value in self.values.items()}
+        if "attention_mask" in batch:
+            batch = _trimmed(batch)
         if self.views is not None:
-            batch["pixel_values"] = look(batch["pixel_values"], ids, self.views, view, self._pool)
+            pool = None if self.views.mixing is None else self._pool
+            batch["pixel_values"] = look(batch["pixel_values"], ids, self.views, self.view, pool)
         if self.preprocessor is not None:
             batch["pixel_values"] = self.preprocessor.normalize(stacked(batch["pixel_values"]))
         batch |= self.label_columns(rows)
@@ -182,19 +181,26 @@ class BatchedDataset(torch.utils.data.Dataset):
         return batch
 
     def label_columns(self, rows: Tensor) -> dict[str, Tensor]:
-        """The soft-label columns of some rows, in the view that comes next."""
+        """Return the soft-label columns of some rows, in the view that comes next."""
         columns = {}
         for teacher, labels in self.labels.items():
             seen = labels.at(rows, self.view if labels.num_views > 1 else 0)
             columns |= {column(kind, teacher): value for kind, value in seen.items()}
         return columns
 
+    @cached_property
+    def _pool(self) -> Pool:
+        """The images that views may mix others with."""
+        return Pool.of(self._ids.cpu().numpy(), self.values["pixel_values"], self.device)
+
     @property
     def device(self) -> torch.device:
+        """Where the values are kept."""
         return next(iter(self.values.values())).device
 
     @property
     def column_names(self) -> list[str]:
+        """Names of what a batch holds."""
         names = list(self.values)
         for teacher, labels in self.labels.items():
             names.append(column(PROBS, teacher))
@@ -203,7 +209,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         return names if self.example_ids is None else [*names, EXAMPLE_ID]
 
     def soft_labels(self, teacher: str | None = None) -> SoftLabels:
-        """One teacher's labels, and what made them."""
+        """Return one teacher's labels, and what made them."""
         return self.labels[teacher]
 
     @property
@@ -212,18 +218,26 @@ class BatchedDataset(torch.utils.data.Dataset):
         return self._epoch if self.views is None else self.views.at_epoch(self._epoch, self.view_order)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch comes next, and with it which view."""
+        """Set which epoch comes next, and with it which view."""
         self._epoch = epoch
 
     def batches(self, batch_size: int = 512) -> Iterator[dict[str, Tensor]]:
-        """Un-augmented batches of inputs and labels in order, for fitting and evaluating teachers."""
-        plain = type(self)(self.values, self.preprocessor)
+        """Yield un-augmented batches of inputs and labels in order, for fitting and evaluating teachers."""
+        plain = self._changed(views=None, labels={}, example_ids=None)
         for start in range(0, len(self), batch_size):
             yield plain[list(range(start, min(start + batch_size, len(self))))]
 
 
-def training_set(reader: Reader, dataset: datasets.Dataset, device: torch.device) -> Any:
-    """What the trainer reads; images that are only normalized are held in memory, on the device."""
-    if reader.pixels is not None:
-        return BatchedDataset.from_images(dataset, reader.pixels, device=device)
+def _trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cut off the tokens [B, L] that all rows of a batch are padded with at their end."""
+    mask = batch["attention_mask"]
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    longest = int((mask.any(dim=0) * places).max())
+    return {name: value[:, :longest] if value.shape == mask.shape else value for name, value in batch.items()}
+
+
+def training_set(reader: Reader, dataset: datasets.Dataset, device: torch.device) -> BatchedDataset | datasets.Dataset:
+    """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
+    if reader.normalization is not None:
+        return BatchedDataset.from_images(dataset, reader.normalization, device=device)
     return dataset.with_transform(lambda rows: reader(rows) | {"labels": torch.tensor(rows["label"])})

@@ -1,4 +1,4 @@
-"""What a student says of itself on the Hub: its card, from what its trainer knows."""
+"""The card of a student on the Hub, written from what its trainer knows."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ from transformers import Trainer
 
 from ..hub.cards import METRICS, write_student_card
 from ..reports.plots import write_accuracy_plot
+from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
 from .supervision import OnlineTeacher, StoredLabels
 
@@ -20,7 +21,7 @@ def write_training_card(
 
     Args:
         trainer: a :class:`~hf_bkd.DistillationTrainer` that has been trained.
-        source: of its targets.
+        source: where its targets come from.
         model_name: title of the card.
         given: what `Trainer.push_to_hub` passes on for a card: ``tags``, ``dataset`` and others that are not used.
     """
@@ -45,15 +46,15 @@ def write_training_card(
         "training seed": args.seed,
         "convergence noise": trainer.convergence_noise(),
     }
-    dataset = given.get("dataset") or (record.get("dataset") or {}).get("name") or "unknown"
+    dataset = given.get("dataset") or (record and record.dataset.name) or "unknown"
     tags = given.get("tags") or []
     write_student_card(
         folder,
         title=name,
-        how=f" from a {record['teacher']['method']} teacher" if record else "",
+        how=f" from a {record.teacher.method} teacher" if record else "",
         measured=_measured(evaluated),
         metrics=metrics,
-        teacher_metrics=record.get("held_out"),
+        teacher_metrics=record and record.held_out,
         facts=training | (facts_of(record) if record else {}),
         dataset=dataset if isinstance(dataset, str) else dataset[0],
         split="evaluation",
@@ -63,12 +64,12 @@ def write_training_card(
     )
 
 
-def _record(source: StoredLabels | OnlineTeacher | None) -> dict[str, Any]:
-    """The record of the first teacher's labels, if they have one that names their teacher."""
+def _record(source: StoredLabels | OnlineTeacher | None) -> LabelRecord | None:
+    """Return the record of the first teacher's labels, if it says which draws of a teacher they average."""
     if not isinstance(source, StoredLabels):
-        return {}
-    record = next(iter(source.stored.values())).layout.provenance or {}
-    return record if "num_samples" in record else {}
+        return None
+    record = next(iter(source.stored.values())).layout.record
+    return record if record is not None and record.num_samples is not None else None
 
 
 def _measured(evaluated: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Looking into a training: how noisy its supervision is, measured on its own examples."""
+"""Measurements during a training: how noisy its supervision is on its own examples."""
 
 from typing import Any
 
@@ -8,13 +8,14 @@ from transformers import TrainerCallback
 
 from ..models.calling import call_network, classification_head, evaluation_mode, head_features, logits_of
 from ..theory.sgd_noise import squared_gradient_norms
+from ..utils.checks import check_count
 from ..utils.errors import UserError
-from .draw_variance import spread
+from .draw_variance import draw_variance
 from .supervision import StoredLabels, network_inputs
 
 
 class DiagnosticsCallback(TrainerCallback):
-    """How far the gradients of single examples reach under each supervision, at the start and every N steps.
+    """A callback that logs the gradients of single examples under each supervision, at the start and every N steps.
 
     ``trainer.add_callback(DiagnosticsCallback(trainer))`` logs
 
@@ -22,8 +23,8 @@ class DiagnosticsCallback(TrainerCallback):
       over the examples of ||d CE(target, softmax(z)) / d theta||^2 against the labels, the teacher's targets and the
       exact class probabilities (arXiv 2601.01484's sigma, where the student is at the optimum);
     - ``mc_variance``: the mean of sum_k Var_s[p_k^(s)] over all stored labels, if they keep it;
-    - ``lambda_hat``: what that says of the best lambda, see `theory.label_free_lambda`; the labels' spread is all that
-      it sees, and not what they have wrong together.
+    - ``lambda_hat``: the best lambda by this variance, see `theory.label_free_lambda`; errors that all draws share
+      don't enter.
 
     The end of a training logs ``convergence_noise`` in any case. The network is in evaluation mode for a measurement,
     and unchanged by it: a training with the callback is the same as one without.
@@ -35,10 +36,10 @@ class DiagnosticsCallback(TrainerCallback):
     Args:
         trainer: the one that it is added to.
         every: steps between measurements.
-        num_examples: of the training set, drawn once.
-        head_only: look at the gradients of the last layer alone, for the price of a forward pass. Models whose
-            forward pass depends on the values of its inputs, as that of most text models does on the padding, can't
-            be differentiated example by example otherwise.
+        num_examples: number of examples of the training set, drawn once.
+        head_only: measure the gradients of the last layer alone, for the price of a forward pass. Models whose forward
+            pass depends on the values of its inputs, as that of most text models does on the padding, can't be
+            differentiated example by example otherwise.
         exact: exact class probabilities [N, C] of the training set's rows, where they are known.
         seed: of the choice of examples.
 
@@ -56,9 +57,7 @@ class DiagnosticsCallback(TrainerCallback):
         exact: Tensor | None = None,
         seed: int = 0,
     ):
-        for name, value in (("every", every), ("num_examples", num_examples)):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, and it is {value}")
+        check_count(every=every, num_examples=num_examples)
         dataset = trainer.train_dataset
         if not hasattr(dataset, "__getitems__"):
             raise UserError("the diagnostics choose examples of the training set: load it without streaming")
@@ -67,17 +66,19 @@ class DiagnosticsCallback(TrainerCallback):
         self.trainer, self.every, self.head_only, self.exact = trainer, every, head_only, exact
         chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:num_examples]
         self.rows = chosen.sort().values
-        self.spread = _spread(trainer)
+        self.variance = _stored_variance(trainer)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log a measurement before the first step."""
         self.on_step_end(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log a measurement, if it is time for one."""
         if state.global_step % self.every == 0 and state.is_world_process_zero:
             self.trainer.log(self.measure())
 
     def measure(self) -> dict[str, float]:
-        """What is logged, at the present weights."""
+        """Return what is logged, at the present weights."""
         batch, source = self._batch(), self.trainer._source
         with evaluation_mode(self.trainer.model):
             network, inputs, classes = self._differentiated(network_inputs(batch))
@@ -97,12 +98,12 @@ class DiagnosticsCallback(TrainerCallback):
                     f"{type(self.trainer.model).__name__} can't be differentiated example by example: pass "
                     "head_only=True"
                 ) from error
-        found = {f"gradient_noise_{name}": norm for name, norm in zip(targets, norms.tolist(), strict=True)}
-        return found | self.spread
+        noise = {f"gradient_noise_{name}": norm for name, norm in zip(targets, norms.tolist(), strict=True)}
+        return noise | self.variance
 
     @torch.no_grad()
     def _differentiated(self, inputs: dict[str, Tensor]) -> tuple[nn.Module, Any, int]:
-        """The part of the model whose gradients are looked at, what goes into it, and the number of classes."""
+        """Return the part of the model whose gradients are measured, its inputs, and the number of classes."""
         model = self.trainer.model
         if self.head_only:
             features, logits = head_features(model, inputs)
@@ -127,8 +128,8 @@ class _Logits(nn.Module):
         return logits_of(call_network(self.model, inputs))
 
 
-def _spread(trainer: Any) -> dict[str, float]:
-    """What the variance of a single teacher's stored labels says, if they keep it."""
+def _stored_variance(trainer: Any) -> dict[str, float]:
+    """Return what is logged of the variance of a single teacher's stored labels, if they keep it."""
     source = trainer._source
     if not isinstance(source, StoredLabels) or len(source.stored) != 1:
         return {}
@@ -136,5 +137,5 @@ def _spread(trainer: Any) -> dict[str, float]:
     samples = layout.num_draws
     if layout.variance_name not in trainer.train_dataset.column_names or not samples or samples < 2:
         return {}
-    found = spread(trainer.train_dataset, layout)
-    return {"mc_variance": found.variance, "lambda_hat": 1 / (1 + found.ratio / samples)}
+    variance = draw_variance(trainer.train_dataset, layout)
+    return {"mc_variance": variance.mean, "lambda_hat": 1 / (1 + variance.ratio / samples)}

@@ -1,4 +1,4 @@
-"""What the variance between a teacher's draws, stored with its labels, says of how much to trust it."""
+"""The variance between a teacher's draws, stored with its labels, as a measure of how far to trust it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,30 +6,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..soft_labels.arrow import stacked_lists
-from ..soft_labels.belonging import Stored
-from ..soft_labels.columns import read
-from ..soft_labels.layout import Layout
+from ..soft_labels.columns import Layout, stacked_lists
+from ..soft_labels.reading import Stored, read
 from ..targets import adaptive_lambda, inverse_variance_weights, noise_ratio, summed_variance
 from ..utils.errors import UserError
 
 
-class Spread(NamedTuple):
-    """Of a teacher's draws over a whole data set: the mean of sum_k Var_s[p_k^(s)], and the noise ratio rho."""
+class DrawVariance(NamedTuple):
+    """The variance of a teacher's draws over a whole dataset.
 
-    variance: float
+    ``mean`` is that of sum_k Var_s[p_k^(s)]; ``ratio`` is rho of :func:`~hf_bkd.targets.noise_ratio`.
+    """
+
+    mean: float
     ratio: float
 
 
-def spread(dataset: Any, layout: Layout) -> Spread:
-    """Of one teacher's labels, which have a variance and tell their number of draws."""
+def draw_variance(dataset: Any, layout: Layout) -> DrawVariance:
+    """Measure one teacher's labels, which have a variance and a record of their number of draws."""
     labels = read(dataset, layout.teacher)
     summed = summed_variance(labels.probs, labels.variance)
-    return Spread(summed.mean().item(), noise_ratio(labels.probs, summed, layout.num_draws))
+    return DrawVariance(summed.mean().item(), noise_ratio(labels.probs, summed, layout.num_draws))
 
 
 def from_batch(batch: Mapping[str, Tensor], name: str) -> Tensor:
-    """A column of a batch, or a UserError that names those it has."""
+    """Return a column of a batch, or raise a UserError that names those it has."""
     if name not in batch:
         raise UserError(
             f"the batches lack {name} (only {', '.join(batch)}): the transform or collator must pass it on"
@@ -38,16 +39,16 @@ def from_batch(batch: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 class StoredVariance:
-    """A teacher's ``teacher_variance`` column, checked to be of use beside its probabilities.
+    """A teacher's ``teacher_variance`` column, after checking that it belongs to its probabilities.
 
     Args:
         dataset: the training set.
         labels: the teacher's.
-        needed_for: the argument that asks for it, told in errors.
+        needed_for: the argument that asks for it, named in errors.
 
     Raises:
-        UserError: no such column, no record of how many draws there were, or labels at a temperature that their
-            variance doesn't belong to.
+        UserError: no such column, no record of how many draws there were, or labels at another temperature than their
+            variance.
     """
 
     def __init__(self, dataset: Any, labels: Stored, needed_for: str):
@@ -62,26 +63,26 @@ class StoredVariance:
             raise UserError(
                 f"{needed_for} needs labels whose record tells how many draws they average: use add_soft_labels"
             )
-        untempered = labels.wanted == 1 or self.layout.provenance["tempering"] == "per_sample"
+        untempered = labels.wanted == 1 or self.layout.record.tempering == "per_sample"
         if labels.wanted != labels.temperature or not untempered:
             raise UserError(
-                f"{needed_for} needs labels at the temperature of their draws, whose variance is stored: leave "
-                "teacher_temperature out, and label at 1 or with tempering='per_sample'"
+                f"{needed_for} needs labels at the temperature of their draws, whose variance is stored: omit "
+                "teacher_temperature, and label at 1 or with tempering='per_sample'"
             )
 
     def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
-        """``teacher_variance`` [B, C] or [B] of a list of rows."""
+        """Decode ``teacher_variance`` [B, C] or [B] of a list of rows."""
         flat = stacked_lists([example[self.column] for example in examples], self.column)
         variance = self.layout.variance(flat)[:, 0]
         return {self.column: variance[:, 0] if variance.shape[-1] == 1 else variance}
 
     def of(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
-        """Summed over the classes [B], of labels [B, C]; UserError if the batch lacks it."""
+        """Return the variance summed over the classes [B], of labels [B, C]; UserError if the batch lacks it."""
         return summed_variance(probs, torch.as_tensor(from_batch(batch, self.column)).to(probs))
 
 
 class AdaptiveLambda:
-    """``kd_lambda`` times :func:`~hf_bkd.targets.adaptive_lambda` of a batch's labels.
+    """The lambda of each example: ``kd_lambda`` times :func:`~hf_bkd.targets.adaptive_lambda` of its labels.
 
     Args:
         dataset: the training set.
@@ -103,20 +104,21 @@ class AdaptiveLambda:
         self.num_samples = labels.layout.num_draws
         if not hasattr(dataset, "__len__"):
             raise UserError(f"{asked} needs to read all labels before the first step: load them without streaming")
-        self.ratio = spread(dataset, labels.layout).ratio
+        self.ratio = draw_variance(dataset, labels.layout).ratio
 
     @property
     def variances(self) -> list[StoredVariance]:
+        """The columns that are read."""
         return [self.variance]
 
     def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
-        """lambda [B] of labels [B, C]."""
+        """Return lambda [B] of labels [B, C]."""
         variance = self.variance.of(batch, probs)
         return self.kd_lambda * adaptive_lambda(probs, variance, self.num_samples, self.ratio)
 
 
 class InverseVariance:
-    """Weights of several teachers by the variances of their means, :func:`~hf_bkd.targets.inverse_variance_weights`.
+    """Several teachers' weights by the variances of their means, :func:`~hf_bkd.targets.inverse_variance_weights`.
 
     Args:
         dataset: the training set.
@@ -131,7 +133,7 @@ class InverseVariance:
         self.variances = [StoredVariance(dataset, labels, asked) for labels in stored.values()]
 
     def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
-        """Weights [B, M] of labels [B, M, C]."""
+        """Return the weights [B, M] of labels [B, M, C]."""
         of_means = [
             each.of(batch, p) / each.layout.num_draws
             for each, p in zip(self.variances, probs.unbind(dim=-2), strict=True)

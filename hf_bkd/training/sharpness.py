@@ -1,4 +1,4 @@
-"""How sharp the loss is around a model's weights: the Hessian's largest eigenvalue and its trace.
+"""The sharpness of the loss around a model's weights: the Hessian's largest eigenvalue and its trace.
 
 The Hessian is only ever multiplied by vectors, by differentiating twice backwards (Pearlmutter 1994). The products of
 curvlinops 3.0, forwards over backwards, are wrong for the weights of layer norms (in torch 2.15).
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..models.calling import Inputs, call_network, evaluation_mode, logits_of, split, to_network
-from ..soft_labels.layout import is_soft_label_column
+from ..soft_labels.columns import is_soft_label_column
 from ..utils.checks import check_count, check_probabilities
 from ..utils.errors import UserError
 
@@ -26,7 +26,7 @@ MOST_RESTARTS = 100
 
 
 class Sharpness(NamedTuple):
-    """Of a Hessian, in nats per squared unit of weight: its largest eigenvalue, and an estimate of its trace.
+    """A Hessian's largest eigenvalue and an estimate of its trace, in nats per squared unit of weight.
 
     ``trace_error`` is the estimate's standard error, NaN of a single sample.
     """
@@ -44,15 +44,15 @@ def sharpness(
     num_samples: int = 100,
     seed: int = 0,
 ) -> Sharpness:
-    """Sharpness of the mean cross-entropy over all of ``data``, in the weights that require a gradient.
+    """Measure the sharpness of the mean cross-entropy over ``data``, in the weights that require a gradient.
 
     Args:
         model: a transformers or timm model or a plain module that returns logits; in evaluation mode meanwhile, and as
             before afterwards.
         data: batches: dicts with the ``target``, or (inputs, target) pairs. Read once and kept in memory; each product
             goes through all of them, so pass a few thousand examples of a large set.
-        target: the entry of dicts that the cross-entropy is to: class indices [B], or probabilities [B, C] such as
-            ``teacher_probs``, for the loss that a student is trained with.
+        target: the entry of dicts that holds the cross-entropy's target: class indices [B], or probabilities [B, C]
+            such as ``teacher_probs``, for the loss that a student is trained with.
         num_samples: random vectors that the trace is estimated with (Hutchinson 1989), each one product. The largest
             eigenvalue takes about 20 to 60 further ones (Lanczos), to 1e-5 of its size.
         seed: of those vectors; the same seed gives the same result.
@@ -83,12 +83,12 @@ def _pair(batch: Mapping | tuple, target: str) -> tuple[Inputs, Tensor]:
         return split(batch)
     if target not in batch:
         raise UserError(f"target is {target!r}, and the batches hold only {', '.join(batch)}")
-    others = {name for name in batch if name in (target, "labels") or is_soft_label_column(name)}
-    return {name: value for name, value in batch.items() if name not in others}, batch[target]
+    targets = {name for name in batch if name in (target, "labels") or is_soft_label_column(name)}
+    return {name: value for name, value in batch.items() if name not in targets}, batch[target]
 
 
 def _product(model: nn.Module, weights: list[Tensor], batches: list[tuple[Inputs, Tensor]], vector: Tensor) -> Tensor:
-    """The Hessian of the mean cross-entropy times ``vector`` [P]."""
+    """Multiply the Hessian of the mean cross-entropy by ``vector`` [P]."""
     count = sum(len(targets) for _, targets in batches)
     parts = [part.view_as(w) for part, w in zip(vector.split([w.numel() for w in weights]), weights, strict=True)]
     total = torch.zeros_like(vector)
@@ -121,7 +121,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def _trace(
     product: Callable[[Tensor], Tensor], like: Tensor, num_samples: int, generator: torch.Generator
 ) -> tuple[float, float]:
-    """Mean of v^T H v over random signs v, and its standard error."""
+    """Return the mean of v^T H v over random signs v, and its standard error."""
     samples = torch.empty(num_samples, dtype=torch.float64)
     for i in range(num_samples):
         signs = torch.randint(2, like.shape, generator=generator).to(like) * 2 - 1
@@ -141,9 +141,7 @@ def _largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor, gener
     if not multiply(start).any():
         return 0.0  # ARPACK would find no vector to start with
     try:
-        found = eigsh(
-            operator, 1, which="LA", v0=start, tol=TOLERANCE, maxiter=MOST_RESTARTS, return_eigenvectors=False
-        )
+        settings = {"v0": start, "tol": TOLERANCE, "maxiter": MOST_RESTARTS, "return_eigenvectors": False}
+        return eigsh(operator, 1, which="LA", **settings).item()
     except ArpackNoConvergence:
         raise UserError("the largest eigenvalue is lost in rounding errors: pass model.double()") from None
-    return found.item()

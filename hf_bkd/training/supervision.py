@@ -1,14 +1,15 @@
-"""Where a batch's target distributions come from: stored soft labels, or the teacher itself."""
+"""Sources of a batch's target distributions: stored soft labels, or the teacher itself."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..soft_labels.belonging import stored_labels
+from ..soft_labels.columns import is_soft_label_column
 from ..soft_labels.identity import EXAMPLE_ID
-from ..soft_labels.layout import is_soft_label_column
+from ..soft_labels.reading import stored_labels
 from ..targets import entropy_weights, mix_teachers, mixture_responsibilities, temper
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
@@ -17,12 +18,12 @@ from .draw_variance import AdaptiveLambda, InverseVariance, from_batch
 
 
 def network_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What of a batch goes into the network."""
+    """Return what of a batch goes into the network."""
     return {name: value for name, value in batch.items() if name != "labels" and not is_soft_label_column(name)}
 
 
 class StoredLabels:
-    """Targets read from the ``teacher_probs`` columns, brought to the wanted temperature.
+    """The targets in the ``teacher_probs`` columns, brought to the wanted temperature.
 
     Args:
         dataset: the training set.
@@ -30,7 +31,7 @@ class StoredLabels:
         num_classes: of the student, where it is known.
 
     Raises:
-        UserError: as :func:`~hf_bkd.soft_labels.belonging.stored_labels`, :class:`AdaptiveLambda` and
+        UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`, :class:`AdaptiveLambda` and
             :class:`InverseVariance`.
     """
 
@@ -43,29 +44,29 @@ class StoredLabels:
 
     @property
     def temperature(self) -> float:
-        """T_t of the targets."""
+        """The temperature T_t of the targets."""
         return next(iter(self.stored.values())).wanted
 
     def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
-        """The soft labels of a list of rows: ``teacher_probs`` [B, C] of each teacher, and what variances it takes."""
-        found = {
+        """Decode the soft labels of rows: ``teacher_probs`` [B, C] of each teacher, and variances that are used."""
+        columns = {
             name: stored.layout.of_rows([example[name] for example in examples])
             for name, stored in self.stored.items()
             if name in examples[0]
         }
         for user in filter(None, (self.adaptive, self.by_variance)):
             for variance in user.variances:
-                found |= variance.decoded(examples)
-        return found
+                columns |= variance.decoded(examples)
+        return columns
 
     def count(self, batch: Mapping[str, Tensor]) -> int:
-        """How many targets a batch has."""
+        """Count the targets of a batch."""
         return from_batch(batch, next(iter(self.stored)))[..., 0].numel()
 
     def teachers(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Each teacher's labels [B, M, C] at its wanted temperature; their weights [B, M], ``None`` for equal ones.
+        """Return each teacher's labels [B, M, C] at its wanted temperature and their weights [B, M].
 
-        UserError if labels are missing.
+        The weights are ``None`` if equal; UserError if labels are missing.
         """
         probs = []
         for name, stored in self.stored.items():
@@ -77,10 +78,10 @@ class StoredLabels:
         return stacked, entropy_weights(stacked) if self.args.teacher_weights == "entropy" else None
 
     def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
-        """sum_m r_m p_m of a batch's labels [B, C].
+        """Compute sum_m r_m p_m of a batch's labels [B, C].
 
-        ``logits`` are the student's, by which a mixture prior tells its teachers' responsibilities; without them they
-        are the prior's weights. UserError if labels are missing.
+        ``logits`` are the student's, which a mixture prior's responsibilities r depend on; without them r are the
+        prior's weights. UserError if labels are missing.
         """
         probs, weights = self.teachers(batch)
         if probs.shape[-2] == 1:
@@ -91,15 +92,15 @@ class StoredLabels:
         return mix_teachers(probs, weights)
 
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float | Tensor:
-        """lambda of a batch with this target: one number, or one per example [B]."""
+        """Return lambda of a batch with this target: one number, or one per example [B]."""
         return self.adaptive(batch, target) if self.adaptive else self.args.kd_lambda
 
 
 class OnlineTeacher:
-    """Targets computed by the teacher of the very inputs that the student sees.
+    """The targets that a teacher computes from the inputs that the student sees.
 
-    They are those that ``add_soft_labels`` stores with the same seed, draws and views, for teachers whose draws belong
-    to examples or to all of them.
+    They equal those that ``add_soft_labels`` stores with the same seed, draws and views, for teachers whose draws
+    belong to examples or to all of them.
 
     Args:
         teacher: any :class:`~hf_bkd.Teacher`.
@@ -131,19 +132,19 @@ class OnlineTeacher:
 
     @property
     def temperature(self) -> float:
-        """T_t of the targets."""
+        """The temperature T_t of the targets."""
         return self.teacher.temperature
 
     def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
-        """Nothing is stored."""
+        """Return no columns: nothing is stored."""
         return {}
 
     def count(self, batch: Mapping[str, Tensor]) -> int:
-        """How many targets a batch has."""
+        """Count the targets of a batch."""
         return len(next(iter(batch.values())))
 
     def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
-        """The teacher's mean probabilities [B, C] of the batch's inputs."""
+        """Ask the teacher for its mean probabilities [B, C] of the batch's inputs."""
         inputs = network_inputs(batch)
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
@@ -153,26 +154,32 @@ class OnlineTeacher:
         return self.teacher.predict(inputs, self.args.teacher_samples, generator).mean
 
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float:
-        """The same for all examples."""
+        """Return lambda, the same for all examples."""
         return self.args.kd_lambda
 
 
-def collate(per_example: Callable[[list], Any], source: Any, features: Any) -> Any:
-    """A batch: as a resident dataset hands it over, or of a list of examples, whose soft labels are decoded here.
+@dataclass(frozen=True)
+class Collator:
+    """A collator that decodes the soft labels of examples, and hands on the batches of a `BatchedDataset`.
 
     Args:
         per_example: makes a batch of what else the examples hold.
         source: of the targets, or ``None``.
-        features: a batch, or examples.
     """
-    if isinstance(features, dict):
-        return features
-    if not isinstance(features[0], Mapping):
-        return per_example(features)
-    inputs = [{k: v for k, v in example.items() if not is_soft_label_column(k)} for example in features]
-    batch = dict(per_example(inputs))
-    if source is not None:
-        batch |= source.decoded(features)
-        if EXAMPLE_ID in features[0]:
-            batch[EXAMPLE_ID] = torch.tensor([int(example[EXAMPLE_ID]) for example in features])
-    return batch
+
+    per_example: Callable[[list], Any]
+    source: "StoredLabels | OnlineTeacher | None"
+
+    def __call__(self, features: Any) -> Any:
+        """Make a batch of a list of examples, or return a batch as it is."""
+        if isinstance(features, dict):
+            return features
+        if not isinstance(features[0], Mapping):
+            return self.per_example(features)
+        inputs = [{k: v for k, v in example.items() if not is_soft_label_column(k)} for example in features]
+        batch = dict(self.per_example(inputs))
+        if self.source is not None:
+            batch |= self.source.decoded(features)
+            if EXAMPLE_ID in features[0]:
+                batch[EXAMPLE_ID] = torch.tensor([int(example[EXAMPLE_ID]) for example in features])
+        return batch

@@ -1,6 +1,7 @@
-"""The Trainer that trains a student towards stored soft labels."""
+"""The Trainer that trains a student towards soft labels, stored ones or those of a teacher beside it."""
 
-from functools import partial
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,19 @@ from ..losses import LossParts, distillation_loss, temperature_factor
 from ..metrics import classification_metrics, convergence_noise
 from ..models.calling import call_arguments, logits_of
 from ..models.variational_layers import GaussianWeights, gaussian_kl
-from ..soft_labels.layout import is_soft_label_column, soft_label_columns
+from ..soft_labels.columns import is_soft_label_column, soft_label_columns
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .card import write_training_card
 from .checkpoints import check_same_model, last_checkpoint
-from .supervision import OnlineTeacher, StoredLabels, collate, network_inputs
+from .preparation import check_mixed, own_config, own_dataset
+from .supervision import Collator, OnlineTeacher, StoredLabels, network_inputs
 
 
 class DistillationTrainer(Trainer):
-    """`transformers.Trainer` whose loss reads the soft-label columns of its training set.
+    """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
-    Works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
+    It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
     `datasets.Dataset` and :class:`~hf_bkd.BatchedDataset` alike; labels of augmented views need the latter, which
     shows the view that each epoch's labels were made for. ``online_teacher=True`` asks ``teacher`` at each step.
 
@@ -37,10 +39,13 @@ class DistillationTrainer(Trainer):
     The logged loss is the minimized one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
     they are weighted.
 
+    Of what it is given, training changes the model's weights alone: ``args``, the model's config and a
+    :class:`~hf_bkd.BatchedDataset` are copied, and ``trainer.args`` holds what is in effect.
+
     Raises:
         UserError: soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the dataset, that have
             another number of classes than the model, that can't be brought to ``teacher_temperature``, or that have
-            no variance though lambda is adaptive.
+            no variance though lambda is adaptive; worker processes that can't read the dataset.
     """
 
     args: DistillationTrainingArguments
@@ -56,7 +61,9 @@ class DistillationTrainer(Trainer):
         teacher: Any = None,
         **kwargs: Any,
     ):
-        args = args if args is not None else DistillationTrainingArguments("distilled")
+        args = DistillationTrainingArguments("distilled") if args is None else copy(args)
+        train_dataset = own_dataset(train_dataset, args)
+        own_config(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
         super().__init__(
@@ -73,23 +80,21 @@ class DistillationTrainer(Trainer):
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True
         self._source: StoredLabels | OnlineTeacher | None = None
-        if train_dataset is not None and self.args.kd_lambda > 0:
+        if train_dataset is not None and args.kd_lambda > 0:
             num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
-            if self.args.online_teacher:
-                self._source = OnlineTeacher(teacher, train_dataset, self.args, num_labels)
+            if args.online_teacher:
+                self._source = OnlineTeacher(teacher, train_dataset, args, num_labels)
             else:
-                self._source = StoredLabels(train_dataset, self.args, num_labels)
-            _check_mixed(train_dataset, self._source)
-        self.data_collator = partial(collate, self.data_collator, self._source)
-        if getattr(train_dataset, "device", torch.device("cpu")).type != "cpu":  # nothing to pin, nothing to fetch
-            self.args.dataloader_pin_memory, self.args.dataloader_num_workers = False, 0
+                self._source = StoredLabels(train_dataset, args, num_labels)
+            check_mixed(train_dataset, self._source)
+        self.data_collator = Collator(self.data_collator, self._source)
+        if getattr(train_dataset, "device", torch.device("cpu")).type != "cpu":
+            args.dataloader_pin_memory = False  # only what is in the CPU's memory can be pinned
         if hasattr(train_dataset, "set_epoch"):
-            train_dataset.view_order = self.args.view_order
-            self.args.dataloader_persistent_workers = False  # a worker learns of the epoch when it starts
             self.add_callback(_SetEpoch(train_dataset))
         self._ivon = self.optimizer if hasattr(self.optimizer, "perturb") else None  # known by what it can do
         if self._ivon is not None:
-            self.args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
+            args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
             self.add_callback(_DrawWeights(self._ivon))
         self._sums: dict[str, Tensor] = {}
         self._summed_steps = 0
@@ -97,26 +102,28 @@ class DistillationTrainer(Trainer):
     @property
     def teacher_temperature(self) -> float:
         """T_t that the loss uses: the argument, or what the stored labels say."""
-        return self.args.teacher_temperature or 1.0 if self._source is None else self._source.temperature
+        if self._source is not None:
+            return self._source.temperature
+        return self.args.teacher_temperature or 1.0
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         own = soft_label_columns(self.train_dataset)
         self._signature_columns += [name for name in own if name not in self._signature_columns]
 
-    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
-        per_example = super()._get_collator_with_removed_columns(data_collator, description)
-        return partial(collate, per_example, self._source)
+    def _get_collator_with_removed_columns(self, data_collator: Collator, description: str | None = None) -> Collator:
+        per_example = super()._get_collator_with_removed_columns(data_collator.per_example, description)
+        return replace(data_collator, per_example=per_example)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Variational layers have their prior in place of weight decay."""
+        """Exclude variational layers, which have their prior in place of weight decay."""
         layers = [name for name, module in model.named_modules() if isinstance(module, GaussianWeights)]
         return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in layers]
 
     # The loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """Also counts the examples of all micro-batches of a step, over all processes."""
+        """Return the micro-batches of a step and the number of their examples, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._summed_steps += 1
         counts = [self._count_items(batch) for batch in batches]
@@ -137,7 +144,7 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """The loss of `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
+        """Compute `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
         batch, labels = inputs, inputs.get("labels")
         positional, named = call_arguments(self.model, network_inputs(batch))
         logits = logits_of(model(*positional, **named))
@@ -151,16 +158,8 @@ class DistillationTrainer(Trainer):
             target = self._source.target(batch, logits)
             kd_lambda = self._source.kd_lambda(batch, target)
             factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
-        parts = distillation_loss(
-            logits,
-            labels,
-            target,
-            kd_lambda,
-            args.student_temperature,
-            factor,
-            args.label_smoothing_factor,
-            num_items_in_batch,
-        )
+        scales = args.student_temperature, factor, args.label_smoothing_factor
+        parts = distillation_loss(logits, labels, target, kd_lambda, *scales, num_items_in_batch)
         loss = parts.total
         complexity = gaussian_kl(self.model)
         if complexity is not None:
@@ -172,25 +171,29 @@ class DistillationTrainer(Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _kl_weight(self) -> float:
-        done = self.state.global_step / self.state.max_steps - self.args.kl_warmup
-        return min(max(done / self.args.kl_annealing, 0.0), 1.0) if self.args.kl_annealing else float(done >= 0)
+        since_warmup = self.state.global_step / self.state.max_steps - self.args.kl_warmup
+        if not self.args.kl_annealing:
+            return float(since_warmup >= 0)
+        return min(max(since_warmup / self.args.kl_annealing, 0.0), 1.0)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> None:
-        """In the dataset's order, so that predictions are its rows', also where training groups them by length."""
+        """Keep the dataset's order, so that predictions are its rows', also where training groups them by length."""
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """Predict as `Trainer.prediction_step`, without the soft labels."""
         inputs = {name: value for name, value in inputs.items() if not is_soft_label_column(name)}
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     # What is logged
 
     def _note(self, parts: LossParts) -> None:
-        """Sum up the loss' terms on the device; they are read when something is logged."""
+        """Sum up the loss' terms on the device, where they stay until something is logged."""
         for name, value in (("cross_entropy", parts.cross_entropy), ("distillation", parts.distillation)):
             if value is not None:
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as `Trainer.log`, the loss with its two terms."""
         if "loss" in logs and self._sums:
             for name, value in self._sums.items():
                 summed = self.accelerator.reduce(value, reduction="sum")
@@ -199,7 +202,7 @@ class DistillationTrainer(Trainer):
         super().log(logs, start_time)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; ``True`` resumes from the last complete checkpoint, and starts anew if there is none.
+        """Train as `Trainer.train`; ``True`` resumes from the last complete checkpoint, or starts if there is none.
 
         Raises:
             UserError: the checkpoint is of another model.
@@ -219,12 +222,12 @@ class DistillationTrainer(Trainer):
         return output
 
     def create_model_card(self, model_name: str | None = None, **kwargs: Any) -> None:
-        """Write the card that :meth:`push_to_hub` uploads with the student, and its curve; see `publishing`."""
+        """Write the card that :meth:`push_to_hub` uploads with the student, and its curve; see `training.card`."""
         if self.is_world_process_zero():
             write_training_card(self, self._source, model_name, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Without the Hub's token, which transformers would save, and push, with the other arguments."""
+        """Save without the Hub's token, which transformers would save, and push, with the other arguments."""
         token, self.args.hub_token = self.args.hub_token, None
         try:
             super()._save(output_dir, state_dict)
@@ -232,23 +235,23 @@ class DistillationTrainer(Trainer):
             self.args.hub_token = token
 
     def evaluations(self) -> tuple[list[float], list[float]]:
-        """Epochs and accuracies of the evaluations so far."""
+        """Return the epochs and the accuracies of the evaluations so far."""
         by_step = {entry["step"]: entry for entry in self.state.log_history if "eval_accuracy" in entry}
         logged = list(by_step.values())  # one a step, however often it was asked for
         return [entry["epoch"] for entry in logged], [entry["eval_accuracy"] for entry in logged]
 
     def noise_window(self) -> int:
-        """How many of the last evaluations the convergence noise is taken over."""
+        """Return how many of the last evaluations the convergence noise is taken over."""
         return min(self.args.noise_epochs, len(self.evaluations()[1]) // 2)
 
     def convergence_noise(self) -> float | None:
-        """Standard deviation (ddof 1) of the accuracy over the noise window; ``None`` below 4 evaluations."""
+        """Return the standard deviation (ddof 1) of accuracy in the noise window; ``None`` below 4 evaluations."""
         window = self.noise_window()
         return convergence_noise(self.evaluations()[1], window) if window >= 2 else None
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells the dataset which view comes next: accelerate does so in one process, but not in several."""
+    """A callback that sets the dataset's epoch, and so its view: accelerate does so in one process, not in several."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -258,7 +261,7 @@ class _SetEpoch(TrainerCallback):
 
 
 class _DrawWeights(TrainerCallback):
-    """Has the optimizer draw the weights that all micro-batches of a step see; between steps they are the means."""
+    """A callback that draws the weights that all micro-batches of a step see; between steps they are the means."""
 
     def __init__(self, optimizer: Any):
         self.optimizer = optimizer
@@ -268,15 +271,6 @@ class _DrawWeights(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.optimizer.restore()  # where the step was skipped
-
-
-def _check_mixed(dataset: Any, source: StoredLabels | OnlineTeacher) -> None:
-    views = getattr(dataset, "views", None)
-    if source.reads_labels and views is not None and views.mixing is not None:
-        raise UserError(
-            f"{views.mixing} mixes two images, which then have no single label: train with kd_lambda=1, towards the "
-            "soft labels alone"
-        )
 
 
 def _labels(batch: dict[str, Tensor]) -> Tensor:

@@ -1,1 +1,1 @@
-"""What every room may use: errors, checks of arguments, files, processes, progress and reproducible random numbers."""
+"""What every room needs: errors, checks of arguments, files, processes, random numbers, progress."""

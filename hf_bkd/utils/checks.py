@@ -1,4 +1,4 @@
-"""What the formulas need of their arguments; a ValueError names the argument and the value that isn't so."""
+"""Checks of arguments: each raises a UserError that names the argument, its value and what it must be."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,13 +14,13 @@ SYMMETRY_TOLERANCE = 1e-5  # relative, of an inverse in float32
 
 
 def check_positive(**arguments: float | Tensor) -> None:
-    """All numbers of each argument are finite and above 0."""
+    """Check that all numbers of each argument are finite and above 0."""
     for name, value in arguments.items():
         _check_all(name, value, "above 0", lambda numbers: numbers > 0)
 
 
 def check_not_negative(**arguments: float | Tensor) -> None:
-    """All numbers of each argument are finite and at least 0."""
+    """Check that all numbers of each argument are finite and at least 0."""
     for name, value in arguments.items():
         _check_all(name, value, "at least 0", lambda numbers: numbers >= 0)
 
@@ -33,21 +33,21 @@ def _check_all(name: str, value: float | Tensor, what: str, allowed: Callable[[T
 
 
 def check_share(**arguments: float) -> None:
-    """Each argument is in [0, 1]."""
+    """Check that each argument is in [0, 1]."""
     for name, value in arguments.items():
         if not 0 <= value <= 1:
             raise UserError(f"{name} must be between 0 and 1, and it is {value:g}")
 
 
 def check_count(least: int = 1, **arguments: int) -> None:
-    """Each argument is a whole number of at least ``least``."""
+    """Check that each argument is a whole number of at least ``least``."""
     for name, value in arguments.items():
-        if value < least or value != int(value):
+        if not (value >= least and value % 1 == 0):
             raise UserError(f"{name} must be a whole number of at least {least}, and it is {value:g}")
 
 
 def check_choice(choices: Iterable[Any], **arguments: Any) -> None:
-    """Each argument is one of ``choices``."""
+    """Check that each argument is one of ``choices``."""
     choices = tuple(choices)
     for name, value in arguments.items():
         if value not in choices:
@@ -55,14 +55,14 @@ def check_choice(choices: Iterable[Any], **arguments: Any) -> None:
 
 
 def check_shape(name: str, value: Tensor, *shape: int | None) -> None:
-    """``value`` has this shape; ``None`` stands for any size."""
+    """Check that ``value`` has this shape; ``None`` stands for any size."""
     if value.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, value.shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise UserError(f"{name} must have the shape [{wanted}], and it has {list(value.shape)}")
 
 
 def check_probabilities(**arguments: Tensor) -> None:
-    """Each argument [..., C] holds distributions over its last dimension."""
+    """Check that each argument [..., C] holds distributions over its last dimension."""
     for name, value in arguments.items():
         least, sums = value.min().item(), value.sum(dim=-1)
         if not least >= 0:
@@ -73,7 +73,7 @@ def check_probabilities(**arguments: Tensor) -> None:
 
 
 def cholesky(name: str, covariance: Tensor) -> Tensor:
-    """The lower Cholesky factor [..., d, d] in float64 of a symmetric, positive definite matrix, or a ValueError."""
+    """Factorize a symmetric, positive definite matrix [..., d, d], or raise; returns the lower factor in float64."""
     covariance = covariance.double()
     if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
         raise UserError(f"{name} must be a square matrix, and its shape is {list(covariance.shape)}")

@@ -1,4 +1,4 @@
-"""A command line that is declared as dataclasses, over a YAML file, over defaults."""
+"""Command lines that are declared as dataclasses."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from .errors import UserError
 
 
 def parse_dataclasses(kinds: tuple[type, ...], defaults: dict[str, Any], argv: list[str], **about: str) -> tuple:
-    """The command line over ``--config file.yaml`` over the defaults.
+    """Read the command line, which wins over ``--config file.yaml``, which wins over the defaults.
 
     Args:
         kinds: dataclasses whose fields are the arguments.
-        defaults: by name.
-        argv: arguments.
+        defaults: values by name.
+        argv: the command line's words.
         about: what the parser's ``--help`` says, such as its ``prog`` and ``description``.
 
     Returns:

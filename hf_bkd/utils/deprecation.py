@@ -1,11 +1,13 @@
-"""Names that changed: the old one works for a release, with a warning that names the new one."""
+"""Names that changed: the old one works for a release and warns."""
 
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from .errors import UserError
+
+F = TypeVar("F", bound=Callable)
 
 
 def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
@@ -15,14 +17,14 @@ def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
     )
 
 
-def renamed_arguments(**new_names: str) -> Callable:
+def renamed_arguments(**new_names: str) -> Callable[[F], F]:
     """Let a function take arguments by their old names: ``@renamed_arguments(old="new")``.
 
     Raises:
         UserError: when called with an argument by both of its names.
     """
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: F) -> F:
         name = function.__qualname__.removesuffix(".__init__")
 
         @functools.wraps(function)
@@ -35,6 +37,6 @@ def renamed_arguments(**new_names: str) -> Callable:
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
-        return call
+        return cast(F, call)
 
     return decorate

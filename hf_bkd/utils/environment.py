@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""The versions and the hardware of a run."""
 
 import platform
 from importlib.metadata import version
@@ -7,7 +7,7 @@ import torch
 
 
 def environment(device: torch.device, num_processes: int = 1) -> dict[str, str]:
-    """Versions and hardware, as strings."""
+    """Return versions and hardware, as strings."""
     packages = ("hf_bkd", "torch", "transformers", "datasets", "accelerate", "timm", "laplace-torch")
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
     versions = {name: version(name) for name in packages}

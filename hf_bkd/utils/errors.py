@@ -1,4 +1,4 @@
-"""What a user can cause and mend, and how the command line says it."""
+"""Errors that a user can cause and mend, and the sentences that the command line makes of them."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ class UserError(ValueError):
     """One sentence on what is wrong with what the user passed, and what to do; the command line prints it bare."""
 
 
-# what safetensors and torch call a file that could not be written, in errors of their own
+RESUMABLE = "what was finished is kept: the same command goes on from there"
+# safetensors and torch raise errors of their own, with these words, where a file could not be written
 UNWRITTEN = ("I/O error", "No space left on device", "inline_container", "iostream error")
 
 
@@ -19,22 +20,25 @@ def told_in_a_sentence() -> Iterator[None]:
 
     Exit status 2 for an error, 130 for an interruption.
     """
-    kept = "what was finished is kept: the same command goes on from there"
     try:
         yield
-    except UserError as error:
-        _end(f"error: {error}", 2)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        _end(f"error: {error.strerror or error}{where}; {kept}", 2)
-    except KeyboardInterrupt:
-        _end(f"interrupted; {kept}", 130)
-    except Exception as error:
-        if not any(words in str(error) for words in UNWRITTEN):
+    except (Exception, KeyboardInterrupt) as error:
+        sentence = _sentence(error)
+        if sentence is None:
             raise
-        _end(f"error: a file could not be written, most likely because the disk is full; {kept}", 2)
+        print(sentence, file=sys.stderr)
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
 
 
-def _end(sentence: str, status: int) -> None:
-    print(sentence, file=sys.stderr)
-    sys.exit(status)
+def _sentence(error: BaseException) -> str | None:
+    """Describe an error that the user can mend; ``None`` for any other."""
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {RESUMABLE}"
+    if isinstance(error, UserError):
+        return f"error: {error}"
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"error: {error.strerror or error}{where}; {RESUMABLE}"
+    if any(words in str(error) for words in UNWRITTEN):
+        return f"error: a file could not be written, most likely because the disk is full; {RESUMABLE}"
+    return None

@@ -1,10 +1,11 @@
-"""Writing so that a name either holds the whole thing or does not exist."""
+"""Writing of files and folders so that each is complete or absent, also after an interruption."""
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,28 +13,89 @@ from .errors import UserError
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name ``path`` when the block ends well, and vanishes when it does not.
+def whole_folder(path: str | Path, last: str = "", stale: Iterable[str] = ()) -> Iterator[Path]:
+    """Collect files in a hidden folder, and move them to ``path`` when the block ends well.
 
-    A folder that has the name already is replaced then, and kept otherwise; UserError if a file has it.
+    A folder that does not exist yet appears in one step. Into one that exists each file is moved in one step, and
+    nothing that was not written here is replaced or removed, but for older files of the names ``stale``.
+
+    Args:
+        path: the folder.
+        last: the name of the file that is moved last, as the sign that all others are there; so are files of this name
+            in inner folders, before it.
+        stale: patterns (of ``Path.glob``) of files that an earlier call may have left and this one has not written.
+
+    Raises:
+        UserError: a file has the name of a folder that is to be written, or the other way around.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and a folder is to be written there: move it away or pass another path")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    replaced = temporary.with_name(temporary.name + ".old")
+    exists = path.is_dir()  # then the hidden folder lies inside: next to a mount point may be another file system
+    place, prefix = (path, ".saving.") if exists else (path.parent, f".{path.name}.")
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
         temporary.chmod(0o755)
         yield temporary
-        if path.exists():
-            path.rename(replaced)  # not deleted on the spot: that takes time, in which half of it would stand there
-        temporary.rename(path)
+        if exists:
+            _move_into(path, temporary, last, stale)
+        else:
+            temporary.rename(path)
     finally:
-        if replaced.exists() and not path.exists():
-            replaced.rename(path)  # interrupted between the two
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _move_into(path: Path, temporary: Path, last: str, stale: Iterable[str]) -> None:
+    """Move all files of ``temporary`` to the same places in ``path``; remove the stale ones before the last file."""
+    files = [file.relative_to(temporary) for file in temporary.rglob("*") if file.is_file()]
+    for file in files:
+        _check_place(path, file)
+    signs = sorted((file for file in files if file.name == last), key=lambda file: -len(file.parts))
+    for file in sorted(set(files) - set(signs)) + signs[:-1]:
+        (path / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary / file, path / file)
+    for pattern in stale:
+        for left in sorted(path.glob(pattern), reverse=True):
+            if left.is_file() and left.relative_to(path) not in files and temporary not in left.parents:
+                left.unlink()
+                _remove_if_empty(left.parent, path)
+    for file in signs[-1:]:
+        os.replace(temporary / file, path / file)
+
+
+def _check_place(path: Path, file: Path) -> None:
+    """Raise a UserError where ``file`` can't stand in ``path``, before anything is moved there."""
+    for parent in file.parents[:-1]:
+        if (path / parent).exists() and not (path / parent).is_dir():
+            raise UserError(f"{path / parent} is a file, and a folder is to be written there: move it away")
+    if (path / file).is_dir():
+        raise UserError(f"{path / file} is a folder, and a file is to be written there: move it away")
+
+
+def _remove_if_empty(folder: Path, root: Path) -> None:
+    """Remove the folders between a removed file and ``root`` that hold nothing any more."""
+    while folder != root and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def digests(folder: str | Path, sign: str) -> dict[str, str]:
+    """Compute the SHA-256 of each file in a folder; of inner folders that hold a file ``sign``, of that file alone."""
+    folder = Path(folder)
+    inner = [file.parent for file in folder.rglob(sign) if file.parent != folder]
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): digest(file)
+        for file in files
+        if file.name == sign or not any(parent in inner for parent in file.parents)
+    }
+
+
+def digest(file: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -51,17 +113,17 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """:func:`write_bytes` of text in UTF-8."""
+    """Write text in UTF-8 in one step."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """:func:`write_text` of strict, indented JSON (a NaN is a ValueError)."""
+    """Write strict, indented JSON in one step (a NaN is a ValueError)."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Make ``path`` if need be and try to write into it; UserError if that can't be done."""
+    """Make a folder if need be and try to write into it; UserError if that can't be done."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -73,7 +135,7 @@ def writable_folder(path: str | Path) -> Path:
 
 
 def bare_name(name_or_path: str) -> str:
-    """A name on the Hub as it is, of a path that exists here only the last part: nobody else has the rest."""
+    """Return a name on the Hub as it is, and only the last part of a path here: nobody else has the rest."""
     path = Path(name_or_path).expanduser()
     return path.resolve().name if path.exists() else name_or_path
 

@@ -1,4 +1,4 @@
-"""One look for all progress bars."""
+"""Progress bars, all of one look."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,10 +16,11 @@ from rich.text import Text
 
 
 def progress_bar(disable: bool = False, rate: str | None = None) -> Progress:
-    """A bar with count, elapsed and remaining time; one line in a log that is no terminal.
+    """Make a bar with count, elapsed and remaining time; one line in a log that is no terminal.
 
     Args:
-        rate: what is counted, to show how many of it are done in a second.
+        disable: whether to show nothing.
+        rate: name of what is counted, to show how many are done in a second.
     """
     speed = (_Rate(rate),) if rate else ()
     return Progress(

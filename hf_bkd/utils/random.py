@@ -1,7 +1,7 @@
-"""Random numbers that are a pure function of what they are for: no state is read or advanced.
+"""Counter-based random numbers: pure functions of their purpose, which read and advance no state.
 
-What is random about an example depends on its id, the seed, the view and which number is asked for; not on the batch
-or the process that it is in, on the order of the data or on the device.
+The random numbers of an example depend on its id, the seed, the view and the number of the number; not on the batch or
+the process that it is in, on the order of the data or on the device.
 """
 
 import math
@@ -15,7 +15,7 @@ GAMMA = 0x9E3779B97F4A7C15
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's ``>>`` copies the sign bit of int64."""
+    """Shift logically: torch's ``>>`` copies the sign bit of int64."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -25,14 +25,14 @@ def _signed(constant: int) -> int:
 
 
 def mix_bits(x: Tensor) -> Tensor:
-    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014): a bijection on int64 that scatters its input."""
+    """Scatter int64 by the finalizer of SplitMix64 (Steele, Lea and Flood 2014), a bijection."""
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ _shift_right(x, 31)
 
 
 def random_bits(ids: Tensor, *, seed: int, view: int, stream: int | Tensor) -> Tensor:
-    """64 random bits per example, as int64 [B]; see :class:`Draws` for the arguments.
+    """Draw 64 random bits per example, as int64 [B]; see :class:`Draws` for the arguments.
 
     ``stream`` may be an int64 tensor that broadcasts against ``ids``.
     """
@@ -43,7 +43,7 @@ def random_bits(ids: Tensor, *, seed: int, view: int, stream: int | Tensor) -> T
 
 
 def normal_from_bits(bits: Tensor) -> Tensor:
-    """64 random bits -> one standard normal number, finite and float32, by the inverse of its distribution."""
+    """Turn 64 random bits into a standard normal number, finite and float32, by its inverse distribution function."""
     centered = (_shift_right(bits, 12).double() + 0.5) * 2.0**-51 - 1  # exact, in the open interval (-1, 1)
     return (math.sqrt(2) * torch.erfinv(centered)).float()
 
@@ -52,13 +52,13 @@ def normal_from_bits(bits: Tensor) -> Tensor:
 class Draws:
     """The random numbers of some examples.
 
-    ``stream``, in all of its methods, says which of the numbers that one view needs, 0 .. 255; with a ``range`` of
+    ``stream``, in all of its methods, numbers the random numbers that one view needs, 0 .. 255; with a ``range`` of
     streams there is one column for each: [B, number of streams] in place of [B].
 
     Args:
         ids: int64 [B], one per example.
         seed, view: which run, and which view of the examples.
-        block: tells several users of one view's numbers apart; each has 256 streams.
+        block: number of the user of one view's numbers; each user has 256 streams.
     """
 
     ids: Tensor
@@ -67,7 +67,7 @@ class Draws:
     block: int = 0
 
     def integers(self, high: int | Tensor, stream: int | range) -> Tensor:
-        """int64 [B], uniform over 0 .. high - 1 (the bias, below high / 2**63, can't be measured).
+        """Draw int64 [B], uniform over 0 .. high - 1 (the bias, below high / 2**63, can't be measured).
 
         Args:
             high: 1 .. 2**31, one for all or int64 [B].
@@ -75,11 +75,11 @@ class Draws:
         return _shift_right(self._bits(stream), 1) % high
 
     def uniform(self, stream: int | range) -> Tensor:
-        """float64 [B], uniform over the multiples of 2**-53 in [0, 1)."""
+        """Draw float64 [B], uniform over the multiples of 2**-53 in [0, 1)."""
         return _shift_right(self._bits(stream), 11).double() * 2.0**-53
 
     def normal(self, number: int, stream: int) -> Tensor:
-        """float32 [B, number], independent standard normal numbers."""
+        """Draw float32 [B, number], independent standard normal numbers."""
         counters = torch.arange(1, number + 1, device=self.ids.device) * _signed(GAMMA)
         return normal_from_bits(mix_bits(self._bits(stream)[:, None] + counters))  # SplitMix64, seeded by example
 
@@ -91,7 +91,7 @@ class Draws:
 
 
 class ExampleGenerator(torch.Generator):
-    """A generator that knows which examples a batch holds: :func:`example_normal` draws the same for each anywhere.
+    """A generator with the ids of a batch's examples: :func:`example_normal` draws the same for each in any batch.
 
     Calls after each other draw different numbers. As an ordinary generator it starts from seed and view alone, so that
     what all examples share, such as a draw of a network's weights, is the same in every batch.
@@ -110,18 +110,18 @@ class ExampleGenerator(torch.Generator):
         self.manual_seed(int(start) & (2**63 - 1))
 
     def batch_seed(self) -> int:
-        """A seed, 0 .. 2**63 - 1, of this set of examples: for what can't draw for each of them by itself."""
+        """Return a seed, 0 .. 2**63 - 1, of this set of examples, for what can't draw for each of them by itself."""
         return int(random_bits(self.draws.ids, seed=self.initial_seed(), view=0, stream=1).sum()) & (2**63 - 1)
 
 
 def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """N(0, 1) noise drawn where the generator lives (so a CPU generator gives the same draws to every device)."""
+    """Draw N(0, 1) noise on the generator's device, so that a CPU generator gives the same draws to every device."""
     device = like.device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=device).to(like)
 
 
 def example_normal(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """N(0, 1) noise [S, B, K], each example's own: with an :class:`ExampleGenerator` it goes by the examples' ids."""
+    """Draw N(0, 1) noise [S, B, K], each example's own: an :class:`ExampleGenerator` draws it by the examples' ids."""
     if not isinstance(generator, ExampleGenerator):
         return standard_normal(shape, like, generator)
     samples, batch, width = shape
@@ -135,7 +135,7 @@ GAMMA_ROUNDS = 8  # each is accepted with a probability above 0.95
 
 
 def log_gamma_draws(shape: Tensor, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    """Logarithms [S, B, K] of Gamma(shape, 1) draws, each example's own as in :func:`example_normal`.
+    """Draw logarithms [S, B, K] of Gamma(shape, 1) numbers, each example's own as in :func:`example_normal`.
 
     Marsaglia and Tsang (2000), with their step for shapes below 1, in logarithms: draws of tiny shapes are too small
     for any float.
@@ -146,13 +146,13 @@ def log_gamma_draws(shape: Tensor, num_samples: int, generator: torch.Generator 
     """
     size = (num_samples, *shape.shape)
     d = shape.double() + 2 / 3
-    found = torch.zeros(size, dtype=torch.float64, device=shape.device)
-    missing = torch.ones_like(found, dtype=torch.bool)
+    draws = torch.zeros(size, dtype=torch.float64, device=shape.device)
+    missing = torch.ones_like(draws, dtype=torch.bool)
     for _ in range(GAMMA_ROUNDS):
         x, log_u = (example_normal(size, d, generator) for _ in range(2))
         log_v = 3 * torch.log1p((x / (9 * d).sqrt()).clamp_min(-1))
         accepted = torch.special.log_ndtr(log_u) < x.square() / 2 + d - d * log_v.exp() + d * log_v
-        found = torch.where(missing, d.log() + log_v, found)  # should all be refused, the last stands
+        draws = torch.where(missing, d.log() + log_v, draws)  # should all be refused, the last stands
         missing &= ~accepted
     below_one = torch.special.log_ndtr(example_normal(size, d, generator)) / shape.double()
-    return (found + below_one).to(shape.dtype)
+    return (draws + below_one).to(shape.dtype)

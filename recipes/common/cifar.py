@@ -8,7 +8,9 @@ sees in turn (in recipes/views_study.py 4 were as good as a teacher that is aske
 
 import datasets
 
-from hf_bkd.data.loading import as_image_classification, few_first, load_splits, stratified_split
+from hf_bkd.data.columns import as_image_classification
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
 from hf_bkd.study import CONTROLS, Arm, Images, Splits, Study, StudyArguments
 

@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from hf_bkd.data.loading import few_first, few_shot, stratified_split, with_label_noise
+from hf_bkd.data.subsets import few_first, few_shot, stratified_split, with_label_noise
 from hf_bkd.study import Arm, Images, Splits, Study, StudyArguments
 
 from .defaults import ON_CPU

@@ -9,8 +9,8 @@ from torch import Tensor
 from hf_bkd.reports.claims import Check
 from hf_bkd.targets import mixed_target
 from hf_bkd.theory import (
+    BatchedStudents,
     GaussianMixture,
-    Students,
     additive_draws,
     break_even_variance,
     dirichlet_draws,
@@ -45,14 +45,14 @@ class Linear:
         """Names of the arms, and E KL(p || q) [measurements, arms, replicates] while their students are trained."""
         replicates = self.replicates
         names = list(targets(self.probs[:2], torch.zeros(2, dtype=torch.int64), self.points[:2]))
-        students = Students(len(names) * replicates, (WIDTH, CLASSES), dtype=torch.float64)
+        students = BatchedStudents(len(names) * replicates, (WIDTH, CLASSES), dtype=torch.float64)
         weight, bias = self.task.linear_student()
         students.weights[0].data[:] = weight.T if optimal_start else 0
         students.biases[0].data[:] = bias if optimal_start else 0
         seen, known = self.points[:500], self.probs[:500]
         entropy = -torch.xlogy(known, known).sum(dim=-1)
 
-        def risk(students: Students) -> Tensor:
+        def risk(students: BatchedStudents) -> Tensor:
             excess = -(known * students(seen).log_softmax(dim=-1)).sum(dim=-1) - entropy
             return excess.mean(dim=-1).view(len(names), replicates)
 

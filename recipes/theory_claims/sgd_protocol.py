@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series
 from hf_bkd.targets import mixed_target
-from hf_bkd.theory import GaussianMixture, Students, dirichlet_draws, train_by_sgd
+from hf_bkd.theory import BatchedStudents, GaussianMixture, dirichlet_draws, train_by_sgd
 
 CLASSES, WIDTH, HIDDEN, EPOCHS, EVERY = 5, 30, 128, 2, 250
 RATE, MOMENTUM, VARIANCE = 5e-4, 0.9, 2.5
@@ -20,7 +20,7 @@ def protocol_claim(seeds: int, points: int, seed: int) -> Claim:
     runs = [_data(points, generator) for _ in range(seeds)]
     train_x, targets, test_x, test_p, test_y = (torch.stack(parts) for parts in zip(*runs, strict=True))
     arms, (examples, width) = len(NAMES), train_x.shape[1:]
-    students = Students(seeds, (width, HIDDEN, HIDDEN, CLASSES), generator)
+    students = BatchedStudents(seeds, (width, HIDDEN, HIDDEN, CLASSES), generator)
     for parameter in students.parameters():  # the same start for all targets of a seed
         parameter.data = parameter.data.repeat_interleave(arms, dim=0)
     test_x = test_x.repeat_interleave(arms, dim=0)
@@ -30,7 +30,7 @@ def protocol_claim(seeds: int, points: int, seed: int) -> Claim:
             for row in torch.randperm(examples, generator=generator).tolist():
                 yield train_x[:, row, None].repeat_interleave(arms, dim=0), targets[:, :, row].flatten(0, 1)[:, None]
 
-    def measure(students: Students) -> Tensor:
+    def measure(students: BatchedStudents) -> Tensor:
         """Accuracy and E KL(p || q), [2, seeds, arms]."""
         log_q = students(test_x).log_softmax(dim=-1).view(seeds, arms, -1, CLASSES)
         excess = (torch.xlogy(test_p, test_p)[:, None] - test_p[:, None] * log_q).sum(dim=-1)

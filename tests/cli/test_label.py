@@ -151,11 +151,11 @@ def test_photographs_of_all_sizes_and_modes_are_cropped_to_one(home, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--views", "0"], "number of views must be at least 1"),
+        (["--views", "0"], "num_views must be a whole number of at least 1"),
         (["--temperature", "0"], "--temperature must be above 0"),
         (["--held_out", "dev"], "no split 'dev'"),
         (["--split", "dev"], "no split 'dev'"),
-        (["--storage", "top_k", "--top_k", "0"], "top_k must be at least 1"),
+        (["--storage", "top_k", "--top_k", "0"], "top_k must be a whole number of at least 1"),
     ],
 )
 def test_mistakes_are_told(home, tmp_path, options, words):

@@ -4,7 +4,8 @@ import datasets
 import pytest
 
 from hf_bkd import UserError
-from hf_bkd.data.loading import as_classification, as_inputs, check_labeled
+from hf_bkd.data.columns import as_classification, as_inputs
+from hf_bkd.data.subsets import check_labeled
 
 TEXTS = ["a b", "c", "d e f", "g"]
 NAMES = datasets.ClassLabel(names=["neg", "pos"])

@@ -9,15 +9,9 @@ import pytest
 from PIL import Image
 
 from hf_bkd import UserError
-from hf_bkd.data.loading import (
-    as_image_classification,
-    few_first,
-    few_shot,
-    find_columns,
-    load_splits,
-    stratified_split,
-    with_label_noise,
-)
+from hf_bkd.data.columns import as_image_classification, find_columns
+from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import few_first, few_shot, stratified_split, with_label_noise
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 
@@ -222,7 +216,7 @@ class TestLabelNoise:
 
     def test_bayes_probabilities_are_the_frequencies_of_many_draws(self):
         dataset = labeled([0, 1, 4, 4], self.classes)
-        draws = 1000
+        draws = 200
         frequencies = np.zeros((4, self.classes))
         for seed in range(draws):
             noisy, bayes = with_label_noise(dataset, self.rate, seed)

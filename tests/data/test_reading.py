@@ -17,6 +17,7 @@ from transformers import (
 from hf_bkd import BatchedDataset, DeterministicTeacher, UserError
 from hf_bkd.data.reading import class_names, kind_of, reader_for
 from hf_bkd.teachers.loading import load_teacher
+from hf_bkd.training.batched_dataset import training_set
 from tests.cli.fitting_helpers import CLASSES, bert, cnn, images, texts, tokenizer
 
 
@@ -40,7 +41,7 @@ class TestImages:
         torch.testing.assert_close(batch["pixel_values"], torch.tensor((pixels - 0.4) / 0.3, dtype=torch.float32))
         assert batch["labels"].tolist() == rows["label"][:]
         assert reader.to_dict() == {"mean": [0.4], "std": [0.3]}
-        assert isinstance(reader.training_set(rows, torch.device("cpu")), BatchedDataset)
+        assert isinstance(training_set(reader, rows, torch.device("cpu")), BatchedDataset)
 
     @pytest.mark.parametrize(("size", "mode"), [(20, "L"), (9, "RGB"), (9, "P"), (30, "RGBA"), (12, "1")])
     def test_of_other_sizes_and_modes_are_brought_to_it(self, size, mode):
@@ -55,7 +56,7 @@ class TestImages:
         mixed = datasets.concatenate_datasets([images(2, 0, 20), images(2, 1, 11)])
         (batch,) = reader_for(cnn(), None, mixed).batches(mixed)
         assert batch["pixel_values"].shape == (4, 1, 9, 9)
-        train = reader_for(cnn(), None, mixed).training_set(mixed, torch.device("cpu"))
+        train = training_set(reader_for(cnn(), None, mixed), mixed, torch.device("cpu"))
         assert [row["pixel_values"].shape for row in train.__getitems__([0, 3])] == [(1, 9, 9)] * 2
 
     def test_a_networks_own_processor_is_used_and_kept(self, tmp_path):
@@ -97,7 +98,7 @@ class TestTexts:
     def test_batches_of_a_training_set_are_padded_each(self, tmp_path):
         tokenizer().save_pretrained(tmp_path)
         rows = datasets.Dataset.from_dict({"text": ["who", "w1 w2", "w1 w2 w3"], "label": [0, 1, 2]})
-        train = reader_for(bert(), tmp_path, rows).training_set(rows, torch.device("cpu"))
+        train = training_set(reader_for(bert(), tmp_path, rows), rows, torch.device("cpu"))
         assert [row["input_ids"].tolist() for row in train.__getitems__([0, 1])] == [[2, 0], [6, 7]]
         assert train[2]["labels"].item() == 2 and train[2]["input_ids"].tolist() == [6, 7, 8]
 

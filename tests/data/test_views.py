@@ -77,7 +77,7 @@ class TestChain:
         assert torch.equal(views(images[7:8], ids[7:8], 3)[0], together[7])
 
     def test_reads_and_advances_no_random_state(self):
-        images, ids, views = random_images(20), torch.arange(20), Views(*CHAIN, number=3)
+        images, ids, views = random_images(20), torch.arange(20), Views(*CHAIN, num_views=3)
         state, pool = torch.get_rng_state(), torch.arange(50)
         first = views(images, ids, 1), views.partners(ids, 1, pool), views.at_epoch(4, "shuffle")
         assert torch.equal(torch.get_rng_state(), state)
@@ -97,8 +97,8 @@ class TestChain:
 
     @pytest.mark.parametrize("number", [0, -3])
     def test_less_than_one_view_is_refused(self, number):
-        with pytest.raises(UserError, match=f"must be at least 1, and it is {number}"):
-            Views(number=number)
+        with pytest.raises(UserError, match=f"num_views must be a whole number of at least 1, and it is {number}"):
+            Views(num_views=number)
 
 
 class TestPartners:
@@ -128,8 +128,8 @@ class TestPartners:
 
 class TestAtEpoch:
     def test_cycle_goes_round(self):
-        assert [Views(number=3).at_epoch(epoch) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-        assert [Views(number=1).at_epoch(epoch, "shuffle") for epoch in range(3)] == [0, 0, 0]
+        assert [Views(num_views=3).at_epoch(epoch) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+        assert [Views(num_views=1).at_epoch(epoch, "shuffle") for epoch in range(3)] == [0, 0, 0]
 
     @pytest.mark.parametrize("order", ["cycle", "shuffle"])
     def test_without_a_number_each_epoch_has_its_own_view(self, order):
@@ -137,7 +137,7 @@ class TestAtEpoch:
 
     def test_shuffle_shows_each_view_once_a_turn_in_orders_that_differ(self):
         def turns(seed):
-            views = Views(number=8, seed=seed)
+            views = Views(num_views=8, seed=seed)
             return [tuple(views.at_epoch(8 * turn + i, "shuffle") for i in range(8)) for turn in range(40)]
 
         found = turns(0)
@@ -146,22 +146,22 @@ class TestAtEpoch:
         firsts = torch.bincount(torch.tensor(found + turns(2) + turns(3))[:, 0], minlength=8)
         assert stats.chisquare(firsts).pvalue > 1e-4
         assert turns(0) == found
-        assert Views(*CHAIN, number=8).at_epoch(13, "shuffle") == found[1][5]
+        assert Views(*CHAIN, num_views=8).at_epoch(13, "shuffle") == found[1][5]
 
     def test_another_order_is_refused(self):
-        with pytest.raises(UserError, match="must be one of cycle, shuffle, and it is 'random'"):
-            Views(number=2).at_epoch(0, "random")
+        with pytest.raises(UserError, match="order is 'random'; it must be one of cycle, shuffle"):
+            Views(num_views=2).at_epoch(0, "random")
 
 
 class TestRecord:
     @pytest.mark.parametrize("number", [None, 4])
     def test_comes_back_through_json(self, number):
-        for views in (Views(*CHAIN, number=number, seed=-3), Views(Mixup(0.3)), Views(number=number)):
+        for views in (Views(*CHAIN, num_views=number, seed=-3), Views(Mixup(0.3)), Views(num_views=number)):
             record = views.to_dict()
             assert json.loads(json.dumps(record)) == record
             again = Views.from_dict(json.loads(json.dumps(record)))
             assert again == views
-            assert (again.transforms, again.number, again.seed) == (views.transforms, views.number, views.seed)
+            assert (again.transforms, again.num_views, again.seed) == (views.transforms, views.num_views, views.seed)
             assert hash(again) == hash(views)
             assert repr(again) == repr(views)
         assert {type(operator) for operator in (*CHAIN, Mixup(0.3))} == set(OPERATORS.values())
@@ -172,7 +172,7 @@ class TestRecord:
             Views(CropAndFlip(3)),
             Views(CropAndFlip(flip=False)),
             Views(CropAndFlip(), seed=1),
-            Views(CropAndFlip(), number=1),
+            Views(CropAndFlip(), num_views=1),
             Views(CropAndFlip(), CropAndFlip()),
             Views(Mixup(1.0)),
             Views(CutMix(1.0)),
@@ -199,5 +199,5 @@ class TestRecord:
             Views.from_dict(record)
 
     def test_parameters_out_of_range_are_refused_in_a_record_too(self):
-        with pytest.raises(UserError, match="alpha must be a number above 0"):
+        with pytest.raises(UserError, match="alpha must be above 0"):
             Views.from_dict({"number": None, "seed": 0, "transforms": [{"name": "Mixup", "alpha": -1}]})

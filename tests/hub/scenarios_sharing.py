@@ -52,7 +52,9 @@ def section(card):
 def dataset():
     torch.manual_seed(0)
     held_out = {"accuracy": 0.75, "nll": 0.5, "ece": 0.125, "brier": 0.375}
-    return labeled(views=Views(CropAndFlip(padding=2), number=3, seed=9), storage="top_k", top_k=2, held_out=held_out)
+    return labeled(
+        views=Views(CropAndFlip(padding=2), num_views=3, seed=9), storage="top_k", top_k=2, held_out=held_out
+    )
 
 
 def test_labels_alone_are_all_that_a_student_needs(hub, dataset, tmp_path):
@@ -64,7 +66,7 @@ def test_labels_alone_are_all_that_a_student_needs(hub, dataset, tmp_path):
     assert torch.equal(read(joined).probs, expected.probs) and read(joined).provenance == expected.provenance
     student = small_cnn()
     train = BatchedDataset.from_images(joined, ImagePreprocessor.for_model(student))
-    assert train.views == Views(CropAndFlip(padding=2), number=3, seed=9)
+    assert train.views == Views(CropAndFlip(padding=2), num_views=3, seed=9)
     args = DistillationTrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to="none", logging_steps=1)
     DistillationTrainer(student, args, train_dataset=train).train()
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from hf_bkd import BatchedDataset, DistillationTrainer, DistillationTrainingArguments, ImagePreprocessor, UserError
 from hf_bkd.soft_labels import add_soft_labels
-from hf_bkd.soft_labels.belonging import SPOT_CHECKED_ROWS, stored_labels
-from hf_bkd.soft_labels.layout import is_soft_label_column
+from hf_bkd.soft_labels.columns import is_soft_label_column
+from hf_bkd.soft_labels.reading import SPOT_CHECKED_ROWS, stored_labels
 
 N, NAMES = 40, ["cat", "dog", "eel"]
 PREPROCESSOR = ImagePreprocessor((0.5,), (0.25,))
@@ -71,11 +71,11 @@ def text_inputs(batch):
     return {"pixel_values": torch.tensor(codes)}
 
 
-def label(dataset, preprocess=None):
-    if preprocess is None:
-        preprocess = PREPROCESSOR if "image" in dataset.column_names else text_inputs
+def label(dataset, preprocessor=None):
+    if preprocessor is None:
+        preprocessor = PREPROCESSOR if "image" in dataset.column_names else text_inputs
     classes = dataset.features["label"].num_classes
-    return add_soft_labels(dataset, Teacher(classes), 1, preprocess=preprocess, progress=False)
+    return add_soft_labels(dataset, Teacher(classes), 1, preprocessor=preprocessor, progress=False)
 
 
 def moved(dataset, labeled):

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
@@ -74,13 +73,27 @@ def losses(history: list[dict]) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
+def in_each_process(rank: int, folder: Path, number: int, batch_size: int) -> None:
+    """Train as one of ``number`` gloo processes; the first writes the weights and the history into ``folder``."""
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
+    sizes = {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", **sizes}
+    store = torch.distributed.FileStore(str(folder / "store"), number)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=number)
+    distributed = trainer(folder, batch_size)
+    distributed.train()
+    if distributed.is_world_process_zero():
+        save_file(distributed.accelerator.unwrap_model(distributed.model).state_dict(), folder / "weights.safetensors")
+        said = {"world_size": distributed.args.world_size, "history": distributed.state.log_history}
+        (folder / "said.json").write_text(json.dumps(said))
+    torch.distributed.destroy_process_group()
+
+
 def run_in_processes(folder: Path, number: int, batch_size: int) -> tuple[dict, dict]:
-    """Train in ``number`` gloo processes; returns the weights and what the first process wrote."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(number), "--master_port", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", __file__, str(folder), str(batch_size)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """Train in ``number`` processes; returns the weights and what the first process wrote."""
+    folder.mkdir()
+    torch.multiprocessing.start_processes(in_each_process, (folder, number, batch_size), number, start_method="fork")
     return load_file(folder / "weights.safetensors"), json.loads((folder / "said.json").read_text())
 
 
@@ -108,11 +121,17 @@ class InterruptAt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("step", [5, 6, 9], ids=["mid-epoch", "end of an epoch", "after two checkpoints"])
-def test_resumed_equals_uninterrupted(tmp_path, step):
-    """With dropout and augmentation, from a checkpoint in the middle of an epoch: to the last bit."""
-    whole = trainer(tmp_path / "whole", batch_size=8, dropout=0.3)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that nothing interrupts."""
+    whole = trainer(tmp_path_factory.mktemp("whole"), batch_size=8, dropout=0.3)
     whole.train()
+    return whole
+
+
+@pytest.mark.parametrize("step", [5, 6, 9], ids=["mid-epoch", "end of an epoch", "after two checkpoints"])
+def test_resumed_equals_uninterrupted(tmp_path, whole, step):
+    """With dropout and augmentation, from a checkpoint in the middle of an epoch: to the last bit."""
     cut = trainer(tmp_path / "cut", batch_size=8, dropout=0.3)
     cut.add_callback(InterruptAt(step))
     with pytest.raises(KeyboardInterrupt):
@@ -126,8 +145,9 @@ def test_resumed_equals_uninterrupted(tmp_path, step):
 
 
 def test_resuming_skips_a_checkpoint_that_was_cut_off(tmp_path):
-    first = trainer(tmp_path, batch_size=8)
-    first.train()
+    for step in (16, 18):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
     newest = Path(last_checkpoint(tmp_path))
     assert newest.name == "checkpoint-18"
     (newest / "trainer_state.json").unlink()
@@ -139,14 +159,3 @@ def test_resuming_without_a_checkpoint_starts_anew(tmp_path):
     fresh = trainer(tmp_path, batch_size=8)
     fresh.train(resume_from_checkpoint=True)
     assert fresh.state.global_step == 18
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    distributed = trainer(folder, batch_size=int(sys.argv[2]))
-    distributed.train()
-    if distributed.is_world_process_zero():
-        save_file(distributed.accelerator.unwrap_model(distributed.model).state_dict(), folder / "weights.safetensors")
-        said = {"world_size": distributed.args.world_size, "history": distributed.state.log_history}
-        (folder / "said.json").write_text(json.dumps(said))
-    torch.distributed.destroy_process_group()

@@ -115,11 +115,11 @@ def test_the_report_is_what_its_parts_say(samples):
 
 
 def test_labels_drawn_from_the_draws_are_covered_as_often_as_the_level_says():
-    samples = (torch.randn(40, 4_000, C) * 1.5 + torch.randn(4_000, C)).softmax(dim=-1)
+    samples = (torch.randn(20, 2_000, C) * 1.5 + torch.randn(2_000, C)).softmax(dim=-1)
     labels = torch.multinomial(samples.mean(dim=0), 1)[:, 0]
     report = uncertainty_report(samples, labels, samples.mean(dim=0))
     for entry in report["credible_sets"]:
-        assert entry["coverage"] > entry["level"] - 0.02
+        assert entry["coverage"] > entry["level"] - 0.03
     own = torch.stack([torch.multinomial(draw, 1)[:, 0] for draw in samples])  # each draw's own label
     for level in (0.8, 0.95):
         picked = samples.gather(2, own[..., None]).squeeze(2)

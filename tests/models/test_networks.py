@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from hf_bkd import UserError
-from hf_bkd.models import cifar_resnet as backbones
+from hf_bkd.models import cifar_resnet
 from hf_bkd.models.calling import classification_head, head_features, logits_of
 from hf_bkd.models.classifier import create_classifier
 
@@ -40,9 +40,9 @@ def classifier(architecture="wrn_16_1_cifar", num_labels=5, mean=MEAN, std=STD, 
 
 
 def test_all_registered_networks_are_tested():
-    assert set(NETWORKS) == set(backbones.ARCHITECTURES)
+    assert set(NETWORKS) == set(cifar_resnet.ARCHITECTURES)
     assert set(timm.list_models("*_cifar")) >= set(NETWORKS)
-    assert all(callable(getattr(backbones, name)) for name in backbones.__all__)
+    assert all(hasattr(cifar_resnet, name) for name in cifar_resnet.__all__)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -52,11 +52,12 @@ def test_size_and_stride(name):
         model = timm.create_model(name)
         images = torch.empty(2, 3, 32, 32)
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert f"{parameters:,}" in backbones.__doc__
+    assert f"{parameters:,}" in cifar_resnet.__doc__
     assert model.conv1.weight.shape == (stem_width, 3, 3, 3)
     assert model.num_features == model.head_hidden_size == num_features
-    assert model.forward_features(images).shape == (2, num_features, 32 // stride, 32 // stride)
-    assert model(images).shape == (2, 100)
+    final_map = model.forward_features(images)
+    assert final_map.shape == (2, num_features, 32 // stride, 32 // stride)
+    assert model.forward_head(final_map).shape == (2, 100)
     assert model.default_cfg["input_size"] == (3, 32, 32) and model.default_cfg["num_classes"] == 100
     assert model.get_submodule(model.default_cfg["classifier"]) is model.get_classifier()
     assert model.get_submodule(model.default_cfg["first_conv"]) is model.conv1
@@ -106,7 +107,7 @@ def test_initialization(name, num_zero):
 
 def test_pre_activation_shortcuts():
     def silenced(*args, **kwargs):
-        block = backbones.PreActivationBlock(*args, **kwargs).eval()
+        block = cifar_resnet.PreActivationBlock(*args, **kwargs).eval()
         block.zero_init_last()
         return block
 
@@ -188,7 +189,7 @@ def test_saved_folder_has_an_image_processor(in_chans, mode, tmp_path):
     [
         ({"architecture": "resnet18_cfar"}, "no architecture 'resnet18_cfar'; close ones: resnet18_cifar"),
         ({"architecture": "?"}, "see timm.list_models()"),
-        ({"num_labels": 1}, "at least 2 classes, and num_labels is 1"),
+        ({"num_labels": 1}, "num_labels must be a whole number of at least 2, and it is 1"),
         ({"label_names": ["a", "b"]}, "2 label names were given for 5 classes"),
         ({"in_chans": 1}, "1 channels need as many means and deviations, not 3 and 3"),
         ({"std": (0.2,)}, "not 3 and 1"),
@@ -246,8 +247,8 @@ def test_features_times_head_are_the_logits(kind, name, inputs):
     model = tiny(kind)
     passes = []
     model.register_forward_hook(lambda *args: passes.append(1))
-    found, head = classification_head(model)
-    assert found == name and head is model.get_submodule(name)
+    actual, head = classification_head(model)
+    assert actual == name and head is model.get_submodule(name)
     features, logits = head_features(model, inputs)
     assert features.shape == (2, head.in_features) and logits.shape == (2, head.out_features) and len(passes) == 1
     torch.testing.assert_close(features @ head.weight.T + head.bias, logits)

@@ -1,4 +1,4 @@
-"""What variational layers put out in training and in evaluation; their gradients are in test_layer_gradients.py."""
+"""What variational layers put out in training and in evaluation."""
 
 import itertools
 
@@ -91,12 +91,12 @@ def test_a_linear_layers_outputs_have_the_covariance_that_its_weights_imply(rank
     layer, x = linear(rank=rank, bias=bias), torch.randn(4).double()
     mean, variance = layer.output_gaussian(x)
     torch.testing.assert_close(mean, F.linear(x, layer.weight, layer.bias))
-    found = variance.diag()
+    actual = variance.diag()
     if rank:
         directions = output_directions(x, layer.weight_factor, layer.bias_factor)
         assert directions.shape == (rank, 3)
-        found = found + directions.T @ directions
-    torch.testing.assert_close(found, output_covariance(layer, x), rtol=1e-12, atol=1e-14)
+        actual = actual + directions.T @ directions
+    torch.testing.assert_close(actual, output_covariance(layer, x), rtol=1e-12, atol=1e-14)
 
 
 @EACH_CONVOLUTION
@@ -251,5 +251,5 @@ def test_standard_deviations_must_be_positive_and_finite(make, name, std):
 
 @pytest.mark.parametrize("rank", [-1, 1.5])
 def test_the_rank_is_a_number_of_directions(rank):
-    with pytest.raises(UserError, match=f"rank must be at least 0 and a whole number, and it is {rank}"):
+    with pytest.raises(UserError, match=f"rank must be a whole number of at least 0, and it is {rank}"):
         VariationalLinear(4, 3, rank=rank)

@@ -8,10 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_bkd import DistillationTrainer, DistillationTrainingArguments, Teacher, UserError
+from hf_bkd import BatchedDataset, DistillationTrainer, DistillationTrainingArguments, Teacher, UserError
 from hf_bkd.soft_labels import read
 from hf_bkd.study import Texts
-from hf_bkd.training.batched_texts import BatchedTexts
 from tests.cli.fitting_helpers import WORDS, bert, splits, texts, tokenizer
 from tests.recipes.recipe_helpers import load, status
 
@@ -91,12 +90,12 @@ def test_the_stored_labels_are_the_saved_teachers(finished, home):
     inputs = tokenizer()(train["text"][:5], padding=True, return_tensors="pt")
     wanted = teacher.predict({name: inputs[name] for name in ("input_ids", "attention_mask")}).mean
     torch.testing.assert_close(read(labeled, None).at(torch.arange(5), 0)["teacher_probs"], wanted, atol=1e-3, rtol=0)
-    rows = BatchedTexts.from_texts(labeled, Texts(str(home / "weights")).preprocess)
+    rows = BatchedDataset.from_texts(labeled, Texts(str(home / "weights")).preprocess)
     args = DistillationTrainingArguments(str(folder / "again"), max_steps=1, use_cpu=True)
     assert DistillationTrainer(bert(), args, train_dataset=rows).teacher_temperature == 1
     moved = datasets.concatenate_datasets([train, stored.select(range(len(stored) - 1, -1, -1))], axis=1)
     with pytest.raises(UserError, match="made for other examples"):
-        BatchedTexts.from_texts(moved, Texts(str(home / "weights")).preprocess)
+        BatchedDataset.from_texts(moved, Texts(str(home / "weights")).preprocess)
 
 
 def test_students_are_taught_on_altered_copies_too(home):
@@ -142,7 +141,7 @@ def test_a_student_starts_from_the_layers_it_is_named_after(home):
 
 def test_a_batch_is_as_long_as_its_longest_text(home):
     rows = splits(texts)["train"]
-    data = BatchedTexts.from_texts(rows, Texts(str(home / "weights")).preprocess)
+    data = BatchedDataset.from_texts(rows, Texts(str(home / "weights")).preprocess)
     lengths = [len(text.split()) for text in rows["text"]]
     for chosen in ([0], [3, 5, 8]):
         assert data[chosen]["input_ids"].shape == (len(chosen), max(lengths[i] for i in chosen))

@@ -1,6 +1,7 @@
 """Claims: which checks hold, what is written, and that it can be written again from results.json."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from hf_bkd.cli import main as command_line
 from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series, main
 from hf_bkd.reports.claims.claim import as_json, from_json
-from hf_bkd.reports.claims.report import verdict
+from hf_bkd.reports.claims.page import verdict, write_page
+from hf_bkd.utils.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_recipe_writes_results_and_a_page_that_can_be_written_again(tmp_path, 
     shown = capsys.readouterr().out
     assert "1 of 2 checks hold; these do not: order." in shown
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["recipe"] == "theory_test" and "torch" in results["environment"]
+    assert results["recipe"] == "theory_test" and results["kind"] == "claims" and "torch" in results["environment"]
     first = results["checks"][0]
     assert (first["name"], first["predicted"], first["measured"], first["tolerance"]) == (
         "floor | one-hot",
@@ -94,8 +96,11 @@ def test_a_recipe_writes_results_and_a_page_that_can_be_written_again(tmp_path, 
         0.1,
     )
     page = (tmp_path / "report.md").read_text()
-    assert "| floor \\| one-hot | 1 | 1.04 | +4.0 % | 10 % | yes |" in page
-    assert "| order | ≤ 0.5 | 0.7 | +0.2 | 0 | **no** |" in page
+    assert "| floor \\| one-hot | 1 | 1.04 | +4.0 % (10 %) | yes |" in page
+    assert "| order | ≤ 0.5 | 0.7 | +0.2 (0) | **no** |" in page
+    assert page.startswith(
+        "# Theory test\n\n- **Finding.** 1 of 2 checks hold; these do not: order.\n- **Size.** Two claims"
+    )
     assert "Seed 7." in page and "> **Caveat.** An oracle." in page and "![Noise sets the floor](floors.png)" in page
     assert page.index("**no**") < page.index("An oracle.") < page.index("Nothing to check")
     picture = (tmp_path / "floors.png").read_bytes()
@@ -119,3 +124,18 @@ def test_unreadable_results_and_bad_arguments_end_in_a_sentence(tmp_path, capsys
     with pytest.raises(SystemExit):
         main("theory_test", "", claims, argv=["--sead", "7"])
     assert "unrecognized arguments: --sead 7" in capsys.readouterr().err
+
+
+def test_what_strangers_wrote_stays_text_and_damaged_results_end_in_a_sentence(tmp_path):
+    evil = "*a*\r# Owned <script>x</script> [a](javascript:alert(1))"
+    stored = as_json([Claim(evil, evil, evil, [Check(evil, 1, 1)], caveat=evil)])
+    page = write_page({"recipe": evil, "note": evil, "environment": {evil: evil}} | stored, tmp_path).read_text()
+    assert (
+        "<script" not in page and not re.search(r"(?<!\\)\]\(javascript", page) and "\n*a*" in page
+    )  # the text is Markdown, the title is not
+    assert not [line for line in page.splitlines() if line.lstrip("# ").startswith("Owned")]
+    for damage in ({"claims": [1]}, {"claims": 1}, {"checks": [{}]}, {"environment": 3}, {"recipe": 4}):
+        with pytest.raises(UserError):
+            write_page({"recipe": "r", "note": ""} | stored | damage, tmp_path)
+    with pytest.raises(UserError, match="use letters, digits"):
+        Figure("../../x", "", [])

@@ -1,8 +1,10 @@
 """The report says what the numbers say: tables against hand computation, and pictures that are there and not blank."""
 
+import copy
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
+from hf_bkd.reports.pages import verdict
 from hf_bkd.reports.report import print_summary, write_report
-from hf_bkd.reports.results import REFERENCE, summary_table
+from hf_bkd.reports.results import REFERENCE, Difference, kind_of, summary_table
+from hf_bkd.utils.errors import UserError
 
 ACCURACY = {  # arm -> accuracy of seeds 0, 1, 2
     "one-hot": (0.860, 0.850, 0.870),
@@ -77,10 +81,13 @@ def bare(**options):
     return results(**options, history=None, reliability=None)
 
 
-def table_lines(text):
-    """arm -> cells of the first table of a report."""
-    lines = text.split("## Results")[1].split("\n\n")[1].splitlines()
-    return {line.split(" | ")[0].removeprefix("| "): line.strip("| ").split(" | ")[1:] for line in lines}
+def tables(text):
+    """arm -> cells of the five columns, and of the folded ones, of the first condition."""
+    parts = [part for part in text.split("## Results")[1].split("\n\n") if part.startswith("| ")][:2]
+    return [
+        {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in part.splitlines())}
+        for part in parts
+    ]
 
 
 def terminal(content, width=200):
@@ -118,25 +125,22 @@ def test_rows_keep_conditions_apart():
 def test_report_of_one_condition(tmp_path):
     path = write_report(json.loads(json.dumps(results())), tmp_path / "new" / "folder")
     text = path.read_text()
-    lines = table_lines(text)
-    assert lines["one-hot"] == [
-        "3",
-        "86.00 ± 1.00",
-        "-0.33 [-1.85, +1.18]",
-        "0.600 ± 0.100",
-        "0.100 ± 0.000",
-        "0.200 ± 0.000",
-        lines["one-hot"][6],
-        "–",
-        "–",
-        "–",
-    ]
-    assert lines["deterministic"][2] == "reference" and lines["deterministic"][-1] == "91.00 ± 1.00"
-    assert lines["broken \\| $x$ [b]"][0] == "3"
-    assert "Better than the deterministic teacher beyond seed noise: Laplace (+2.07 points)." in text
-    assert "Worse than the deterministic teacher beyond seed noise: broken | $x$ [b] (-16.33 points)." in text
-    assert "Not distinguishable from it: one-hot." in text
-    assert "# digits on my/digits" in text and "12 runs of 4 arms, with seeds 0, 1, 2" in text
+    main, details = tables(text)
+    assert main["arm"] == ["accuracy", "vs deterministic (points, [95 % CI])", "NLL", "ECE"]
+    assert main["one-hot"] == ["86.00 ± 1.00", "-0.33 [-1.85, +1.18]", "0.600 ± 0.100", "0.100 ± 0.000"]
+    assert main["deterministic"][1] == "reference" and details["deterministic"][-1] == "91.00 ± 1.00"
+    assert details["one-hot"][:2] == ["3", "0.200 ± 0.000"] and details["one-hot"][3:] == ["–", "–", "–"]
+    assert details["broken \\| \\$x\\$ [b]"][0] == "3"
+    lines = text.splitlines()
+    assert lines[0] == "# Digits" and lines[2] == (
+        "- **Finding, with three seeds.** Better than the deterministic teacher: Laplace (+2.07 [+1.69, +2.45] "
+        "points). Worse than the deterministic teacher: broken \\| \\$x\\$ [b] (-16.33 [-17.85, -14.82] points). Not "
+        "distinguishable from it: one-hot (the smallest difference that could have been seen: 1.52 points). The "
+        "lowest ECE of three arms with a teacher is 0.100 (deterministic), of 1 without one 0.100 (one-hot): +0.000 "
+        "[+0.000, +0.000], not distinguishable."
+    )
+    assert lines[3] == "- **Data.** my/digits, 87 test examples. 12 runs of 4 arms; the student is cnn4."
+    assert lines[4].startswith("- **Limits.** Three seeds: ") and "Each of three intervals stands alone" in lines[4]
     assert "over the last 5 evaluations" in text and "\n### " not in text and "nan" not in text
     assert "| Laplace | laplace | 1 | 1 | 1 | 10 | 1 | 11 |" in text and "- hardware: 2 cores" in text
     names = {"report.md", "comparison.png", "accuracy.png", "reliability.png"}
@@ -144,7 +148,94 @@ def test_report_of_one_condition(tmp_path):
     for name in names - {"report.md"}:
         assert f"]({name})" in text
         with Image.open(path.parent / name) as image:
-            assert image.width >= 1200 and len(np.unique(np.asarray(image.convert("L")))) > 20
+            assert image.width >= 800 and len(np.unique(np.asarray(image.convert("L")))) > 20
+        assert (path.parent / name).stat().st_size < 120_000
+
+
+def test_a_null_is_printed_as_a_null_and_many_arms_by_their_ends(tmp_path):
+    rows = summary_table(results(arms=["one-hot", "deterministic"]))
+    assert verdict(rows) == (
+        "Not distinguishable from the deterministic teacher: one-hot (the smallest difference that could have been "
+        "seen: 1.52 points)."
+    )
+    reference, better = summary_table(results(arms=["deterministic", "Laplace"]))
+    many = [reference] + [
+        {**better, "arm": f"arm {i}", "difference": Difference(i / 100, 0.001, 0.1, 3)} for i in range(1, 6)
+    ]
+    assert verdict(many) == (
+        "Better than the deterministic teacher: five arms, arm 5 (+5.00 [+0.10, +10.00] points) to arm 1 (+1.00 "
+        "[+0.10, +10.00] points)."
+    )
+
+
+@pytest.mark.parametrize("said", [{}, {"label_noise": 0.3}])
+def test_no_ece_is_printed_where_labels_are_noisy(said, tmp_path):
+    name = "noisy" if said else "30 % label noise"
+    content = results(conditions=(name,), history=None, **said)
+    text = write_report(content, tmp_path).read_text()
+    assert "ECE" not in text.split("## Results")[1].split("## Plots")[0] and "The lowest ECE" not in text
+    assert (
+        tables(text)[0]["arm"][-1] == "convergence noise" and f"ECE is omitted where labels are noisy ({name})" in text
+    )
+    clean = bare(conditions=(name,), label_noise=0.0)  # what the record says counts more than a name
+    assert tables(write_report(clean, tmp_path).read_text())[0]["arm"][-1] == "ECE"
+
+
+def test_chains_that_have_not_mixed_are_said_to(tmp_path):
+    content = bare(arms=["deterministic", "Laplace"])
+    for entry in content["arms"]:
+        entry["uncertainty"] = {
+            "credible_sets": [
+                {"level": 0.9, "coverage": 0.88, "size": 2.5},
+                {"level": 0.95, "coverage": 0.9, "size": 3.0},
+            ],
+            "chains": {"rhat max": 1.05 if entry["arm"] == "Laplace" else 1.2},
+        }
+    text = write_report(content, tmp_path).read_text()
+    assert "The chains of 1 of 2 arms have not mixed (largest R-hat, mean over seeds, above 1.1)" in text
+    assert "| Laplace | 0.880 ± 0.000 | 2.50 ± 0.00 | 1.05 ± 0.00 |" in text and "](credible_sets.png)" in text
+
+
+def test_what_strangers_wrote_stays_text(tmp_path):
+    evil = "x\r# Owned\u2028<script>alert(1)</script> [a](javascript:alert(1))"
+    content = bare(arms=["deterministic", "Laplace"], conditions=(evil, "plain"), student=evil)
+    content["arms"][-1]["arm"] = evil
+    content |= {"recipe": evil, "dataset": evil, "note": evil, "environment": {evil: evil}}
+    text = write_report(content, tmp_path).read_text()
+    assert "<script" not in text and not re.search(r"(?<!\\)\]\(javascript", text)
+    assert not [line for line in text.splitlines() if line.lstrip("# ").startswith("Owned")] and "\r" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r["arms"][0]["history"]["accuracy"].pop(), "history of the arm 'one-hot' differ in length"),
+        (lambda r: r["arms"][0]["reliability"]["count"].pop(), "reliability of the arm 'one-hot' differ in length"),
+        (lambda r: r["arms"][1].pop("seed"), "record 1 of results.json has no 'seed'"),
+        (lambda r: r["arms"][1]["metrics"].update(nll="low"), "'nll' of metrics of record 1"),
+        (lambda r: r["arms"].append(7), "record 12 of results.json is no object but 7"),
+        (lambda r: r.update(measure="speed"), "measure 'speed' is unknown"),
+        (lambda r: r.update(environment=[1]), "'environment' of results.json"),
+        (lambda r: r["arms"][0].update(uncertainty={"credible_sets": [1]}), "a credible set of record 0"),
+        (lambda r: r.pop("arms"), 'neither a list "arms" nor "checks"'),
+    ],
+)
+def test_damaged_results_end_in_a_sentence(change, words, tmp_path):
+    content = copy.deepcopy(results())
+    change(content)
+    with pytest.raises(UserError, match=words):
+        write_report(content, tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], 3, None, "x", {}, {"claims": [{"ratio": 1}]}, {"arms": {}}])
+def test_other_json_is_of_no_kind(content):
+    with pytest.raises(UserError, match="pass the results.json of a recipe"):
+        kind_of(content)
+
+
+def test_the_kind_is_what_the_file_says_or_its_keys():
+    assert kind_of({"kind": "teachers", "arms": []}) == "teachers" and kind_of({"checks": []}) == "claims"
+    assert kind_of({"arms": [{}]}) == "study" and kind_of({"arms": [{"scaled_metrics": {}}]}) == "teachers"
 
 
 def test_two_conditions_and_sweeps(tmp_path):
@@ -164,13 +255,13 @@ def test_two_conditions_and_sweeps(tmp_path):
 
 
 def test_settings_show_folds_where_there_are_any(tmp_path):
-    content = bare()
+    content = bare(seeds=(0,))
     for entry in content["arms"]:
         entry["folds"] = 3 if entry["arm"] == "Laplace" else 0
     text = write_report(content, tmp_path).read_text()
     assert (
         "| S | views | folds | seconds a run |" in text
-        and "| Laplace | laplace | 1 | 1 | 1 | 10 | 1 | 3 | 11 |" in text
+        and "| Laplace | laplace | 1 | 1 | 1 | 10 | 1 | 3 | 10 |" in text
     )
 
 
@@ -182,11 +273,6 @@ def test_report_leads_to_numbers_and_students_that_are_there(tmp_path):
     assert "[results.json](results.json)" in text and "[`students/CONDITION/seed-S/ARM`](students)" in text
 
 
-def test_no_arm_differs(tmp_path):
-    text = write_report(bare(arms=["one-hot", "deterministic"]), tmp_path).read_text()
-    assert "No arm differs from the deterministic teacher beyond seed noise." in text
-
-
 def test_partial_runs_say_how_many_seeds(tmp_path):
     content = bare()
     content["arms"] = [r for r in content["arms"] if not (r["arm"] == "deterministic" and r["seed"] == 0)]
@@ -195,18 +281,18 @@ def test_partial_runs_say_how_many_seeds(tmp_path):
     for entry in content["arms"]:
         entry.pop("condition")
     text = write_report(content, tmp_path).read_text()
-    lines = table_lines(text)
-    assert lines["Laplace"][:3] == ["2", "89.05 ± 0.21", "+2.10 [–] (1 shared)"]
-    assert lines["one-hot"][3] == "0.650 ± 0.071 (2 of 3 seeds)" and "(2 of 3 seeds)" in lines["one-hot"][6]
-    assert "Undecided, with fewer than two shared seeds: Laplace." in text and "2 runs are missing" in text
+    main, details = tables(text)
+    assert main["Laplace"][:2] == ["89.05 ± 0.21", "+2.10 [–] (1 shared)"] and details["Laplace"][0] == "2"
+    assert main["one-hot"][2] == "0.650 ± 0.071 (2 of 3 seeds)" and "(2 of 3 seeds)" in details["one-hot"][2]
+    assert "Undecided, with fewer than two shared seeds: Laplace." in text and "Two runs are missing" in text
     assert "nan" not in text
 
 
 def test_single_seed_has_no_interval(tmp_path):
     content = bare(seeds=(1,))
     text = write_report(content, tmp_path).read_text()
-    assert table_lines(text)["Laplace"][:4] == ["1", "87.10", "+1.90 [–]", "0.600"]
-    assert "nan" not in text and "No arm differs" not in text
+    assert tables(text)[0]["Laplace"][:3] == ["87.10", "+1.90 [–]", "0.600"] and "with one seed.**" in text
+    assert "nan" not in text and "Not distinguishable" not in text
     assert "nan" not in terminal(content)
 
 
@@ -214,7 +300,7 @@ def test_without_the_reference_there_are_no_differences(tmp_path):
     content = bare(arms=["one-hot", "Laplace"])
     text = write_report(content, tmp_path).read_text()
     assert "no differences are given" in text and "vs deterministic (points" not in text
-    assert len(table_lines(text)["arm"]) == 9
+    assert tables(text)[0]["arm"] == ["accuracy", "NLL", "ECE"]
 
 
 def test_nothing_measured_is_a_dash(tmp_path):
@@ -223,7 +309,8 @@ def test_nothing_measured_is_a_dash(tmp_path):
         entry["metrics"] = dict.fromkeys(entry["metrics"])
         entry |= {"teacher_metrics": None, "seconds": None, "noise_window": None}
     text = write_report(content, tmp_path).read_text()
-    assert table_lines(text)["Laplace"] == ["3", *["–"] * 9] and "nan" not in text
+    main, details = tables(text)
+    assert main["Laplace"] == ["–"] * 4 and details["Laplace"] == ["3", *["–"] * 5] and "nan" not in text
 
 
 def test_no_runs_yet_and_no_arms(tmp_path):
@@ -257,9 +344,10 @@ def test_print_summary_shows_every_arm_and_the_verdict():
         "-0.33 [-1.85, +1.18]",
         "reference",
         "Not distinguishable from it:",
+        "Better than the deterministic teacher: Laplace",
     ):
         assert word in text
-    assert text.startswith("noisy, 3 seeds\n") and text.endswith(".\n") and not text.endswith("\n\n")
+    assert text.startswith("noisy, three seeds\n") and text.endswith(".\n") and not text.endswith("\n\n")
 
 
 def test_a_terminal_of_80_columns_keeps_numbers_whole_and_indents_long_names():
@@ -276,4 +364,4 @@ def test_a_terminal_of_80_columns_keeps_numbers_whole_and_indents_long_names():
 def test_nothing_is_wrapped_in_a_file(capsys):
     print_summary(bare())
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("Better than") and lines[-1].endswith("one-hot.")
+    assert lines[-1].startswith("Better than") and lines[-1].endswith("1.52 points).")

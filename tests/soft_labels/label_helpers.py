@@ -10,12 +10,12 @@ from PIL import Image
 
 from hf_bkd import CropAndFlip, ImagePreprocessor, Views
 from hf_bkd.soft_labels import add_soft_labels
-from hf_bkd.soft_labels.layout import soft_label_columns
+from hf_bkd.soft_labels.columns import soft_label_columns
 from hf_bkd.utils.random import example_normal
 
 RECORD = {"format": 1, "temperature": 1.0, "tempering": "post_average"}
 PREPROCESS = ImagePreprocessor((0.5, 0.25, 0.125), (1.0, 0.5, 0.25))
-VIEWS = Views(CropAndFlip(padding=1), number=3, seed=5)
+VIEWS = Views(CropAndFlip(padding=1), num_views=3, seed=5)
 STORAGES = ("float16", "float32", "uint8", "top_k")
 
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from hf_bkd import BatchedDataset, UserError
-from hf_bkd.soft_labels import attach, read_provenance
-from hf_bkd.soft_labels.belonging import stored_labels
-from hf_bkd.soft_labels.layout import soft_label_columns
+from hf_bkd.soft_labels import attach, read_record
+from hf_bkd.soft_labels.belonging import Facts, check_belonging, check_class_count
+from hf_bkd.soft_labels.columns import Layout, soft_label_columns
+from hf_bkd.soft_labels.reading import stored_labels
+from hf_bkd.soft_labels.record import LabelRecord
 from tests.soft_labels.label_helpers import PREPROCESS, RECORD, VIEWS, image_teacher, images, quiet, rows, some_probs
 
 
@@ -37,7 +39,7 @@ class TestTemperatures:
     def test_of_averages_of_tempered_draws_cannot_be_changed(self):
         dataset = labeled(temperature=2.0, tempering="per_sample")
         assert temperatures(dataset, None) == temperatures(dataset, 2.0)
-        with pytest.raises(UserError, match="averaged over draws at temperature 2 and can't be brought to 3: leave"):
+        with pytest.raises(UserError, match="averaged over draws at temperature 2 and can't be brought to 3: omit"):
             temperatures(dataset, 3.0)
 
     def test_of_plain_averages_can(self):
@@ -79,7 +81,7 @@ class TestRefusals:
         class Odd:
             column_names = ["teacher_probs"]
 
-        with pytest.raises(UserError, match="can't be read from a Odd: pass a datasets.Dataset or a Resid"):
+        with pytest.raises(UserError, match="can't be read from a Odd: pass a datasets.Dataset or a BatchedData"):
             stored_labels(Odd(), None, 4)
 
     def test_labels_without_a_record(self):
@@ -90,7 +92,7 @@ class TestRefusals:
             "allow_unrecorded_labels=True if you know that it belongs here",
         ):
             stored_labels(dataset, None, 4)
-        assert stored_labels(dataset, None, 4, allow_unrecorded=True)["teacher_probs"].layout.provenance is None
+        assert stored_labels(dataset, None, 4, allow_unrecorded=True)["teacher_probs"].layout.record is None
 
     def test_one_of_two_teachers_without_a_record(self):
         both = labeled("b", labeled("a")).remove_columns("teacher_provenance__b")
@@ -141,11 +143,11 @@ class TestStreams:
 
 
 def test_a_resident_dataset_tells_its_own():
-    labeled = quiet(images(), image_teacher(), preprocess=PREPROCESS, views=VIEWS)
+    labeled = quiet(images(), image_teacher(), preprocessor=PREPROCESS, views=VIEWS)
     resident = BatchedDataset.from_images(labeled, PREPROCESS, progress=False)
     found = stored_labels(resident, None, 4)["teacher_probs"]
     assert (found.layout.num_views, found.layout.num_classes, found.wanted) == (3, 4, 1.0)
-    assert found.layout.provenance == read_provenance(labeled.features)
+    assert found.layout.record == read_record(labeled.features)
 
 
 def test_which_columns_there_are():
@@ -154,3 +156,38 @@ def test_which_columns_there_are():
     assert soft_label_columns(datasets.Dataset.from_dict({"a": [1], "teacher_variance__x": [1]})) == [
         "teacher_variance__x"
     ]
+
+
+class TestClasses:
+    @staticmethod
+    def check(class_names, features):
+        record = LabelRecord.from_json(RECORD | {"class_names": class_names})
+        check_belonging(Layout("teacher_probs", 1, 0, record), Facts(features=datasets.Features(features)))
+
+    def test_names_are_compared_where_both_are_known(self):
+        features = {"label": datasets.ClassLabel(names=["cat", "dog", "eel"])}
+        self.check(None, features)
+        self.check(["cat", "dog", "eel"], features)
+        self.check(["a", "b"], {"label": datasets.Value("int64")})
+        check_belonging(Layout("teacher_probs", 1, 3, None), Facts(features=features))
+        with pytest.raises(UserError, match="other classes .*: class 1 is 'eel' there and 'dog' here; label it again"):
+            self.check(["cat", "eel", "dog"], features)
+        with pytest.raises(UserError, match="other classes .*: 2 classes against 3"):
+            self.check(["cat", "dog"], features)
+
+    def test_counts_are_compared_with_the_label_column(self):
+        two, three = datasets.ClassLabel(names=["cat", "dog"]), datasets.ClassLabel(num_classes=3)
+        check_class_count("the teacher", 2, datasets.Features({"label": two, "fine_label": three}))
+        check_class_count("the teacher", 5, datasets.Features({"label": datasets.Value("int64")}))
+        with pytest.raises(
+            UserError, match="the teacher has 2 classes and the dataset's column labels has 3: label it"
+        ):
+            check_class_count("the teacher", 2, datasets.Features({"labels": three}))
+
+    def test_counts_of_which_any_may_be_meant(self):
+        fine, coarse = datasets.ClassLabel(num_classes=100), datasets.ClassLabel(num_classes=20)
+        both = datasets.Features({"fine_label": fine, "coarse_label": coarse})
+        check_class_count("the teacher", 20, both)
+        check_class_count("the teacher", 100, both)
+        with pytest.raises(UserError, match="fine_label has 100 and coarse_label has 20"):
+            check_class_count("the teacher", 3, both)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hf_bkd import UserError
-from hf_bkd.soft_labels import attach, read, read_provenance
-from hf_bkd.soft_labels.layout import column, is_soft_label_column, teachers_of
+from hf_bkd.soft_labels import attach, read, read_record
+from hf_bkd.soft_labels.columns import column, is_soft_label_column, teachers_of
 from tests.soft_labels.label_helpers import RECORD, rows, some_probs
 
 N, C = 40, 6
@@ -53,7 +53,7 @@ class TestPrecision:
         found = read(labeled)
         expected = some_probs(N, C) * (1 - some_probs(N, C)) / 10
         assert (np.abs(found.variance.double().numpy() - expected) <= 2.0**-11 * expected + 2.0**-25).all()
-        assert found.provenance == RECORD
+        assert found.record.to_json() == RECORD
         assert read(attach(plain, some_probs(N, C), RECORD)).variance is None
 
     def test_a_torch_dataset_hands_it_out_as_float32(self, labeled):
@@ -84,7 +84,7 @@ class TestAttaching:
         found = attach(labeled.cast_column("label", datasets.Value("int64")), probs, record, storage="float32")
         assert torch.equal(read(found).probs, torch.from_numpy(probs).float())
         assert read(found).variance is None  # it was of the old labels
-        assert read(found).provenance == record
+        assert read(found).record.to_json() == record
         assert len(found.column_names) == len(set(found.column_names))
 
     def test_named_teachers_stand_side_by_side(self, labeled):
@@ -92,9 +92,9 @@ class TestAttaching:
         both = attach(labeled, probs, record, variance=probs / 5, storage="float32", name="esm")
         assert {"teacher_probs__esm", "teacher_variance__esm", "teacher_provenance__esm"} < set(both.column_names)
         assert torch.equal(read(both, "esm").probs, torch.from_numpy(probs).float())
-        assert read(both, "esm").provenance == record == read_provenance(both.features, "esm")
+        assert read(both, "esm").record.to_json() == record == read_record(both.features, "esm").to_json()
         assert torch.equal(read(both).probs, read(labeled).probs)
-        assert read(both).provenance == RECORD
+        assert read(both).record.to_json() == RECORD
         assert teachers_of(both.column_names) == [None, "esm"]
         again = attach(both, probs[::-1], record, storage="float32", name="esm")
         assert torch.equal(read(again, "esm").probs, torch.from_numpy(probs[::-1].copy()).float())

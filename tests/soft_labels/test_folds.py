@@ -67,12 +67,12 @@ class TestFolds:
         assert torch.equal(read(found).variance[:, 2], numbers)
 
     def test_record_says_so(self, numbered, fit):
-        record = read(quiet(numbered, folds=3, fit=fit, seed=4)).provenance
-        assert record["folds"] == {"number": 3, "seed": 4, "weights": ["fold 0", "fold 1", "fold 2"]}
+        record = read(quiet(numbered, folds=3, fit=fit, seed=4)).record
+        assert record.folds == {"number": 3, "seed": 4, "weights": ["fold 0", "fold 1", "fold 2"]}
 
     def test_example_ids_are_back_in_order_too(self, fit):
         dataset = datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(7)], "number": list(range(7))})
-        found = quiet(dataset, folds=3, fit=fit, preprocess=lambda batch: {"x": torch.zeros(len(batch["text"]), 3)})
+        found = quiet(dataset, folds=3, fit=fit, preprocessor=lambda batch: {"x": torch.zeros(len(batch["text"]), 3)})
         assert found["example_id"][:] == content_ids(dataset["text"][:]).tolist()
 
     def test_parts_depend_on_the_seed(self, numbered, fit, fitted):

@@ -7,7 +7,7 @@ import torch
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels import attach, read
-from hf_bkd.soft_labels.record import encode_provenance
+from hf_bkd.soft_labels.record import LabelRecord, encode_record
 from tests.soft_labels.label_helpers import RECORD, rows, some_probs
 
 N, C = 40, 6
@@ -29,7 +29,7 @@ class TestHandMadeColumns:
         found = read(plain.add_column("teacher_probs", probs.tolist()).shuffle(seed=0).sort("number"))
         assert torch.equal(found.probs, torch.from_numpy(probs).float())
         assert found.variance is None
-        assert found.provenance is None
+        assert found.record is None
 
     def test_may_be_whole_numbers(self, plain):
         found = read(plain.add_column("teacher_probs", np.eye(C, dtype=int)[np.arange(N) % C].tolist()))
@@ -122,7 +122,7 @@ class TestHandMadeColumns:
         with pytest.raises(UserError, match="lengths 6, and for 2 views of 6 classes they would be 12: label again"):
             read(attach(plain, some_probs(N, C), views))
         three = attach(plain, some_probs(N, C), RECORD | {"teacher": {"num_classes": C}}, storage="top_k", top_k=3)
-        record = datasets.ClassLabel(names=[encode_provenance(views)])
+        record = datasets.ClassLabel(names=[encode_record(LabelRecord.from_json(views))])
         three = three.remove_columns("teacher_provenance").add_column("teacher_provenance", [0] * N, feature=record)
         with pytest.raises(UserError, match="have lengths 3 and 3 and 1, .* would be 2 and 3 and 2: label again"):
             read(three)

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from hf_bkd import UserError
-from hf_bkd.soft_labels.identity import check_identity, content_column, content_ids, fingerprint
+from hf_bkd.soft_labels.belonging import check_identity
+from hf_bkd.soft_labels.identity import content_column, content_ids, fingerprint
 
 FROZEN_IDS = [5830437876521264211, 7580658050685744798, -8423197372561305224]
 FROZEN_FINGERPRINT = "77ba1ae68d5afbb4"  # of 1, 2 and 3 as little-endian bytes

@@ -35,13 +35,13 @@ def test_logits_find_their_examples_by_id(temperature):
     labels = read(imported(temperature=temperature, name="esm", made_by="ESM-2 650M"), "esm")
     np.testing.assert_allclose(labels.probs, softmax(LOGITS / temperature, axis=1)[PLACE], rtol=1e-6)
     assert labels.variance is None
-    teacher = labels.provenance["teacher"]
-    assert (teacher["method"], teacher["made_by"], labels.provenance["temperature"]) == (
+    teacher = labels.record.teacher
+    assert (teacher.method, teacher.json["made_by"], labels.record.temperature) == (
         "imported",
         "ESM-2 650M",
         temperature,
     )
-    assert labels.provenance["class_names"] == CLASSES
+    assert labels.record.class_names == CLASSES
 
 
 def test_probabilities_are_renormalized_and_draws_averaged():
@@ -50,7 +50,7 @@ def test_probabilities_are_renormalized_and_draws_averaged():
     labels = read(labeled)
     np.testing.assert_allclose(labels.probs, draws.mean(axis=0)[PLACE], rtol=1e-6)
     np.testing.assert_allclose(labels.variance, draws.var(axis=0, ddof=1)[PLACE], rtol=1e-5)
-    assert labels.provenance["num_samples"] == 4
+    assert labels.record.num_samples == 4
 
 
 def test_numbers_may_be_ids_and_rows_may_be_shuffled():

@@ -26,14 +26,14 @@ from tests.soft_labels.label_helpers import (
 
 
 def labeled_texts(dataset=None, **how):
-    return quiet(texts() if dataset is None else dataset, Teacher(), preprocess=text_inputs, **how)
+    return quiet(texts() if dataset is None else dataset, Teacher(), preprocessor=text_inputs, **how)
 
 
 class TestFound:
     @pytest.mark.parametrize("views", [None, VIEWS], ids=["one view", "three views"])
     @pytest.mark.parametrize("storage", STORAGES)
     def test_of_every_storage_to_the_byte(self, storage, views):
-        whole = quiet(images(12), image_teacher(), preprocess=PREPROCESS, views=views, storage=storage, top_k=2)
+        whole = quiet(images(12), image_teacher(), preprocessor=PREPROCESS, views=views, storage=storage, top_k=2)
         shared = only_soft_labels(whole)
         assert "picture" not in shared.column_names
         assert column_bytes(join_soft_labels(images(12), shared)) == column_bytes(whole)
@@ -73,7 +73,7 @@ class TestFound:
         assert torch.equal(read(found).probs, torch.from_numpy(probs[[0, 2, 1, 0]]).float())
 
     def test_of_several_teachers(self):
-        both = quiet(labeled_texts(name="a"), Teacher(name="b"), preprocess=text_inputs, seed=1, name="b")
+        both = quiet(labeled_texts(name="a"), Teacher(name="b"), preprocessor=text_inputs, seed=1, name="b")
         found = join_soft_labels(texts().shuffle(seed=0), only_soft_labels(both))
         assert column_bytes(found.sort("number")) == column_bytes(both)
         assert not torch.equal(read(found, "a").probs, read(found, "b").probs)
@@ -146,7 +146,7 @@ class TestRefused:
             join_soft_labels(texts(), labels)
         found = join_soft_labels(texts(), labels, allow_unrecorded=True)
         assert torch.equal(read(found).probs, read(whole).probs)
-        assert read(found).provenance is None
+        assert read(found).record is None
 
     def test_examples_that_nothing_tells_apart(self):
         with pytest.raises(UserError, match="nothing in the columns x, label, number tells what an example is"):

@@ -1,17 +1,20 @@
 """Labels of every storage, in one view and in three, travel with their rows and come out as they went in."""
 
+import itertools
+
 import datasets
 import numpy as np
 import pytest
 import torch
 
 from hf_bkd.soft_labels import attach, read
-from hf_bkd.soft_labels.belonging import stored_labels
-from hf_bkd.soft_labels.layout import Layout, column
+from hf_bkd.soft_labels.columns import Layout, column
+from hf_bkd.soft_labels.reading import stored_labels
 from tests.soft_labels.label_helpers import RECORD, STORAGES, rows, some_probs
 
 N, C = 40, 6
-KINDS = [(storage, views, kept) for storage in STORAGES for views in (1, 3) for kept in ("full", "sum", "none")]
+KEPT = itertools.cycle(["full", "sum", "none"])
+KINDS = [(storage, views, next(KEPT)) for storage in STORAGES for views in (1, 3)]
 TEACHERS = {f"{storage}_{views}_{kept}": (storage, views, kept) for storage, views, kept in KINDS}
 
 
@@ -115,7 +118,7 @@ def test_labels_and_record_travel_with_their_rows(labeled, expected, tmp_path, j
         assert torch.equal(found.probs, before.probs[numbers])
         assert (before.variance is None) == (kept == "none")
         assert variance_equals(found.variance, before.variance, numbers)
-        assert found.provenance == record_of(storage, views)
+        assert found.record.to_json() == record_of(storage, views)
         assert moved.features[column("teacher_probs", name)] == labeled.features[column("teacher_probs", name)]
 
 

@@ -1,244 +1,237 @@
-"""What labeling may not depend on (batches, order, streams, shards), what views show, and answers refused."""
-
-import math
+"""Labeling: what is stored is what the teacher says of the inputs that the dataset makes, example by example."""
 
 import datasets
 import numpy as np
 import pytest
 import torch
 
-from hf_bkd import CropAndFlip, UserError, Views
-from hf_bkd.data.preprocessing import decoded, look
-from hf_bkd.soft_labels import only_soft_labels, read
+from hf_bkd import ImagePreprocessor, UserError
+from hf_bkd.soft_labels import add_soft_labels, read
 from hf_bkd.soft_labels.identity import content_ids
 from hf_bkd.utils.random import ExampleGenerator
-from tests.soft_labels.label_helpers import (
-    PREPROCESS,
-    STORAGES,
-    VIEWS,
-    Answer,
-    Teacher,
-    column_bytes,
-    image_teacher,
-    images,
-    quiet,
-    rows,
-    text_inputs,
-    texts,
-)
-
-HOW = {"preprocess": text_inputs}
+from tests.soft_labels.label_helpers import Teacher, image_teacher, images, quiet, rows, text_inputs, texts
 
 
-class TestTheSameLabels:
-    @pytest.fixture(scope="class")
-    def whole(self):
-        return quiet(texts(23), Teacher(), seed=3, **HOW)
-
-    @pytest.mark.parametrize("batch_size", [1, 2, 7, 22, 23])
-    def test_in_whatever_batches(self, whole, batch_size):
-        assert column_bytes(quiet(texts(23), Teacher(), seed=3, batch_size=batch_size, **HOW)) == column_bytes(whole)
-
-    @pytest.mark.parametrize("shard_rows", [1, 5, 23])
-    def test_in_whatever_shards(self, whole, shard_rows):
-        assert column_bytes(quiet(texts(23), Teacher(), seed=3, shard_rows=shard_rows, **HOW)) == column_bytes(whole)
-
-    def test_in_whatever_order(self, whole):
-        shuffled = quiet(texts(23).shuffle(seed=2), Teacher(), seed=3, batch_size=4, **HOW)
-        assert shuffled["number"][:] != whole["number"][:]
-        assert column_bytes(shuffled.sort("number")) == column_bytes(whole)
-
-    def test_of_some_of_the_rows(self, whole):
-        some = quiet(texts(23).select([20, 3, 4]), Teacher(), seed=3, **HOW)
-        assert torch.equal(read(some).probs, read(whole).probs[[20, 3, 4]])
-
-    @pytest.mark.parametrize("storage", STORAGES)
-    def test_in_a_folder_and_in_memory(self, tmp_path, storage):
-        how = HOW | {"storage": storage, "top_k": 2, "shard_rows": 5}
-        expected = column_bytes(quiet(texts(23), Teacher(), **how))
-        for _ in range(2):  # made, and found there
-            assert column_bytes(quiet(texts(23), Teacher(), folder=tmp_path, **how)) == expected
-
-    def test_but_others_of_another_seed(self, whole):
-        other = read(quiet(texts(23), Teacher(), seed=4, **HOW)).probs
-        assert not torch.isclose(other, read(whole).probs).all(dim=1).any()
+@pytest.fixture
+def inputs():
+    return rows(10).with_format("torch", columns=["x"])
 
 
-class TestStreams:
-    @pytest.mark.parametrize("shard_rows", [4, 23, 100])
-    def test_give_the_label_set_of_the_dataset(self, shard_rows):
-        whole = quiet(texts(23), Teacher(), batch_size=3, **HOW)
-        found = quiet(texts(23).to_iterable_dataset(), Teacher(), batch_size=3, shard_rows=shard_rows, **HOW)
-        assert isinstance(found, datasets.Dataset)
-        assert column_bytes(found) == column_bytes(only_soft_labels(whole))
-        assert found.column_names == only_soft_labels(whole).column_names
+class TestWhatIsStored:
+    def test_is_the_teachers_prediction(self, inputs):
+        """With one generator a batch, that knows the batch's rows."""
+        found = read(quiet(inputs, Teacher(), batch_size=4, seed=3))
+        for start in (0, 4, 8):
+            x = inputs[start : start + 4]["x"]
+            expected = Teacher().predict({"x": x}, 3, ExampleGenerator(torch.arange(start, start + len(x)), 3))
+            assert torch.equal(found.probs[start : start + 4], expected.mean)
+            assert torch.equal(found.variance[start : start + 4], expected.variance)
 
-    def test_of_images_in_views_do_so_too(self, tmp_path):
-        images(11).to_parquet(tmp_path / "images.parquet")
-        how = {"preprocess": PREPROCESS, "views": VIEWS, "shard_rows": 4, "storage": "uint8"}
-        found = []
-        for streaming in (True, False):
-            loaded = datasets.load_dataset(
-                "parquet", data_files=str(tmp_path / "images.parquet"), streaming=streaming, cache_dir=tmp_path
-            )["train"]
-            found.append(only_soft_labels(quiet(loaded, image_teacher(), **how)))
-        assert column_bytes(found[0]) == column_bytes(found[1])
-        assert read(found[0]).provenance["dataset"]["image_size"] == [3, 2, 2]
+    def test_is_in_float16_unless_told(self, inputs):
+        found = add_soft_labels(inputs, Teacher(), 3, progress=False)
+        assert found.features["teacher_probs"].feature.dtype == "float16"
+        assert found.features["teacher_variance"].feature.dtype == "float16"
+        torch.testing.assert_close(read(found).probs, read(quiet(inputs, Teacher())).probs, rtol=2**-11, atol=2**-25)
 
-    def test_that_do_not_say_what_their_columns_are_are_refused(self):
-        stream = texts().to_iterable_dataset().map(lambda row: row)
-        assert stream.features is None
-        with pytest.raises(UserError, match=r"doesn't say what its columns are, .*: pass dataset.cast\(features\)"):
-            quiet(stream, Teacher(), **HOW)
-        assert column_bytes(quiet(stream.cast(texts().features), Teacher(), **HOW)) == column_bytes(
-            only_soft_labels(quiet(texts(), Teacher(), **HOW))
+    def test_has_no_variance_of_a_single_draw(self, inputs):
+        assert "teacher_variance" not in quiet(inputs, Teacher(), 1).column_names
+        again = quiet(quiet(inputs, Teacher()), Teacher(), 1)
+        assert "teacher_variance" not in again.column_names
+
+    def test_is_the_same_for_the_same_seed_only(self, inputs):
+        first, second, other = (read(quiet(inputs, Teacher(), batch_size=4, seed=seed)).probs for seed in (0, 0, 1))
+        assert torch.equal(first, second)
+        assert not torch.isclose(first, other).all(dim=1).any()
+
+    def test_differs_from_row_to_row_for_the_same_input(self):
+        """Where nothing but its number tells an example."""
+        same = rows(1).select([0] * 6).with_format("torch", columns=["x"])
+        found = read(quiet(same, Teacher(), batch_size=2)).probs
+        assert len({tuple(row) for row in found.tolist()}) == 6
+
+    def test_is_the_same_for_examples_that_are_equal(self):
+        same = texts(3).select([0, 1, 0, 0, 2, 1])
+        found = read(quiet(same, Teacher(), preprocessor=text_inputs, batch_size=2)).probs
+        assert torch.equal(found[[0, 0, 1]], found[[2, 3, 5]])
+        assert len({tuple(row) for row in found.tolist()}) == 3
+
+    def test_does_not_touch_the_global_random_state(self, inputs):
+        state = torch.get_rng_state()
+        quiet(inputs, Teacher())
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("seed", [-5, 2**40, 2**63])
+    def test_takes_any_seed(self, inputs, seed):
+        quiet(inputs, Teacher(), seed=seed)
+
+    def test_goes_with_the_shuffled_rows(self, inputs):
+        teacher = Teacher()
+        teacher.predict = lambda x, *_: (
+            Teacher().predict(x, 1, ExampleGenerator(torch.tensor([7]), 0))._replace(variance=None)
         )
+        plain = quiet(inputs, teacher, batch_size=1).with_format(None)
+        shuffled = quiet(inputs.shuffle(seed=5), teacher, batch_size=1).with_format(None)
+        assert shuffled["number"][:] != plain["number"][:]
+        assert torch.equal(read(shuffled.sort("number")).probs, read(plain).probs)
 
-    def test_of_tensors_are_inputs_as_they_are(self):
-        stream = rows(9).select_columns("x").to_iterable_dataset().with_format("torch")
-        found = quiet(stream, Teacher(), shard_rows=4)
-        assert "example_id" not in found.column_names
-        torch.testing.assert_close(read(found).probs, read(quiet(rows(9).select_columns("x"), Teacher())).probs)
+    def test_says_where_it_comes_from(self, inputs):
+        teacher = Teacher(temperature=2.5)
+        record = read(quiet(inputs, teacher, seed=9)).record
+        assert record.teacher.to_json() == teacher.describe()
+        assert record.temperature == 2.5
+        assert (record.num_samples, record.seed, record.storage) == (3, 9, "float32")
+        assert record.class_names == [f"class {c}" for c in range(4)]
+        assert record.folds is None
+        assert record.preprocessing is None
 
-    def test_cannot_be_divided_into_folds(self):
-        with pytest.raises(UserError, match="streamed dataset can't be divided into folds: load it without streaming"):
-            quiet(texts().to_iterable_dataset(), folds=2, fit=lambda rest, fold: Teacher(), **HOW)
+    def test_replaces_older_labels_and_stands_beside_those_of_named_teachers(self, inputs):
+        both = quiet(quiet(inputs, Teacher()), Teacher(name="other"), name="other", seed=1)
+        assert read(both).record.teacher.weights == "weights"
+        assert read(both, "other").record.teacher.weights == "other"
+        again = quiet(both, Teacher(temperature=2.0))
+        assert read(again).record.temperature == 2
+        assert torch.equal(read(again, "other").probs, read(both, "other").probs)
 
-    def test_that_hold_nothing_are_refused(self):
-        empty = texts().to_iterable_dataset().filter(lambda row: False)
+
+class TestInputs:
+    def test_are_the_torch_columns(self, inputs):
+        teacher = Teacher()
+        found = quiet(inputs, teacher)
+        assert torch.equal(teacher.calls[0]["x"], inputs[:]["x"])
+        assert found.format["type"] == "torch"
+
+    def test_are_all_columns_that_are_no_labels_if_there_is_no_format(self):
+        teacher = Teacher()
+        fine = datasets.ClassLabel(num_classes=50)
+        dataset = rows().remove_columns("number").add_column("fine_label", list(range(10)), feature=fine)
+        labeled = quiet(dataset.add_column("labels", [0] * 10), teacher)
+        assert torch.equal(teacher.calls[0]["x"], torch.tensor(dataset["x"][:]))
+        quiet(labeled, teacher)  # older soft labels are no inputs
+
+    @pytest.mark.parametrize("stacked", [True, False])
+    def test_are_what_the_transform_returns(self, stacked):
+        def transform(batch):
+            x = [torch.tensor(row) + 1 for row in batch["x"]]
+            return {
+                "x": torch.stack(x) if stacked else x,
+                "label": torch.tensor(batch["label"]),
+                "text": batch["number"],
+            }
+
+        teacher = Teacher()
+        found = quiet(rows().with_transform(transform), teacher, batch_size=4)
+        expected = torch.tensor(rows()["x"][:]) + 1
+        assert torch.equal(torch.cat([call["x"] for call in teacher.calls]), expected)
+        assert torch.equal(found[:2]["x"] if stacked else torch.stack(found[:2]["x"]), expected[:2])
+
+    def test_are_what_the_preprocessor_makes_of_the_rows(self):
+        teacher, seen = Teacher(), []
+
+        def preprocess(batch):
+            seen.append(batch)
+            return {"x": torch.tensor(batch["x"]) * 2}
+
+        found = quiet(rows(), teacher, preprocessor=preprocess, batch_size=4)
+        assert sum((batch["number"] for batch in seen), []) == list(range(10))
+        assert torch.equal(torch.cat([call["x"] for call in teacher.calls]), 2 * torch.tensor(rows()["x"][:]))
+        assert read(found).record.preprocessing is None
+
+    def test_of_images_are_normalized_pixels_and_the_record_says_how(self):
+        dataset, preprocess = images(), ImagePreprocessor((0.5, 0.25, 0.125), (1.0, 0.5, 0.25))
+        teacher = image_teacher()
+        labeled = quiet(dataset, teacher, preprocessor=preprocess, batch_size=4)
+        pixels = np.stack([np.asarray(image) for image in dataset["picture"]]).astype(np.float64) / 255
+        expected = ((pixels - [0.5, 0.25, 0.125]) / [1.0, 0.5, 0.25]).transpose(0, 3, 1, 2)
+        found = torch.cat([call["pixel_values"] for call in teacher.calls])
+        torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=0, atol=1e-6)
+        record = read(labeled).record
+        assert record.preprocessing == {"mean": [0.5, 0.25, 0.125], "std": [1.0, 0.5, 0.25]}
+        assert record.dataset.content_column == "picture"
+        assert labeled["example_id"][:] == content_ids(dataset["picture"][:]).tolist()
+
+    def test_that_are_images_need_preprocess(self):
+        teacher = image_teacher()
+        for dataset in (images(), images().with_format("torch"), images().rename_column("picture", "img")):
+            with pytest.raises(UserError, match="are not a network's inputs as they are; pass preprocessor="):
+                quiet(dataset, teacher)
+        assert not teacher.calls
+
+    def test_that_are_texts_need_preprocess(self):
+        dataset = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+        with pytest.raises(UserError, match="columns text, label are not a network's inputs .*; pass preprocessor="):
+            quiet(dataset, Teacher())
+
+    def test_of_several_lengths_need_preprocess(self):
+        dataset = datasets.Dataset.from_dict({"x": [[1, 2], [3]]})
+        with pytest.raises(UserError, match="columns x are not a network's inputs .*; pass preprocessor="):
+            quiet(dataset, Teacher())
+
+    def test_are_the_rows_that_example_ids_are_of(self):
+        texts = [f"text {i}" for i in range(5)]
+        dataset = datasets.Dataset.from_dict({"text": texts, "label": [0, 1, 2, 3, 0]})
+        found = quiet(
+            dataset, Teacher(), preprocessor=lambda batch: {"x": torch.zeros(len(batch["text"]), 3)}, batch_size=2
+        )
+        assert found["example_id"][:] == content_ids(texts).tolist()
+        without = quiet(rows(), Teacher(), preprocessor=lambda batch: {"x": torch.tensor(batch["x"])})
+        assert "example_id" not in without.column_names
+
+
+class TestRefusals:
+    def fit(self, rest, fold):
+        raise AssertionError("nothing may be fitted")
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {},
+            {"teacher": Teacher(), "folds": 2},
+            {"teacher": Teacher(), "fit": fit},
+            {"teacher": Teacher(), "folds": 2, "fit": fit},
+            {"folds": 2},
+            {"fit": fit},
+        ],
+    )
+    def test_teacher_or_folds(self, inputs, how):
+        with pytest.raises(UserError, match="pass either a teacher, or folds together with fit"):
+            quiet(inputs, **how)
+
+    @pytest.mark.parametrize("number", [0, -1])
+    def test_numbers_below_one(self, inputs, number):
+        with pytest.raises(UserError, match=f"num_samples must be a whole number of at least 1, and it is {number}"):
+            quiet(inputs, Teacher(), number)
+        with pytest.raises(UserError, match=f"batch_size must be a whole number of at least 1, and it is {number}"):
+            quiet(inputs, Teacher(), batch_size=number)
+
+    def test_empty_dataset(self):
         with pytest.raises(UserError, match="dataset to label is empty"):
-            quiet(empty, Teacher(), **HOW)
+            quiet(rows().select([]), Teacher())
+
+    def test_another_number_of_classes(self, inputs):
+        teacher = Teacher(7)
+        with pytest.raises(UserError, match="the teacher has 7 classes and the dataset's column label has 4"):
+            quiet(inputs, teacher)
+        with pytest.raises(UserError, match="the teacher has 7 classes and the dataset's column label has 4"):
+            quiet(inputs, folds=2, fit=lambda rest, fold: teacher)
+        assert not teacher.calls
+
+    def test_unknown_storage_before_the_work(self, inputs):
+        teacher = Teacher()
+        with pytest.raises(UserError, match="storage is 'bfloat16'"):
+            add_soft_labels(inputs, teacher, storage="bfloat16", progress=False)
+        assert not teacher.calls
+
+    def test_a_teacher_that_diverged(self, inputs):
+        teacher = Teacher()
+        teacher.weight[0, 0] = torch.nan
+        with pytest.raises(UserError, match="row 0 of the soft labels holds a value that is not a finite number"):
+            quiet(inputs, teacher)
 
 
-class TestViews:
-    @pytest.mark.parametrize("batch_size", [4, 512])
-    def test_are_what_look_shows(self, batch_size):
-        """The teacher's answer for each view, its draws those of the view."""
-        dataset, views = images(10, side=6), Views(CropAndFlip(padding=2), number=3, seed=5)
-        teacher = Teacher(num_features=108, input_name="pixel_values")
-        found = read(quiet(dataset, teacher, preprocess=PREPROCESS, views=views, seed=8, batch_size=batch_size))
-        ids = torch.from_numpy(content_ids(dataset["picture"][:]).copy())
-        for view in range(3):
-            seen = look(decoded(dataset["picture"][:]), ids, views, view, None)
-            inputs = {"pixel_values": PREPROCESS.normalize(seen)}
-            expected = teacher.predict(inputs, 3, ExampleGenerator(ids, 8, view))
-            assert torch.equal(found.probs[:, view], expected.mean)
-            assert torch.equal(found.variance[:, view], expected.variance)
-        assert (found.probs[:, 0] - found.probs[:, 1]).abs().max() > 0.01
-        assert found.provenance["views"] == views.to_dict()
-        assert Views.from_dict(found.provenance["views"]) == views
-
-    def test_belong_to_the_images_wherever_they_stand(self):
-        how = {"preprocess": PREPROCESS, "views": VIEWS, "batch_size": 4}
-        whole = quiet(images(10), image_teacher(), **how)
-        order = np.random.default_rng(0).permutation(10)
-        shuffled = quiet(images(10).select(order), image_teacher(), **how)
-        assert torch.equal(read(shuffled).probs, read(whole).probs[order])
-
-    def test_of_no_images_are_refused(self):
-        with pytest.raises(UserError, match="views are made of images: pass a dataset that has some and pre"):
-            quiet(texts(), Teacher(), views=VIEWS, **HOW)
-        with pytest.raises(UserError, match="views are made of images"):
-            quiet(images(), image_teacher(), views=VIEWS, preprocess=lambda rows: PREPROCESS(rows))
-
-    def test_without_a_number_are_refused(self):
-        with pytest.raises(UserError, match=r"need a number: pass Views\(..., number=V\)"):
-            quiet(images(), image_teacher(), views=Views(CropAndFlip(padding=1)), preprocess=PREPROCESS)
-
-
-class TestVariance:
-    @pytest.mark.parametrize("storage", STORAGES)
-    @pytest.mark.parametrize("kept", ["auto", "full", "sum", "none"])
-    def test_is_kept_as_told(self, storage, kept):
-        found = read(quiet(texts(), Teacher(), storage=storage, variance=kept, **HOW)).variance
-        exact = read(quiet(texts(), Teacher(), **HOW)).variance
-        kept = ("full" if storage.startswith("float") else "sum") if kept == "auto" else kept
-        if kept == "none":
-            assert found is None
-        else:
-            expected = exact if kept == "full" else exact.sum(dim=-1)
-            coarse = kept == "full" and storage != "float32"
-            torch.testing.assert_close(found, expected, rtol=2**-11 if coarse else 1e-6, atol=2**-25)
-
-    def test_otherwise_called_is_refused(self):
-        with pytest.raises(UserError, match="variance is 'some'; it must be one of auto, full, sum, none"):
-            quiet(texts(), Teacher(), variance="some", **HOW)
-
-
-class TestPrecision:
-    def test_of_the_passes_is_that_asked_for_and_recorded(self):
-        class Reduced(Teacher):
-            def logits(self, x):
-                seen.append((x @ self.weight).dtype)
-                return super().logits(x)
-
-        seen = []
-        found = quiet(texts(2), Reduced(), mixed_precision="bf16", **HOW)
-        assert seen == [torch.bfloat16]
-        assert read(found).provenance["mixed_precision"] == "bf16"
-        assert read(quiet(texts(2), Reduced(), **HOW)).provenance["mixed_precision"] is None
-        assert seen == [torch.bfloat16, torch.float32]
-
-    def test_that_is_unknown_is_refused(self):
-        with pytest.raises(UserError, match="mixed_precision is 'int8'; it must be one of None, bf16, fp16"):
-            quiet(texts(2), Teacher(), mixed_precision="int8", **HOW)
-
-
-class Says(Teacher):
-    """Answers something else from the fifth example on."""
-
-    def __init__(self, change, asked=5, **how):
-        super().__init__(**how)
-        self.change, self.asked, self.count = change, asked, 0
-
-    def predict(self, inputs, num_samples, generator):
-        answer = super().predict(inputs, num_samples, generator)
-        self.count += len(answer.mean)
-        return answer if self.count <= self.asked else Answer(self.change(answer.mean), answer.variance)
-
-
-ANSWERS = {
-    "nan": (lambda p: p.clone().fill_(torch.nan), "holds a value that is not a finite number .*and label again"),
-    "one nan": (lambda p: p.index_fill(1, torch.tensor([2]), torch.nan), "row . of .* not a finite number"),
-    "infinite": (lambda p: p / 0, "not a finite number"),
-    "logits": (lambda p: p.log(), "holds a negative probability .*not logits or counts"),
-    "negative": (lambda p: p - p.amin(dim=1, keepdim=True) - 0.1, "holds a negative probability"),
-    "counts": (lambda p: p * 10, r"does not sum to one \(sum 10"),
-    "nothing": (lambda p: p * 0, "does not sum to one"),
-    "too many classes": (
-        lambda p: torch.cat([p, 0 * p], dim=1),
-        r"teacher answered with probabilities \[5, 8\], and for 5 examples of 4 classes they would be \[5, 4\]",
-    ),
-    "too few classes": (lambda p: p[:, :2] / p[:, :2].sum(1, keepdim=True), r"answered with probabilities \[5, 2\]"),
-    "too few examples": (lambda p: p[1:], r"answered with probabilities \[4, 4\], and for 5 examples"),
-    "all draws": (lambda p: p.expand(3, *p.shape), r"answered with probabilities \[3, 5, 4\]"),
-}
-
-
-@pytest.mark.parametrize("what", ANSWERS)
-def test_an_answer_that_is_no_distribution_is_refused_and_nothing_is_lost(tmp_path, what):
-    change, message = ANSWERS[what]
-    how = HOW | {"batch_size": 5, "shard_rows": 5, "folder": tmp_path}
-    with pytest.raises(UserError, match=message):
-        quiet(texts(15), Says(change), **how)
-    assert len(list(tmp_path.glob("*.arrow"))) == 1  # what was good is kept
-    mended = Teacher()
-    expected = column_bytes(quiet(texts(15), Teacher(), **HOW))
-    assert column_bytes(quiet(texts(15), mended, **how)) == expected
-    assert len(mended.calls) == 2
-
-
-def test_a_teacher_whose_metrics_diverged_can_be_told_of(tmp_path):
-    """JSON has no infinity."""
-    teacher = Teacher()
-    teacher.describe = lambda: Teacher().describe() | {"record": {"validation": {"accuracy": 0.25, "nll": math.inf}}}
-    labeled = quiet(texts(6), teacher, folder=tmp_path / "shards", **HOW)
-    assert read(labeled).provenance["held_out"] == {"accuracy": 0.25, "nll": None}
-
-
-@pytest.mark.parametrize("wrong", [math.nan, -0.5])
-def test_a_variance_that_is_none_is_refused(wrong):
-    teacher = Teacher()
-    teacher.predict = lambda *args: Teacher().predict(*args)._replace(variance=torch.full((6, 4), wrong))
-    with pytest.raises(UserError, match="a variance is negative or no finite number"):
-        quiet(texts(6), teacher, **HOW)
+def test_progress_is_shown_unless_switched_off(inputs, capsys):
+    add_soft_labels(inputs, Teacher(), 2, progress=False)
+    assert capsys.readouterr().out == ""
+    add_soft_labels(inputs, Teacher(), 2, batch_size=4)
+    assert "labeling" in capsys.readouterr().out
+    add_soft_labels(inputs, folds=2, fit=lambda rest, fold: Teacher())
+    assert "labeling fold 2 of 2" in capsys.readouterr().out

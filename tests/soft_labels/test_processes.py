@@ -1,12 +1,12 @@
 """Two processes that share the rows make the labels of one, to the byte."""
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
-from pathlib import Path
+import socket
 
 import pytest
+from accelerate import PartialState
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels import add_soft_labels
@@ -32,20 +32,20 @@ class Diverged(Teacher):
 
 
 def cross_fitted(folder):
-    how = SMALL | {"preprocess": text_inputs, "storage": "top_k", "top_k": 2}
+    how = SMALL | {"preprocessor": text_inputs, "storage": "top_k", "top_k": 2}
     return quiet(texts(23), folds=3, fit=lambda rest, fold: Teacher(name=f"fold {fold}"), folder=folder, **how)
 
 
 CASES = {
-    "in memory": lambda folder: quiet(texts(23), Teacher(), preprocess=text_inputs, **SMALL),
-    "in a folder": lambda folder: quiet(texts(23), Teacher(), preprocess=text_inputs, folder=folder, **SMALL),
-    "fewer shards than processes": lambda folder: quiet(texts(3), Teacher(), preprocess=text_inputs),
+    "in memory": lambda folder: quiet(texts(23), Teacher(), preprocessor=text_inputs, **SMALL),
+    "in a folder": lambda folder: quiet(texts(23), Teacher(), preprocessor=text_inputs, folder=folder, **SMALL),
+    "fewer shards than processes": lambda folder: quiet(texts(3), Teacher(), preprocessor=text_inputs),
     "views of images": lambda folder: quiet(
-        images(18), image_teacher(), preprocess=PREPROCESS, views=VIEWS, storage="uint8", folder=folder, **SMALL
+        images(18), image_teacher(), preprocessor=PREPROCESS, views=VIEWS, storage="uint8", folder=folder, **SMALL
     ),
-    "images in memory": lambda folder: quiet(images(18), image_teacher(), preprocess=PREPROCESS, **SMALL),
+    "images in memory": lambda folder: quiet(images(18), image_teacher(), preprocessor=PREPROCESS, **SMALL),
     "a stream": lambda folder: quiet(
-        texts(23).to_iterable_dataset(), Teacher(), preprocess=text_inputs, storage="float16", **SMALL
+        texts(23).to_iterable_dataset(), Teacher(), preprocessor=text_inputs, storage="float16", **SMALL
     ),
     "folds in memory": lambda folder: cross_fitted(None),
     "folds in a folder": cross_fitted,
@@ -57,14 +57,38 @@ def told(folder):
     return {name: repr(column_bytes(make(folder / name))) for name, make in CASES.items()}
 
 
+def one_of_two(rank, port, folder):
+    """What a process of a launch does: label, and write down what it has of it."""
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address}
+    PartialState._reset_state()
+    state, labels, teacher = processes(), told(folder), Teacher()
+    quiet(texts(23), teacher, preprocessor=text_inputs, **SMALL)
+    try:
+        how = {"preprocessor": text_inputs, "shard_rows": 4, "progress": False}
+        add_soft_labels(texts(8), Diverged(), 2, folder=folder / f"diverged-{rank}", **how)
+        refused = ""
+    except UserError as error:
+        refused = str(error)
+    asked = sum(len(call["x"]) for call in teacher.calls)
+    said = {"world_size": state.num_processes, "labels": labels, "asked": asked, "refused": refused}
+    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+    state.destroy_process_group()
+
+
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", __file__, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=one_of_two, args=(rank, port, folder)) for rank in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+        assert each.exitcode == 0
     return folder, [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -88,32 +112,6 @@ def test_a_teacher_that_diverges_in_one_of_them_is_refused_by_it(of_two):
 
 def test_what_two_processes_left_is_taken_over_by_one(of_two):
     teacher = Teacher()
-    again = quiet(texts(23), teacher, preprocess=text_inputs, folder=of_two[0] / "in a folder", **SMALL)
+    again = quiet(texts(23), teacher, preprocessor=text_inputs, folder=of_two[0] / "in a folder", **SMALL)
     assert not teacher.calls
     assert repr(column_bytes(again)) == of_two[1][0]["labels"]["in a folder"]
-
-
-if __name__ == "__main__":
-    import torch
-    from torch.distributed import destroy_process_group
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    state, folder = processes(), Path(sys.argv[1])
-    labels = told(folder)
-    teacher = Teacher()
-    quiet(texts(23), teacher, preprocess=text_inputs, **SMALL)
-    try:
-        shards = folder / f"diverged-{state.process_index}"
-        add_soft_labels(texts(8), Diverged(), 2, preprocess=text_inputs, shard_rows=4, progress=False, folder=shards)
-        refused = ""
-    except UserError as error:
-        refused = str(error)
-    said = {
-        "world_size": state.num_processes,
-        "labels": labels,
-        "asked": sum(len(call["x"]) for call in teacher.calls),
-        "refused": refused,
-    }
-    (folder / f"said-{state.process_index}.json").write_text(json.dumps(said))
-    destroy_process_group()

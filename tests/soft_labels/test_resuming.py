@@ -21,7 +21,7 @@ from tests.soft_labels.label_helpers import (
 )
 
 KILLS = 6
-HOW = {"preprocess": text_inputs, "batch_size": 2, "shard_rows": 3, "storage": "top_k", "top_k": 2}
+HOW = {"preprocessor": text_inputs, "batch_size": 2, "shard_rows": 3, "storage": "top_k", "top_k": 2}
 
 
 class Slow(Teacher):
@@ -133,7 +133,7 @@ def test_the_record_of_a_resumed_labeling_tells_the_size_of_its_images(tmp_path,
 
     def label(folder):
         who = {"folds": 2, "fit": lambda rest, fold: image_teacher()} if folds else {"teacher": image_teacher()}
-        return column_bytes(quiet(images(10), preprocess=PREPROCESS, shard_rows=4, folder=folder, **who))
+        return column_bytes(quiet(images(10), preprocessor=PREPROCESS, shard_rows=4, folder=folder, **who))
 
     first = label(tmp_path)
     assert "[3, 2, 2]" in first["teacher_provenance"][1]
@@ -145,7 +145,7 @@ def test_what_a_killed_process_left_half_written_is_ignored_and_removed(tmp_path
     shards = sorted(tmp_path.glob("*.arrow"))
     whole = shards[1].read_bytes()
     shards[1].unlink()
-    leftovers = [f".{shards[1].name}.abc123", ".labeling.json.xyz", ".fold-0000.json.q1"]
+    leftovers = [f".{shards[1].name}.abc123", ".labelling.json.xyz", ".fold-0000.json.q1"]
     for name in leftovers:
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     assert column_bytes(label_texts(tmp_path)) == expected
@@ -179,18 +179,18 @@ class TestAnotherLabeling:
         assert column_bytes(label_texts(tmp_path, teacher)) == expected and not teacher.calls
 
     def test_with_other_views_or_preprocessing(self, tmp_path):
-        how = {"preprocess": PREPROCESS, "folder": tmp_path}
-        views = Views(CropAndFlip(padding=1), number=2, seed=0)
+        how = {"preprocessor": PREPROCESS, "folder": tmp_path}
+        views = Views(CropAndFlip(padding=1), num_views=2, seed=0)
         quiet(images(), image_teacher(), views=views, **how)
         for other, told in (
-            (Views(CropAndFlip(padding=1), number=2, seed=1), "another seed"),
-            (Views(CropAndFlip(padding=1), number=3, seed=0), "another number"),
-            (Views(CropAndFlip(padding=0), number=2, seed=0), "another transforms"),
+            (Views(CropAndFlip(padding=1), num_views=2, seed=1), "another seed"),
+            (Views(CropAndFlip(padding=1), num_views=3, seed=0), "another number"),
+            (Views(CropAndFlip(padding=0), num_views=2, seed=0), "another transforms"),
             (None, "another views"),
         ):
             with pytest.raises(UserError, match=told):
                 quiet(images(), image_teacher(), views=other, **how)
-        how["preprocess"] = ImagePreprocessor((0.5, 0.25, 0.125), (1.0, 0.5, 0.5))
+        how["preprocessor"] = ImagePreprocessor((0.5, 0.25, 0.125), (1.0, 0.5, 0.5))
         with pytest.raises(UserError, match="another std"):
             quiet(images(), image_teacher(), views=views, **how)
 

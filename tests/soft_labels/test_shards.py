@@ -11,7 +11,7 @@ from hf_bkd import UserError
 from hf_bkd.utils import files
 from tests.soft_labels.label_helpers import Teacher, column_bytes, quiet, text_inputs, texts
 
-HOW = {"preprocess": text_inputs, "batch_size": 4, "shard_rows": 4}
+HOW = {"preprocessor": text_inputs, "batch_size": 4, "shard_rows": 4}
 
 
 def label(folder=None, teacher=None, **how):
@@ -45,8 +45,8 @@ class TestDamage:
         assert column_bytes(label(folder, teacher)) == expected
         assert len(teacher.calls) == 1
 
-    @pytest.mark.parametrize("where", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999999])
-    @pytest.mark.parametrize("number", [0, 2, 4])
+    @pytest.mark.parametrize("where", [0.0, 0.3, 0.7, 0.999999])
+    @pytest.mark.parametrize("number", [0, 4])
     def test_one_flipped_bit_in_a_shard(self, tmp_path, shards, expected, where, number):
         content = bytearray(shards[number].read_bytes())
         content[int(where * len(content))] ^= 1 << (number + 1)
@@ -89,20 +89,20 @@ class TestDamage:
 
     @pytest.mark.parametrize("content", ["", "{", "[", '"text', "\0\0", "[" * 100_000])
     def test_a_damaged_note_of_the_labeling(self, tmp_path, shards, content):
-        (tmp_path / "labeling.json").write_text(content)
-        with pytest.raises(UserError, match=r"labeling.json is damaged: delete .* and label again"):
+        (tmp_path / "labelling.json").write_text(content)
+        with pytest.raises(UserError, match=r"labelling.json is damaged: delete .* and label again"):
             label(tmp_path)
         assert sorted(tmp_path.glob("*.arrow")) == shards
 
     @pytest.mark.parametrize("content", ["null", "[]", "7", "{}", '{"teacher": 3}'])
     def test_a_note_of_something_else(self, tmp_path, shards, content):
-        (tmp_path / "labeling.json").write_text(content)
+        (tmp_path / "labelling.json").write_text(content)
         with pytest.raises(UserError, match="holds an unfinished labeling with another .*: pass another folder"):
             label(tmp_path)
 
     def test_a_note_that_is_no_text(self, tmp_path, shards):
-        (tmp_path / "labeling.json").write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(UserError, match="labeling.json is damaged"):
+        (tmp_path / "labelling.json").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(UserError, match="labelling.json is damaged"):
             label(tmp_path)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"null", b"7", b"\xff"])
@@ -142,8 +142,10 @@ class TestUnwritable:
             label(tmp_path)
         tmp_path.chmod(0o700)
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO])
-    @pytest.mark.parametrize("before", [0, 1, 3])
+    @pytest.mark.parametrize(
+        ("number", "before"),
+        [(errno.ENOSPC, 0), (errno.ENOSPC, 1), (errno.ENOSPC, 3), (errno.EACCES, 0), (errno.EIO, 3)],
+    )
     def test_a_disk_that_takes_no_more(self, tmp_path, monkeypatch, expected, number, before):
         """``before`` files are written, the next one is not; after making room the same call goes on."""
         write, written = files.os.fdopen, []

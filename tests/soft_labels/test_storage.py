@@ -6,10 +6,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hf_bkd import UserError
-from hf_bkd.soft_labels.storage import check_parts, check_storage, decode, encode
+from hf_bkd.soft_labels.storage import check_parts, decode, encode
 from tests.soft_labels.label_helpers import STORAGES, some_probs
 
-SIZES = [2, 3, 10, 100, 256, 257, 1000]
+SIZES = [2, 3, 10, 256, 257]
 TINY = 2.0**-40  # of float32 arithmetic, where a bound is met exactly
 
 
@@ -80,7 +80,7 @@ class TestAgainstPlainArithmetic:
         hellinger = np.sqrt(((np.sqrt(found) - np.sqrt(probs)) ** 2).sum(axis=1) / 2)
         assert (hellinger < np.sqrt(classes) / 360).all()
 
-    @pytest.mark.parametrize("k", [1, 2, 10, 255, 2000])
+    @pytest.mark.parametrize("k", [1, 2, 10, 300])
     def test_top_k_is_within_its_bound(self, classes, k):
         probs = hard_cases(classes)
         order, kept, tail = kept_of_top_k(probs, k)
@@ -154,13 +154,12 @@ class TestWorstCases:
 class TestArguments:
     @pytest.mark.parametrize("storage", ["int8", "", "FLOAT16", None])
     def test_an_unknown_storage_is_refused(self, storage):
-        for use in (check_storage, lambda storage: encode(np.ones((1, 2)) / 2, storage)):
-            with pytest.raises(UserError, match="it must be one of float16, float32, uint8, top_k"):
-                use(storage)
+        with pytest.raises(UserError, match="it must be one of float16, float32, uint8, top_k"):
+            encode(np.ones((1, 2)) / 2, storage)
 
     @pytest.mark.parametrize("k", [0, -3])
     def test_top_k_below_one_is_refused(self, k):
-        with pytest.raises(UserError, match=f"top_k must be at least 1, and it is {k}"):
+        with pytest.raises(UserError, match=f"top_k must be a whole number of at least 1, and it is {k}"):
             encode(np.ones((1, 2)) / 2, "top_k", k)
 
 

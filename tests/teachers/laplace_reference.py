@@ -1,9 +1,14 @@
 """The Laplace approximation of a linear head by brute force: laplace-torch, and dense matrices in float64."""
 
+import pytest
 import torch
 from laplace import Laplace
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])
+BIAS = pytest.mark.parametrize("bias", [True, False])
+LINK = pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 
 
 def library_fit(

@@ -59,6 +59,10 @@ def small_bert(classes: int = 3) -> BertForSequenceClassification:
     return BertForSequenceClassification(config).eval()
 
 
+def seeded(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def points(count: int, classes: int = 3, seed: int = 1) -> tuple[Tensor, Tensor]:
     """x [count, 4] and labels [count], all classes among them."""
     generator = torch.Generator().manual_seed(seed)

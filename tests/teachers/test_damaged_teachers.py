@@ -181,6 +181,7 @@ def test_code_beside_the_weights_is_never_run(saved, tmp_path, monkeypatch):
         "from transformers import PreTrainedConfig, TimmWrapperForImageClassification as Model\n"
         "class Config(PreTrainedConfig):\n    model_type = 'evil'\n"
     )
+    edit(folder / "teacher.json", lambda d: d.pop("files"))  # as if it had been saved so
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}
     edit(folder / "network" / "config.json", lambda d: d.update(auto_map=auto_map))
     assert Teacher.from_pretrained(folder).method == "laplace"  # a model that transformers knows is its own

@@ -35,9 +35,9 @@ def test_best_temperature_has_the_least_nll_of_a_fine_grid(scale):
     logits, labels = logits_and_labels(200, scale)
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 3000))
     values = [nll(logits, labels, temperature) for temperature in grid]
-    found = best_temperature(logits, labels)
-    assert nll(logits, labels, found) <= min(values) + 1e-7
-    assert found == pytest.approx(grid[np.argmin(values)], rel=0.005)
+    actual = best_temperature(logits, labels)
+    assert nll(logits, labels, actual) <= min(values) + 1e-7
+    assert actual == pytest.approx(grid[np.argmin(values)], rel=0.005)
 
 
 def test_best_temperature_undoes_a_factor_of_calibrated_logits():

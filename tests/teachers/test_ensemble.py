@@ -34,21 +34,21 @@ def laplace(link: str = "mc", **settings) -> LaplaceTeacher:
 def test_deterministic_members_give_their_mean_and_the_variance_between_them():
     members = networks(4)
     expected = np.stack([softmax(network) for network in members])
-    found = EnsembleTeacher([DeterministicTeacher(network) for network in members]).predict(X, return_samples=True)
-    np.testing.assert_allclose(found.mean, expected.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(found.variance, expected.var(axis=0, ddof=1), rtol=1e-4)
-    np.testing.assert_allclose(found.samples, expected, rtol=1e-5)
+    actual = EnsembleTeacher([DeterministicTeacher(network) for network in members]).predict(X, return_samples=True)
+    np.testing.assert_allclose(actual.mean, expected.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(actual.variance, expected.var(axis=0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(actual.samples, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tempering", ["per_sample", "post_average"])
 def test_the_ensembles_temperature_comes_on_top_of_its_members(tempering):
     first, second = networks(2)
     members = [DeterministicTeacher(first, temperature=2.0), DeterministicTeacher(second, 0.5, tempering="per_sample")]
-    found = EnsembleTeacher(members, temperature=3.0, tempering=tempering).predict(X).mean
+    actual = EnsembleTeacher(members, temperature=3.0, tempering=tempering).predict(X).mean
     own = np.stack([softmax(first, 2.0), softmax(second, 0.5)])
     powers = (own if tempering == "per_sample" else own.mean(axis=0)) ** (1 / 3)
     powers /= powers.sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(found, powers.mean(axis=0) if tempering == "per_sample" else powers, rtol=1e-5)
+    np.testing.assert_allclose(actual, powers.mean(axis=0) if tempering == "per_sample" else powers, rtol=1e-5)
 
 
 def test_members_of_different_kinds_count_equally():
@@ -64,23 +64,23 @@ def test_members_of_different_kinds_count_equally():
         MCDropoutTeacher(networks(1)[0]),
     ]
     generator, same = (torch.Generator().manual_seed(2) for _ in range(2))
-    found = EnsembleTeacher(kinds).predict(X, 7, generator, return_samples=True)
+    actual = EnsembleTeacher(kinds).predict(X, 7, generator, return_samples=True)
     alone = [member.predict(X, 7, same, return_samples=True) for member in kinds]
-    assert found.samples.shape == (9 * 7, 6, 3)
+    assert actual.samples.shape == (9 * 7, 6, 3)
     expected = torch.stack([each.mean for each in alone]).mean(dim=0)
-    torch.testing.assert_close(found.mean, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual.mean, expected, rtol=1e-5, atol=1e-6)
     repeated = [
         each.samples if number in (1, 4, 5, 6, 8) else each.mean.expand(7, 6, 3) for number, each in enumerate(alone)
     ]
-    torch.testing.assert_close(found.samples, torch.cat(repeated), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.variance, torch.cat(repeated).var(dim=0), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(actual.samples, torch.cat(repeated), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual.variance, torch.cat(repeated).var(dim=0), rtol=1e-4, atol=1e-7)
 
 
 def test_an_ensemble_of_ensembles_is_the_mean_of_means():
     a, b, c = (DeterministicTeacher(network) for network in networks(3))
-    found = EnsembleTeacher([EnsembleTeacher([a, b], temperature=2.0), c]).predict(X).mean
+    actual = EnsembleTeacher([EnsembleTeacher([a, b], temperature=2.0), c]).predict(X).mean
     inner = EnsembleTeacher([a, b], temperature=2.0).predict(X).mean
-    torch.testing.assert_close(found, (inner + c.predict(X).mean) / 2)
+    torch.testing.assert_close(actual, (inner + c.predict(X).mean) / 2)
 
 
 def test_a_probability_of_zero_in_one_member_leaves_the_mean_finite():
@@ -97,8 +97,8 @@ def test_a_probability_of_zero_in_one_member_leaves_the_mean_finite():
     expected = (np.array([1.0, 0, 0]) + softmax(other)) / 2
     np.testing.assert_allclose(EnsembleTeacher(members).predict(X).mean, expected, rtol=1e-5)
     powers = expected ** (1 / 3)
-    found = EnsembleTeacher(members, temperature=3.0).predict(X).mean
-    np.testing.assert_allclose(found, powers / powers.sum(axis=-1, keepdims=True), rtol=1e-5)
+    actual = EnsembleTeacher(members, temperature=3.0).predict(X).mean
+    np.testing.assert_allclose(actual, powers / powers.sum(axis=-1, keepdims=True), rtol=1e-5)
 
 
 def test_members_share_one_generator_and_one_member_has_no_variance():

@@ -7,11 +7,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from hf_bkd import LaplaceTeacher
 from hf_bkd.models.calling import head_data
-from tests.teachers.laplace_reference import gauss_newton
+from tests.teachers.laplace_reference import BIAS, EACH, gauss_newton
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
-
-EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])
-BIAS = pytest.mark.parametrize("bias", [True, False])
 
 
 def by_class(hessian: Tensor, precision: float, classes: int, features: int, bias: bool) -> Tensor:

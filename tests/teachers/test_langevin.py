@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import product
 
 import datasets
 import pytest
@@ -51,34 +52,37 @@ ONE, SEVERAL = [0.3, 0.7], [[0.2, 0.8], [0.6, 0.4]]
 OPPOSED = [[0.95, 0.05], [0.05, 0.95]]  # two modes
 
 
+POSTERIORS = {"one": (ONE, 10, 1.0), "cold": (ONE, 10, 0.2), "several": (SEVERAL, 10, 1.0), "modes": (OPPOSED, 2, 1.0)}
+SGLD = {"sampler": "sgld"}
+SAMPLERS = {"head": {}, "all": {"parameters": "all"}, "sgld": SGLD, "minibatches": SGLD | {"batch_size": 5}}
+QUICK = {("head", "one"), ("head", "modes"), ("all", "several"), ("sgld", "cold"), ("minibatches", "several")}
+
+
 @pytest.mark.parametrize(
-    ("probs", "count", "temperature"), [(ONE, 10, 1.0), (ONE, 10, 0.2), (SEVERAL, 10, 1.0), (OPPOSED, 2, 1.0)]
+    ("sampler", "posterior"),
+    [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in product(SAMPLERS, POSTERIORS)],
 )
-@pytest.mark.parametrize("how", [{}, {"parameters": "all"}, {"sampler": "sgld"}, {"sampler": "sgld", "batch_size": 5}])
-def test_the_samples_are_of_the_posterior_that_quadrature_finds(how, probs, count, temperature):
+def test_the_samples_are_of_the_posterior_that_quadrature_finds(sampler, posterior):
+    (probs, count, temperature), options = POSTERIORS[posterior], SAMPLERS[sampler]
     x, labels = torch.ones(count, 1), torch.tensor([0, 1, 1, 1, 1, 0, 1, 1, 1, 1])[:count]
     targets = torch.stack([torch.tensor(probs)] * count)
-    plain = how.get("sampler") == "sgld"
-    chains = {
-        "chains": 80 if plain else 40,
-        "steps": 1_500 if plain else 900,
-        "burn_in": 300,
-        "thinning": 10,
-        "posterior_temperature": temperature,
-    }
-    if "batch_size" in how:
+    plain = options.get("sampler") == "sgld"
+    length = 1 if (sampler, posterior) in QUICK else 2
+    chains = {"chains": 60, "burn_in": length * 100, "posterior_temperature": temperature}
+    chains |= {"steps": length * 900, "thinning": 10} if plain else {"steps": length * 400, "thinning": 5}
+    if "batch_size" in options:
         chains["step_size"] = 0.03 / count * temperature
     weights = {"targets": targets, "label_weight": A, "teacher_weight": B, "prior_precision": 0.5}
     if targets.ndim == 3:
         weights |= {"target_weights": WEIGHTS, "prior_strength": S}
     network = Biased()
-    teacher = LangevinTeacher.fit(network, [(x, labels)], **weights, **chains, **how)
+    teacher = LangevinTeacher.fit(network, [(x, labels)], **weights, **chains, **options)
     mean, variance, prob = quadrature(labels, targets, 0.5, temperature)
     difference = (teacher.weights["head.weight"][:, 1] - teacher.weights["head.weight"][:, 0]).double()
     assert difference.mean().item() == pytest.approx(mean, abs=0.1 * variance**0.5)
     assert difference.var().item() == pytest.approx(variance, rel=0.1 if plain else 0.05)
-    found = teacher.predict(x[:1], len(difference)).mean[0, 1].item()
-    assert found == pytest.approx(prob, abs=0.025 * variance**0.5)  # no probability is steeper than a quarter
+    actual = teacher.predict(x[:1], len(difference)).mean[0, 1].item()
+    assert actual == pytest.approx(prob, abs=0.025 * variance**0.5)  # no probability is steeper than a quarter
 
 
 def trained(batches: int = 300) -> tuple[nn.Module, list, torch.Tensor]:
@@ -96,8 +100,8 @@ def trained(batches: int = 300) -> tuple[nn.Module, list, torch.Tensor]:
 
 def test_a_good_chain_is_said_to_mix_and_the_papers_settings_not_to():
     network, batches, targets = trained()
-    good = LangevinTeacher.fit(network, batches, targets=targets)
-    paper = {"sampler": "sgld", "step_size": 8e-8, "steps": 2_500, "burn_in": 500, "batch_size": 64}
+    good = LangevinTeacher.fit(network, batches, targets=targets, steps=1_500, burn_in=500)
+    paper = {"sampler": "sgld", "step_size": 8e-8, "steps": 1_000, "burn_in": 200, "batch_size": 64}
     stuck = LangevinTeacher.fit(network, batches, targets=targets, **paper)
     record = good.record
     assert record["mixed"] and record["rhat max"] < 1.1 and record["ess min"] > 100, record
@@ -110,12 +114,18 @@ def test_a_good_chain_is_said_to_mix_and_the_papers_settings_not_to():
 
 def test_the_record_tells_how_it_was_sampled_and_how_good_it_is():
     network, batches, targets = trained(20)
-    how = SHORT | {"prior_precision": 2.0, "label_weight": 0.5, "posterior_temperature": 0.9, "seed": 3}
-    teacher = LangevinTeacher.fit(network, batches, batches[:2], targets=targets, **how)
-    told = {"parameters": "head", "examples": 200, "prior precision": 2.0, "label weight": 0.5, "teacher weight": 1.0}
-    told |= {"sampler": "mala", "chains": 3, "steps": 60, "burn in": 20, "thinning": 5, "seed": 3}
-    told |= {"posterior temperature": 0.9, "student temperature": 1.0}
-    assert told.items() <= teacher.record.items()
+    options = SHORT | {"prior_precision": 2.0, "label_weight": 0.5, "posterior_temperature": 0.9, "seed": 3}
+    teacher = LangevinTeacher.fit(network, batches, batches[:2], targets=targets, **options)
+    description = {
+        "parameters": "head",
+        "examples": 200,
+        "prior precision": 2.0,
+        "label weight": 0.5,
+        "teacher weight": 1.0,
+    }
+    description |= {"sampler": "mala", "chains": 3, "steps": 60, "burn in": 20, "thinning": 5, "seed": 3}
+    description |= {"posterior temperature": 0.9, "student temperature": 1.0}
+    assert description.items() <= teacher.record.items()
     assert len(teacher.weights["head.weight"]) == 3 * 8
     x, labels = (torch.cat(column) for column in zip(*batches[:2], strict=True))
     means = teacher.predict(x, 24).mean  # 100 draws of 24 samples hold each at least four times
@@ -127,8 +137,8 @@ def test_several_teachers_are_weighted_for_all_examples_or_for_each_and_the_reco
     network, batches, probs = trained(20)
     targets = torch.stack([probs, probs.flip(1)], dim=1)
 
-    def sampled(**how):
-        return LangevinTeacher.fit(network, batches, targets=targets, **how, **SHORT)
+    def sampled(**options):
+        return LangevinTeacher.fit(network, batches, targets=targets, **options, **SHORT)
 
     first, weights = sampled(), torch.tensor([0.1, 0.9])
     assert {"teachers": 2, "prior strength": 5.0, "teacher weight": 1.0}.items() <= first.record.items()
@@ -167,16 +177,16 @@ def test_head_draws_are_the_networks_with_those_weights():
     teacher = LangevinTeacher.fit(network, batches, **SHORT)
     x = batches[0][0]
     network.passes = 0
-    found = teacher.draw_logits(x, 24, torch.Generator().manual_seed(0))
+    actual = teacher.draw_logits(x, 24, torch.Generator().manual_seed(0))
     assert network.passes == 1
     expected = []
     for weight, bias in zip(teacher.weights["head.weight"], teacher.weights["head.bias"], strict=True):
         expected.append(F.linear(network.backbone(x), weight, bias))
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found, torch.stack(expected)[order].detach())
+    torch.testing.assert_close(actual, torch.stack(expected)[order].detach())
     general = LangevinTeacher(network, teacher.weights | {"backbone.0.bias": network.backbone[0].bias.expand(24, -1)})
     with torch.no_grad():
-        torch.testing.assert_close(general.draw_logits(x, 24, torch.Generator().manual_seed(0)), found)
+        torch.testing.assert_close(general.draw_logits(x, 24, torch.Generator().manual_seed(0)), actual)
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 20])
@@ -190,15 +200,14 @@ def test_each_sample_is_drawn_once_before_any_comes_twice(count):
     assert not torch.equal(drawn[:8].sort().values, drawn[:8]) or count == 1
 
 
-@pytest.mark.parametrize("make", [small_cnn, small_bert])
-@pytest.mark.parametrize("parameters", ["head", "all"])
+@pytest.mark.parametrize(("make", "parameters"), [(small_cnn, "all"), (small_bert, "head"), (small_bert, "all")])
 def test_networks_of_transformers_are_sampled_and_asked(make, parameters):
     network, labels = make(), torch.arange(12) % 3
     inputs = {"pixel_values": torch.randn(12, 1, 8, 8)}
     if make is small_bert:
         inputs = {"input_ids": torch.randint(20, (12, 6)), "attention_mask": torch.ones(12, 6, dtype=torch.long)}
-    how = SHORT | {"steps": 20, "burn_in": 4, "thinning": 2, "chains": 2, "parameters": parameters}
-    teacher = LangevinTeacher.fit(network, [{**inputs, "labels": labels}], **how)
+    options = SHORT | {"steps": 20, "burn_in": 4, "thinning": 2, "chains": 2, "parameters": parameters}
+    teacher = LangevinTeacher.fit(network, [{**inputs, "labels": labels}], **options)
     prediction = teacher.predict(inputs, 5)
     assert prediction.mean.shape == (12, teacher.num_classes) and (prediction.variance > 0).all()
     whole = dict(network.named_parameters())

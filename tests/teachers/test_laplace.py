@@ -11,7 +11,7 @@ from hf_bkd.models.calling import head_data
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers.curvature import Curvature, KroneckerCurvature
 from hf_bkd.utils.errors import UserError
-from tests.teachers.laplace_reference import bridge, library_fit
+from tests.teachers.laplace_reference import BIAS, EACH, LINK, bridge, library_fit
 from tests.teachers.teacher_helpers import (
     ConvolutionalHead,
     SmallNetwork,
@@ -21,10 +21,6 @@ from tests.teachers.teacher_helpers import (
     small_cnn,
 )
 
-BIAS = pytest.mark.parametrize("bias", [True, False])
-EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])
-LINK = pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
-
 
 def fitted(bias: bool = True, precision: float = 0.7, classes: int = 3, **settings):
     """A teacher and the 50 points that it was fitted on."""
@@ -33,9 +29,9 @@ def fitted(bias: bool = True, precision: float = 0.7, classes: int = 3, **settin
     return LaplaceTeacher.fit(network, in_batches(x, labels), **settings), x, labels
 
 
-def same_curvature(found: Curvature, expected: Curvature) -> bool:
-    found, expected = found.tensors(), expected.tensors()
-    return all(torch.equal(found[name], expected[name]) for name in expected)
+def same_curvature(actual: Curvature, expected: Curvature) -> bool:
+    actual, expected = actual.tensors(), expected.tensors()
+    return all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 @EACH
@@ -57,12 +53,12 @@ def test_the_mc_prediction_is_that_of_laplace_torch(structure, bias):
     teacher, x, labels = fitted(bias, structure=structure)
     library = library_fit(teacher.network, x, labels, structure)
     theirs = library(x[:4], link_approx="mc", n_samples=50_000)
-    found = teacher.predict(x[:4], 50_000, torch.Generator().manual_seed(1), return_samples=True)
-    assert_equal_means(found.samples, theirs, 7)  # theirs has as large an error
-    torch.testing.assert_close(found.mean, found.samples.mean(dim=0))
+    actual = teacher.predict(x[:4], 50_000, torch.Generator().manual_seed(1), return_samples=True)
+    assert_equal_means(actual.samples, theirs, 7)  # theirs has as large an error
+    torch.testing.assert_close(actual.mean, actual.samples.mean(dim=0))
     mean, covariance = library._glm_predictive_distribution(x[:4])
     draws = MultivariateNormal(mean.double(), covariance.double()).sample((20_000,)).softmax(dim=-1)
-    torch.testing.assert_close(found.variance.double(), draws.var(dim=0), rtol=0.1, atol=1e-4)
+    torch.testing.assert_close(actual.variance.double(), draws.var(dim=0), rtol=0.1, atol=1e-4)
 
 
 @EACH
@@ -72,12 +68,12 @@ def test_the_mc_prediction_is_that_of_laplace_torch(structure, bias):
 def test_the_links_in_closed_form_are_those_of_laplace_torch(structure, bias, link, classes):
     teacher, x, labels = fitted(bias, structure=structure, link=link, classes=classes)
     expected = library_fit(teacher.network, x, labels, structure)(x, link_approx=link)
-    found = teacher.predict(x, 10, return_samples=True)
-    torch.testing.assert_close(found.mean, expected, rtol=1e-4, atol=1e-6)
-    assert found.variance is None and found.samples.shape == (1, 50, classes)
+    actual = teacher.predict(x, 10, return_samples=True)
+    torch.testing.assert_close(actual.mean, expected, rtol=1e-4, atol=1e-6)
+    assert actual.variance is None and actual.samples.shape == (1, 50, classes)
     plain = torch.softmax(teacher.network(x), dim=-1)
     if (link, classes) != ("bridge", 2):  # whose variances cancel
-        assert (found.mean - plain).abs().max() > 0.01, "the link must matter"
+        assert (actual.mean - plain).abs().max() > 0.01, "the link must matter"
 
 
 @pytest.mark.parametrize("classes", [2, 1000])
@@ -95,9 +91,9 @@ def test_the_bridge_neither_overflows_nor_drowns_in_float32(classes, precision):
     assert logits.abs().max() > 99
     covariance = vectors.double() * (1 / (1e4 * values.clamp_min(0).double() + precision)) @ vectors.T.double()
     covariance = covariance * (1 + x.double().square().sum(dim=1))[:, None, None]
-    found = LaplaceTeacher(network, curvature, precision, "bridge").predict(x).mean
+    actual = LaplaceTeacher(network, curvature, precision, "bridge").predict(x).mean
     expected = bridge(logits.double(), covariance)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-6)
 
 
 @LINK
@@ -166,11 +162,11 @@ def test_fitting_works_where_gradients_are_off_and_leaves_none(structure):
     network, (x, labels) = SmallNetwork().eval(), points(50)
     expected = LaplaceTeacher.fit(network, [(x, labels)], prior_precision=1.0, structure=structure).curvature
     with torch.no_grad():
-        found = LaplaceTeacher.fit(network, [(x, labels)], prior_precision=1.0, structure=structure).curvature
+        actual = LaplaceTeacher.fit(network, [(x, labels)], prior_precision=1.0, structure=structure).curvature
         assert not torch.is_grad_enabled()
-    assert same_curvature(found, expected)
-    kept = (*expected.tensors().values(), *head_data(network, [(x, labels)]))
-    assert not any(part.requires_grad for part in kept)
+    assert same_curvature(actual, expected)
+    remaining = (*expected.tensors().values(), *head_data(network, [(x, labels)]))
+    assert not any(part.requires_grad for part in remaining)
 
 
 @LINK
@@ -211,9 +207,9 @@ def test_a_transformers_network_of_images_is_fitted_and_asked():
     network, images, labels = small_cnn(), torch.randn(30, 1, 8, 8), torch.randint(4, (30,))
     batches = [{"pixel_values": part, "labels": own} for part, own in in_batches(images, labels)]
     teacher = LaplaceTeacher.fit(network, batches, batches)
-    found = teacher.predict({"pixel_values": images}, 5)
-    assert found.mean.shape == (30, 4) and teacher.num_classes == 4
-    torch.testing.assert_close(found.mean.sum(dim=-1), torch.ones(30))
+    actual = teacher.predict({"pixel_values": images}, 5)
+    assert actual.mean.shape == (30, 4) and teacher.num_classes == 4
+    torch.testing.assert_close(actual.mean.sum(dim=-1), torch.ones(30))
 
 
 @EACH
@@ -232,9 +228,9 @@ def test_the_posterior_follows_the_network_to_another_device(structure, link):
 def test_a_gpu_gives_the_prediction_of_the_cpu(structure, link):
     teacher, x, _ = fitted(structure=structure, link=link)
     expected = teacher.predict(x).mean
-    found = teacher.to("cuda").predict(x).mean
-    assert found.device.type == teacher.curvature.device.type == "cuda"
-    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
+    actual = teacher.to("cuda").predict(x).mean
+    assert actual.device.type == teacher.curvature.device.type == "cuda"
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -276,11 +272,11 @@ def test_a_misspelt_rule_for_the_precision_is_refused_before_the_pass_over_the_d
 @pytest.mark.parametrize("count", [0, -1])
 def test_fewer_than_one_draw_are_refused(count):
     teacher, x, labels = fitted()
-    with pytest.raises(UserError, match=f"num_samples must be at least 1, and it is {count}"):
+    with pytest.raises(UserError, match=f"num_samples must be a whole number of at least 1, and it is {count}"):
         teacher.predict(x, count)
-    with pytest.raises(UserError, match=f"num_samples must be at least 1, and it is {count}"):
+    with pytest.raises(UserError, match=f"num_samples must be a whole number of at least 1, and it is {count}"):
         LaplaceTeacher.fit(teacher.network, [(x, labels)], prior_precision=1.0, num_samples=count)
-    with pytest.raises(UserError, match=f"num_samples must be at least 1, and it is {count}"):
+    with pytest.raises(UserError, match=f"num_samples must be a whole number of at least 1, and it is {count}"):
         teacher.best_precision(head_data(teacher.network, [(x, labels)]), count)
 
 

@@ -11,12 +11,8 @@ from hf_bkd.metrics import classification_metrics
 from hf_bkd.models.calling import HeadData, head_data
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers import laplace as laplace_module
-from tests.teachers.laplace_reference import bridge, gauss_newton, library_fit, logit_covariance
+from tests.teachers.laplace_reference import BIAS, EACH, bridge, gauss_newton, library_fit, logit_covariance
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
-
-BIAS = pytest.mark.parametrize("bias", [True, False])
-EACH = pytest.mark.parametrize("structure", ["kron", "diag", "full"])
-LINK = pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 
 
 @EACH
@@ -24,13 +20,13 @@ LINK = pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 def test_the_evidence_is_greatest_where_laplace_torch_finds_it(structure, bias):
     network, (x, labels) = SmallNetwork(bias=bias, scale=3).eval(), points(200)
     library = library_fit(network, x, labels, structure)
-    grid = np.geomspace(1e-4, 1e6, 1001)
+    grid = np.geomspace(1e-4, 1e6, 401)
     values = [library.log_marginal_likelihood(torch.tensor([precision])).item() for precision in grid]
     assert max(values) > max(values[0], values[-1]) + 1, "the best precision must lie inside"
     teacher = LaplaceTeacher.fit(
         network, in_batches(x, labels), structure=structure, prior_precision="marginal_likelihood"
     )
-    assert teacher.prior_precision == pytest.approx(grid[np.argmax(values)], rel=0.03)
+    assert teacher.prior_precision == pytest.approx(grid[np.argmax(values)], rel=0.06)
     assert teacher.record == {"examples": 200, "prior precision chosen by": "marginal likelihood"}
 
 
@@ -80,7 +76,7 @@ def test_the_precision_in_closed_form_is_the_best_of_a_fine_grid(link, structure
     network, settings, data = overconfident(link, structure)
     seen = head_data(network, settings["train"])
     hessian = gauss_newton(seen.features, seen.logits, structure, True)
-    values = [validation_nll(link, hessian, data, precision) for precision in np.geomspace(1e-4, 1e6, 100)]
+    values = [validation_nll(link, hessian, data, precision) for precision in np.geomspace(1e-4, 1e6, 60)]
     assert min(values) < min(values[0], values[-1]) - 0.0002, "the best precision must lie inside"
     teacher = LaplaceTeacher.fit(network, **settings)
     chosen = validation_nll(link, hessian, data, teacher.prior_precision)
@@ -89,8 +85,7 @@ def test_the_precision_in_closed_form_is_the_best_of_a_fine_grid(link, structure
     assert teacher.record["prior precision chosen by"] == "validation NLL"
 
 
-@EACH
-@pytest.mark.parametrize("num_samples", [1, 10])
+@pytest.mark.parametrize(("structure", "num_samples"), [("kron", 1), ("diag", 10), ("full", 10)])
 def test_the_mc_precision_is_nearly_the_best_for_means_of_as_many_other_draws(structure, num_samples):
     network, settings, data = overconfident("mc", structure)
     seen = head_data(network, settings["train"])
@@ -123,9 +118,9 @@ def test_the_search_stays_within_its_range_and_finds_its_ends():
     assert laplace_module._least(lambda delta: delta) == pytest.approx(1e-4, rel=1e-3)
     assert laplace_module._least(lambda delta: -delta) == pytest.approx(1e6, rel=1e-3)
     asked = []
-    found = laplace_module._least(lambda delta: asked.append(delta) or math.log(delta / 3) ** 2)
+    actual = laplace_module._least(lambda delta: asked.append(delta) or math.log(delta / 3) ** 2)
     assert 1e-4 * (1 - 1e-12) <= min(asked) < 1.01e-4 and 0.99e6 < max(asked) <= 1e6 * (1 + 1e-12)
-    assert found == pytest.approx(3, rel=1e-3)
+    assert actual == pytest.approx(3, rel=1e-3)
 
 
 def test_a_given_precision_is_kept_and_the_defaults_are_those_of_the_paper():
@@ -166,9 +161,9 @@ def test_the_record_has_the_metrics_of_one_mean_of_as_many_draws(structure, num_
         drawn = data.logits + torch.einsum("nij,snj->sni", root, noise)
         metrics = classification_metrics(torch.softmax(drawn, dim=-1).mean(dim=0), data.labels)
         others.append(torch.tensor([metrics[name] for name in smooth], dtype=torch.float64))
-    found, others = teacher.record["validation"], torch.stack(others)
-    assert list(found) == ["accuracy", "nll", "ece", "brier"]
-    deviation = torch.tensor([found[name] for name in smooth], dtype=torch.float64) - others.mean(dim=0)
+    actual, others = teacher.record["validation"], torch.stack(others)
+    assert list(actual) == ["accuracy", "nll", "ece", "brier"]
+    deviation = torch.tensor([actual[name] for name in smooth], dtype=torch.float64) - others.mean(dim=0)
     assert (deviation.abs() < 5 * others.std(dim=0) + 1e-4).all()
 
 
@@ -182,8 +177,7 @@ def test_the_record_of_few_draws_is_worse_than_that_of_many():
     assert nlls[0] > nlls[1] + 0.1 and nlls[1] > many.record["validation"]["nll"] + 0.005
 
 
-@EACH
-@LINK
+@pytest.mark.parametrize(("link", "structure"), [("mc", "kron"), ("probit", "diag"), ("bridge", "full")])
 def test_the_choice_does_not_depend_on_how_many_examples_are_held_at_a_time(link, structure, monkeypatch):
     network, settings, _ = overconfident(link, structure)
     settings["validation"] = settings["validation"][:2]  # 32 examples
@@ -199,11 +193,11 @@ def test_the_choice_does_not_depend_on_how_many_examples_are_held_at_a_time(link
     for chunk, most in ((2000, range(2, 30)), (1, [1])):
         held.clear()
         monkeypatch.setattr(laplace_module, "CHUNK", chunk)
-        found = LaplaceTeacher.fit(network, **settings)
+        actual = LaplaceTeacher.fit(network, **settings)
         examples, numbers = (max(column) for column in zip(*held, strict=True))
         assert examples in most and (numbers <= chunk or examples == 1)
         assert sum(count for count, _ in held) % 32 == 0, "no example may be lost"
-        assert abs(math.log10(found.prior_precision / expected.prior_precision)) < (1 if link == "mc" else 0.05)
+        assert abs(math.log10(actual.prior_precision / expected.prior_precision)) < (1 if link == "mc" else 0.05)
         again = LaplaceTeacher.fit(network, **settings, prior_precision=expected.prior_precision)
         if link == "mc":  # other draws
             assert again.record["validation"]["nll"] == pytest.approx(expected.record["validation"]["nll"], abs=0.1)

@@ -180,7 +180,7 @@ def test_type_and_device_are_kept(posterior):
         ({"posterior": "all"}, "posterior is 'all'; it must be one of head, full"),
         ({"prior_std": 0.0}, "prior_std must be above 0"),
         ({"initial_std": -1.0}, "initial_std must be above 0"),
-        ({"rank": -1}, "rank must be at least 0 and a whole number"),
+        ({"rank": -1}, "rank must be a whole number of at least 0"),
     ],
 )
 def test_bad_arguments_are_refused_and_the_network_left_as_it_was(posterior, arguments, words):

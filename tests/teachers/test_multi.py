@@ -16,7 +16,7 @@ from hf_bkd import (
     add_soft_labels,
 )
 from hf_bkd.soft_labels import read
-from hf_bkd.soft_labels.record import num_draws
+from hf_bkd.soft_labels.record import TeacherRecord
 from hf_bkd.targets import entropy_weights
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
 
@@ -49,32 +49,32 @@ def answers(teachers: dict[str, Teacher]):
 def test_equal_and_entropy_weights_make_the_mean_and_the_mixtures_variance():
     first, second = answers(members())
     for weights in ("equal", "entropy"):
-        found = MultiTeacher(members(), weights).predict(X, 6, generator(), True)
+        actual = MultiTeacher(members(), weights).predict(X, 6, generator(), True)
         means = torch.stack([first.mean, second.mean], dim=1)
         each = entropy_weights(means) if weights == "entropy" else torch.full((12, 2), 0.5)
         mean = (each[..., None] * means).sum(dim=1)
-        torch.testing.assert_close(found.mean, mean)
+        torch.testing.assert_close(actual.mean, mean)
         within = each[:, 1:] * second.variance  # the first doesn't draw
         between = (each[..., None] * (means - mean[:, None]).square()).sum(dim=1)
-        torch.testing.assert_close(found.variance, within + between)
-        assert found.samples.shape == (7, 12, 3)
+        torch.testing.assert_close(actual.variance, within + between)
+        assert actual.samples.shape == (7, 12, 3)
 
 
 def test_inverse_variance_weights_are_those_of_the_members_means():
     teachers = {"a": drawing(1), "b": EnsembleTeacher([drawing(2), drawing(3)])}
     a, b = answers(teachers)
-    found = MultiTeacher(teachers, "inverse_variance").predict(X, 6, generator())
+    actual = MultiTeacher(teachers, "inverse_variance").predict(X, 6, generator())
     va, vb = a.variance.sum(dim=1) / 6, b.variance.sum(dim=1) / 12
     expected = (a.mean / va[:, None] + b.mean / vb[:, None]) / (1 / va + 1 / vb)[:, None]
-    torch.testing.assert_close(found.mean, expected)
+    torch.testing.assert_close(actual.mean, expected)
     with pytest.raises(UserError, match="inverse variances need teachers that draw, and these don't: sure"):
         MultiTeacher(members(), "inverse_variance").predict(X, 6, generator())
 
 
 def test_its_temperature_comes_on_top_of_the_members():
     plain = MultiTeacher(members()).predict(X, 6, generator()).mean
-    found = MultiTeacher(members(), temperature=2.0).predict(X, 6, generator()).mean
-    torch.testing.assert_close(found, plain.sqrt() / plain.sqrt().sum(dim=-1, keepdim=True))
+    actual = MultiTeacher(members(), temperature=2.0).predict(X, 6, generator()).mean
+    torch.testing.assert_close(actual, plain.sqrt() / plain.sqrt().sum(dim=-1, keepdim=True))
 
 
 @pytest.mark.parametrize("weights", ["equal", "entropy"])
@@ -99,33 +99,36 @@ def rows() -> datasets.Dataset:
 
 def test_each_member_labels_the_dataset_under_its_name(tmp_path):
     teachers = members()
-    how = {"storage": "float32", "progress": False, "seed": 3}
-    labeled = add_soft_labels(rows(), MultiTeacher(teachers, "entropy"), 6, folder=tmp_path / "shards", **how)
+    options = {"storage": "float32", "progress": False, "seed": 3}
+    labeled = add_soft_labels(rows(), MultiTeacher(teachers, "entropy"), 6, folder=tmp_path / "shards", **options)
     for name, teacher in teachers.items():
-        alone = read(add_soft_labels(rows(), teacher, 6, **how))
-        found = read(labeled, name)
-        assert torch.equal(found.probs, alone.probs)
-        assert found.provenance["teacher"] == alone.provenance["teacher"]
+        alone = read(add_soft_labels(rows(), teacher, 6, **options))
+        actual = read(labeled, name)
+        assert torch.equal(actual.probs, alone.probs)
+        assert actual.record.teacher == alone.record.teacher
     assert "teacher_variance__broad" in labeled.column_names and "teacher_variance__sure" not in labeled.column_names
     MultiTeacher(teachers).save_pretrained(tmp_path / "t")
-    with pytest.raises(UserError, match="names its labels itself"):
-        add_soft_labels(rows(), MultiTeacher(teachers), name="both", **how)
+    with pytest.raises(UserError, match="name their labels themselves"):
+        add_soft_labels(rows(), MultiTeacher(teachers), name="both", **options)
+    by_name = add_soft_labels(rows(), teachers, 6, **options)
+    assert all(torch.equal(read(by_name, name).probs, read(labeled, name).probs) for name in teachers)
     with pytest.raises(UserError, match="that aren't streamed"):
-        add_soft_labels(rows().to_iterable_dataset(), MultiTeacher(teachers), **how)
+        add_soft_labels(rows().to_iterable_dataset(), MultiTeacher(teachers), **options)
 
 
 def test_a_class_map_moves_and_adds_probabilities():
     member = drawing()
     mapped = ClassMap(member, [4, 0, 4], num_classes=5)
-    own, found = member.predict(X, 6, generator(), True), mapped.predict(X, 6, generator(), True)
+    own, actual = member.predict(X, 6, generator(), True), mapped.predict(X, 6, generator(), True)
     draws = np.zeros((6, 12, 5))
     draws[..., 0] = own.samples[..., 1]
     draws[..., 4] = own.samples[..., 0] + own.samples[..., 2]
-    np.testing.assert_allclose(found.samples, draws, atol=1e-6)
-    np.testing.assert_allclose(found.mean, draws.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(found.variance, draws.var(axis=0, ddof=1), atol=1e-6)
-    assert num_draws(mapped.describe(), 6) == 6
-    assert num_draws(ClassMap(DeterministicTeacher(network()), [0, 1, 2], 4).describe(), 6) == 1
+    np.testing.assert_allclose(actual.samples, draws, atol=1e-6)
+    np.testing.assert_allclose(actual.mean, draws.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(actual.variance, draws.var(axis=0, ddof=1), atol=1e-6)
+    assert TeacherRecord.from_json(mapped.describe()).draws(6) == mapped.num_draws(6) == 6
+    single = ClassMap(DeterministicTeacher(network()), [0, 1, 2], 4)
+    assert TeacherRecord.from_json(single.describe()).draws(6) == single.num_draws(6) == 1
 
 
 def test_a_class_map_keeps_a_members_tempered_mean_and_is_saved(tmp_path):

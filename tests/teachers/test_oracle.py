@@ -38,10 +38,10 @@ def test_without_noise_it_says_the_exact_probabilities():
 
 def test_noisy_oracles_scatter_around_them_as_told():
     exact = TASK.posterior(X)
-    answer = OracleTeacher(TASK, concentration=5.0).predict(X, 20_000, torch.Generator().manual_seed(0))
+    answer = OracleTeacher(TASK, concentration=5.0).predict(X, 6_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(answer.mean, exact.float(), rtol=0, atol=0.02)
-    torch.testing.assert_close(answer.variance, (exact * (1 - exact) / 6).float(), rtol=0.1, atol=1e-4)
-    answer = OracleTeacher(TASK, variance=1e-4).predict(X, 20_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(answer.variance, (exact * (1 - exact) / 6).float(), rtol=0.15, atol=3e-4)
+    answer = OracleTeacher(TASK, variance=1e-4).predict(X, 6_000, torch.Generator().manual_seed(0))
     inside = exact.min(dim=1).values > 0.05  # where nothing is clipped
     assert inside.sum() > 5
     torch.testing.assert_close(answer.mean[inside], exact[inside].float(), rtol=0, atol=1e-3)
@@ -62,11 +62,12 @@ def test_is_saved_labels_and_teaches_like_any_teacher(tmp_path, noise):
     assert torch.equal(read(labeled).probs, read(direct).probs)
     assert ("teacher_variance" in labeled.column_names) is bool(noise)
 
-    def losses(dataset, **how):
+    def losses(dataset, **options):
         torch.manual_seed(0)
         args = DistillationTrainingArguments(
-            str(tmp_path / "student"), max_steps=12, learning_rate=0.1, per_device_train_batch_size=8, logging_steps=1,
-            use_cpu=True, disable_tqdm=True, save_strategy="no", report_to="none", remove_unused_columns=False, **how,
+            str(tmp_path / "student"), max_steps=8, learning_rate=0.1, per_device_train_batch_size=8, logging_steps=1,
+            use_cpu=True, disable_tqdm=True, save_strategy="no", report_to="none", remove_unused_columns=False,
+            **options,
         )  # fmt: skip
         trainer = DistillationTrainer(Student(), args, train_dataset=dataset, teacher=OracleTeacher(TASK, **noise))
         trainer.train()

@@ -25,14 +25,14 @@ def card_of(teacher: Teacher, folder: Path) -> tuple[ModelCard, dict[str, Any]]:
 
 def tables(card: ModelCard) -> list[dict[str, str]]:
     """Each table of a card, as the rows below its head by their first cell."""
-    found: list[dict[str, str]] = [{}]
+    actual: list[dict[str, str]] = [{}]
     for line in card.text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if line.startswith("|") and not line.startswith(("| ---", "| |", "| accuracy")):
-            found[-1][cells[0]] = " | ".join(cells[1:])
-        elif not line.startswith("|") and found[-1]:
-            found.append({})
-    return found[:-1]
+            actual[-1][cells[0]] = " | ".join(cells[1:])
+        elif not line.startswith("|") and actual[-1]:
+            actual.append({})
+    return actual[:-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,17 +10,21 @@ from torch.distributions import LowRankMultivariateNormal, Normal
 from hf_bkd import IVON
 from hf_bkd.teachers import VariationalTeacher, make_variational
 from hf_bkd.utils.errors import UserError
-from tests.teachers.teacher_helpers import SmallNetwork, assert_equal_means, points, small_bert, small_cnn, vary_spread
+from tests.teachers.teacher_helpers import (
+    SmallNetwork,
+    assert_equal_means,
+    points,
+    seeded,
+    small_bert,
+    small_cnn,
+    vary_spread,
+)
 
 WORDS = {"input_ids": torch.randint(20, (5, 6), generator=torch.Generator().manual_seed(0))}
 IMAGES = {"pixel_values": torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))}
 X = points(5)[0]
 NETWORKS = {"plain": (SmallNetwork, X), "timm": (small_cnn, IMAGES), "bert": (small_bert, WORDS)}
 EACH_NETWORK = pytest.mark.parametrize("name", NETWORKS)
-
-
-def seeded(seed: int = 1) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def teacher_of(posterior: str = "head", bias: bool = True, rank: int = 0, **settings) -> VariationalTeacher:
@@ -151,11 +155,11 @@ def test_draws_with_given_deviations_are_those_of_explicit_weights(name):
     std = all_of(network)  # norms' weights and embeddings among them
     before = {name: value.clone() for name, value in network.state_dict().items()}
     teacher = VariationalTeacher(network, std)
-    found = teacher.draw_logits(inputs, 3, seeded())
-    torch.testing.assert_close(found, explicit_draws(network, inputs, std, {}, 3, seeded()), rtol=1e-4, atol=1e-5)
+    actual = teacher.draw_logits(inputs, 3, seeded())
+    torch.testing.assert_close(actual, explicit_draws(network, inputs, std, {}, 3, seeded()), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     shuffled = VariationalTeacher(network, dict(reversed(std.items())))
-    assert torch.equal(shuffled.draw_logits(inputs, 3, seeded()), found)
+    assert torch.equal(shuffled.draw_logits(inputs, 3, seeded()), actual)
 
 
 @pytest.mark.parametrize("only", [["backbone.0.weight"], ["head.bias"], ["backbone.1.bias", "head.weight"]])
@@ -163,16 +167,16 @@ def test_weights_without_a_deviation_are_fixed(only):
     network = SmallNetwork()
     std = {name: value for name, value in all_of(network).items() if name in only}
     factors = {only[-1]: torch.rand(2, *std[only[-1]].shape)}
-    found = VariationalTeacher(network, std, factors).draw_logits(X, 4, seeded())
-    torch.testing.assert_close(found, explicit_draws(network, X, std, factors, 4, seeded()))
+    actual = VariationalTeacher(network, std, factors).draw_logits(X, 4, seeded())
+    torch.testing.assert_close(actual, explicit_draws(network, X, std, factors, 4, seeded()))
 
 
 def test_factors_of_the_heads_bias_alone_are_drawn():
     network = SmallNetwork()
     std = {name: value for name, value in all_of(network).items() if name.startswith("head")}
     factors = {"head.bias": torch.tensor([[3.0, -3.0, 0.0]])}
-    found = VariationalTeacher(network, std, factors).draw_logits(X, 4, seeded())
-    torch.testing.assert_close(found, explicit_draws(network, X, std, factors, 4, seeded()))
+    actual = VariationalTeacher(network, std, factors).draw_logits(X, 4, seeded())
+    torch.testing.assert_close(actual, explicit_draws(network, X, std, factors, 4, seeded()))
 
 
 def test_the_posterior_that_ivon_trained_is_taken_as_it_is():
@@ -186,8 +190,8 @@ def test_the_posterior_that_ivon_trained_is_taken_as_it_is():
     std = optimizer.posterior_std(network)
     teacher = VariationalTeacher(network, std)
     assert list(teacher.std) == [name for name, _ in network.named_parameters()]
-    found = teacher.draw_logits(X, 3, seeded())
-    torch.testing.assert_close(found, explicit_draws(network, X, std, {}, 3, seeded()))
+    actual = teacher.draw_logits(X, 3, seeded())
+    torch.testing.assert_close(actual, explicit_draws(network, X, std, {}, 3, seeded()))
 
 
 @pytest.mark.parametrize("posterior", ["head", "full"])

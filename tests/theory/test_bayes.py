@@ -37,7 +37,7 @@ def test_probabilities_are_bayes_rule_of_scipys_densities(covariance, priors):
 @pytest.mark.parametrize("covariance", [SHARED, PER_CLASS])
 def test_samples_have_the_stated_moments_and_labels(covariance):
     task = GaussianMixture(MEANS, covariance, PRIORS)
-    x, y = task.sample(200_000, torch.Generator().manual_seed(0))
+    x, y = task.sample(60_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(torch.bincount(y) / len(y), PRIORS, rtol=0, atol=5e-3)
     for label, (mean, cov) in enumerate(zip(MEANS, covariance.expand(4, 3, 3), strict=True)):
         torch.testing.assert_close(x[y == label].mean(dim=0), mean, rtol=0, atol=0.08)
@@ -67,13 +67,13 @@ def test_labels_are_drawn_from_their_probabilities():
 @pytest.mark.parametrize("concentration", [0.5, 5.0, 50.0])
 def test_dirichlet_draws_have_mean_p_and_covariance_over_a_plus_1(concentration):
     probs = torch.tensor([[0.6, 0.3, 0.08, 0.02], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    draws = dirichlet_draws(probs, concentration, 100_000, torch.Generator().manual_seed(0))
+    draws = dirichlet_draws(probs, concentration, 40_000, torch.Generator().manual_seed(0))
     assert (draws >= 0).all()
-    torch.testing.assert_close(draws.sum(dim=-1), torch.ones(100_000, 2, dtype=torch.float64))
-    torch.testing.assert_close(draws.mean(dim=0), probs, rtol=0, atol=5e-3)
+    torch.testing.assert_close(draws.sum(dim=-1), torch.ones(40_000, 2, dtype=torch.float64))
+    torch.testing.assert_close(draws.mean(dim=0), probs, rtol=0, atol=8e-3)
     expected = one_hot_covariance(probs[0]) / (concentration + 1)
-    torch.testing.assert_close(draws[:, 0].T.cov(), expected, rtol=0.03, atol=3e-4)
-    first = draws[::10, 0, 0].numpy()
+    torch.testing.assert_close(draws[:, 0].T.cov(), expected, rtol=0.05, atol=5e-4)
+    first = draws[::4, 0, 0].numpy()
     assert stats.kstest(first, stats.beta(concentration * 0.6, concentration * 0.4).cdf).pvalue > 0.01
 
 

@@ -30,8 +30,8 @@ def eigen_root(covariance: Tensor) -> Tensor:
 
 def truncated(matrix: Tensor, rank: int) -> Tensor:
     """By the eigenvectors of A^T A."""
-    kept = torch.linalg.eigh(matrix.T @ matrix).eigenvectors[:, -rank:]
-    return matrix @ kept @ kept.T
+    remaining = torch.linalg.eigh(matrix.T @ matrix).eigenvectors[:, -rank:]
+    return matrix @ remaining @ remaining.T
 
 
 @pytest.mark.parametrize(("k", "d"), [(3, 5), (5, 3), (1, 4), (4, 1)])
@@ -39,9 +39,9 @@ def test_the_total_is_the_divergence_of_the_vectorised_gaussians_at_every_rank(k
     teacher, student = posterior(k, d), posterior(k, d, seed=1)
     expected = kl_divergence(dense(*student), dense(*teacher)).item()
     for rank in (None, *range(1, min(k, d) + 1)):
-        found = distillation_divergence(*teacher, *student, rank=rank)
-        assert found.total == pytest.approx(expected, rel=1e-10)
-        assert all(isinstance(part, float) for part in found)
+        actual = distillation_divergence(*teacher, *student, rank=rank)
+        assert actual.total == pytest.approx(expected, rel=1e-10)
+        assert all(isinstance(part, float) for part in actual)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -49,14 +49,18 @@ def test_the_parts_are_those_of_another_square_root(rank):
     (mean, covariance), (student_mean, student_covariance) = posterior(), posterior(seed=1)
     root = torch.linalg.inv(eigen_root(covariance))
     teacher, student = mean @ root, student_mean @ root
-    kept, relative = truncated(teacher, rank), root @ student_covariance @ root
-    found = distillation_divergence(mean, covariance, student_mean, student_covariance, rank)
-    assert found.bias == pytest.approx((student - kept).square().sum().item() / 2, rel=1e-8)
-    assert found.rank == pytest.approx((teacher - kept).square().sum().item() / 2, rel=1e-8, abs=1e-12)
-    assert found.cross == pytest.approx(((student - kept) * (kept - teacher)).sum().item(), rel=1e-8, abs=1e-12)
+    remaining, relative = truncated(teacher, rank), root @ student_covariance @ root
+    actual = distillation_divergence(mean, covariance, student_mean, student_covariance, rank)
+    assert actual.bias == pytest.approx((student - remaining).square().sum().item() / 2, rel=1e-8)
+    assert actual.rank == pytest.approx((teacher - remaining).square().sum().item() / 2, rel=1e-8, abs=1e-12)
+    assert actual.cross == pytest.approx(
+        ((student - remaining) * (remaining - teacher)).sum().item(), rel=1e-8, abs=1e-12
+    )
     variance = K / 2 * (relative.trace() - D - torch.logdet(relative))
-    assert found.variance == pytest.approx(variance.item(), rel=1e-8)
-    assert found.bias > 0.1 and found.variance > 0.1 and (rank == 3 or found.rank > 0.1 and abs(found.cross) > 0.01)
+    assert actual.variance == pytest.approx(variance.item(), rel=1e-8)
+    assert (
+        actual.bias > 0.1 and actual.variance > 0.1 and (rank == 3 or actual.rank > 0.1 and abs(actual.cross) > 0.01)
+    )
 
 
 def test_the_total_is_the_mean_log_ratio_of_the_students_draws():
@@ -89,10 +93,10 @@ def test_no_other_mean_of_a_rank_is_nearer_to_the_teacher_than_the_best(rank):
 def test_a_shrunk_best_mean_pays_in_bias_alone_and_a_wider_covariance_in_variance_alone():
     mean, covariance = posterior()
     best, apart = best_student(mean, covariance, 1), best_student(mean, covariance, 2)
-    found = distillation_divergence(mean, covariance, 0.8 * best, 1.5 * covariance, 1)
-    kept = distillation_divergence(mean, covariance, 0 * best, covariance, 1).bias
-    assert found.bias == pytest.approx(0.2**2 * kept) and abs(found.cross) < 1e-12
-    assert found.variance == pytest.approx(K * D / 2 * (1.5 - 1 - math.log(1.5)))
+    actual = distillation_divergence(mean, covariance, 0.8 * best, 1.5 * covariance, 1)
+    remaining = distillation_divergence(mean, covariance, 0 * best, covariance, 1).bias
+    assert actual.bias == pytest.approx(0.2**2 * remaining) and abs(actual.cross) < 1e-12
+    assert actual.variance == pytest.approx(K * D / 2 * (1.5 - 1 - math.log(1.5)))
     towards = distillation_divergence(mean, covariance, best + 0.1 * (apart - best), covariance, 1)
     assert towards.cross < -1e-3 and towards.total < towards.rank  # what the rank cut off, partly won back
 
@@ -101,8 +105,8 @@ def test_leading_dimensions_are_data_sets_over_which_the_divergence_is_averaged(
     teachers, students = ([posterior(seed=seed + s) for seed in range(4)] for s in (0, 10))
     alone = [distillation_divergence(*t, *s, rank=2) for t, s in zip(teachers, students, strict=True)]
     stacked = [torch.stack(parts) for pair in (teachers, students) for parts in zip(*pair, strict=True)]
-    found = distillation_divergence(*stacked, rank=2)
-    assert found == pytest.approx(tuple(torch.tensor(alone, dtype=torch.float64).mean(dim=0).tolist()), rel=1e-10)
+    actual = distillation_divergence(*stacked, rank=2)
+    assert actual == pytest.approx(tuple(torch.tensor(alone, dtype=torch.float64).mean(dim=0).tolist()), rel=1e-10)
     best = best_student(*stacked[:2], rank=2)
     torch.testing.assert_close(best, torch.stack([best_student(*t, rank=2) for t in teachers]))
 
@@ -139,18 +143,18 @@ def test_the_label_bound_is_the_mean_divergence_of_the_components_and_above_that
     inputs = torch.randn(D, N, generator=generator, dtype=torch.float64)
     labels = truth @ inputs + NOISE * torch.randn(K, N, generator=generator, dtype=torch.float64)
     mean, covariance = conjugate_posterior(inputs, labels, NOISE, 1.0)
-    found = label_divergence_bound(inputs, mean, covariance, truth, NOISE)
+    actual = label_divergence_bound(inputs, mean, covariance, truth, NOISE)
     identity = NOISE**2 * torch.eye(N, dtype=torch.float64)
     true = dense(truth @ inputs, identity)
     weights = dense(mean, covariance)
     at_mean = kl_divergence(dense(mean @ inputs, identity), true).item()
-    assert found.bias == pytest.approx(at_mean, rel=1e-10)
+    assert actual.bias == pytest.approx(at_mean, rel=1e-10)
     design = torch.kron(torch.eye(K, dtype=torch.float64), inputs @ inputs.T)
     spread = (design @ weights.covariance_matrix).trace().item() / (2 * NOISE**2)
-    assert found.variance == pytest.approx(spread, rel=1e-10)
+    assert actual.variance == pytest.approx(spread, rel=1e-10)
     mixture = dense(mean @ inputs, inputs.T @ covariance @ inputs + identity)
     exact = kl_divergence(mixture, true).item()
-    assert 0.5 * found.total < exact < found.total == found.bias + found.variance
+    assert 0.5 * actual.total < exact < actual.total == actual.bias + actual.variance
 
 
 def test_a_deterministic_student_is_told_that_its_divergence_is_infinite():
@@ -223,6 +227,6 @@ def test_the_heads_of_two_laplace_teachers_have_a_divergence(structure):
         LaplaceTeacher.fit(head, [(features, labels)], structure=structure, prior_precision=1.0).head_posterior()
         for head in heads
     )
-    found = distillation_divergence(*teacher, *student, rank=2)
-    assert found.total == pytest.approx(kl_divergence(dense(*student), dense(*teacher)).item(), rel=1e-10)
-    assert found.rank > 0 and abs(distillation_divergence(*teacher, *teacher).total) < 1e-10
+    actual = distillation_divergence(*teacher, *student, rank=2)
+    assert actual.total == pytest.approx(kl_divergence(dense(*student), dense(*teacher)).item(), rel=1e-10)
+    assert actual.rank > 0 and abs(distillation_divergence(*teacher, *teacher).total) < 1e-10

@@ -42,9 +42,9 @@ def test_the_bounds_cross_at_the_tightness_radius(gradient, eigenvalue, divergen
     def difference(radius: float) -> float:
         return sharpness_gap_bound(GAP, gradient, eigenvalue, radius) - upper
 
-    found = tightness_radius(gradient, eigenvalue, PROXY, divergence)
-    assert found == pytest.approx(brentq(difference, 0, 1e9, xtol=1e-14, rtol=1e-12), rel=1e-9)
-    assert difference(0.99 * found) < 0 < difference(1.01 * found)
+    actual = tightness_radius(gradient, eigenvalue, PROXY, divergence)
+    assert actual == pytest.approx(brentq(difference, 0, 1e9, xtol=1e-14, rtol=1e-12), rel=1e-9)
+    assert difference(0.99 * actual) < 0 < difference(1.01 * actual)
 
 
 def test_the_tightness_radius_grows_as_the_teacher_gets_flatter_and_has_its_limits():

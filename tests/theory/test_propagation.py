@@ -41,10 +41,10 @@ def test_entropy_is_split_by_what_each_student_got_right():
     for student in probs.numpy():
         for row, label in zip(student, labels.tolist(), strict=True):
             groups[row.argmax() == label].append(entropy(row))
-    found = intra_student_entropy(probs, labels)
+    actual = intra_student_entropy(probs, labels)
     expected = [np.mean(groups[True] + groups[False]), np.mean(groups[True]), np.mean(groups[False])]
-    np.testing.assert_allclose(found[:3], expected, rtol=1e-12)
-    assert found.accuracy == pytest.approx(len(groups[True]) / 120)
+    np.testing.assert_allclose(actual[:3], expected, rtol=1e-12)
+    assert actual.accuracy == pytest.approx(len(groups[True]) / 120)
 
 
 def test_there_is_no_entropy_of_no_predictions():
@@ -74,12 +74,12 @@ def test_one_response_has_a_variance_only_if_it_is_known():
 @pytest.mark.parametrize("listed", [True, False])
 def test_weights_are_those_of_generalized_least_squares(listed):
     means, variances = normal(3, 4), normal(3, 4).exp()
-    found = inverse_variance_combine(*((list(means), list(variances)) if listed else (means, variances)))
+    actual = inverse_variance_combine(*((list(means), list(variances)) if listed else (means, variances)))
     for i in range(4):
         precision = np.linalg.inv(np.diag(variances[:, i].numpy()))
         covariance = 1 / (np.ones(3) @ precision @ np.ones(3))
-        assert found.variance[i].item() == pytest.approx(covariance, rel=1e-12)
-        assert found.mean[i].item() == pytest.approx(covariance * (np.ones(3) @ precision @ means[:, i].numpy()))
+        assert actual.variance[i].item() == pytest.approx(covariance, rel=1e-12)
+        assert actual.mean[i].item() == pytest.approx(covariance * (np.ones(3) @ precision @ means[:, i].numpy()))
     scalars = inverse_variance_combine(means, [0.5, 1.0, 2.0])
     np.testing.assert_allclose(scalars.mean, (4 * means[0] + 2 * means[1] + means[2]) / 7, rtol=1e-12)
     np.testing.assert_allclose(scalars.variance, [2 / 7] * 4, rtol=1e-12)
@@ -101,13 +101,13 @@ def test_tiny_variances_do_not_overflow():
 
 def test_the_oracle_is_that_of_the_released_code():
     responses, truth, noise = normal(5, 8), normal(8), 0.5
-    found = oracle_combine(responses, truth, noise)
+    actual = oracle_combine(responses, truth, noise)
     for i in range(8):
         labels = responses[:, i].tolist()
         average = sum(labels) / 5
         spread = sum((label - average) ** 2 for label in labels) / 5
         share = (1 / spread) / (1 / spread + 1 / noise)
-        assert found[i].item() == pytest.approx(share * average + (1 - share) * truth[i].item(), rel=1e-12)
+        assert actual[i].item() == pytest.approx(share * average + (1 - share) * truth[i].item(), rel=1e-12)
     assert torch.equal(oracle_combine(responses[:1], truth, noise), responses[0])
 
 
@@ -120,8 +120,8 @@ def test_leverage_is_the_diagonal_of_the_hat_matrix():
 
 def test_students_fitted_at_once_are_those_fitted_alone():
     inputs, responses = normal(20, 3), normal(5, 20)
-    found = ols_students(torch.cat([torch.ones(20, 1, dtype=torch.float64), inputs], dim=1), responses)
-    for coefficients, response in zip(found, responses, strict=True):
+    actual = ols_students(torch.cat([torch.ones(20, 1, dtype=torch.float64), inputs], dim=1), responses)
+    for coefficients, response in zip(actual, responses, strict=True):
         alone = LinearRegression().fit(inputs.numpy(), response.numpy())
         np.testing.assert_allclose(coefficients, [alone.intercept_, *alone.coef_], rtol=1e-10)
 

@@ -56,8 +56,8 @@ def gradients(network, inputs, scalar) -> torch.Tensor:
     rows = []
     for i in range(B):
         one = {k: v[i : i + 1] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[i : i + 1]
-        found = torch.autograd.grad(scalar(network(one)[0], i), trained)
-        rows.append(torch.cat([g.flatten() for g in found]))
+        actual = torch.autograd.grad(scalar(network(one)[0], i), trained)
+        rows.append(torch.cat([g.flatten() for g in actual]))
     return torch.stack(rows)
 
 
@@ -113,7 +113,7 @@ def test_the_papers_formulas_follow_from_jacobians_by_hand(exact):
 @pytest.mark.parametrize("kind", ["one-hot", "exact", "additive", "dirichlet", "mean", "mixed"])
 def test_the_noise_is_what_drawn_targets_have(exact, kind):
     student, x, probs, _, gram = exact
-    generator, draws = torch.Generator().manual_seed(3), 250
+    generator, draws = torch.Generator().manual_seed(3), 100
     many = probs.expand(draws, *probs.shape)
     one_hot = F.one_hot(sample_labels(many, generator), C).double()
     label_noise = gradient_noise(gram, one_hot_covariance(probs))
@@ -132,8 +132,8 @@ def test_the_noise_is_what_drawn_targets_have(exact, kind):
         "mean": lambda: (teacher(5), label_noise / 15),
         "mixed": lambda: (0.4 * one_hot + 0.6 * teacher(1), mixed_noise(label_noise, label_noise / 3, 0.6)),
     }[kind]()
-    found = torch.einsum("sbk,bkl,sbl->sb", targets, gram, targets).mean().item()
-    assert found == pytest.approx(expected, rel=0.02, abs=1e-16)
+    actual = torch.einsum("sbk,bkl,sbl->sb", targets, gram, targets).mean().item()
+    assert actual == pytest.approx(expected, rel=0.03, abs=1e-16)
     few = squared_gradient_norms(student, x, targets[:3])
     torch.testing.assert_close(
         few, torch.einsum("sbk,bkl,sbl->sb", targets[:3], gram, targets[:3]), atol=1e-12, rtol=1e-6
@@ -142,10 +142,10 @@ def test_the_noise_is_what_drawn_targets_have(exact, kind):
 
 def test_the_best_lambda_is_the_minimum_of_the_mixed_noise():
     label, teacher = 2.8, 1.1
-    grid = torch.linspace(0, 1, 10_001).tolist()
+    grid = torch.linspace(0, 1, 1_001).tolist()
     noises = [mixed_noise(label, teacher, each) for each in grid]
     best = best_lambda(label, teacher)
-    assert best == pytest.approx(grid[noises.index(min(noises))], abs=1e-4)
+    assert best == pytest.approx(grid[noises.index(min(noises))], abs=1e-3)
     assert mixed_noise(label, teacher, best) == pytest.approx(label * teacher / (label + teacher))
     assert best_lambda(1.0, 0.0) == 1
     assert best_lambda(1.0, 1 / 6) == pytest.approx(6 / 7)  # Dirichlet(5 p)
@@ -155,9 +155,9 @@ def test_the_best_lambda_is_the_minimum_of_the_mixed_noise():
 @pytest.mark.parametrize("concentration", [0.5, 5.0, 50.0])
 def test_the_label_free_lambda_is_that_of_dirichlet_teachers(exact, concentration, samples):
     _, _, probs, _, _ = exact
-    draws = dirichlet_draws(probs.repeat(20, 1), concentration, samples, torch.Generator().manual_seed(0))
-    found = label_free_lambda(draws.mean(dim=0), draws.var(dim=0), samples)
-    assert found == pytest.approx(1 / (1 + 1 / (concentration + 1) / samples), rel=0.01)
+    draws = dirichlet_draws(probs.repeat(10, 1), concentration, samples, torch.Generator().manual_seed(0))
+    actual = label_free_lambda(draws.mean(dim=0), draws.var(dim=0), samples)
+    assert actual == pytest.approx(1 / (1 + 1 / (concentration + 1) / samples), rel=0.01)
 
 
 def test_the_floor_is_the_stationary_risk_of_a_quadratic():

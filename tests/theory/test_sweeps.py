@@ -6,6 +6,7 @@ from torch import nn
 
 from hf_bkd.theory import sweeps as module
 from hf_bkd.theory.sweeps import SOURCES, bootstrap_weights, distill_many, noisy_responses, sample_responses
+from tests.theory.theory_helpers import alone
 
 PROBS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]])
 N, COUNT, SIZES = 12, 3, (4, 5, 2)
@@ -22,22 +23,13 @@ def targets(vary: str, loss: str = "squared error", count: int = COUNT) -> torch
     return outputs.softmax(dim=-1) if loss == "divergence" else outputs
 
 
-def train(vary: str, loss: str = "squared error", count: int = COUNT, **how) -> module.Students:
-    how = {"targets": targets(vary, loss, count), "sizes": SIZES, "steps": 20} | how
-    return distill_many(inputs(), vary=vary, loss=loss, count=count, **how)
+def train(vary: str, loss: str = "squared error", count: int = COUNT, **options) -> module.BatchedStudents:
+    options = {"targets": targets(vary, loss, count), "sizes": SIZES, "steps": 20} | options
+    return distill_many(inputs(), vary=vary, loss=loss, count=count, **options)
 
 
-def parameters(students: module.Students) -> torch.Tensor:
+def parameters(students: module.BatchedStudents) -> torch.Tensor:
     return torch.cat([parameter.flatten(1) for parameter in students.parameters()], dim=1)
-
-
-def alone(students: module.Students, number: int) -> nn.Sequential:
-    layers = []
-    for weight, bias in zip(students.weights, students.biases, strict=True):
-        linear = nn.Linear(*weight.shape[1:], dtype=weight.dtype)
-        linear.weight.data, linear.bias.data = weight[number].T.clone(), bias[number, 0].clone()
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 @pytest.mark.parametrize("loss", ["squared error", "divergence"])
@@ -94,15 +86,15 @@ def test_all_sources_but_the_initial_weights_start_from_the_same_weights():
 def test_bootstrap_samples_go_by_the_seed_and_not_by_the_network(monkeypatch):
     seen = []
     monkeypatch.setattr(module, "bootstrap_weights", lambda *a: seen.append(bootstrap_weights(*a)) or seen[-1])
-    for how in ({}, {"sizes": (4, 9, 9, 2)}, {"seed": 1}):
-        train("data", **how)
+    for options in ({}, {"sizes": (4, 9, 9, 2)}, {"seed": 1}):
+        train("data", **options)
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
 
 
 def test_no_two_sources_or_seeds_share_their_random_numbers(monkeypatch):
     seeds = []
-    students, bootstrap = module.Students, bootstrap_weights
-    monkeypatch.setattr(module, "Students", lambda *a: seeds.append(a[2].initial_seed()) or students(*a))
+    students, bootstrap = module.BatchedStudents, bootstrap_weights
+    monkeypatch.setattr(module, "BatchedStudents", lambda *a: seeds.append(a[2].initial_seed()) or students(*a))
     monkeypatch.setattr(module, "bootstrap_weights", lambda *a: seeds.append(a[3].initial_seed()) or bootstrap(*a))
     for seed in range(4):
         train("data", seed=seed)
@@ -142,22 +134,22 @@ def test_arg_max_and_soft_responses_have_no_randomness():
 @pytest.mark.parametrize("k", [1, 4])
 def test_sampled_responses_are_means_of_k_labels(k):
     probs = PROBS.expand(20_000, 2, 3)
-    found, again = (sample_responses(probs, "sampled", k, torch.Generator().manual_seed(0)) for _ in range(2))
-    assert torch.equal(found, again)
-    torch.testing.assert_close(k * found, (k * found).round(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.sum(dim=-1), torch.ones(20_000, 2))
-    torch.testing.assert_close(found.mean(dim=0), PROBS, rtol=0, atol=0.015)
-    torch.testing.assert_close(found.var(dim=0), PROBS * (1 - PROBS) / k, rtol=0.05, atol=0)
-    pairs = torch.corrcoef(found[..., 0].T)  # the examples' labels are independent
+    actual, again = (sample_responses(probs, "sampled", k, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(actual, again)
+    torch.testing.assert_close(k * actual, (k * actual).round(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual.sum(dim=-1), torch.ones(20_000, 2))
+    torch.testing.assert_close(actual.mean(dim=0), PROBS, rtol=0, atol=0.015)
+    torch.testing.assert_close(actual.var(dim=0), PROBS * (1 - PROBS) / k, rtol=0.05, atol=0)
+    pairs = torch.corrcoef(actual[..., 0].T)  # the examples' labels are independent
     assert abs(pairs[0, 1]) < 0.03
 
 
 def test_noisy_responses_are_averages_of_k():
     mean = torch.tensor([1.0, -2.0]).expand(50_000, 2)
-    found = noisy_responses(mean, 0.5, 4, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found.mean(dim=0), mean[0], rtol=0, atol=0.01)
-    torch.testing.assert_close(found.var(dim=0), torch.full((2,), 0.5 / 4), rtol=0.03, atol=0)
-    assert torch.equal(found, noisy_responses(mean, 0.5, 4, torch.Generator().manual_seed(0)))
+    actual = noisy_responses(mean, 0.5, 4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(actual.mean(dim=0), mean[0], rtol=0, atol=0.01)
+    torch.testing.assert_close(actual.var(dim=0), torch.full((2,), 0.5 / 4), rtol=0.03, atol=0)
+    assert torch.equal(actual, noisy_responses(mean, 0.5, 4, torch.Generator().manual_seed(0)))
     assert torch.equal(noisy_responses(mean, 0.0), mean)
 
 
@@ -175,8 +167,8 @@ def test_noisy_responses_are_averages_of_k():
         ({"vary": "teacher"}, r"targets must have the shape \[3, 12, 2\], and it has \[12, 2\]"),
         ({"targets": torch.ones(11, 2)}, r"targets must have the shape \[12, 2\], and it has \[11, 2\]"),
         ({"loss": "divergence", "targets": torch.ones(N, 2)}, "targets must sum to one .* sums to 2"),
-        ({"vary": "data", "fraction": 0.0}, "fraction must be above 0 and at most 1, and it is 0"),
-        ({"vary": "data", "fraction": 1.5}, "fraction must be above 0 and at most 1, and it is 1.5"),
+        ({"vary": "data", "fraction": 0.0}, "fraction must be above 0 and finite, and it is 0"),
+        ({"vary": "data", "fraction": 1.5}, "fraction must be between 0 and 1, and it is 1.5"),
         ({"fraction": 0.5}, "fraction is 0.5, and vary is 'initialization': it must be 'data'"),
         ({"weight_noise": -0.1}, "weight_noise must be at least 0 and finite, and it is -0.1"),
         ({"vary": "data", "weight_noise": 0.1}, "weight_noise is 0.1, and vary is 'data': it must be 'init"),
@@ -191,7 +183,7 @@ def test_bad_arguments_of_training_are_named(bad, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sample_responses(PROBS, "top"), "how is 'top'; it must be one of argmax, sampled, soft"),
+        (lambda: sample_responses(PROBS, "top"), "kind is 'top'; it must be one of argmax, sampled, soft"),
         (lambda: sample_responses(PROBS, "sampled", 0), "k must be a whole number of at least 1, and it is 0"),
         (lambda: sample_responses(2 * PROBS, "soft"), "probs must sum to one over the classes, and one row sums to 2"),
         (lambda: noisy_responses(PROBS, -1.0), "variance must be at least 0 and finite, and it is -1"),

@@ -131,6 +131,31 @@ class TestSoftLabels:
         assert changed.with_soft_labels(dataset).column_names == ["pixel_values", "labels", "example_id"]
 
 
+class TestTexts:
+    rows = datasets.Dataset.from_dict({"text": ["a", "a a a", "a a"], "label": [0, 1, 2]})
+
+    def tokenized(self, rows, pads_left=False):
+        masks = torch.tensor([[i < len(text.split()) for i in range(5)] for text in rows["text"]]).long()
+        masks = masks.flip(1) if pads_left else masks
+        return {"input_ids": masks * 7, "attention_mask": masks}
+
+    def test_get_as_many_tokens_as_the_longest_of_a_batch(self):
+        dataset = BatchedDataset.from_texts(self.rows, self.tokenized)
+        batch = dataset[[0, 2]]
+        assert batch["input_ids"].tolist() == [[7, 0], [7, 7]] and batch["attention_mask"].shape == (2, 2)
+        assert batch["labels"].tolist() == [0, 2]
+        assert batch["example_id"].tolist() == content_ids(self.rows["text"][:])[[0, 2]].tolist()
+        assert [each["input_ids"].shape for each in dataset.batches(2)] == [(2, 3), (1, 2)]
+
+    def test_that_are_padded_at_their_beginning_keep_all(self):
+        values = self.tokenized(self.rows[:], pads_left=True) | {"labels": torch.tensor([0, 1, 2])}
+        assert torch.equal(BatchedDataset(values)[[0]]["input_ids"], values["input_ids"][:1])
+
+    def test_none_are_refused(self):
+        with pytest.raises(UserError, match="the dataset of texts is empty"):
+            BatchedDataset.from_texts(self.rows.select([]), self.tokenized)
+
+
 class Same:
     """Hands whole batches on; a class, because it goes to worker processes."""
 

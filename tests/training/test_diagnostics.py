@@ -8,7 +8,18 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_bkd import DiagnosticsCallback, DistillationTrainer, LaplaceTeacher, UserError, add_soft_labels
 from hf_bkd.soft_labels import read
-from tests.training.training_helpers import C, N, Plain, arguments, examples, new, resident, trained
+from tests.training.training_helpers import (
+    C,
+    N,
+    Plain,
+    arguments,
+    examples,
+    losses,
+    new,
+    resident,
+    same_weights,
+    trained,
+)
 
 NAMES = ("gradient_noise_one_hot", "gradient_noise_stored", "gradient_noise_exact")
 
@@ -68,7 +79,7 @@ def labeled_rows() -> datasets.Dataset:
     teacher = LaplaceTeacher.fit(network, batches, prior_precision=1.0, link="mc")
     rows = rows.add_column("comment", ["x"] * N)
     return add_soft_labels(rows, teacher, 6, storage="float32", progress=False,
-                           preprocess=lambda rows: {"features": torch.as_tensor(rows["features"])})  # fmt: skip
+                           preprocessor=lambda rows: {"features": torch.as_tensor(rows["features"])})  # fmt: skip
 
 
 def test_stored_variance_tells_a_lambda(tmp_path):
@@ -80,6 +91,22 @@ def test_stored_variance_tells_a_lambda(tmp_path):
     assert logged(trainer, "mc_variance")[3] == pytest.approx(variance.mean().item(), rel=1e-5)
     expected = label.sum() / (label.sum() + variance.sum() / 6)
     assert logged(trainer, "lambda_hat")[3] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [lambda rows: rows, lambda rows: rows.to_iterable_dataset()])
+def test_variances_are_decoded_with_unused_columns_removed(tmp_path, kind):
+    """Whatever the dataset, examples pass the collator once."""
+    settings = {"teacher_weights": "inverse_variance", "max_steps": 2}
+    trainer = DistillationTrainer(new(Plain), arguments(tmp_path, **settings), train_dataset=kind(labeled_rows()))
+    trainer.train()
+    assert losses(trainer) == pytest.approx(losses(trained(tmp_path, dataset=kind(labeled_rows()), max_steps=2)))
+
+
+def test_an_adaptive_lambda_is_looked_into_like_any_other(tmp_path):
+    how = {"dataset": labeled_rows(), "lambda_schedule": "adaptive", "max_steps": 3}
+    looked = with_diagnostics(tmp_path, diagnostics={"every": 3}, **how)
+    assert list(logged(looked, "gradient_noise_stored")) == [0, 3]
+    assert same_weights(looked.model, trained(tmp_path, **how).model)
 
 
 def test_the_heads_gradients_alone(tmp_path):
@@ -117,8 +144,8 @@ def test_a_text_model_is_looked_at_by_its_head_and_says_so_else(tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"every": 0}, "every must be at least 1, and it is 0"),
-        ({"num_examples": 0}, "num_examples must be at least 1, and it is 0"),
+        ({"every": 0}, "every must be a whole number of at least 1, and it is 0"),
+        ({"num_examples": 0}, "num_examples must be a whole number of at least 1, and it is 0"),
         ({"exact": torch.ones(3, C) / C}, f"exact has 3 rows, and the training set {N}"),
     ],
 )

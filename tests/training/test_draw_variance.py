@@ -18,8 +18,8 @@ from hf_bkd import (
 from hf_bkd.data.augmentations import CropAndFlip
 from hf_bkd.losses import distillation_loss
 from hf_bkd.soft_labels import attach, read
-from hf_bkd.soft_labels.belonging import stored_labels
-from hf_bkd.soft_labels.record import num_draws
+from hf_bkd.soft_labels.reading import stored_labels
+from hf_bkd.soft_labels.record import TeacherRecord
 from hf_bkd.targets import adaptive_lambda, noise_ratio
 from hf_bkd.training.draw_variance import AdaptiveLambda
 from tests.training.training_helpers import C, N, Plain, arguments, examples, new, trained
@@ -112,9 +112,9 @@ def test_labels_of_a_real_posterior_in_views_train(tmp_path, storage):
     data = datasets.Dataset.from_dict({"image": list(images), "label": [i % C for i in range(N)]}, features=features)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
     make_variational(network, "head", initial_std=0.05)
-    how = {"views": Views(CropAndFlip(padding=1), number=2), "preprocess": ImagePreprocessor((0.5,), (0.25,))}
+    how = {"views": Views(CropAndFlip(padding=1), num_views=2), "preprocessor": ImagePreprocessor((0.5,), (0.25,))}
     labeled = add_soft_labels(data, VariationalTeacher(network), 5, storage=storage, top_k=2, progress=False, **how)
-    dataset = BatchedDataset.from_images(labeled, how["preprocess"])
+    dataset = BatchedDataset.from_images(labeled, how["preprocessor"])
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
     trainer = DistillationTrainer(student, arguments(tmp_path, **ADAPTIVE), train_dataset=dataset)
     adaptive = trainer._source.adaptive
@@ -124,10 +124,11 @@ def test_labels_of_a_real_posterior_in_views_train(tmp_path, storage):
 
 def test_the_draws_behind_a_mean_are_counted():
     network, drawn = {"method": "deterministic"}, {"method": "laplace", "link": "mc"}
-    assert num_draws({"method": "variational"}, 10) == num_draws(drawn, 10) == 10
-    assert num_draws({"method": "laplace", "link": "probit"}, 10) == 1
-    assert num_draws({"method": "ensemble", "members": [network] * 3}, 10) == 3
-    assert num_draws({"method": "ensemble", "members": [network, drawn]}, 10) == 20
+    assert TeacherRecord.from_json({"method": "variational"}).draws(10) == 10
+    assert TeacherRecord.from_json(drawn).draws(10) == 10
+    assert TeacherRecord.from_json({"method": "laplace", "link": "probit"}).draws(10) == 1
+    assert TeacherRecord.from_json({"method": "ensemble", "members": [network] * 3}).draws(10) == 3
+    assert TeacherRecord.from_json({"method": "ensemble", "members": [network, drawn]}).draws(10) == 20
 
 
 def both(**_):

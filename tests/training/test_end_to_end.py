@@ -43,8 +43,8 @@ def arguments(folder, **changes) -> DistillationTrainingArguments:
     return DistillationTrainingArguments(
         output_dir=str(folder),
         **{
-            "num_train_epochs": 8,
-            "learning_rate": 3e-3,
+            "num_train_epochs": 6,
+            "learning_rate": 5e-3,
             "per_device_train_batch_size": 16,
             "save_strategy": "no",
             "disable_tqdm": True,
@@ -64,7 +64,7 @@ def batches(rows: datasets.Dataset) -> DataLoader:
 
 
 def test_text_from_a_network_to_a_student(tmp_path):
-    train, validation, test = questions(400, 0), questions(100, 1), questions(200, 2)
+    train, validation, test = questions(320, 0), questions(60, 1), questions(100, 2)
     taught = DistillationTrainer(network(2), arguments(tmp_path, kd_lambda=0.0), train_dataset=train)
     taught.train()
     teacher = LaplaceTeacher.fit(taught.model, batches(train), batches(validation))

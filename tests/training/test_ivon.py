@@ -156,8 +156,8 @@ def test_the_posterior_of_linear_regression_is_found():
     ridge = torch.linalg.solve(hessian + delta * torch.eye(3), x.T @ y / count)
     std = (count * (hessian.diag() + delta)) ** -0.5
     chains = nn.Parameter(torch.zeros(400, 3).double())
-    optimizer = IVON([chains], 0.1, count, hess_init=1.0, betas=(0.9, 0.998), weight_decay=delta)
-    for _ in range(3000):
+    optimizer = IVON([chains], 0.1, count, hess_init=1.0, betas=(0.9, 0.996), weight_decay=delta)
+    for _ in range(1500):
         optimizer.zero_grad()
         with optimizer.draw():
             ((y[:, None] - x @ chains.T).square().mean(dim=0) / 2).sum().backward()

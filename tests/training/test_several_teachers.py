@@ -126,7 +126,7 @@ def test_teachers_at_a_common_temperature_are_tempered_before_they_are_weighed(t
         ({"teacher_weights": "inverse_variance"}, "teacher_weights='inverse_variance' needs the column teacher_var"),
         ({"teacher_weights": "entropic"}, "teacher_weights is 'entropic'; it must be one of equal, entropy, inverse"),
         ({"combine": "product"}, "combine is 'product'; it must be one of average, mixture"),
-        ({"prior_strength": 0.0}, "prior_strength must be above 0, and it is 0.0"),
+        ({"prior_strength": 0.0}, "prior_strength must be above 0 and finite, and it is 0"),
         ({"online_teacher": True, "combine": "mixture"}, "an online MultiTeacher has weights of its own"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Sharpness against dense Hessians, not by torch.func: its are wrong for the weights of layer norms (torch 2.15)."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -79,15 +80,15 @@ def test_a_small_networks_sharpness_is_that_of_the_dense_hessian_over_batches_of
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)
-    found = sharpness(model, iter(batches), num_samples=1000)
+    found = sharpness(model, iter(batches), num_samples=200)
     inputs, labels = map(torch.cat, zip(*batches, strict=True))
     hessian = dense(model, inputs.double(), labels)
     check(found, hessian)
     trace = hessian.trace().item()
-    assert found.trace == pytest.approx(trace, rel=0.05)
+    assert found.trace == pytest.approx(trace, rel=0.15)
     off_diagonal = hessian - hessian.diagonal().diag()
     deviation = (2 * off_diagonal.square().sum()).sqrt().item()  # of v^T H v for random signs v
-    assert found.trace_error == pytest.approx(deviation / math.sqrt(1000), rel=0.2)
+    assert found.trace_error == pytest.approx(deviation / math.sqrt(200), rel=0.3)
     assert found.largest_eigenvalue == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-8)
 
 
@@ -97,7 +98,7 @@ def test_the_sharpness_of_timm_models_is_that_of_the_dense_hessian(make):
     if make is cnn:  # a dense Hessian of the last convolution would take long
         model.timm_model.convolutions[6].requires_grad_(False)
     batches = [images(size) for size in SIZES]
-    found = sharpness(model, batches, num_samples=50)
+    found = sharpness(model, batches, num_samples=20)
     both = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     labels = both.pop("labels")
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
@@ -133,24 +134,26 @@ def test_the_target_may_be_probabilities_in_pairs_or_in_a_column_of_their_own():
     probs = [torch.softmax(torch.randn(size, 3), dim=1) for size in SIZES]
     batches = pairs(probs)
     expected = dense(model, torch.cat([x for x, _ in batches]).double(), torch.cat(probs).double())
-    found = sharpness(model, batches)
+    measured = partial(sharpness, model, num_samples=20)
+    found = measured(batches)
     check(found, expected)
     column = [{"x": x, "labels": torch.zeros(len(x)).long(), "teacher_probs": p} for x, p in batches]
-    assert sharpness(model, column, target="teacher_probs") == found
-    hard = sharpness(model, column)
-    assert hard == sharpness(model, [(x, torch.zeros(len(x)).long()) for x, _ in batches]) != found
+    assert measured(column, target="teacher_probs") == found
+    hard = measured(column)
+    assert hard == measured([(x, torch.zeros(len(x)).long()) for x, _ in batches]) != found
 
 
 def test_the_same_seed_gives_the_same_numbers_and_leaves_the_global_generator_alone():
     model, batches = Plain().double(), pairs()
     state = torch.random.get_rng_state()
-    first = sharpness(model, batches, seed=3)
+    measured = partial(sharpness, model, batches, num_samples=20)
+    first = measured(seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert sharpness(model, batches, seed=3) == first
-    other = sharpness(model, batches, seed=4)
+    assert measured(seed=3) == first
+    other = measured(seed=4)
     assert other.trace != first.trace
     assert other.largest_eigenvalue == pytest.approx(first.largest_eigenvalue, rel=1e-5)
-    assert math.isnan(sharpness(model, batches, num_samples=1).trace_error)
+    assert math.isnan(measured(num_samples=1).trace_error)
 
 
 def test_the_model_is_left_as_it_was():

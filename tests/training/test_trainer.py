@@ -1,18 +1,21 @@
 """The trainer against hand-written training, and what it refuses."""
 
+import copy
+
 import datasets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import Trainer, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
-from hf_bkd import DistillationTrainer, UserError
+from hf_bkd import IVON, BatchedDataset, DistillationTrainer, UserError, Views
 from hf_bkd.losses import temperature_factor
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.soft_labels import read
 from tests.training.training_helpers import (
     C,
+    D,
     N,
     Plain,
     Recording,
@@ -219,6 +222,45 @@ def test_a_tokenizers_collator_is_kept(tmp_path):
     torch.testing.assert_close(batch["teacher_probs"], torch.tensor([short, long]))
 
 
+class TestWhatIsTheCallers:
+    def test_arguments_keep_their_values(self, tmp_path):
+        args = arguments(tmp_path, max_grad_norm=1.0, label_smoothing_factor=0.1, dataloader_pin_memory=True)
+        before, model = copy.deepcopy(args.to_dict()), new(Plain)
+        optimizers = (IVON(model.parameters(), 0.1, N), None)
+        trainer = DistillationTrainer(model, args, train_dataset=resident(), optimizers=optimizers)
+        trainer.train()
+        assert args.to_dict() == before
+        assert trainer.args.max_grad_norm == 0 and trainer.args.label_smoothing_factor == 0.1
+
+    def test_a_dataset_keeps_its_epoch_and_order(self, tmp_path):
+        dataset = resident()
+        before = dict(vars(dataset))
+        trainer = trained(tmp_path, dataset=dataset, view_order="shuffle")
+        assert vars(dataset) == before and dataset.view == 0
+        assert trainer.train_dataset.view == 1 and trainer.train_dataset.view_order == "shuffle"
+
+    def test_a_config_that_networks_share_stays_as_it_is(self, tmp_path):
+        config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_labels=C)
+        network, before = BertForSequenceClassification(config), config.to_dict()
+        DistillationTrainer(network, arguments(tmp_path))
+        assert config.to_dict() == before and not network.config.use_cache
+        assert network.config is network.bert.config is not config
+
+    def test_a_collator_is_used_as_it_is(self, tmp_path):
+        seen = []
+
+        def collator(rows):
+            seen.append(rows)
+            return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+
+        rows = arrow(examples())
+        trainer = DistillationTrainer(new(Plain), arguments(tmp_path), data_collator=collator, train_dataset=rows)
+        assert trainer.data_collator.per_example is collator
+        trainer.train()
+        assert len(seen) == 6 and set(seen[0][0]) == {"features", "labels"}
+        assert same_weights(trainer.model, trained(tmp_path, dataset=rows).model)
+
+
 class TestEvaluation:
     def test_computes_the_metrics_of_the_logits(self, tmp_path):
         values = examples()
@@ -288,6 +330,17 @@ class TestRefuses:
         with pytest.raises(UserError, match="teacher_probs has 4 classes and the model has 7"):
             DistillationTrainer(model, arguments(tmp_path), train_dataset=resident(values))
 
+    def test_workers_that_cannot_read_the_dataset_or_learn_its_views(self, tmp_path):
+        elsewhere = BatchedDataset({"features": torch.empty(N, D, device="meta")})
+        with pytest.raises(UserError, match="dataloader_num_workers is 2, .* on meta: pass 0, or keep .* on the CPU"):
+            DistillationTrainer(
+                new(Plain), arguments(tmp_path, kd_lambda=0.0, dataloader_num_workers=2), train_dataset=elsewhere
+            )
+        lasting = arguments(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+        seen = BatchedDataset(examples(), views=Views())
+        with pytest.raises(UserError, match="dataloader_persistent_workers is True, .* which view an epoch shows"):
+            DistillationTrainer(new(Plain), lasting, train_dataset=seen)
+
     @pytest.mark.parametrize("kd_lambda", [0.5, 1.0])
     def test_a_transform_that_drops_the_soft_labels(self, tmp_path, kd_lambda):
         rows = arrow(examples())
@@ -307,7 +360,7 @@ class TestRefuses:
                 {"temperature_scale": "hinton"},
                 "temperature_scale is 'hinton'; it must be one of product, squared, none",
             ),
-            ({"noise_epochs": 1}, "noise_epochs must be at least 2"),
+            ({"noise_epochs": 1}, "noise_epochs must be a whole number of at least 2"),
         ],
     )
     def test_arguments_out_of_range(self, tmp_path, change, words):

@@ -20,6 +20,13 @@ def test_an_argument_is_taken_by_its_old_name():
         double(old=2, new=3)
 
 
+def test_views_have_a_number_by_its_old_name():
+    with pytest.warns(DeprecationWarning, match="argument number of Views is now called num_views"):
+        views = hf_bkd.Views(number=3)
+    with pytest.warns(DeprecationWarning, match="Views.number is now called Views.num_views"):
+        assert views.number == views.num_views == 3
+
+
 @pytest.mark.parametrize(("old", "new"), hf_bkd.RENAMED.items())
 def test_a_public_name_is_found_by_its_old_name(old, new):
     with pytest.warns(DeprecationWarning, match=f"{old} is now called hf_bkd.{new}"):

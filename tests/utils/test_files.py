@@ -10,6 +10,10 @@ from hf_bkd import UserError
 from hf_bkd.utils.files import whole_folder, writable_folder, write_json, write_text
 
 
+def contents(folder):
+    return {file.relative_to(folder).as_posix(): file.read_text() for file in folder.rglob("*") if file.is_file()}
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -32,14 +36,59 @@ class TestWholeFolder:
             raise error
         assert names(tmp_path) == []
 
-    def test_replaces_an_older_version(self, tmp_path):
+    def test_replaces_its_own_older_files_and_nothing_else(self, tmp_path):
+        made = tmp_path / "made"
+        for name in ("sub/model", "sub/left", "thesis.tex", "data/1.csv", "sign", "4/sign", "4/left"):
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).write_text("old")
+        with whole_folder(made, last="sign", stale=("sub/left", "4/*", "never")) as temporary:
+            for name in ("sub/model", "new", "sign", "1/sign"):
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_text("new")
+            assert all(
+                file.read_text() == "old"
+                for file in made.rglob("*")
+                if file.is_file() and temporary not in file.parents
+            )
+        assert contents(made) == {
+            "1/sign": "new", "data/1.csv": "old", "new": "new", "sign": "new", "sub/model": "new", "thesis.tex": "old",
+        }  # fmt: skip
+        assert names(made) == ["1", "data", "new", "sign", "sub", "thesis.tex"]
+
+    def test_the_signs_come_last_and_that_of_the_folder_after_all(self, tmp_path, monkeypatch):
         (tmp_path / "made").mkdir()
-        (tmp_path / "made" / "old").write_text("old")
-        with whole_folder(tmp_path / "made") as temporary:
-            (temporary / "new").write_text("new")
-            assert names(tmp_path / "made") == ["old"]
-        assert names(tmp_path / "made") == ["new"]
-        assert names(tmp_path) == ["made"]
+        moved, replace = [], os.replace
+
+        def noted(source, target):
+            moved.append(Path(target).relative_to(tmp_path / "made").as_posix())
+            replace(source, target)
+
+        with whole_folder(tmp_path / "made", last="sign") as temporary:
+            (temporary / "1").mkdir()
+            for name in ("sign", "1/sign", "1/weights", "weights"):
+                (temporary / name).write_text("new")
+            monkeypatch.setattr("os.replace", noted)
+        assert moved == ["1/weights", "weights", "1/sign", "sign"]
+
+    def test_a_folder_behind_a_link_and_the_working_directory_stay_where_they_are(self, tmp_path, monkeypatch):
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to("real")
+        monkeypatch.chdir(tmp_path / "real")
+        for number, path in enumerate((tmp_path / "link", Path("."), Path("../real"))):
+            with whole_folder(path) as temporary:
+                (temporary / f"file-{number}").write_text("new")
+        assert names(tmp_path / "real") == ["file-0", "file-1", "file-2"] == names(Path.cwd())
+        assert (tmp_path / "link").is_symlink()
+
+    @pytest.mark.parametrize(("there", "file"), [("sub", "sub/file"), ("sub/file/deep", "sub/file")])
+    def test_what_cannot_stand_there_is_refused_before_anything_is_moved(self, tmp_path, there, file):
+        (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / there).write_text("old")
+        with pytest.raises(UserError, match="move it away"), whole_folder(tmp_path) as temporary:
+            (temporary / file).parent.mkdir(parents=True)
+            (temporary / file).write_text("new")
+            (temporary / "another").write_text("new")
+        assert contents(tmp_path) == {there: "old"}
 
     def test_keeps_an_older_version_after_an_error(self, tmp_path):
         (tmp_path / "made").mkdir()
@@ -49,18 +98,6 @@ class TestWholeFolder:
             raise RuntimeError
         assert (tmp_path / "made" / "old").read_text() == "old"
         assert names(tmp_path) == ["made"]
-
-    def test_an_older_version_is_never_there_in_part(self, tmp_path, monkeypatch):
-        (tmp_path / "made").mkdir()
-        (tmp_path / "made" / "old").write_text("old")
-
-        def killed(path, **_):
-            assert str(path) != str(tmp_path / "made")
-
-        monkeypatch.setattr("shutil.rmtree", killed)
-        with whole_folder(tmp_path / "made") as temporary:
-            (temporary / "new").write_text("new")
-        assert names(tmp_path / "made") == ["new"]
 
     def test_a_file_of_that_name_is_refused_and_kept(self, tmp_path):
         (tmp_path / "made").write_text("precious")
@@ -126,21 +163,3 @@ class TestWritableFolder:
         monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115
         with pytest.raises(UserError, match="cannot write into .*: No space left on device; pass another --outp"):
             writable_folder(tmp_path)
-
-
-def test_an_interruption_while_an_old_folder_gives_way_leaves_it_there(tmp_path, monkeypatch):
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "old").write_text("old")
-    rename, calls = Path.rename, []
-
-    def interrupted(self, target):
-        calls.append(self)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "f") as folder:
-        (folder / "new").write_text("new")
-    assert [path.name for path in (tmp_path / "f").iterdir()] == ["old"]
-    assert [path.name for path in tmp_path.iterdir()] == ["f"]

@@ -1,6 +1,7 @@
 """What a recipe of theory states: claims, the numbers that a formula predicts, and the numbers that were measured."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -61,8 +62,10 @@ class Series:
         x: numbers, or names that are written along the axis.
         y: as many numbers.
         error: as many, drawn as y ± error; none if empty.
-        style: ``"points"``, ``"line"``, ``"dashed"``, or ``"stacked"`` bars on those of earlier series.
-        color: number in the palette; black if not given.
+        style: ``"points"``, ``"line"``, ``"dashed"``, or ``"stacked"`` bars: positive ones on those of earlier series,
+            negative ones below.
+        color: number in the palette, unless the label names a method that has a color of its own; black if not
+            given.
 
     Raises:
         UserError: lists of different lengths, or an unknown style.
@@ -99,11 +102,15 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture ``name.png`` with its caption."""
+    """A picture ``name.png`` with its caption; UserError for a name of other characters than letters, digits, _, -."""
 
     name: str
     caption: str
     panels: Sequence[Panel]
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise UserError(f"a figure can't be called {self.name!r}: use letters, digits, _ and -")
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class Claim:
 
 
 def as_json(claims: Sequence[Claim]) -> dict[str, list[dict[str, Any]]]:
-    """``"checks"``, all of them with the title of their claim, and ``"claims"``, with all else."""
+    """Return ``"checks"``, all of them with the title of their claim, and ``"claims"``, with all else."""
     checks = [
         asdict(check) | {"claim": claim.title, "holds": check.holds} for claim in claims for check in claim.checks
     ]
@@ -136,31 +143,28 @@ def as_json(claims: Sequence[Claim]) -> dict[str, list[dict[str, Any]]]:
 
 
 def from_json(results: dict[str, Any]) -> list[Claim]:
-    """The inverse of :func:`as_json`; UserError for results that are none of a recipe of theory."""
+    """Return the inverse of :func:`as_json`; UserError for results that are none of a recipe of theory."""
     try:
-        return [
-            _claim(told, [c for c in results["checks"] if c["claim"] == told["title"]]) for told in results["claims"]
-        ]
-    except (KeyError, TypeError) as error:
+        return [_claim(stored, results["checks"]) for stored in results["claims"]]
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"these results hold no claims that can be read: {error!r}") from None
 
 
-def _claim(told: dict[str, Any], checks: list[dict[str, Any]]) -> Claim:
+def _claim(stored: dict[str, Any], checks: list[dict[str, Any]]) -> Claim:
     names = [field.name for field in fields(Check)]
-    figures = [
-        Figure(
-            **figure
-            | {
-                "panels": [
-                    Panel(**p | {"series": [Series(**_renamed(s)) for s in p["series"]]}) for p in figure["panels"]
-                ]
-            }
-        )
-        for figure in told["figures"]
+    own = [Check(**{name: check[name] for name in names}) for check in checks if check["claim"] == stored["title"]]
+    return Claim(**stored | {"checks": own, "figures": [_figure(figure) for figure in stored["figures"]]})
+
+
+def _figure(stored: dict[str, Any]) -> Figure:
+    panels = [
+        Panel(**panel | {"series": [_series(series) for series in panel["series"]]}) for panel in stored["panels"]
     ]
-    return Claim(**told | {"checks": [Check(**{n: c[n] for n in names}) for c in checks], "figures": figures})
+    return Figure(**stored | {"panels": panels})
 
 
-def _renamed(series: dict[str, Any]) -> dict[str, Any]:
-    """A stored series by today's names."""
-    return {"color" if name == "colour" else name: value for name, value in series.items()}
+def _series(stored: dict[str, Any]) -> Series:
+    """Read a series, whose color was called "colour" once."""
+    return Series(**{"color" if name == "colour" else name: value for name, value in stored.items()})

@@ -16,8 +16,8 @@ from hf_bkd.teachers import (
     make_variational,
     predict_all,
 )
-from hf_bkd.teachers.variational import standard_normal
 from hf_bkd.utils.errors import UserError
+from hf_bkd.utils.random import standard_normal
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert
 
 
@@ -45,34 +45,34 @@ X = torch.zeros(5, 1)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_per_sample_tempering_is_the_mean_of_tempered_draws(temperature):
     drawn = probabilities(LOGITS.double().numpy() / temperature)
-    found = FixedDraws(LOGITS, temperature=temperature, tempering="per_sample").predict(X, 6, return_samples=True)
-    np.testing.assert_allclose(found.mean, drawn.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(found.samples, drawn, rtol=1e-5)
-    np.testing.assert_allclose(found.variance, drawn.var(axis=0, ddof=1), rtol=1e-4)
+    actual = FixedDraws(LOGITS, temperature=temperature, tempering="per_sample").predict(X, 6, return_samples=True)
+    np.testing.assert_allclose(actual.mean, drawn.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(actual.samples, drawn, rtol=1e-5)
+    np.testing.assert_allclose(actual.variance, drawn.var(axis=0, ddof=1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_post_average_tempering_is_a_power_of_the_mean_of_untempered_draws(temperature):
     drawn = probabilities(LOGITS.double().numpy())
     powers = drawn.mean(axis=0) ** (1 / temperature)
-    found = FixedDraws(LOGITS, temperature=temperature, tempering="post_average").predict(X, 6, return_samples=True)
-    np.testing.assert_allclose(found.mean, powers / powers.sum(axis=-1, keepdims=True), rtol=1e-5)
-    np.testing.assert_allclose(found.samples, drawn, rtol=1e-5)
-    np.testing.assert_allclose(found.variance, drawn.var(axis=0, ddof=1), rtol=1e-4)
+    actual = FixedDraws(LOGITS, temperature=temperature, tempering="post_average").predict(X, 6, return_samples=True)
+    np.testing.assert_allclose(actual.mean, powers / powers.sum(axis=-1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(actual.samples, drawn, rtol=1e-5)
+    np.testing.assert_allclose(actual.variance, drawn.var(axis=0, ddof=1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("tempering", ["per_sample", "post_average"])
 def test_temperature_one_leaves_the_mean_of_the_draws(tempering):
-    found = FixedDraws(LOGITS, tempering=tempering).predict(X, 6, return_samples=True)
-    assert torch.equal(found.mean, found.samples.mean(dim=0))
-    assert found.mean.dtype == torch.float32
+    actual = FixedDraws(LOGITS, tempering=tempering).predict(X, 6, return_samples=True)
+    assert torch.equal(actual.mean, actual.samples.mean(dim=0))
+    assert actual.mean.dtype == torch.float32
 
 
 @pytest.mark.parametrize("tempering", ["per_sample", "post_average"])
 def test_probabilities_below_float32_survive_a_high_temperature(tempering):
     logits = torch.tensor([[[0.0, -150.0, -400.0]]])
-    found = FixedDraws(logits, temperature=20.0, tempering=tempering).predict(X).mean
-    np.testing.assert_allclose(found, probabilities(logits[0].double().numpy() / 20), rtol=1e-5)
+    actual = FixedDraws(logits, temperature=20.0, tempering=tempering).predict(X).mean
+    np.testing.assert_allclose(actual, probabilities(logits[0].double().numpy() / 20), rtol=1e-5)
 
 
 def test_a_single_draw_has_no_variance_and_samples_come_on_request():
@@ -85,7 +85,7 @@ def test_a_single_draw_has_no_variance_and_samples_come_on_request():
 
 @pytest.mark.parametrize("num_samples", [0, -3])
 def test_fewer_than_one_draw_is_refused(num_samples):
-    with pytest.raises(UserError, match="num_samples must be at least 1"):
+    with pytest.raises(UserError, match="num_samples must be a whole number of at least 1"):
         FixedDraws(LOGITS).predict(X, num_samples)
 
 
@@ -196,9 +196,9 @@ def test_networks_of_other_precisions_predict_nearly_the_same_in_float32(make, d
     teacher, (x, _) = make(), points(7)
     expected = teacher.predict(x, 4, torch.Generator().manual_seed(3)).mean
     teacher.network.to(dtype)
-    found = teacher.predict(x.to(dtype), 4, torch.Generator().manual_seed(3)).mean
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.03 if dtype == torch.bfloat16 else 1e-5)
+    actual = teacher.predict(x.to(dtype), 4, torch.Generator().manual_seed(3)).mean
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0.03 if dtype == torch.bfloat16 else 1e-5)
 
 
 def test_keyword_arguments_and_the_first_argument_are_the_same_inputs():
@@ -216,10 +216,10 @@ def test_keyword_arguments_and_the_first_argument_are_the_same_inputs():
 def test_predict_all_goes_through_pairs_and_dicts_in_order():
     teacher, (x, labels) = laplace(), points(40)
     batches = in_batches(x, labels, 15)
-    probs, found = predict_all(teacher, batches, num_samples=3, seed=9)
+    probs, actual = predict_all(teacher, batches, num_samples=3, seed=9)
     generator = torch.Generator().manual_seed(9)
     expected = torch.cat([teacher.predict(part, 3, generator).mean for part, _ in batches])
-    assert torch.equal(probs, expected) and torch.equal(found, labels)
+    assert torch.equal(probs, expected) and torch.equal(actual, labels)
     as_dicts = [BatchEncoding({"x": part, "labels": part_labels}) for part, part_labels in batches]
     assert torch.equal(predict_all(teacher, as_dicts, num_samples=3, seed=9)[0], expected)
 

@@ -10,44 +10,57 @@ from rich.console import Console
 from rich.table import Table
 
 from ...utils.files import write_text
+from ...utils.markdown import escaped, folded, table
+from ..pages import counted
+from ..records import TOP, check_types
+from ..results import title_of
 from .claim import Check, Claim, from_json
 from .plots import write_figures
 
+HEADINGS = ("check", "predicted", "measured", "difference (allowed)", "holds")
 
-def write_report(results: dict[str, Any], output_dir: str | os.PathLike) -> Path:
+
+def write_page(results: dict[str, Any], output_dir: str | os.PathLike) -> Path:
     """Write ``report.md`` and its figures into ``output_dir`` from the content of a theory recipe's ``results.json``.
 
     Returns the path of ``report.md``. UserError when the results hold no claims.
     """
+    check_types("results.json", results, TOP)
     folder, claims = Path(output_dir), from_json(results)
     write_figures(claims, folder)
-    sections = [f"# {results['recipe']}\n", f"{results['note']}\n", f"**{verdict(claims)}**\n"]
+    number = sum(len(claim.checks) for claim in claims)
+    bullets = [
+        f"- **Finding.** {escaped(verdict(claims))}",
+        f"- **Size.** {counted(len(claims), 'claim').capitalize()} with {counted(number, 'check')}.",
+        f"- **Setting and limits.** {escaped(results.get('note', ''), markup=True)}",
+    ]
+    sections = [f"# {escaped(title_of(results))}\n", "\n".join(bullets) + "\n"]
     if (folder / "results.json").is_file():
         sections.append("All numbers: [results.json](results.json).\n")
     for claim in claims:
         sections += _section(claim)
-    sections.append("## Environment\n")
-    sections.append("".join(f"- {name}: {value}\n" for name, value in results["environment"].items()))
-    write_text(folder / "report.md", "\n".join(sections))
+    environment = (results.get("environment") or {}).items()
+    lines = "".join(f"- {escaped(name)}: {escaped(value)}\n" for name, value in environment)
+    write_text(folder / "report.md", "\n".join([*sections, folded("Environment", lines)]))
     return folder / "report.md"
 
 
-def print_summary(results: dict[str, Any], console: Console | None = None) -> None:
+def print_claims(results: dict[str, Any], console: Console | None = None) -> None:
     """Print every check, and how many of them hold."""
     console = console or Console()
     claims = from_json(results)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if i else "left", overflow="fold")
+        shown.add_column(heading, justify="right" if i else "left", overflow="fold")
     for claim in claims:
         for check in claim.checks:
-            table.add_row(*_cells(check))
-    console.print(table)
+            shown.add_row(*_cells(check))
+    console.print(shown)
     console.print(verdict(claims))
 
 
 def verdict(claims: Sequence[Claim]) -> str:
-    """How many checks hold, and which do not."""
+    """Return how many checks hold, and which do not."""
     checks = [check for claim in claims for check in claim.checks]
     failing = [check.name for check in checks if not check.holds]
     if not failing:
@@ -56,21 +69,16 @@ def verdict(claims: Sequence[Claim]) -> str:
 
 
 def _section(claim: Claim) -> Iterator[str]:
-    yield f"## {claim.title}\n"
-    yield f"{claim.text}\n"
-    yield f"*Source: {claim.source}.*\n"
+    yield f"## {escaped(claim.title)}\n"
+    yield f"{escaped(claim.text, markup=True)}\n"
+    yield f"*Source: {escaped(claim.source)}.*\n"
     if claim.checks:
-        lines = [HEADINGS, *map(_cells, claim.checks)]
-        lines = [(*line[:-1], line[-1].replace("no", "**no**")) for line in lines]
-        rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        yield "\n".join([rows[0], "| --- " * len(HEADINGS) + "|", *rows[1:]]) + "\n"
+        yield table([HEADINGS, *map(_cells, claim.checks)]).replace("| no |\n", "| **no** |\n")
     if claim.caveat:
-        yield f"> **Caveat.** {claim.caveat}\n"
+        yield f"> **Caveat.** {escaped(claim.caveat, markup=True)}\n"
     for figure in claim.figures:
-        yield f"![{claim.title}]({figure.name}.png)\n\n*{figure.caption}*\n"
-
-
-HEADINGS = ("check", "predicted", "measured", "difference", "allowed", "holds")
+        caption = escaped(figure.caption, markup=True)
+        yield f"![{escaped(claim.title)}]({figure.name}.png)\n\n{caption}\n"
 
 
 def _cells(check: Check) -> tuple[str, ...]:
@@ -81,4 +89,4 @@ def _cells(check: Check) -> tuple[str, ...]:
         shown, allowed = f"{difference:+.2g}", f"{check.tolerance:.3g}"
     one_sided = {"at most": "≤ ", "at least": "≥ "}.get(check.compare, "")
     predicted, measured = (f"{value:.4g}" for value in (check.predicted, check.measured))
-    return check.name, one_sided + predicted, measured, shown, allowed, "yes" if check.holds else "no"
+    return check.name, one_sided + predicted, measured, f"{shown} ({allowed})", "yes" if check.holds else "no"

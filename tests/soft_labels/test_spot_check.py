@@ -5,7 +5,7 @@ import pytest
 
 from hf_bkd import ImagePreprocessor, UserError
 from hf_bkd.soft_labels import attach, check_against_teacher
-from hf_bkd.soft_labels.layout import soft_label_columns
+from hf_bkd.soft_labels.columns import soft_label_columns
 from tests.soft_labels.label_helpers import (
     PREPROCESS,
     RECORD,
@@ -40,7 +40,9 @@ def with_images(labeled, dataset):
 @pytest.mark.parametrize("storage", STORAGES)
 class TestImages:
     def labeled(self, storage, views):
-        return quiet(images(40), image_teacher(), preprocess=PREPROCESS, views=views, storage=storage, top_k=3, seed=4)
+        return quiet(
+            images(40), image_teacher(), preprocessor=PREPROCESS, views=views, storage=storage, top_k=3, seed=4
+        )
 
     def test_the_right_teacher_is_recognized(self, storage, views):
         """To the last bit, whatever the storage loses, where the teacher's sums don't depend on the batch."""
@@ -64,7 +66,7 @@ class TestImages:
 
 
 def labeled_texts(**how):
-    return quiet(texts(30), Teacher(), preprocess=text_inputs, **how)
+    return quiet(texts(30), Teacher(), preprocessor=text_inputs, **how)
 
 
 def test_one_changed_row_is_named():
@@ -88,7 +90,7 @@ def test_the_tolerance_is_the_callers():
 def test_one_of_several_teachers_is_meant():
     other = Teacher(name="others")
     other.weight = -other.weight
-    both = quiet(labeled_texts(name="a"), other, preprocess=text_inputs, name="b")
+    both = quiet(labeled_texts(name="a"), other, preprocessor=text_inputs, name="b")
     assert check_against_teacher(both, Teacher(), text_inputs, name="a") == 0
     assert check_against_teacher(both, other, text_inputs, name="b") == 0
     with pytest.raises(UserError, match="teacher_probs__b differs by"):

@@ -1,0 +1,166 @@
+"""Columns of a dataset: which hold the images, texts and labels, and how a network numbers its classes."""
+
+from collections.abc import Sequence
+
+import datasets
+
+from ..utils.errors import UserError
+
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+def find_columns(dataset: datasets.Dataset) -> tuple[str, str]:
+    """Return the names of the image and the label column.
+
+    Raises:
+        UserError: there is none of either, or labels are no numbers.
+    """
+    image, label = find_input(dataset, "image"), find_label(dataset)
+    feature = dataset.features[label]
+    if not _is_number(feature):
+        raise UserError(
+            f"the labels in column {label} are not class numbers but {feature}: use "
+            f"dataset.class_encode_column({label!r})"
+        )
+    return image, label
+
+
+def find_input(dataset: datasets.Dataset, kind: str, beside: str | None = None) -> str:
+    """Return the name of the first column of images, or of the only one of texts (``kind``).
+
+    Columns of labels and the column ``beside`` don't count.
+
+    Raises:
+        UserError: there is none, or there are several of texts and not one of them is called text or sentence.
+    """
+    others = (*LABEL_COLUMNS, beside)
+    names = [name for name, feature in dataset.features.items() if _holds(feature, kind) and name not in others]
+    if kind == "text" and len(names) > 1:
+        names = [name for name in names if name in ("text", "sentence")] or names
+        if len(names) > 1:
+            raise UserError(f"the dataset has several columns of texts ({', '.join(names)}): pass --input_column")
+    if not names:
+        raise UserError(f"the dataset has no column of {kind}s, only {', '.join(dataset.column_names)}")
+    return names[0]
+
+
+def find_label(dataset: datasets.Dataset) -> str:
+    """Return the name of the label column; UserError if there is none of the usual names."""
+    if not has_labels(dataset):
+        raise UserError(
+            f"the dataset has no labels column (label, labels or fine_label), only {', '.join(dataset.column_names)}"
+        )
+    return next(name for name in LABEL_COLUMNS if name in dataset.features)
+
+
+def has_labels(dataset: datasets.Dataset) -> bool:
+    """Return whether there is a label column of a usual name."""
+    return any(name in dataset.features for name in LABEL_COLUMNS)
+
+
+def _holds(feature: object, kind: str) -> bool:
+    if kind == "image":
+        return isinstance(feature, datasets.Image)
+    return getattr(feature, "dtype", "") in ("string", "large_string")
+
+
+def _is_number(feature: object) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("int", "uint"))
+
+
+def as_image_classification(dataset: datasets.Dataset) -> datasets.Dataset:
+    """Return only two columns, called ``image`` and ``label``."""
+    image, label = find_columns(dataset)
+    dataset = dataset.select_columns([image, label])
+    return dataset.rename_columns({old: new for old, new in ((image, "image"), (label, "label")) if old != new})
+
+
+def as_classification(
+    dataset: datasets.Dataset,
+    kind: str,
+    classes: Sequence[str] | None = None,
+    input_column: str | None = None,
+    label_column: str | None = None,
+) -> datasets.Dataset:
+    """Return only two columns: ``image`` or ``text``, and ``label``, numbered as a network numbers its classes.
+
+    Args:
+        dataset: N rows; labels are a ClassLabel, numbers or names, and -1 or ``None`` where there is none.
+        kind: ``"image"`` or ``"text"``.
+        classes: the network's C names. Labels go by name where the dataset has the same ones, in whatever order and
+            case, and else by number. If not given, the dataset's own; bare names in alphabetical order.
+        input_column, label_column: names of the columns, where types and usual names don't identify them.
+
+    Returns:
+        N rows; ``label`` is a ClassLabel of C classes, -1 where there is none.
+
+    Raises:
+        UserError: no such columns, or other classes than the network's.
+    """
+    label = label_column or find_label(dataset)
+    _check_column(dataset, label)
+    inputs = as_inputs(dataset, kind, input_column or find_input(dataset, kind, beside=label))
+    names, numbers = _numbered(dataset, label, classes)
+    return inputs.add_column("label", numbers, feature=datasets.ClassLabel(names=names))
+
+
+def as_inputs(dataset: datasets.Dataset, kind: str, input_column: str | None = None) -> datasets.Dataset:
+    """Return only the column ``image`` or ``text`` (``kind``); UserError if ``input_column`` is not of that kind."""
+    column = input_column or find_input(dataset, kind)
+    _check_column(dataset, column)
+    if not _holds(dataset.features[column], kind):
+        raise UserError(f"the column {column!r} holds no {kind}s but {dataset.features[column]}")
+    dataset = dataset.select_columns([column])
+    return dataset if column == kind else dataset.rename_column(column, kind)
+
+
+def _check_column(dataset: datasets.Dataset, name: str) -> None:
+    if name not in dataset.column_names:
+        raise UserError(f"the dataset has no column {name!r}, only {', '.join(dataset.column_names)}")
+
+
+def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """Return the classes' names in the network's order, and each row's number."""
+    feature, values = dataset.features[label], dataset.with_format(None)[label][:]
+    if isinstance(feature, datasets.ClassLabel):
+        own = feature.names
+        known = list(classes or own)
+        places = _places(own, known) or list(range(len(own)))
+        names = [name for _, name in sorted(zip(places, own, strict=True))]
+        numbers = dict(enumerate(places))
+        fits = len(own) == len(known)
+    elif _holds(feature, "text"):
+        own = sorted({value for value in values if value is not None})
+        known = names = list(classes or own)
+        places = _places(own, known)
+        numbers = dict(zip(own, places or (), strict=False))
+        fits = places is not None
+    elif _is_number(feature):
+        highest = max((value for value in values if value is not None), default=-1)
+        own = [str(number) for number in range(max(highest + 1, len(classes or ())))]
+        known = names = list(classes or own)
+        numbers = {number: number for number in range(len(own))}
+        fits = len(own) == len(known)
+    else:
+        raise UserError(f"the labels in column {label} are neither class numbers nor names but {feature}")
+    if not fits:
+        raise UserError(
+            f"the network knows {_listed(known)}, and the column {label} has {_listed(own)}: take a network or "
+            "a --label_column that fits"
+        )
+    return names, [numbers.get(value, -1) for value in values]
+
+
+def _places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
+    """Return each name's place among the network's ``classes``; ``None`` if one is not among them.
+
+    Case is ignored where names differ by more than their case.
+    """
+    ignores_case = all(len({name.lower() for name in group}) == len(group) for group in (names, classes))
+    key = str.lower if ignores_case else str
+    place = {key(name): number for number, name in enumerate(classes)}
+    return [place[key(name)] for name in names] if all(key(name) in place for name in names) else None
+
+
+def _listed(names: list[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -1,0 +1,226 @@
+"""A teacher is asked batch by batch; its answers are shared between processes and kept as soon as they are whole."""
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate.utils import find_executable_batch_size, gather_object
+
+from ..utils.checks import check_choice, check_count
+from ..utils.errors import UserError
+from ..utils.processes import processes
+from ..utils.progress import progress_bar
+from ..utils.random import ExampleGenerator
+from .belonging import check_class_count, check_identity
+from .examples import Batch, Examples, ahead
+from .identity import EXAMPLE_ID, content_ids
+from .shards import Shards
+from .storage import STORAGES
+from .writing import encoded_table
+
+VARIANCES = ("auto", "full", "sum", "none")
+SIZES = b"image_sizes"  # of a shard's images, beside its columns
+PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LabelingTeacher(Protocol):
+    """What labeling asks of a teacher.
+
+    Two things are optional: its ``device``, where views are made, and ``num_draws(num_samples)``, how many draws it
+    averages when asked for S.
+    """
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def predict(self, inputs: Any, num_samples: int, generator: ExampleGenerator) -> Any: ...
+
+    def describe(self) -> dict[str, Any]:
+        """Goes into the labels' record: ``num_classes``, ``temperature``, ``tempering``, ``weights`` and more."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How a teacher is asked and what is stored of its answers; see :func:`~hf_bkd.add_soft_labels`.
+
+    Raises:
+        UserError: a number below 1, or an unknown storage, variance or precision.
+    """
+
+    num_samples: int = 10
+    batch_size: int = 512
+    seed: int = 0
+    storage: str = "float16"
+    top_k: int = 10
+    variance: str = "auto"
+    mixed_precision: str | None = None
+    shard_rows: int = 1024
+
+    def __post_init__(self):
+        check_count(num_samples=self.num_samples, batch_size=self.batch_size, shard_rows=self.shard_rows)
+        check_count(top_k=self.top_k)
+        check_choice(STORAGES, storage=self.storage)
+        check_choice(VARIANCES, variance=self.variance)
+        check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
+        if self.variance == "auto":
+            object.__setattr__(self, "variance", "full" if self.storage.startswith("float") else "sum")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        """The precision of the teacher's passes."""
+        dtype = PRECISIONS[self.mixed_precision]
+        return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+class Answers(NamedTuple):
+    """What a teacher said of some examples.
+
+    table: the soft-label columns of all rows in order, all but the record.
+    sizes: [channels, height, width] that their images have, if they are images.
+    """
+
+    table: pa.Table
+    sizes: set[tuple[int, ...]]
+
+
+def device_of(teacher: Any) -> torch.device:
+    """Where a teacher's network is; the CPU if it doesn't say."""
+    return torch.device(getattr(teacher, "device", "cpu"))
+
+
+def fitting_batch_size(examples: Examples, teacher: LabelingTeacher, options: LabelOptions) -> int:
+    """The batch size, halved until one fits on the GPU; the same in all processes."""
+    device = device_of(teacher)
+    if device.type != "cuda":
+        return options.batch_size
+    _, read = next(examples.pieces(options.batch_size))
+    first = read()
+
+    @find_executable_batch_size(starting_batch_size=min(options.batch_size, len(first)))
+    def largest(size: int) -> int:
+        _predict(teacher, next(examples.batches(first, 0, size, device)), examples.num_views, options)
+        return size
+
+    return min([options.batch_size, *gather_object([largest()])])
+
+
+def ask(
+    examples: Examples,
+    teacher: LabelingTeacher,
+    options: LabelOptions,
+    shards: Shards,
+    part: str = "rows",
+    bar_name: str | None = "labeling",
+) -> Answers:
+    """Label all examples, less those whose shards are finished.
+
+    Args:
+        examples: the rows.
+        teacher: labels them.
+        options: how.
+        shards: where finished ones are kept, with names that begin with ``part``.
+        bar_name: name of the progress bar; no bar if ``None``.
+    """
+    check_class_count("the teacher", teacher.num_classes, examples.dataset.features)
+    names: list[str] = []
+    with progress_bar(disable=bar_name is None or not processes().is_main_process, rate="rows") as bar:
+        task = bar.add_task(bar_name or "", total=examples.num_rows)
+        done: list[dict[str, np.ndarray]] = []
+        sizes: set[tuple[int, ...]] = set()
+        for name, rows, batch in ahead(_batches(examples, device_of(teacher), options, shards, part, names)):
+            if batch is not None:
+                done.append(_predict(teacher, batch, examples.num_views, options))
+                sizes |= batch.sizes
+            if batch is None or sum(len(answer["ids"]) for answer in done) == rows:
+                if done:
+                    shards.write(name, _shard(done, sizes, options))
+                done, sizes = [], set()
+                bar.advance(task, rows)
+    shards.share()
+    return _collected(shards, names)
+
+
+def finished_answers(examples: Examples, options: LabelOptions, shards: Shards, part: str) -> Answers:
+    """What a teacher said of all examples when it labeled them earlier."""
+    names = []
+    for number, read in examples.pieces(options.shard_rows):
+        names.append(shard_name(part, number))
+        _check_first_row(shards.read(names[-1]), read(), examples.content)
+    return _collected(shards, names)
+
+
+def shard_name(part: str, number: int) -> str:
+    """The name of a piece's shard."""
+    return f"{part}-{number:06d}"
+
+
+def _collected(shards: Shards, names: list[str]) -> Answers:
+    if not names:
+        raise UserError("the dataset to label is empty")
+    tables = [shards.read(name) for name in names]
+    sizes = {tuple(size) for table in tables for size in json.loads((table.schema.metadata or {}).get(SIZES, "[]"))}
+    return Answers(pa.concat_tables(tables), sizes)
+
+
+def _batches(
+    examples: Examples, device: torch.device, options: LabelOptions, shards: Shards, part: str, names: list[str]
+) -> Iterator[tuple[str, int, Batch | None]]:
+    """Name and rows of the shard that each batch belongs to; no batch for a shard that is finished or another's.
+
+    All names are added to ``names``.
+    """
+    state = processes()
+    for number, read in examples.pieces(options.shard_rows):
+        name, piece = shard_name(part, number), read()
+        names.append(name)
+        if name in shards:
+            _check_first_row(shards.read(name), piece, examples.content)
+        if name in shards or number % state.num_processes != state.process_index:
+            yield name, len(piece), None
+            continue
+        for batch in examples.batches(piece, number * options.shard_rows, options.batch_size, device):
+            yield name, len(piece), batch
+
+
+def _predict(teacher: LabelingTeacher, batch: Batch, num_views: int, options: LabelOptions) -> dict[str, np.ndarray]:
+    """``probs`` and ``variance`` [B, V, C], and the ids."""
+    answers: dict[str, list[np.ndarray]] = {"probs": [], "variance": []}
+    for view in range(num_views):
+        generator = ExampleGenerator(torch.from_numpy(batch.ids.copy()), options.seed, view)
+        with options.autocast(device_of(teacher)):
+            prediction = teacher.predict(batch.inputs(view), options.num_samples, generator)
+        expected, actual = [len(batch.ids), teacher.num_classes], list(prediction.mean.shape)
+        if actual != expected:
+            raise UserError(
+                f"the teacher answered with probabilities {actual}, and for {expected[0]} examples of "
+                f"{expected[1]} classes they would be {expected}: its num_classes or its predict is wrong"
+            )
+        answers["probs"].append(prediction.mean.float().cpu().numpy())
+        if prediction.variance is not None and options.variance != "none":
+            variance = prediction.variance.float()
+            variance = variance.sum(dim=-1, keepdim=True) if options.variance == "sum" else variance
+            answers["variance"].append(variance.cpu().numpy())
+    return {name: np.stack(each, axis=1) for name, each in answers.items() if each} | {"ids": batch.ids}
+
+
+def _shard(done: list[dict[str, np.ndarray]], sizes: set[tuple[int, ...]], options: LabelOptions) -> pa.Table:
+    labels = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
+    table = encoded_table(labels["probs"], labels.get("variance"), labels["ids"], options.storage, options.top_k)
+    return table.replace_schema_metadata({SIZES: json.dumps(sorted(sizes))})
+
+
+def _check_first_row(shard: pa.Table, piece: datasets.Dataset, content: str | None) -> None:
+    """UserError if a finished shard is not of these rows."""
+    if len(shard) != len(piece):
+        raise UserError(
+            f"a finished shard has {len(shard)} rows, and the dataset {len(piece)} in its place: it is of another "
+            "dataset; pass another folder"
+        )
+    if content is not None:
+        check_identity(shard[EXAMPLE_ID].to_numpy()[:1], content_ids(piece.with_format(None)[:1][content]))

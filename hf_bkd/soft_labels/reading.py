@@ -1,0 +1,189 @@
+"""Soft labels are read from a dataset's columns and checked: one teacher's, or all that a student is to learn from."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import Tensor
+
+from ..utils.deprecation import warn_renamed
+from ..utils.errors import UserError
+from .belonging import Facts, check_belonging
+from .columns import (
+    PROBS,
+    Layout,
+    SoftLabels,
+    as_tensor,
+    column,
+    is_list_of_numbers,
+    read_record,
+    teachers_of,
+    uneven,
+)
+from .identity import EXAMPLE_ID, content_column, content_ids
+from .record import LabelRecord
+from .storage import check_parts
+from .writing import combined
+
+SPOT_CHECKED_ROWS = 256
+
+
+def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels:
+    """Read and check all soft labels of one teacher; a :class:`~hf_bkd.BatchedDataset` has them in memory.
+
+    Whether they are of these very rows is checked by :func:`stored_labels` and by ``BatchedDataset``.
+
+    Args:
+        dataset: with soft labels.
+        name: the teacher's, if there are several.
+
+    Raises:
+        UserError: no such column, one of another shape, rows that are not distributions, an unreadable record, or
+            other classes than the dataset's.
+    """
+    if hasattr(dataset, "soft_labels"):
+        return dataset.soft_labels(name)
+    layout = Layout.of(dataset.features, name)
+    columns = [each for each in (layout.name, layout.variance_name) if each in dataset.column_names]
+    table = dataset.with_format("arrow", columns=columns)[:]
+    flat = {part: _lists(rows, layout.name) for part, rows in _parts_of(combined(table[layout.name])).items()}
+    layout = layout.with_width(flat["probs"].shape[-1])
+    check_belonging(layout, Facts(features=dataset.features))
+    parts = layout.parts(flat)
+    check_parts(parts, layout.num_classes)
+    if layout.variance_name not in columns:
+        return SoftLabels(layout, parts)
+    feature = dataset.features[layout.variance_name]
+    if not is_list_of_numbers(feature):
+        raise UserError(f"column {layout.variance_name} holds {feature}, not a list of numbers per row")
+    variance = _lists(combined(table[layout.variance_name]), layout.variance_name)
+    return SoftLabels(layout, parts, layout.variance(variance))
+
+
+def read_provenance(features: datasets.Features, name: str | None = None) -> dict | None:
+    """The old name of :func:`read_record`; returns the record as plain JSON."""
+    warn_renamed("read_provenance", "read_record")
+    record = read_record(features, name)
+    return None if record is None else record.to_json()
+
+
+def bytes_per_example(dataset: datasets.Dataset) -> float:
+    """How many bytes the probabilities of one row, in all of its views, take in Arrow."""
+    names = [column(PROBS, teacher) for teacher in teachers_of(dataset.column_names)]
+    table = dataset.with_format("arrow", columns=names)[:]
+    return sum(table[name].nbytes for name in names) / max(len(dataset), 1)
+
+
+class Stored(NamedTuple):
+    """One teacher's labels in a training set: their layout, their temperature, and the one that is wanted of them."""
+
+    layout: Layout
+    temperature: float
+    wanted: float
+
+
+def stored_labels(
+    dataset: Any, wanted: float | None, num_classes: int | None, allow_unrecorded: bool = False
+) -> dict[str, Stored]:
+    """Check all labels of a training set, once, before the first step.
+
+    Args:
+        dataset: a `datasets.Dataset`, a streamed one, or a :class:`~hf_bkd.BatchedDataset`.
+        wanted: T_t; ``None`` for that of the labels.
+        num_classes: of the student, where it is known.
+        allow_unrecorded: whether labels without a record may be used.
+
+    Returns:
+        The labels by the name of their ``teacher_probs`` column.
+
+    Raises:
+        UserError: no such column, labels that are no distributions, labels that don't belong to this dataset and
+            student (see :func:`~hf_bkd.soft_labels.belonging.check_belonging`), or several temperatures.
+    """
+    names = list(getattr(dataset, "column_names", None) or [])
+    if not teachers_of(names):
+        raise UserError(
+            f"the training set has no teacher_probs column (only {', '.join(names) or 'unnamed ones'}): add it with "
+            "add_soft_labels, or train with kd_lambda=0"
+        )
+    stored = {}
+    for teacher in teachers_of(names):
+        layout, facts = _layout_and_facts(dataset, teacher)
+        unrecorded = None if allow_unrecorded else "allow_unrecorded_labels"
+        student = {"num_classes": num_classes, "temperature": wanted, "unrecorded": unrecorded}
+        check_belonging(layout, Facts(**facts, **student))
+        stored[layout.name] = Stored(layout, layout.temperature, wanted or layout.temperature)
+    if len({each.wanted for each in stored.values()}) > 1:
+        temperatures = ", ".join(f"{name} at {each.temperature:g}" for name, each in stored.items())
+        raise UserError(
+            f"the teachers' labels are stored at different temperatures ({temperatures}): pass teacher_temperature"
+        )
+    return stored
+
+
+def stored_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> np.ndarray | None:
+    """Ids int64 [N] of the rows that the soft labels were made for; ``None`` if there never were any.
+
+    Raises:
+        UserError: the labels' record says that there were, but they are gone.
+    """
+    if EXAMPLE_ID in dataset.column_names:
+        return np.asarray(dataset.with_format(None)[EXAMPLE_ID][:])
+    if record is not None and record.dataset.content_column is not None:
+        raise UserError(
+            f"the soft labels came with a column {EXAMPLE_ID} and it is gone, so that nobody can tell whether they "
+            "are these rows' own: keep it beside them, or label this dataset with add_soft_labels"
+        )
+    return None
+
+
+def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[str, Any]]:
+    """A teacher's labels, checked as far as the kind of dataset allows, and what is known of the examples."""
+    if hasattr(dataset, "soft_labels"):
+        return replace(dataset.soft_labels(teacher).layout, name=column(PROBS, teacher)), {}
+    if isinstance(dataset, datasets.Dataset):
+        layout = read(dataset, teacher).layout
+        return layout, {"shows_views": False} | _spot_checked_ids(dataset, layout.record)
+    if not isinstance(dataset, datasets.IterableDataset):
+        raise UserError(
+            f"soft labels can't be read from a {type(dataset).__name__}: pass a datasets.Dataset or a BatchedDataset"
+        )
+    layout = Layout.of(dataset.features, teacher)
+    if layout.num_classes < 2:
+        raise UserError(
+            f"the features of the stream don't tell how many classes {layout.name} has: cast the column to "
+            "datasets.List(datasets.Value('float32'), length=C), or load the dataset without streaming"
+        )
+    return layout, {"shows_views": False, "features": dataset.features}
+
+
+def _spot_checked_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> dict[str, np.ndarray]:
+    """The ids stored beside evenly spaced rows, and those of their content, where that can be read."""
+    ids, content = stored_ids(dataset, record), None if record is None else record.dataset.content_column
+    if content not in dataset.column_names:
+        content = content_column(dataset.features)
+        if not isinstance(dataset.features.get(content), datasets.Image):
+            return {}  # a text that was turned into tokens can't be recognized, an image that was renamed can
+    if ids is None:
+        return {}
+    rows = np.arange(0, len(dataset), max(1, len(dataset) // SPOT_CHECKED_ROWS))
+    examples = dataset.with_format(None).select(rows)[content][:]
+    return {"ids": ids[rows], "example_ids": content_ids(examples), "rows": rows}
+
+
+def _parts_of(array: pa.Array) -> dict[str, pa.Array]:
+    if not pa.types.is_struct(array.type):
+        return {"probs": array}
+    return dict(zip((field.name for field in array.type), array.flatten(), strict=True))
+
+
+def _lists(rows: pa.Array, name: str) -> Tensor:
+    """Lists of equal length as a tensor [N, L]."""
+    lengths = pc.list_value_length(rows).to_numpy(zero_copy_only=False)  # NaN where a row is missing
+    if len(set(lengths.tolist())) > 1 or rows.null_count:
+        raise uneven(name)
+    values = as_tensor(rows.flatten().to_numpy(zero_copy_only=False))
+    return values.reshape(len(rows), -1 if len(rows) else 0)

@@ -1,0 +1,76 @@
+"""Labels that are said to be a teacher's are compared with what it says of some of their rows."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ..utils.deprecation import renamed_arguments
+from ..utils.errors import UserError
+from .columns import soft_label_columns
+from .examples import Preprocessor
+from .labeling import add_soft_labels
+from .reading import read
+
+
+@renamed_arguments(preprocess="preprocessor")
+def check_against_teacher(
+    dataset: datasets.Dataset,
+    teacher: Any,
+    preprocessor: Preprocessor | None = None,
+    name: str | None = None,
+    rows: int = 16,
+    tolerance: float = 0.02,
+) -> float:
+    """Label some rows again and compare: whether the labels are this teacher's, of these rows in these views.
+
+    Args:
+        dataset: examples with soft labels.
+        teacher, preprocessor: what is said to have labeled them; see :func:`~hf_bkd.add_soft_labels`.
+        name: the teacher's, if there are several.
+        rows: how many, evenly spaced.
+        tolerance: how far they may be off, in total variation, after being stored alike: more is needed for a teacher
+            whose draws depend on the batch (MC dropout).
+
+    Returns:
+        The largest distance, in total variation (0 .. 1).
+
+    Raises:
+        UserError: labels without a record, cross-fitted ones (their teachers are many), or ones that differ by more.
+    """
+    labels = read(dataset, name)
+    record, column = labels.record, labels.layout.name
+    views = None if record is None else record.shown_views()
+    repeatable = record is not None and None not in (record.num_samples, record.seed)
+    if not repeatable or record.folds is not None or (views is not None and views.mixing is not None):
+        raise UserError(
+            "only labels that say what made them, by one teacher and of one example each, can be made again for a "
+            "few rows: not cross-fitted ones, nor those of mixed examples"
+        )
+    if teacher.num_classes != labels.num_classes:
+        raise UserError(
+            f"{column} has {labels.num_classes} classes and this teacher {teacher.num_classes}: it was "
+            "labeled by another one"
+        )
+    chosen = np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).round().astype(int)
+    some = dataset.select(chosen)
+    again = add_soft_labels(
+        some.remove_columns(soft_label_columns(some)),
+        teacher,
+        record.num_samples,
+        preprocessor=preprocessor,
+        views=views,
+        seed=record.seed,
+        progress=False,
+        **labels.storage_options(),
+    )
+    distances = (read(again).probs - labels.probs[chosen]).abs().sum(dim=-1) / 2
+    farthest = float(distances.max())
+    if not farthest <= tolerance:
+        row = chosen[int(distances.reshape(len(chosen), -1).amax(dim=1).argmax())]
+        raise UserError(
+            f"{column} differs by {farthest:.3g} in total variation from what this teacher says (row "
+            f"{row}): it was labeled by another teacher (weights {record.teacher.weights} there, "
+            f"{teacher.describe()['weights']} here), from other inputs, or has changed since"
+        )
+    return farthest

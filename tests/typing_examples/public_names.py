@@ -1,0 +1,57 @@
+"""A caller's program, for the type checker: public names are found, and their types are not ``Any``."""
+
+from pathlib import Path
+from typing import Any, assert_type
+
+from torch import nn
+
+import hf_bkd
+from hf_bkd import (
+    BatchedDataset,
+    CropAndFlip,
+    DeterministicTeacher,
+    EnsembleTeacher,
+    ImagePreprocessor,
+    LaplaceTeacher,
+    MultiTeacher,
+    Predictive,
+    Teacher,
+    UserError,
+    VariationalTeacher,
+    Views,
+    add_soft_labels,
+    convergence_noise,
+)
+
+
+def fitted(network: nn.Module, train: BatchedDataset, validation: BatchedDataset) -> list[Teacher]:
+    laplace = LaplaceTeacher.fit(network, train.batches(), validation.batches(), structure="kron")
+    assert_type(laplace, LaplaceTeacher)
+    scaled = DeterministicTeacher.fit(network, validation.batches())
+    assert_type(scaled, DeterministicTeacher)
+    return [laplace, scaled, EnsembleTeacher([laplace, scaled]), VariationalTeacher(network)]
+
+
+def asked(teacher: Teacher, images: Any) -> Predictive:
+    views = Views(CropAndFlip(padding=2), num_views=4, seed=0)
+    assert_type(views.num_views, int | None)
+    pixels = ImagePreprocessor(mean=(0.5,), std=(0.25,))
+    add_soft_labels(images, MultiTeacher({"one": teacher}), 10, preprocessor=pixels, views=views, storage="top_k")
+    prediction = teacher.predict({}, num_samples=10)
+    assert_type(prediction, Predictive)
+    assert_type(convergence_noise([0.1, 0.2], last=2), float)
+    return prediction
+
+
+def saved(teacher: Teacher, folder: Path) -> Teacher:
+    teacher.save_pretrained(folder)
+    try:
+        return Teacher.from_pretrained(folder)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+def mistaken() -> None:
+    print(hf_bkd.LaplaceTeachers)  # type: ignore[attr-defined]
+    DeterministicTeacher.fit(network=1)  # type: ignore[arg-type, call-arg]
+    add_soft_labels([], storages="top_k")  # type: ignore[call-arg]
