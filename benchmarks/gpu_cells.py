@@ -25,13 +25,13 @@ from torch import nn
 from hf_bkd.data.columns import as_image_classification
 from hf_bkd.data.subsets import stratified_split, with_label_noise
 from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
-from hf_bkd.study import LAPLACE, ONE_HOT, TUNED, Arm, Images, Splits, Study
+from hf_bkd.study import LAPLACE, ONE_HOT, TUNED, Arm, Deterministic, Images, Splits, Study
 from hf_bkd.study import main as run_study
 
 SEEDS = (0, 1, 2)
 NOISE = 0.4
 TRAIN = 50_000  # images of CIFAR-100
-PAIR = Arm("cross-fitted pair", teacher="deterministic", folds=2)
+PAIR = Arm("cross-fitted pair", Deterministic(), folds=2)
 FULL = {
     "teacher_model": "resnet50_cifar",
     "student_model": "resnet18_cifar",
@@ -97,7 +97,7 @@ def study(train: datasets.Dataset, test: datasets.Dataset, toy: bool = False) ->
         name="gpu_cells",
         arms=tuple(replace(arm, storage="top_k") for arm in arms),
         conditions={"clean": conditions["clean"]} if toy else conditions,
-        views=4,
+        num_views=4,
         reference=TUNED.name,
         note=f"{protocol} Test labels are clean. {len(train):,} of the {TRAIN:,} images of the training split were "
         "there.",

@@ -81,7 +81,7 @@ def test_the_whole_script_and_a_second_start_that_goes_on(scripts, tmp_path, mon
     output.rename(moved)
     monkeypatch.setattr(scripts.module("pytest"), "main", lambda *args, **kwargs: 0)
     monkeypatch.setattr(scripts.module("gpu_speed").Speed, "in_turn", None)
-    monkeypatch.setattr("hf_bkd.study.setting.Setting.train_network", None)
+    monkeypatch.setattr("hf_bkd.study.cell.Cell.train_network", None)
     again = scripts.gpu.main([*TOY, "--in_process", "--output", str(moved)])
     for name, part in parts.items():
         assert again["parts"][name]["results"] == part["results"]
@@ -145,7 +145,7 @@ def test_a_part_is_cut_off_and_keeps_what_it_finished(scripts, part, tmp_path):
     )
     parts = tuple(scripts.gpu.Part(each.name, str(tmp_path / each.script), each.share) for each in parts)
     started = time.time()
-    command = [*TOY, "--minutes", "0.5", "--output", str(tmp_path / "out")]
+    command = [*TOY, "--minutes", "0.3", "--output", str(tmp_path / "out")]
     report = scripts.gpu.main(command, parts)
     assert time.time() - started < 120
     assert report["parts"]["slow"]["status"] == "cut off"
