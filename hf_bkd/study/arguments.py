@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from ..training.arguments import DistillationTrainingArguments
@@ -148,10 +149,8 @@ def check_same_settings(file: Path, settings: dict[str, Any], what: str, remedy:
     before = json.loads(file.read_text()) if used and file.is_file() else {}
     for name in settings.keys() & before.keys():
         if before[name] != settings[name]:
-            raise UserError(
-                f"{file.parent} holds {what} with {name} {before[name]!r}, and this one has {settings[name]!r}: "
-                f"{remedy}"
-            )
+            there, here = (shorten(repr(values[name]), 160) for values in (before, settings))
+            raise UserError(f"{file.parent} holds {what} with {name} {there}, and this one has {here}: {remedy}")
     write_json(file, before | settings)
 
 
