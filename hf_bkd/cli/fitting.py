@@ -21,7 +21,7 @@ from ..data.preprocessing import ImagePreprocessor
 from ..data.reading import Reader, class_names, kind_of, reader_for
 from ..data.views import Views
 from ..models.classifier import create_classifier
-from ..study.arguments import check_same_settings, decisive
+from ..study.settings import check_same_settings, content_digest, decisive
 from ..study.fitting import Fitting, train_network
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
 from ..teachers.loading import load_teacher

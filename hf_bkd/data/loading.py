@@ -39,6 +39,7 @@ def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
     Raises:
         UserError: as for :func:`load_splits`, or a dataset that doesn't say what columns it has.
     """
+    _check_named(name_or_path)
     path = Path(name_or_path).expanduser()
     try:
         splits = datasets.load_dataset(str(path.resolve()) if path.is_dir() else name_or_path, streaming=True)
@@ -50,7 +51,14 @@ def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
     return splits[split]
 
 
+def _check_named(name_or_path: str) -> None:
+    """An empty name would be the working directory."""
+    if not name_or_path.strip():
+        raise UserError("the dataset's name is empty: pass the path of its folder or its name on the Hub")
+
+
 def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
+    _check_named(name_or_path)
     path = Path(name_or_path).expanduser()
     local = path.is_dir()
     if not local and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
