@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -29,6 +30,7 @@ FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")
 FIXED = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher", "measure", "posterior")
 REMEDY = "pass another --output_dir, or delete that one"
 ROWS = 1000  # that are hashed at once
+SHOWN = 160  # characters of a value that differs
 
 
 def decisive(args: DistillationTrainingArguments) -> dict[str, Any]:
@@ -63,14 +65,17 @@ def check_same_settings(
         alone = name not in settings or name not in before
         if alone and name.startswith(optional):
             continue
-        there, here = (_shown(values, name) for values in (before, settings))
         if alone or before[name] != settings[name]:
+            there, here = _differing(*(repr(values[name]) if name in values else "not set" for values in (before, settings)))
             raise UserError(f"{file.parent} holds {what} with {name} {there}, and this one has {here}: {remedy}")
     write_json(file, before | settings)
 
 
-def _shown(settings: dict[str, Any], name: str) -> str:
-    return shorten(repr(settings[name]), 160) if name in settings else "not set"
+def _differing(*texts: str) -> list[str]:
+    """Long texts from a little before the first character that differs."""
+    same = len(os.path.commonprefix(texts))
+    start = max(0, same - 60) if max(map(len, texts)) > SHOWN else 0
+    return [("[...]" if start else "") + shorten(text[start:], SHOWN) for text in texts]
 
 
 def read_json(file: Path) -> Any:

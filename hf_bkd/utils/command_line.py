@@ -86,7 +86,7 @@ def read_arguments(parser: argparse.ArgumentParser, argv: list[str], commas: set
         def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
             files.append(values)
 
-    parser.add_argument("--config", action=Remembered, metavar="FILE", help=CONFIG_HELP)
+    parser.add_argument("--config", action=Remembered, default=argparse.SUPPRESS, metavar="FILE", help=CONFIG_HELP)
     try:
         parser.parse_known_args(argv)
     except UserError:
