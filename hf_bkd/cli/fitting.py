@@ -47,7 +47,10 @@ def asked_for(options: Any, args: DistillationTrainingArguments) -> dict[str, An
     settings = decisive(args) | {name: v for name, v in args.to_dict().items() if name.startswith("kl_")}
     settings |= {name: getattr(options, name) for name in (*CHOSEN, "input_column", "num_samples")}
     settings |= {"seed": args.seed, "method": options.spec.kind, **asdict(options.spec)}
-    return settings | {"content of dataset": contents(options.dataset), "content of model": [*map(contents, options.model)]}
+    return settings | {
+        "content of dataset": contents(options.dataset),
+        "content of model": [*map(contents, options.model)],
+    }
 
 
 class CommandLineFitting(Fitting):

@@ -66,7 +66,9 @@ def check_same_settings(
         if alone and name.startswith(optional):
             continue
         if alone or before[name] != settings[name]:
-            there, here = _differing(*(repr(values[name]) if name in values else "not set" for values in (before, settings)))
+            there, here = _differing(
+                *(repr(values[name]) if name in values else "not set" for values in (before, settings))
+            )
             raise UserError(f"{file.parent} holds {what} with {name} {there}, and this one has {here}: {remedy}")
     write_json(file, before | settings)
 

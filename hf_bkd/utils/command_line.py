@@ -137,7 +137,9 @@ def _read_config(
             raise UserError(f"{place}: a list or a mapping is no argument's name")
         name = key.value.removeprefix("--").replace("-", "_")
         if name not in known:
-            raise UserError(f"--config {file} names an unknown argument in line {key.start_mark.line + 1}: {key.value}")
+            raise UserError(
+                f"--config {file} names an unknown argument in line {key.start_mark.line + 1}: {key.value}"
+            )
         if name in values:
             raise UserError(f"{place} has {name} a second time: leave one of the two out")
         try:
