@@ -125,7 +125,7 @@ def _views(arguments: argparse.Namespace, teacher: Teacher) -> Views | None:
     if arguments.views is None:
         return None
     if kind_of(teacher.network) != "image":
-        raise UserError("--views are looks of an image, and this teacher reads texts: leave it out")
+        raise UserError("--views are looks of an image, and this teacher reads texts: omit it")
     if arguments.augmentation == "crop_and_flip":
         return Views(CropAndFlip(), num_views=arguments.views, seed=arguments.seed)
     config = getattr(teacher.network.config, "pretrained_cfg", None) or {}
