@@ -19,6 +19,7 @@ TOY = ["--toy", "--device", "cpu"]
 @pytest.fixture
 def scripts(monkeypatch):
     """The benchmarks' modules, importable by name."""
+    monkeypatch.setenv("HF_BKD_GPU_DEVICE", "cpu")  # and as it was afterwards, for the script sets it
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return SimpleNamespace(module=importlib.import_module, gpu=importlib.import_module("gpu"))
 
