@@ -19,8 +19,9 @@ class ResumableTrainer(Trainer):
     the state file; a stream that starts over goes on where it was; evaluation at the start is not repeated.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, **kwargs: Any):
+        with writing(kwargs["args"].output_dir):
+            super().__init__(**kwargs)
         self._resumed: dict[str, Any] = {}
         self._epoch_is_over = self._save_is_due = False  # the latter: postponed to the epoch's end
         self.add_callback(_AtEpochEnds(self))

@@ -1,0 +1,339 @@
+"""A training that is cut off anywhere, by a kill, a damaged checkpoint or a full disk, ends as one that is not."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.trainer import TRAINER_STATE_NAME
+
+from hf_bkd.training.checkpoints import RECORD, last_checkpoint, what_lacks
+from hf_bkd.utils.errors import UserError
+
+from ..training.training_helpers import arguments
+from .faults import count, failing
+from .training_runs import Killed, KillAt, asking, assert_same, history, tiny
+
+PERIODS = {
+    "each step, evaluated by epochs": {},
+    "at an epoch's end, all by epochs": {"save_steps": 3, "logging_strategy": "epoch", "num_train_epochs": 4},
+    "all by steps, no two alike": {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 4},
+    "saved by epochs, logged over them": {"save_strategy": "epoch", "logging_steps": 4},
+    "saved by epochs, evaluated by steps": {"save_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 2},
+    "the best": {
+        "save_strategy": "best", "metric_for_best_model": "loss", "greater_is_better": False,
+        "eval_strategy": "steps", "eval_steps": 1, "logging_strategy": "epoch",
+    },
+    "ended within an epoch": {"max_steps": 5, "logging_strategy": "epoch"},
+    "batches accumulated, clipped": {
+        "per_device_train_batch_size": 3, "gradient_accumulation_steps": 3, "max_grad_norm": 0.1, "logging_steps": 2,
+    },
+    "evaluated at the start": {"eval_on_start": True, "save_steps": 2, "logging_steps": 5},
+    "a plateau lowers the rate": {
+        "lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "loss", "save_steps": 3,
+        "lr_scheduler_kwargs": {"patience": 0}, "optim": "adamw_torch", "num_train_epochs": 4,
+    },
+}  # fmt: skip
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+@pytest.mark.parametrize("changes", PERIODS.values(), ids=PERIODS)
+def test_a_resume_from_any_checkpoint_logs_and_ends_as_the_whole_training(tmp_path, changes):
+    whole = tiny(tmp_path / "whole", **changes)
+    whole.train()
+    assert checkpoints(tmp_path / "whole")
+    for checkpoint in checkpoints(tmp_path / "whole"):
+        resumed = tiny(tmp_path / "resumed", **changes)
+        output = resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert_same(resumed, whole)
+        assert output.training_loss == next(e["train_loss"] for e in history(whole) if "train_loss" in e)
+
+
+@pytest.mark.parametrize("changes", [
+    {"max_steps": 4, "per_device_train_batch_size": 11},
+    pytest.param({"save_steps": 2, "logging_steps": 4, "num_train_epochs": 3}, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_training_killed_at_any_event_goes_on_to_the_same_end(tmp_path, changes):
+    whole, counter = tiny(tmp_path / "whole", **changes), KillAt()
+    whole.add_callback(counter)
+    whole.train()
+    for number in range(1, counter.events + 1):
+        folder = tmp_path / str(number)
+        killed = tiny(folder, **changes)
+        killed.add_callback(KillAt(number))
+        with pytest.raises(Killed):
+            killed.train(resume_from_checkpoint=True)
+        resumed = tiny(folder, **changes)
+        resumed.train(resume_from_checkpoint=True)
+        assert_same(resumed, whole)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+    {"stream": True, "max_steps": 3}, {"stream": True, "max_steps": 7, "save_steps": 2},
+], ids=["rows", "accumulated", "stream", "stream that starts over"])  # fmt: skip
+def test_an_online_teacher_without_ids_goes_on_with_the_draws_that_come_next(tmp_path, changes):
+    whole = asking(tmp_path / "whole", **changes)
+    whole.train()
+    for checkpoint in checkpoints(tmp_path / "whole"):
+        resumed = asking(tmp_path / "resumed", **changes)
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert_same(resumed, whole)
+
+
+# Checkpoints that are not complete
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A training with the checkpoints 2, 4 and 6."""
+    trainer = tiny(tmp_path_factory.mktemp("whole"), save_steps=2)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A copy of its folder."""
+    return Path(shutil.copytree(trained.args.output_dir, tmp_path / "copy"))
+
+
+READ = ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def cut_to(share: float):
+    return lambda path: os.truncate(path, int(path.stat().st_size * share))
+
+
+def zeros_inside(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    path.write_bytes(content)
+
+
+DAMAGES = {"gone": Path.unlink, "empty": cut_to(0), "half": cut_to(0.5), "all but a byte": cut_to(0.9995)}
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_checkpoint_that_lacks_something_is_passed_over_with_a_line(folder, caplog, name, damage):
+    damage(folder / "checkpoint-6" / name)
+    assert last_checkpoint(folder) == str(folder / "checkpoint-4")
+    (line,) = caplog.messages
+    assert "checkpoint-6 is passed over" in line and name in line and line.endswith("training goes on from checkpoint-4")
+    with pytest.raises(UserError, match=f"checkpoint-6 can't be resumed from .*{name}"):
+        tiny(folder).train(resume_from_checkpoint=str(folder / "checkpoint-6"))
+
+
+@pytest.mark.parametrize("name", [n for n in READ if n != "model.safetensors"])
+def test_zeros_within_a_file_are_seen(folder, name):
+    zeros_inside(folder / "checkpoint-6" / name)
+    assert name in what_lacks(folder / "checkpoint-6")
+
+
+def test_the_training_goes_on_from_the_one_before_to_the_same_end(folder, trained):
+    (folder / "checkpoint-6" / "optimizer.pt").unlink()
+    (folder / "checkpoint-4" / "rng_state.pth").unlink()
+    resumed = tiny(folder, save_steps=2)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same(resumed, trained)
+    assert [what_lacks(each) for each in checkpoints(folder)] == [None] * 3
+
+
+def test_with_none_complete_it_starts_anew_and_says_so(folder, trained, caplog):
+    for path in checkpoints(folder):
+        (path / TRAINER_STATE_NAME).write_text("{")
+    resumed = tiny(folder, save_steps=2)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same(resumed, trained)
+    assert [line for line in caplog.messages if line.endswith("training starts anew")]
+
+
+def test_what_is_no_checkpoint_is_ignored_and_left(folder, caplog):
+    shutil.copytree(folder / "checkpoint-6", folder / "checkpoint-7.bak")
+    shutil.copytree(folder / "checkpoint-6", folder / "my-checkpoint-9")
+    (folder / "checkpoint-8").write_text("mine")
+    (folder / "checkpoint-").mkdir()
+    assert last_checkpoint(folder) == str(folder / "checkpoint-6") and not caplog.messages
+    tiny(folder, save_steps=2).train(resume_from_checkpoint=True)
+    assert (folder / "checkpoint-8").read_text() == "mine" and (folder / "checkpoint-7.bak" / "optimizer.pt").exists()
+
+
+def test_a_state_of_another_step_is_seen(folder):
+    shutil.copy(folder / "checkpoint-4" / TRAINER_STATE_NAME, folder / "checkpoint-6" / TRAINER_STATE_NAME)
+    assert what_lacks(folder / "checkpoint-6") == "its trainer_state.json is of step 4"
+    (folder / "checkpoint-4").rename(folder / "mine")
+    assert what_lacks(folder / "mine") is None
+
+
+def test_weights_alone_are_no_checkpoint_to_resume_from(tmp_path, caplog):
+    tiny(tmp_path, save_only_model=True).train()
+    assert last_checkpoint(tmp_path) is None
+    assert "holds the weights alone, as save_only_model=True saves them" in caplog.messages[-1]
+    with pytest.raises(UserError, match="save_only_model"):
+        tiny(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    with pytest.raises(UserError, match="no such folder"):
+        tiny(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
+
+
+def test_checkpoints_of_the_version_before_are_resumed_from(folder):
+    state = json.loads((folder / "checkpoint-4" / TRAINER_STATE_NAME).read_text())
+    state["stateful_callbacks"].pop(RECORD)
+    (folder / "checkpoint-4" / TRAINER_STATE_NAME).write_text(json.dumps(state))
+    resumed = tiny(folder, save_steps=2)
+    resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    assert resumed.state.global_step == 6
+
+
+def edit_record(checkpoint: Path, **changes) -> None:
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    state["stateful_callbacks"][RECORD]["attributes"] |= changes
+    (checkpoint / TRAINER_STATE_NAME).write_text(json.dumps(state))
+
+
+class TestOtherLayouts:
+    """Files that a Trainer writes elsewhere: for several processes, in float16, in shards, by pickle, for PEFT."""
+
+    def test_each_process_has_a_random_state(self, folder):
+        checkpoint = folder / "checkpoint-6"
+        edit_record(checkpoint, processes=2)
+        assert what_lacks(checkpoint) == "rng_state_0.pth is missing"
+        (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+        assert what_lacks(checkpoint) == "rng_state_1.pth is missing"
+        shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+        assert what_lacks(checkpoint) is None
+
+    def test_float16_has_a_scaler(self, folder):
+        checkpoint = folder / "checkpoint-6"
+        edit_record(checkpoint, scaler=True)
+        assert what_lacks(checkpoint) == "scaler.pt is missing"
+        shutil.copy(checkpoint / "scheduler.pt", checkpoint / "scaler.pt")
+        assert what_lacks(checkpoint) is None
+
+    def test_shards_are_all_there_and_whole(self, folder):
+        checkpoint = folder / "checkpoint-6"
+        weights = load_file(checkpoint / "model.safetensors")
+        (checkpoint / "model.safetensors").unlink()
+        shards = {name: f"model-{i}.safetensors" for i, name in enumerate(weights)}
+        for name, shard in shards.items():
+            save_file({name: weights[name]}, checkpoint / shard)
+        index = checkpoint / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": shards}))
+        assert what_lacks(checkpoint) is None
+        cut_to(0.9)(checkpoint / "model-1.safetensors")
+        assert what_lacks(checkpoint) == "model-1.safetensors is cut off or damaged"
+        (checkpoint / "model-1.safetensors").unlink()
+        assert what_lacks(checkpoint) == "model-1.safetensors is missing"
+        cut_to(0.5)(index)
+        assert what_lacks(checkpoint) == "model.safetensors.index.json is cut off or damaged"
+
+    @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin", "mine/adapter_model.bin"])
+    def test_weights_by_pickle_and_adapters(self, folder, name):
+        checkpoint = folder / "checkpoint-6"
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / name)
+        (checkpoint / "model.safetensors").unlink()
+        assert what_lacks(checkpoint) is None
+        cut_to(0.9)(checkpoint / name)
+        assert what_lacks(checkpoint) == f"{Path(name).name} is cut off or damaged"
+
+    def test_what_fsdp_writes_is_left_to_it(self, folder):
+        checkpoint = folder / "checkpoint-6"
+        (checkpoint / "pytorch_model_fsdp_0").mkdir()
+        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
+            (checkpoint / name).unlink()
+        assert what_lacks(checkpoint) is None
+
+
+# Disks
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow),
+                                   pytest.param(errno.EACCES, marks=pytest.mark.slow)])  # fmt: skip
+def test_each_write_may_fail_once_and_the_same_call_goes_on(tmp_path, error):
+    settings = {"max_steps": 3, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 1}
+    whole = tiny(tmp_path / "whole", **settings)
+    for number in range(1, count(tmp_path / "whole", whole.train) + 1):
+        folder = tmp_path / str(number)
+        with failing(folder, number, error) as disk:
+            try:
+                tiny(folder, **settings).train(resume_from_checkpoint=True)
+            except UserError as failure:
+                assert "could not be written" in str(failure) and str(folder) in str(failure)
+                assert failure.__cause__ is not None
+        assert disk.failed
+        step = int(disk.failed.partition("checkpoint-")[2].partition("/")[0] or 1)
+        complete = last_checkpoint(folder)
+        assert int(Path(complete).name.split("-")[1] if complete else 0) >= step - 1, disk.failed
+        resumed = tiny(folder, **settings)
+        resumed.train(resume_from_checkpoint=True)
+        assert_same(resumed, whole)
+        shutil.rmtree(folder)
+
+
+def test_an_error_that_is_not_the_disks_is_left_as_it_is(tmp_path, monkeypatch):
+    trainer = tiny(tmp_path)
+    monkeypatch.setattr(trainer, "_save_rng_state", lambda folder: (_ for _ in ()).throw(RuntimeError("mine")))
+    with pytest.raises(RuntimeError, match="mine"):
+        trainer.train()
+
+
+# Kills
+
+
+def run_to_the_end(folder: Path) -> None:
+    """Train in a process of its own; at the end write the weights and what was logged."""
+    torch.set_num_threads(1)
+    trainer = tiny(folder, num_train_epochs=4, save_total_limit=2)
+    trainer.train(resume_from_checkpoint=True)
+    save_file(trainer.model.state_dict(), folder / "end.safetensors")
+    (folder / "end.json").write_text(json.dumps(history(trainer)))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    began = time.monotonic()
+    run_to_the_end(folder)
+    return folder, time.monotonic() - began
+
+
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(s, marks=pytest.mark.slow) for s in range(3, 100))])
+def test_a_process_killed_at_random_moments_ends_as_one_that_is_not(tmp_path, uninterrupted, seed):
+    moments, (whole, duration) = random.Random(seed), uninterrupted
+    fork = multiprocessing.get_context("fork")
+    for attempt in range(30):
+        child = fork.Process(target=run_to_the_end, args=(tmp_path,))
+        child.start()
+        child.join(moments.uniform(0, duration) if attempt < 4 else None)  # then it may end
+        if child.exitcode is None:
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+    assert child.exitcode == 0
+    assert json.loads((tmp_path / "end.json").read_text()) == json.loads((whole / "end.json").read_text())
+    assert (tmp_path / "end.safetensors").read_bytes() == (whole / "end.safetensors").read_bytes()
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["learning_rate", "num_train_epochs", "weight_decay"])
+def test_numbers_that_no_training_has_are_refused(tmp_path, name, value):
+    with pytest.raises(UserError, match=f"^{name} must be at least 0 and finite, and it is {value:g}$"):
+        arguments(tmp_path, **{name: value})
