@@ -141,7 +141,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _check_file(file: Path) -> None:
-    """Check that a file of tensors is whole: safetensors by header and size, torch's by its archive; none is loaded."""
+    """Check that a file of tensors is whole, without loading it: safetensors by size, torch's by its archive."""
     if not file.is_file():
         raise _Lacking(f"{file.name} is missing")
     try:
@@ -166,8 +166,8 @@ def writing(folder: str | Path) -> Iterator[None]:
         if reason is None and not any(words in str(error) for words in UNWRITTEN):
             raise
         raise UserError(
-            f"{folder} could not be written ({reason or 'the disk is full, read-only or gone'}): make room or mend it, "
-            "and go on with resume_from_checkpoint=True from the last complete checkpoint"
+            f"{folder} could not be written ({reason or 'the disk is full, read-only or gone'}): make room, and the "
+            "same command, or train(resume_from_checkpoint=True), goes on from the last complete checkpoint"
         ) from error
 
 

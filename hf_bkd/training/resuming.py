@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, has_length
@@ -55,16 +56,25 @@ class ResumableTrainer(Trainer):
             "processes": self.args.world_size,
             "save_only_model": self.args.save_only_model,
             "scaler": getattr(self.accelerator, "scaler", None) is not None,
-            "loss": self.accelerator.reduce(self._tr_loss, reduction="mean").item(),
+            "loss": self.of_each_process(self._tr_loss),
             "logged_loss": self._total_loss_scalar,
             "logged_step": self._globalstep_last_logged,
         }
 
     def go_on_from(self, progress: dict[str, Any]) -> None:
         """Restore what :meth:`progress` returned; called in all processes, before the first step."""
-        self._tr_loss.fill_(progress["loss"])
+        self._tr_loss.fill_(self.of_this_process(progress["loss"]))
         self._total_loss_scalar = progress["logged_loss"]
         self._globalstep_last_logged = progress["logged_step"]
+
+    def of_each_process(self, value: Tensor | float) -> list[float]:
+        """Return a number of each process, in all of them."""
+        return self.accelerator.gather(torch.as_tensor(value, device=self.args.device).reshape(1)).tolist()
+
+    def of_this_process(self, values: list[float]) -> float:
+        """Return this process' number, or the mean if there were more or fewer processes."""
+        same = len(values) == self.args.world_size
+        return values[self.args.process_index] if same else sum(values) / len(values)
 
     def _mean_loss(self) -> float:
         return self._total_loss_scalar / max(self.state.global_step, 1)
@@ -91,14 +101,14 @@ class ResumableTrainer(Trainer):
     # Where a training goes on
 
     def _init_training_state(
-        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, checkpoint: Any, trial: Any
+        self, max_steps: int, epoch_steps: int, num_train_epochs: int, checkpoint: Any, trial: Any
     ) -> tuple[int, int]:
-        place = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial)
+        place = super()._init_training_state(max_steps, epoch_steps, num_train_epochs, checkpoint, trial)
         if checkpoint is None or has_length(self.train_dataset) or self.args.ignore_data_skip:
             return place
         # a stream's epoch is as long as the training for the Trainer, but ends where the stream does
         epoch, share = divmod(self.state.epoch, 1)
-        return int(epoch), round(share * num_update_steps_per_epoch * self.args.gradient_accumulation_steps)
+        return int(epoch), round(share * epoch_steps * self.args.gradient_accumulation_steps)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # resumed where the last step was taken within an epoch

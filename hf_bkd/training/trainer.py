@@ -197,17 +197,14 @@ class DistillationTrainer(ResumableTrainer):
         """Log as `Trainer.log`, the loss with its two terms."""
         if "loss" in logs and self._sums:
             for name, value in self._sums.items():
-                logs[name] = self._over_processes(value) / self._summed_steps
+                logs[name] = sum(self.of_each_process(value)) / self._summed_steps
             self._sums, self._summed_steps = {}, 0
         super().log(logs, start_time)
-
-    def _over_processes(self, value: Tensor | float) -> float:
-        return self.accelerator.reduce(torch.as_tensor(value, device=self.args.device), reduction="sum").item()
 
     def progress(self) -> dict[str, Any]:
         """Add the terms of the loss that are not logged yet, and how many batches a teacher was asked for."""
         return super().progress() | {
-            "terms": {name: self._over_processes(value) / self.args.world_size for name, value in self._sums.items()},
+            "terms": {name: self.of_each_process(value) for name, value in self._sums.items()},
             "term_steps": self._summed_steps,
             "teacher_batches": getattr(self._source, "num_batches", 0),
         }
@@ -215,7 +212,9 @@ class DistillationTrainer(ResumableTrainer):
     def go_on_from(self, progress: dict[str, Any]) -> None:
         """Restore what :meth:`progress` returned."""
         super().go_on_from(progress)
-        self._sums, self._summed_steps = progress["terms"], progress["term_steps"]
+        share = progress["processes"] / self.args.world_size
+        self._sums = {name: share * self.of_this_process(values) for name, values in progress["terms"].items()}
+        self._summed_steps = progress["term_steps"]
         if isinstance(self._source, OnlineTeacher):
             self._source.num_batches = progress["teacher_batches"]
 

@@ -5,10 +5,10 @@ Go through all writes of a call, whatever makes them, in two lines:
     for number in range(1, count(folder, call) + 1):
         with failing(folder, number, errno.ENOSPC) as disk: ...  # the call has to raise, or to go on well without
 
-Counted are files opened for writing (``open``, ``os.open``, ``Path.write_text``, ``tempfile``, fsspec), the first write
-into each, ``os.mkdir``, ``os.rename``, ``os.replace``, ``torch.save`` and safetensors' ``save_file``, below ``folder``
-alone: caches elsewhere don't count. A write that fails leaves the first half of its bytes, as a full disk does;
-``disk.failed`` then says which it was. torch and safetensors raise their own errors, in their own words, as they do.
+Counted are files opened for writing (``open``, ``os.open``, ``Path.write_text``, ``tempfile``, fsspec), the first
+write into each, ``os.mkdir``, ``os.rename``, ``os.replace``, ``torch.save`` and safetensors' ``save_file``, below
+``folder`` alone: caches elsewhere don't count. A write that fails leaves the first half of its bytes, as a full disk
+does; ``disk.failed`` then says which it was. torch and safetensors raise errors of their own kinds and words.
 """
 
 import builtins

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -20,7 +22,7 @@ from hf_bkd.utils.errors import UserError
 
 from ..training.training_helpers import arguments
 from .faults import count, failing
-from .training_runs import Killed, KillAt, asking, assert_same, history, tiny
+from .training_runs import KillAt, Killed, asking, assert_same, history, tiny
 
 PERIODS = {
     "each step, evaluated by epochs": {},
@@ -132,7 +134,7 @@ def test_a_checkpoint_that_lacks_something_is_passed_over_with_a_line(folder, ca
     damage(folder / "checkpoint-6" / name)
     assert last_checkpoint(folder) == str(folder / "checkpoint-4")
     (line,) = caplog.messages
-    assert "checkpoint-6 is passed over" in line and name in line and line.endswith("training goes on from checkpoint-4")
+    assert f"checkpoint-6 is passed over ({name} " in line and line.endswith("training goes on from checkpoint-4")
     with pytest.raises(UserError, match=f"checkpoint-6 can't be resumed from .*{name}"):
         tiny(folder).train(resume_from_checkpoint=str(folder / "checkpoint-6"))
 
@@ -283,6 +285,23 @@ def test_each_write_may_fail_once_and_the_same_call_goes_on(tmp_path, error):
         shutil.rmtree(folder)
 
 
+def train_with_small_files(folder: Path, limit: int) -> None:
+    """Train where no file can grow beyond ``limit`` bytes, so that torch and safetensors fail by themselves."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with pytest.raises(UserError, match="checkpoint-2 could not be written .*: make room"):
+        tiny(folder, save_steps=2).train()
+    assert last_checkpoint(folder) is None
+
+
+@pytest.mark.parametrize("limit", [100, 1000, 1500, 4000, 8000])
+def test_a_real_limit_on_files_is_told_in_a_sentence(tmp_path, limit):
+    child = multiprocessing.get_context("fork").Process(target=train_with_small_files, args=(tmp_path, limit))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
 def test_an_error_that_is_not_the_disks_is_left_as_it_is(tmp_path, monkeypatch):
     trainer = tiny(tmp_path)
     monkeypatch.setattr(trainer, "_save_rng_state", lambda folder: (_ for _ in ()).throw(RuntimeError("mine")))
@@ -293,13 +312,13 @@ def test_an_error_that_is_not_the_disks_is_left_as_it_is(tmp_path, monkeypatch):
 # Kills
 
 
-def run_to_the_end(folder: Path) -> None:
-    """Train in a process of its own; at the end write the weights and what was logged."""
+def run_to_the_end(end: Path, folder: Path | None = None, **changes) -> None:
+    """Train in ``folder``, going on from its checkpoints; then write the weights and what was logged into ``end``."""
     torch.set_num_threads(1)
-    trainer = tiny(folder, num_train_epochs=4, save_total_limit=2)
+    trainer = tiny(folder or end, **({"num_train_epochs": 4} | changes))
     trainer.train(resume_from_checkpoint=True)
-    save_file(trainer.model.state_dict(), folder / "end.safetensors")
-    (folder / "end.json").write_text(json.dumps(history(trainer)))
+    save_file(trainer.accelerator.unwrap_model(trainer.model).state_dict(), end / "end.safetensors")
+    (end / "end.json").write_text(json.dumps(history(trainer)))
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +334,7 @@ def test_a_process_killed_at_random_moments_ends_as_one_that_is_not(tmp_path, un
     moments, (whole, duration) = random.Random(seed), uninterrupted
     fork = multiprocessing.get_context("fork")
     for attempt in range(30):
-        child = fork.Process(target=run_to_the_end, args=(tmp_path,))
+        child = fork.Process(target=run_to_the_end, args=(tmp_path, None), kwargs={"save_total_limit": 2})
         child.start()
         child.join(moments.uniform(0, duration) if attempt < 4 else None)  # then it may end
         if child.exitcode is None:
@@ -327,6 +346,35 @@ def test_a_process_killed_at_random_moments_ends_as_one_that_is_not(tmp_path, un
     assert child.exitcode == 0
     assert json.loads((tmp_path / "end.json").read_text()) == json.loads((whole / "end.json").read_text())
     assert (tmp_path / "end.safetensors").read_bytes() == (whole / "end.safetensors").read_bytes()
+
+
+# Processes
+
+
+def in_each_process(rank: int, folder: Path) -> None:
+    """Train as one of two gloo processes, going on from what is in ``folder``."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
+    sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", **sizes}
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    run_to_the_end(folder / str(rank) if rank else folder, folder, save_steps=2, logging_steps=4)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_two_processes_go_on_as_they_were(tmp_path, step):
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    for folder in (whole, rest):
+        (folder / "1").mkdir(parents=True)
+        if folder == rest:
+            shutil.copytree(whole / f"checkpoint-{step}", rest / f"checkpoint-{step}")
+        torch.multiprocessing.start_processes(in_each_process, (folder,), 2, start_method="fork")
+    assert json.loads((rest / "end.json").read_text()) == json.loads((whole / "end.json").read_text())
+    assert (rest / "end.safetensors").read_bytes() == (whole / "end.safetensors").read_bytes()
+    (rest / f"checkpoint-{step}" / "rng_state_1.pth").unlink()
+    assert what_lacks(rest / f"checkpoint-{step}") == "rng_state_1.pth is missing"
 
 
 # Arguments

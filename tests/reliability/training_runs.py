@@ -39,9 +39,7 @@ def tiny(folder: Path, **changes: Any) -> DistillationTrainer:
     """Two epochs of three steps, which save and evaluate as ``changes`` say."""
     settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "epoch", "kd_lambda": 0.5} | changes
     kwargs = {} if settings["eval_strategy"] == "no" else {"eval_dataset": resident(examples(1))}
-    trainer = DistillationTrainer(
-        new(Student), arguments(folder, **settings), train_dataset=resident(), **kwargs
-    )
+    trainer = DistillationTrainer(new(Student), arguments(folder, **settings), train_dataset=resident(), **kwargs)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -92,5 +90,6 @@ def _event(name: str):
     return event
 
 
-for _name in ("step_begin", "optimizer_step", "step_end", "log", "evaluate", "save", "epoch_begin", "epoch_end", "train_end"):
+EVENTS = "step_begin optimizer_step step_end log evaluate save epoch_begin epoch_end train_end"
+for _name in EVENTS.split():
     setattr(KillAt, f"on_{_name}", _event(_name))
