@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -49,7 +50,7 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
             complete = path
             break
         passed_over.append(f"{path.name} is passed over ({lacking})")
-    if passed_over:
+    if passed_over and PartialState().is_main_process:
         then = "training starts anew" if complete is None else f"training goes on from {complete.name}"
         logger.warning("in %s %s: %s", output_dir, ", ".join(passed_over), then)
     return None if complete is None else str(complete)
@@ -90,9 +91,7 @@ def _check(checkpoint: Path) -> None:
     if match and step != int(match[1]):
         raise _Lacking(f"its {TRAINER_STATE_NAME} is of step {step}")
     record = recorded(state)
-    processes = record.get("processes")
-    random = [f"rng_state_{rank}.pth" for rank in range(processes or 0)] if processes != 1 else ["rng_state.pth"]
-    random = random or sorted(path.name for path in checkpoint.glob("rng_state*.pth")) or ["rng_state.pth"]
+    random = _random_states(checkpoint, record)
     of_optimizer = (OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCHEDULER_NAME, *random)
     sharded = any(any(checkpoint.glob(pattern)) for pattern in SHARDED)
     if record.get("save_only_model") or not (sharded or any((checkpoint / name).exists() for name in of_optimizer)):
@@ -108,6 +107,13 @@ def _check(checkpoint: Path) -> None:
 def recorded(state: dict[str, Any]) -> dict[str, Any]:
     """Return what the trainer noted of its own in the content of a state file; {} if another Trainer wrote it."""
     return (state.get("stateful_callbacks") or {}).get(RECORD, {}).get("attributes", {})
+
+
+def _random_states(checkpoint: Path, record: dict[str, Any]) -> list[str]:
+    """Name the files of random states, one a process; where it isn't known which should be there, those that are."""
+    if record.get("processes", 1) > 1 and not record["on_each_node"]:
+        return [f"rng_state_{rank}.pth" for rank in range(record["processes"])]
+    return sorted(path.name for path in checkpoint.glob("rng_state*.pth")) or ["rng_state.pth"]
 
 
 def _check_weights(checkpoint: Path) -> None:

@@ -33,7 +33,7 @@ class ResumableTrainer(Trainer):
         Raises:
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
-        self._resumed, self._epoch_is_over, self._save_is_due = {}, False, False
+        self._resumed = {}
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         elif isinstance(resume_from_checkpoint, (str, Path)):
@@ -50,28 +50,29 @@ class ResumableTrainer(Trainer):
 
     # What goes with a checkpoint
 
-    def progress(self) -> dict[str, Any]:
+    def _progress(self) -> dict[str, Any]:
         """Return what a resume needs beyond the Trainer's own files, as JSON; called in all processes."""
         return {
             "processes": self.args.world_size,
+            "on_each_node": self.args.save_on_each_node,
             "save_only_model": self.args.save_only_model,
             "scaler": getattr(self.accelerator, "scaler", None) is not None,
-            "loss": self.of_each_process(self._tr_loss),
+            "loss": self._of_each_process(self._tr_loss),
             "logged_loss": self._total_loss_scalar,
             "logged_step": self._globalstep_last_logged,
         }
 
-    def go_on_from(self, progress: dict[str, Any]) -> None:
-        """Restore what :meth:`progress` returned; called in all processes, before the first step."""
-        self._tr_loss.fill_(self.of_this_process(progress["loss"]))
+    def _go_on_from(self, progress: dict[str, Any]) -> None:
+        """Restore what :meth:`_progress` returned; called in all processes, before the first step."""
+        self._tr_loss.fill_(self._of_this_process(progress["loss"]))
         self._total_loss_scalar = progress["logged_loss"]
         self._globalstep_last_logged = progress["logged_step"]
 
-    def of_each_process(self, value: Tensor | float) -> list[float]:
+    def _of_each_process(self, value: Tensor | float) -> list[float]:
         """Return a number of each process, in all of them."""
         return self.accelerator.gather(torch.as_tensor(value, device=self.args.device).reshape(1)).tolist()
 
-    def of_this_process(self, values: list[float]) -> float:
+    def _of_this_process(self, values: list[float]) -> float:
         """Return this process' number, or the mean if there were more or fewer processes."""
         same = len(values) == self.args.world_size
         return values[self.args.process_index] if same else sum(values) / len(values)
@@ -87,7 +88,7 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        self.state.stateful_callbacks[RECORD] = {"args": {}, "attributes": self.progress()}
+        self.state.stateful_callbacks[RECORD] = {"args": {}, "attributes": self._progress()}
         with writing(folder):
             if self.args.should_save:  # an older checkpoint of this step is not complete from here on
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
@@ -142,8 +143,9 @@ class _AtEpochEnds(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._epoch_is_over = self.trainer._save_is_due = False
         if self.trainer._resumed:
-            self.trainer.go_on_from(self.trainer._resumed)
+            self.trainer._go_on_from(self.trainer._resumed)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._epoch_is_over = False

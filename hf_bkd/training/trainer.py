@@ -197,23 +197,23 @@ class DistillationTrainer(ResumableTrainer):
         """Log as `Trainer.log`, the loss with its two terms."""
         if "loss" in logs and self._sums:
             for name, value in self._sums.items():
-                logs[name] = sum(self.of_each_process(value)) / self._summed_steps
+                logs[name] = sum(self._of_each_process(value)) / self._summed_steps
             self._sums, self._summed_steps = {}, 0
         super().log(logs, start_time)
 
-    def progress(self) -> dict[str, Any]:
+    def _progress(self) -> dict[str, Any]:
         """Add the terms of the loss that are not logged yet, and how many batches a teacher was asked for."""
-        return super().progress() | {
-            "terms": {name: self.of_each_process(value) for name, value in self._sums.items()},
+        return super()._progress() | {
+            "terms": {name: self._of_each_process(value) for name, value in self._sums.items()},
             "term_steps": self._summed_steps,
             "teacher_batches": getattr(self._source, "num_batches", 0),
         }
 
-    def go_on_from(self, progress: dict[str, Any]) -> None:
-        """Restore what :meth:`progress` returned."""
-        super().go_on_from(progress)
+    def _go_on_from(self, progress: dict[str, Any]) -> None:
+        """Restore what :meth:`_progress` returned."""
+        super()._go_on_from(progress)
         share = progress["processes"] / self.args.world_size
-        self._sums = {name: share * self.of_this_process(values) for name, values in progress["terms"].items()}
+        self._sums = {name: share * self._of_this_process(values) for name, values in progress["terms"].items()}
         self._summed_steps = progress["term_steps"]
         if isinstance(self._source, OnlineTeacher):
             self._source.num_batches = progress["teacher_batches"]

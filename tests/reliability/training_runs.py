@@ -62,6 +62,11 @@ def history(trainer: DistillationTrainer) -> list[dict[str, float]]:
     return [{k: v for k, v in entry.items() if not k.endswith(RUNTIMES)} for entry in entries]
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, by their steps."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
 def assert_same(trainer: DistillationTrainer, whole: DistillationTrainer) -> None:
     """Check that two trainings logged the same and ended in the same weights, to the last bit."""
     assert history(trainer) == history(whole)
