@@ -95,7 +95,7 @@ def test_an_online_teacher_without_ids_goes_on_with_the_draws_that_come_next(tmp
 @pytest.mark.parametrize("error", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow),
                                    pytest.param(errno.EACCES, marks=pytest.mark.slow)])  # fmt: skip
 def test_each_write_may_fail_once_and_the_same_call_goes_on(tmp_path, error):
-    settings = {"max_steps": 3, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 1}
+    settings = {"max_steps": 2, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 1}
     whole = tiny(tmp_path / "whole", **settings)
     for number in range(1, count(tmp_path / "whole", whole.train) + 1):
         folder = tmp_path / str(number)
