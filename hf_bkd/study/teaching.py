@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
 from ..soft_labels.columns import teachers_of
-from ..soft_labels.identity import content_ids
+from ..soft_labels.identity import Identity, summarized_ids
 from ..soft_labels.record import make_record
 from ..teachers import (
     DeterministicTeacher,
@@ -119,8 +119,11 @@ class Teaching:
         rows, bayes = self.setting.splits.train, self.setting.splits.bayes
         column = self.setting.inputs.column
         teacher = {"method": "bayes", "num_classes": bayes.shape[1], "temperature": 1.0, "tempering": "post_average"}
-        record = make_record(teacher, rows, num_samples=1, seed=0, storage="float16", content_column=column)
-        return attach(rows, bayes, record, example_ids=content_ids(rows[column][:]))
+        identity = Identity((column,))
+        ids = identity.of_dataset(rows)
+        about = {"identity": identity, "ids": summarized_ids(ids)}
+        record = make_record(teacher, rows, num_samples=1, seed=0, storage="float16", **about)
+        return attach(rows, bayes, record, example_ids=ids)
 
     def teacher(self, arm: Arm, temperature: float, rows: Rows = None, prefix: str = "") -> Teacher:
         """An arm's teacher at a temperature, fitted on all of the training split or on ``rows`` of it."""

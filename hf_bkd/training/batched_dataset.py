@@ -18,7 +18,7 @@ from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
 from ..soft_labels.columns import PROBS, VARIANCE, SoftLabels, column, teachers_of
 from ..soft_labels.identity import EXAMPLE_ID, content_ids
-from ..soft_labels.reading import read, stored_ids
+from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
 from ..utils.progress import track
 
@@ -133,7 +133,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         labels = {}
         for teacher in teachers_of(dataset.column_names):
             read_labels = read(dataset, teacher)
-            check_belonging(read_labels.layout, replace(self._facts, ids=stored_ids(dataset, read_labels.record)))
+            check_belonging(read_labels.layout, replace(self._facts, **ids_to_compare(dataset, read_labels.record, self.example_ids)))
             labels[teacher] = read_labels.to(self.device)
         views = shared_views([each.layout for each in labels.values()], self.views, self.example_ids)
         return self._changed(labels=labels, views=views)
