@@ -301,6 +301,7 @@ def _is_readable(content: dict[str, Any]) -> bool:
         and _is_count(objects["views"].get("number"))
         and _is_count(objects["dataset"].get("repeated_ids"), 0)
         and _is_count(objects["dataset"].get("rows"), 0)
+        and isinstance(objects["dataset"].get("content_column"), (str, type(None)))
         and _is_identity(objects["dataset"].get("identity"))
         and _is_folds(content.get("folds"))
         and _are(str, content.get("class_names"))

@@ -68,7 +68,7 @@ def attach_table(
     columns = label_columns(table, record, name)
     stale = {*columns, column(VARIANCE, name)}
     dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
-    if EXAMPLE_ID in columns:
+    if EXAMPLE_ID in columns and (record.dataset.identity or record.dataset.content_column) is not None:
         dataset = _with_ids_of(dataset, record)
     return with_columns(dataset, columns)
 
@@ -76,7 +76,7 @@ def attach_table(
 def label_columns(table: pa.Table, record: LabelRecord, name: str | None = None) -> dict[str, tuple[Any, Any]]:
     """The columns of :func:`encoded_table` and their record: name -> their values and their feature."""
     columns = {
-        column(kind, name) if kind != EXAMPLE_ID else kind: (table[kind], feature_of(table.schema.field(kind).type))
+        column(kind, name) if kind != EXAMPLE_ID else kind: (table[kind], _feature_of(table.schema.field(kind).type))
         for kind in table.column_names
     }
     return columns | {column(RECORD, name): (_zeros(len(table)), _feature_of_record(record))}
@@ -196,10 +196,9 @@ def _fixed_lists(values: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
 
 
-def feature_of(kind: pa.DataType) -> Any:
-    """The feature of a column of this type."""
+def _feature_of(kind: pa.DataType) -> Any:
     if pa.types.is_struct(kind):
-        return {field.name: feature_of(field.type) for field in kind}
+        return {field.name: _feature_of(field.type) for field in kind}
     if pa.types.is_fixed_size_list(kind):
-        return datasets.List(feature_of(kind.value_type), length=kind.list_size)
+        return datasets.List(_feature_of(kind.value_type), length=kind.list_size)
     return datasets.Value({"halffloat": "float16", "float": "float32"}.get(str(kind), str(kind)))
