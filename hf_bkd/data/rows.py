@@ -1,5 +1,6 @@
 """Rows are read so that one that can't be is named, by its number in the dataset and by its column."""
 
+import re
 from collections.abc import Sequence
 from textwrap import shorten
 from typing import Any
@@ -13,7 +14,9 @@ from ..utils.limits import LIMITS
 UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, DecompressionBombError, EOFError)
 
 
-def read_rows(dataset: datasets.Dataset, start: int, stop: int, numbers: Sequence[int] | None = None) -> dict[str, Any]:
+def read_rows(
+    dataset: datasets.Dataset, start: int, stop: int, numbers: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Read some rows as Python values, images decoded: column name -> list.
 
     Args:
@@ -66,4 +69,5 @@ def _check_image(name: str, number: int, image: Any) -> None:
 
 def reason(error: BaseException) -> str:
     """Return an error of another library in brief, for a sentence that quotes it."""
-    return shorten(f"{type(error).__name__}: {error}", 200)
+    text = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", str(error))
+    return shorten(f"{type(error).__name__}: {text}", 200)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from accelerate.utils import find_executable_batch_size, gather_object
 
+from ..data.rows import reason
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.processes import processes
@@ -136,7 +137,7 @@ def ask(
         sizes: set[tuple[int, ...]] = set()
         for name, rows, batch, inputs in ahead(_batches(examples, device_of(teacher), options, shards, part, names)):
             if batch is not None:
-                done.append(_predict(teacher, batch, examples.num_views, options))
+                done.append(_asked(teacher, batch, examples.num_views, options))
                 sizes |= batch.sizes
             if batch is None or sum(len(answer["ids"]) for answer in done) == rows:
                 if done:
@@ -191,6 +192,19 @@ def _batches(
                 yield name, len(piece), batch, inputs
 
 
+def _asked(teacher: LabelingTeacher, batch: Batch, num_views: int, options: LabelOptions) -> dict[str, np.ndarray]:
+    """:func:`_predict`, with a UserError that names the rows that the teacher can't take."""
+    try:
+        return _predict(teacher, batch, num_views, options)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(
+            f"the teacher can't answer rows {batch.numbers[0]} to {batch.numbers[-1]} ({reason(error)}): compare what "
+            "the preprocessor makes of them with the inputs that its network takes"
+        ) from error
+
+
 def _predict(teacher: LabelingTeacher, batch: Batch, num_views: int, options: LabelOptions) -> dict[str, np.ndarray]:
     """``probs`` and ``variance`` [B, V, C], and the ids."""
     answers: dict[str, list[np.ndarray]] = {"probs": [], "variance": []}
@@ -209,7 +223,10 @@ def _predict(teacher: LabelingTeacher, batch: Batch, num_views: int, options: La
             variance = prediction.variance.float()
             variance = variance.sum(dim=-1, keepdim=True) if options.variance == "sum" else variance
             answers["variance"].append(variance.cpu().numpy())
-    return {name: np.stack(each, axis=1) for name, each in answers.items() if each} | {"ids": batch.ids, "numbers": batch.numbers}
+    return {name: np.stack(each, axis=1) for name, each in answers.items() if each} | {
+        "ids": batch.ids,
+        "numbers": batch.numbers,
+    }
 
 
 def _shard(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..data.preprocessing import Pool, StoredImages, decoded, look
-from ..data.views import Views
 from ..data.rows import read_rows, reason
+from ..data.views import Views
 from ..utils.errors import UserError
 from .columns import check_reserved, is_soft_label_column
 from .identity import Identity, Watched, content_column, is_label

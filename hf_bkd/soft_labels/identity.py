@@ -73,7 +73,9 @@ class Identity:
     @classmethod
     def of_features(cls, features: Mapping[str, Any]) -> Self | None:
         """All columns but those of labels and soft labels, where nobody says what is read; ``None`` without any."""
-        columns = (name for name, feature in features.items() if not (is_label(name, feature) or is_soft_label_column(name)))
+        columns = (
+            name for name, feature in features.items() if not (is_label(name, feature) or is_soft_label_column(name))
+        )
         columns = tuple(columns)
         return cls(columns) if columns else None
 

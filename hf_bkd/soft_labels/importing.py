@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.rows import reason
 from ..utils.checks import check_choice, check_positive
 from ..utils.errors import UserError
 from .belonging import NAMED, check_class_count
@@ -90,14 +89,14 @@ def import_soft_labels(
 def _numbers(values: Any) -> Tensor:
     """Arrays, tensors (also of bfloat16) or lists of numbers as float64; UserError for anything else."""
     try:
-        tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-        if tensor.is_complex():
-            raise TypeError("complex numbers")
-        return tensor.double()
+        array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"values must be an array of numbers, with C in every row ({reason(error)}): pass a float array [M, C]"
+            "values must be an array of numbers, and their rows differ in length: pass a float array [M, C]"
         ) from error
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"values must be an array of numbers, and they are {array.dtype}: pass a float array [M, C]")
+    return torch.from_numpy(array.astype(np.float64))
 
 
 def _rows(dataset: datasets.Dataset, ids: list[Any], id_column: str) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.views import Views
+from ..utils.checks import check_count
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from ..utils.locks import sole_user
@@ -203,7 +204,8 @@ def _remembered(shards: Shards, name: str, fold: int, before: dict | None, now: 
 
 
 def _fold_indices(num_rows: int, folds: int, seed: int) -> list[np.ndarray]:
-    if not 2 <= folds <= num_rows:
+    check_count(2, folds=folds)
+    if folds > num_rows:
         raise UserError(f"folds must be between 2 and the number of rows ({num_rows}), and it is {folds}")
     order = np.random.default_rng(seed).permutation(num_rows)
     return [np.sort(part) for part in np.array_split(order, folds)]

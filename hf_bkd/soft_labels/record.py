@@ -13,6 +13,7 @@ from typing import Any, Self
 import datasets
 
 from ..data.views import Views
+from ..utils.checks import check_positive
 from ..utils.errors import UserError
 from ..utils.files import parsed_json
 from ..utils.limits import LIMITS
@@ -251,8 +252,18 @@ def identified(identity: Identity | None, ids: IdSummary | None) -> dict[str, An
 
 
 def description(teacher: Any, num_samples: int) -> dict[str, Any]:
-    """What a record says of a teacher that is asked for S draws: ``describe()`` and, if need be, how many it makes."""
+    """What a record says of a teacher that is asked for S draws: ``describe()`` and, if need be, how many it makes.
+
+    Raises:
+        UserError: it lacks what every record has, or its temperature is out of range.
+    """
     described = teacher.describe()
+    missing = [name for name in ("num_classes", "temperature", "tempering", "weights") if name not in described]
+    if missing:
+        raise UserError(
+            f"the teacher's describe() doesn't say its {missing[0]}, which the labels' record needs: add it"
+        )
+    check_positive(**{"the teacher's temperature": described["temperature"]})
     num_draws = teacher.num_draws(num_samples) if hasattr(teacher, "num_draws") else None
     if num_draws in (None, TeacherRecord.from_json(described).draws(num_samples)):
         return described
@@ -313,7 +324,9 @@ def _check_limits(content: dict[str, Any]) -> None:
     teacher, views = content.get("teacher") or {}, content.get("views") or {}
     asked = {"num_classes": teacher.get("num_classes"), "num_draws": teacher.get("num_draws")}
     asked |= {"num_views": views.get("number")}
-    asked["num_draws"] = max(asked["num_draws"] or 0, content["num_samples"] if _is_whole(content.get("num_samples")) else 0)
+    asked["num_draws"] = max(
+        asked["num_draws"] or 0, content["num_samples"] if _is_whole(content.get("num_samples")) else 0
+    )
     LIMITS.check("the labels' record", **{name: value for name, value in asked.items() if value is not None})
 
 

@@ -95,7 +95,9 @@ def _zeros(number: int) -> pa.ChunkedArray:
 
 def _with_ids_of(dataset: datasets.Dataset, record: LabelRecord) -> datasets.Dataset:
     """The dataset, whose records of labels say of its ids what ``record`` does."""
-    said = {name: record.dataset.json.get(name) for name in ("content_column", "identity", "fingerprint", "repeated_ids")}
+    said = {
+        name: record.dataset.json.get(name) for name in ("content_column", "identity", "fingerprint", "repeated_ids")
+    }
     said = {name: value for name, value in said.items() if name != "identity" or value is not None}
     features = dataset.features.copy()
     for name in filter(is_record_column, dataset.column_names):

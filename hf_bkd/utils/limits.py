@@ -45,9 +45,7 @@ class Limits:
             if value is None:
                 continue
             if not (value.isdecimal() and int(value) > 0):
-                raise UserError(
-                    f"HF_BKD_MAX_{field.name.upper()} must be a whole number above 0, and it is {value!r}"
-                )
+                raise UserError(f"HF_BKD_MAX_{field.name.upper()} must be a whole number above 0, and it is {value!r}")
             setattr(self, field.name, int(value))
 
     def check(self, source: str, **asked: float) -> None:

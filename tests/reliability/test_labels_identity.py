@@ -11,10 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_bkd import UserError, add_soft_labels, join_soft_labels, only_soft_labels
+from hf_bkd import UserError, join_soft_labels, only_soft_labels
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.identity import Identity, Watched, content_ids
-from tests.soft_labels.label_helpers import RECORD, Teacher, column_bytes, image_teacher, images, quiet, some_probs, texts
+from hf_bkd.soft_labels.reading import stored_labels
+from tests.soft_labels.label_helpers import (
+    RECORD,
+    Teacher,
+    column_bytes,
+    image_teacher,
+    images,
+    quiet,
+    some_probs,
+    texts,
+)
 
 N = 30
 
@@ -29,7 +39,9 @@ def code_of(*parts: object) -> list[float]:
 
 def reading(*names: str):
     """A preprocessor that reads these columns."""
-    return lambda rows: {"x": torch.tensor([code_of(*row) for row in zip(*(rows[name] for name in names), strict=True)])}
+    return lambda rows: {
+        "x": torch.tensor([code_of(*row) for row in zip(*(rows[name] for name in names), strict=True)])
+    }
 
 
 BY_TWO = {
@@ -66,8 +78,6 @@ def test_a_table_of_features_has_ids_and_keeps_its_draws():
     assert joined["example_id"][:] == content_ids(joined["x"][:]).tolist()
     assert column_bytes(join_soft_labels(dataset, only_soft_labels(joined))) == column_bytes(labeled)
     swapped = labeled.remove_columns("x").add_column("x", values["x"][::-1])
-    from hf_bkd.soft_labels.reading import stored_labels
-
     with pytest.raises(UserError, match="were made for other examples"):
         stored_labels(swapped, None, 4)
 
@@ -106,7 +116,9 @@ def test_a_preprocessor_that_reads_more_of_later_rows_is_refused():
         values = rows["number"] if rows["text"][0] == "text 4" else [0] * len(rows["text"])
         return {"x": torch.tensor([[float(value)] * 3 for value in values])}
 
-    with pytest.raises(UserError, match="the preprocessor reads column number of rows 4 to 5 and did not of the first"):
+    with pytest.raises(
+        UserError, match="the preprocessor reads column number of rows 4 to 5 and did not of the first"
+    ):
         quiet(texts(), Teacher(), preprocessor=odd, batch_size=2)
 
 
@@ -163,8 +175,11 @@ class TestOldRecords:
         record = read(labeled).record.to_json()
         about = {name: value for name, value in record["dataset"].items() if name != "identity"}
         ids = content_ids(labeled[content][:], form=1)
-        rows = labeled.remove_columns([name for name in labeled.column_names if name.startswith(("teacher", "example"))])
-        record |= {"dataset": about | {"content_column": content}}
+        rows = labeled.remove_columns(
+            [name for name in labeled.column_names if name.startswith(("teacher", "example"))]
+        )
+        repeated = len(ids) - len(set(ids.tolist()))
+        record |= {"dataset": about | {"content_column": content, "repeated_ids": repeated}}
         return attach(rows, read(labeled).probs.numpy(), record, example_ids=ids, storage="float32")
 
     def test_are_joined_and_checked_by_it(self):
@@ -177,7 +192,9 @@ class TestOldRecords:
     def test_of_equal_ids_and_different_labels_are_refused(self):
         dataset = numbered({"text": ["a"] * N})
         labeled = quiet(dataset, Teacher(), preprocessor=reading("text", "number"))
-        with pytest.raises(UserError, match="rows 0 and 1 of the labels have the same example_id and different labels"):
+        with pytest.raises(
+            UserError, match="rows 0 and 1 of the labels have the same example_id and different labels"
+        ):
             join_soft_labels(dataset.shuffle(seed=0), only_soft_labels(self.old(labeled, "text")))
 
 
@@ -210,7 +227,9 @@ class TestColumnsOfTheUser:
         message = "the dataset has a column .* of its own, a name that soft labels need: pass dataset.rename_column|no record"
         for use in (
             lambda dataset: quiet(dataset, Teacher(), preprocessor=reading("text")),
-            lambda dataset: join_soft_labels(dataset, only_soft_labels(quiet(texts(), Teacher(), preprocessor=reading("text")))),
+            lambda dataset: join_soft_labels(
+                dataset, only_soft_labels(quiet(texts(), Teacher(), preprocessor=reading("text")))
+            ),
             lambda dataset: attach(dataset, some_probs(10, 4), RECORD),
         ):
             with pytest.raises(UserError, match=message) as error:
@@ -235,10 +254,13 @@ def test_files_of_several_labelings_that_were_loaded_together_are_recognized(tmp
         labeled.to_parquet(tmp_path / f"{number}.parquet")
     files = [str(tmp_path / f"{number}.parquet") for number in range(2)]
     together = datasets.load_dataset("parquet", data_files=files, cache_dir=tmp_path / "cache")["train"]
-    from hf_bkd.soft_labels.reading import stored_labels
-
-    for use in (lambda: stored_labels(together, None, 4), lambda: join_soft_labels(texts(), only_soft_labels(together))):
-        with pytest.raises(UserError, match="10 different examples have soft labels whose record is of 5: files of sev"):
+    for use in (
+        lambda: stored_labels(together, None, 4),
+        lambda: join_soft_labels(texts(), only_soft_labels(together)),
+    ):
+        with pytest.raises(
+            UserError, match="10 different examples have soft labels whose record is of 5: files of sev"
+        ):
             use()
 
 
@@ -250,8 +272,11 @@ def test_records_of_another_format_are_refused(written_in):
 
 def test_numbers_of_single_images_and_texts_are_those_of_earlier_versions():
     """Draws belong to ids: these are frozen."""
-    labeled = quiet(images(), image_teacher(), preprocessor=lambda rows: {
-        "pixel_values": torch.tensor(np.stack([np.asarray(each) for each in rows["picture"]])).float()
-    })
+    labeled = quiet(
+        images(),
+        image_teacher(),
+        preprocessor=lambda rows: {
+            "pixel_values": torch.tensor(np.stack([np.asarray(each) for each in rows["picture"]])).float()
+        },
+    )
     assert labeled["example_id"][:] == content_ids(images()["picture"][:], form=1).tolist()
-    assert add_soft_labels is not None

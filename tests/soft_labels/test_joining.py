@@ -122,7 +122,9 @@ class TestRefused:
         values = texts(2).select([1, 0, 0])
         ids = content_ids(values["text"][:])
         labels = only_soft_labels(attach(values, some_probs(3, 4), RECORD, example_ids=ids, storage="float32"))
-        with pytest.raises(UserError, match="rows 1 and 2 of the labels have the same example_id and different labels"):
+        with pytest.raises(
+            UserError, match="rows 1 and 2 of the labels have the same example_id and different labels"
+        ):
             join_soft_labels(values, labels)
 
     def test_labels_that_lost_their_ids(self):
