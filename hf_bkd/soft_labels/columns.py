@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
+from ..utils.limits import LIMITS
 from .identity import EXAMPLE_ID, PROBS, RECORD, VARIANCE, is_soft_label_column
 from .record import LabelRecord, decode_record
 from .storage import check_parts, decode
@@ -216,6 +217,7 @@ class SoftLabels:
     @property
     def probs(self) -> Tensor:
         """All probabilities: float32 [N, C], or [N, V, C] if there are several views."""
+        LIMITS.check(f"column {self.layout.name}", label_numbers=len(self) * self.num_views * self.num_classes)
         probs = decode(self.parts, self.num_classes)
         return probs[:, 0] if self.num_views == 1 else probs
 

@@ -165,11 +165,10 @@ KINDS = {dict: "object", list: "list", object: "value"}
 def _depth(content: Any) -> int:
     """Count how many objects and lists are within each other, level by level."""
     depth, level = 0, [content]
-    while level:
-        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
-        level = [value for values in inner for value in values]
+    while level := [each for each in level if isinstance(each, (dict, list))]:
+        level = [value for each in level for value in (each.values() if isinstance(each, dict) else each)]
         depth += 1
-    return depth - 1
+    return depth
 
 
 def writable_folder(path: str | Path) -> Path:
