@@ -23,6 +23,7 @@ from ..teachers import Teacher, predict_all
 from ..teachers.loading import load_teacher
 from ..utils.errors import UserError
 from ..utils.files import whole_folder, writable_folder
+from ..utils.locks import sole_user
 from ..utils.processes import decided_by_main, processes
 from .arguments import add_dataset
 
@@ -72,28 +73,30 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
         rows = rows.cast_column("image", datasets.Image(mode=MODES[channels]))
     reader = reader_for(teacher.network, folder, rows)
     shards = output_dir.with_name(f"{output_dir.name}.shards")
-    rows = add_soft_labels(
-        rows,
-        teacher,
-        arguments.num_samples,
-        preprocessor=reader if views is None else ImagePreprocessor.for_model(teacher.network),
-        views=views,
-        batch_size=arguments.batch_size or reader.batch_size,
-        storage=arguments.storage,
-        top_k=arguments.top_k,
-        variance=arguments.variance,
-        mixed_precision=arguments.mixed_precision,
-        held_out=_measured(arguments, teacher, folder, held_out),
-        seed=arguments.seed,
-        folder=shards,
-        shard_rows=SHARD_ROWS,
-    )
-    state.wait_for_everyone()  # until all have read what the main process removes
+    with sole_user(shards):
+        rows = add_soft_labels(
+            rows,
+            teacher,
+            arguments.num_samples,
+            preprocessor=reader if views is None else ImagePreprocessor.for_model(teacher.network),
+            views=views,
+            batch_size=arguments.batch_size or reader.batch_size,
+            storage=arguments.storage,
+            top_k=arguments.top_k,
+            variance=arguments.variance,
+            mixed_precision=arguments.mixed_precision,
+            held_out=_measured(arguments, teacher, folder, held_out),
+            seed=arguments.seed,
+            folder=shards,
+            shard_rows=SHARD_ROWS,
+        )
+        state.wait_for_everyone()  # until all have read what the main process removes
+        if state.is_main_process:
+            saved = only_soft_labels(rows) if arguments.labels_only else rows
+            with whole_folder(output_dir) as temporary:
+                saved.save_to_disk(temporary)
+            shutil.rmtree(shards, ignore_errors=True)
     if state.is_main_process:
-        saved = only_soft_labels(rows) if arguments.labels_only else rows
-        with whole_folder(output_dir) as temporary:
-            saved.save_to_disk(temporary)
-        shutil.rmtree(shards, ignore_errors=True)
         print(f"{len(rows)} examples labeled by a {teacher.method} teacher: {output_dir}")
         if arguments.push_to_hub:
             push_soft_labels(saved, arguments.push_to_hub, split=arguments.split, private=arguments.private or None)
