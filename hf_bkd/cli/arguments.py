@@ -2,6 +2,8 @@
 
 import argparse
 
+from ..utils.errors import UserError
+
 
 def add_dataset(command: argparse.ArgumentParser, split: str) -> None:
     """Add the arguments that say which examples of a dataset a teacher is asked about."""
@@ -10,6 +12,12 @@ def add_dataset(command: argparse.ArgumentParser, split: str) -> None:
     command.add_argument("--input_column", help="of images or texts, if there are several")
     command.add_argument("--label_column", help="if it is not called label, labels or fine_label")
     command.add_argument("--num_samples", type=int, default=10, help="draws from a teacher's posterior")
+
+
+def check_seed(seed: int) -> None:
+    """Check that a seed is one that numpy and torch can be given."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be a whole number from 0 to {2**32 - 1}, and it is {seed}")
 
 
 def metrics_text(metrics: dict[str, float]) -> str:

@@ -1,6 +1,5 @@
 """`hf-bkd evaluate`: how good and how calibrated a saved teacher or student is, and how well it knows its limits."""
 
-import argparse
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,8 @@ from ..metrics import auroc, classification_metrics, entropy
 from ..teachers import predict_all
 from ..teachers.deterministic import best_temperature
 from ..teachers.loading import load_teacher
+from ..utils.checks import check_count
+from ..utils.command_line import Parser
 from ..utils.errors import UserError
 from ..utils.processes import processes
 from .arguments import add_dataset, metrics_text
@@ -97,14 +98,15 @@ def evaluate(
 def main(argv: list[str], prog: str) -> None:
     """Measure a saved teacher or student and print what was measured."""
     description = "Accuracy, NLL, ECE and Brier score of a teacher or a student."
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = Parser(prog=prog, description=description)
     parser.add_argument("model", help="folder or name on the Hub of a saved teacher or classifier")
     add_dataset(parser, "test")
     parser.add_argument(
         "--ood", metavar="DATASET", help="out-of-distribution examples, of other classes: does entropy detect them?"
     )
     parser.add_argument("--ood_split", help="of that dataset; the same as --split if not given")
-    options = parser.parse_args(argv)
+    options = parser.read(argv)
+    check_count(num_samples=options.num_samples)
     options.ood_split = options.ood_split or options.split
     measured = evaluate(**vars(options))
     place = f"{options.dataset}, {options.split}"

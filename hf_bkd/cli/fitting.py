@@ -21,8 +21,8 @@ from ..data.preprocessing import ImagePreprocessor
 from ..data.reading import Reader, class_names, kind_of, reader_for
 from ..data.views import Views
 from ..models.classifier import create_classifier
-from ..study.arguments import check_same_settings, decisive
 from ..study.fitting import Fitting, train_network
+from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
 from ..teachers.loading import load_teacher
 from ..training.arguments import DistillationTrainingArguments
@@ -30,9 +30,27 @@ from ..training.batched_dataset import BatchedDataset, training_set
 from ..utils.errors import UserError
 from ..utils.files import bare_name
 from .examples import Examples
+from .finished import contents
 
 # the options that change a training, beside the training arguments
 CHOSEN = ("model", "dataset", "train_split", "validation_split", "validation_size", "label_column", "augment")
+
+
+def checkpoints_of(args: DistillationTrainingArguments) -> Path:
+    """Return the folder, beside the output folder, of the trainings that go on."""
+    folder = Path(args.output_dir)
+    return folder.with_name(f"{folder.name}.training")
+
+
+def asked_for(options: Any, args: DistillationTrainingArguments) -> dict[str, Any]:
+    """Return all that makes a fitted teacher what it is, as the command line says it."""
+    settings = decisive(args) | {name: v for name, v in args.to_dict().items() if name.startswith("kl_")}
+    settings |= {name: getattr(options, name) for name in (*CHOSEN, "input_column", "num_samples")}
+    settings |= {"seed": args.seed, "method": options.spec.kind, **asdict(options.spec)}
+    return settings | {
+        "content of dataset": contents(options.dataset),
+        "content of model": [*map(contents, options.model)],
+    }
 
 
 class CommandLineFitting(Fitting):
@@ -53,8 +71,7 @@ class CommandLineFitting(Fitting):
         self.options, self.args = options, args
         self.num_samples, self.learning_rate, self.seed = options.num_samples, args.learning_rate, args.seed
         self.trainings: list[str] = []  # of all members: their contexts share it
-        folder = Path(args.output_dir)
-        self.checkpoints = folder.with_name(f"{folder.name}.training")
+        self.checkpoints = checkpoints_of(args)
 
     @property
     def num_train(self) -> int:
@@ -121,6 +138,8 @@ class CommandLineFitting(Fitting):
             settings["method"] = self.name.removesuffix(f"-{self.number}")
         else:
             settings |= {"method": self.spec.kind, **asdict(self.spec)}
+        for name in ("train", "validation"):
+            settings[f"the data's {name} split"] = content_digest(getattr(self.examples, name))
         remedy = "go on with the same, or delete that folder"
         check_same_settings(self.checkpoints / "settings.json", settings, "a training", remedy)
 

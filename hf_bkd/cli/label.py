@@ -21,18 +21,22 @@ from ..soft_labels.sharing import push_soft_labels
 from ..soft_labels.storage import STORAGES
 from ..teachers import Teacher, predict_all
 from ..teachers.loading import load_teacher
+from ..utils.checks import check_count
+from ..utils.command_line import Parser
 from ..utils.errors import UserError
-from ..utils.files import whole_folder, writable_folder
+from ..utils.files import tidy, whole_folder, writable_folder
 from ..utils.locks import sole_user
 from ..utils.processes import decided_by_main, processes
-from .arguments import add_dataset
+from .arguments import add_dataset, check_seed
+from .finished import contents, is_finished, mark_finished, remove_unused
 
 AUGMENTATIONS = ("crop_and_flip", "resized_crop")
 SHARD_ROWS = 1024
+FREE = ("output_dir", "push_to_hub", "private", "batch_size")  # of the arguments: they don't change what is saved
 
 
 def _parse(argv: list[str], prog: str) -> argparse.Namespace:
-    label = argparse.ArgumentParser(prog=prog, description="Add a teacher's soft labels to a dataset.")
+    label = Parser(prog=prog, description="Add a teacher's soft labels to a dataset.")
     label.add_argument("--teacher", required=True, help="folder or name on the Hub of a saved teacher or classifier")
     label.add_argument("--output_dir", required=True, help="where the labeled dataset is saved")
     label.add_argument("--temperature", type=float, help="of the probabilities; the teacher's own if not given")
@@ -50,21 +54,54 @@ def _parse(argv: list[str], prog: str) -> argparse.Namespace:
     label.add_argument("--private", action="store_true", help="make a new repository private")
     label.add_argument("--seed", type=int, default=0)
     add_dataset(label, "train")
-    return label.parse_args(argv)
+    arguments = label.read(argv)
+    if arguments.temperature is not None and not arguments.temperature > 0:
+        raise UserError(f"--temperature must be above 0, and it is {arguments.temperature:g}")
+    check_count(num_samples=arguments.num_samples, top_k=arguments.top_k)
+    for name, value in (("num_views", arguments.views), ("batch_size", arguments.batch_size)):
+        if value is not None:
+            check_count(**{name: value})
+    check_seed(arguments.seed)
+    return arguments
 
 
 def main(argv: list[str], prog: str = "hf-bkd label") -> None:
     """Label, save, and push if asked to; what is finished when interrupted is kept beside the output folder."""
-    arguments = _parse(argv, prog)
-    output_dir, state = Path(arguments.output_dir), processes()
-    if decided_by_main(output_dir.exists):
-        raise UserError(f"{output_dir} is there already: pass a new --output_dir")
+    arguments, state = _parse(argv, prog), processes()
+    output_dir = Path(arguments.output_dir)
+    shards = output_dir.with_name(f"{output_dir.name}.shards")
+    settings = {name: value for name, value in vars(arguments).items() if name not in FREE}
+    settings |= {f"{name}'s content": contents(getattr(arguments, name)) for name in ("teacher", "dataset")}
     writable_folder(output_dir.parent)
+    with sole_user(shards):
+        try:
+            done = decided_by_main(lambda: is_finished(output_dir, settings))
+            if state.is_main_process:
+                tidy(output_dir)
+            if not done:
+                _label(arguments, output_dir, shards, settings)
+            state.wait_for_everyone()  # until all have read what the main process removes
+            if state.is_main_process:
+                shutil.rmtree(shards, ignore_errors=True)
+        finally:
+            remove_unused(shards)
+    if state.is_main_process:
+        if done:
+            print(f"{output_dir} is finished already, by the same command")
+        if arguments.push_to_hub:
+            saved = datasets.load_from_disk(output_dir)
+            push_soft_labels(saved, arguments.push_to_hub, split=arguments.split, private=arguments.private or None)
+            print(f"pushed: {arguments.push_to_hub}")
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def _label(arguments: argparse.Namespace, output_dir: Path, shards: Path, settings: dict[str, Any]) -> None:
+    """Label the split shard by shard and save it."""
+    state = processes()
     teacher, folder = load_teacher(arguments.teacher)
     teacher.to(state.device)
     if arguments.temperature is not None:
-        if not arguments.temperature > 0:
-            raise UserError(f"--temperature must be above 0, and it is {arguments.temperature:g}")
         teacher.temperature = arguments.temperature
     rows, held_out = _rows(arguments, teacher)
     views = _views(arguments, teacher)
@@ -72,37 +109,28 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
         channels = len(ImagePreprocessor.for_model(teacher.network).mean)
         rows = rows.cast_column("image", datasets.Image(mode=MODES[channels]))
     reader = reader_for(teacher.network, folder, rows)
-    shards = output_dir.with_name(f"{output_dir.name}.shards")
-    with sole_user(shards):
-        rows = add_soft_labels(
-            rows,
-            teacher,
-            arguments.num_samples,
-            preprocessor=reader if views is None else ImagePreprocessor.for_model(teacher.network),
-            views=views,
-            batch_size=arguments.batch_size or reader.batch_size,
-            storage=arguments.storage,
-            top_k=arguments.top_k,
-            variance=arguments.variance,
-            mixed_precision=arguments.mixed_precision,
-            held_out=_measured(arguments, teacher, folder, held_out),
-            seed=arguments.seed,
-            folder=shards,
-            shard_rows=SHARD_ROWS,
-        )
-        state.wait_for_everyone()  # until all have read what the main process removes
-        if state.is_main_process:
-            saved = only_soft_labels(rows) if arguments.labels_only else rows
-            with whole_folder(output_dir) as temporary:
-                saved.save_to_disk(temporary)
-            shutil.rmtree(shards, ignore_errors=True)
-    if state.is_main_process:
-        print(f"{len(rows)} examples labeled by a {teacher.method} teacher: {output_dir}")
-        if arguments.push_to_hub:
-            push_soft_labels(saved, arguments.push_to_hub, split=arguments.split, private=arguments.private or None)
-            print(f"pushed: {arguments.push_to_hub}")
+    rows = add_soft_labels(
+        rows,
+        teacher,
+        arguments.num_samples,
+        preprocessor=reader if views is None else ImagePreprocessor.for_model(teacher.network),
+        views=views,
+        batch_size=arguments.batch_size or reader.batch_size,
+        storage=arguments.storage,
+        top_k=arguments.top_k,
+        variance=arguments.variance,
+        mixed_precision=arguments.mixed_precision,
+        held_out=_measured(arguments, teacher, folder, held_out),
+        seed=arguments.seed,
+        folder=shards,
+        shard_rows=SHARD_ROWS,
+    )
     state.wait_for_everyone()
-    state.destroy_process_group()
+    if state.is_main_process:
+        with whole_folder(output_dir) as temporary:
+            (only_soft_labels(rows) if arguments.labels_only else rows).save_to_disk(temporary)
+            mark_finished(temporary, settings)
+        print(f"{len(rows)} examples labeled by a {teacher.method} teacher: {output_dir}")
 
 
 def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, datasets.Dataset | None]:
@@ -128,7 +156,7 @@ def _views(arguments: argparse.Namespace, teacher: Teacher) -> Views | None:
     if arguments.views is None:
         return None
     if kind_of(teacher.network) != "image":
-        raise UserError("--views are looks of an image, and this teacher reads texts: omit it")
+        raise UserError("--views are looks of an image, and this teacher reads texts: leave it out")
     if arguments.augmentation == "crop_and_flip":
         return Views(CropAndFlip(), num_views=arguments.views, seed=arguments.seed)
     config = getattr(teacher.network.config, "pretrained_cfg", None) or {}

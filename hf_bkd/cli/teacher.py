@@ -21,9 +21,12 @@ from ..teachers.specification import resolved
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
-from ..utils.files import whole_folder, writable_folder
+from ..utils.files import tidy, whole_folder, writable_folder
+from ..utils.locks import sole_user
+from ..utils.processes import decided_by_main
 from .arguments import metrics_text
-from .fitting import NewNetworks, TrainedNetworks
+from .finished import is_finished, mark_finished, remove_unused
+from .fitting import NewNetworks, TrainedNetworks, asked_for, checkpoints_of
 
 USAGE = "hf-bkd teacher fit --method METHOD --model MODEL [MODEL ...] --dataset DATASET --output_dir FOLDER [...]"
 DESCRIPTION = """
@@ -169,10 +172,33 @@ def main(argv: list[str], prog: str) -> None:
         UserError: something that is missing, can't be loaded or does not fit together.
     """
     options, args = parse_fit(argv, prog)
-    output_dir = Path(args.output_dir)
-    if output_dir.exists():
-        raise UserError(f"{output_dir} is there already: pass a new --output_dir")
+    output_dir, checkpoints = Path(args.output_dir), checkpoints_of(args)
+    settings = asked_for(options, args)
     writable_folder(output_dir.parent)
+    with sole_user(checkpoints):
+        try:
+            done = decided_by_main(lambda: is_finished(output_dir, settings))
+            if PartialState().is_main_process:
+                tidy(output_dir)
+            if not done:
+                _fit(options, args, output_dir, settings)
+            PartialState().wait_for_everyone()
+            if PartialState().is_main_process:
+                shutil.rmtree(checkpoints, ignore_errors=True)
+        finally:
+            remove_unused(checkpoints)
+    if PartialState().is_main_process:
+        if done:
+            print(f"{output_dir} is finished already, by the same command")
+        if args.push_to_hub:
+            name = args.hub_model_id or output_dir.name
+            print(f"pushed: {push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)}")
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
+
+
+def _fit(options: FitOptions, args: DistillationTrainingArguments, output_dir: Path, settings: dict) -> None:
+    """Fit the teacher, save it and print how good it is."""
     context = (NewNetworks if options.from_scratch else TrainedNetworks)(options, args)
     teacher = context.fitted(options.spec)
     teacher.record |= context.facts() | options.spec.facts()
@@ -183,12 +209,7 @@ def main(argv: list[str], prog: str) -> None:
         with whole_folder(output_dir) as temporary:
             teacher.save_pretrained(temporary)
             context.reader.save(temporary)
-        shutil.rmtree(context.checkpoints, ignore_errors=True)
+            mark_finished(temporary, settings)
         size = len(context.examples.validation)
         metrics = metrics_text(teacher.record["validation"])
         print(f"{options.spec.method} teacher in {output_dir}; on {size} validation examples: {metrics}")
-        if args.push_to_hub:
-            name = args.hub_model_id or output_dir.name
-            print(f"pushed: {push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)}")
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()

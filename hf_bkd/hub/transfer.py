@@ -96,6 +96,8 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
     Raises:
         UserError: the name is neither a folder nor a repository that the Hub can deliver.
     """
+    if not str(name_or_path).strip():
+        raise UserError("the name of a folder or a repository is empty: pass one")
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:

@@ -65,11 +65,22 @@ def _load_transformers(folder: Path) -> nn.Module:
     model_class = _transformers_class(name)
     if model_class is None:
         raise UserError(f"{folder} asks for the model class {name!r}, which transformers does not have")
+    _check_stays_here(folder, config)
     model, info = model_class.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     if info["missing_keys"]:  # transformers would go on with random weights
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise UserError(f"{folder} holds the weights of another network than its config.json describes: no {missing}")
     return model.eval()
+
+
+def _check_stays_here(folder: Path, config: transformers.PretrainedConfig) -> None:
+    """Refuse a description whose architecture would be downloaded, or is a file elsewhere."""
+    architecture, model_args = getattr(config, "architecture", None), getattr(config, "model_args", None) or {}
+    elsewhere = [name for name in ("pretrained", "checkpoint_path") if model_args.get(name)]
+    if isinstance(architecture, str) and (":" in architecture or "/" in architecture):
+        raise UserError(f"{folder} asks for the architecture {architecture!r}, which is none of timm's own")
+    if elsewhere:
+        raise UserError(f"{folder} asks for weights from elsewhere ({elsewhere[0]}), and its own are to be loaded")
 
 
 def _transformers_class(name: str) -> type[nn.Module] | None:

@@ -1,33 +1,22 @@
-"""What a study can be asked for, on the command line or in a YAML file, and what of it changes results."""
+"""What a study can be asked for, on the command line or in a YAML file."""
 
-import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from textwrap import shorten
-from typing import Any
+from typing import Any, ClassVar
 
 from ..training.arguments import DistillationTrainingArguments
-from ..utils.checks import check_count, check_positive
+from ..utils.checks import check_count, check_not_negative, check_positive
 from ..utils.command_line import parse_dataclasses
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
-from ..utils.files import slug, write_json
-from .arms import Arm, Study
+from ..utils.files import slug
+from .arms import Arm
 
 COUNTS = ("num_samples", "ensemble_size", "workers", "validation_size", "max_train_samples", "max_test_samples")
+LARGEST_SEED = 4_000_000  # the seeds of a cell's networks are up to a thousand times as large, and below 2^32
+NOT_NEGATIVE = ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "seed")
+AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 RENAMED = {"--foreign_dataset": "--ood_dataset"}
-# beginnings of the names of training arguments that change results
-DECISIVE = (
-    "adam_", "bf16", "combine", "data_seed", "dataloader_drop_last", "fp16", "gradient_accumulation", "kd_",
-    "label_smoothing", "lambda_schedule", "learning_rate", "lr_", "max_grad_norm", "max_steps", "neftune",
-    "noise_epochs", "num_train_epochs", "optim", "per_device_train", "prior_strength", "student_temperature",
-    "teacher_temperature", "teacher_weights", "temperature_scale", "tf32", "torch_compile", "train_sampling",
-    "warmup_", "weight_decay",
-)  # fmt: skip
-FREE = ("seeds", "arms", "workers")  # of the study's arguments: they choose what is run, not what it gives
-FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -39,8 +28,10 @@ class StudyArguments:
     """What a study is asked for beside the training arguments; a recipe adds its own by a subclass.
 
     Raises:
-        UserError: seeds that are no whole numbers, or a count below 1.
+        UserError: seeds that are no whole numbers or repeat one, or a count below 1.
     """
+
+    COMMA_LISTS: ClassVar = ("seeds", "arms")
 
     dataset: str = _option("", "Name on the Hub, or a local folder.")
     ood_dataset: str = _option("", "Out-of-distribution images, for teachers to be unsure of; name or folder.")
@@ -78,6 +69,12 @@ class StudyArguments:
             raise UserError(
                 f"seeds must be whole numbers with commas between them, and they are {self.seeds!r}"
             ) from None
+        repeated = [seed for seed in self.seed_list if self.seed_list.count(seed) > 1]
+        if repeated:
+            raise UserError(f"seeds has {repeated[0]} more than once: each seed is run once")
+        outside = [seed for seed in self.seed_list if not 0 <= seed <= LARGEST_SEED]
+        if outside:
+            raise UserError(f"seeds must be between 0 and {LARGEST_SEED:,}, and one is {outside[0]}")
         check_positive(**self._given("teacher_epochs", "teacher_learning_rate"))
         check_count(0, **self._given("views"))
         check_count(**self._given(*COUNTS))
@@ -90,7 +87,7 @@ class StudyArguments:
         if self.arms == "all":
             return tuple(arms)
         by_slug = {slug(arm.name): arm for arm in arms}
-        asked = self.arms.split(",")
+        asked = [name.strip() for name in self.arms.split(",")]
         unknown = [name for name in asked if name not in by_slug]
         if unknown:
             raise UserError(f"there is no arm {unknown[0]!r}; the arms are {', '.join(by_slug)}")
@@ -112,7 +109,7 @@ def parse(
         about: what the parser's ``--help`` says, such as its ``prog`` and ``description``.
 
     Raises:
-        UserError: as :func:`parse_dataclasses`, or no training at all.
+        UserError: as :func:`parse_dataclasses`, a training argument out of its range, or no training at all.
     """
     for old, new in RENAMED.items():
         if any(word.partition("=")[0] == old for word in argv):
@@ -122,49 +119,8 @@ def parse(
         options, _ = parse(defaults(kind()), argv, kind, **about)
         defaults = defaults(options)
     options, args = parse_dataclasses((kind, DistillationTrainingArguments), defaults, argv, **about)
+    check_not_negative(**{name: getattr(args, name) for name in NOT_NEGATIVE})
+    check_count(**{name: getattr(args, name) for name in AT_LEAST_ONE})
     if not (args.num_train_epochs > 0 or args.max_steps > 0):
         raise UserError(f"num_train_epochs must be above 0, and it is {args.num_train_epochs}")
     return options, args
-
-
-def decisive(args: DistillationTrainingArguments) -> dict[str, Any]:
-    """Return the training arguments that change results."""
-    return {name: value for name, value in args.to_dict().items() if name.startswith(DECISIVE)}
-
-
-def check_same_settings(file: Path, settings: dict[str, Any], what: str, remedy: str, used: bool = True) -> None:
-    """Compare with the settings that a folder's results were made with, and note the new ones there.
-
-    Args:
-        file: where they are noted, in that folder.
-        settings: by name.
-        what: the folder holds.
-        remedy: what to do about a difference.
-        used: whether there are results yet.
-
-    Raises:
-        UserError: one differs.
-    """
-    settings = json.loads(json.dumps(settings, default=str))
-    before = json.loads(file.read_text()) if used and file.is_file() else {}
-    for name in settings.keys() & before.keys():
-        if before[name] != settings[name]:
-            there, here = (shorten(repr(values[name]), 160) for values in (before, settings))
-            raise UserError(f"{file.parent} holds {what} with {name} {there}, and this one has {here}: {remedy}")
-    write_json(file, before | settings)
-
-
-def check_same_study(output_dir: Path, study: Study, options: Any, args: DistillationTrainingArguments) -> None:
-    """Refuse to mix the results of two different studies in one folder.
-
-    Raises:
-        UserError: something decisive differs from what the folder's results were made with.
-    """
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
-    settings |= decisive(args) | {f"arm {slug(arm.name)}": repr(arm) for arm in study.arms}
-    fixed = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher", "measure", "posterior")
-    settings |= {f"study's {name}": getattr(study, name) for name in fixed}
-    settings["processes"] = args.world_size
-    used = any((output_dir / kind).is_dir() for kind in FINISHED)
-    remedy = "pass another --output_dir, or delete that one"
-    check_same_settings(output_dir / "settings.json", settings, "a run", remedy, used)

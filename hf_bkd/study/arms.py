@@ -10,7 +10,7 @@ import numpy as np
 from ..teachers import Deterministic, Ensemble, Laplace, TeacherSpec, Variational, spec_by_name
 from ..utils.deprecation import renamed_arguments, warn_renamed
 from ..utils.errors import UserError
-from ..utils.files import slug
+from ..utils.files import distinct_names, slug
 from .inputs import Images, Texts, Vectors
 
 
@@ -250,6 +250,9 @@ class Study:
         posterior: arguments of ``LangevinTeacher.fit`` to sample each student's posterior with, ``prior_precision`` a
             tuple of candidates; ``None`` for no such posterior.
         note: what a reader of the report has to know of the data.
+
+    Raises:
+        UserError: two arms, conditions, networks, teachers, temperatures or strengths that would share a file's name.
     """
 
     name: str
@@ -265,6 +268,22 @@ class Study:
     measure: str = "accuracy"
     posterior: dict[str, Any] | None = None
     note: str = ""
+
+    def __post_init__(self):
+        names = [arm.name for arm in self.arms]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise UserError(f"two arms have the name {repeated[0]!r}: rename one")
+        distinct_names("the arms", ((slug(name), name) for name in names))
+        distinct_names("the conditions", ((slug(name) or "all", name) for name in self.conditions))
+        parts = [part for arm in self.arms for part in arm.parts]
+        networks = ((part.network_name, (part.architecture, part.architecture_args)) for part in parts)
+        distinct_names("the networks", (pair for pair in networks if pair[0]))
+        distinct_names("the teachers", ((part.teacher.name, part.teacher) for part in parts if part.fits_teacher))
+        temperatures = {temperature for arm in self.arms for temperature in arm.temperatures}
+        distinct_names("the temperatures", ((f"T{temperature:g}", temperature) for temperature in temperatures))
+        strengths = {strength for arm in self.arms for strength in arm.strengths}
+        distinct_names("the strengths", ((f"s{strength:g}", strength) for strength in strengths))
 
 
 Study.__init__ = renamed_arguments(views="num_views")(Study.__init__)

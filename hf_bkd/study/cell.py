@@ -1,6 +1,5 @@
 """A cell of a study, one condition and seed: its data, made ready once, its folders, and how networks are timed."""
 
-import json
 import math
 import shutil
 import statistics
@@ -26,6 +25,7 @@ from ..utils.files import slug, write_json
 from ..utils.processes import decided_by_main
 from .arms import Arm, ExactBayes, Study
 from .fitting import train_network
+from .settings import FINISHED, check_same_data, read_json
 
 TIMED = 128  # examples of a pass that is timed
 ROUNDS = 7
@@ -44,6 +44,9 @@ class Cell:
         self.study, self.condition, self.seed, self.options, self.args = study, condition, seed, options, args
         self.root, self.key = Path(args.output_dir), Path(slug(condition) or "all", f"seed-{seed}")
         self.splits = study.conditions[condition](options, seed)
+        if PartialState().is_main_process:
+            used = any(self.folder(kind).is_dir() for kind in FINISHED)
+            check_same_data(self.folder("data", "digests.json"), self.splits, used)
         self.classes = self.splits.train.features["label"].names
         self.inputs = self.splits.inputs
         self.train = self.batched(self.splits.train, augment=True)
@@ -61,7 +64,7 @@ class Cell:
         """Return an arm's record: from an earlier run, or of running it now."""
         file = self.folder("arms", f"{slug(arm.name)}.json")
         if decided_by_main(file.is_file):
-            return json.loads(file.read_text())
+            return read_json(file)
         record = run()
         if PartialState().is_main_process:
             write_json(file, record)

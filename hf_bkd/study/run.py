@@ -6,17 +6,18 @@ Whatever is finished stands under its final name in ``output_dir``, so that an i
     labels/CONDITION/seed-S/...       their soft labels, with what made them
     students/CONDITION/seed-S/ARM/    a student and its card
     arms/CONDITION/seed-S/ARM.json    its record
+    data/CONDITION/seed-S/            digests of the data that all these are made from
+    settings.json                     what they are made with
     checkpoints/                      of the training that goes on at present
 """
 
 import atexit
 import dataclasses
 import gc
-import multiprocessing
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,16 @@ from ..reports.report import print_summary, write_report
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.environment import environment
 from ..utils.errors import told_in_a_sentence
-from ..utils.files import bare_name, slug, writable_folder, write_json
+from ..utils.files import bare_name, slug, tidy, writable_folder, write_json
+from ..utils.locks import sole_user
 from ..utils.progress import progress_bar
-from .arguments import StudyArguments, check_same_study, parse
+from .arguments import StudyArguments, parse
 from .arms import Study
 from .cell import Cell
 from .comparison import TeacherComparison
+from .settings import check_same_study
 from .students import StudentTraining
-
-_TICKS: Any = None  # a worker's line to the progress bar
+from .workers import in_workers
 
 
 def main(
@@ -63,10 +65,22 @@ def main(
 
 
 def run(study: Study, options: StudyArguments, args: DistillationTrainingArguments) -> dict[str, Any]:
-    """Run all cells of a study, write ``results.json`` and the report, and return the results."""
-    output_dir, device = writable_folder(args.output_dir), args.device  # asking for the device sets up the processes
+    """Run all cells of a study, write ``results.json`` and the report, and return the results.
+
+    Raises:
+        UserError: the folder is in use, can't be written, or holds another study.
+    """
+    output_dir, _ = writable_folder(args.output_dir), args.device  # asking for the device sets up the processes
+    with sole_user(output_dir):
+        return _run_alone(study, options, args, output_dir)
+
+
+def _run_alone(
+    study: Study, options: StudyArguments, args: DistillationTrainingArguments, output_dir: Path
+) -> dict[str, Any]:
     main_process = PartialState().is_main_process
     if main_process:
+        tidy(output_dir)
         check_same_study(output_dir, study, options, args)
     cells = [(condition, seed) for condition in study.conditions for seed in options.seed_list]
     if args.disable_tqdm:
@@ -82,7 +96,7 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
         "note": study.note,
         "reference": study.reference,
         "measure": study.measure,
-        "environment": environment(device, args.world_size),
+        "environment": environment(args.device, args.world_size),
         "arms": _in_order(study, records),
     }
     if main_process:
@@ -128,41 +142,27 @@ def _run_here(study: Study, options: StudyArguments, args: Any, cells: list) -> 
 
 def _run_in_pool(study: Study, options: StudyArguments, args: Any, cells: list) -> list[dict[str, Any]]:
     """Run cells in processes of one thread each, which beats threads for small networks."""
-    context = multiprocessing.get_context("spawn")
-    ticks = context.Queue()
     total = len(study.arms) * len(cells)
-    pool = ProcessPoolExecutor(options.workers, mp_context=context, initializer=_start_worker, initargs=(ticks,))
-    try:
-        with progress_bar() as bar:
-            task = bar.add_task("arms", total=total)
-            pending = {pool.submit(_run_cell_in_worker, study, options, args, cell) for cell in cells}
-            records = []
-            while pending:
-                done, pending = wait(pending, timeout=0.5)
-                while not ticks.empty():
-                    ticks.get()
-                    bar.advance(task)
-                for future in done:
-                    records += future.result()
-            bar.update(task, completed=total)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with progress_bar() as bar:
+        task = bar.add_task("arms", total=total)
+        parts = in_workers(
+            options.workers,
+            cells,
+            partial(run_cell, study, options, args),
+            _start_worker,
+            lambda: bar.advance(task),
+            lambda cell: ", ".join(filter(None, [cell[0], f"seed {cell[1]}"])),
+        )
+        records = [record for part in parts for record in part]
+        bar.update(task, completed=total)
     return records
 
 
-def _start_worker(ticks: Any) -> None:
-    global _TICKS
-    _TICKS = ticks
+def _start_worker() -> None:
     torch.set_num_threads(1)
     gc.freeze()  # the Trainer collects garbage whenever it starts: spare it the imported libraries
     atexit.register(gc.unfreeze)
     quiet()
-
-
-def _run_cell_in_worker(
-    study: Study, options: StudyArguments, args: Any, cell: tuple[str, int]
-) -> list[dict[str, Any]]:
-    return run_cell(study, options, args, cell, lambda: _TICKS.put(1))
 
 
 def quiet() -> None:

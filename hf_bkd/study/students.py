@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..hub.cards import write_student_card
 from ..metrics import agreement, classification_metrics, reliability
-from ..reports.results import MEASURES
+from ..reports.results import MEASURES, has_noisy_labels
 from ..soft_labels.reading import bytes_per_example
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
@@ -96,13 +96,15 @@ class StudentTraining:
 
     def _write_card(self, folder: Path, record: dict[str, Any]) -> None:
         condition = f" ({record['condition']})" if record["condition"] else ""
+        noisy = has_noisy_labels(record["condition"], {record["arm"]: {record["seed"]: record}})
+        hidden = {"ece"} if noisy else set()  # it judges by what the labels got wrong
         write_student_card(
             folder,
             title=f"{record['student']} taught by: {record['arm']}",
             how=f" by the recipe `{self.cell.study.name}`{condition}, seed {record['seed']}",
             measured="Measured on the test split after the last epoch; nothing was selected on it.",
-            metrics=record["metrics"],
-            teacher_metrics=record["teacher_metrics"],
+            metrics=_without(record["metrics"], hidden),
+            teacher_metrics=record["teacher_metrics"] and _without(record["teacher_metrics"], hidden),
             facts={name: record[key] for key, name in CARD_FACTS.items()},
             dataset=self.cell.options.dataset,
             split="test",
@@ -234,6 +236,10 @@ class StudentTraining:
             "noise_window": trained.noise_window,
             "reliability": reliability(trained.probs, test_labels).as_json(),
         }
+
+
+def _without(metrics: dict[str, float], names: set[str]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in names}
 
 
 def _training_name(arm: Arm, temperature: float, strength: float | None) -> str:

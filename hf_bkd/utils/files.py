@@ -1,5 +1,6 @@
 """Writing of files and folders so that each is complete or absent, also after an interruption."""
 
+import glob
 import hashlib
 import json
 import os
@@ -13,6 +14,9 @@ from typing import Any
 
 from .errors import UserError
 from .limits import LIMITS
+
+UNFINISHED = ".unfinished."  # in the hidden names of what is being written
+LONGEST_NAME = 200  # bytes; file systems take 255, and names get endings
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def whole_folder(path: str | Path, last: str = "", stale: Iterable[str] = ()) ->
         raise UserError(f"{path} is a file, and a folder is to be written there: move it away or pass another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     exists = path.is_dir()  # then the hidden folder lies inside: next to a mount point may be another file system
-    place, prefix = (path, ".saving.") if exists else (path.parent, f".{path.name}.")
+    place, prefix = (path, UNFINISHED) if exists else (path.parent, f".{path.name}{UNFINISHED}")
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
         temporary.chmod(0o755)
@@ -105,7 +109,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file in one step: readers see the old content or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}{UNFINISHED}", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -171,8 +175,37 @@ def _depth(content: Any) -> int:
     return depth
 
 
+def tidy(path: str | Path) -> None:
+    """Remove what killed processes left half-written for a file or a folder, and in the folder; call it alone there."""
+    path = Path(path)
+    places = (path.rglob(f"{UNFINISHED}*"), path.rglob(f".*{UNFINISHED}*"))
+    beside = path.parent.glob(f".{glob.escape(path.name)}{UNFINISHED}*")
+    for left in [*beside, *(left for place in places for left in place)]:
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def distinct_names(what: str, named: Iterable[tuple[str, Any]]) -> None:
+    """Raise a UserError if two different things have the same name as part of a path, or one has none.
+
+    Args:
+        what: they are.
+        named: pairs of the name in paths and the thing as the user knows it.
+    """
+    known: dict[str, Any] = {}
+    for name, thing in named:
+        if not name or len(name.encode()) > LONGEST_NAME:
+            raise UserError(f"{what} {str(thing)!r} makes no name of a file: pass a name of some letters or digits")
+        if known.setdefault(name, thing) != thing:
+            raise UserError(f"{what} {known[name]!r} and {thing!r} would share the file name {name!r}: rename one")
+
+
 def writable_folder(path: str | Path) -> Path:
     """Make a folder if need be and try to write into it; UserError if that can't be done."""
+    if not str(path).strip():
+        raise UserError("the name of the output folder is empty: pass --output_dir")
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

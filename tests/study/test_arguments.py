@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from hf_bkd import UserError
-from hf_bkd.study.arguments import check_same_study, parse
+from hf_bkd.study.arguments import parse
+from hf_bkd.study.settings import check_same_study
 from tests.study.study_helpers import DEFAULTS, STUDY, status
 
 
