@@ -125,7 +125,7 @@ def _alone_in(folder: str | Path | None) -> Iterator[None]:
 
 
 class Made(NamedTuple):
-    """What a labeling made: of which examples, the columns, with which options and by whom; how they were cross-fitted, if they were."""
+    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so."""
 
     examples: Examples
     answers: Answers

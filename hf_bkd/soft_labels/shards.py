@@ -76,10 +76,7 @@ class Shards:
 
     def write(self, name: str, table: pa.Table) -> None:
         """Keep a table; UserError if there is no space left, and shards that were finished before stay."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        content = sink.getvalue()
+        content = _serialized(table)
         if self.folder is None:
             self._written[name] = content
             return
@@ -163,6 +160,20 @@ def error_if_full(folder: Path) -> Iterator[None]:
             f"can't write into {folder} ({error.strerror}): make room or pass another folder; shards that are "
             "finished are kept, and labeling again with the same folder goes on from there"
         ) from None
+
+
+def _serialized(table: pa.Table) -> pa.Buffer:
+    """The Arrow stream of a table, in a buffer of just that size."""
+    length = pa.MockOutputStream()
+    _write(table, length)
+    content = pa.allocate_buffer(length.size())
+    _write(table, pa.FixedSizeBufferWriter(content))
+    return content
+
+
+def _write(table: pa.Table, sink: Any) -> None:
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
 
 
 def _checksum(content: pa.Buffer) -> str:

@@ -1,4 +1,4 @@
-"""Labeling into a folder needs the same memory for any number of rows, and in memory little more than what it keeps."""
+"""Labeling into a folder needs the same memory for any number of rows, else little more than what it keeps."""
 
 import multiprocessing
 import threading
