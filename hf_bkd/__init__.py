@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
         push_soft_labels,
     )
     from .teachers import (
+        IVON,
         ClassMap,
         DeterministicTeacher,
         EnsembleTeacher,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
     from .training.arguments import DistillationTrainingArguments
     from .training.batched_dataset import BatchedDataset
     from .training.diagnostics import DiagnosticsCallback
-    from .training.ivon import IVON
     from .training.sharpness import sharpness
     from .training.trainer import DistillationTrainer
     from .uncertainty import uncertainty_report
@@ -62,7 +62,7 @@ _HOME = {
     "EnsembleTeacher": "teachers",
     "ImagePreprocessor": "data.preprocessing",
     "import_soft_labels": "soft_labels",
-    "IVON": "training.ivon",
+    "IVON": "teachers",
     "join_soft_labels": "soft_labels",
     "LangevinTeacher": "teachers",
     "LaplaceTeacher": "teachers",

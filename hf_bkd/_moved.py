@@ -19,7 +19,7 @@ MOVED = {
     "files": "utils.files",
     "flatness": "training.sharpness",
     "images": "data.preprocessing",
-    "ivon": "training.ivon",
+    "ivon": "teachers.ivon",
     "langevin": "teachers.langevin_dynamics",
     "layers": "models.variational_layers",
     "noise": "utils.random",

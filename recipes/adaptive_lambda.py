@@ -8,26 +8,26 @@ Data: scikit-learn's digits, with 30 % of the labels replaced at random and with
 
 from dataclasses import replace
 
-import digits
+from common.digits import DEFAULTS as DIGITS
+from common.digits import digits_study
 
-from hf_bkd.study import CROSS_FITTED, DETERMINISTIC, LAPLACE, ONE_HOT, main
+from hf_bkd.study import CROSS_FITTED, DETERMINISTIC, LAPLACE, ONE_HOT, Arm, Laplace, Study, StudyArguments, main
 
 GRID = (0.25, 0.5, 0.75, 0.9, 1.0)
-DRAWN = replace(LAPLACE, how={"link": "mc"})
+TEACHERS = (replace(LAPLACE, teacher=Laplace(link="mc")), replace(CROSS_FITTED, name="cross-fitted"))
+DEFAULTS = DIGITS | {"output_dir": "runs/adaptive_lambda", "seeds": "0,1,2,3,4"}
 
 
-def swept(arm):
+def swept(arm: Arm) -> tuple[Arm, ...]:
     fixed = [replace(arm, name=f"{arm.name}, λ = {kd_lambda:g}", kd_lambda=kd_lambda) for kd_lambda in GRID]
     return (*fixed, replace(arm, name=f"{arm.name}, adaptive λ", lambda_schedule="adaptive"))
 
 
-STUDY = replace(
-    digits.STUDY,
-    name="adaptive_lambda",
-    arms=(ONE_HOT, DETERMINISTIC, *swept(DRAWN), *swept(replace(CROSS_FITTED, name="cross-fitted"))),
-    note=digits.STUDY.note + " Adaptive λ weighs teacher and label by the variance between the teacher's draws.",
-)
-DEFAULTS = digits.DEFAULTS | {"output_dir": "runs/adaptive_lambda", "num_samples": 10, "seeds": "0,1,2,3,4"}
+def study(options: StudyArguments) -> Study:
+    arms = (ONE_HOT, DETERMINISTIC, *(each for arm in TEACHERS for each in swept(arm)))
+    note = " Adaptive λ weighs teacher and label by the variance between the teacher's draws."
+    return digits_study("adaptive_lambda", arms, note)
+
 
 if __name__ == "__main__":
-    main(STUDY, DEFAULTS)
+    main(study, DEFAULTS)

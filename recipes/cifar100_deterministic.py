@@ -3,7 +3,17 @@
 accelerate launch recipes/cifar100_deterministic.py [--dataset FOLDER] [--arms one-hot,deterministic]
 """
 
-from cifar100 import run
+from common.cifar import DEFAULTS as CIFAR
+from common.cifar import against_controls
+
+from hf_bkd.study import Study, StudyArguments, main
+
+DEFAULTS = CIFAR | {"output_dir": "runs/cifar100_deterministic"}
+
+
+def study(options: StudyArguments) -> Study:
+    return against_controls("cifar100_deterministic")
+
 
 if __name__ == "__main__":
-    run("cifar100_deterministic")
+    main(study, DEFAULTS)

@@ -3,9 +3,17 @@
 accelerate launch recipes/cifar100_laplace.py [--dataset FOLDER] [--arms deterministic,laplace]
 """
 
-from cifar100 import run
+from common.cifar import DEFAULTS as CIFAR
+from common.cifar import against_controls
 
-from hf_bkd.study import LAPLACE
+from hf_bkd.study import LAPLACE, Study, StudyArguments, main
+
+DEFAULTS = CIFAR | {"output_dir": "runs/cifar100_laplace"}
+
+
+def study(options: StudyArguments) -> Study:
+    return against_controls("cifar100_laplace", LAPLACE)
+
 
 if __name__ == "__main__":
-    run("cifar100_laplace", LAPLACE)
+    main(study, DEFAULTS)

@@ -3,9 +3,17 @@
 accelerate launch recipes/cifar100_vi.py [--dataset FOLDER] [--arms deterministic,variational-head]
 """
 
-from cifar100 import run
+from common.cifar import DEFAULTS as CIFAR
+from common.cifar import against_controls
 
-from hf_bkd.study import VARIATIONAL, WHOLE_NETWORK
+from hf_bkd.study import VARIATIONAL, WHOLE_NETWORK, Study, StudyArguments, main
+
+DEFAULTS = CIFAR | {"output_dir": "runs/cifar100_vi"}
+
+
+def study(options: StudyArguments) -> Study:
+    return against_controls("cifar100_vi", VARIATIONAL, WHOLE_NETWORK)
+
 
 if __name__ == "__main__":
-    run("cifar100_vi", VARIATIONAL, WHOLE_NETWORK)
+    main(study, DEFAULTS)

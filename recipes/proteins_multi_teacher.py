@@ -10,24 +10,37 @@ The folder has the configurations `single_label` (splits train, test) and `multi
 `accession`, `sequence`, `label`, and of the former `teacher_logits_esm_650m` and `teacher_logits_t5`.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 
 import datasets
 import numpy as np
 import torch
-from protein_encoder import RESIDUES, ProteinEncoder
+from common.defaults import ON_CPU
+from common.proteins import RESIDUES, ProteinEncoder
 from torch import nn
 
 from hf_bkd import LaplaceTeacher, import_soft_labels
 from hf_bkd.data.loading import load_splits
 from hf_bkd.data.subsets import few_first, stratified_split
-from hf_bkd.study import LABEL_SMOOTHING, Arm, Splits, Study, StudyArguments, Vectors, combined, main
+from hf_bkd.study import LABEL_SMOOTHING, Arm, Splits, Stored, Study, StudyArguments, Vectors, combined, main
 
 ENDS = 50  # residues
 TEACHERS = {"ESM-2 650M": "teacher_logits_esm_650m", "T5": "teacher_logits_t5"}
 STRENGTHS = (1.0, 5.0, 20.0)
 DRAWS = 100
+NOTE = (
+    "Proteins of a single place; 500 of 2,500 are held out to choose how strong the teachers' prior is (1, 5 or "
+    "20 examples). Of the teachers only logits are known: each becomes a posterior over linear maps of them, a "
+    "Laplace approximation around identity, and its labels average 100 draws. Average: the student is taught the "
+    "teachers' weighted mean. Mixture: the prior of MT-BKD (arXiv 2605.27967), under which the teachers that the "
+    "student agrees with count more. Uncertain examples: 2,000 proteins of several places. Features: what "
+    "residues a protein is composed of (460 numbers), or those of a frozen convolutional encoder (256), "
+    "pre-trained on the places of other proteins, of which none has the accession or the sequence of any protein "
+    "here, or shares a quarter of its runs of ten residues with one. There may be more distant relatives among "
+    "them, and between training and test proteins."
+)
+SINGLE = tuple(Arm(name, Stored(), strengths=STRENGTHS) for name in TEACHERS)
+NO_TEACHER = Arm("no teacher")
 
 
 def composition(options: StudyArguments, seed: int) -> Splits:
@@ -78,42 +91,28 @@ def on_logits(column: str, train: datasets.Dataset, validation: datasets.Dataset
 def labeled(rows: datasets.Dataset, arm: Arm, teacher: LaplaceTeacher) -> datasets.Dataset:
     generator = torch.Generator().manual_seed(0)
     draws = teacher.predict(tensor(rows, TEACHERS[arm.name]), DRAWS, generator, return_samples=True).samples
-    how = {"kind": "probs", "name": arm.label_name, "storage": "float32", "made_by": arm.name}
-    return import_soft_labels(rows, draws, rows["accession"][:], "accession", **how)
+    about = {"kind": "probs", "name": arm.label_name, "storage": "float32", "made_by": arm.name}
+    return import_soft_labels(rows, draws, rows["accession"][:], "accession", **about)
 
 
 def tensor(rows: datasets.Dataset, column: str) -> torch.Tensor:
     return torch.tensor(rows[column][:])
 
 
-SINGLE = tuple(Arm(name, teacher="stored", strengths=STRENGTHS) for name in TEACHERS)
-NO_TEACHER = Arm("no teacher")
-STUDY = Study(
-    name="proteins_multi_teacher",
-    arms=(
-        NO_TEACHER,
-        LABEL_SMOOTHING,
-        *SINGLE,
-        *combined(SINGLE, STRENGTHS),
-    ),
-    conditions={"composition": composition} | ({"encoder": sequence} if "--pretrained" in sys.argv else {}),
-    student_args={"dropout": 0.5},
-    reference=NO_TEACHER.name,
-    measure="nll",
-    posterior={"prior_precision": (10.0, 100.0, 1000.0), "steps": 2_000},
-    note=(
-        "Proteins of a single place; 500 of 2,500 are held out to choose how strong the teachers' prior is (1, 5 or "
-        "20 examples). Of the teachers only logits are known: each becomes a posterior over linear maps of them, a "
-        "Laplace approximation around identity, and its labels average 100 draws. Average: the student is taught the "
-        "teachers' weighted mean. Mixture: the prior of MT-BKD (arXiv 2605.27967), under which the teachers that the "
-        "student agrees with count more. Uncertain examples: 2,000 proteins of several places. Features: what "
-        "residues a protein is composed of (460 numbers), or those of a frozen convolutional encoder (256), "
-        "pre-trained on the places of other proteins, of which none has the accession or the sequence of any protein "
-        "here, or shares a quarter of its runs of ten residues with one. There may be more distant relatives among "
-        "them, and between training and test proteins."
-    ),
-)
-DEFAULTS = {
+def study(options: StudyArguments) -> Study:
+    return Study(
+        name="proteins_multi_teacher",
+        arms=(NO_TEACHER, LABEL_SMOOTHING, *SINGLE, *combined(SINGLE, STRENGTHS)),
+        conditions={"composition": composition} | ({"encoder": sequence} if options.pretrained else {}),
+        student_args={"dropout": 0.5},
+        reference=NO_TEACHER.name,
+        measure="nll",
+        posterior={"prior_precision": (10.0, 100.0, 1000.0), "steps": 2_000},
+        note=NOTE,
+    )
+
+
+DEFAULTS = ON_CPU | {
     "output_dir": "runs/proteins_multi_teacher",
     "dataset": "deeploc2_mtbkd",
     "student_model": "mlp-128",
@@ -122,17 +121,10 @@ DEFAULTS = {
     "validation_size": 500,
     "num_samples": 200,
     "learning_rate": 2e-3,
-    "lr_scheduler_type": "cosine",
     "weight_decay": 1e-2,
-    "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 1000,
     "noise_epochs": 10,
-    "workers": 2,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "disable_tqdm": True,
-    "use_cpu": True,
 }
 
 if __name__ == "__main__":
-    main(STUDY, DEFAULTS)
+    main(study, DEFAULTS)

@@ -15,6 +15,7 @@ import random
 import datasets
 import torch
 import torch.nn.functional as F
+from common.defaults import ON_CPU
 
 from hf_bkd.data.columns import as_classification
 from hf_bkd.data.loading import load_splits
@@ -25,6 +26,13 @@ COARSE = "coarse_label"  # TREC has fifty finer classes beside
 COPIES = 12
 LONGEST = 60  # words of a copy
 NEIGHBORS = 15
+NOTE = (
+    "The teacher's network starts from all-MiniLM-L6-v2 (Apache-2.0), unless --pretrained names others. Students "
+    "with a teacher learn what it says of each training text and of twelve altered copies of it, in as many "
+    "steps as the others take on the texts alone. All students of a seed start from the same two of its trained "
+    "layers, its embeddings and its head, so that 'one-hot' too has learned from a teacher. A student's time is "
+    "that of a pass of a batch, in passes of the teacher's network, measured in alternation."
+)
 
 
 def texts(options: StudyArguments, seed: int) -> Splits:
@@ -72,7 +80,7 @@ def with_copies(rows: datasets.Dataset, inputs: Texts) -> datasets.Dataset:
 
 
 def neighbors(words: list[int], inputs: Texts, classes: list[str]) -> dict[int, list[int]]:
-    """For each word those that the pretrained encoder embeds next to it."""
+    """Return for each word those that the pretrained encoder embeds next to it."""
     network, tokenizer = inputs.network("all-layers", classes, None), inputs.preprocess.processor
     embeddings = F.normalize(network.get_input_embeddings().weight.detach(), dim=-1)
     spelled = [word.removeprefix("##").isalnum() for word in tokenizer.convert_ids_to_tokens(range(len(embeddings)))]
@@ -81,21 +89,18 @@ def neighbors(words: list[int], inputs: Texts, classes: list[str]) -> dict[int, 
     return dict(zip(words, similar.topk(min(NEIGHBORS, len(embeddings) - 1)).indices.tolist(), strict=True))
 
 
-STUDY = Study(
-    name="text_classification",
-    arms=(*CONTROLS, LAPLACE),
-    conditions={"": texts},
-    from_teacher=True,
-    student_args={"frozen_embeddings": True},
-    note=(
-        "The teacher's network starts from all-MiniLM-L6-v2 (Apache-2.0), unless --pretrained names others. Students "
-        "with a teacher learn what it says of each training text and of twelve altered copies of it, in as many "
-        "steps as the others take on the texts alone. All students of a seed start from the same two of its trained "
-        "layers, its embeddings and its head, so that 'one-hot' too has learned from a teacher. A student's time is "
-        "that of a pass of a batch, in passes of the teacher's network, measured in alternation."
-    ),
-)
-DEFAULTS = {
+def study(options: StudyArguments) -> Study:
+    return Study(
+        name="text_classification",
+        arms=(*CONTROLS, LAPLACE),
+        conditions={"": texts},
+        from_teacher=True,
+        student_args={"frozen_embeddings": True},
+        note=NOTE,
+    )
+
+
+DEFAULTS = ON_CPU | {
     "dataset": "CogComp/trec",
     "output_dir": "runs/text_classification",
     "pretrained": "sentence-transformers/all-MiniLM-L6-v2",
@@ -105,18 +110,14 @@ DEFAULTS = {
     "teacher_learning_rate": 1e-4,
     "num_train_epochs": 16,
     "num_samples": 100,
-    "workers": 2,
     "learning_rate": 3e-4,
+    "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,  # of the training
     "train_sampling_strategy": "group_by_length",
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 100,
     "noise_epochs": 4,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "disable_tqdm": True,
-    "use_cpu": True,
 }
 
 if __name__ == "__main__":
-    main(STUDY, DEFAULTS)
+    main(study, DEFAULTS)

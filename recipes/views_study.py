@@ -6,53 +6,49 @@ is how many augmented views of an image it labels before the training, and how t
     python recipes/views_study.py [--dataset CIFAR100]     an hour on two cores
 """
 
-from hf_bkd.data.columns import as_image_classification
-from hf_bkd.data.loading import load_splits
-from hf_bkd.data.subsets import few_first, stratified_split
-from hf_bkd.models.cifar_resnet import CIFAR100_MEAN, CIFAR100_STD
-from hf_bkd.study import ONE_HOT, Arm, Images, Splits, Study, StudyArguments, main
+from common.cifar import INPUTS, smaller, train_and_test
+from common.defaults import ON_CPU
 
-SIDE = 16
+from hf_bkd.data.subsets import few_first, stratified_split
+from hf_bkd.study import ONE_HOT, Arm, Deterministic, Splits, Study, StudyArguments, main
 
 
 def small_cifar100(options: StudyArguments, seed: int) -> Splits:
-    splits = load_splits(options.dataset, needed=("train", "test"))
-    train = as_image_classification(splits["train"]).shuffle(seed=0)
-    train, _ = stratified_split(train, options.max_train_samples + options.validation_size, seed=0)
+    train, test = train_and_test(options)
+    train, _ = stratified_split(train.shuffle(seed=0), options.max_train_samples + options.validation_size, seed=0)
     validation, train = stratified_split(train, options.validation_size, seed=0)
-    test = few_first(as_image_classification(splits["test"]), options.max_test_samples)
-    return Splits(*map(smaller, (train, validation, test)), Images(CIFAR100_MEAN, CIFAR100_STD, augment=True))
+    test = few_first(test, options.max_test_samples)
+    return Splits(*map(smaller, (train, validation, test)), INPUTS)
 
 
-def smaller(dataset):
-    return dataset.map(lambda row: {"image": row["image"].resize((SIDE, SIDE))})
+def stored(name: str, num_views: int, storage: str = "float16") -> Arm:
+    return Arm(name, Deterministic(), num_views=num_views, storage=storage)
 
 
-def stored(name: str, views: int, storage: str = "float16") -> Arm:
-    return Arm(name, teacher="deterministic", views=views, storage=storage)
+def study(options: StudyArguments) -> Study:
+    return Study(
+        name="views_study",
+        arms=(
+            ONE_HOT,
+            Arm("deterministic", Deterministic(), online=True),
+            stored("label of the plain image", 0),
+            stored("1 view", 1),
+            stored("4 views", 4),
+            stored("16 views", 16),
+            stored("4 views, float32", 4, "float32"),
+            stored("4 views, uint8", 4, "uint8"),
+            stored("4 views, top 10 and tail", 4, "top_k"),
+        ),
+        conditions={"": small_cifar100},
+        note=(
+            'The reference, "deterministic", asks its teacher online, at each step. "Label of the plain image": the '
+            "teacher labels the image as it is and the student sees it augmented. Soft labels are float16 unless said "
+            "otherwise."
+        ),
+    )
 
 
-STUDY = Study(
-    name="views_study",
-    arms=(
-        ONE_HOT,
-        Arm("deterministic", teacher="deterministic", online=True),
-        stored("label of the plain image", 0),
-        stored("1 view", 1),
-        stored("4 views", 4),
-        stored("16 views", 16),
-        stored("4 views, float32", 4, "float32"),
-        stored("4 views, uint8", 4, "uint8"),
-        stored("4 views, top 10 and tail", 4, "top_k"),
-    ),
-    conditions={"": small_cifar100},
-    note=(
-        'The reference, "deterministic", asks its teacher online, at each step. "Label of the plain image": the '
-        "teacher labels the image as it is and the student sees it augmented. Soft labels are float16 unless said "
-        "otherwise."
-    ),
-)
-DEFAULTS = {
+DEFAULTS = ON_CPU | {
     "dataset": "uoft-cs/cifar100",
     "output_dir": "runs/views_study",
     "teacher_model": "wrn_16_2_cifar",
@@ -61,17 +57,8 @@ DEFAULTS = {
     "max_train_samples": 3000,
     "max_test_samples": 4000,
     "validation_size": 1000,
-    "workers": 2,
-    "learning_rate": 5e-3,
-    "lr_scheduler_type": "cosine",
-    "per_device_train_batch_size": 64,
-    "per_device_eval_batch_size": 500,
     "noise_epochs": 10,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "disable_tqdm": True,
-    "use_cpu": True,
 }
 
 if __name__ == "__main__":
-    main(STUDY, DEFAULTS)
+    main(study, DEFAULTS)

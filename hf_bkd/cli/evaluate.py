@@ -1,6 +1,7 @@
-"""How good, how calibrated and how aware of what it does not know a saved teacher or student is."""
+"""`hf-bkd evaluate`: how good and how calibrated a saved teacher or student is, and how well it knows its limits."""
 
-from collections.abc import Iterator
+import argparse
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,32 @@ from ..teachers.deterministic import best_temperature
 from ..teachers.loading import load_teacher
 from ..utils.errors import UserError
 from ..utils.processes import processes
+from .arguments import add_dataset, metrics_text
+
+
+class Tempered(NamedTuple):
+    """The measures of probabilities p^(1/T), renormalized, with the T that is best on validation examples."""
+
+    temperature: float
+    num_validation: int
+    metrics: dict[str, float]
+
+
+class OutOfDistribution(NamedTuple):
+    """The probability that an out-of-distribution example has the higher entropy than one of the split."""
+
+    num_examples: int
+    auroc: float
+
+
+class Evaluation(NamedTuple):
+    """The measures of a teacher on a split; ``tempered`` where there is a validation split, ``ood`` if asked for."""
+
+    method: str
+    num_examples: int
+    metrics: dict[str, float]
+    tempered: Tempered | None
+    ood: OutOfDistribution | None
 
 
 def evaluate(
@@ -26,7 +53,7 @@ def evaluate(
     ood_split: str | None = None,
     input_column: str | None = None,
     label_column: str | None = None,
-) -> Iterator[str]:
+) -> Evaluation:
     """Measure a teacher, or a classifier, on a labeled split.
 
     Args:
@@ -34,11 +61,6 @@ def evaluate(
         num_samples: S >= 1, draws from a teacher's posterior.
         ood, ood_split: a dataset of other classes, whose labels are not read.
         input_column, label_column: see :func:`hf_bkd.data.columns.as_classification`.
-
-    Yields:
-        Lines: what was measured; accuracy, NLL, ECE and Brier score; the same after the probabilities were tempered
-        (p^(1/T), renormalized) by what is best on the validation split, if the dataset has one; and the probability
-        that the entropy of a out-of-distribution example is higher than that of one of the split.
 
     Raises:
         UserError: something can't be loaded or does not fit together, or there are no labels.
@@ -55,28 +77,47 @@ def evaluate(
         return predict_all(teacher, reader_for(network, folder, rows).batches(rows, "predicting"), num_samples)
 
     probs, labels = predict(split)
-    yield f"{model} ({teacher.method}) on {len(labels)} examples of {dataset}, {split}:"
-    yield _told(classification_metrics(probs, labels))
+    tempered = outside = None
     if "validation" in splits and split != "validation":
         held_out, held_out_labels = predict("validation")
         temperature = best_temperature(_log(held_out), held_out_labels)
-        tempered = torch.softmax(_log(probs) / temperature, dim=-1)
-        yield f"after temperature scaling, T = {temperature:.2f} chosen on {len(held_out)} validation examples:"
-        yield _told(classification_metrics(tempered, labels))
+        metrics = classification_metrics(torch.softmax(_log(probs) / temperature, dim=-1), labels)
+        tempered = Tempered(temperature, len(held_out), metrics)
     if ood is not None:
         rows = as_inputs(load_splits(ood, needed=(ood_split,))[ood_split], kind)
         if not len(rows):
             raise UserError(f"the split {ood_split} of {ood} is empty")
         generator = torch.Generator().manual_seed(0)
         batches = reader_for(network, folder, rows).batches(rows, "predicting")
-        found = torch.cat([entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches])
-        yield f"entropy tells {len(found)} examples of {ood}, {ood_split} apart:"
-        yield f"auroc {auroc(entropy(probs), found):.4f}"
+        entropies = [entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches]
+        outside = OutOfDistribution(len(rows), auroc(entropy(probs), torch.cat(entropies)))
+    return Evaluation(teacher.method, len(labels), classification_metrics(probs, labels), tempered, outside)
+
+
+def main(argv: list[str], prog: str) -> None:
+    """Measure a saved teacher or student and print what was measured."""
+    description = "Accuracy, NLL, ECE and Brier score of a teacher or a student."
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("model", help="folder or name on the Hub of a saved teacher or classifier")
+    add_dataset(parser, "test")
+    parser.add_argument(
+        "--ood", metavar="DATASET", help="out-of-distribution examples, of other classes: does entropy detect them?"
+    )
+    parser.add_argument("--ood_split", help="of that dataset; the same as --split if not given")
+    options = parser.parse_args(argv)
+    options.ood_split = options.ood_split or options.split
+    measured = evaluate(**vars(options))
+    place = f"{options.dataset}, {options.split}"
+    print(f"{options.model} ({measured.method}) on {measured.num_examples} examples of {place}:")
+    print(metrics_text(measured.metrics))
+    if measured.tempered is not None:
+        temperature, number, metrics = measured.tempered
+        print(f"after temperature scaling, T = {temperature:.2f} chosen on {number} validation examples:")
+        print(metrics_text(metrics))
+    if measured.ood is not None:
+        print(f"entropy tells {measured.ood.num_examples} examples of {options.ood}, {options.ood_split} apart:")
+        print(f"auroc {measured.ood.auroc:.4f}")
 
 
 def _log(probs: Tensor) -> Tensor:
     return probs.double().clamp_min(torch.finfo(torch.float64).tiny).log()
-
-
-def _told(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -1,4 +1,4 @@
-"""`hf-bkd label`: a saved teacher and a dataset to soft labels, kept shard by shard until they are done."""
+"""`hf-bkd label`: from a saved teacher and a dataset to soft labels, kept shard by shard until they are done."""
 
 import argparse
 import shutil
@@ -31,8 +31,8 @@ AUGMENTATIONS = ("crop_and_flip", "resized_crop")
 SHARD_ROWS = 1024
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    label = argparse.ArgumentParser(prog="hf-bkd label", description="Add a teacher's soft labels to a dataset.")
+def _parse(argv: list[str], prog: str) -> argparse.Namespace:
+    label = argparse.ArgumentParser(prog=prog, description="Add a teacher's soft labels to a dataset.")
     label.add_argument("--teacher", required=True, help="folder or name on the Hub of a saved teacher or classifier")
     label.add_argument("--output_dir", required=True, help="where the labeled dataset is saved")
     label.add_argument("--temperature", type=float, help="of the probabilities; the teacher's own if not given")
@@ -53,9 +53,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return label.parse_args(argv)
 
 
-def label(argv: list[str]) -> None:
+def main(argv: list[str], prog: str = "hf-bkd label") -> None:
     """Label, save, and push if asked to; what is finished when interrupted is kept beside the output folder."""
-    arguments = _parse(argv)
+    arguments = _parse(argv, prog)
     output_dir, state = Path(arguments.output_dir), processes()
     if decided_by_main(output_dir.exists):
         raise UserError(f"{output_dir} is there already: pass a new --output_dir")
@@ -106,7 +106,7 @@ def label(argv: list[str]) -> None:
 
 
 def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, datasets.Dataset | None]:
-    """What is to be labeled, and the examples that the teacher is measured on."""
+    """The examples to label, and those that the teacher is measured on."""
     kind, classes = kind_of(teacher.network), class_names(teacher.network)
     columns = arguments.input_column, arguments.label_column
     if arguments.streaming:

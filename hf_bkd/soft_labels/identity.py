@@ -3,9 +3,10 @@
 The canonical form of a value (form 2; ``docs/label_format.md`` says it for other languages):
 
 - of a text: its UTF-8 bytes;
-- of an image of 8-bit channels: ``repr(shape)`` of [height, width(, channels)] and its pixels; a palette's colors as RGB,
-  or as RGBA where it is transparent; of an image of any other mode: the name of the mode, then the same;
-- of numbers, arrays and lists of numbers: ``repr(shape)`` and the numbers as int64, float64 or bool, as Python reads them;
+- of an image of 8-bit channels: ``repr(shape)`` of [height, width(, channels)] and its pixels; a palette's colors as
+  RGB, or as RGBA where it is transparent; of an image of any other mode: the name of the mode, then the same;
+- of numbers, arrays and lists of numbers: ``repr(shape)`` and the numbers as int64, float64 or bool, as Python reads
+  them;
 - of anything else: a tag of its type and its parts (``None``, bytes, dates, lists, structs by sorted key).
 
 A row of which one column is read has the hash of that value. One of which several are read has the hash of their names

@@ -1,5 +1,6 @@
 """Studies: a list of arms, run over conditions and seeds by one engine, reported in one form."""
 
+from ..teachers import Deterministic, Ensemble, IVONVariational, Laplace, MCDropout, Variational
 from .arguments import StudyArguments
 from .arms import (
     BAYES,
@@ -15,12 +16,15 @@ from .arms import (
     VARIATIONAL,
     WHOLE_NETWORK,
     Arm,
+    ExactBayes,
+    Several,
     Splits,
+    Stored,
     Study,
     combined,
 )
-from .command import main
 from .inputs import Images, Texts, Vectors
+from .run import main
 
 __all__ = [
     "BAYES",
@@ -36,11 +40,20 @@ __all__ = [
     "VARIATIONAL",
     "WHOLE_NETWORK",
     "Arm",
+    "Deterministic",
+    "Ensemble",
+    "ExactBayes",
+    "IVONVariational",
     "Images",
+    "Laplace",
+    "MCDropout",
+    "Several",
     "Splits",
+    "Stored",
     "Study",
     "StudyArguments",
     "Texts",
+    "Variational",
     "Vectors",
     "combined",
     "main",

@@ -1,65 +1,74 @@
-"""What a recipe can be asked for, on the command line or in a YAML file."""
+"""What a study can be asked for, on the command line or in a YAML file, and what of it changes results."""
 
-from collections.abc import Iterable
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..training.arguments import DistillationTrainingArguments
+from ..utils.checks import check_count, check_positive
 from ..utils.command_line import parse_dataclasses
+from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
-from .arms import Arm, slug
+from ..utils.files import slug, write_json
+from .arms import Arm, Study
+
+COUNTS = ("num_samples", "ensemble_size", "workers", "validation_size", "max_train_samples", "max_test_samples")
+RENAMED = {"--foreign_dataset": "--ood_dataset"}
+# beginnings of the names of training arguments that change results
+DECISIVE = (
+    "adam_", "bf16", "combine", "data_seed", "dataloader_drop_last", "fp16", "gradient_accumulation", "kd_",
+    "label_smoothing", "lambda_schedule", "learning_rate", "lr_", "max_grad_norm", "max_steps", "neftune",
+    "noise_epochs", "num_train_epochs", "optim", "per_device_train", "prior_strength", "student_temperature",
+    "teacher_temperature", "teacher_weights", "temperature_scale", "tf32", "torch_compile", "train_sampling",
+    "warmup_", "weight_decay",
+)  # fmt: skip
+FREE = ("seeds", "arms", "workers")  # of the study's arguments: they choose what is run, not what it gives
+FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
 class StudyArguments:
-    """What a recipe is asked for beside the training arguments.
+    """What a study is asked for beside the training arguments; a recipe adds its own by a subclass.
 
     Raises:
         UserError: seeds that are no whole numbers, or a count below 1.
     """
 
-    dataset: str = field(default="", metadata={"help": "Name on the Hub, or a local folder."})
-    ood_dataset: str = field(
-        default="", metadata={"help": "Images of other classes, for teachers to be unsure of; name or folder."}
+    dataset: str = _option("", "Name on the Hub, or a local folder.")
+    ood_dataset: str = _option("", "Out-of-distribution images, for teachers to be unsure of; name or folder.")
+    teacher_model: str = _option(
+        "resnet50_cifar",
+        "Network of the teacher: a timm architecture; of texts all-layers or layers-1-2 and so on.",
     )
-    teacher_model: str = field(
-        default="resnet50_cifar",
-        metadata={"help": "Network of the teacher: a timm architecture; of texts all-layers or layers-1-2 and so on."},
+    student_model: str = _option("resnet18_cifar", "Network of the student, likewise.")
+    pretrained: str = _option("", "Pretrained encoder that networks of texts start from; folder or name on the Hub.")
+    teacher: str | None = _option(
+        None, "A saved teacher, folder or name on the Hub, to use instead of training one of its kind."
     )
-    student_model: str = field(default="resnet18_cifar", metadata={"help": "Network of the student, likewise."})
-    pretrained: str = field(
-        default="",
-        metadata={"help": "Pretrained encoder that networks of texts start from; folder or name on the Hub."},
+    seeds: str = _option("0,1,2", "Whole numbers with commas between them.")
+    arms: str = _option(
+        "all", "Arms to run, with commas between them: names in lower case, words joined by hyphens; or all."
     )
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "A saved teacher, folder or name on the Hub, to use instead of training one of its kind."},
+    teacher_epochs: float | None = _option(None, "Epochs of a teacher's training; the students' if not given.")
+    teacher_learning_rate: float | None = _option(
+        None, "Learning rate of a teacher's training; the students' if not given."
     )
-    seeds: str = field(default="0,1,2", metadata={"help": "Whole numbers with commas between them."})
-    arms: str = field(
-        default="all",
-        metadata={
-            "help": "Arms to run, with commas between them: names in lower case, words joined by hyphens; or all."
-        },
+    num_samples: int = _option(10, "Draws from the teacher's posterior per example.")
+    views: int | None = _option(
+        None, "Augmented views of each image that are labeled, 0 for the plain image; the study's own."
     )
-    teacher_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs of a teacher's training; the students' if not given."}
-    )
-    teacher_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of a teacher's training; the students' if not given."}
-    )
-    num_samples: int = field(default=10, metadata={"help": "Draws from the teacher's posterior per example."})
-    views: int | None = field(
-        default=None,
-        metadata={"help": "Augmented views of each image that are labeled, 0 for the plain image; the study's own."},
-    )
-    ensemble_size: int = field(default=3, metadata={"help": "Members of a deep ensemble."})
-    validation_size: int | None = field(
-        default=None, metadata={"help": "Examples held out of the training split; a tenth if not given."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many training examples."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Use only so many test examples."})
-    workers: int = field(default=1, metadata={"help": "Processes that share the conditions and seeds between them."})
+    ensemble_size: int = _option(3, "Members of a deep ensemble.")
+    validation_size: int | None = _option(None, "Examples held out of the training split; a tenth if not given.")
+    max_train_samples: int | None = _option(None, "Use only so many training examples.")
+    max_test_samples: int | None = _option(None, "Use only so many test examples.")
+    workers: int = _option(1, "Processes that share the conditions and seeds between them.")
 
     def __post_init__(self):
         try:
@@ -68,24 +77,15 @@ class StudyArguments:
             raise UserError(
                 f"seeds must be whole numbers with commas between them, and they are {self.seeds!r}"
             ) from None
-        for name in ("teacher_epochs", "teacher_learning_rate"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, and it is {getattr(self, name)}")
-        if self.views is not None and self.views < 0:
-            raise UserError(f"views must be at least 0, and it is {self.views}")
-        for name in (
-            "num_samples",
-            "ensemble_size",
-            "workers",
-            "validation_size",
-            "max_train_samples",
-            "max_test_samples",
-        ):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, and it is {getattr(self, name)}")
+        check_positive(**self._given("teacher_epochs", "teacher_learning_rate"))
+        check_count(0, **self._given("views"))
+        check_count(**self._given(*COUNTS))
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def chosen(self, arms: Iterable[Arm]) -> tuple[Arm, ...]:
-        """The arms asked for, in the study's order; UserError for one it doesn't have."""
+        """Return the arms asked for, in the study's order; UserError for one that it doesn't have."""
         if self.arms == "all":
             return tuple(arms)
         by_slug = {slug(arm.name): arm for arm in arms}
@@ -97,12 +97,15 @@ class StudyArguments:
 
 
 def parse(
-    defaults: dict[str, Any], argv: list[str], kind: type = StudyArguments, **about: str
+    defaults: dict[str, Any] | Callable[[Any], dict[str, Any]],
+    argv: list[str],
+    kind: type = StudyArguments,
+    **about: str,
 ) -> tuple[Any, DistillationTrainingArguments]:
-    """The command line over ``--config file.yaml`` over the recipe's defaults.
+    """Parse the command line over ``--config file.yaml`` over a recipe's defaults.
 
     Args:
-        defaults: by name.
+        defaults: by name, or a function that makes them from the options.
         argv: arguments.
         kind: dataclass of what is asked for beside the training arguments.
         about: what the parser's ``--help`` says, such as its ``prog`` and ``description``.
@@ -110,7 +113,59 @@ def parse(
     Raises:
         UserError: as :func:`parse_dataclasses`, or no training at all.
     """
+    for old, new in RENAMED.items():
+        if any(word.partition("=")[0] == old for word in argv):
+            warn_renamed(old, new)
+            argv = [new + word.removeprefix(old) if word.partition("=")[0] == old else word for word in argv]
+    if callable(defaults):
+        options, _ = parse(defaults(kind()), argv, kind, **about)
+        defaults = defaults(options)
     options, args = parse_dataclasses((kind, DistillationTrainingArguments), defaults, argv, **about)
     if not (args.num_train_epochs > 0 or args.max_steps > 0):
         raise UserError(f"num_train_epochs must be above 0, and it is {args.num_train_epochs}")
     return options, args
+
+
+def decisive(args: DistillationTrainingArguments) -> dict[str, Any]:
+    """Return the training arguments that change results."""
+    return {name: value for name, value in args.to_dict().items() if name.startswith(DECISIVE)}
+
+
+def check_same_settings(file: Path, settings: dict[str, Any], what: str, remedy: str, used: bool = True) -> None:
+    """Compare with the settings that a folder's results were made with, and note the new ones there.
+
+    Args:
+        file: where they are noted, in that folder.
+        settings: by name.
+        what: the folder holds.
+        remedy: what to do about a difference.
+        used: whether there are results yet.
+
+    Raises:
+        UserError: one differs.
+    """
+    settings = json.loads(json.dumps(settings, default=str))
+    before = json.loads(file.read_text()) if used and file.is_file() else {}
+    for name in settings.keys() & before.keys():
+        if before[name] != settings[name]:
+            raise UserError(
+                f"{file.parent} holds {what} with {name} {before[name]!r}, and this one has {settings[name]!r}: "
+                f"{remedy}"
+            )
+    write_json(file, before | settings)
+
+
+def check_same_study(output_dir: Path, study: Study, options: Any, args: DistillationTrainingArguments) -> None:
+    """Refuse to mix the results of two different studies in one folder.
+
+    Raises:
+        UserError: something decisive differs from what the folder's results were made with.
+    """
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
+    settings |= decisive(args) | {f"arm {slug(arm.name)}": repr(arm) for arm in study.arms}
+    fixed = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher", "measure", "posterior")
+    settings |= {f"study's {name}": getattr(study, name) for name in fixed}
+    settings["processes"] = args.world_size
+    used = any((output_dir / kind).is_dir() for kind in FINISHED)
+    remedy = "pass another --output_dir, or delete that one"
+    check_same_settings(output_dir / "settings.json", settings, "a run", remedy, used)

@@ -1,18 +1,57 @@
-"""How a study is declared."""
+"""How a study is declared: its arms, its data, and what all of them share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import datasets
 import numpy as np
 
+from ..teachers import Deterministic, Ensemble, Laplace, TeacherSpec, Variational, spec_by_name
+from ..utils.deprecation import renamed_arguments, warn_renamed
 from ..utils.errors import UserError
+from ..utils.files import slug
 from .inputs import Images, Texts, Vectors
 
-TEACHERS = (
-    "none", "deterministic", "laplace", "variational", "mc_dropout", "ensemble", "bayes", "stored", "several",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class ExactBayes:
+    """The exact class probabilities, where the data has them."""
+
+    method = name = "bayes"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Labels that the data has already, in columns ``teacher_probs__NAME``; see :attr:`Arm.label_name`."""
+
+    method = name = "stored"
+
+
+@dataclass(frozen=True)
+class Several:
+    """The teachers of several arms together.
+
+    Args:
+        members: arms whose teachers' labels are combined.
+        weights, combine: ``teacher_weights`` and ``combine`` of :class:`~hf_bkd.DistillationTrainingArguments`.
+
+    Raises:
+        UserError: no members, or one that has no single teacher.
+    """
+
+    method = name = "several"
+
+    members: tuple["Arm", ...]
+    weights: str = "equal"
+    combine: str = "average"
+
+    def __post_init__(self):
+        if not self.members:
+            raise UserError("several teachers have no members: pass the arms whose labels are combined")
+        for member in self.members:
+            if not (member.fits_teacher or isinstance(member.teacher, Stored)):
+                raise UserError(f"arm {member.name!r} is a member of several, and it has no single teacher")
 
 
 @dataclass(frozen=True)
@@ -20,64 +59,71 @@ class Arm:
     """One way to teach a student.
 
     Args:
-        name: what the report calls it.
-        teacher: one of ``TEACHERS``; ``"bayes"`` stands for the exact class probabilities, where the data has them,
-            ``"stored"`` for labels that the data brings in columns ``teacher_probs__NAME`` (see :attr:`label_name`),
-            and ``"several"`` for those of ``members`` together.
+        name: of the arm in the report.
+        teacher: the specification of one that the study fits, :class:`Stored`, :class:`ExactBayes`, :class:`Several`,
+            or ``None`` for a student that learns from the labels alone.
         architecture, architecture_args: of the teacher's network; the study's if not given.
-        members: arms whose teachers' labels are combined.
-        teacher_weights, combine: how, as in :class:`~hf_bkd.DistillationTrainingArguments`.
-        strengths: candidates for the strength s > 0 of the teachers' prior on each example, in examples (lambda in
-            arXiv 2605.27967): ``prior_strength`` s and ``kd_lambda`` s / (1 + s). The student that is best by the
-            study's measure on the validation split decides, as for temperatures.
-        temperatures: candidates for the teacher's temperature.
-        scaled: set the teacher's temperature by validation NLL instead (Guo et al. 2017).
-        folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for not.
-        label_smoothing: of a student without a teacher.
-        views: how many augmented views of each image are labeled, where networks are trained on such; 0 for one label
-            of the image as it is, which the student never sees; the study's own number if not given.
+        temperatures: candidates for the teacher's temperature, of which the study's measure on the validation split
+            chooses.
+        folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for one teacher that
+            saw all.
+        num_views: how many augmented views of each image are labeled, where networks are trained on such; 0 for one
+            label of the image as it is, which the student never sees; the study's own number if not given.
         online: the teacher is asked at each step and nothing is stored.
         storage: of the soft labels.
         kd_lambda: the study's own if not given.
         lambda_schedule: ``"adaptive"`` sets lambda by example.
-        how: the teacher is fitted: for ``laplace`` arguments of ``LaplaceTeacher.fit``; for ``variational`` those of
-            ``make_variational``, or ``posterior="ivon"`` and arguments of ``IVON``, with ``initial_std`` for
-            ``hess_init``; for ``mc_dropout`` further
-            arguments of the network, with its dropout.
+        strengths: candidates for the strength s > 0 of the teachers' prior on each example, in examples (lambda in
+            arXiv 2605.27967): ``prior_strength`` s and ``kd_lambda`` s / (1 + s), chosen as temperatures are.
+        label_smoothing: of a student without a teacher.
+        how: options of a teacher that is given by its kind as a string, which works for another release.
+
+    Raises:
+        UserError: parts that don't go together.
     """
 
     name: str
-    teacher: str = "none"
+    teacher: TeacherSpec | Stored | ExactBayes | Several | None = None
     architecture: str = ""
     architecture_args: dict[str, Any] = field(default_factory=dict)
-    members: tuple["Arm", ...] = ()
-    teacher_weights: str = "equal"
-    combine: str = "average"
-    strengths: tuple[float, ...] = ()
     temperatures: tuple[float, ...] = (1.0,)
-    scaled: bool = False
     folds: int = 0
-    label_smoothing: float = 0.0
-    views: int | None = None
+    num_views: int | None = None
     online: bool = False
     storage: str = "float16"
     kd_lambda: float | None = None
     lambda_schedule: str = "fixed"
-    how: dict[str, Any] = field(default_factory=dict)
+    strengths: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
+    how: InitVar[dict[str, Any] | None] = None
 
-    def __post_init__(self):
-        if self.teacher not in TEACHERS:
-            raise UserError(f"arm {self.name!r} has the teacher {self.teacher!r}; it must be of {', '.join(TEACHERS)}")
-        if self.scaled and self.teacher != "deterministic":
-            raise UserError(f"arm {self.name!r} is scaled, which only a deterministic teacher can be")
+    def __post_init__(self, how: dict[str, Any] | None):
+        if isinstance(self.teacher, str):
+            object.__setattr__(self, "teacher", _teacher_by_name(self.name, self.teacher, how or {}))
         if self.online and (self.folds or not self.fits_teacher):
             raise UserError(f"arm {self.name!r} is online, which needs a teacher that answers for all examples")
-        if (self.teacher == "several") != bool(self.members):
-            raise UserError(f"arm {self.name!r} has the teacher {self.teacher!r} and {len(self.members)} members")
-        if not all(member.fits_teacher or member.teacher == "stored" for member in self.members):
-            raise UserError(f"arm {self.name!r} has a member that is no single teacher")
-        if self.temperatures != (1.0,) and any(part.teacher == "stored" for part in self.parts):
-            raise UserError(f"arm {self.name!r} has temperatures, and stored labels have one already")
+        if self.temperatures != (1.0,) and any(part.has_temperature for part in self.parts):
+            raise UserError(f"arm {self.name!r} has temperatures, and its teacher or its labels have one already")
+
+    @property
+    def method(self) -> str:
+        """The kind of its teacher, as records have it."""
+        return "none" if self.teacher is None else self.teacher.method
+
+    @property
+    def fits_teacher(self) -> bool:
+        """Whether its teacher is one that the study fits, and that labels what it is asked to."""
+        return isinstance(self.teacher, TeacherSpec)
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether its labels have a temperature that no candidate can change."""
+        return isinstance(self.teacher, Stored) or (self.fits_teacher and self.teacher.sets_temperature)
+
+    @property
+    def members(self) -> tuple["Arm", ...]:
+        """The arms whose teachers' labels it combines."""
+        return self.teacher.members if isinstance(self.teacher, Several) else ()
 
     @property
     def parts(self) -> tuple["Arm", ...]:
@@ -90,70 +136,72 @@ class Arm:
         return [(temperature, strength) for temperature in self.temperatures for strength in self.strengths or (None,)]
 
     @property
-    def fits_teacher(self) -> bool:
-        """Whether its teacher is a network that the study trains, and that labels what it is asked to."""
-        return self.teacher not in ("none", "bayes", "stored", "several")
-
-    @property
     def label_name(self) -> str:
-        """What its teacher's labels are called beside others': the arm's name, words joined by underscores."""
+        """The name of its teacher's labels beside others': the arm's name, words joined by underscores."""
         return slug(self.name).replace("-", "_")
-
-    def labels_name(self, temperature: float) -> str:
-        """What its soft labels are called: the same for arms that need the same."""
-        if self.teacher == "stored":
-            return self.label_name
-        if self.members:
-            return "+".join(member.labels_name(temperature) for member in self.members)
-        parts = [self.teacher_name, f"{self.folds}-folds" if self.folds else ""]
-        parts += [
-            "scaled" if self.scaled else f"T{temperature:g}",
-            "" if self.views is None else f"{self.views}-views",
-        ]
-        parts += ["online" if self.online else "", "" if self.storage == "float16" else slug(self.storage)]
-        return "-".join(part for part in parts if part)
-
-    @property
-    def teacher_name(self) -> str:
-        """What its teacher is called, as part of a path: the same for arms that need the same."""
-        how = [slug(f"{name} {value}") for name, value in self.how.items()]
-        return "-".join([*filter(None, [self.network_name]), self.teacher, *how])
 
     @property
     def network_name(self) -> str:
-        """What its teacher's network is called, if it is not the study's."""
-        args = [slug(f"{name} {value}") for name, value in self.architecture_args.items()]
-        return "-".join([slug(self.architecture), *args]) if self.architecture else ""
+        """The name of its teacher's network as part of a path, empty if it is the study's."""
+        settings = [slug(f"{name} {value}") for name, value in self.architecture_args.items()]
+        return "-".join([slug(self.architecture), *settings]) if self.architecture else ""
+
+    def labels_name(self, temperature: float) -> str:
+        """The name of its soft labels as part of a path: the same for arms that need the same."""
+        if isinstance(self.teacher, Stored):
+            return self.label_name
+        if self.members:
+            return "+".join(member.labels_name(temperature) for member in self.members)
+        parts = [
+            self.network_name,
+            "none" if self.teacher is None else self.teacher.name,
+            f"{self.folds}-folds" if self.folds else "",
+            "" if self.has_temperature else f"T{temperature:g}",
+            "" if self.num_views is None else f"{self.num_views}-views",
+            "online" if self.online else "",
+            "" if self.storage == "float16" else slug(self.storage),
+        ]
+        return "-".join(filter(None, parts))
+
+
+Arm.__init__ = renamed_arguments(views="num_views")(Arm.__init__)
+
+
+def _teacher_by_name(arm: str, kind: str, options: dict[str, Any]) -> TeacherSpec | Stored | ExactBayes | None:
+    warn_renamed(f"the teacher {kind!r} of an arm", "a specification, such as teacher=Laplace(link='mc')", 6)
+    others = {"none": None, "bayes": ExactBayes(), "stored": Stored()}
+    try:
+        return others[kind] if kind in others else spec_by_name(kind, **options)
+    except (UserError, TypeError) as error:
+        raise UserError(f"arm {arm!r} has the teacher {kind!r}, which can't be: {error}") from None
 
 
 ONE_HOT = Arm("one-hot")
 LABEL_SMOOTHING = Arm("label smoothing", label_smoothing=0.1)
-DETERMINISTIC = Arm("deterministic", teacher="deterministic")
-TUNED = Arm("deterministic, best T", teacher="deterministic", temperatures=(1.0, 2.0, 4.0))
-SCALED = Arm("deterministic, scaled", teacher="deterministic", scaled=True)
-LAPLACE = Arm("Laplace", teacher="laplace")
-VARIATIONAL = Arm("variational head", teacher="variational")
-WHOLE_NETWORK = Arm("variational, whole network", teacher="variational", how={"posterior": "full"})
-ENSEMBLE = Arm("ensemble", teacher="ensemble")
-CROSS_FITTED = Arm("ensemble, cross-fitted", teacher="ensemble", folds=3)
-BAYES = Arm("exact Bayes", teacher="bayes")
+DETERMINISTIC = Arm("deterministic", Deterministic())
+TUNED = Arm("deterministic, best T", Deterministic(), temperatures=(1.0, 2.0, 4.0))
+SCALED = Arm("deterministic, scaled", Deterministic(scaled=True))
+LAPLACE = Arm("Laplace", Laplace())
+VARIATIONAL = Arm("variational head", Variational())
+WHOLE_NETWORK = Arm("variational, whole network", Variational(posterior="full"))
+ENSEMBLE = Arm("ensemble", Ensemble())
+CROSS_FITTED = Arm("ensemble, cross-fitted", Ensemble(), folds=3)
+BAYES = Arm("exact Bayes", ExactBayes())
 
 CONTROLS = (ONE_HOT, LABEL_SMOOTHING, DETERMINISTIC, TUNED, SCALED, ENSEMBLE)
-"""Without these beside it, a Bayesian teacher's result says little."""
+"""The arms without which a Bayesian teacher's result says little."""
 
 
 def combined(members: tuple[Arm, ...], strengths: tuple[float, ...] = ()) -> tuple[Arm, ...]:
-    """The ways to teach with several teachers: averages and mixtures, by weights that all or each example have."""
+    """Return the ways to teach with several teachers: averages and mixtures, by equal weights or by example."""
     ways = {
-        "average": {},
-        "average, entropy weights": {"teacher_weights": "entropy"},
-        "average, inverse variance": {"teacher_weights": "inverse_variance"},
-        "mixture": {"combine": "mixture"},
-        "mixture, entropy weights": {"combine": "mixture", "teacher_weights": "entropy"},
+        "average": Several(members),
+        "average, entropy weights": Several(members, "entropy"),
+        "average, inverse variance": Several(members, "inverse_variance"),
+        "mixture": Several(members, combine="mixture"),
+        "mixture, entropy weights": Several(members, "entropy", "mixture"),
     }
-    return tuple(
-        Arm(name, teacher="several", members=members, strengths=strengths, **how) for name, how in ways.items()
-    )
+    return tuple(Arm(name, teacher, strengths=strengths) for name, teacher in ways.items())
 
 
 @dataclass
@@ -164,7 +212,7 @@ class Splits:
         train, validation, test: nothing is chosen on ``test``.
         inputs: how networks read them.
         bayes: exact class probabilities [N, C] of ``train``, where they are known.
-        ood: examples of no class, or of several, to be unsure of.
+        ood: out-of-distribution examples, of no class or of several, which teachers should be unsure of.
         transfer: what teachers label and students are taught on (Hinton et al. 2015), if not ``train``: it may be
             larger, and its ``label`` counts only where lambda is below 1. An epoch stays as long as one of ``train``.
     """
@@ -179,20 +227,20 @@ class Splits:
 
     @property
     def taught(self) -> datasets.Dataset:
-        """What students with a teacher are trained on."""
+        """The examples that students with a teacher are trained on."""
         return self.train if self.transfer is None else self.transfer
 
 
 @dataclass(frozen=True)
 class Study:
-    """What to run.
+    """A list of arms, and what they are run on.
 
     Args:
         name: of the recipe.
-        arms: in the order of the report; those with ``"bayes"`` are left out of conditions that don't know it.
+        arms: in the order of the report; those of :class:`ExactBayes` are omitted where the data doesn't know it.
         conditions: name -> function from the study's arguments and a seed to the data. A study with a single
             condition calls it ``""``.
-        views: how many augmented views of each image are labeled, unless an arm says otherwise.
+        num_views: how many augmented views of each image are labeled, unless an arm says otherwise.
         students: whether students are trained and measured, or else the teachers themselves.
         epochs: factor on the number of epochs, for conditions that need more or fewer.
         teacher_args, student_args: of their networks, beside the architecture.
@@ -200,14 +248,14 @@ class Study:
         reference: name of the arm that all others are compared with.
         measure: ``"accuracy"`` or ``"nll"``, in which they are compared, and by which candidates are chosen.
         posterior: arguments of ``LangevinTeacher.fit`` to sample each student's posterior with, ``prior_precision`` a
-            tuple of candidates; ``None`` for not.
+            tuple of candidates; ``None`` for no such posterior.
         note: what a reader of the report has to know of the data.
     """
 
     name: str
     arms: tuple[Arm, ...]
     conditions: dict[str, Callable[[Any, int], Splits]]
-    views: int = 0
+    num_views: int = 0
     students: bool = True
     epochs: dict[str, float] = field(default_factory=dict)
     teacher_args: dict[str, Any] = field(default_factory=dict)
@@ -219,6 +267,4 @@ class Study:
     note: str = ""
 
 
-def slug(name: str) -> str:
-    """A name as part of a path: lower case, words joined by hyphens."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+Study.__init__ = renamed_arguments(views="num_views")(Study.__init__)

@@ -45,7 +45,7 @@ class Images:
         """The augmented views that networks see, if they do; a new one each epoch if their number is not given."""
         return Views(CropAndFlip(), num_views=number, seed=seed) if self.augment else None
 
-    def resident(
+    def batched(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
@@ -83,7 +83,7 @@ class Texts:
     def views(self, seed: int, number: int | None = None) -> None:
         """Texts are not augmented."""
 
-    def resident(
+    def batched(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
@@ -164,7 +164,7 @@ class Vectors:
     def views(self, seed: int, number: int | None = None) -> None:
         """Features are not augmented."""
 
-    def resident(
+    def batched(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them, recognized by their content column if they have one."""

@@ -1,4 +1,4 @@
-"""What a trained student doesn't know: its posterior, sampled with the labels it was taught, and measured."""
+"""The posterior of a trained student, sampled with the labels that it was taught, and its uncertainty, measured."""
 
 from typing import Any
 
@@ -13,19 +13,21 @@ from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels
 from ..uncertainty import uncertainty_report
 from ..utils.errors import UserError
-from .setting import Setting
+from .cell import Cell
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 CHAIN_FACTS = ("prior precision", "rhat max", "ess min", "mixed", "width", "acceptance", "moved")
 
 
 def sampled_posterior(
-    setting: Setting, network: nn.Module, train: BatchedDataset, args: DistillationTrainingArguments
+    cell: Cell, network: nn.Module, train: BatchedDataset, args: DistillationTrainingArguments
 ) -> LangevinTeacher:
-    """Langevin samples of the posterior that a student was trained to the mode of, a label counting as one example.
+    """Sample the posterior that a student was trained to the mode of, by Langevin dynamics.
+
+    A label counts as one example.
 
     Args:
-        setting: of its study, which says how to sample. Of several prior precisions the one with the best NLL of the
+        cell: of its study, which says how to sample. Of several prior precisions the one with the best NLL of the
             posterior mean on the validation split is taken.
         network: the student.
         train: what it was trained on, with its soft labels.
@@ -34,7 +36,7 @@ def sampled_posterior(
     Raises:
         UserError: soft labels of augmented views, or the sampler's own.
     """
-    how = {"seed": setting.seed, "prior_precision": (1.0,), **setting.study.posterior}
+    options = {"seed": cell.seed, "prior_precision": (1.0,), **cell.study.posterior}
     if args.kd_lambda > 0:
         if any(each.num_views > 1 for each in train.labels.values()):
             raise UserError("a posterior needs soft labels of the examples as they are: set views to 0")
@@ -43,44 +45,44 @@ def sampled_posterior(
         share = args.kd_lambda * temperature_factor(
             args.temperature_scale, source.temperature, args.student_temperature
         )
-        how |= _weights(1 - args.kd_lambda, share) | {"student_temperature": args.student_temperature}
+        options |= _weights(1 - args.kd_lambda, share) | {"student_temperature": args.student_temperature}
         if args.combine == "mixture":
-            how["targets"], how["target_weights"] = source.teachers(labels)
-            how["prior_strength"] = args.prior_strength
+            options["targets"], options["target_weights"] = source.teachers(labels)
+            options["prior_strength"] = args.prior_strength
         else:
-            how["targets"] = source.target(labels)
+            options["targets"] = source.target(labels)
     elif args.label_smoothing_factor:
-        uniform = torch.ones(len(train), len(setting.classes)) / len(setting.classes)
-        how |= _weights(1 - args.label_smoothing_factor, args.label_smoothing_factor) | {"targets": uniform}
+        uniform = torch.ones(len(train), len(cell.classes)) / len(cell.classes)
+        options |= _weights(1 - args.label_smoothing_factor, args.label_smoothing_factor) | {"targets": uniform}
     candidates = [
         LangevinTeacher.fit(
-            network, train.batches(), setting.validation.batches(), **how | {"prior_precision": precision}
+            network, train.batches(), cell.validation.batches(), **options | {"prior_precision": precision}
         )
-        for precision in how["prior_precision"]
+        for precision in options["prior_precision"]
     ]
     return min(candidates, key=lambda posterior: posterior.record["validation"]["nll"])
 
 
 def _weights(labels: float, teacher: float) -> dict[str, float]:
-    """Of the energy's terms: such that a label counts once, where labels count at all."""
+    """Weights of the energy's terms, such that a label counts once where labels count at all."""
     return {"label_weight": float(labels > 0), "teacher_weight": teacher / labels if labels else teacher}
 
 
-def measured_uncertainty(setting: Setting, posterior: LangevinTeacher) -> dict[str, Any]:
+def measured_uncertainty(cell: Cell, posterior: LangevinTeacher) -> dict[str, Any]:
     """Report the uncertainty on the test split and on out-of-distribution examples, and whether the chains mixed."""
-    samples, ood = _draws(setting, posterior, setting.test), None
-    if setting.splits.ood is not None:
-        ood = _draws(setting, posterior, setting.resident(setting.splits.ood))
-    student, _ = predict_all(DeterministicTeacher(posterior.network), setting.test.batches())
-    report = uncertainty_report(samples, setting.test.values["labels"].cpu(), student, ood, LEVELS)
+    samples, ood = _draws(cell, posterior, cell.test), None
+    if cell.splits.ood is not None:
+        ood = _draws(cell, posterior, cell.batched(cell.splits.ood))
+    student, _ = predict_all(DeterministicTeacher(posterior.network), cell.test.batches())
+    report = uncertainty_report(samples, cell.test.values["labels"].cpu(), student, ood, LEVELS)
     return report | {"chains": {name: posterior.record[name] for name in CHAIN_FACTS if name in posterior.record}}
 
 
-def _draws(setting: Setting, posterior: LangevinTeacher, dataset: BatchedDataset) -> torch.Tensor:
+def _draws(cell: Cell, posterior: LangevinTeacher, dataset: BatchedDataset) -> torch.Tensor:
     """[S, N, C], each draw the same weights for all examples."""
     draws = []
     for batch in dataset.batches():
-        generator = torch.Generator().manual_seed(setting.seed)
-        prediction = posterior.predict(split(batch)[0], setting.options.num_samples, generator, return_samples=True)
+        generator = torch.Generator().manual_seed(cell.seed)
+        prediction = posterior.predict(split(batch)[0], cell.options.num_samples, generator, return_samples=True)
         draws.append(prediction.samples)
     return torch.cat(draws, dim=1).cpu()

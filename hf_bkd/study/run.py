@@ -1,4 +1,4 @@
-"""Runs a study's conditions and seeds, here or shared between processes, and writes its results and report.
+"""Running a study's cells, here or shared between processes, and writing its results and report.
 
 Whatever is finished stands under its final name in ``output_dir``, so that an interrupted run goes on from there:
 
@@ -10,8 +10,10 @@ Whatever is finished stands under its final name in ``output_dir``, so that an i
 """
 
 import atexit
+import dataclasses
 import gc
 import multiprocessing
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import suppress
@@ -27,16 +29,37 @@ from ..hub.transfer import push_folder
 from ..reports.report import print_summary, write_report
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.environment import environment
-from ..utils.files import bare_name, writable_folder, write_json
+from ..utils.errors import told_in_a_sentence
+from ..utils.files import bare_name, slug, writable_folder, write_json
 from ..utils.progress import progress_bar
-from .arguments import StudyArguments
-from .arms import Study, slug
-from .setting import Setting
-from .settings import check_same_settings
-from .students import Students
-from .teachers import Teachers
+from .arguments import StudyArguments, check_same_study, parse
+from .arms import Study
+from .cell import Cell
+from .comparison import TeacherComparison
+from .students import StudentTraining
 
 _TICKS: Any = None  # a worker's line to the progress bar
+
+
+def main(
+    study: Study | Callable[[Any], Study],
+    defaults: dict[str, Any] | Callable[[Any], dict[str, Any]],
+    argv: list[str] | None = None,
+    arguments: type[StudyArguments] = StudyArguments,
+) -> None:
+    """Run a recipe from the command line: parse, run, report; a user's mistake ends in one sentence.
+
+    Args:
+        study: to run, or a function that makes it from the options.
+        defaults: the recipe's own defaults of study and training arguments, or a function of the options.
+        argv: arguments; the process' own if not given.
+        arguments: what it can be asked for.
+    """
+    with told_in_a_sentence():
+        options, args = parse(defaults, sys.argv[1:] if argv is None else argv, arguments)
+        study = study if isinstance(study, Study) else study(options)
+        run(dataclasses.replace(study, arms=options.chosen(study.arms)), options, args)
+        PartialState().destroy_process_group()
 
 
 def run(study: Study, options: StudyArguments, args: DistillationTrainingArguments) -> dict[str, Any]:
@@ -44,7 +67,7 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
     output_dir, device = writable_folder(args.output_dir), args.device  # asking for the device sets up the processes
     main_process = PartialState().is_main_process
     if main_process:
-        check_same_settings(output_dir, study, options, args)
+        check_same_study(output_dir, study, options, args)
     cells = [(condition, seed) for condition in study.conditions for seed in options.seed_list]
     if args.disable_tqdm:
         quiet()
@@ -76,50 +99,42 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
     return results
 
 
-def planned_trainings(study: Study, options: StudyArguments) -> int:
-    """How many networks one condition and seed trains, if none is there yet."""
-    networks = {("", "deterministic", 0, 0, 0)} if study.from_teacher else set()
-    for arm in (part for each in study.arms for part in each.parts):
-        members = options.ensemble_size if arm.teacher == "ensemble" else int(arm.fits_teacher)
-        name = "deterministic" if arm.teacher in ("laplace", "ensemble") else arm.teacher_name
-        folds = range(max(arm.folds, 1))
-        networks |= {(arm.network_name, name, member, arm.folds, fold) for member in range(members) for fold in folds}
-    students = sum(len(arm.candidates) for arm in study.arms) if study.students else 0
-    return len(networks) + students
-
-
 def run_cell(
     study: Study,
     options: StudyArguments,
     args: DistillationTrainingArguments,
-    cell: tuple[str, int],
-    on_trained: Callable[[], None],
+    place: tuple[str, int],
+    on_finished: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """The records of all arms of one (condition, seed)."""
-    setting = Setting(study, *cell, options, args, on_trained)
-    measured = Students(setting) if study.students else Teachers(setting)
-    return [measured.run(arm) for arm in setting.arms()]
+    """Return the records of all arms of one (condition, seed); ``on_finished`` is called after each."""
+    cell = Cell(study, *place, options, args)
+    measured = StudentTraining(cell) if study.students else TeacherComparison(cell)
+    records = []
+    for arm in cell.arms():
+        records.append(measured.run(arm))
+        on_finished()
+    return records
 
 
 def _run_here(study: Study, options: StudyArguments, args: Any, cells: list) -> list[dict[str, Any]]:
-    """One cell after the other, in this process or in step with its fellows under accelerate."""
-    total = planned_trainings(study, options) * len(cells)
+    """Run one cell after the other; each is shared by the processes of an accelerate launch."""
+    total = len(study.arms) * len(cells)
     with progress_bar(disable=not args.disable_tqdm or not PartialState().is_main_process) as bar:
-        task = bar.add_task("training networks", total=total)
+        task = bar.add_task("arms", total=total)
         records = [run_cell(study, options, args, cell, lambda: bar.advance(task)) for cell in cells]
         bar.update(task, completed=total)
     return [record for part in records for record in part]
 
 
 def _run_in_pool(study: Study, options: StudyArguments, args: Any, cells: list) -> list[dict[str, Any]]:
-    """Cells shared between processes of one thread each, which beats threads for small networks."""
+    """Run cells in processes of one thread each, which beats threads for small networks."""
     context = multiprocessing.get_context("spawn")
     ticks = context.Queue()
-    total = planned_trainings(study, options) * len(cells)
+    total = len(study.arms) * len(cells)
     pool = ProcessPoolExecutor(options.workers, mp_context=context, initializer=_start_worker, initargs=(ticks,))
     try:
         with progress_bar() as bar:
-            task = bar.add_task("training networks", total=total)
+            task = bar.add_task("arms", total=total)
             pending = {pool.submit(_run_cell_in_worker, study, options, args, cell) for cell in cells}
             records = []
             while pending:
@@ -151,7 +166,7 @@ def _run_cell_in_worker(
 
 
 def quiet() -> None:
-    """No bars and notes of the libraries underneath: a study shows its own bar."""
+    """Silence the bars and notes of the libraries underneath: a study shows its own bar."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

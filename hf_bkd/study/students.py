@@ -1,4 +1,4 @@
-"""A student per arm, and its record for `results.json`."""
+"""The students of a cell, one an arm: their training, their measures and their records for `results.json`."""
 
 import dataclasses
 import math
@@ -19,10 +19,10 @@ from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels
 from ..utils.errors import UserError
-from ..utils.files import whole_folder
-from .arms import DETERMINISTIC, Arm, slug
+from ..utils.files import slug, whole_folder
+from .arms import DETERMINISTIC, Arm, Several
+from .cell import Cell
 from .posteriors import measured_uncertainty, sampled_posterior
-from .setting import Setting
 from .teaching import Teaching
 
 CARD_FACTS = {
@@ -37,7 +37,7 @@ CARD_FACTS = {
 
 
 class LabelCost(NamedTuple):
-    """What an example's soft labels take in memory, and how long all of them took to make, where there are any."""
+    """The memory of an example's soft labels, and the seconds that all of them took, where there are any."""
 
     bytes_per_example: float | None = None
     seconds: float | None = None
@@ -61,36 +61,36 @@ class Trained(NamedTuple):
     args: DistillationTrainingArguments
 
 
-class Students:
-    """Trains and measures the students of a setting."""
+class StudentTraining:
+    """The students of a cell, trained and measured arm by arm."""
 
-    def __init__(self, setting: Setting):
-        self.setting = setting
-        self.teaching = Teaching(setting)
+    def __init__(self, cell: Cell):
+        self.cell = cell
+        self.teaching = Teaching(cell)
         self._trained: dict[tuple, Trained] = {}
 
     def run(self, arm: Arm) -> dict[str, Any]:
-        """An arm's record: from an earlier run, or of a student that is trained, measured and saved now."""
-        record = self.setting.recorded(arm, lambda: self._run(arm))
+        """Return an arm's record: from an earlier run, or of a student that is trained, measured and saved now."""
+        record = self.cell.recorded(arm, lambda: self._run(arm))
         if PartialState().is_main_process:
             for candidate in self._candidates(arm):
-                self.setting.forget_checkpoints(_training_name(arm, *candidate))
+                self.cell.forget_checkpoints(_training_name(arm, *candidate))
         return record
 
     def _run(self, arm: Arm) -> dict[str, Any]:
         candidates = [self._student(arm, *candidate) for candidate in self._candidates(arm)]
-        measure = MEASURES[self.setting.study.measure]
+        measure = MEASURES[self.cell.study.measure]
         best = max(candidates, key=lambda trained: measure.sign * trained.validation[measure.metric])
         record, posterior = self._record(arm, best), None
-        if self.setting.study.posterior is not None:
-            posterior = sampled_posterior(self.setting, best.model, best.train, best.args)
-            record["uncertainty"] = measured_uncertainty(self.setting, posterior)
+        if self.cell.study.posterior is not None:
+            posterior = sampled_posterior(self.cell, best.model, best.train, best.args)
+            record["uncertainty"] = measured_uncertainty(self.cell, posterior)
         if PartialState().is_main_process:
-            with whole_folder(self.setting.folder("students", slug(arm.name))) as folder:
+            with whole_folder(self.cell.folder("students", slug(arm.name))) as folder:
                 best.model.save_pretrained(folder)
                 if posterior is not None:
                     posterior.save_pretrained(folder / "posterior")
-                self.setting.inputs.save(folder)
+                self.cell.inputs.save(folder)
                 self._write_card(folder, record)
         return record
 
@@ -99,83 +99,83 @@ class Students:
         write_student_card(
             folder,
             title=f"{record['student']} taught by: {record['arm']}",
-            how=f" by the recipe `{self.setting.study.name}`{condition}, seed {record['seed']}",
+            how=f" by the recipe `{self.cell.study.name}`{condition}, seed {record['seed']}",
             measured="Measured on the test split after the last epoch; nothing was selected on it.",
             metrics=record["metrics"],
             teacher_metrics=record["teacher_metrics"],
             facts={name: record[key] for key, name in CARD_FACTS.items()},
-            dataset=self.setting.options.dataset,
+            dataset=self.cell.options.dataset,
             split="test",
-            task=self.setting.inputs.task,
+            task=self.cell.inputs.task,
             tags=[record["teacher"]],
         )
 
     def _candidates(self, arm: Arm) -> list[tuple[float, float | None]]:
         """The arm's own; ``teacher_temperature`` moves arms that have a single temperature."""
-        asked = self.setting.args.teacher_temperature
-        movable = arm.temperatures == (1.0,) and not arm.scaled and all(part.fits_teacher for part in arm.parts)
+        asked = self.cell.args.teacher_temperature
+        movable = arm.temperatures == (1.0,) and all(p.fits_teacher and not p.has_temperature for p in arm.parts)
         return [(asked if asked and movable else temperature, strength) for temperature, strength in arm.candidates]
 
-    def _how(self, arm: Arm, strength: float | None) -> dict[str, Any]:
+    def _changes(self, arm: Arm, strength: float | None) -> dict[str, Any]:
         """Training arguments of an arm."""
-        args = self.setting.args
-        how = {"lambda_schedule": arm.lambda_schedule, "teacher_weights": arm.teacher_weights, "combine": arm.combine}
-        how["kd_lambda"] = args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        changes = {"lambda_schedule": arm.lambda_schedule, "teacher_weights": "equal", "combine": "average"}
+        if isinstance(arm.teacher, Several):
+            changes |= {"teacher_weights": arm.teacher.weights, "combine": arm.teacher.combine}
+        changes["kd_lambda"] = self.cell.args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
         if strength is not None:
-            how |= {"kd_lambda": strength / (1 + strength), "prior_strength": strength}
-        if arm.teacher == "none":
-            how["kd_lambda"] = 0.0
-        return how
+            changes |= {"kd_lambda": strength / (1 + strength), "prior_strength": strength}
+        if arm.teacher is None:
+            changes["kd_lambda"] = 0.0
+        return changes
 
     def _student(self, arm: Arm, temperature: float, strength: float | None) -> Trained:
-        """Trained once, though several arms may ask for it."""
-        same = (arm.labels_name(temperature), arm.label_smoothing, *self._how(arm, strength).values())
+        """An arm's student, trained once though several arms may ask for it."""
+        same = (arm.labels_name(temperature), arm.label_smoothing, *self._changes(arm, strength).values())
         if same not in self._trained:
             self._trained[same] = self._train(arm, temperature, strength)
         return self._trained[same]
 
     def _train(self, arm: Arm, temperature: float, strength: float | None) -> Trained:
-        setting, how = self.setting, self._how(arm, strength)
-        train, test, cost, online = setting.train, None, LabelCost(), None
+        cell = self.cell
+        train, test, cost, online = cell.train, None, LabelCost(), None
         if arm.online:
-            train = setting.taught
+            train = cell.taught
             online = self.teaching.teacher(arm, temperature)
             test = self.teaching.on_test(online)
-        elif arm.teacher != "none":
+        elif arm.teacher is not None:
             labels = self.teaching.labels(arm, temperature)
-            train, test = setting.taught.with_soft_labels(labels.train), labels.test
+            train, test = cell.taught.with_soft_labels(labels.train), labels.test
             cost = LabelCost(bytes_per_example(labels.train), labels.seconds)
-        student_args = setting.study.student_args
-        if setting.study.from_teacher:
+        student_args = cell.study.student_args
+        if cell.study.from_teacher:
             student_args = student_args | {"start": self.teaching.teacher(DETERMINISTIC, 1.0).network}
         started = time.perf_counter()
-        trainer = setting.train_network(
-            setting.options.student_model,
-            student_args,
+        trainer = cell.train_network(
+            cell.network(cell.options.student_model, student_args, train, cell.seed),
             train,
             name=_training_name(arm, temperature, strength),
-            seed=setting.seed,
-            epochs=setting.args.num_train_epochs,
-            epoch_steps=setting.epoch_steps,
-            evaluated=setting.test,
+            seed=cell.seed,
+            epochs=cell.args.num_train_epochs,
+            epoch_steps=cell.epoch_steps,
+            evaluated=cell.test,
             teacher=online,
             online_teacher=arm.online,
-            teacher_samples=setting.options.num_samples,
-            teacher_seed=setting.seed,
+            teacher_samples=cell.options.num_samples,
+            teacher_seed=cell.seed,
             teacher_temperature=None,  # labels are made at their temperature
-            label_smoothing_factor=arm.label_smoothing or setting.args.label_smoothing_factor,
-            **how,
+            label_smoothing_factor=arm.label_smoothing or cell.args.label_smoothing_factor,
+            **self._changes(arm, strength),
         )
         seconds = time.perf_counter() - started
-        validation = trainer.evaluate(setting.validation, metric_key_prefix="validation")
-        logits = torch.as_tensor(trainer.predict(setting.test).predictions)
+        validation = trainer.evaluate(cell.validation, metric_key_prefix="validation")
+        logits = torch.as_tensor(trainer.predict(cell.test).predictions)
         epochs, accuracies = trainer.evaluations()
         return Trained(
             trainer.model,
             logits.double().softmax(dim=-1),
             None if test is None else self._combined(test, trainer.args),
             {name.removeprefix("validation_"): value for name, value in validation.items()},
-            [epoch * len(train) / len(setting.train) for epoch in epochs],
+            [epoch * len(train) / len(cell.train) for epoch in epochs],
             accuracies,
             trainer.convergence_noise(),
             trainer.noise_window(),
@@ -187,16 +187,16 @@ class Students:
         )
 
     def _combined(self, labeled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
-        """What the teachers say of the test split [N, C], weighed as for the student."""
-        dataset = self.setting.test.with_soft_labels(labeled)
+        """The teachers' probabilities for the test split [N, C], weighed as for the student."""
+        dataset = self.cell.test.with_soft_labels(labeled)
         args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False)
         rows = torch.arange(len(dataset), device=dataset.device)
         return StoredLabels(dataset, args, None).target(dataset.label_columns(rows)).cpu()
 
     def _record(self, arm: Arm, trained: Trained) -> dict[str, Any]:
-        setting, teacher_probs = self.setting, trained.teacher_probs
-        test_labels = setting.test.values["labels"].cpu()
-        asked = teacher_probs is not None
+        cell, teacher_probs = self.cell, trained.teacher_probs
+        test_labels = cell.test.values["labels"].cpu()
+        asked, combine = teacher_probs is not None, getattr(arm.teacher, "combine", None)
         metrics = classification_metrics(trained.probs, test_labels)
         if not math.isfinite(metrics["nll"]):
             raise UserError(
@@ -207,25 +207,25 @@ class Students:
         metrics["agreement"] = agreement(trained.probs, teacher_probs) if asked else None
         return {
             "arm": arm.name,
-            "condition": setting.condition,
-            "teacher": arm.teacher,
-            "student": setting.options.student_model,
-            "seed": setting.seed,
+            "condition": cell.condition,
+            "teacher": arm.method,
+            "student": cell.options.student_model,
+            "seed": cell.seed,
             "kd_lambda": trained.args.kd_lambda,
             "lambda_schedule": None if arm.lambda_schedule == "fixed" else arm.lambda_schedule,
-            "prior_strength": trained.args.prior_strength if arm.strengths or arm.combine == "mixture" else None,
-            "teacher_weights": arm.teacher_weights if arm.members else None,
-            "combine": arm.combine if arm.members else None,
+            "prior_strength": trained.args.prior_strength if arm.strengths or combine == "mixture" else None,
+            "teacher_weights": getattr(arm.teacher, "weights", None),
+            "combine": combine,
             "teacher_temperature": trained.teacher_temperature,
-            "student_temperature": setting.args.student_temperature,
-            "temperature_scale": setting.args.temperature_scale,
-            "num_samples": setting.options.num_samples,
-            "views": math.ceil(max(trained.epochs)) if arm.online else getattr(setting.views(arm), "number", 1),
+            "student_temperature": cell.args.student_temperature,
+            "temperature_scale": cell.args.temperature_scale,
+            "num_samples": cell.options.num_samples,
+            "views": math.ceil(max(trained.epochs)) if arm.online else getattr(cell.views(arm), "number", 1),
             "online": arm.online,
             "label_bytes": trained.labels.bytes_per_example,
             "label_seconds": trained.labels.seconds,
             "folds": arm.folds,
-            "relative_time": setting.relative_time,
+            "relative_time": cell.relative_time,
             "metrics": metrics,
             "teacher_metrics": classification_metrics(teacher_probs, test_labels) if asked else None,
             "validation_metrics": {name: trained.validation[name] for name in MEASURES},

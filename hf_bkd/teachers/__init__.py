@@ -5,27 +5,40 @@
 """
 
 from .base import Predictive, Teacher, predict_all
-from .deterministic import DeterministicTeacher
-from .dropout import MCDropoutTeacher
-from .ensemble import EnsembleTeacher
+from .deterministic import Deterministic, DeterministicTeacher
+from .dropout import MCDropout, MCDropoutTeacher
+from .ensemble import Ensemble, EnsembleTeacher
+from .ivon import IVON, IVONVariational
 from .langevin import LangevinTeacher
-from .laplace import LaplaceTeacher
+from .laplace import Laplace, LaplaceTeacher
 from .multi import ClassMap, MultiTeacher
 from .oracle import OracleTeacher
-from .variational import VariationalTeacher, make_variational
+from .specification import SPECIFICATIONS, FitContext, TeacherSpec, spec_by_name
+from .variational import Variational, VariationalTeacher, make_variational
 
 __all__ = [
+    "IVON",
+    "SPECIFICATIONS",
     "ClassMap",
+    "Deterministic",
     "DeterministicTeacher",
+    "Ensemble",
     "EnsembleTeacher",
+    "FitContext",
+    "IVONVariational",
     "LangevinTeacher",
+    "Laplace",
     "LaplaceTeacher",
+    "MCDropout",
     "MCDropoutTeacher",
     "MultiTeacher",
     "OracleTeacher",
     "Predictive",
     "Teacher",
+    "TeacherSpec",
+    "Variational",
     "VariationalTeacher",
     "make_variational",
     "predict_all",
+    "spec_by_name",
 ]

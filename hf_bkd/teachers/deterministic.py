@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ..metrics import classification_metrics
 from ..models.calling import Inputs, call_network, head_data, logits_of
 from .base import Teacher
+from .specification import FitContext, TeacherSpec, option
 
 
 class DeterministicTeacher(Teacher):
@@ -51,3 +53,25 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
         method="bounded",
     )
     return math.exp(minimum.x)
+
+
+@dataclass(frozen=True)
+class Deterministic(TeacherSpec):
+    """A trained network as it is.
+
+    Args:
+        scaled: set its temperature by validation NLL (Guo et al. 2017).
+    """
+
+    kind = method = "deterministic"
+    kept = False
+
+    scaled: bool = option(False, command_line=True)
+
+    def fit(self, context: FitContext) -> Teacher:
+        teacher = context.trained()
+        return DeterministicTeacher.fit(teacher.network, context.validation_batches()) if self.scaled else teacher
+
+    @property
+    def sets_temperature(self) -> bool:
+        return self.scaled

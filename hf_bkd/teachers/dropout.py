@@ -1,14 +1,17 @@
 """The Monte Carlo dropout teacher: each pass with dropout on is a draw (Gal and Ghahramani 2016)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..models.calling import Inputs, call_network, evaluation_mode, logits_of
+from ..models.calling import Inputs, call_network, evaluation_mode, logits_of, split
 from ..models.variational_layers import GaussianWeights
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .base import Teacher
+from .specification import FitContext, TeacherSpec, option
 
 
 class MCDropoutTeacher(Teacher):
@@ -53,3 +56,29 @@ def _seed(generator: torch.Generator | None) -> int:
         return generator.batch_seed()
     device = "cpu" if generator is None else generator.device
     return int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+
+
+@dataclass(frozen=True)
+class MCDropout(TeacherSpec):
+    """A network that is trained with dropout, and asked with it.
+
+    Args:
+        drop_rate: of a timm network that is trained for it, in (0, 1); whatever the network has if not given.
+    """
+
+    kind = method = "mc_dropout"
+    kept = False
+
+    drop_rate: float | None = option(None, "dropout of an architecture trained from scratch", from_scratch=0.1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.drop_rate is not None and not 0 < self.drop_rate < 1:
+            raise UserError(f"drop_rate must be between 0 and 1, and it is {self.drop_rate}")
+
+    def fit(self, context: FitContext) -> Teacher:
+        settings = {} if self.drop_rate is None else {"drop_rate": self.drop_rate}
+        inputs, _ = split(next(iter(context.validation_batches())))
+        few = {name: value[:8] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[:8]
+        MCDropoutTeacher(context.network(**settings)).predict(few, 2)  # refused before it is trained for nothing
+        return MCDropoutTeacher(context.trained(**settings).network)

@@ -2,14 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..models.calling import Inputs
+from ..utils.checks import check_count
 from ..utils.errors import UserError
 from .base import Teacher
 from .composite import Composite, log_draws
+from .deterministic import Deterministic
+from .specification import FitContext, TeacherSpec, option
 
 
 class EnsembleTeacher(Composite):
@@ -50,3 +54,31 @@ class EnsembleTeacher(Composite):
 
     def fingerprint(self) -> str:
         return hashlib.sha256("".join(member.fingerprint() for member in self.members).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Ensemble(TeacherSpec):
+    """Teachers of one kind, each from a network of its own.
+
+    Args:
+        of: the members' specification.
+        members: M >= 1; as many as the study or the command line has networks for if not given.
+    """
+
+    kind = method = "ensemble"
+    kept = False
+
+    of: TeacherSpec = field(default_factory=Deterministic)
+    members: int | None = option(None, "networks of one architecture, trained with a seed each", from_scratch=5)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.members is not None:
+            check_count(members=self.members)
+
+    @property
+    def parts(self) -> tuple[TeacherSpec, ...]:
+        return (self.of,)
+
+    def fit(self, context: FitContext) -> Teacher:
+        return EnsembleTeacher([member.fitted(self.of) for member in context.members(self.members)])

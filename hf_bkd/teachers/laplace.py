@@ -6,6 +6,7 @@ the Gaussian over logits that follows from it into class probabilities.
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -19,6 +20,8 @@ from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal
 from .base import Teacher
 from .curvature import STRUCTURES, Curvature, LogitCovariance, curvature_of
+from .deterministic import Deterministic
+from .specification import FitContext, TeacherSpec, option
 
 LINKS = ("mc", "probit", "bridge")
 PRECISION_RANGE = (1e-4, 1e6)
@@ -254,3 +257,46 @@ def _least(cost: Callable[[float], float]) -> float:
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     minimum = minimize_scalar(lambda point: cost(math.exp(point)), bounds=around, method="bounded")
     return math.exp(minimum.x if minimum.fun < costs[best] else grid[best])
+
+
+@dataclass(frozen=True)
+class Laplace(TeacherSpec):
+    """A last-layer Laplace approximation around a trained network; see :meth:`LaplaceTeacher.fit`."""
+
+    kind = method = "laplace"
+
+    structure: str = option("kron", "of the curvature", tuple(STRUCTURES))
+    link: str = option("probit", "from logits to probabilities, mc by draws", LINKS)
+    prior_precision: float | str | None = option(
+        None, "a number or marginal_likelihood; chosen by validation NLL if not given", kind=str
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prior_precision not in (None, "marginal_likelihood"):
+            object.__setattr__(self, "prior_precision", _precision(self.prior_precision))
+
+    @property
+    def parts(self) -> tuple[TeacherSpec, ...]:
+        return (Deterministic(),)
+
+    def fit(self, context: FitContext) -> Teacher:
+        return LaplaceTeacher.fit(
+            context.trained().network,
+            context.train_batches(),
+            context.validation_batches(),
+            structure=self.structure,
+            link=self.link,
+            prior_precision=self.prior_precision,
+            num_samples=context.num_samples,
+        )
+
+
+def _precision(given: str | float) -> float:
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = 0.0
+    if not value > 0:
+        raise UserError(f"prior_precision is {given!r}; it must be a number above 0 or marginal_likelihood")
+    return value

@@ -1,6 +1,7 @@
 """The variational teacher: a Gaussian over the weights, trained together with the network."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -9,10 +10,11 @@ from torch.func import functional_call
 
 from ..models.calling import Inputs, call_arguments, classification_head, head_features, logits_of
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
-from ..utils.checks import check_choice
+from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal
 from .base import Teacher
+from .specification import FitContext, TeacherSpec, option
 
 POSTERIORS = ("head", "full")
 
@@ -189,3 +191,26 @@ def _trained_posterior(network: nn.Module) -> tuple[dict[str, Tensor], dict[str,
             elif name.endswith("_factor"):
                 factors[name.removesuffix("_factor")] = parameter
     return std, factors
+
+
+@dataclass(frozen=True)
+class Variational(TeacherSpec):
+    """A network with a Gaussian over its head or over all layers, trained together; see :func:`make_variational`."""
+
+    kind = method = "variational"
+
+    posterior: str = option("head", "over the head or the full network", POSTERIORS)
+    rank: int = option(0, "of the head's covariance beside its diagonal")
+    prior_std: float | None = None
+    initial_std: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_count(0, rank=self.rank)
+
+    def facts(self) -> dict[str, Any]:
+        return {"posterior": self.posterior}
+
+    def fit(self, context: FitContext) -> Teacher:
+        network = make_variational(context.network(), self.posterior, self.prior_std, self.initial_std, rank=self.rank)
+        return VariationalTeacher(context.train(network))

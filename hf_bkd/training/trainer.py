@@ -19,7 +19,6 @@ from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .card import write_training_card
 from .checkpoints import check_same_model, last_checkpoint
-from .ivon import IVON
 from .preparation import check_mixed, own_config, own_dataset
 from .supervision import Collator, OnlineTeacher, StoredLabels, network_inputs
 
@@ -93,7 +92,7 @@ class DistillationTrainer(Trainer):
             args.dataloader_pin_memory = False  # only what is in the CPU's memory can be pinned
         if hasattr(train_dataset, "set_epoch"):
             self.add_callback(_SetEpoch(train_dataset))
-        self._ivon = self.optimizer if isinstance(self.optimizer, IVON) else None
+        self._ivon = self.optimizer if hasattr(self.optimizer, "perturb") else None  # known by what it can do
         if self._ivon is not None:
             args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
             self.add_callback(_DrawWeights(self._ivon))
@@ -264,7 +263,7 @@ class _SetEpoch(TrainerCallback):
 class _DrawWeights(TrainerCallback):
     """A callback that draws the weights that all micro-batches of a step see; between steps they are the means."""
 
-    def __init__(self, optimizer: IVON):
+    def __init__(self, optimizer: Any):
         self.optimizer = optimizer
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

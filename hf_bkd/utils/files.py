@@ -187,3 +187,8 @@ def bare_name(name_or_path: str) -> str:
     """Return a name on the Hub as it is, and only the last part of a path here: nobody else has the rest."""
     path = Path(name_or_path).expanduser()
     return path.resolve().name if path.exists() else name_or_path
+
+
+def slug(name: str) -> str:
+    """A name as part of a path: lower case, words joined by hyphens."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())

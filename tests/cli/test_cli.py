@@ -90,7 +90,7 @@ def text_probs(rows) -> torch.Tensor:
         return bert()(batch["input_ids"], batch["attention_mask"]).logits.double().softmax(dim=-1)
 
 
-def test_evaluate_scales_temperature_on_validation_and_tells_foreign_examples_apart(home, tmp_path, capsys):
+def test_evaluate_scales_temperature_on_validation_and_detects_examples_of_other_classes(home, tmp_path, capsys):
     rows = datasets.load_from_disk(home / "texts")
     ood = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["w1", "nothing known here", "who where when"]})
     datasets.DatasetDict(other=ood).save_to_disk(tmp_path / "ood")
@@ -170,8 +170,8 @@ def test_an_existing_folder_is_left_alone(home, tmp_path, capsys):
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "/nowhere"], "there is no folder /nowhere"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "TEXTS"], "no column of images"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "DATA", "--ood_split", "dev"], "no split 'dev'"),
-        (["evaluate", "NETWORK", "--dataset", "DATA", "--num_samples", "0"], "num_samples must be a whole number"),
-        (["teacher", "fit"], "pass --method, one of deterministic, laplace"),
+        (["evaluate", "NETWORK", "--dataset", "DATA", "--num_samples", "0"], "num_samples must be at least 1"),
+        (["teacher", "fit"], "pass --method, one of deterministic, ensemble"),
         (["teacher", "fit", "--method", "laplace"], "pass --model"),
         (["teacher", "fit", "--method", "laplace", "--model", "NETWORK", "--dataset", "DATA"], "pass --output_dir"),
         (["report", "/nowhere"], "cannot read /nowhere/results.json: No such file"),

@@ -17,7 +17,7 @@ from hf_bkd import (
     create_classifier,
     join_soft_labels,
 )
-from hf_bkd.cli.label import label
+from hf_bkd.cli.label import main as label
 from hf_bkd.data.augmentations import RandomResizedCrop
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.soft_labels import read

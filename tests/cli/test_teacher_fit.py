@@ -2,17 +2,19 @@
 
 import json
 import re
+from dataclasses import dataclass, make_dataclass
 
 import datasets
 import pytest
 import torch
 
-from hf_bkd import LaplaceTeacher, Teacher
-from hf_bkd.cli.fitting import task
+from hf_bkd import DeterministicTeacher, DistillationTrainer, LaplaceTeacher, Teacher
+from hf_bkd.cli import teacher as command
 from hf_bkd.data.reading import class_names, reader_for
 from hf_bkd.metrics import classification_metrics
-from hf_bkd.teachers import predict_all
+from hf_bkd.teachers import SPECIFICATIONS, TeacherSpec, predict_all
 from hf_bkd.teachers.loading import load_teacher
+from hf_bkd.teachers.specification import option
 from tests.cli.fitting_helpers import CLASSES, bert, cnn, fit, images, run, splits, texts, tokenizer, trained_bert
 
 
@@ -76,7 +78,8 @@ METHODS = {
     "mc_dropout": {},
     "variational": {"rank": 2},
     "variational full": {"posterior": "full"},
-    "variational ivon": {"posterior": "ivon", "hess_init": 100, "learning_rate": 0.01},
+    "ivon": {"hess_init": 100, "learning_rate": 0.01},
+    "variational ivon": {"posterior": "ivon", "hess_init": 100, "learning_rate": 0.01},  # as it was called
 }
 
 
@@ -86,7 +89,7 @@ def test_a_classifier_of_texts(home, tmp_path, capsys, name):
     options = {"learning_rate": 1e-4, "num_train_epochs": 2} | METHODS[name]
     fit(home, tmp_path / "teacher", method, "bert0", "texts", **options)
     said = capsys.readouterr().out.strip().splitlines()[-1]
-    teacher = Teacher.from_pretrained(tmp_path / "teacher")
+    teacher, method = Teacher.from_pretrained(tmp_path / "teacher"), method.replace("ivon", "variational")
     assert teacher.method == method and class_names(teacher.network) == ["who", "where", "when"]
     probs, labels = probabilities(tmp_path / "teacher", home / "texts", "test")
     assert classification_metrics(probs, labels)["accuracy"] > 0.85
@@ -159,7 +162,7 @@ def test_members_must_read_and_number_alike(home, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("ensemble", {"members": 2}), ("variational", {}), ("variational", {"posterior": "ivon"})],
+    [("ensemble", {"members": 2}), ("variational", {}), ("ivon", {})],
 )
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(home, tmp_path, monkeypatch, capsys, method, options):
     fit(home, tmp_path / "whole", method, "cnn6_small", "images", augment=1, **options)
@@ -171,7 +174,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(home, tmp_path, m
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(task.DistillationTrainer, "log", interrupt)
+        patch.setattr(DistillationTrainer, "log", interrupt)
         fit(home, tmp_path / "broken", method, "cnn6_small", "images", augment=1, **options)
     assert stop.value.code == 130 and "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "broken").exists() and (tmp_path / "broken.training" / "0").is_dir()
@@ -194,6 +197,27 @@ def test_validation_examples_are_held_out_where_there_is_no_split(home, tmp_path
     assert Teacher.from_pretrained(tmp_path / "other").record["validation examples"] == 60
 
 
+def test_a_new_kind_has_its_method_and_options(monkeypatch):
+    monkeypatch.setattr("hf_bkd.teachers.specification.SPECIFICATIONS", known := dict(SPECIFICATIONS))
+    monkeypatch.setattr(command, "SPECIFICATIONS", known)
+
+    @dataclass(frozen=True)
+    class Divided(TeacherSpec):
+        kind, method = "divided", "deterministic"
+        by: float = option(2.0, "what logits are divided by", command_line=4.0)
+
+        def fit(self, context):
+            return DeterministicTeacher(context.trained().network, temperature=self.by)
+
+    assert known["divided"] is Divided
+    options = command._method_options()
+    monkeypatch.setattr(command, "METHOD_OPTIONS", options)
+    monkeypatch.setattr(command, "Options", make_dataclass("Options", options.values(), bases=(command.FitOptions,)))
+    given = ["--method", "divided", "--model", "bert", "--dataset", "d", "--output_dir", "o"]
+    assert command.parse_fit(given, "fit")[0].spec == Divided(4.0)
+    assert command.parse_fit([*given, "--by", "3"], "fit")[0].spec == Divided(3.0)
+
+
 def test_arguments_from_a_file(home, tmp_path):
     file = tmp_path / "fit.yaml"
     file.write_text(f"method: laplace\nmodel: {home / 'cnn'}\nprior_precision: 3.0\nlink: bridge\n")
@@ -214,7 +238,7 @@ def test_arguments_from_a_file(home, tmp_path):
 @pytest.mark.parametrize(
     ("method", "model", "data", "options", "words"),
     [
-        ("bayes", "cnn", "images", {}, "method is 'bayes'; it must be one of deterministic, laplace"),
+        ("bayes", "cnn", "images", {}, "method is 'bayes'; it must be one of deterministic, ensemble"),
         ("laplace", "cnn", "images", {"link": "logit"}, "link is 'logit'; it must be one of mc, probit, bridge"),
         ("laplace", "cnn", "images", {"structure": "eye"}, "structure is 'eye'"),
         ("laplace", "cnn", "images", {"prior_precision": "small"}, "prior_precision is 'small'; it must be a number"),
@@ -224,12 +248,15 @@ def test_arguments_from_a_file(home, tmp_path):
             "cnn",
             "images",
             {"posterior": "all"},
-            "posterior is 'all'; it must be one of head, full, ivon",
+            "posterior is 'all'; it must be one of head, full",
         ),
-        ("variational", "cnn", "images", {"rank": -1}, "rank must be at least 0"),
-        ("ensemble", "cnn6_small", "images", {"members": 0}, "members must be at least 1"),
+        ("variational", "cnn", "images", {"rank": -1}, "rank must be a whole number of at least 0"),
+        ("ensemble", "cnn6_small", "images", {"members": 0}, "members must be a whole number of at least 1"),
         ("mc_dropout", "resnet20_cifar", "images", {"drop_rate": 1}, "drop_rate must be between 0 and 1"),
         ("mc_dropout", "cnn6_small", "images", {}, "cnn6_small can't be built with in_chans"),
+        ("laplace", "cnn", "images", {"rank": 2}, "--rank is no option of a laplace teacher: leave it out"),
+        ("mc_dropout", "cnn", "images", {"drop_rate": 0.2}, "--drop_rate is of a new architecture, and --model is"),
+        ("ensemble", "bert0 bert1", "texts", {"members": 2}, "--members is of an ensemble of one new architecture"),
         ("mc_dropout", "cnn", "images", {}, "this network has no dropout"),
         ("laplace", "cnn", "images", {"kd_lambda": 0.9}, "kd_lambda is 0.9: leave it out"),
         ("laplace", "cnn", "images", {"learning_rate": "fast"}, "invalid float value: 'fast'"),
@@ -247,7 +274,7 @@ def test_arguments_from_a_file(home, tmp_path):
         ("laplace", "cnn", "images", {"label_column": "kind"}, "no column 'kind', only image, label"),
         ("laplace", "cnn", "images", {"input_column": "label"}, "the column 'label' holds no images"),
         ("variational", "bert0", "texts", {"augment": 1}, "--augment is for images"),
-        ("laplace", "cnn", "images", {"validation_size": 0}, "validation_size must be at least 1"),
+        ("laplace", "cnn", "images", {"validation_size": 0}, "validation_size must be a whole number of at least 1"),
         ("deterministic", "cnn6_small", "texts", {}, "no column of images"),
         ("variational", "cnn6_small", "images", {"num_train_epochs": 0}, "num_train_epochs must be above 0"),
     ],

@@ -103,7 +103,7 @@ def test_the_worked_example_is_declared_as_a_specification(world, monkeypatch):
     exec(block("own_teacher.md", "class Shift(TeacherSpec)"), world)
     spec = Arm("shifted", teacher=world["Shift"](max_shift=2)).teacher
     fitted = spec.fit(SimpleNamespace(trained=lambda: hf_bkd.DeterministicTeacher(world["network"])))
-    assert (fitted.method, fitted.max_shift, teachers.specification("shift").max_shift) == ("shift", 2, 1)
+    assert (fitted.method, fitted.max_shift, teachers.spec_by_name("shift").max_shift) == ("shift", 2, 1)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from hf_bkd.data.loading import load_splits
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.study import main
-from tests.recipes.recipe_helpers import load
+from tests.recipes.recipe_helpers import load, words
 
 PLACES = ["Cytoplasm", "Nucleus", "Membrane"]
 CARD = """---
@@ -30,13 +30,13 @@ configs:
 ---
 """
 OPTIONS = {
-    "--seeds": 0, "--num_train_epochs": 2, "--validation_size": 20, "--num_samples": 20, "--workers": 1,
-    "--arms": "no-teacher,esm-2-650m,average-inverse-variance,mixture-entropy-weights",
+    "seeds": 0, "num_train_epochs": 2, "validation_size": 20, "num_samples": 20, "workers": 1,
+    "arms": "no-teacher,esm-2-650m,average-inverse-variance,mixture-entropy-weights",
 }  # fmt: skip
 
 
 def proteins(size: int, seed: int) -> datasets.Dataset:
-    rng, residues = np.random.default_rng(seed), np.array(list(load("protein_encoder").RESIDUES + "X"))
+    rng, residues = np.random.default_rng(seed), np.array(list(load("common/proteins").RESIDUES + "X"))
     labels = np.arange(size) % 3
     lengths = rng.integers(40, 700, size)
     texts = ["".join(rng.choice(residues, length)) for length in lengths]
@@ -66,11 +66,9 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(home, tmp_path_factory):
     folder, recipe = tmp_path_factory.mktemp("run"), load("proteins_multi_teacher")
-    conditions = {"composition": recipe.composition, "encoder": recipe.sequence}
-    chains = {"prior_precision": (10.0,), "chains": 2, "steps": 200, "burn_in": 100, "thinning": 5}
-    study = replace(recipe.STUDY, conditions=conditions, posterior=chains)
-    options = OPTIONS | {"--dataset": home / "data", "--pretrained": home / "encoder", "--output_dir": folder}
-    main(study, recipe.DEFAULTS, [str(part) for pair in options.items() for part in pair])
+    chains = {"prior_precision": (10.0,), "chains": 2, "steps": 40, "burn_in": 20, "thinning": 2}
+    options = OPTIONS | {"dataset": home / "data", "pretrained": home / "encoder"}
+    main(lambda given: replace(recipe.study(given), posterior=chains), recipe.DEFAULTS, words(folder, options))
     return folder, json.loads((folder / "results.json").read_text())
 
 
@@ -112,7 +110,7 @@ def test_composition_counts_residues_and_pairs():
 
 
 def test_residues_are_numbers_and_long_proteins_lose_their_middle():
-    recipe = load("protein_encoder")
+    recipe = load("common/proteins")
     long = "A" * 350 + "C" * 100 + "D" * 150
     short, cut = recipe.encoded(["ACYX", long])
     assert short[:5].tolist() == [1, 2, 20, 21, 0] and short.shape == (500,)
@@ -120,7 +118,7 @@ def test_residues_are_numbers_and_long_proteins_lose_their_middle():
 
 
 def test_what_stands_behind_a_protein_is_of_no_effect():
-    recipe = load("protein_encoder")
+    recipe = load("common/proteins")
     torch.manual_seed(0)
     network = recipe.ProteinEncoder(4, width=16, features=12).eval()
     sequences = proteins(6, 9)["sequence"][:]

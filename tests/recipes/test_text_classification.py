@@ -10,14 +10,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_bkd import BatchedDataset, DistillationTrainer, DistillationTrainingArguments, Teacher, UserError
 from hf_bkd.soft_labels import read
-from hf_bkd.study import Texts, main
+from hf_bkd.study import Texts
 from tests.cli.fitting_helpers import WORDS, bert, splits, texts, tokenizer
-from tests.recipes.recipe_helpers import load
+from tests.recipes.recipe_helpers import load, status
 
 OPTIONS = {
-    "--seeds": 0, "--num_train_epochs": 10, "--learning_rate": 5e-3, "--teacher_epochs": 8,
-    "--teacher_learning_rate": 3e-3, "--per_device_train_batch_size": 16, "--student_model": "layers-2",
-    "--num_samples": 3, "--workers": 1, "--arms": "one-hot,deterministic,deterministic-scaled,laplace",
+    "seeds": 0, "num_train_epochs": 6, "learning_rate": 5e-3, "teacher_epochs": 6, "teacher_learning_rate": 3e-3,
+    "per_device_train_batch_size": 16, "student_model": "layers-2", "num_samples": 3, "workers": 1,
+    "arms": "one-hot,deterministic,deterministic-scaled,laplace",
 }  # fmt: skip
 ARMS = ["one-hot", "deterministic", "deterministic, scaled", "Laplace"]
 FIXED = {
@@ -27,14 +27,9 @@ FIXED = {
 
 
 def run(home, folder, **changes) -> int:
-    recipe = load("text_classification")
-    options = OPTIONS | {"--dataset": home / "data", "--pretrained": home / "weights", "--output_dir": folder}
-    options |= {f"--{name}": value for name, value in changes.items()}
-    try:
-        main(recipe.STUDY, recipe.DEFAULTS, [str(part) for pair in options.items() for part in pair])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    return status(
+        "text_classification", folder, **OPTIONS | {"dataset": home / "data", "pretrained": home / "weights"} | changes
+    )
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_bkd.training import ivon as module
-from hf_bkd.training.ivon import IVON, standard_normals
+from hf_bkd.teachers import ivon as module
+from hf_bkd.teachers.ivon import IVON, standard_normals
 from hf_bkd.utils.errors import UserError
 
 NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]

@@ -1,4 +1,4 @@
-"""Teachers compared as classifiers: how good, how calibrated, how unsure of out-of-distribution images, how dear."""
+"""Teachers compared as classifiers: accuracy, calibration, out-of-distribution detection, time and memory."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,40 +12,39 @@ from ..targets import temper
 from ..teachers import Teacher, predict_all
 from ..teachers.deterministic import best_temperature
 from .arms import Arm
-from .setting import TIMED, Setting
+from .cell import TIMED, Cell, plain_pass, relative_time
 from .teaching import Teaching
-from .timing import plain_pass, relative_time
 
 
-class Teachers:
-    """Fits and measures the teachers of a setting."""
+class TeacherComparison:
+    """The teachers of a cell, fitted and measured arm by arm."""
 
-    def __init__(self, setting: Setting):
-        self.setting = setting
-        self.teaching = Teaching(setting)
+    def __init__(self, cell: Cell):
+        self.cell = cell
+        self.teaching = Teaching(cell)
 
     def run(self, arm: Arm) -> dict[str, Any]:
-        """An arm's record: from an earlier run, or of a teacher that is fitted and measured now."""
-        return self.setting.recorded(arm, lambda: self._record(arm, self.teaching.teacher(arm, 1.0)))
+        """Return an arm's record: from an earlier run, or of a teacher that is fitted and measured now."""
+        return self.cell.recorded(arm, lambda: self._record(arm, self.teaching.teacher(arm, 1.0)))
 
     def _record(self, arm: Arm, teacher: Teacher) -> dict[str, Any]:
-        setting, samples = self.setting, self.setting.options.num_samples
+        cell, samples = self.cell, self.cell.options.num_samples
         predicted = {
-            name: predict_all(teacher, dataset.batches(), samples, setting.seed)
-            for name, dataset in (("validation", setting.validation), ("test", setting.test))
+            name: predict_all(teacher, dataset.batches(), samples, cell.seed)
+            for name, dataset in (("validation", cell.validation), ("test", cell.test))
         }
         (held_out, held_out_labels), (probs, labels) = predicted["validation"], predicted["test"]
         temperature = best_temperature(held_out.clamp_min(1e-12).log(), held_out_labels)
         scaled = temper(probs, temperature)
         ood = None
-        if setting.splits.ood is not None:
-            ood, _ = predict_all(teacher, setting.resident(setting.splits.ood).batches(), samples, setting.seed)
+        if cell.splits.ood is not None:
+            ood, _ = predict_all(teacher, cell.batched(cell.splits.ood).batches(), samples, cell.seed)
         return {
             "arm": arm.name,
-            "condition": setting.condition,
-            "teacher": arm.teacher,
-            "network": setting.options.teacher_model,
-            "seed": setting.seed,
+            "condition": cell.condition,
+            "teacher": arm.method,
+            "network": cell.options.teacher_model,
+            "seed": cell.seed,
             "num_samples": samples,
             **teacher.get_state()[0],
             "metrics": classification_metrics(probs, labels) | _ood(probs, ood),
@@ -59,13 +58,13 @@ class Teachers:
 
     def _relative_time(self, teacher: Teacher) -> float:
         """Seconds of a prediction over those of one plain pass of the same images."""
-        inputs, _ = split(next(iter(self.setting.test.batches(TIMED))))
-        inputs, samples = to_network(inputs, teacher.network), self.setting.options.num_samples
+        inputs, _ = split(next(iter(self.cell.test.batches(TIMED))))
+        inputs, samples = to_network(inputs, teacher.network), self.cell.options.num_samples
         return relative_time(lambda: teacher.predict(inputs, samples), lambda: plain_pass(teacher.network, inputs))
 
 
 def _ood(probs: Tensor, ood: Tensor | None) -> dict[str, float]:
-    """How well the entropy of a prediction tells out-of-distribution images from the test split's."""
+    """The AUROC of a prediction's entropy for out-of-distribution images against the test split's."""
     return {} if ood is None else {"ood_auroc": auroc(entropy(probs), entropy(ood))}
 
 

@@ -3,13 +3,17 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..utils.checks import check_positive
 from ..utils.errors import UserError
+from .specification import FitContext, TeacherSpec, option
+from .variational import VariationalTeacher
 
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (lambda lr: 0 <= lr < math.inf, "finite and at least 0"),
@@ -228,3 +232,42 @@ def standard_normals(params: list[Tensor], *key: int) -> list[Tensor]:
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     generators = {p.device: torch.Generator(p.device).manual_seed(seed) for p in params}
     return [torch.randn(p.shape, generator=generators[p.device], dtype=p.dtype, device=p.device) for p in params]
+
+
+@dataclass(frozen=True)
+class IVONVariational(TeacherSpec):
+    """A Gaussian over all weights of a network that :class:`IVON` trains.
+
+    Args:
+        lr: learning rate; that of the training if not given.
+        initial_std: of the weights, > 0, at the first step; unless ``hess_init`` says so in IVON's terms.
+        hess_init, betas: see :class:`IVON`.
+    """
+
+    kind, method = "ivon", "variational"
+    learning_rates = (0.3, 0.005)  # on the scale of SGD's
+
+    lr: float | None = None
+    initial_std: float = 0.05
+    hess_init: float | None = option(
+        None,
+        "a short training leaves standard deviations near 1 / sqrt(hess_init * examples)",
+        command_line=1.0,
+    )
+    betas: tuple[float, float] = (0.9, 0.99999)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(initial_std=self.initial_std)
+
+    def facts(self) -> dict[str, Any]:
+        return {"posterior": "ivon"}
+
+    def fit(self, context: FitContext) -> VariationalTeacher:
+        network, size = context.network(), context.num_train
+        hess_init = 1 / (size * self.initial_std**2) if self.hess_init is None else self.hess_init
+        rate = context.learning_rate if self.lr is None else self.lr
+        optimizer = IVON(
+            network.parameters(), lr=rate, ess=size, hess_init=hess_init, betas=self.betas, seed=context.seed
+        )
+        return VariationalTeacher(context.train(network, optimizer), optimizer.posterior_std(network))

@@ -1,0 +1,270 @@
+"""The contexts of `hf-bkd teacher fit`: trained networks or new ones, and the examples that they read."""
+
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import timm
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from transformers import set_seed
+from transformers.utils import logging
+
+from ..data.augmentations import CropAndFlip
+from ..data.preprocessing import ImagePreprocessor
+from ..data.reading import Reader, class_names, kind_of, reader_for
+from ..data.views import Views
+from ..models.classifier import create_classifier
+from ..study.arguments import check_same_settings, decisive
+from ..study.fitting import Fitting, train_network
+from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
+from ..teachers.loading import load_teacher
+from ..training.arguments import DistillationTrainingArguments
+from ..training.batched_dataset import BatchedDataset, training_set
+from ..utils.errors import UserError
+from ..utils.files import bare_name
+from .examples import Examples
+
+# the options that change a training, beside the training arguments
+CHOSEN = ("model", "dataset", "train_split", "validation_split", "validation_size", "label_column", "augment")
+
+
+class CommandLineFitting(Fitting):
+    """The context in which the command line's teacher is fitted; checkpoints stand beside its output folder.
+
+    Args:
+        options, args: what was asked for.
+
+    Subclasses set ``examples`` and ``reader``.
+    """
+
+    examples: Examples
+    reader: Reader
+    size = 1
+
+    def __init__(self, options: Any, args: DistillationTrainingArguments):
+        logging.disable_progress_bar()
+        self.options, self.args = options, args
+        self.num_samples, self.learning_rate, self.seed = options.num_samples, args.learning_rate, args.seed
+        self.trainings: list[str] = []  # of all members: their contexts share it
+        folder = Path(args.output_dir)
+        self.checkpoints = folder.with_name(f"{folder.name}.training")
+
+    @property
+    def num_train(self) -> int:
+        """N, the number of training examples."""
+        return len(self.examples.train)
+
+    def train_batches(self) -> Iterator[dict[str, Tensor]]:
+        """Iterate over the training examples, not augmented."""
+        return self.reader.batches(self.examples.train, None if self.args.disable_tqdm else "fitting")
+
+    def validation_batches(self) -> Iterator[dict[str, Tensor]]:
+        """Iterate over the validation examples."""
+        return self.reader.batches(self.examples.validation)
+
+    def members(self, number: int | None) -> list[Self]:
+        """Return a context for each member: of one new architecture, or of each model."""
+        models = len(self.options.model)
+        if number is not None and (models > 1 or not self.options.from_scratch):
+            raise UserError("--members is of an ensemble of one new architecture: leave it out")
+        size = models if number is None else number
+        return [self.with_(number=member, size=size) for member in range(size)]
+
+    def train(self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+        """Train a network with the member's seed, going on from its last complete checkpoint."""
+        args, seed, data, evaluated = self.args, self.args.seed + self.number, self.training_set, None
+        if PartialState().is_main_process:
+            self._check_same_training()
+            print(f"training network {self.number + 1} of {self.size}", flush=True)
+        if self.options.augment:
+            data.views = Views(CropAndFlip(), seed=seed)
+        if args.eval_strategy != "no":
+            evaluated = training_set(self.reader, self.examples.validation, args.device)
+        train_network(
+            network,
+            args,
+            data,
+            folder=self.checkpoints / str(self.number),
+            optimizer=optimizer,
+            evaluated=evaluated,
+            seed=seed,
+            remove_unused_columns=False,
+            dataloader_pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+        )
+        self.trainings.append(self.name)
+        return network
+
+    @property
+    def training_set(self) -> Any:
+        """The training examples as networks are trained on them."""
+        data = self._training_examples
+        if self.options.augment and not isinstance(data, BatchedDataset):
+            raise UserError("--augment is for images of the size that the network takes: leave it out here")
+        return data
+
+    @cached_property
+    def _training_examples(self) -> Any:
+        return training_set(self.reader, self.examples.train, self.args.device)
+
+    def _check_same_training(self) -> None:
+        """Refuse to go on with a training that was begun with other settings."""
+        settings = decisive(self.args) | {name: v for name, v in self.args.to_dict().items() if name.startswith("kl_")}
+        settings |= {name: getattr(self.options, name) for name in CHOSEN} | {"seed": self.args.seed}
+        if self.spec is None:
+            settings["method"] = self.name.removesuffix(f"-{self.number}")
+        else:
+            settings |= {"method": self.spec.kind, **asdict(self.spec)}
+        remedy = "go on with the same, or delete that folder"
+        check_same_settings(self.checkpoints / "settings.json", settings, "a training", remedy)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the teacher's card should say of all this."""
+        options, args = self.options, self.args
+        facts = {
+            "dataset": bare_name(options.dataset),
+            "network": ", ".join(map(bare_name, options.model)),
+            "validation examples": len(self.examples.validation),
+        }
+        if self.trainings:
+            length = ("steps", args.max_steps) if args.max_steps > 0 else ("epochs", args.num_train_epochs)
+            batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            facts |= dict([length]) | {"learning rate": args.learning_rate, "batch size": batch, "seed": args.seed}
+        return facts
+
+    @abstractmethod
+    def network(self, **settings: Any) -> nn.Module:
+        """Return a network to train."""
+
+
+class TrainedNetworks(CommandLineFitting):
+    """Trained networks and teachers, used as they are or trained further.
+
+    Raises:
+        UserError: one can't be loaded, or some don't go together.
+    """
+
+    def __init__(self, options: Any, args: DistillationTrainingArguments):
+        super().__init__(options, args)
+        loaded = [_load(name) for name in options.model]
+        self.loaded = [teacher.to(args.device) for teacher, _ in loaded]
+        ensemble = isinstance(options.spec, Ensemble)
+        if ensemble and len(loaded) == 1:
+            raise UserError(
+                "an ensemble of one network is that network: pass several trained ones as --model, or the name of an "
+                "architecture to train --members of"
+            )
+        if not ensemble and isinstance(self.loaded[0], EnsembleTeacher):
+            name = options.model[0]
+            raise UserError(f"{name} is an ensemble: pass one of its members, such as its folder members/0")
+        network = self.loaded[0].network
+        self.examples = Examples(options, kind_of(network), class_names(network))
+        validation = self.examples.validation
+        if self.examples.validation_split is None and PartialState().is_main_process:
+            print(
+                f"note: {len(validation)} examples of the split {options.train_split} are used for validation; if the "
+                "network was trained on them, pass a --validation_split that it has not seen",
+                file=sys.stderr,
+            )
+        readers = [
+            reader_for(teacher.network, folder, validation)
+            for teacher, (_, folder) in zip(self.loaded, loaded, strict=True)
+        ]
+        _check_alike(options.model, self.loaded, readers)
+        self.reader = readers[0]
+
+    def supplied(self, method: str) -> Teacher | None:
+        """Return the member's teacher as it was loaded, where one of a trained network is asked for."""
+        return self.loaded[self.number] if method == DeterministicTeacher.method else None
+
+    def network(self, **settings: Any) -> nn.Module:
+        """Return the member's trained network, to be trained further.
+
+        Raises:
+            UserError: settings, which only a new network can have.
+        """
+        if settings:
+            raise UserError(f"--{next(iter(settings))} is of a new architecture, and --model is trained: leave it out")
+        set_seed(self.args.seed + self.number)  # of what a posterior over its weights starts from
+        return self.loaded[self.number].network
+
+    def trained(self, **settings: Any) -> Teacher:
+        """Return the member's teacher."""
+        return self.loaded[self.number]
+
+
+def _load(name: str) -> tuple[Teacher, Path]:
+    try:
+        return load_teacher(name)
+    except UserError as error:
+        near = get_close_matches(name, timm.list_models())
+        raise UserError(
+            f"{error}; architectures with such a name: {', '.join(near)}" if near else str(error)
+        ) from None
+
+
+def _check_alike(names: list[str], members: list[Teacher], readers: list[Reader]) -> None:
+    """An ensemble prepares inputs once, for all members, and averages class by class."""
+    for name, member, reader in zip(names, members, readers, strict=True):
+        if reader.settings != readers[0].settings:
+            raise UserError(
+                f"{name} reads {reader.kind}s in another way than {names[0]} does, so they can't be members"
+            )
+        theirs, ours = class_names(member.network), class_names(members[0].network)
+        if theirs != ours and sorted(theirs) == sorted(ours):
+            raise UserError(f"{name} has the classes of {names[0]} in another order, so they can't be members")
+
+
+class NewNetworks(CommandLineFitting):
+    """New networks of timm architectures, trained from scratch on images.
+
+    Raises:
+        UserError: images that aren't square, or an architecture that can't be built for them.
+    """
+
+    def __init__(self, options: Any, args: DistillationTrainingArguments):
+        super().__init__(options, args)
+        self.examples = Examples(options, "image", None)
+        rows, progress = self.examples.train, not args.disable_tqdm
+        decoded = BatchedDataset.from_images(rows, None, device=args.device, progress=progress)
+        images, classes = decoded.values["pixel_values"], self.examples.classes
+        if images.shape[-1] != images.shape[-2]:
+            raise UserError(
+                f"the images are {images.shape[-2]} x {images.shape[-1]}: networks are trained on square ones"
+            )
+        mean, std = _channel_statistics(images)
+        decoded.preprocessor = ImagePreprocessor(mean, std)
+        self._training_examples = decoded
+        self.shape = {"in_chans": images.shape[1], "image_size": images.shape[-1], "mean": mean, "std": std}
+        self.shape |= {"num_labels": len(classes), "label_names": classes}
+        networks = [member.network() for member in self.members(None)]  # one that can't be built is refused at once
+        self.reader = reader_for(networks[0], None, self.examples.validation)
+
+    def supplied(self, method: str) -> None:
+        """Return nothing: all teachers are new."""
+
+    def network(self, **settings: Any) -> nn.Module:
+        """Return a new network of the member's architecture, initialized by its seed."""
+        models = self.options.model
+        name = models[self.number] if len(models) > 1 else models[0]
+        set_seed(self.args.seed + self.number)
+        try:
+            return create_classifier(name, **self.shape, **settings).to(self.args.device)
+        except TypeError as error:  # of the architecture's constructor
+            raise UserError(f"{name} can't be built with {', '.join(self.shape | settings)} ({error})") from None
+
+
+def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images [N, C, H, W], on the scale of [0, 1]."""
+    levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+    shares = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
+    shares = [counts / counts.sum() for counts in shares]
+    means = [(share * levels).sum().item() for share in shares]
+    variances = [(share * (levels - mean).square()).sum().item() for share, mean in zip(shares, means, strict=True)]
+    return tuple(round(mean, 4) for mean in means), tuple(round(variance**0.5, 4) for variance in variances)

@@ -1,0 +1,188 @@
+"""A cell of a study, one condition and seed: its data, made ready once, its folders, and how networks are timed."""
+
+import json
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import set_seed
+
+from ..data.views import Views
+from ..models.calling import Inputs, call_network, evaluation_mode, split, to_network
+from ..training.arguments import DistillationTrainingArguments
+from ..training.batched_dataset import BatchedDataset
+from ..training.trainer import DistillationTrainer
+from ..utils.files import slug, write_json
+from ..utils.processes import decided_by_main
+from .arms import Arm, ExactBayes, Study
+from .fitting import train_network
+
+TIMED = 128  # examples of a pass that is timed
+ROUNDS = 7
+
+
+class Cell:
+    """The data and the folders that the arms of one condition and seed share.
+
+    Args:
+        study, condition, seed: which one.
+        options: the study's arguments.
+        args: the students' training arguments; teachers are trained with the same, but without distillation.
+    """
+
+    def __init__(self, study: Study, condition: str, seed: int, options: Any, args: DistillationTrainingArguments):
+        self.study, self.condition, self.seed, self.options, self.args = study, condition, seed, options, args
+        self.root, self.key = Path(args.output_dir), Path(slug(condition) or "all", f"seed-{seed}")
+        self.splits = study.conditions[condition](options, seed)
+        self.classes = self.splits.train.features["label"].names
+        self.inputs = self.splits.inputs
+        self.train = self.batched(self.splits.train, augment=True)
+        transfer = self.splits.transfer
+        self.taught = self.train if transfer is None else self.batched(transfer, augment=True)
+        self.validation = self.batched(self.splits.validation)
+        self.test = self.batched(self.splits.test)
+
+    def arms(self) -> list[Arm]:
+        """The arms of the study that the data allows."""
+        known = self.splits.bayes is not None
+        return [arm for arm in self.study.arms if known or not isinstance(arm.teacher, ExactBayes)]
+
+    def recorded(self, arm: Arm, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return an arm's record: from an earlier run, or of running it now."""
+        file = self.folder("arms", f"{slug(arm.name)}.json")
+        if decided_by_main(file.is_file):
+            return json.loads(file.read_text())
+        record = run()
+        if PartialState().is_main_process:
+            write_json(file, record)
+        PartialState().wait_for_everyone()
+        return record
+
+    @property
+    def progress(self) -> bool:
+        """Whether trainings say where they are; else the study's own bar does."""
+        return not self.args.disable_tqdm
+
+    def batched(self, dataset: datasets.Dataset, augment: bool = False) -> BatchedDataset:
+        """Return rows as training and evaluation read them."""
+        views = self.inputs.views(self.seed) if augment else None
+        return self.inputs.batched(dataset, views, self.args.device, self.progress)
+
+    def views(self, arm: Arm) -> Views | None:
+        """Return the augmented views that an arm's soft labels are of, ``None`` for the examples as they are."""
+        asked = (arm.num_views, self.options.views, self.study.num_views)
+        number = next(number for number in asked if number is not None)
+        unseen = arm.teacher is None or isinstance(arm.teacher, ExactBayes)
+        return self.inputs.views(self.seed, number) if number and not unseen else None
+
+    @cached_property
+    def relative_time(self) -> float | None:
+        """Seconds of a student's pass over those of the teacher's network, where it is known which that is."""
+        if self.options.teacher or not any(arm.fits_teacher and not arm.architecture for arm in self.study.arms):
+            return None
+        inputs, _ = split(next(iter(self.test.batches(TIMED))))
+        student, teacher = (
+            self.inputs.network(architecture, self.classes, self.train, **settings).to(self.args.device)
+            for architecture, settings in (
+                (self.options.student_model, self.study.student_args),
+                (self.options.teacher_model, self.study.teacher_args),
+            )
+        )
+        return relative_time(lambda: plain_pass(student, inputs), lambda: plain_pass(teacher, inputs))
+
+    def folder(self, kind: str, *names: str) -> Path:
+        """Return where a finished or half-finished thing of this cell stands."""
+        return self.root.joinpath(kind, self.key, *names)
+
+    def forget_checkpoints(self, name: str) -> None:
+        """Remove those of one finished training; a training that was interrupted keeps its own."""
+        folder = self.folder("checkpoints", name)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # not empty, or gone; those above belong to other processes too
+            folder.parent.rmdir()
+
+    def network(self, architecture: str, settings: dict[str, Any], train: BatchedDataset, seed: int) -> nn.Module:
+        """Return a new network for what ``train`` holds, initialized by ``seed``."""
+        set_seed(seed)
+        return self.inputs.network(architecture, self.classes, train, **settings)
+
+    def train_network(
+        self,
+        network: nn.Module,
+        train: BatchedDataset,
+        *,
+        name: str,
+        epochs: float,
+        evaluated: BatchedDataset | None = None,
+        epoch_steps: int | None = None,
+        **options: Any,
+    ) -> DistillationTrainer:
+        """Train a network of this cell, going on from its last complete checkpoint if there is one.
+
+        Args:
+            network: a new one.
+            train: the training set.
+            name: of the folder of its checkpoints.
+            epochs: before the condition's factor.
+            evaluated: what it is evaluated on after each epoch.
+            epoch_steps: how long an epoch is, if not a pass over ``train``.
+            options: of :func:`~hf_bkd.study.fitting.train_network`.
+        """
+        if self.progress and PartialState().is_main_process:
+            print(f"training {name} ({self.condition or self.study.name}, seed {self.seed})", flush=True)
+        epochs *= self.study.epochs.get(self.condition, 1)
+        length: dict[str, Any] = {"num_train_epochs": epochs}
+        length["eval_strategy"] = "no" if evaluated is None else "epoch"
+        if epoch_steps is not None:
+            length |= {"max_steps": round(epochs * epoch_steps), "eval_strategy": "steps", "eval_steps": epoch_steps}
+        return train_network(
+            network,
+            self.args,
+            train,
+            folder=self.folder("checkpoints", name),
+            evaluated=evaluated,
+            prints=self.progress,
+            **length,
+            **options,
+        )
+
+    @property
+    def epoch_steps(self) -> int | None:
+        """How many steps a pass over the training split has, if what is taught is another set."""
+        if self.splits.transfer is None:
+            return None
+        args = self.args
+        return math.ceil(
+            len(self.train) / (args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+        )
+
+
+def relative_time(run: Callable[[], Any], reference: Callable[[], Any]) -> float:
+    """Return seconds of one function over those of another: the median of rounds in which they take turns."""
+    rounds = [(_seconds(run), _seconds(reference)) for _ in range(ROUNDS)]
+    return statistics.median(mine / other for mine, other in rounds)
+
+
+@torch.no_grad()
+def plain_pass(network: nn.Module, inputs: Inputs) -> None:
+    """Pass a batch through a network once."""
+    with evaluation_mode(network):
+        call_network(network, to_network(inputs, network))
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

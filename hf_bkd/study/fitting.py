@@ -1,0 +1,104 @@
+"""The engine that fits teachers: what their specifications ask for, answered by the distillation trainer."""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable
+from copy import copy
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers import PrinterCallback
+
+from ..teachers import Deterministic, DeterministicTeacher, FitContext, Teacher, TeacherSpec
+from ..training.arguments import DistillationTrainingArguments
+from ..training.trainer import DistillationTrainer
+from ..utils.files import slug
+
+
+def train_network(
+    network: nn.Module,
+    args: DistillationTrainingArguments,
+    train: Any,
+    *,
+    folder: Path,
+    optimizer: torch.optim.Optimizer | None = None,
+    evaluated: Any = None,
+    teacher: Teacher | None = None,
+    prints: bool = True,
+    **changes: Any,
+) -> DistillationTrainer:
+    """Train a network in place, going on from its last complete checkpoint if there is one.
+
+    Args:
+        network: to be trained.
+        args: training arguments.
+        train: the training set.
+        folder: where its checkpoints go.
+        optimizer: of its parameters, in place of the arguments' own.
+        evaluated: what it is evaluated on meanwhile.
+        teacher: asked at each step, with ``online_teacher``.
+        prints: whether what is logged is printed.
+        changes: to the training arguments.
+    """
+    trainer = DistillationTrainer(
+        network,
+        dataclasses.replace(args, output_dir=str(folder), push_to_hub=False, **changes),
+        train_dataset=train,
+        eval_dataset=evaluated,
+        teacher=teacher,
+        optimizers=(optimizer, None),
+    )
+    if not prints:
+        trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=True)
+    return trainer
+
+
+class Fitting(FitContext):
+    """A context of specifications that trains networks by :func:`train_network`, one subclass a source of networks.
+
+    Attributes:
+        spec: what is being fitted at present, if it is more than a trained network.
+        name: of that, or of the network.
+        number: which of an ensemble's members it is for.
+    """
+
+    spec: TeacherSpec | None = None
+    name = ""
+    number = 0
+
+    def fitted(self, spec: TeacherSpec) -> Teacher:
+        """Return the teacher of a specification: supplied, kept from an earlier run, or fitted now."""
+        # a deterministic one is asked for as a network below: its temperature may have to be chosen yet
+        supplied = None if isinstance(spec, Deterministic) else self.supplied(spec.method)
+        if supplied is not None:
+            return supplied
+        if not spec.kept:
+            return spec.fit(self)
+        context = self.with_(spec=spec, name=f"{spec.name}-{self.number}" if self.number else spec.name)
+        return context.keep(lambda: spec.fit(context))
+
+    def trained(self, **settings: Any) -> Teacher:
+        """Return a teacher of a trained network: supplied, kept from an earlier run, or trained now."""
+        supplied = None if settings else self.supplied(DeterministicTeacher.method)
+        if supplied is not None:
+            return supplied
+        changes = [slug(f"{name} {value}") for name, value in settings.items()]
+        context = self.with_(spec=None, name="-".join([Deterministic.kind, *changes, str(self.number)]))
+        return context.keep(lambda: DeterministicTeacher(context.train(context.network(**settings))), **settings)
+
+    def with_(self, **changes: Any) -> Self:
+        """Return a copy with other attributes."""
+        changed = copy(self)
+        vars(changed).update(changes)
+        return changed
+
+    @abstractmethod
+    def supplied(self, method: str) -> Teacher | None:
+        """Return the user's own teacher of this method, if there is one to be used here."""
+
+    def keep(self, fit: Callable[[], Teacher], **settings: Any) -> Teacher:
+        """Return what ``fit`` makes, or what it made in an earlier run; ``settings`` are those of its network."""
+        return fit()
