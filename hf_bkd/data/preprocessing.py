@@ -78,7 +78,7 @@ def decoded(images: list[Image]) -> Images:
     deep = sorted(mode for mode in odd if mode.startswith(("I", "F")))
     if deep:
         raise UserError(
-            f"images of mode {', '.join(deep)} have more than 8 bits, of which a change to RGB would leave white alone: "
+            f"images of mode {', '.join(deep)} have more than 8 bits, and a change to RGB would leave only white: "
             "scale their numbers to 0 .. 255 and save them as 8-bit images first"
         )
     if odd:

@@ -2,14 +2,12 @@
 
 The canonical form of a value (form 2; ``docs/label_format.md`` says it for other languages):
 
-| value                        | bytes that are hashed                                                                 |
-| ---------------------------- | ------------------------------------------------------------------------------------- |
-| text                         | UTF-8                                                                                 |
-| image of 8-bit channels      | ``repr(shape)`` of [height, width(, channels)] and its pixels; a palette's colors as  |
-|                              | RGB, or RGBA where it is transparent                                                  |
-| image of any other mode      | the name of the mode, then the same                                                   |
-| numbers, arrays, lists of it | ``repr(shape)`` and the numbers as int64, float64 or bool, as Python reads them       |
-| anything else                | a tag of its type and its parts: ``None``, bytes, dates, lists, structs by sorted key |
+- of a text: its UTF-8 bytes;
+- of an image of 8-bit channels: ``repr(shape)`` of [height, width(, channels)] and its pixels; a palette's colors as
+  RGB, or as RGBA where it is transparent; of an image of any other mode: the name of the mode, then the same;
+- of numbers, arrays and lists of numbers: ``repr(shape)`` and the numbers as int64, float64 or bool, as Python reads
+  them;
+- of anything else: a tag of its type and its parts (``None``, bytes, dates, lists, structs by sorted key).
 
 A row of which one column is read has the hash of that value. One of which several are read has the hash of their names
 and hashes, in the order of the names. Columns of labels and of soft labels never count.
@@ -90,7 +88,10 @@ class Identity:
         names = sorted(self.columns)
         keys = [name.encode() + b"\0" for name in names]
         parts = [content_ids(rows[name], self.form).astype("<i8") for name in names]
-        joined = (b"".join(key + part.tobytes() for key, part in zip(keys, row, strict=True)) for row in zip(*parts))
+        joined = (
+            b"".join(key + part.tobytes() for key, part in zip(keys, row, strict=True))
+            for row in zip(*parts, strict=True)
+        )
         return _hashes(joined)
 
     def of_dataset(self, dataset: datasets.Dataset) -> np.ndarray:
@@ -116,7 +117,7 @@ class Watched(dict):
         return super().__iter__()
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401
 
     def pop(self, name: str, *default: Any) -> Any:
         self.seen.add(name)

@@ -125,7 +125,7 @@ def _alone_in(folder: str | Path | None) -> Iterator[None]:
 
 
 class Made(NamedTuple):
-    """What a labeling made: of which examples, the columns, with which options and by whom; how they were cross-fitted, if they were."""
+    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so."""
 
     examples: Examples
     answers: Answers
@@ -178,11 +178,19 @@ def _cross_fitted(
             fitting = replace(options, batch_size=fitting_batch_size(own, teacher, options))
             answers.append(ask(own, teacher, fitting, shards, name, bar_name))
         teachers.append(described)
-    back = np.argsort(np.concatenate(parts))
-    table = pa.concat_tables([each.table for each in answers]).take(back)
+    table = shards.assembled(_in_order([each.table for each in answers], parts, options.shard_rows))
     whole = Answers(table, set().union(*(each.sizes for each in answers)))
     weights = [each["weights"] for each in teachers]
     return Made(examples, whole, options, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
+
+
+def _in_order(tables: list[pa.Table], parts: list[np.ndarray], size: int) -> Iterator[pa.Table]:
+    """The rows of several tables in the order of their numbers, ``size`` at a time; each part's numbers are sorted."""
+    for start in range(0, sum(map(len, parts)), size):
+        places = [np.searchsorted(part, (start, start + size)) for part in parts]
+        numbers = np.concatenate([part[low:high] for part, (low, high) in zip(parts, places, strict=True)])
+        slices = [table.slice(low, high - low) for table, (low, high) in zip(tables, places, strict=True)]
+        yield pa.concat_tables(slices).combine_chunks().take(np.argsort(numbers))
 
 
 def _as_begun(examples: Examples, shards: Shards) -> Examples:

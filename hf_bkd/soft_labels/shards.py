@@ -5,7 +5,8 @@ checksum of its content, so that one that was cut off or damaged can't be taken 
 """
 
 import hashlib
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Shards:
 
     def __init__(self, folder: str | Path | None, plan: dict[str, Any]):
         self.folder = None if folder is None else Path(folder)
-        self._written: dict[str, bytes] = {}
+        self._written: dict[str, pa.Buffer] = {}
         self._files: dict[str, Path] = {}
         self.names_identity = True
         if self.folder is not None:
@@ -75,10 +76,7 @@ class Shards:
 
     def write(self, name: str, table: pa.Table) -> None:
         """Keep a table; UserError if there is no space left, and shards that were finished before stay."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        content = sink.getvalue().to_pybytes()
+        content = _serialized(table)
         if self.folder is None:
             self._written[name] = content
             return
@@ -129,6 +127,19 @@ class Shards:
             content = pa.memory_map(str(file))
         return pa.ipc.open_stream(content).read_all()
 
+    def assembled(self, tables: Iterable[pa.Table]) -> pa.Table:
+        """The tables one after the other, in a folder by way of a file that is mapped and has no name any more."""
+        if self.folder is None:
+            return pa.concat_tables(tables)
+        with error_if_full(self.folder), tempfile.NamedTemporaryFile(prefix=".rows.arrow.", dir=self.folder) as file:
+            writer = None
+            for table in tables:
+                writer = writer or pa.ipc.new_stream(file, table.schema)
+                writer.write_table(table)
+            writer.close()
+            file.flush()
+            return pa.ipc.open_stream(pa.memory_map(file.name)).read_all()
+
 
 def first_difference(before: Any, now: Any, name: str = "setting") -> str | None:
     """Where two JSON contents differ first, in words; ``None`` if they don't."""
@@ -151,5 +162,19 @@ def error_if_full(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _checksum(content: bytes) -> str:
+def _serialized(table: pa.Table) -> pa.Buffer:
+    """The Arrow stream of a table, in a buffer of just that size."""
+    length = pa.MockOutputStream()
+    _write(table, length)
+    content = pa.allocate_buffer(length.size())
+    _write(table, pa.FixedSizeBufferWriter(content))
+    return content
+
+
+def _write(table: pa.Table, sink: Any) -> None:
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+
+
+def _checksum(content: pa.Buffer) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""Whose labels are whose: after any shuffle each row has its own, whatever it is made of, or one sentence says why not.
+"""Whose labels are whose: after any shuffle each row has its own, or one sentence says why not.
 
 Findings F4 and F12 of the attack on reliability, with their kinds.
 """
@@ -224,7 +224,7 @@ class TestColumnsOfTheUser:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_are_refused_and_the_advice_works(self, name):
-        message = "the dataset has a column .* of its own, a name that soft labels need: pass dataset.rename_column|no record"
+        message = "has a column .* of its own, a name that soft labels need: pass dataset.rename_column|no record"
         for use in (
             lambda dataset: quiet(dataset, Teacher(), preprocessor=reading("text")),
             lambda dataset: join_soft_labels(

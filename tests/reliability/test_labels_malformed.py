@@ -1,4 +1,4 @@
-"""Malformed inputs of labeling from Python: each ends in one sentence with row, column and what to do, before any pass.
+"""Malformed inputs of labeling from Python: each ends in one sentence with row, column and what to do.
 
 The sentences are written out: they are what a user gets.
 """
@@ -262,7 +262,7 @@ SENTENCES = {
         "datasets.Image(mode='RGB')) first"
     ),
     "16 bits": (
-        "images of mode I;16 have more than 8 bits, of which a change to RGB would leave white alone: scale "
+        "images of mode I;16 have more than 8 bits, and a change to RGB would leave only white: scale "
         "their numbers to 0 .. 255 and save them as 8-bit images first"
     ),
     "other size": (
