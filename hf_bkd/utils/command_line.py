@@ -61,12 +61,12 @@ def parse_dataclasses(kinds: tuple[type, ...], defaults: dict[str, Any], argv: l
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     checked(parser, values, required)
     try:
-        *parsed, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except UserError:
         raise
     except (ValueError, TypeError, ImportError) as error:  # transformers' own checks
         raise UserError((str(error).splitlines() or [type(error).__name__])[0]) from error
-    return tuple(parsed)
+    return tuple(parsed[: len(kinds)])
 
 
 def read_arguments(parser: argparse.ArgumentParser, argv: list[str], commas: set[str] = frozenset()) -> None:
