@@ -64,7 +64,7 @@ VIEWS = {
     "plain": None,
     "crop and flip": Views(CropAndFlip(padding=2)),
     "all": Views(RandomResizedCrop(SIDE), ColorJitter(0.1, 0.1, 0.1), RandomErasing(0.5), Mixup(1.0)),
-    "cutmix": Views(CropAndFlip(padding=2), CutMix(1.0), number=2),
+    "cutmix": Views(CropAndFlip(padding=2), CutMix(1.0), num_views=2),
 }
 
 
