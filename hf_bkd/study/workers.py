@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -117,8 +118,17 @@ def _serve(connection: Connection, run: Callable, start: Callable[[], None]) -> 
             answer = RESULT, run(job, lambda: connection.send((TICK, None)))
         except Exception as error:
             error.add_note(traceback.format_exc())
-            answer = ERROR, error
+            answer = ERROR, _portable(error)
         connection.send(answer)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one of the same words where it can't be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError("\n".join([repr(error), *error.__notes__]))
 
 
 def _end_with_parent() -> None:
