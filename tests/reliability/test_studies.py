@@ -39,9 +39,7 @@ def test_a_killed_study_ends_in_the_same_numbers(whole, tmp_path, kills):
     rng, done, number = random.Random(kills), 0, 0
     while done < kills:
         folder = tmp_path / str(number)
-        while done < kills and killed(
-            lambda: run(STUDY, folder, **SAVING), tmp_path / "log", rng.uniform(0, seconds)
-        ):
+        while done < kills and killed(lambda: run(STUDY, folder, **SAVING), tmp_path / "log", rng.uniform(0, seconds)):
             done += 1
         run(STUDY, folder, **SAVING)
         assert numbers(folder) == expected, (tmp_path / "log").read_text()
@@ -142,7 +140,9 @@ def test_other_data_is_refused_and_the_same_is_not(tmp_path, capsys):
 
     study = Study("data", (Arm("one-hot"),), {"": data})
     assert status(tmp_path, study) == 0
-    rows["train"] = datasets.concatenate_datasets([blobs(120, 1).select(range(50)), blobs(120, 1).select(range(50, 120))])
+    rows["train"] = datasets.concatenate_datasets(
+        [blobs(120, 1).select(range(50)), blobs(120, 1).select(range(50, 120))]
+    )
     assert status(tmp_path, study) == 0
     rows["train"] = blobs(120, 4)
     assert status(tmp_path, study) == 2
@@ -170,7 +170,12 @@ def test_a_digest_is_of_the_content_in_order(tmp_path):
     rows.save_to_disk(tmp_path / "rows")
     assert content_digest(rows) == content_digest(datasets.load_from_disk(tmp_path / "rows"))
     assert content_digest(rows) == content_digest(rows.select(range(29, -1, -1)).select(range(29, -1, -1)))
-    others = [rows.select(range(29)), rows.shuffle(seed=0), rows.rename_column("name", "id"), rows.remove_columns("name")]
+    others = [
+        rows.select(range(29)),
+        rows.shuffle(seed=0),
+        rows.rename_column("name", "id"),
+        rows.remove_columns("name"),
+    ]
     assert len({content_digest(each) for each in (rows, *others)}) == 5
 
 
