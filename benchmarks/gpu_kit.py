@@ -3,9 +3,9 @@
     python benchmarks/gpu_kit.py --data CIFAR100 --output build/gpu-kit
 
 Such a machine is taken to have PyTorch, torchvision, transformers, timm and their like for Python 3.12. ``part-1``
-holds wheels of what else hf_bkd imports and the test split, ``part-2`` and ``part-3`` half of the training split each:
-the files' own PNG, byte for byte, which no lossless code that Pillow reads makes a quarter smaller. Each is below
-60 MB. Of the training split the script takes what is there.
+holds wheels of what else hf_bkd imports, the test split and the first training images, ``part-2`` and ``part-3`` the
+others, so that all are of one size, 46 MB: the dataset's own PNG, byte for byte, which no lossless code that Pillow
+reads makes a quarter smaller. Of the training images the script takes those that are there.
 """
 
 import shutil
@@ -23,7 +23,7 @@ WHEELS = (
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
 MOST_BYTES = 60_000_000
-TRAIN_PARTS = 2
+PARTS = 3
 
 
 def wheels(folder: Path) -> None:
@@ -36,15 +36,23 @@ def wheels(folder: Path) -> None:
 
 
 def data(source: str, output: Path) -> None:
-    """Write CIFAR-100 as parquet files, the test split into the first part and the training split into the others."""
+    """Write CIFAR-100 as parquet files: the test split into the first part, the training split where there is room."""
     from hf_bkd import load_splits
 
     splits = load_splits(source, needed=("train", "test"))
     splits["test"].to_parquet(made(output / "part-1") / "test-00000-of-00001.parquet")
-    for number in range(TRAIN_PARTS):
-        shard = splits["train"].shard(TRAIN_PARTS, number, contiguous=True)
-        name = f"train-{number:05d}-of-{TRAIN_PARTS:05d}.parquet"
-        shard.to_parquet(made(output / f"part-{number + 2}") / name)
+    train, there = splits["train"], sizes(output)["part-1"]
+    rows = first_rows(len(train), train.data.nbytes, there)
+    ends = [0, *(rows + (len(train) - rows) * number // (PARTS - 1) for number in range(PARTS))]
+    for number, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+        name = f"train-{number:05d}-of-{PARTS:05d}.parquet"
+        train.select(range(start, end)).to_parquet(made(output / f"part-{number + 1}") / name)
+
+
+def first_rows(rows: int, size: int, there: int) -> int:
+    """How many of ``rows`` rows of ``size`` bytes fit beside ``there`` bytes for all parts to be of one size."""
+    room = (size + there) / PARTS - there
+    return max(0, int(rows * room / size))
 
 
 def made(folder: Path) -> Path:
@@ -73,7 +81,7 @@ def main(argv: list[str] | None = None) -> dict[str, int]:
     for part, size in found.items():
         print(f"{options.output / part}: {size / 1e6:.1f} MB")
     if max(found.values()) > MOST_BYTES:
-        sys.exit(f"a part is larger than {MOST_BYTES / 1e6:.0f} MB: divide the training split into more than it is")
+        sys.exit(f"a part is larger than {MOST_BYTES / 1e6:.0f} MB: divide the training split into more of them")
     return found
 
 

@@ -114,7 +114,7 @@ def trainer_of(setup: Setup, channels_last: bool = True, labels: SoftLabels | No
         "report_to": "none",
         "output_dir": tempfile.gettempdir(),
     }
-    views = Views(CropAndFlip(PADDING), number=None if labels is None else VIEWS)
+    views = Views(CropAndFlip(PADDING), num_views=None if labels is None else VIEWS)
     values = {"pixel_values": setup.pixels, "labels": setup.labels}
     held = {} if labels is None else {None: labels}
     data = BatchedDataset(values, ImagePreprocessor(MEAN, STD), views, held, np.arange(setup.examples))

@@ -47,8 +47,8 @@ def without(pool: datasets.Dataset, held: datasets.Dataset) -> tuple[datasets.Da
         return "likeness" if near else ""
 
     reasons = [reason(row) for row in pool]
-    kept = pool.select([number for number, why in enumerate(reasons) if not why])
-    return kept, {why: reasons.count(why) for why in ("accession", "sequence", "likeness")}
+    known = pool.select([number for number, why in enumerate(reasons) if not why])
+    return known, {why: reasons.count(why) for why in ("accession", "sequence", "likeness")}
 
 
 def _runs(sequence: str) -> set[str]:
@@ -83,8 +83,8 @@ def pretrain(argv: list[str]) -> None:
     )
     trainer.train()
     network.save_pretrained(args.output_dir)
-    told = {"proteins": len(known), "dropped": dropped} | trainer.evaluate()
-    Path(args.output_dir, "pretraining.json").write_text(json.dumps(told, indent=2) + "\n")
+    facts = {"proteins": len(known), "dropped": dropped} | trainer.evaluate()
+    Path(args.output_dir, "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
 DEFAULTS = {

@@ -53,17 +53,23 @@ def decomposition(options: Arguments) -> Claim:
     means["2*"] = 2, best[1] + best[3] - best[2]
     own = torch.eye(K, dtype=torch.float64)
     teacher = MultivariateNormal(mean.flatten(), torch.kron(own, covariance))
-    found, drawn, checks = {}, [], []
-    for name, (rank, kept) in means.items():
-        found[name] = distillation_divergence(mean, covariance, 0.8 * kept, 4 * covariance, rank)
-        student = MultivariateNormal(0.8 * kept.flatten(), torch.kron(own, 4 * covariance))
+    divergences, drawn, checks = {}, [], []
+    for name, (rank, best_mean) in means.items():
+        divergences[name] = distillation_divergence(mean, covariance, 0.8 * best_mean, 4 * covariance, rank)
+        student = MultivariateNormal(0.8 * best_mean.flatten(), torch.kron(own, 4 * covariance))
         draws = student.loc + normal(generator, options.draws, K * D) @ student.scale_tril.T
         drawn.append((student.log_prob(draws) - teacher.log_prob(draws)).mean().item())
         exact = kl_divergence(student, teacher).item()
-        checks.append(Check(f"rank {name}: from draws", found[name].total, drawn[-1], 0.01))
-        checks.append(Check(f"rank {name}: sum of parts", exact, found[name].total, 1e-8, "absolute"))
+        checks.append(Check(f"rank {name}: from draws", divergences[name].total, drawn[-1], 0.01))
+        checks.append(Check(f"rank {name}: sum of parts", exact, divergences[name].total, 1e-8, "absolute"))
     bars = [
-        Series(part, list(found), [getattr(each, part) for each in found.values()], style="stacked", color=i + 1)
+        Series(
+            part,
+            list(divergences),
+            [getattr(each, part) for each in divergences.values()],
+            style="stacked",
+            color=i + 1,
+        )
         for i, part in enumerate(("rank", "bias", "variance", "cross"))
     ]
     return Claim(
@@ -73,8 +79,8 @@ def decomposition(options: Arguments) -> Claim:
         "from the teacher is split into what the rank costs even the best student of that rank, what this student's "
         "mean costs on top (bias), and what its covariance costs (variance). *Rank 2\\** keeps the teacher's first "
         "and third direction instead of the first two: it pays a large bias, of which a cross term of "
-        f"{found['2*'].cross:.3g} goes off again, for it has some of what the best student of rank 2 gives up. The "
-        "others' cross terms are 0.",
+        f"{divergences['2*'].cross:.3g} goes off again, for it has some of what the best student of rank 2 gives up. "
+        "The others' cross terms are 0.",
         f"{PAPER}, linear Gaussian case; split derived here",
         checks,
         [
@@ -88,7 +94,7 @@ def decomposition(options: Arguments) -> Claim:
                         "Distillation divergence",
                         "rank of the student",
                         "nats",
-                        [*bars, Series("draws", list(found), drawn, color=0)],
+                        [*bars, Series("draws", list(divergences), drawn, color=0)],
                     )
                 ],
             )

@@ -75,17 +75,17 @@ def distilled_heads(digits: Digits, teacher: Tensor, options: Arguments) -> Tens
     """Heads [C-1, C, d+1] of rank 1 to C-1, trained at once towards the teacher's class probabilities."""
     most = CLASSES - 1
     target = (digits.seen @ teacher.T).softmax(dim=-1)
-    kept = torch.ones(most, most, dtype=torch.float64).tril()[:, None]  # student r has the first r columns
+    columns = torch.ones(most, most, dtype=torch.float64).tril()[:, None]  # student r has the first r columns
     left = 0.3 * torch.randn(most, CLASSES, most, dtype=torch.float64)
     right = 0.3 * torch.randn(most, most, FEATURES + 1, dtype=torch.float64)
     optimizer = torch.optim.Adam([left.requires_grad_(), right.requires_grad_()], lr=0.03)
     for _ in range(options.steps):
         optimizer.zero_grad()
-        heads = (left * kept) @ right
+        heads = (left * columns) @ right
         losses = -(target * (digits.seen @ heads.mT).log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
         (losses.sum() + PRECISION / (2 * TRAIN) * heads.square().sum()).backward()
         optimizer.step()
-    return ((left * kept) @ right).detach()
+    return ((left * columns) @ right).detach()
 
 
 def costs(digits: Digits, options: Arguments) -> Claim:
@@ -97,7 +97,7 @@ def costs(digits: Digits, options: Arguments) -> Claim:
 
     heads = dict(enumerate(distilled_heads(digits, teacher[0], options), start=1))
     posteriors = {rank: digits.posterior(head) for rank, head in heads.items()}
-    found = {rank: distillation_divergence(*teacher, *student, rank) for rank, student in posteriors.items()}
+    measured = {rank: distillation_divergence(*teacher, *student, rank) for rank, student in posteriors.items()}
     best = {rank: best_student(*teacher, rank) for rank in heads}
     ideal = [distillation_divergence(*teacher, best[rank], teacher[1], rank) for rank in heads]
     dense = [
@@ -105,10 +105,10 @@ def costs(digits: Digits, options: Arguments) -> Claim:
         for mean, covariance in (posteriors[3], teacher)
     ]
     exact = torch.distributions.kl_divergence(*dense).item()
-    own = min(each.bias + each.cross for each in found.values())
-    names = [str(rank) for rank in found]
+    own = min(each.bias + each.cross for each in measured.values())
+    names = [str(rank) for rank in measured]
     bars = [
-        Series(part, names, [getattr(each, part) for each in found.values()], style="stacked", color=i + 1)
+        Series(part, names, [getattr(each, part) for each in measured.values()], style="stacked", color=i + 1)
         for i, part in enumerate(("rank", "bias", "variance", "cross"))
     ]
     curves = [
@@ -125,14 +125,14 @@ def costs(digits: Digits, options: Arguments) -> Claim:
         "which is nearer in weights and further in predictions (right).",
         f"{PAPER}, linear Gaussian case; derived here, with last-layer Laplace posteriors as teacher and student",
         [
-            Check("rank 3: sum of parts, dense Gaussians", exact, found[3].total, 1e-8),
+            Check("rank 3: sum of parts, dense Gaussians", exact, measured[3].total, 1e-8),
             Check("least of bias + cross, all ranks", 0, own, 1e-8, "at least"),
             Check("bias of the best means", 0, max(each.bias for each in ideal), 1e-8, "absolute"),
             Check("cross of the best means", 0, max(abs(each.cross) for each in ideal), 1e-8, "absolute"),
             Check(
                 f"rank cost of {CLASSES - 1} over that of 1",
                 0.01,
-                found[CLASSES - 1].rank / found[1].rank,
+                measured[CLASSES - 1].rank / measured[1].rank,
                 0,
                 "at most",
             ),
@@ -147,7 +147,7 @@ def costs(digits: Digits, options: Arguments) -> Claim:
                         "Divergence of heads",
                         "rank of the student",
                         "nats",
-                        [*bars, Series("total", names, [each.total for each in found.values()], color=0)],
+                        [*bars, Series("total", names, [each.total for each in measured.values()], color=0)],
                     ),
                     Panel("Divergence of predictions", "rank of the student", "nats an image", curves),
                 ],
@@ -160,7 +160,7 @@ def costs(digits: Digits, options: Arguments) -> Claim:
 
 def curvature(digits: Digits, options: Arguments) -> Claim:
     network, (pixels, labels) = digits.network, map(torch.cat, zip(*digits.batches, strict=True))
-    found = sharpness(network, digits.batches, num_samples=options.num_samples, seed=options.seed)
+    measured = sharpness(network, digits.batches, num_samples=options.num_samples, seed=options.seed)
     shapes = {name: value.shape for name, value in network.named_parameters()}
     start = nn.utils.parameters_to_vector(network.parameters()).detach()
 
@@ -178,8 +178,8 @@ def curvature(digits: Digits, options: Arguments) -> Claim:
         "dense Hessian, which large networks don't allow.",
         f"{PAPER} (sharpness-aware bound); methods of Lanczos 1950 and Hutchinson 1989",
         [
-            Check("largest eigenvalue", largest, found.largest_eigenvalue, 1e-4),
-            Check("trace", hessian.trace(), found.trace, 4 * found.trace_error, "absolute"),
+            Check("largest eigenvalue", largest, measured.largest_eigenvalue, 1e-4),
+            Check("trace", hessian.trace(), measured.trace, 4 * measured.trace_error, "absolute"),
         ],
         caveat=f"The trace is estimated with {options.num_samples} random vectors; four standard errors are allowed.",
     )

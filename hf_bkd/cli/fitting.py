@@ -21,8 +21,8 @@ from ..data.preprocessing import ImagePreprocessor
 from ..data.reading import Reader, class_names, kind_of, reader_for
 from ..data.views import Views
 from ..models.classifier import create_classifier
-from ..study.settings import check_same_settings, content_digest, decisive
 from ..study.fitting import Fitting, train_network
+from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
 from ..teachers.loading import load_teacher
 from ..training.arguments import DistillationTrainingArguments
@@ -90,7 +90,7 @@ class CommandLineFitting(Fitting):
         """Return a context for each member: of one new architecture, or of each model."""
         models = len(self.options.model)
         if number is not None and (models > 1 or not self.options.from_scratch):
-            raise UserError("--members is of an ensemble of one new architecture: leave it out")
+            raise UserError("--members is of an ensemble of one new architecture: omit it")
         size = models if number is None else number
         return [self.with_(number=member, size=size) for member in range(size)]
 
@@ -123,7 +123,7 @@ class CommandLineFitting(Fitting):
         """The training examples as networks are trained on them."""
         data = self._training_examples
         if self.options.augment and not isinstance(data, BatchedDataset):
-            raise UserError("--augment is for images of the size that the network takes: leave it out here")
+            raise UserError("--augment is for images of the size that the network takes: omit it here")
         return data
 
     @cached_property
@@ -209,7 +209,7 @@ class TrainedNetworks(CommandLineFitting):
             UserError: settings, which only a new network can have.
         """
         if settings:
-            raise UserError(f"--{next(iter(settings))} is of a new architecture, and --model is trained: leave it out")
+            raise UserError(f"--{next(iter(settings))} is of a new architecture, and --model is trained: omit it")
         set_seed(self.args.seed + self.number)  # of what a posterior over its weights starts from
         return self.loaded[self.number].network
 

@@ -106,7 +106,7 @@ class FitOptions:
         declared = {each.name: each.metadata for each in fields(spec)}
         for name in given:
             if name not in declared:
-                raise UserError(f"--{name} is no option of a {self.method} teacher: leave it out")
+                raise UserError(f"--{name} is no option of a {self.method} teacher: omit it")
         one_new_network = len(self.model) == 1 and self.from_scratch
         sources = ("command_line", "from_scratch") if one_new_network else ("command_line",)
         defaults = {name: data[s] for s in sources for name, data in declared.items() if data.get(s) is not None}
@@ -161,7 +161,7 @@ def parse_fit(argv: list[str], prog: str) -> tuple[FitOptions, DistillationTrain
     if not args.output_dir:
         raise UserError("pass --output_dir, a new folder for the teacher")
     if args.kd_lambda > 0:
-        raise UserError(f"a teacher learns from labels alone, and kd_lambda is {args.kd_lambda}: leave it out")
+        raise UserError(f"a teacher learns from labels alone, and kd_lambda is {args.kd_lambda}: omit it")
     return options, args
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import datasets
 
 from ..utils.errors import UserError
+from ..utils.limits import LIMITS
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
@@ -68,6 +69,41 @@ def _is_number(feature: object) -> bool:
     return str(getattr(feature, "dtype", "")).startswith(("int", "uint"))
 
 
+def class_numbers(dataset: datasets.Dataset, column: str) -> list[int]:
+    """Return the class numbers of all rows in a column, -1 where a row has no label.
+
+    Raises:
+        UserError: a value that is missing, no whole number, below -1 or above the column's last class, or a number
+            that asks for more classes than ``LIMITS.num_classes``.
+    """
+    feature, values = dataset.features[column], dataset.with_format(None)[column][:]
+    if not _is_number(feature):
+        raise UserError(
+            f"the labels in column {column} are not class numbers but {feature}: use "
+            f"dataset.class_encode_column({column!r})"
+        )
+    for row, value in enumerate(values):
+        if value is None:
+            raise UserError(
+                f"row {row} of column {column} has no label: leave such rows out with "
+                f"dataset.filter(lambda row: row[{column!r}] is not None)"
+            )
+    _check_class_numbers(feature, values, column)
+    return values
+
+
+def _check_class_numbers(feature: object, values: list[int | None], column: str) -> None:
+    classes = getattr(feature, "num_classes", None)
+    for row, value in enumerate(values):
+        if value is not None and not -1 <= value < (classes or LIMITS.num_classes):
+            if value < -1 or classes:
+                raise UserError(
+                    f"row {row} of column {column} has the class number {value}, which must be "
+                    f"{f'0 to {classes - 1}' if classes else 'at least 0'}, or -1 for no label: mend the labels"
+                )
+            LIMITS.check(f"row {row} of column {column}", num_classes=value + 1)
+
+
 def as_image_classification(dataset: datasets.Dataset) -> datasets.Dataset:
     """Return only two columns, called ``image`` and ``label``."""
     image, label = find_columns(dataset)
@@ -122,6 +158,8 @@ def _check_column(dataset: datasets.Dataset, name: str) -> None:
 def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
     """Return the classes' names in the network's order, and each row's number."""
     feature, values = dataset.features[label], dataset.with_format(None)[label][:]
+    if _is_number(feature):
+        _check_class_numbers(feature, values, label)
     if isinstance(feature, datasets.ClassLabel):
         own = feature.names
         known = list(classes or own)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import datasets
 
+from ..hub.transfer import without_tokens
 from ..utils.errors import UserError
 
 
@@ -39,7 +40,7 @@ def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
     Raises:
         UserError: as for :func:`load_splits`, or a dataset that doesn't say what columns it has.
     """
-    _check_named(name_or_path)
+    _check_name(name_or_path)
     path = Path(name_or_path).expanduser()
     try:
         splits = datasets.load_dataset(str(path.resolve()) if path.is_dir() else name_or_path, streaming=True)
@@ -51,14 +52,13 @@ def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
     return splits[split]
 
 
-def _check_named(name_or_path: str) -> None:
-    """An empty name would be the working directory."""
-    if not name_or_path.strip():
-        raise UserError("the dataset's name is empty: pass the path of its folder or its name on the Hub")
+def _check_name(name: str) -> None:
+    if not str(name).strip():
+        raise UserError("the name of the dataset is empty: pass a folder, or a name on the Hub")
 
 
 def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
-    _check_named(name_or_path)
+    _check_name(name_or_path)
     path = Path(name_or_path).expanduser()
     local = path.is_dir()
     if not local and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
@@ -81,4 +81,4 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return without_tokens((str(error).splitlines() or [type(error).__name__])[0])

@@ -75,6 +75,12 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
 def decoded(images: list[Image]) -> Images:
     """Decode PIL images, all grayscale, RGB or RGBA, to uint8; UserError if they are of other modes."""
     odd = {getattr(image, "mode", type(image).__name__) for image in images} - {"L", "RGB", "RGBA"}
+    deep = sorted(mode for mode in odd if mode.startswith(("I", "F")))
+    if deep:
+        raise UserError(
+            f"images of mode {', '.join(deep)} have more than 8 bits, and a change to RGB would leave only white: "
+            "scale their numbers to 0 .. 255 and save them as 8-bit images first"
+        )
     if odd:
         raise UserError(
             f"images of mode {', '.join(sorted(odd))} can't be read as 8-bit channels: use "

@@ -9,7 +9,7 @@ from ..utils.errors import UserError
 
 def check_labeled(dataset: datasets.Dataset, split: str) -> None:
     """Raise a UserError if rows of the split have no label."""
-    lacking = sum(label == -1 for label in dataset["label"][:])
+    lacking = sum(label in (-1, None) for label in dataset["label"][:])
     if lacking:
         raise UserError(f"{lacking} of the {len(dataset)} examples of the split {split!r} have no label")
 

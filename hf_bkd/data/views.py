@@ -14,6 +14,7 @@ from torch import Tensor
 from ..utils.checks import check_choice, check_count
 from ..utils.deprecation import renamed_arguments, warn_renamed
 from ..utils.errors import UserError
+from ..utils.limits import LIMITS
 from ..utils.random import Draws
 from . import augmentations
 
@@ -120,9 +121,18 @@ class Views:
                 raise KeyError(*sorted(set(record) ^ known))
             chain = [{**transform} for transform in record["transforms"]]
             kinds = [augmentations.OPERATORS[transform.pop("name")] for transform in chain]
+            for transform in chain:
+                _check_limits(transform)
+            LIMITS.check("the record of views", num_views=record["number"] or 1)
             made = [kind(**transform) for kind, transform in zip(kinds, chain, strict=True)]
             return cls(*made, num_views=record["number"], seed=record["seed"])
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"the record of views can't be read by this version of hf_bkd: {error!r}") from None
+
+
+def _check_limits(parameters: dict[str, Any]) -> None:
+    """UserError if an operator of a record asks for more memory than ``LIMITS`` allow."""
+    asked = {"view_pixels": parameters.get("size", 0), "padding": parameters.get("padding", 0)}
+    LIMITS.check("the record of views", **{name: value for name, value in asked.items() if value > 0})

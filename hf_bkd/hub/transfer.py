@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from urllib.parse import quote
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, get_token, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
@@ -19,6 +20,7 @@ from ..utils.errors import UserError
 from ..utils.files import bare_name
 
 OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # files of a saved model
+STARS = "***"
 
 
 def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -58,6 +60,21 @@ def made_repository(api: HfApi, repo_id: str, kind: str, private: bool | None) -
     return address
 
 
+def without_tokens(text: str, token: str | None = None) -> str:
+    """Return text of a server, a URL or an exception with every token of the Hub in it replaced by stars.
+
+    Args:
+        text: what is to be shown.
+        token: one that is known to have been sent; the login's and the environment's are known too.
+    """
+    for known in filter(None, (token, get_token())):
+        for form in (known, quote(known, safe="")):
+            text = text.replace(form, STARS)
+    text = re.sub(r"\bhf_[A-Za-z0-9]{10,}|\bapi_org_[A-Za-z0-9]{10,}", STARS, text)
+    text = re.sub(r"(?i)(bearer\s+)[^\s,;\"']+", rf"\1{STARS}", text)
+    return re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", rf"\1{STARS}@", text)
+
+
 @contextmanager
 def pushing_to(repo_id: str, token: str | None = None) -> Iterator[None]:
     """Turn whatever goes wrong with a push into a :class:`UserError`, which never holds the token."""
@@ -69,7 +86,7 @@ def pushing_to(repo_id: str, token: str | None = None) -> Iterator[None]:
         raise
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) else None  # why a file could not be sent
-        reason = shorten(f"{type(cause or error).__name__}: {cause or error}", 300)
+        reason = shorten(without_tokens(f"{type(cause or error).__name__}: {cause or error}", token), 300)
         raise UserError(f"could not push to {repo_id} ({reason}): log in if need be, and push again") from None
 
 
@@ -86,7 +103,7 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(name_or_path), revision=revision))
     except HFValidationError:
-        raise UserError(f"there is no folder {name_or_path}") from None
+        raise UserError(f"there is no folder {without_tokens(str(name_or_path))}") from None
     except RevisionNotFoundError:
         raise UserError(
             f"the repository {name_or_path} has no revision {revision}: pass one of its branches, tags or commits"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from accelerate.utils import find_executable_batch_size, gather_object
 
+from ..data.rows import reason
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.processes import processes
@@ -19,13 +20,13 @@ from ..utils.progress import progress_bar
 from ..utils.random import ExampleGenerator
 from .belonging import check_class_count, check_identity
 from .examples import Batch, Examples, ahead
-from .identity import EXAMPLE_ID, content_ids
+from .identity import EXAMPLE_ID
 from .shards import Shards
 from .storage import STORAGES
 from .writing import encoded_table
 
 VARIANCES = ("auto", "full", "sum", "none")
-SIZES = b"image_sizes"  # of a shard's images, beside its columns
+SIZES, INPUTS = b"image_sizes", b"inputs"  # of a shard's images and of its first row, beside its columns
 PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -99,8 +100,9 @@ def fitting_batch_size(examples: Examples, teacher: LabelingTeacher, options: La
     device = device_of(teacher)
     if device.type != "cuda":
         return options.batch_size
-    _, read = next(examples.pieces(options.batch_size))
-    first = read()
+    first = next((read() for _, read in examples.pieces(options.batch_size)), None)
+    if first is None:
+        return options.batch_size
 
     @find_executable_batch_size(starting_batch_size=min(options.batch_size, len(first)))
     def largest(size: int) -> int:
@@ -133,13 +135,13 @@ def ask(
         task = bar.add_task(bar_name or "", total=examples.num_rows)
         done: list[dict[str, np.ndarray]] = []
         sizes: set[tuple[int, ...]] = set()
-        for name, rows, batch in ahead(_batches(examples, device_of(teacher), options, shards, part, names)):
+        for name, rows, batch, inputs in ahead(_batches(examples, device_of(teacher), options, shards, part, names)):
             if batch is not None:
-                done.append(_predict(teacher, batch, examples.num_views, options))
+                done.append(_asked(teacher, batch, examples.num_views, options))
                 sizes |= batch.sizes
             if batch is None or sum(len(answer["ids"]) for answer in done) == rows:
                 if done:
-                    shards.write(name, _shard(done, sizes, options))
+                    shards.write(name, _shard(done, sizes, inputs, options))
                 done, sizes = [], set()
                 bar.advance(task, rows)
     shards.share()
@@ -151,7 +153,7 @@ def finished_answers(examples: Examples, options: LabelOptions, shards: Shards, 
     names = []
     for number, read in examples.pieces(options.shard_rows):
         names.append(shard_name(part, number))
-        _check_first_row(shards.read(names[-1]), read(), examples.content)
+        _check_rows(shards, names[-1], read(), number * options.shard_rows, examples)
     return _collected(shards, names)
 
 
@@ -170,29 +172,44 @@ def _collected(shards: Shards, names: list[str]) -> Answers:
 
 def _batches(
     examples: Examples, device: torch.device, options: LabelOptions, shards: Shards, part: str, names: list[str]
-) -> Iterator[tuple[str, int, Batch | None]]:
-    """Name and rows of the shard that each batch belongs to; no batch for a shard that is finished or another's.
+) -> Iterator[tuple[str, int, Batch | None, str | None]]:
+    """Name and rows of the shard that each batch belongs to, and the hash of the inputs of the shard's first row.
 
-    All names are added to ``names``.
+    There is no batch for a shard that is finished or another process'. All names are added to ``names``.
     """
     state = processes()
     for number, read in examples.pieces(options.shard_rows):
-        name, piece = shard_name(part, number), read()
+        name, piece, first = shard_name(part, number), read(), number * options.shard_rows
         names.append(name)
-        if name in shards:
-            _check_first_row(shards.read(name), piece, examples.content)
-        if name in shards or number % state.num_processes != state.process_index:
-            yield name, len(piece), None
-            continue
-        for batch in examples.batches(piece, number * options.shard_rows, options.batch_size, device):
-            yield name, len(piece), batch
+        if number % state.num_processes != state.process_index:
+            yield name, len(piece), None, None
+        elif name in shards:
+            _check_rows(shards, name, piece, first, examples)
+            yield name, len(piece), None, None
+        else:
+            inputs = None if shards.folder is None else examples.inputs_digest(piece)
+            for batch in examples.batches(piece, first, options.batch_size, device):
+                yield name, len(piece), batch, inputs
+
+
+def _asked(teacher: LabelingTeacher, batch: Batch, num_views: int, options: LabelOptions) -> dict[str, np.ndarray]:
+    """:func:`_predict`, with a UserError that names the rows that the teacher can't take."""
+    try:
+        return _predict(teacher, batch, num_views, options)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(
+            f"the teacher can't answer rows {batch.numbers[0]} to {batch.numbers[-1]} ({reason(error)}): compare what "
+            "the preprocessor makes of them with the inputs that its network takes"
+        ) from error
 
 
 def _predict(teacher: LabelingTeacher, batch: Batch, num_views: int, options: LabelOptions) -> dict[str, np.ndarray]:
     """``probs`` and ``variance`` [B, V, C], and the ids."""
     answers: dict[str, list[np.ndarray]] = {"probs": [], "variance": []}
     for view in range(num_views):
-        generator = ExampleGenerator(torch.from_numpy(batch.ids.copy()), options.seed, view)
+        generator = ExampleGenerator(torch.from_numpy(batch.keys.copy()), options.seed, view)
         with options.autocast(device_of(teacher)):
             prediction = teacher.predict(batch.inputs(view), options.num_samples, generator)
         expected, actual = [len(batch.ids), teacher.num_classes], list(prediction.mean.shape)
@@ -206,21 +223,36 @@ def _predict(teacher: LabelingTeacher, batch: Batch, num_views: int, options: La
             variance = prediction.variance.float()
             variance = variance.sum(dim=-1, keepdim=True) if options.variance == "sum" else variance
             answers["variance"].append(variance.cpu().numpy())
-    return {name: np.stack(each, axis=1) for name, each in answers.items() if each} | {"ids": batch.ids}
+    return {name: np.stack(each, axis=1) for name, each in answers.items() if each} | {
+        "ids": batch.ids,
+        "numbers": batch.numbers,
+    }
 
 
-def _shard(done: list[dict[str, np.ndarray]], sizes: set[tuple[int, ...]], options: LabelOptions) -> pa.Table:
+def _shard(
+    done: list[dict[str, np.ndarray]], sizes: set[tuple[int, ...]], inputs: str | None, options: LabelOptions
+) -> pa.Table:
     labels = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
-    table = encoded_table(labels["probs"], labels.get("variance"), labels["ids"], options.storage, options.top_k)
-    return table.replace_schema_metadata({SIZES: json.dumps(sorted(sizes))})
+    probs, variance, ids = labels["probs"], labels.get("variance"), labels["ids"]
+    table = encoded_table(probs, variance, ids, options.storage, options.top_k, labels["numbers"])
+    return table.replace_schema_metadata({SIZES: json.dumps(sorted(sizes))} | ({INPUTS: inputs} if inputs else {}))
 
 
-def _check_first_row(shard: pa.Table, piece: datasets.Dataset, content: str | None) -> None:
-    """UserError if a finished shard is not of these rows."""
+def _check_rows(shards: Shards, name: str, piece: datasets.Dataset, first: int, examples: Examples) -> None:
+    """UserError if a finished shard is not of these rows, or not of the inputs that they become now."""
+    shard = shards.read(name)
     if len(shard) != len(piece):
         raise UserError(
             f"a finished shard has {len(shard)} rows, and the dataset {len(piece)} in its place: it is of another "
             "dataset; pass another folder"
         )
-    if content is not None:
-        check_identity(shard[EXAMPLE_ID].to_numpy()[:1], content_ids(piece.with_format(None)[:1][content]))
+    if not examples.has_ids:
+        return
+    check_identity(shard[EXAMPLE_ID].to_numpy(), examples.identity.of_dataset(piece), first + np.arange(len(piece)))
+    before = (shard.schema.metadata or {}).get(INPUTS)
+    now = None if before is None else examples.inputs_digest(piece)
+    if now is not None and before.decode() != now:
+        raise UserError(
+            f"{shards.folder} holds an unfinished labeling with another preprocessing (row {first} became inputs with "
+            f"the hash {before.decode()} there, {now} here): pass another folder, or the preprocessor that began it"
+        )

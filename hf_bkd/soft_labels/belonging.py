@@ -10,11 +10,10 @@ import numpy as np
 
 from ..data.views import Views
 from ..utils.errors import UserError
-from .identity import EXAMPLE_ID, class_names, fingerprint
+from .identity import EXAMPLE_ID, LABELS, class_names, fingerprint
 from .record import LabelRecord
 from .storage import EXACT
 
-LABELS = ("label", "labels", "label_ids")
 NAMED = 3  # ids in a message
 
 
@@ -127,6 +126,26 @@ def check_identity(expected: np.ndarray, actual: np.ndarray, rows: np.ndarray | 
             f"the soft labels of {len(wrong)} of {len(actual)} rows{'' if rows is None else ' looked at'} were made "
             f"for other examples (first: row {wrong[0] if rows is None else rows[wrong[0]]}): they come from another "
             "dataset, split or order; label this dataset with add_soft_labels"
+        )
+
+
+def check_one_labeling(ids: np.ndarray, record: LabelRecord | None) -> None:
+    """UserError if there are more examples than the record is of: rows of several labelings, of which it is one's.
+
+    Libraries that put files together keep the record of the first one.
+
+    Args:
+        ids: int64 [N], of the rows.
+        record: the only one that they have.
+    """
+    if record is None or record.dataset.rows is None:
+        return
+    distinct, most = len(np.unique(ids)), record.dataset.rows - (record.dataset.repeated_ids or 0)
+    if distinct > most:
+        raise UserError(
+            f"{distinct} different examples have soft labels whose record is of {most}: files of several labelings "
+            "were loaded together, which keeps the record of the first alone; load each by itself, and join its "
+            "labels to its own examples"
         )
 
 

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
-from .identity import EXAMPLE_ID
+from ..utils.limits import LIMITS
+from .identity import EXAMPLE_ID, PROBS, RECORD, VARIANCE, is_soft_label_column
 from .record import LabelRecord, decode_record
 from .storage import check_parts, decode
 
-PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
 UNCHANGED = {"uint8": np.uint8, "int32": np.int32, "float16": np.float16}  # all other types are read as float32
 
 
@@ -38,9 +38,9 @@ def column(kind: str, teacher: str | None = None) -> str:
     return kind if teacher is None else f"{kind}__{teacher}"
 
 
-def is_soft_label_column(name: str) -> bool:
-    """Whether a column belongs to this library and not to a model's inputs."""
-    return name == EXAMPLE_ID or name.split("__")[0] in (PROBS, VARIANCE, RECORD)
+def is_record_column(name: str) -> bool:
+    """Whether a column's feature holds the record of what made labels."""
+    return name.partition("__")[0] == RECORD
 
 
 def soft_label_columns(dataset: Any) -> list[str]:
@@ -58,6 +58,20 @@ def read_record(features: Mapping[str, Any], teacher: str | None = None) -> Labe
     """The record of what made the labels; ``None`` if the columns were added by hand."""
     feature = features.get(column(RECORD, teacher))
     return None if feature is None else decode_record(feature)
+
+
+def check_reserved(features: Mapping[str, Any]) -> None:
+    """UserError if a column has the name of soft labels and is the user's own: no record of ours stands beside it."""
+    recorded = {name.partition("__")[2] for name in filter(is_record_column, features)}
+    for name in filter(is_soft_label_column, features):
+        ours = bool(recorded) if name == EXAMPLE_ID else name.partition("__")[2] in recorded
+        if is_record_column(name):
+            decode_record(features[name])
+        if not ours:
+            raise UserError(
+                f"the dataset has a column {name} of its own, a name that soft labels need: pass "
+                f"dataset.rename_column({name!r}, {'own_' + name!r})"
+            )
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,7 @@ class SoftLabels:
     @property
     def probs(self) -> Tensor:
         """All probabilities: float32 [N, C], or [N, V, C] if there are several views."""
+        LIMITS.check(f"column {self.layout.name}", label_numbers=len(self) * self.num_views * self.num_classes)
         probs = decode(self.parts, self.num_classes)
         return probs[:, 0] if self.num_views == 1 else probs
 
@@ -222,6 +237,10 @@ class SoftLabels:
             variance = self.stored_variance[rows, view].float()
             seen[VARIANCE] = variance[:, 0] if variance.shape[-1] == 1 else variance
         return seen
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Probabilities float32 [B, V, C] of some rows."""
+        return decode({name: part[rows] for name, part in self.parts.items()}, self.num_classes)
 
     def storage_options(self) -> dict[str, Any]:
         """The arguments of :func:`~hf_bkd.add_soft_labels` that store labels like these."""

@@ -1,7 +1,8 @@
 """A dataset's rows as a teacher gets them: batch by batch, in each view, with the ids of their content."""
 
+import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -12,14 +13,15 @@ import torch
 from torch import Tensor
 
 from ..data.preprocessing import Pool, StoredImages, decoded, look
+from ..data.rows import read_rows, reason
 from ..data.views import Views
 from ..utils.errors import UserError
-from .belonging import LABELS
-from .columns import is_soft_label_column
-from .identity import content_column, content_ids, dataset_ids
+from .columns import check_reserved, is_soft_label_column
+from .identity import Identity, Watched, content_column, is_label
 
 Rows = dict[str, Any]
 Preprocessor = Callable[[Rows], dict[str, Tensor]]
+CPU = torch.device("cpu")
 AnyDataset = datasets.Dataset | datasets.IterableDataset
 
 
@@ -27,11 +29,15 @@ class Batch(NamedTuple):
     """Some rows, read and decoded once.
 
     ids: int64 [B], of their content; their numbers where no column says what an example is.
+    keys: int64 [B], of their draws: their ids, or their numbers.
+    numbers: int64 [B], in the dataset.
     sizes: [channels, height, width] that their images have, if they are images.
     inputs: view -> the network's inputs.
     """
 
     ids: np.ndarray
+    keys: np.ndarray
+    numbers: np.ndarray
     sizes: set[tuple[int, int, int]]
     inputs: Callable[[int], dict[str, Tensor]]
 
@@ -43,14 +49,24 @@ class Examples:
         dataset: the rows.
         preprocessor: rows -> inputs, or ``None`` for the dataset's transform or columns.
         views: need ``preprocessor.normalize``, which turns uint8 images into inputs.
+        identity: what tells the rows apart; by default all columns that the preprocessor (or the dataset's transform)
+            reads of the first row, or that are inputs themselves.
+        numbers: of the rows in the dataset that messages speak of; 0, 1, ... if not given.
 
     Raises:
-        UserError: no rows, a stream of unknown columns, views without a number or of something else than images, or a
-            mixing view of a streamed dataset.
+        UserError: no rows, a stream of unknown columns, views without a number or of something else than images, a
+            mixing view of a streamed dataset, or columns that have the names of soft labels and are none.
     """
 
-    def __init__(self, dataset: AnyDataset, preprocessor: Preprocessor | None, views: Views | None):
-        self.dataset, self.preprocessor, self.views = dataset, preprocessor, views
+    def __init__(
+        self,
+        dataset: AnyDataset,
+        preprocessor: Preprocessor | None,
+        views: Views | None,
+        identity: Identity | None = None,
+        numbers: np.ndarray | None = None,
+    ):
+        self.dataset, self.preprocessor, self.views, self.numbers = dataset, preprocessor, views, numbers
         self.streamed = isinstance(dataset, datasets.IterableDataset)
         self.num_rows = None if self.streamed else len(dataset)
         if dataset.features is None:
@@ -60,7 +76,10 @@ class Examples:
             )
         if self.num_rows == 0:
             raise UserError("the dataset to label is empty")
+        check_reserved(dataset.features)
         self.content = content_column(dataset.features)
+        if identity is not None:
+            self.identity = identity
         self.are_images = isinstance(dataset.features.get(self.content), datasets.Image)
         if views is not None:
             self._check_views()
@@ -94,7 +113,57 @@ class Examples:
 
     def select(self, rows: np.ndarray) -> Self:
         """The examples of some rows."""
-        return type(self)(self.dataset.select(rows), self.preprocessor, self.views)
+        numbers = rows if self.numbers is None else self.numbers[rows]
+        return type(self)(self.dataset.select(rows), self.preprocessor, self.views, self.identity, numbers)
+
+    def known_by(self, identity: Identity) -> Self:
+        """The same examples with another identity."""
+        return type(self)(self.dataset, self.preprocessor, self.views, identity, self.numbers)
+
+    @cached_property
+    def identity(self) -> Identity | None:
+        """What tells the rows apart; ``None`` if nothing is read of them but labels."""
+        features = self.dataset.features
+        if self.are_images and hasattr(self.preprocessor, "normalize"):
+            return Identity((self.content,))
+        columns = self._columns_read() or set(features)
+        own = (name for name in features if not is_label(name, features[name]) and not is_soft_label_column(name))
+        columns = tuple(name for name in own if name in columns)
+        return Identity(columns) if columns else None
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the rows have ids by their content; such that only have numbers had none in form 1 either."""
+        return self.identity is not None and len(self.identity.columns) > 0
+
+    def _columns_read(self) -> set[str]:
+        """The columns of the first row that become inputs; none if that can't be seen."""
+        piece = next((read() for _, read in self.pieces(1)), None)
+        if piece is None:
+            return set()
+        numbers = self._numbers(0, 1)
+        transform = piece.format["format_kwargs"].get("transform") if piece.format["type"] == "custom" else None
+        if self.preprocessor is None and transform is None:
+            return set(_columns_as_inputs(self._tensors(piece)[:1], self.dataset.features))
+        rows = Watched(read_rows(piece, 0, 1, numbers))
+        _called(transform if self.preprocessor is None else self.preprocessor, rows, numbers)
+        return rows.seen
+
+    def _numbers(self, start: int, stop: int) -> np.ndarray:
+        return np.arange(start, stop) if self.numbers is None else self.numbers[start:stop]
+
+    def _tensors(self, piece: datasets.Dataset) -> datasets.Dataset:
+        return piece if piece.format["type"] in ("custom", "torch") else piece.with_format("torch")
+
+    def inputs_digest(self, piece: datasets.Dataset) -> str | None:
+        """Hash of the inputs that the first row of a piece becomes; ``None`` if they aren't the same each time.
+
+        By it a labeling that goes on recognizes that it would go on with another preprocessing.
+        """
+        if self.views is not None or hasattr(self.preprocessor, "normalize"):
+            return None  # such are in the plan
+        first, second = (_digest(next(self.batches(piece.select([0]), 0, 1, CPU)).inputs(0)) for _ in range(2))
+        return first if first == second else None
 
     def pieces(self, size: int) -> Iterator[tuple[int, Callable[[], datasets.Dataset]]]:
         """The number of each piece of ``size`` rows, and a function that reads it."""
@@ -112,22 +181,41 @@ class Examples:
 
     def batches(self, piece: datasets.Dataset, offset: int, size: int, device: torch.device) -> Iterator[Batch]:
         """The rows of a piece that has ``offset`` rows before it, with views made on ``device``."""
-        plain = piece.with_format(None)
-        tensors = piece if piece.format["type"] in ("custom", "torch") else piece.with_format("torch")
+        tensors = self._tensors(piece)
         for start in range(0, len(piece), size):
-            rows = plain[start : start + size]
-            number, sizes = len(next(iter(rows.values()))), set()
-            numbers = np.arange(offset + start, offset + start + number)
-            ids = numbers if self.content is None else content_ids(rows[self.content])
+            stop, sizes = min(start + size, len(piece)), set()
+            numbers = self._numbers(offset + start, offset + stop)
+            rows = read_rows(piece, start, stop, numbers)
+            positions = np.arange(offset + start, offset + stop)
+            ids = self.identity.ids(rows) if self.has_ids else positions
             if self.are_images:
                 sizes = {(len(image.getbands()), image.height, image.width) for image in rows[self.content]}
             if self.views is not None:
                 inputs = self._views_of(rows[self.content], torch.from_numpy(ids.copy()), device)
             elif self.preprocessor is not None:
-                inputs = _always(self.preprocessor(rows))
+                inputs = _always(self._prepared(rows, numbers))
             else:
-                inputs = _always(_columns_as_inputs(tensors[start : start + size], self.dataset.features))
-            yield Batch(ids, sizes, inputs)
+                inputs = _always(_columns_as_inputs(tensors[start:stop], self.dataset.features))
+            keys = positions if self.content is None else ids
+            yield Batch(ids, keys, numbers, sizes, inputs)
+
+    def _prepared(self, rows: Rows, numbers: np.ndarray) -> dict[str, Tensor]:
+        """What the preprocessor makes of rows; UserError if it reads columns that the rows' ids don't cover."""
+        watched = Watched(rows)
+        inputs = _called(self.preprocessor, watched, numbers)
+        if self.identity is None or self.identity.form == 1 or hasattr(self.preprocessor, "normalize"):
+            return inputs
+        others = sorted(
+            name
+            for name in watched.seen - set(self.identity.columns)
+            if not is_label(name, self.dataset.features[name]) and not is_soft_label_column(name)
+        )
+        if others:
+            raise UserError(
+                f"the preprocessor reads column {others[0]} of rows {numbers[0]} to {numbers[-1]} and did not of the "
+                "first row, so that ids would not cover it: let it read the same columns of every row"
+            )
+        return inputs
 
     def _views_of(self, images: list, ids: Tensor, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
         pixels, ids = decoded(images), ids.to(device)
@@ -141,7 +229,7 @@ class Examples:
         """What examples are mixed with."""
         if self.views.mixing is None:
             return None
-        return Pool.of(dataset_ids(self.dataset, self.content), StoredImages(self.dataset, self.content))
+        return Pool.of(self.identity.of_dataset(self.dataset), StoredImages(self.dataset, self.content))
 
 
 def ahead(items: Iterable) -> Iterator:
@@ -154,6 +242,40 @@ def ahead(items: Iterable) -> Iterator:
             yield item
 
 
+def _called(preprocessor: Preprocessor, rows: Rows, numbers: np.ndarray) -> Any:
+    """What a preprocessor makes of rows; a UserError that names the first row at which it fails."""
+    try:
+        return preprocessor(rows)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the preprocessor can't read {_first_failing(preprocessor, rows, numbers)} ({reason(error)}): mend or "
+            "leave out that row, or pass another preprocessor"
+        ) from error
+
+
+def _first_failing(preprocessor: Preprocessor, rows: Rows, numbers: np.ndarray) -> str:
+    for place, number in enumerate(numbers):
+        one = {name: values[place : place + 1] for name, values in dict.items(rows)}
+        try:
+            preprocessor(one)
+        except Exception:
+            missing = [name for name, values in one.items() if values[0] is None]
+            return f"row {number}" + (f", where {missing[0]} is missing" if missing else "")
+    return f"rows {numbers[0]} to {numbers[-1]} together"
+
+
+def _digest(inputs: Any) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(inputs.items()) if isinstance(inputs, Mapping) else [("", inputs)]:
+        value = value.detach().cpu() if isinstance(value, Tensor) else value
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data if value.numel() else b"")
+    return digest.hexdigest()
+
+
 def _always(inputs: dict[str, Tensor]) -> Callable[[int], dict[str, Tensor]]:
     """The same inputs in whatever view."""
     return lambda view: inputs
@@ -162,7 +284,7 @@ def _always(inputs: dict[str, Tensor]) -> Callable[[int], dict[str, Tensor]]:
 def _columns_as_inputs(rows: Rows, features: datasets.Features) -> dict[str, Tensor]:
     inputs = {}
     for name, value in rows.items():
-        if name in LABELS or is_soft_label_column(name) or isinstance(features.get(name), datasets.ClassLabel):
+        if is_label(name, features.get(name)) or is_soft_label_column(name):
             continue
         if isinstance(value, list) and all(isinstance(x, Tensor) and x.shape == value[0].shape for x in value):
             value = torch.stack(value)

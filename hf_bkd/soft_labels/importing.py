@@ -1,7 +1,7 @@
 """Logits or probabilities that somebody else computed become soft labels, found by the ids of the examples."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import datasets
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.checks import check_choice
+from ..utils.checks import check_choice, check_positive
 from ..utils.errors import UserError
 from .belonging import NAMED, check_class_count
-from .identity import class_names, content_column, dataset_ids
+from .columns import check_reserved
+from .identity import Identity, class_names, summarized_ids
 from .record import make_record
 from .writing import attach
 
@@ -56,7 +57,8 @@ def import_soft_labels(
             not as many as the values; values that are not finite or no distributions; classes that the dataset doesn't
             have, or another number of them without ``classes``; an unknown kind, a temperature out of range.
     """
-    values = torch.as_tensor(np.asarray(values)).double()
+    check_reserved(dataset.features)
+    values = _numbers(values)
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or len(ids) != values.shape[1]:
         raise UserError(
@@ -69,25 +71,42 @@ def import_soft_labels(
     digest = hashlib.sha256(values[:, rows].contiguous().numpy().tobytes()).hexdigest()[:16]
     teacher = {"method": "imported", "num_classes": draws.shape[-1], "made_by": made_by, "kind": kind}
     teacher |= {"temperature": float(temperature), "tempering": "per_sample", "weights": digest}
-    content = content_column(dataset.features)
-    example_ids = None if content is None else dataset_ids(dataset, content)
+    identity = Identity.of_features(dataset.features)
+    example_ids = None if identity is None else identity.of_dataset(dataset)
     record = make_record(
         teacher,
         dataset,
         num_samples=len(draws),
         seed=0,
         storage=storage,
-        content_column=content,
-        example_ids=example_ids,
+        identity=identity,
+        ids=None if example_ids is None else summarized_ids(example_ids),
     )
     variance = draws.var(dim=0).numpy() if len(draws) > 1 else None
     return attach(dataset, draws.mean(dim=0).numpy(), record, variance, example_ids, storage, name, top_k)
+
+
+def _numbers(values: Any) -> Tensor:
+    """Arrays, tensors (also of bfloat16) or lists of numbers as float64; UserError for anything else."""
+    try:
+        array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            "values must be an array of numbers, and their rows differ in length: pass a float array [M, C]"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"values must be an array of numbers, and they are {array.dtype}: pass a float array [M, C]")
+    return torch.from_numpy(array.astype(np.float64))
 
 
 def _rows(dataset: datasets.Dataset, ids: list[Any], id_column: str) -> list[int]:
     """The row of the values that belongs to each example."""
     if id_column not in dataset.column_names:
         raise UserError(f"the dataset has no column {id_column!r}; it has {', '.join(dataset.column_names)}")
+    ids = [each.item() if isinstance(each, (np.generic, Tensor)) else each for each in ids]
+    odd = next((each for each in ids if not isinstance(each, Hashable)), None)
+    if odd is not None:
+        raise UserError(f"an id is {odd!r}, of type {type(odd).__name__}: pass texts or whole numbers")
     place = {each: row for row, each in enumerate(ids)}
     if len(place) < len(ids):
         twice = next(each for row, each in enumerate(ids) if place[each] != row)
@@ -106,8 +125,7 @@ def _probabilities(values: Tensor, kind: str, temperature: float) -> Tensor:
     if bad:
         raise UserError(f"the values of {len(bad)} examples are not finite (the first: row {bad[0]})")
     if kind == "logits":
-        if not temperature > 0:
-            raise UserError(f"temperature must be above 0, and it is {temperature}")
+        check_positive(temperature=temperature)
         return (values / temperature).softmax(dim=-1)
     if temperature != 1:
         raise UserError(f"temperature is {temperature:g}: only logits have one; pass those, or omit it")

@@ -2,13 +2,18 @@
 
 import datasets
 import numpy as np
+import torch
 
 from ..utils.errors import UserError
-from .belonging import NAMED, Facts, check_belonging
-from .columns import soft_label_columns, teachers_of
-from .identity import EXAMPLE_ID, content_column, dataset_ids
+from .belonging import NAMED, Facts, check_belonging, check_one_labeling
+from .columns import SoftLabels, check_reserved, read_record, soft_label_columns, teachers_of
+from .identity import EXAMPLE_ID, Identity
 from .reading import read
+from .record import LabelRecord
 from .writing import only_soft_labels, with_columns
+
+COMPARED_AT_ONCE = 8192  # rows
+TOLERANCE = 0.02  # in total variation, of a teacher whose draws depend on the batch
 
 
 def join_soft_labels(
@@ -26,8 +31,10 @@ def join_soft_labels(
         differ, as those of a cross-fitted teacher may, each of the examples gets one of them.
 
     Raises:
-        UserError: examples without labels, with their number and the first of their ids; ids that occur more often
-            than they were labeled; labels that are no distributions, of other classes, or without ids or record.
+        UserError: examples without labels, with their number and the first of their ids; examples that lack a column
+            which the ids are of; ids that occur more often than they were labeled, or with different labels; labels
+            that are no distributions, of other classes, or without ids or record; a column of the user's own that has
+            the name of soft labels.
     """
     names = teachers_of(labels.column_names)
     if not names or EXAMPLE_ID not in labels.column_names:
@@ -35,22 +42,61 @@ def join_soft_labels(
             f"the labels need teacher_probs and {EXAMPLE_ID}, and they have only "
             f"{', '.join(labels.column_names) or 'rows without columns'}"
         )
-    content = content_column(examples.features)
-    if content is None:
-        raise UserError(f"nothing in the columns {', '.join(examples.column_names)} tells what an example is")
+    check_reserved(examples.features)
     try:
         ids = np.asarray(labels.with_format(None)[EXAMPLE_ID][:], dtype=np.int64)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"column {EXAMPLE_ID} of the labels holds something else than whole numbers") from None
     unrecorded = None if allow_unrecorded else "allow_unrecorded"
     facts = Facts(features=examples.features, unrecorded=unrecorded, label_set_ids=ids)
+    identity = _identity(examples, read_record(labels.features, names[0]))
     for name in names:
-        check_belonging(read(labels, name).layout, facts)
-    rows = _matches(dataset_ids(examples, content), ids)
+        own = read(labels, name)
+        check_belonging(own.layout, facts)
+        check_one_labeling(ids, own.record)
+        _check_repeated(own, ids)
+    rows = _matches(identity.of_dataset(examples), ids)
     matched = only_soft_labels(labels).select(rows).flatten_indices()
     table = matched.with_format("arrow")[:]
     columns = {name: (table[name], matched.features[name]) for name in matched.column_names}
     return with_columns(examples.remove_columns(soft_label_columns(examples)), columns)
+
+
+def _identity(examples: datasets.Dataset, record: LabelRecord | None) -> Identity:
+    """What the labels' ids are of; UserError if the examples lack it."""
+    dataset_record = None if record is None else record.dataset
+    identity = Identity.of(dataset_record, examples.features)
+    if identity is None:
+        needed = ((dataset_record and dataset_record.identity) or {}).get("columns") or []
+        missing = [name for name in needed if name not in examples.column_names]
+        if len(needed) > 1:
+            raise UserError(
+                f"the labels were made for the columns {', '.join(needed)}, and the examples lack "
+                f"{', '.join(missing)}: join them to a dataset that has these columns"
+            )
+        raise UserError(f"nothing in the columns {', '.join(examples.column_names)} tells what an example is")
+    return identity
+
+
+def _check_repeated(labels: SoftLabels, ids: np.ndarray) -> None:
+    """UserError if equal ids have different labels: then the ids don't tell whose labels are whose.
+
+    Those of cross-fitted teachers may: equal examples in several folds are labeled by several teachers.
+    """
+    if labels.record is not None and labels.record.folds is not None:
+        return
+    order = np.argsort(ids, kind="stable")
+    again = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+    for start in range(0, len(again), COMPARED_AT_ONCE):
+        block = again[start : start + COMPARED_AT_ONCE]
+        first, second = (labels.rows(torch.from_numpy(order[block + step].copy())) for step in (0, 1))
+        distance = (first - second).abs().sum(dim=-1).flatten(1).amax(dim=1) / 2
+        if (distance > TOLERANCE).any():
+            place = block[int((distance > TOLERANCE).nonzero()[0])]
+            raise UserError(
+                f"rows {order[place]} and {order[place + 1]} of the labels have the same {EXAMPLE_ID} and different "
+                "labels, so that nobody can tell which are whose: label these examples with add_soft_labels"
+            )
 
 
 def _matches(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:

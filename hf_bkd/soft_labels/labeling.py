@@ -1,6 +1,7 @@
 """A teacher's opinion of every example is written into the dataset, once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.views import Views
+from ..utils.checks import check_count
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
+from ..utils.locks import sole_user
 from ..utils.processes import decided_by_main
 from .asking import Answers, LabelingTeacher, LabelOptions, ask, finished_answers, fitting_batch_size, shard_name
 from .examples import AnyDataset, Examples, Preprocessor
-from .identity import EXAMPLE_ID
+from .identity import EXAMPLE_ID, Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
-from .shards import Shards, first_difference
+from .shards import Shards, error_if_full, first_difference
 from .writing import attach_table, label_set
 
 Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
@@ -97,22 +100,34 @@ def add_soft_labels(
         teachers = {name: teacher}
     elif name is not None or examples.streamed or not teachers:
         raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
-    for own_name, each in teachers.items():
-        own_folder = folder if own_name == name or folder is None else Path(folder, own_name)
-        if folds is None:
-            made = _labeled(examples, _loaded(each), options, own_folder, progress)
-        else:
-            made = _cross_fitted(examples, folds, fit, options, own_folder, progress)
-        table, record = _table_and_record(examples, made, held_out)
-        if examples.streamed:
-            return label_set(table, record, own_name)
-        dataset = attach_table(dataset, table, record, own_name)
+    with _alone_in(folder):
+        for own_name, each in teachers.items():
+            own_folder = folder if own_name == name or folder is None else Path(folder, own_name)
+            if folds is None:
+                made = _labeled(examples, _loaded(each), options, own_folder, progress)
+            else:
+                made = _cross_fitted(examples, folds, fit, options, own_folder, progress)
+            table, record = _table_and_record(made, held_out, own_folder)
+            if examples.streamed:
+                return label_set(table, record, own_name)
+            dataset = attach_table(dataset, table, record, own_name)
     return dataset
 
 
-class Made(NamedTuple):
-    """What a labeling made: the columns, with which options and by whom; how they were cross-fitted, if they were."""
+@contextmanager
+def _alone_in(folder: str | Path | None) -> Iterator[None]:
+    """Keep other runs out of a folder of shards."""
+    with ExitStack() as stack:
+        if folder is not None:
+            with error_if_full(Path(folder)):
+                stack.enter_context(sole_user(folder))
+        yield
 
+
+class Made(NamedTuple):
+    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so."""
+
+    examples: Examples
     answers: Answers
     options: LabelOptions
     teacher: dict[str, Any]
@@ -133,9 +148,10 @@ def _labeled(
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
     described = description(teacher, options.num_samples)
     shards = Shards(folder, _plan(examples, options, described, None))
+    examples = _as_begun(examples, shards)
     answers = ask(examples, teacher, options, shards, "rows", "labeling" if progress else None)
     source = getattr(teacher, "source", None)
-    return Made(answers, options, described | ({"source": source} if source else {}))
+    return Made(examples, answers, options, described | ({"source": source} if source else {}))
 
 
 def _cross_fitted(
@@ -145,6 +161,7 @@ def _cross_fitted(
     if examples.streamed:
         raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
     shards = Shards(folder, _plan(examples, options, None, folds))
+    examples = _as_begun(examples, shards)
     parts, answers, teachers = _fold_indices(examples.num_rows, folds, options.seed), [], []
     for fold, part in enumerate(parts):
         own, name = examples.select(part), f"fold-{fold:04d}"
@@ -161,11 +178,26 @@ def _cross_fitted(
             fitting = replace(options, batch_size=fitting_batch_size(own, teacher, options))
             answers.append(ask(own, teacher, fitting, shards, name, bar_name))
         teachers.append(described)
-    back = np.argsort(np.concatenate(parts))
-    table = pa.concat_tables([each.table for each in answers]).take(back)
+    table = shards.assembled(_in_order([each.table for each in answers], parts, options.shard_rows))
     whole = Answers(table, set().union(*(each.sizes for each in answers)))
     weights = [each["weights"] for each in teachers]
-    return Made(whole, options, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
+    return Made(examples, whole, options, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
+
+
+def _in_order(tables: list[pa.Table], parts: list[np.ndarray], size: int) -> Iterator[pa.Table]:
+    """The rows of several tables in the order of their numbers, ``size`` at a time; each part's numbers are sorted."""
+    for start in range(0, sum(map(len, parts)), size):
+        places = [np.searchsorted(part, (start, start + size)) for part in parts]
+        numbers = np.concatenate([part[low:high] for part, (low, high) in zip(parts, places, strict=True)])
+        slices = [table.slice(low, high - low) for table, (low, high) in zip(tables, places, strict=True)]
+        yield pa.concat_tables(slices).combine_chunks().take(np.argsort(numbers))
+
+
+def _as_begun(examples: Examples, shards: Shards) -> Examples:
+    """The examples as those shards know them: in a folder of an earlier version by the identity of form 1."""
+    if shards.names_identity:
+        return examples
+    return examples.known_by(Identity(() if examples.content is None else (examples.content,), form=1))
 
 
 def _remembered(shards: Shards, name: str, fold: int, before: dict | None, now: dict) -> dict:
@@ -181,7 +213,8 @@ def _remembered(shards: Shards, name: str, fold: int, before: dict | None, now: 
 
 
 def _fold_indices(num_rows: int, folds: int, seed: int) -> list[np.ndarray]:
-    if not 2 <= folds <= num_rows:
+    check_count(2, folds=folds)
+    if folds > num_rows:
         raise UserError(f"folds must be between 2 and the number of rows ({num_rows}), and it is {folds}")
     order = np.random.default_rng(seed).permutation(num_rows)
     return [np.sort(part) for part in np.array_split(order, folds)]
@@ -198,25 +231,28 @@ def _plan(
         "rows": examples.num_rows,
         "dataset": dataset.info.dataset_name,
         "split": None if dataset.split is None else str(dataset.split),
+        "identity": examples.identity.to_json() if examples.has_ids else None,
         **asdict(options),
         **examples.settings,
     }
 
 
 def _table_and_record(
-    examples: Examples, made: Made, held_out: dict[str, float] | None
+    made: Made, held_out: dict[str, float] | None, folder: str | Path | None
 ) -> tuple[pa.Table, LabelRecord]:
-    (table, sizes), options = made.answers, made.options
-    if examples.content is None:
+    (table, sizes), options, examples = made.answers, made.options, made.examples
+    if not examples.has_ids:
         table = table.drop_columns([EXAMPLE_ID])
+    with nullcontext() if folder is None else error_if_full(Path(folder)):
+        ids = summarized_ids(table[EXAMPLE_ID], folder) if examples.has_ids else None
     record = make_record(
         made.teacher,
         examples.dataset,
         num_samples=options.num_samples,
         seed=options.seed,
         storage=options.storage,
-        content_column=examples.content,
-        example_ids=None if examples.content is None else table[EXAMPLE_ID].to_numpy(),
+        identity=examples.identity if examples.has_ids else None,
+        ids=ids,
         rows=len(table),
         image_size=list(*sizes) if len(sizes) == 1 else None,
         folds=made.folds,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
-from .belonging import Facts, check_belonging
+from .belonging import Facts, check_belonging, check_identity, check_one_labeling
 from .columns import (
     PROBS,
     Layout,
@@ -23,7 +23,7 @@ from .columns import (
     teachers_of,
     uneven,
 )
-from .identity import EXAMPLE_ID, content_column, content_ids
+from .identity import EXAMPLE_ID, Identity, content_column, dataset_ids
 from .record import LabelRecord
 from .storage import check_parts
 from .writing import combined
@@ -131,8 +131,12 @@ def stored_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> np.ndar
         UserError: the labels' record says that there were, but they are gone.
     """
     if EXAMPLE_ID in dataset.column_names:
-        return np.asarray(dataset.with_format(None)[EXAMPLE_ID][:])
-    if record is not None and record.dataset.content_column is not None:
+        ids = dataset.with_format("arrow", columns=[EXAMPLE_ID])[:][EXAMPLE_ID].to_numpy()
+        if ids.dtype != np.int64:
+            raise UserError(f"column {EXAMPLE_ID} of the labels holds something else than whole numbers: label again")
+        check_one_labeling(ids, record)
+        return ids
+    if record is not None and (record.dataset.content_column or record.dataset.identity) is not None:
         raise UserError(
             f"the soft labels came with a column {EXAMPLE_ID} and it is gone, so that nobody can tell whether they "
             "are these rows' own: keep it beside them, or label this dataset with add_soft_labels"
@@ -162,16 +166,46 @@ def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[s
 
 def _spot_checked_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> dict[str, np.ndarray]:
     """The ids stored beside evenly spaced rows, and those of their content, where that can be read."""
-    ids, content = stored_ids(dataset, record), None if record is None else record.dataset.content_column
-    if content not in dataset.column_names:
-        content = content_column(dataset.features)
-        if not isinstance(dataset.features.get(content), datasets.Image):
-            return {}  # a text that was turned into tokens can't be recognized, an image that was renamed can
-    if ids is None:
+    ids, identity = stored_ids(dataset, record), _present_identity(dataset, record)
+    if ids is None or identity is None:
         return {}
     rows = np.arange(0, len(dataset), max(1, len(dataset) // SPOT_CHECKED_ROWS))
-    examples = dataset.with_format(None).select(rows)[content][:]
-    return {"ids": ids[rows], "example_ids": content_ids(examples), "rows": rows}
+    return {"ids": ids[rows], "example_ids": identity.of_dataset(dataset.select(rows)), "rows": rows}
+
+
+def _present_identity(dataset: datasets.Dataset, record: LabelRecord | None) -> Identity | None:
+    """What tells the rows apart, if they still have it: a text that was turned into tokens can't be recognized."""
+    identity = Identity.of(None if record is None else record.dataset, dataset.features)
+    if identity is None or set(identity.columns) <= set(_columns_of_ids(record)):
+        return identity
+    (column_name,) = identity.columns  # of another name than there, as an image that was renamed
+    return identity if isinstance(dataset.features[column_name], datasets.Image) else None
+
+
+def _columns_of_ids(record: LabelRecord | None) -> list[str]:
+    if record is None:
+        return []
+    return (record.dataset.identity or {}).get("columns") or [record.dataset.content_column]
+
+
+def ids_to_compare(
+    dataset: datasets.Dataset, record: LabelRecord | None, own: np.ndarray | None
+) -> dict[str, np.ndarray | None]:
+    """The ids of labeled rows to compare with ``own``, those of the same rows as they are kept elsewhere.
+
+    Rows that are kept know themselves by their image or text. Labels that were made for more than that, or for
+    something else, are compared with the dataset that they stand in, and this with the rows.
+
+    Raises:
+        UserError: the labels stand beside other rows than they were made for.
+    """
+    ids, content = stored_ids(dataset, record), content_column(dataset.features)
+    columns = _columns_of_ids(record)
+    identity = _present_identity(dataset, record) if len(columns) > 1 or columns[:1] != [content] else None
+    if ids is None or own is None or identity is None or identity.columns == (content,):
+        return {"ids": ids}
+    check_identity(ids, identity.of_dataset(dataset))
+    return {"ids": None if content is None else dataset_ids(dataset, content)}
 
 
 def _parts_of(array: pa.Array) -> dict[str, pa.Array]:

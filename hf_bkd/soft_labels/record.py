@@ -10,15 +10,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import datasets
-import numpy as np
 
 from ..data.views import Views
+from ..utils.checks import check_positive
 from ..utils.environment import version_of
 from ..utils.errors import UserError
-from .identity import class_names, fingerprint, origin
+from ..utils.files import parsed_json
+from ..utils.limits import LIMITS
+from .identity import FORM, Identity, IdSummary, class_names, origin
 
 FORMAT = 1
-LARGEST_COUNT = 2**31  # a record can't ask its reader for more memory than that
 NO_RECORD = (
     "teacher_provenance holds no record of this library (format, temperature, tempering, ...): label again with "
     "add_soft_labels"
@@ -90,7 +91,9 @@ class DatasetRecord(Part):
     Args:
         name, repository, revision, split: where they are from.
         rows: their number N.
-        content_column: the column that ``example_id`` hashes.
+        content_column: the column that ``example_id`` hashes, if it is one.
+        identity: ``form`` of the ids and the ``columns`` that they hash (see `identity`); form 1 of ``content_column``
+            if it is missing.
         fingerprint: hash of the set of ids.
         repeated_ids: N less the number of distinct ids.
         image_size: [channels, height, width] of the images before anything is done to them, if they have one size.
@@ -102,6 +105,7 @@ class DatasetRecord(Part):
     split: str | None = None
     rows: int | None = None
     content_column: str | None = None
+    identity: dict[str, Any] | None = None
     fingerprint: str | None = None
     repeated_ids: int | None = None
     image_size: list[int] | None = None
@@ -153,9 +157,11 @@ class LabelRecord(Part):
             readable = False
         if not readable:
             raise UserError(NO_RECORD)
-        if written_in != FORMAT:
+        if written_in == FORMAT and isinstance(written_in, int):
+            _check_limits(content)
+        if written_in != FORMAT or not _is_whole(written_in):
             raise UserError(
-                f"the soft labels are of format {written_in}, and this version of hf_bkd reads format {FORMAT}"
+                f"the soft labels are of format {written_in!r}, and this version of hf_bkd reads format {FORMAT}"
             )
         numbers = {name: content.get(name) for name in ("num_samples", "seed")}
         return cls._read(
@@ -188,9 +194,9 @@ def make_record(
     num_samples: int,
     seed: int,
     storage: str,
-    content_column: str | None,
+    identity: Identity | None,
     preprocessing: dict | None = None,
-    example_ids: np.ndarray | None = None,
+    ids: IdSummary | None = None,
     rows: int | None = None,
     image_size: list[int] | None = None,
     views: dict | None = None,
@@ -203,7 +209,8 @@ def make_record(
     Args:
         teacher: its description.
         dataset: what was labeled.
-        example_ids: int64 [N], of the rows.
+        identity: what the rows' ids hash.
+        ids: a summary of them.
         rows: their number N; that of the dataset if not given.
         held_out: what the teacher's own record says if not given.
 
@@ -224,9 +231,7 @@ def make_record(
             **origin(dataset),
             "split": None if dataset.split is None else str(dataset.split),
             "rows": len(dataset) if rows is None else rows,
-            "content_column": content_column,
-            "fingerprint": None if example_ids is None else fingerprint(example_ids),
-            "repeated_ids": None if example_ids is None else len(example_ids) - len(np.unique(example_ids)),
+            **identified(identity, ids),
             "image_size": image_size,
         },
         "class_names": names if names and len(names) == teacher["num_classes"] else None,
@@ -238,9 +243,27 @@ def make_record(
     return LabelRecord.from_json(as_json(record))
 
 
+def identified(identity: Identity | None, ids: IdSummary | None) -> dict[str, Any]:
+    """What a record says of the ids of its rows."""
+    said = {"content_column": identity.columns[0] if identity and len(identity.columns) == 1 else None}
+    if identity is not None and identity.form > 1:
+        said["identity"] = identity.to_json()
+    return said | {"fingerprint": ids and ids.fingerprint, "repeated_ids": ids and ids.repeated}
+
+
 def description(teacher: Any, num_samples: int) -> dict[str, Any]:
-    """What a record says of a teacher that is asked for S draws: ``describe()`` and, if need be, how many it makes."""
+    """What a record says of a teacher that is asked for S draws: ``describe()`` and, if need be, how many it makes.
+
+    Raises:
+        UserError: it lacks what every record has, or its temperature is out of range.
+    """
     described = teacher.describe()
+    missing = [name for name in ("num_classes", "temperature", "tempering", "weights") if name not in described]
+    if missing:
+        raise UserError(
+            f"the teacher's describe() doesn't say its {missing[0]}, which the labels' record needs: add it"
+        )
+    check_positive(**{"the teacher's temperature": described["temperature"]})
     num_draws = teacher.num_draws(num_samples) if hasattr(teacher, "num_draws") else None
     if num_draws in (None, TeacherRecord.from_json(described).draws(num_samples)):
         return described
@@ -265,9 +288,11 @@ def decode_record(feature: object) -> LabelRecord:
     """The record inside the feature of its column; UserError if it is none of ours."""
     names = getattr(feature, "names", None)
     try:
-        content = json.loads(names[0])
-    except (IndexError, TypeError, ValueError, RecursionError):
-        raise UserError(NO_RECORD) from None
+        content = parsed_json(names[0], "teacher_provenance")
+    except (IndexError, TypeError) as error:
+        raise UserError(NO_RECORD) from error
+    except UserError as error:
+        raise error if "are allowed" in str(error) else UserError(NO_RECORD) from error
     return LabelRecord.from_json(content)
 
 
@@ -286,8 +311,35 @@ def _is_readable(content: dict[str, Any]) -> bool:
         and _are(dict, objects["teacher"].get("members"))
         and _is_count(objects["views"].get("number"))
         and _is_count(objects["dataset"].get("repeated_ids"), 0)
+        and _is_count(objects["dataset"].get("rows"), 0)
+        and isinstance(objects["dataset"].get("content_column"), (str, type(None)))
+        and _is_identity(objects["dataset"].get("identity"))
+        and _is_folds(content.get("folds"))
         and _are(str, content.get("class_names"))
     )
+
+
+def _check_limits(content: dict[str, Any]) -> None:
+    """UserError if the record asks its reader for more memory than ``LIMITS`` allow."""
+    teacher, views = content.get("teacher") or {}, content.get("views") or {}
+    asked = {"num_classes": teacher.get("num_classes"), "num_draws": teacher.get("num_draws")}
+    asked |= {"num_views": views.get("number")}
+    asked["num_draws"] = max(
+        asked["num_draws"] or 0, content["num_samples"] if _is_whole(content.get("num_samples")) else 0
+    )
+    LIMITS.check("the labels' record", **{name: value for name, value in asked.items() if value is not None})
+
+
+def _is_identity(value: Any) -> bool:
+    """Whether ids are of a form that can be computed here."""
+    if value is None:
+        return True
+    columns = value.get("columns") if isinstance(value, dict) else None
+    return bool(columns) and _are(str, columns) and _is_whole(value.get("form")) and 1 <= value["form"] <= FORM
+
+
+def _is_folds(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and _is_count(value.get("number"), 0))
 
 
 def _are(kind: type, values: Any) -> bool:
@@ -299,4 +351,4 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_count(value: Any, least: int = 1) -> bool:
-    return value is None or (_is_whole(value) and least <= value < LARGEST_COUNT)
+    return value is None or (_is_whole(value) and value >= least)

@@ -5,8 +5,8 @@ checksum of its content, so that one that was cut off or damaged can't be taken 
 """
 
 import hashlib
-import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import pyarrow as pa
 from accelerate.utils import gather_object
 
 from ..utils.errors import UserError
-from ..utils.files import write_bytes, write_json
-from ..utils.processes import processes
+from ..utils.files import read_json, write_bytes, write_json
+from ..utils.processes import decided_by_main, processes
 from .record import as_json
 
 PLAN_FILE = "labelling.json"  # spelled so in folders that earlier versions left
@@ -35,33 +35,37 @@ class Shards:
 
     def __init__(self, folder: str | Path | None, plan: dict[str, Any]):
         self.folder = None if folder is None else Path(folder)
-        self._written: dict[str, bytes] = {}
+        self._written: dict[str, pa.Buffer] = {}
         self._files: dict[str, Path] = {}
+        self.names_identity = True
         if self.folder is not None:
-            if processes().is_main_process:
-                with _error_if_full(self.folder):
-                    self._begin(as_json(plan))
+            with error_if_full(self.folder):
+                self.names_identity = decided_by_main(lambda: self._begin(as_json(plan)))
             processes().wait_for_everyone()
             self._look()
 
-    def _begin(self, plan: dict[str, Any]) -> None:
+    def _begin(self, plan: dict[str, Any]) -> bool:
+        """Begin or go on; whether the folder's plan says what identity its ids have, as all do since there are two."""
         for kind in ("arrow", "json"):
             for leftover in self.folder.glob(f".*.{kind}.*"):  # of a process that was killed while it wrote
                 leftover.unlink(missing_ok=True)
         file = self.folder / PLAN_FILE
         if not file.is_file():
             write_json(file, plan)
-            return
+            return True
         try:
-            before = json.loads(file.read_text())
-        except (ValueError, RecursionError):
-            raise UserError(f"{file} is damaged: delete {self.folder} and label again") from None
-        difference = first_difference(before, plan)
+            before = read_json(file, object)
+        except UserError as error:
+            raise UserError(f"{file} is damaged: delete {self.folder} and label again") from error
+        names_identity = not isinstance(before, dict) or "identity" in before
+        now = plan if names_identity else {key: value for key, value in plan.items() if key != "identity"}
+        difference = first_difference(before, now)
         if difference:
             raise UserError(
                 f"{self.folder} holds an unfinished labeling with another {difference}: pass another folder, or "
                 "delete it"
             )
+        return names_identity
 
     def _look(self) -> None:
         """See which shards are there."""
@@ -72,14 +76,11 @@ class Shards:
 
     def write(self, name: str, table: pa.Table) -> None:
         """Keep a table; UserError if there is no space left, and shards that were finished before stay."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        content = sink.getvalue().to_pybytes()
+        content = _serialized(table)
         if self.folder is None:
             self._written[name] = content
             return
-        with _error_if_full(self.folder):
+        with error_if_full(self.folder):
             file = self.folder / f"{name}-{_checksum(content)}.arrow"
             write_bytes(file, content)
             self._files[name] = file
@@ -87,7 +88,7 @@ class Shards:
     def remember(self, name: str, content: dict[str, Any]) -> None:
         """Keep a small note beside the shards, in a folder."""
         if self.folder is not None and processes().is_main_process:
-            with _error_if_full(self.folder):
+            with error_if_full(self.folder):
                 write_json(self.folder / f"{name}.json", as_json(content))
 
     def recall(self, name: str) -> dict[str, Any] | None:
@@ -96,11 +97,11 @@ class Shards:
         if file is None or not file.is_file():
             return None
         try:
-            return dict(json.loads(file.read_text()))
-        except (TypeError, ValueError, RecursionError):
+            return read_json(file)
+        except UserError as error:
             raise UserError(
                 f"{file} is damaged: delete this file and label again with the same folder; the shards are kept"
-            ) from None
+            ) from error
 
     def share(self) -> None:
         """Wait until all processes have written their shards, and let each have all."""
@@ -111,18 +112,33 @@ class Shards:
             self._look()
 
     def read(self, name: str) -> pa.Table:
-        """The table of this name; UserError if the file is not what was written."""
+        """The table of this name, in a folder mapped and not read; UserError if the file is not what was written."""
         content, file = self._written.get(name), self._files.get(name)
         if content is None:
             if file is None or not file.is_file():
                 raise UserError(f"the shard {name} in {self.folder} is gone: label again with the same folder")
-            content = file.read_bytes()
-            if not file.stem.endswith(_checksum(content)):
+            with open(file, "rb") as opened:
+                checksum = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+            if not file.stem.endswith(f"-{checksum}"):
                 raise UserError(
                     f"{file} is damaged, its content does not match the checksum in its name: delete this file and "
                     "label again with the same folder; the other shards are kept"
                 )
+            content = pa.memory_map(str(file))
         return pa.ipc.open_stream(content).read_all()
+
+    def assembled(self, tables: Iterable[pa.Table]) -> pa.Table:
+        """The tables one after the other, in a folder by way of a file that is mapped and has no name any more."""
+        if self.folder is None:
+            return pa.concat_tables(tables)
+        with error_if_full(self.folder), tempfile.NamedTemporaryFile(prefix=".rows.arrow.", dir=self.folder) as file:
+            writer = None
+            for table in tables:
+                writer = writer or pa.ipc.new_stream(file, table.schema)
+                writer.write_table(table)
+            writer.close()
+            file.flush()
+            return pa.ipc.open_stream(pa.memory_map(file.name)).read_all()
 
 
 def first_difference(before: Any, now: Any, name: str = "setting") -> str | None:
@@ -135,7 +151,7 @@ def first_difference(before: Any, now: Any, name: str = "setting") -> str | None
 
 
 @contextmanager
-def _error_if_full(folder: Path) -> Iterator[None]:
+def error_if_full(folder: Path) -> Iterator[None]:
     """Turn the system's refusal to write into a UserError that says what to do."""
     try:
         yield
@@ -146,5 +162,19 @@ def _error_if_full(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _checksum(content: bytes) -> str:
+def _serialized(table: pa.Table) -> pa.Buffer:
+    """The Arrow stream of a table, in a buffer of just that size."""
+    length = pa.MockOutputStream()
+    _write(table, length)
+    content = pa.allocate_buffer(length.size())
+    _write(table, pa.FixedSizeBufferWriter(content))
+    return content
+
+
+def _write(table: pa.Table, sink: Any) -> None:
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+
+
+def _checksum(content: pa.Buffer) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()

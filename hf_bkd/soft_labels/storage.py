@@ -13,7 +13,7 @@ sqrt(C)/360 after that division; a top-k label is within `tail` + 2**-9 of p in 
 for up to 256 classes, else int32; `probs` and `tail` of `top_k` are float16.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..utils.errors import UserError
 STORAGES = ("float16", "float32", "uint8", "top_k")
 EXACT = "float32"
 SUM_TOLERANCE = 5e-3
+CHECKED_AT_ONCE = 8192  # rows
 
 Parts = dict[str, Any]  # arrays or tensors [..., L] by name
 
@@ -74,8 +75,19 @@ def decode(parts: Mapping[str, Tensor], num_classes: int) -> Tensor:
     return probs / probs.sum(dim=-1, keepdim=True)
 
 
-def check_parts(parts: Mapping[str, Tensor], num_classes: int) -> None:
-    """Refuse rows [N, ...] that don't hold one distribution, or one for each view, with a UserError on the first."""
+def check_parts(parts: Mapping[str, Tensor], num_classes: int, numbers: np.ndarray | None = None) -> None:
+    """Refuse rows [N, ...] that don't hold one distribution, or one for each view, with a UserError on the first.
+
+    The rows are checked block by block, and called by their ``numbers`` [N], or 0, 1, ... if these are not given.
+    """
+    count = len(parts["probs"])
+    for start in range(0, max(count, 1), CHECKED_AT_ONCE):
+        block = {name: part[start : start + CHECKED_AT_ONCE] for name, part in parts.items()}
+        names = range(start, count) if numbers is None else numbers[start:]
+        _check_block(block, num_classes, names)
+
+
+def _check_block(parts: Mapping[str, Tensor], num_classes: int, names: Sequence[int]) -> None:
     probs = parts["probs"]
     if num_classes < 2 or ("classes" not in parts and probs.shape[-1] != num_classes):
         raise UserError(
@@ -84,7 +96,7 @@ def check_parts(parts: Mapping[str, Tensor], num_classes: int) -> None:
     if probs.dtype == torch.uint8 and "classes" not in parts:
         sums = probs.float().square().sum(dim=-1) / 255**2
         tolerance = (1 + num_classes**0.5 / 510) ** 2 - 1 + SUM_TOLERANCE  # each root is off by 1/510 at most
-        _refuse_where({"does not sum to one": ~((sums > 0) & ((sums - 1).abs() <= tolerance))}, sums)
+        _refuse_where(names, {"does not sum to one": ~((sums > 0) & ((sums - 1).abs() <= tolerance))}, sums)
         return
     if "classes" in parts:
         classes = parts["classes"].long()
@@ -92,9 +104,9 @@ def check_parts(parts: Mapping[str, Tensor], num_classes: int) -> None:
         unknown = ((classes < 0) | (classes >= num_classes) | (classes != parts["classes"])).any(dim=-1)
         twice = (ordered[..., 1:] == ordered[..., :-1]).any(dim=-1)
         probs = torch.cat([probs, parts["tail"]], dim=-1)
-        _refuse_where({f"names a class outside 0 to {num_classes - 1}": unknown, "names a class twice": twice})
+        _refuse_where(names, {f"names a class outside 0 to {num_classes - 1}": unknown, "names a class twice": twice})
         crowded = (parts["tail"] > SUM_TOLERANCE).any(dim=-1) & (classes.shape[-1] >= num_classes)
-        _refuse_where({"leaves something to other classes though it names all of them": crowded})
+        _refuse_where(names, {"leaves something to other classes though it names all of them": crowded})
     probs = probs.float()
     sums = probs.sum(dim=-1)
     problems = {
@@ -102,10 +114,12 @@ def check_parts(parts: Mapping[str, Tensor], num_classes: int) -> None:
         "holds a negative probability": (probs < 0).any(dim=-1),
         "does not sum to one": ~((sums - 1).abs() <= SUM_TOLERANCE),
     }
-    _refuse_where(problems, sums, probs.amin(dim=-1))
+    _refuse_where(names, problems, sums, probs.amin(dim=-1))
 
 
-def _refuse_where(problems: dict[str, Tensor], sums: Tensor | None = None, lowest: Tensor | None = None) -> None:
+def _refuse_where(
+    names: Sequence[int], problems: dict[str, Tensor], sums: Tensor | None = None, lowest: Tensor | None = None
+) -> None:
     for problem, wrong in problems.items():
         if not wrong.any():
             continue
@@ -115,6 +129,6 @@ def _refuse_where(problems: dict[str, Tensor], sums: Tensor | None = None, lowes
         details = [f"{name} {values[at].item():.4g}" for name, values in numbers.items() if values is not None]
         details.append(f"{int(wrong.reshape(len(wrong), -1).any(dim=1).sum())} such rows")
         raise UserError(
-            f"row {at[0]}{view} of the soft labels {problem} ({', '.join(details)}): pass class probabilities, "
+            f"row {names[at[0]]}{view} of the soft labels {problem} ({', '.join(details)}): pass class probabilities, "
             "not logits or counts, and label again"
         )

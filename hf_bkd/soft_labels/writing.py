@@ -1,5 +1,6 @@
 """Soft labels are written into a dataset's columns, as Arrow arrays that are made without a loop over the rows."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from ..utils.checks import check_choice
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
-from .columns import PROBS, RECORD, VARIANCE, column, soft_label_columns
+from .columns import PROBS, RECORD, VARIANCE, check_reserved, column, is_record_column, soft_label_columns
 from .identity import EXAMPLE_ID
-from .record import LabelRecord, encode_record
+from .record import LabelRecord, decode_record, encode_record
 from .storage import STORAGES, check_parts, encode
+
+ZEROS = 4096  # rows that are written at once
 
 
 @renamed_arguments(provenance="record")
@@ -56,30 +59,91 @@ def attach(
 def attach_table(
     dataset: datasets.Dataset, table: pa.Table, record: LabelRecord, name: str | None = None
 ) -> datasets.Dataset:
-    """``dataset`` with the columns of :func:`encoded_table` and their record."""
+    """``dataset`` with the columns of :func:`encoded_table` and their record.
+
+    Where other teachers' labels stand beside them, their records say of the ids what this one does: there is one
+    ``example_id`` for all.
+    """
+    check_reserved(dataset.features)
+    columns = label_columns(table, record, name)
+    stale = {*columns, column(VARIANCE, name)}
+    dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
+    if EXAMPLE_ID in columns and (record.dataset.identity or record.dataset.content_column) is not None:
+        dataset = _with_ids_of(dataset, record)
+    return with_columns(dataset, columns)
+
+
+def label_columns(table: pa.Table, record: LabelRecord, name: str | None = None) -> dict[str, tuple[Any, Any]]:
+    """The columns of :func:`encoded_table` and their record: name -> their values and their feature."""
     columns = {
         column(kind, name) if kind != EXAMPLE_ID else kind: (table[kind], _feature_of(table.schema.field(kind).type))
         for kind in table.column_names
     }
-    feature = datasets.ClassLabel(names=[encode_record(record)])
-    columns[column(RECORD, name)] = pa.array(np.zeros(len(table), np.int64)), feature
-    stale = {*columns, column(VARIANCE, name)}
-    return with_columns(dataset.remove_columns([old for old in dataset.column_names if old in stale]), columns)
+    return columns | {column(RECORD, name): (_zeros(len(table)), _feature_of_record(record))}
+
+
+def _feature_of_record(record: LabelRecord) -> datasets.ClassLabel:
+    return datasets.ClassLabel(names=[encode_record(record)])
+
+
+def _zeros(number: int) -> pa.ChunkedArray:
+    """Zeros, int64 [N], of which only some are in memory."""
+    zeros = pa.array(np.zeros(min(number, ZEROS), np.int64))
+    whole, rest = divmod(number, ZEROS)
+    return pa.chunked_array([zeros] * whole + [zeros[:rest]], pa.int64())
+
+
+def _with_ids_of(dataset: datasets.Dataset, record: LabelRecord) -> datasets.Dataset:
+    """The dataset, whose records of labels say of its ids what ``record`` does."""
+    said = {
+        name: record.dataset.json.get(name) for name in ("content_column", "identity", "fingerprint", "repeated_ids")
+    }
+    said = {name: value for name, value in said.items() if name != "identity" or value is not None}
+    features = dataset.features.copy()
+    for name in filter(is_record_column, dataset.column_names):
+        content = decode_record(features[name]).to_json()
+        about = {key: value for key, value in (content.get("dataset") or {}).items() if key != "identity"} | said
+        if about != content.get("dataset"):
+            features[name] = _feature_of_record(LabelRecord.from_json(content | {"dataset": about}))
+    return dataset if features == dataset.features else _with_features(dataset, features)
+
+
+def _with_features(dataset: datasets.Dataset, features: datasets.Features) -> datasets.Dataset:
+    """The dataset with records that say something else; its rows stay where they are."""
+    changed = [name for name in features if features[name] != dataset.features[name]]
+    columns = {name: (_zeros(len(dataset)), features[name]) for name in changed}
+    order = dataset.column_names
+    return with_columns(dataset.remove_columns(changed), columns).select_columns(order)
 
 
 def with_columns(
     dataset: datasets.Dataset, columns: dict[str, tuple[pa.Array | pa.ChunkedArray, Any]]
 ) -> datasets.Dataset:
-    """``dataset`` and further columns: name -> their values and their feature."""
-    for name, (array, feature) in columns.items():
-        dataset = dataset.add_column(name, combined(array), feature=feature)
-    return dataset
+    """``dataset`` and further columns, which are not copied: name -> their values and their feature."""
+    labels = dataset_of(columns)
+    unformatted = set(dataset.column_names) - set(dataset.format["columns"])
+    wide = datasets.concatenate_datasets([dataset, labels], axis=1)
+    formatted = [name for name in wide.column_names if name not in unformatted] if unformatted else None
+    form = dataset.format
+    return wide.with_format(
+        form["type"], formatted, output_all_columns=form["output_all_columns"], **form["format_kwargs"]
+    )
+
+
+def dataset_of(columns: dict[str, tuple[pa.Array | pa.ChunkedArray, Any]]) -> datasets.Dataset:
+    """A dataset of Arrow columns, which are not copied: name -> their values and their feature."""
+    features = datasets.Features({name: feature for name, (_, feature) in columns.items()})
+    table = pa.table({name: values for name, (values, _) in columns.items()})
+    table = table.cast(pa.schema(list(features.arrow_schema), metadata=features.arrow_schema.metadata))
+    digest = hashlib.blake2b(table.schema.metadata[b"huggingface"], digest_size=8)
+    for batch in table.to_batches(ZEROS):
+        digest.update(batch.serialize())
+    return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=digest.hexdigest())
 
 
 def label_set(table: pa.Table, record: LabelRecord, name: str | None = None) -> datasets.Dataset:
     """The same columns as a dataset without images or texts, which can be shared where those may not."""
-    rows = datasets.Dataset.from_dict({"row": np.arange(len(table))})
-    return only_soft_labels(attach_table(rows, table, record, name))
+    return dataset_of(label_columns(table, record, name))
 
 
 def only_soft_labels(dataset: datasets.Dataset) -> datasets.Dataset:
@@ -93,8 +157,9 @@ def encoded_table(
     example_ids: np.ndarray | None,
     storage: str,
     top_k: int,
+    numbers: np.ndarray | None = None,
 ) -> pa.Table:
-    """The encoded columns of some rows, all but the record; see :func:`attach`."""
+    """The encoded columns of some rows, called ``numbers`` in messages, all but the record; see :func:`attach`."""
     probs = np.asarray(probs)
     shape = probs.shape
     if len(shape) not in (2, 3) or shape[-1] < 2:
@@ -103,7 +168,7 @@ def encoded_table(
             f"{list(shape)}"
         )
     probs = probs[:, None] if len(shape) == 2 else probs
-    check_parts({"probs": torch.from_numpy(probs.astype(np.float32))}, probs.shape[-1])
+    check_parts({"probs": torch.from_numpy(probs.astype(np.float32))}, probs.shape[-1], numbers)
     parts = {name: _fixed_lists(values) for name, values in encode(probs, storage, top_k).items()}
     is_struct = "classes" in parts
     table = {PROBS: pa.StructArray.from_arrays(list(parts.values()), list(parts)) if is_struct else parts["probs"]}

@@ -135,8 +135,8 @@ def _keep_layers(network: nn.Module, architecture: str) -> None:
     if architecture == ALL_LAYERS:
         return
     depth = network.config.num_hidden_layers
-    found = re.fullmatch(r"layers((?:-\d+)+)", architecture)
-    chosen = [int(number) for number in found[1].split("-")[1:]] if found else []
+    named = re.fullmatch(r"layers((?:-\d+)+)", architecture)
+    chosen = [int(number) for number in named[1].split("-")[1:]] if named else []
     if not chosen or chosen != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > depth:
         raise UserError(
             f"there is no network {architecture!r} of texts: it must be {ALL_LAYERS}, or such as layers-1-2, with "
@@ -179,10 +179,10 @@ class Vectors:
         Raises:
             UserError: ``architecture`` is no such name.
         """
-        found = re.fullmatch(r"mlp((?:-\d+)*)", architecture)
-        if not found:
+        named = re.fullmatch(r"mlp((?:-\d+)*)", architecture)
+        if not named:
             raise UserError(f"there is no network {architecture!r} of features: it must be such as mlp-128-64")
-        hidden = [int(width) for width in found[1].split("-")[1:]]
+        hidden = [int(width) for width in named[1].split("-")[1:]]
         features = train.values[self.column]
         network = Perceptron(features.shape[1], len(classes), hidden, **settings)
         network.standardize(features)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
 from ..soft_labels.columns import column, soft_label_columns, teachers_of
-from ..soft_labels.identity import EXAMPLE_ID, content_column, dataset_ids
+from ..soft_labels.identity import EXAMPLE_ID, Identity, content_column, summarized_ids
 from ..soft_labels.record import make_record
 from ..teachers import EnsembleTeacher, Teacher
 from ..training.batched_dataset import BatchedDataset
@@ -233,9 +233,11 @@ class Teaching:
     def _label_exactly(self) -> datasets.Dataset:
         rows, bayes = self.cell.splits.train, self.cell.splits.bayes
         content = content_column(rows.features)
-        ids = None if content is None else dataset_ids(rows, content)
+        identity = None if content is None else Identity((content,))
+        ids = None if identity is None else identity.of_dataset(rows)
         teacher = {"method": "bayes", "num_classes": bayes.shape[1], "temperature": 1.0, "tempering": "post_average"}
-        record = make_record(teacher, rows, num_samples=1, seed=0, storage="float16", content_column=content)
+        about = {"identity": identity, "ids": None if ids is None else summarized_ids(ids)}
+        record = make_record(teacher, rows, num_samples=1, seed=0, storage="float16", **about)
         return attach(rows, bayes, record, example_ids=ids)
 
 

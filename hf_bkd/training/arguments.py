@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 from ..data.views import ORDERS
 from ..losses import TEMPERATURE_SCALES
 from ..targets import TEACHER_WEIGHTS
-from ..utils.checks import check_choice, check_count, check_positive, check_share
+from ..utils.checks import check_choice, check_count, check_not_negative, check_positive, check_share
 from ..utils.errors import UserError
 
 CHOICES = {
@@ -17,6 +17,10 @@ CHOICES = {
     "combine": ("average", "mixture"),
     "view_order": ORDERS,
 }
+
+
+# of the Trainer's own, which takes any number
+NOT_NEGATIVE = ("learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm", "adam_epsilon")
 
 
 @dataclass
@@ -103,6 +107,7 @@ class DistillationTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_not_negative(**{name: getattr(self, name) for name in NOT_NEGATIVE})
         super().__post_init__()
         check_share(kd_lambda=self.kd_lambda, kl_warmup=self.kl_warmup, kl_annealing=self.kl_annealing)
         check_positive(student_temperature=self.student_temperature, prior_strength=self.prior_strength)

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import find_columns
+from ..data.columns import class_numbers, find_columns
 from ..data.preprocessing import ImagePreprocessor, Pool, StoredImages, check_one_size, decoded, look, stacked
 from ..data.reading import Reader
+from ..data.rows import read_rows
 from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
 from ..soft_labels.columns import PROBS, VARIANCE, SoftLabels, column, teachers_of
 from ..soft_labels.identity import EXAMPLE_ID, content_ids
-from ..soft_labels.reading import read, stored_ids
+from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
 from ..utils.progress import track
 
@@ -83,16 +84,16 @@ class BatchedDataset(torch.utils.data.Dataset):
         if len(dataset) == 0:
             raise UserError("the dataset of images is empty")
         plain = dataset.with_format(None)
-        images, ids = [], []
+        images, ids, pictures = [], [], plain.select_columns([image_column])
         batches = range(0, len(dataset), 1000)
         for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
-            rows = plain[start : start + 1000][image_column]
+            rows = read_rows(pictures, start, min(start + 1000, len(dataset)))[image_column]
             ids.append(content_ids(rows))
             if resident:
                 images.append(stacked(decoded(rows)))
                 check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
         pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column)
-        labels = torch.tensor(plain[label_column][:]).to(pixels.device)
+        labels = torch.tensor(class_numbers(plain, label_column)).to(pixels.device)
         values = {"pixel_values": pixels, "labels": labels}
         return cls(values, preprocessor, views, example_ids=np.concatenate(ids)).with_soft_labels(dataset)
 
@@ -133,7 +134,10 @@ class BatchedDataset(torch.utils.data.Dataset):
         labels = {}
         for teacher in teachers_of(dataset.column_names):
             read_labels = read(dataset, teacher)
-            check_belonging(read_labels.layout, replace(self._facts, ids=stored_ids(dataset, read_labels.record)))
+            check_belonging(
+                read_labels.layout,
+                replace(self._facts, **ids_to_compare(dataset, read_labels.record, self.example_ids)),
+            )
             labels[teacher] = read_labels.to(self.device)
         views = shared_views([each.layout for each in labels.values()], self.views, self.example_ids)
         return self._changed(labels=labels, views=views)

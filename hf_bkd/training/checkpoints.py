@@ -1,20 +1,180 @@
-"""Checkpoints of the Trainer: which one to resume from, and whether it is of this model."""
+"""Checkpoints of the Trainer: which one to resume from, whether it is whole, and whether it is of this model."""
 
-import os
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
 
-from ..utils.errors import UserError
+from ..utils.errors import UNWRITTEN, UserError
+
+logger = logging.getLogger(__name__)
+
+NAME = re.compile("checkpoint-([0-9]+)")
+RECORD = "DistillationTrainer"  # under this name the state file holds what the Trainer itself forgets
+UNFINISHED = "checkpoint-is-incomplete.txt"  # the Trainer's mark while it saves on a signal
+WEIGHTS = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
+ADAPTERS = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
+# FSDP's and DeepSpeed's folders of weights and optimizer, which their own loaders check
+SHARDED = ("pytorch_model_fsdp_*", "global_step*")
+
+
+class _Lacking(Exception):
+    """What a resume would not find in a checkpoint."""
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """Return the newest checkpoint that is complete, or ``None``: an interrupted one lacks its state."""
-    complete = [path for path in Path(output_dir).glob("checkpoint-[0-9]*") if (path / "trainer_state.json").is_file()]
-    newest = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
-    return None if newest is None else os.fspath(newest)
+    """Return the newest complete checkpoint, or ``None``; a newer one that is not complete is logged, and why."""
+    folders = {path: NAME.fullmatch(path.name) for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()}
+    numbered = sorted((int(match[1]), path) for path, match in folders.items() if match)
+    passed_over, complete = [], None
+    for _, path in reversed(numbered):
+        lacking = what_lacks(path)
+        if lacking is None:
+            complete = path
+            break
+        passed_over.append(f"{path.name} is passed over ({lacking})")
+    if passed_over and PartialState().is_main_process:
+        then = "training starts anew" if complete is None else f"training goes on from {complete.name}"
+        logger.warning("in %s %s: %s", output_dir, ", ".join(passed_over), then)
+    return None if complete is None else str(complete)
+
+
+def check_complete(checkpoint: str | Path) -> None:
+    """Refuse a checkpoint that lacks something that a resume reads.
+
+    Raises:
+        UserError: it is not there, or not complete.
+    """
+    lacking = what_lacks(Path(checkpoint))
+    if lacking is not None:
+        raise UserError(
+            f"{checkpoint} can't be resumed from ({lacking}): pass another checkpoint, or resume_from_checkpoint=True "
+            "for the last complete one"
+        )
+
+
+def what_lacks(checkpoint: Path) -> str | None:
+    """Say what is missing, cut off or of another step in a checkpoint; ``None`` if a resume finds all it reads."""
+    if not checkpoint.is_dir():
+        return "no such folder"
+    try:
+        _check(checkpoint)
+    except _Lacking as lacking:
+        return str(lacking)
+    except OSError as error:
+        return f"{Path(error.filename or checkpoint).name} can't be read: {error.strerror or error}"
+    return None
+
+
+def _check(checkpoint: Path) -> None:
+    state = _json(checkpoint / TRAINER_STATE_NAME)
+    if (checkpoint / UNFINISHED).exists():
+        raise _Lacking(f"{UNFINISHED} says that it was not finished")
+    step, match = state.get("global_step"), NAME.fullmatch(checkpoint.name)
+    if match and step != int(match[1]):
+        raise _Lacking(f"its {TRAINER_STATE_NAME} is of step {step}")
+    record = recorded(state)
+    random = _random_states(checkpoint, record)
+    of_optimizer = (OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCHEDULER_NAME, *random)
+    sharded = any(any(checkpoint.glob(pattern)) for pattern in SHARDED)
+    if record.get("save_only_model") or not (sharded or any((checkpoint / name).exists() for name in of_optimizer)):
+        raise _Lacking("it holds the weights alone, as save_only_model=True saves them")
+    if not sharded:
+        _check_weights(checkpoint)
+        _check_file(_first(checkpoint, OPTIMIZER_NAME, OPTIMIZER_NAME_BIN))
+        _check_file(checkpoint / SCHEDULER_NAME)
+    for name in [*random, SCALER_NAME] if record.get("scaler") else random:
+        _check_file(checkpoint / name)
+
+
+def recorded(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what the trainer noted of its own in the content of a state file; {} if another Trainer wrote it."""
+    return (state.get("stateful_callbacks") or {}).get(RECORD, {}).get("attributes", {})
+
+
+def _random_states(checkpoint: Path, record: dict[str, Any]) -> list[str]:
+    """Name the files of random states, one a process; where it isn't known which should be there, those that are."""
+    if record.get("processes", 1) > 1 and not record["on_each_node"]:
+        return [f"rng_state_{rank}.pth" for rank in range(record["processes"])]
+    return sorted(path.name for path in checkpoint.glob("rng_state*.pth")) or ["rng_state.pth"]
+
+
+def _check_weights(checkpoint: Path) -> None:
+    adapters = [path for name in ADAPTERS for path in (*checkpoint.glob(name), *checkpoint.glob(f"*/{name}"))]
+    weights = _first(checkpoint, *WEIGHTS)
+    if adapters and not weights.exists():
+        for file in adapters:
+            _check_file(file)
+    elif weights.suffix == ".json":
+        for name in sorted(set(_json(weights).get("weight_map", {}).values())):
+            _check_file(checkpoint / name)
+    else:
+        _check_file(weights)
+
+
+def _first(checkpoint: Path, *names: str) -> Path:
+    """Return the first of several files that is there, as the Trainer looks for them; the first if none is."""
+    return next((checkpoint / name for name in names if (checkpoint / name).exists()), checkpoint / names[0])
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise _Lacking(f"{file.name} is missing")
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError:
+        raise _Lacking(f"{file.name} is cut off or damaged") from None
+    if not isinstance(content, dict):
+        raise _Lacking(f"{file.name} is cut off or damaged")
+    return content
+
+
+def _check_file(file: Path) -> None:
+    """Check that a file of tensors is whole, without loading it: safetensors by size, torch's by its archive."""
+    if not file.is_file():
+        raise _Lacking(f"{file.name} is missing")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt"):
+                return
+        with zipfile.ZipFile(file) as archive:
+            whole = archive.testzip() is None
+    except (SafetensorError, zipfile.BadZipFile, EOFError, NotImplementedError):
+        whole = False
+    if not whole:
+        raise _Lacking(f"{file.name} is cut off or damaged")
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+    """Turn the errors of Python, torch and safetensors on a full, read-only or vanished disk into a UserError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None)
+        if reason is None and not any(words in str(error) for words in UNWRITTEN):
+            raise
+        raise UserError(
+            f"{folder} could not be written ({reason or 'the disk is full, read-only or gone'}): make room, and the "
+            "same command, or train(resume_from_checkpoint=True), goes on from the last complete checkpoint"
+        ) from error
 
 
 def check_same_model(checkpoint: Path, model: nn.Module) -> None:

@@ -128,7 +128,7 @@ class OnlineTeacher:
             )
         self.teacher, self.dataset, self.args = teacher.to(args.device), dataset, args
         self.reads_labels = args.kd_lambda < 1
-        self._batches = 0
+        self.num_batches = 0  # that were asked for without ids, each with its own draws
 
     @property
     def temperature(self) -> float:
@@ -148,9 +148,9 @@ class OnlineTeacher:
         inputs = network_inputs(batch)
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
-            self._batches += 1
+            self.num_batches += 1
             first = next(iter(inputs.values()))
-            ids, view = torch.arange(len(first), device=first.device), self._batches
+            ids, view = torch.arange(len(first), device=first.device), self.num_batches
         generator = ExampleGenerator(ids, self.args.teacher_seed, view)
         return self.teacher.predict(inputs, self.args.teacher_samples, generator).mean
 

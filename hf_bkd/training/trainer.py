@@ -2,12 +2,11 @@
 
 from copy import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
 from ..losses import LossParts, distillation_loss, temperature_factor
@@ -18,12 +17,13 @@ from ..soft_labels.columns import is_soft_label_column, soft_label_columns
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .card import write_training_card
-from .checkpoints import check_same_model, last_checkpoint
+from .checkpoints import writing
 from .preparation import check_mixed, own_config, own_dataset
+from .resuming import ResumableTrainer
 from .supervision import Collator, OnlineTeacher, StoredLabels, network_inputs
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ResumableTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
@@ -98,7 +98,7 @@ class DistillationTrainer(Trainer):
         if self._ivon is not None:
             args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
             self.add_callback(_DrawWeights(self._ivon))
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor | float] = {}
         self._summed_steps = 0
 
     @property
@@ -127,7 +127,7 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Return the micro-batches of a step and the number of their examples, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._summed_steps += 1
+        self._summed_steps += bool(batches)  # a stream that is at its end has none
         counts = [self._count_items(batch) for batch in batches]
         num_items = torch.as_tensor(sum(counts), device=device) if counts else None
         if num_items is not None and self.args.world_size > 1:
@@ -198,21 +198,33 @@ class DistillationTrainer(Trainer):
         """Log as `Trainer.log`, the loss with its two terms."""
         if "loss" in logs and self._sums:
             for name, value in self._sums.items():
-                summed = self.accelerator.reduce(value, reduction="sum")
-                logs[name] = summed.item() / self._summed_steps
+                logs[name] = sum(self._of_each_process(value)) / self._summed_steps
             self._sums, self._summed_steps = {}, 0
         super().log(logs, start_time)
+
+    def _progress(self) -> dict[str, Any]:
+        """Add the terms of the loss that are not logged yet, and how many batches a teacher was asked for."""
+        return super()._progress() | {
+            "terms": {name: self._of_each_process(value) for name, value in self._sums.items()},
+            "term_steps": self._summed_steps,
+            "teacher_batches": getattr(self._source, "num_batches", 0),
+        }
+
+    def _go_on_from(self, progress: dict[str, Any]) -> None:
+        """Restore what :meth:`_progress` returned."""
+        super()._go_on_from(progress)
+        share = progress["processes"] / self.args.world_size
+        self._sums = {name: share * self._of_this_process(values) for name, values in progress["terms"].items()}
+        self._summed_steps = progress["term_steps"]
+        if isinstance(self._source, OnlineTeacher):
+            self._source.num_batches = progress["teacher_batches"]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer.train`; ``True`` resumes from the last complete checkpoint, or starts if there is none.
 
         Raises:
-            UserError: the checkpoint is of another model.
+            UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint:
-            check_same_model(Path(resume_from_checkpoint), self.model)
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
@@ -232,7 +244,8 @@ class DistillationTrainer(Trainer):
         """Save without the Hub's token, which transformers would save, and push, with the other arguments."""
         token, self.args.hub_token = self.args.hub_token, None
         try:
-            super()._save(output_dir, state_dict)
+            with writing(output_dir or self.args.output_dir):
+                super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token = token
 

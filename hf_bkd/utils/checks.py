@@ -1,6 +1,7 @@
 """Checks of arguments: each raises a UserError that names the argument, its value and what it must be."""
 
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,8 +27,11 @@ def check_not_negative(**arguments: float | Tensor) -> None:
 
 
 def _check_all(name: str, value: float | Tensor, what: str, allowed: Callable[[Tensor], Tensor]) -> None:
-    numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
-    bad = numbers[~(allowed(numbers) & (numbers < math.inf))]
+    try:
+        flat = torch.as_tensor(value, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{name} must be {what} and finite, and it is {value!r}") from None
+    bad = flat[~(allowed(flat) & (flat < math.inf))]
     if len(bad):
         raise UserError(f"{name} must be {what} and finite, and it is {bad[0].item():g}")
 
@@ -42,8 +46,10 @@ def check_share(**arguments: float) -> None:
 def check_count(least: int = 1, **arguments: int) -> None:
     """Check that each argument is a whole number of at least ``least``."""
     for name, value in arguments.items():
-        if not (value >= least and value % 1 == 0):
-            raise UserError(f"{name} must be a whole number of at least {least}, and it is {value:g}")
+        whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and value % 1 == 0
+        if not (whole and value >= least):
+            shown = f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(value)
+            raise UserError(f"{name} must be a whole number of at least {least}, and it is {shown}")
 
 
 def check_choice(choices: Iterable[Any], **arguments: Any) -> None:

@@ -11,7 +11,7 @@ class UserError(ValueError):
 
 RESUMABLE = "what was finished is kept: the same command goes on from there"
 # safetensors and torch raise errors of their own, with these words, where a file could not be written
-UNWRITTEN = ("I/O error", "No space left on device", "inline_container", "iostream error")
+UNWRITTEN = ("I/O error", "No space left on device", "inline_container", "iostream error", "cannot be opened")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .limits import LIMITS
 
 UNFINISHED = ".unfinished."  # in the hidden names of what is being written
 LONGEST_NAME = 200  # bytes; file systems take 255, and names get endings
@@ -125,6 +127,52 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: object) -> None:
     """Write strict, indented JSON in one step (a NaN is a ValueError)."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, kind: type = dict) -> Any:
+    """Read a JSON file that holds an object, or another ``kind``.
+
+    Raises:
+        UserError: it is no file that can be read, more than ``LIMITS.json_bytes`` long, not UTF-8, no JSON, nested
+            deeper than ``LIMITS.json_depth``, or holds something else.
+    """
+    path = Path(path)
+    try:
+        LIMITS.check(str(path), json_bytes=path.stat().st_size)
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8: write it again, or delete it") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return parsed_json(text, str(path), kind)
+
+
+def parsed_json(text: str | bytes, source: str, kind: type = dict) -> Any:
+    """Parse JSON that ``source`` holds; UserErrors as :func:`read_json`."""
+    LIMITS.check(source, json_bytes=len(text))
+    try:
+        content = json.loads(text)
+        depth = _depth(content)
+    except RecursionError:
+        depth = sys.getrecursionlimit()
+    except ValueError as error:
+        raise UserError(f"{source} holds no JSON ({error}): write it again, or delete it") from None
+    LIMITS.check(source, json_depth=depth)
+    if not isinstance(content, kind):
+        raise UserError(f"{source} must hold a JSON {KINDS[kind]}, and it holds {type(content).__name__}")
+    return content
+
+
+KINDS = {dict: "object", list: "list", object: "value"}
+
+
+def _depth(content: Any) -> int:
+    """Count how many objects and lists are within each other, level by level."""
+    depth, level = 0, [content]
+    while level := [each for each in level if isinstance(each, (dict, list))]:
+        level = [value for each in level for value in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth
 
 
 def tidy(path: str | Path) -> None:

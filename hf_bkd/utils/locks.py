@@ -5,7 +5,6 @@ file says who that is.
 """
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -18,6 +17,11 @@ from pathlib import Path
 
 from .errors import UserError
 from .processes import decided_by_main
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 LOCK_FILE = ".in_use"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # a file system without them
@@ -65,7 +69,7 @@ def _take(folder: Path, wait: bool) -> str | OSError | None:
         except OSError as error:
             return error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except OSError as error:
             owner = _owner(folder)
             os.close(descriptor)
@@ -92,6 +96,13 @@ def _take(folder: Path, wait: bool) -> str | OSError | None:
             _held[folder] = descriptor
             return None
         os.close(descriptor)  # its last owner removed the file meanwhile
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file, or raise an OSError at once."""
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_still(descriptor: int, file: Path) -> bool:
@@ -125,4 +136,5 @@ def _leave_to_parent() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -42,8 +42,8 @@ class Task:
 
     def sweep(self, hidden: tuple[int, ...], response: str, vary: str, count: int) -> Sweep:
         probs = self.probs.expand(count, -1, -1) if vary == "teacher" else self.probs
-        how, k = ("sampled", SAMPLED[response]) if response in SAMPLED else (response, 1)
-        targets = sample_responses(probs, how, k, torch.Generator().manual_seed(self.seed))
+        kind, k = ("sampled", SAMPLED[response]) if response in SAMPLED else (response, 1)
+        targets = sample_responses(probs, kind, k, torch.Generator().manual_seed(self.seed))
         sizes = (self.inputs.shape[1], *hidden, probs.shape[-1])
         students = distill_many(
             self.inputs, targets, vary=vary, count=count, sizes=sizes, loss="divergence", seed=self.seed + 1
@@ -71,9 +71,9 @@ def task(name: str, hidden: tuple[int, ...], seed: int) -> Task:
 
 def labels_claim(count: int, seed: int) -> Claim:
     data, ks = task("digits", (), seed), list(SAMPLED.values())
-    found = {response: data.sweep((), response, "teacher", count) for response in ("argmax", *SAMPLED, "soft")}
-    variances = [found[response].variance for response in SAMPLED]
-    entropies = [sweep.entropies.all for sweep in found.values()]
+    sweeps = {response: data.sweep((), response, "teacher", count) for response in ("argmax", *SAMPLED, "soft")}
+    variances = [sweeps[response].variance for response in SAMPLED]
+    entropies = [sweep.entropies.all for sweep in sweeps.values()]
     checks = [
         Check(f"variance, k = {k} / k = {more}", more / k, variances[i] / variances[i + 1], 0.1)
         for i, (k, more) in enumerate(zip(ks, ks[1:], strict=False))
@@ -85,8 +85,8 @@ def labels_claim(count: int, seed: int) -> Claim:
     ]
     law = [variances[-1] * ks[-1] / k for k in ks]
     by_k = [Series("1 / k through k = 80", ks, law, style="dashed"), Series("measured", ks, variances, color=0)]
-    teachers = Series("teacher", list(found), [data.teacher_entropy] * len(found), style="dashed", color=1)
-    by_response = [teachers, Series("measured", list(found), entropies, color=0)]
+    teachers = Series("teacher", list(sweeps), [data.teacher_entropy] * len(sweeps), style="dashed", color=1)
+    by_response = [teachers, Series("measured", list(sweeps), entropies, color=0)]
     panels = [
         Panel("How much students differ", "labels drawn per image, k", "variance of a probability", by_k, "xy"),
         Panel("How uncertain a student is", "", "entropy, nats", by_response),
@@ -121,12 +121,12 @@ def networks_claim(count: int, seed: int) -> Claim:
     ]
     for name in SETS:
         data = task(name, TEACHER, seed)
-        found = {(r, vary): data.sweep(STUDENT, r, vary, count) for r in responses for vary in SOURCES}
-        table += [_row(name, *kind, sweep) for kind, sweep in found.items()]
-        entropies = {r: found[r, "teacher"].entropies for r in responses}
+        sweeps = {(r, vary): data.sweep(STUDENT, r, vary, count) for r in responses for vary in SOURCES}
+        table += [_row(name, *kind, sweep) for kind, sweep in sweeps.items()]
+        entropies = {r: sweeps[r, "teacher"].entropies for r in responses}
         argmax, one, soft = (entropies[r].all for r in ("argmax", "1 label", "soft"))
-        by_start = found["argmax", "initialization"].variance / found["soft", "initialization"].variance
-        by_draws = found["5 labels", "teacher"].variance / found["1 label", "teacher"].variance
+        by_start = sweeps["argmax", "initialization"].variance / sweeps["soft", "initialization"].variance
+        by_draws = sweeps["5 labels", "teacher"].variance / sweeps["1 label", "teacher"].variance
         checks += [
             Check(f"{name}: entropy, argmax / soft", 1, argmax / soft, 0, "at most"),
             Check(f"{name}: entropy, 1 label / soft", 1, one / soft, 0, "at most"),
@@ -134,7 +134,7 @@ def networks_claim(count: int, seed: int) -> Claim:
             Check(f"{name}: variance by teacher, 5 labels / 1 label", 1, by_draws, 0, "at most"),
         ]
         variances = [
-            _series(f"variance by {vary}", {r: found[r, vary].variance or None for r in responses}, i)
+            _series(f"variance by {vary}", {r: sweeps[r, vary].variance or None for r in responses}, i)
             for i, vary in enumerate(SOURCES)
         ]
         uncertain = [

@@ -161,8 +161,8 @@ def amplification_claim(data: Diabetes, count: int, networks: int, seed: int) ->
     mean = teacher(inputs)[0]
 
     def variance(targets: Tensor, vary: str = "initialization", weight_noise: float | None = None) -> float:
-        how = shape | {"weight_noise": weight_noise, "seed": seed + 1}
-        students = distill_many(inputs, targets, vary=vary, count=networks, **how)
+        options = shape | {"weight_noise": weight_noise, "seed": seed + 1}
+        students = distill_many(inputs, targets, vary=vary, count=networks, **options)
         return inter_student_variance(students(test_inputs)).mean().item()
 
     def answers(means: Tensor, noise: float, number: int) -> Tensor:

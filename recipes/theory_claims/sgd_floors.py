@@ -148,9 +148,9 @@ def lambda_claim(world: Linear) -> Claim:
     proxies = []
     for concentration in CONCENTRATIONS:
         draws = dirichlet_draws(world.probs, concentration, 2, world.generator)
-        found = label_free_lambda(draws.mean(dim=0), draws.var(dim=0), 2)
+        value = label_free_lambda(draws.mean(dim=0), draws.var(dim=0), 2)
         expected = best_lambda(world.label_noise, world.label_noise / (concentration + 1) / 2)
-        proxies.append(Check(f"label-free λ, two draws of Dirichlet({concentration:g} p)", expected, found, 0.02))
+        proxies.append(Check(f"label-free λ, two draws of Dirichlet({concentration:g} p)", expected, value, 0.02))
     curve = [i / 50 for i in range(51)]
     predicted = [mixed_noise(world.label_noise, teacher, k) / world.label_noise for k in curve]
     ends = [world.ratio("one-hot"), world.ratio(f"Dirichlet {a:g}")]

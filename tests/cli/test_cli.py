@@ -65,7 +65,7 @@ def test_label_writes_a_dataset_with_the_teachers_probabilities(home, tmp_path, 
     assert "40 examples labeled by a deterministic teacher" in capsys.readouterr().out
     labels = read(datasets.load_from_disk(tmp_path / "o"))
     torch.testing.assert_close(labels.probs, expected_probs(home, 2.0)[0], rtol=2**-10, atol=1e-6)
-    assert labels.provenance["temperature"] == 2.0
+    assert labels.record.temperature == 2.0
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["teacher", "evaluate"]])
@@ -76,11 +76,11 @@ def test_evaluate_prints_the_metrics(home, capsys, command, model, temperature):
     method = model if model == "ensemble" else "deterministic"
     assert said == [
         f"{home / model} ({method}) on 40 examples of {home / 'data'}, train:",
-        told(classification_metrics(*expected_probs(home, temperature))),
+        line(classification_metrics(*expected_probs(home, temperature))),
     ]
 
 
-def told(metrics) -> str:
+def line(metrics) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
@@ -100,9 +100,9 @@ def test_evaluate_scales_temperature_on_validation_and_detects_examples_of_other
     probs, held_out = text_probs(rows["test"]), text_probs(rows["validation"])
     labels = torch.tensor(rows["test"]["label"][:])
     temperature = best_temperature(held_out.log(), torch.tensor(rows["validation"]["label"][:]))
-    assert said[1] == told(classification_metrics(probs, labels))
+    assert said[1] == line(classification_metrics(probs, labels))
     assert said[2] == f"after temperature scaling, T = {temperature:.2f} chosen on 20 validation examples:"
-    assert said[3] == told(classification_metrics((probs.log() / temperature).softmax(dim=-1), labels))
+    assert said[3] == line(classification_metrics((probs.log() / temperature).softmax(dim=-1), labels))
     assert said[4] == f"entropy tells 3 examples of {tmp_path / 'ood'}, other apart:"
     assert said[5] == f"auroc {auroc(entropy(probs), entropy(text_probs(ood))):.4f}"
 
@@ -123,11 +123,11 @@ def test_label_takes_texts_with_and_without_labels(home, tmp_path, labeled):
             str(tmp_path / "o"),
         ]
     )
-    found = datasets.load_from_disk(tmp_path / "o")
-    labels = read(found)
-    assert found["text"][:] == rows["question"][:] and ("label" in found.column_names) == labeled
-    torch.testing.assert_close(labels.probs.double(), text_probs(found), rtol=2**-10, atol=1e-6)
-    assert labels.provenance["preprocessing"]["max_length"] == 8
+    labeled_rows = datasets.load_from_disk(tmp_path / "o")
+    labels = read(labeled_rows)
+    assert labeled_rows["text"][:] == rows["question"][:] and ("label" in labeled_rows.column_names) == labeled
+    torch.testing.assert_close(labels.probs.double(), text_probs(labeled_rows), rtol=2**-10, atol=1e-6)
+    assert labels.record.preprocessing["max_length"] == 8
 
 
 def test_label_numbers_classes_as_the_teacher_does(home, tmp_path):
@@ -136,10 +136,10 @@ def test_label_numbers_classes_as_the_teacher_does(home, tmp_path):
     tokenizer().save_pretrained(tmp_path / "teacher")
     teacher, data = str(tmp_path / "teacher"), str(home / "texts")
     main(["label", "--teacher", teacher, "--dataset", data, "--output_dir", str(tmp_path / "o"), "--num_samples", "3"])
-    found, rows = datasets.load_from_disk(tmp_path / "o"), datasets.load_from_disk(data)["train"]
-    assert found.features["label"].names == read(found).provenance["class_names"] == ["when", "who", "where"]
-    assert found["label"][:] == [(label + 1) % 3 for label in rows["label"]]
-    assert read(found).variance is not None
+    labeled_rows, rows = datasets.load_from_disk(tmp_path / "o"), datasets.load_from_disk(data)["train"]
+    assert labeled_rows.features["label"].names == read(labeled_rows).record.class_names == ["when", "who", "where"]
+    assert labeled_rows["label"][:] == [(label + 1) % 3 for label in rows["label"]]
+    assert read(labeled_rows).variance is not None
 
 
 @pytest.mark.parametrize("command", ["teacher", "teacher fit", "teacher evaluate", "label"])
@@ -170,7 +170,10 @@ def test_an_existing_folder_is_left_alone(home, tmp_path, capsys):
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "/nowhere"], "there is no folder /nowhere"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "TEXTS"], "no column of images"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "DATA", "--ood_split", "dev"], "no split 'dev'"),
-        (["evaluate", "NETWORK", "--dataset", "DATA", "--num_samples", "0"], "num_samples must be a whole number of at least 1"),
+        (
+            ["evaluate", "NETWORK", "--dataset", "DATA", "--num_samples", "0"],
+            "num_samples must be a whole number of at least 1",
+        ),
         (["teacher", "fit"], "pass --method, one of deterministic, ensemble"),
         (["teacher", "fit", "--method", "laplace"], "pass --model"),
         (["teacher", "fit", "--method", "laplace", "--model", "NETWORK", "--dataset", "DATA"], "pass --output_dir"),

@@ -65,22 +65,22 @@ def teacher(home):
     ],
 )
 def test_views_and_storage(home, tmp_path, options, views):
-    found = run(home, tmp_path / "o", "--views", "3", "--storage", "top_k", "--top_k", "2", *options)
+    labeled = run(home, tmp_path / "o", "--views", "3", "--storage", "top_k", "--top_k", "2", *options)
     expected = add_soft_labels(
         rows(40, 0), teacher(home), preprocess=PREPROCESS, views=views, storage="top_k", top_k=2, progress=False
     )
-    assert found["teacher_probs"][:] == expected["teacher_probs"][:]
-    assert BatchedDataset.from_images(found, PREPROCESS).views == views
+    assert labeled["teacher_probs"][:] == expected["teacher_probs"][:]
+    assert BatchedDataset.from_images(labeled, PREPROCESS).views == views
 
 
 def test_another_temperature_and_a_few_at_a_time(home, tmp_path):
-    found = run(home, tmp_path / "o", "--temperature", "4", "--batch_size", "7", "--storage", "float32")
+    labeled = run(home, tmp_path / "o", "--temperature", "4", "--batch_size", "7", "--storage", "float32")
     sharp, soft = teacher(home), teacher(home)
     soft.temperature = 4.0
     for by, same in ((sharp, False), (soft, True)):
         expected = read(add_soft_labels(rows(40, 0), by, preprocess=PREPROCESS, storage="float32", progress=False))
-        assert torch.allclose(read(found).probs, expected.probs, atol=1e-6) == same
-    assert read(found).provenance["temperature"] == 4
+        assert torch.allclose(read(labeled).probs, expected.probs, atol=1e-6) == same
+    assert read(labeled).record.temperature == 4
 
 
 def test_labels_alone_are_joined_to_anybodys_images(home, tmp_path):
@@ -96,16 +96,16 @@ def test_a_stream_gives_the_same_labels(home, tmp_path):
     whole = run(home, tmp_path / "whole", "--labels_only", dataset="files")
     assert streamed["teacher_probs"][:] == whole["teacher_probs"][:]
     assert streamed["example_id"][:] == whole["example_id"][:]
-    assert read(streamed).provenance["dataset"]["fingerprint"] == read(whole).provenance["dataset"]["fingerprint"]
+    assert read(streamed).record.dataset.fingerprint == read(whole).record.dataset.fingerprint
 
 
 def test_the_teacher_is_measured_on_the_validation_split(home, tmp_path):
-    record = read(run(home, tmp_path / "o")).provenance
+    record = read(run(home, tmp_path / "o")).record
     held_out = rows(20, 1)
     probs = teacher(home).predict(PREPROCESS(held_out[:])).mean
-    assert record["held_out"] == pytest.approx(classification_metrics(probs, torch.tensor(held_out["label"][:])))
-    assert record["teacher"]["source"] == {"folder": "teacher"}
-    assert str(home) not in str(record)
+    assert record.held_out == pytest.approx(classification_metrics(probs, torch.tensor(held_out["label"][:])))
+    assert record.teacher.source == {"folder": "teacher"}
+    assert str(home) not in str(record.json)
 
 
 def test_an_interrupted_run_goes_on(home, tmp_path, monkeypatch):
@@ -124,8 +124,8 @@ def test_an_interrupted_run_goes_on(home, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(home, tmp_path / "o", "--batch_size", "4")
     assert not (tmp_path / "o").exists() and list((tmp_path / "o.shards").glob("*.arrow"))
-    found = run(home, tmp_path / "o", "--batch_size", "4")
-    assert found["teacher_probs"][:] == run(home, tmp_path / "other", "--batch_size", "4")["teacher_probs"][:]
+    labeled = run(home, tmp_path / "o", "--batch_size", "4")
+    assert labeled["teacher_probs"][:] == run(home, tmp_path / "other", "--batch_size", "4")["teacher_probs"][:]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o", "other"]
     assert len(asked) < 1 + 6 + 10 + 12
 
@@ -137,15 +137,15 @@ def test_photographs_of_all_sizes_and_modes_are_cropped_to_one(home, tmp_path):
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict({"image": photographs}, features=features).save_to_disk(tmp_path / "photographs")
     options = ["--views", "2", "--augmentation", "resized_crop", "--storage", "float32"]
-    found = run(tmp_path, tmp_path / "o", *options, dataset="photographs", teacher=home / "teacher")
+    labeled = run(tmp_path, tmp_path / "o", *options, dataset="photographs", teacher=home / "teacher")
     views, gray = Views(RandomResizedCrop(8), number=2), [image.convert("L") for image in photographs]
     for view in range(2):
         seen = [
             views(torch.from_numpy(np.array(image))[None, None], torch.tensor([number]), view)
-            for image, number in zip(gray, found["example_id"], strict=True)
+            for image, number in zip(gray, labeled["example_id"], strict=True)
         ]
         expected = teacher(home).predict({"pixel_values": PREPROCESS.normalize(torch.cat(seen))}).mean
-        torch.testing.assert_close(read(found).probs[:, view], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(read(labeled).probs[:, view], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ def test_a_classifier_of_texts(home, tmp_path, capsys, name):
         f"{method} teacher in {tmp_path / 'teacher'}; on 30 validation examples: "
         + "  ".join(f"{key} {value:.4f}" for key, value in measured.items())
     )
-    found = classification_metrics(*probabilities(tmp_path / "teacher", home / "texts"))
-    assert measured == pytest.approx(found, abs=1e-5 if method != "laplace" else 0.05)
+    again = classification_metrics(*probabilities(tmp_path / "teacher", home / "texts"))
+    assert measured == pytest.approx(again, abs=1e-5 if method != "laplace" else 0.05)
     assert ("learning rate" in teacher.record) == (method == "variational")
 
 
@@ -254,11 +254,11 @@ def test_arguments_from_a_file(home, tmp_path):
         ("ensemble", "cnn6_small", "images", {"members": 0}, "members must be a whole number of at least 1"),
         ("mc_dropout", "resnet20_cifar", "images", {"drop_rate": 1}, "drop_rate must be between 0 and 1"),
         ("mc_dropout", "cnn6_small", "images", {}, "cnn6_small can't be built with in_chans"),
-        ("laplace", "cnn", "images", {"rank": 2}, "--rank is no option of a laplace teacher: leave it out"),
+        ("laplace", "cnn", "images", {"rank": 2}, "--rank is no option of a laplace teacher: omit it"),
         ("mc_dropout", "cnn", "images", {"drop_rate": 0.2}, "--drop_rate is of a new architecture, and --model is"),
         ("ensemble", "bert0 bert1", "texts", {"members": 2}, "--members is of an ensemble of one new architecture"),
         ("mc_dropout", "cnn", "images", {}, "this network has no dropout"),
-        ("laplace", "cnn", "images", {"kd_lambda": 0.9}, "kd_lambda is 0.9: leave it out"),
+        ("laplace", "cnn", "images", {"kd_lambda": 0.9}, "kd_lambda is 0.9: omit it"),
         ("laplace", "cnn", "images", {"learning_rate": "fast"}, "invalid float value: 'fast'"),
         ("laplace", "cnn", "images", {"lamda": 1}, "unrecognized arguments: --lamda 1"),
         ("laplace", "cnn bert0", "images", {}, "a laplace teacher is of one network, and --model names 2"),

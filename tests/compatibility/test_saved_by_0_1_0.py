@@ -362,12 +362,13 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path, steps):
     assert steps == list(range(5, 12))
 
 
-def test_fitting_a_teacher_goes_on(tmp_path, monkeypatch, steps):
+def test_an_unfinished_teacher_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys):
     copied("teacher.training", tmp_path)
     write_data(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert_same(resumed_fit(), expected("fit"), 1e-4)
-    assert steps == list(range(8, 16))
+    with pytest.raises(SystemExit):
+        resumed_fit()
+    assert "teacher.training holds a training with method" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["views", "folds", "several"])

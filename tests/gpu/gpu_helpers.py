@@ -33,7 +33,7 @@ from hf_bkd.theory import GaussianMixture
 
 N, C, SIDE = 24, 4, 8
 PREPROCESS = ImagePreprocessor((0.5,) * 3, (0.25,) * 3)
-VIEWS = Views(CropAndFlip(padding=2), number=2)
+VIEWS = Views(CropAndFlip(padding=2), num_views=2)
 
 
 def images(number: int = N) -> datasets.Dataset:

@@ -31,8 +31,8 @@ DRAWS = 5
 LABELING = {
     "of the images": None,
     "of views": VIEWS,
-    "of views that mix": Views(CropAndFlip(padding=2), CutMix(1.0), number=2),
-    "of resized views that mix": Views(RandomResizedCrop(SIDE), Mixup(0.4), number=2),
+    "of views that mix": Views(CropAndFlip(padding=2), CutMix(1.0), num_views=2),
+    "of resized views that mix": Views(RandomResizedCrop(SIDE), Mixup(0.4), num_views=2),
 }
 
 

@@ -27,7 +27,7 @@ def pictures(device: torch.device | str, chain: tuple) -> BatchedDataset:
     pixels = torch.randint(256, (PICTURES, 3, WIDE, WIDE), dtype=torch.uint8, generator=generator)
     values = {"pixel_values": pixels.to(device), "labels": torch.zeros(PICTURES, dtype=torch.int64, device=device)}
     ids = np.random.default_rng(1).integers(2**62, size=PICTURES)
-    return BatchedDataset(values, None, Views(*chain, number=3, seed=5), example_ids=ids)
+    return BatchedDataset(values, None, Views(*chain, num_views=3, seed=5), example_ids=ids)
 
 
 @pytest.mark.parametrize("tf32", [False, True])

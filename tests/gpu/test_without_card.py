@@ -1,16 +1,16 @@
 """What would break or wait on a GPU, found out where there is none: no devices are mixed, and no value is read."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from hf_bkd import BatchedDataset, CropAndFlip, DistillationTrainer, Views
+from hf_bkd import IVON, BatchedDataset, CropAndFlip, DistillationTrainer, Views
 from hf_bkd.data.augmentations import ColorJitter, CutMix, Mixup, RandomErasing, RandomResizedCrop
 from hf_bkd.data.preprocessing import Pool, look
-from hf_bkd.training import ivon as ivon_module
-from hf_bkd.training import supervision as supervision_module
+from hf_bkd.training.supervision import OnlineTeacher
 from hf_bkd.utils.random import ExampleGenerator
 
 from .gpu_helpers import PREPROCESS, SIDE, TEACHERS, N, asked_with
@@ -64,7 +64,7 @@ VIEWS = {
     "plain": None,
     "crop and flip": Views(CropAndFlip(padding=2)),
     "all": Views(RandomResizedCrop(SIDE), ColorJitter(0.1, 0.1, 0.1), RandomErasing(0.5), Mixup(1.0)),
-    "cutmix": Views(CropAndFlip(padding=2), CutMix(1.0), number=2),
+    "cutmix": Views(CropAndFlip(padding=2), CutMix(1.0), num_views=2),
 }
 
 
@@ -91,9 +91,10 @@ def test_images_in_the_hosts_memory_are_mixed_in(views):
 @pytest.mark.parametrize(("supervision", "student"), STEPS)
 def test_a_step_is_made_without_waiting(supervision, student, tmp_path, monkeypatch):
     """The part of a step that is ours: the batch, the loss, IVON's draw and update. A gradient can't be pretended."""
-    monkeypatch.setattr(ivon_module, "standard_normals", lambda params, *key: list(map(torch.randn_like, params)))
+    ivons, teachers = (sys.modules[kind.__module__] for kind in (IVON, OnlineTeacher))
+    monkeypatch.setattr(ivons, "standard_normals", lambda params, *key: [torch.randn_like(each) for each in params])
     generator = ExampleGenerator(torch.arange(len(ROWS)), seed=0)  # its seed is a value
-    monkeypatch.setattr(supervision_module, "ExampleGenerator", lambda ids, *key: for_examples(generator, ids))
+    monkeypatch.setattr(teachers, "ExampleGenerator", lambda ids, *key: for_examples(generator, ids))
     trainer = trainer_of(tmp_path, torch.device("cpu"), supervision, student)
     trainer.state.max_steps = 1
     with pretended_gpu():

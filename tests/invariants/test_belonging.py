@@ -246,7 +246,7 @@ def test_labels_of_images_of_another_size_are_refused(use):
     labeled = label(images())
     record = json.loads(labeled.features["teacher_provenance"].names[0])
     assert record["dataset"]["image_size"] == [1, 4, 4]
-    record["dataset"] |= {"image_size": [1, 8, 8], "content_column": None}
+    record["dataset"] |= {"image_size": [1, 8, 8], "content_column": None, "identity": None}
     feature = datasets.ClassLabel(names=[json.dumps(record)])
     changed = labeled.remove_columns(["teacher_provenance", "example_id"])
     with pytest.raises(UserError, match=r"made for images of .* \[1, 8, 8\], and these are \[1, 4, 4\]: use"):

@@ -144,6 +144,6 @@ def test_no_held_protein_is_left_in_the_pool():
         "Q4": first[:12] + other[2],  # too little to be alike
     }
     rows = datasets.Dataset.from_dict({"accession": list(pool), "sequence": list(pool.values())})
-    kept, dropped = recipe.without(rows, held)
+    rest, dropped = recipe.without(rows, held)
     assert dropped == {"accession": 1, "sequence": 1, "likeness": 1}
-    assert kept["accession"][:] == ["Q3", "Q4"]
+    assert rest["accession"][:] == ["Q3", "Q4"]

@@ -28,6 +28,7 @@ from tests.study.test_run import check_record
 
 RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("*.py"))
 STUDIES = [name for name in RECIPES if "def study(" in (ROOT / "recipes" / f"{name}.py").read_text()]
+ALL_CLASSES = SMALL | {"max_train_samples": 1000, "teacher_model": "cnn6_small", "student_model": "cnn6_small"}
 OTHERS = {"protein_encoder", "theory_divergence", "theory_heads", "theory_propagation", "theory_sgd_noise"}
 
 
@@ -95,8 +96,7 @@ def test_the_networks_of_full_scale_can_be_built():
 
 @needs_cifar100
 def test_cifar100_leaves_students_that_transformers_loads(tmp_path):
-    options = SMALL | {"max_train_samples": 1000, "teacher_model": "cnn6_small", "student_model": "cnn6_small"}
-    records = run("cifar100_laplace", tmp_path, arms="one-hot,laplace", **options)["arms"]
+    records = run("cifar100_laplace", tmp_path, arms="one-hot,laplace", **ALL_CLASSES)["arms"]
     assert [record["arm"] for record in records] == ["one-hot", "Laplace"]
     for record in records:
         check_record(record)
@@ -150,7 +150,7 @@ def test_a_dataset_that_is_not_there(tmp_path, capsys, dataset, words):
 @needs_cifar100
 @pytest.mark.slow
 def test_cifar100_in_two_processes(tmp_path):
-    options = SMALL | {"arms": "deterministic,variational-head", "per_device_train_batch_size": 32}
+    options = ALL_CLASSES | {"arms": "deterministic,variational-head", "per_device_train_batch_size": 32}
     results = run_as_command("cifar100_vi", tmp_path, options, processes=2)
     assert results["environment"]["processes"] == "2"
     assert [record["arm"] for record in results["arms"]] == ["deterministic", "variational head"]
@@ -169,7 +169,7 @@ def test_all_arms_of_the_digits_shared_between_processes(tmp_path):
 @needs_cifar100
 @pytest.mark.slow
 def test_an_interrupted_recipe_goes_on_from_its_checkpoint_to_the_same_numbers(tmp_path):
-    options = SMALL | {"arms": "one-hot", "num_train_epochs": 4, "max_train_samples": 1000}
+    options = ALL_CLASSES | {"arms": "one-hot", "num_train_epochs": 4}
     whole = run_as_command("cifar100_deterministic", tmp_path / "whole", options)
     process = subprocess.Popen(
         command("cifar100_deterministic", tmp_path / "cut", options),

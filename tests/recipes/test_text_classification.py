@@ -75,8 +75,8 @@ def test_a_student_reads_texts_by_its_own_files(finished, home):
     assert "pipeline_tag: text-classification" in (student / "README.md").read_text()
     test = datasets.load_from_disk(home / "data")["test"]
     with torch.no_grad():
-        found = network(**tokens(test["text"][:], padding=True, return_tensors="pt")).logits.argmax(dim=1)
-    accuracy = (found == torch.tensor(test["label"][:])).double().mean().item()
+        answers = network(**tokens(test["text"][:], padding=True, return_tensors="pt")).logits.argmax(dim=1)
+    accuracy = (answers == torch.tensor(test["label"][:])).double().mean().item()
     assert accuracy == pytest.approx(results["arms"][-1]["metrics"]["accuracy"])
 
 
@@ -112,14 +112,14 @@ def test_students_are_taught_on_altered_copies_too(home):
 def test_neighbors_are_the_words_that_are_embedded_nearest(home):
     recipe, inputs = load("text_classification"), Texts(str(home / "weights"))
     words = [5, 7, 9]
-    found = recipe.neighbors(words, inputs, WORDS)
+    answers = recipe.neighbors(words, inputs, WORDS)
     weights = inputs.network("all-layers", WORDS, None).get_input_embeddings().weight.detach()
     spelled = inputs.preprocess.processor.convert_ids_to_tokens(range(len(weights)))
     for word in words:
         distances = torch.cosine_similarity(weights[word], weights, dim=1)
         allowed = [i for i in range(len(weights)) if i != word and spelled[i].removeprefix("##").isalnum()]
         expected = sorted(allowed, key=lambda i: -distances[i])[:3]
-        assert found[word][:3] == expected
+        assert answers[word][:3] == expected
 
 
 def test_a_finished_study_goes_on_from_its_records(finished, home):

@@ -17,7 +17,7 @@ def recipe():
 @pytest.fixture(scope="module")
 def world(recipe):
     torch.set_num_threads(1)
-    return recipe.Linear(replicates=48, steps=4000, seed=0)
+    return recipe.Linear(replicates=24, steps=3000, seed=0)
 
 
 def made(recipe, world, name) -> list:

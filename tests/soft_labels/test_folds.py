@@ -84,5 +84,6 @@ class TestFolds:
 
     @pytest.mark.parametrize("folds", [-1, 0, 1, 12])
     def test_out_of_range_are_refused(self, numbered, fit, folds):
-        with pytest.raises(UserError, match=rf"between 2 and the number of rows \(11\), and it is {folds}"):
+        told = r"between 2 and the number of rows \(11\)" if folds > 2 else "a whole number of at least 2"
+        with pytest.raises(UserError, match=f"folds must be {told}, and it is {folds}"):
             quiet(numbered, folds=folds, fit=fit)

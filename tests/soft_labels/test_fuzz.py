@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hf_bkd import UserError, Views
 from hf_bkd.soft_labels import read
 from hf_bkd.soft_labels.columns import Layout
+from hf_bkd.soft_labels.identity import Identity, summarized_ids
 from hf_bkd.soft_labels.joining import join_soft_labels
 from hf_bkd.soft_labels.reading import stored_labels
 from hf_bkd.soft_labels.record import decode_record, make_record
@@ -67,9 +68,9 @@ def a_record():
         num_samples=3,
         seed=0,
         storage="float16",
-        content_column="picture",
+        identity=Identity(("picture",)),
         preprocessing=PREPROCESS.to_dict(),
-        example_ids=np.arange(6),
+        ids=summarized_ids(np.arange(6)),
         image_size=[3, 2, 2],
         views=VIEWS.to_dict(),
     ).to_json()
@@ -78,6 +79,7 @@ def a_record():
 RECORD = a_record()
 PATHS = [(key,) for key in RECORD]
 PATHS += [(key, inner) for key, value in RECORD.items() if isinstance(value, dict) for inner in value]
+PATHS += [("dataset", "identity", name) for name in ("form", "columns")]
 PATHS += [("views", "transforms", 0), ("views", "transforms", 0, "name"), ("views", "transforms", 0, "padding")]
 
 

@@ -98,7 +98,7 @@ BAD[3, 1] = np.nan
         (lambda: imported(LOGITS, kind="probs"), r"are no probabilities .*: pass kind='logits'"),
         (lambda: imported(softmax(LOGITS, axis=1) * 1.1, kind="probs"), "are no probabilities .* with the sum 1.1"),
         (lambda: imported(kind="logit"), "kind is 'logit'; it must be one of logits, probs"),
-        (lambda: imported(temperature=0), "temperature must be above 0, and it is 0"),
+        (lambda: imported(temperature=0), "temperature must be above 0 and finite, and it is 0"),
         (lambda: imported(softmax(LOGITS, axis=1), kind="probs", temperature=2.0), "only logits have one"),
         (lambda: imported(LOGITS[:, :2]), "the array has 2 classes and the dataset's column label has 3"),
         (

@@ -64,11 +64,13 @@ class TestFound:
         assert torch.equal(read(oftener).probs, read(whole).probs[[0] * 7])
 
     def test_where_equal_examples_have_several_labels(self):
-        """The k-th of equal examples gets the k-th label."""
+        """The k-th of equal examples gets the k-th label, if several teachers can have labeled them."""
         values = texts(2).select([0, 1, 0])
         ids = content_ids(values["text"][:])
         probs = some_probs(3, 4)
-        labels = only_soft_labels(attach(values, probs, RECORD, example_ids=ids, storage="float32"))
+        folds = {"number": 2, "seed": 0, "weights": ["a", "b"]}
+        record = RECORD | {"folds": folds}
+        labels = only_soft_labels(attach(values, probs, record, example_ids=ids, storage="float32"))
         found = join_soft_labels(texts(2).select([0, 0, 1, 0]), labels)
         assert torch.equal(read(found).probs, torch.from_numpy(probs[[0, 2, 1, 0]]).float())
 
@@ -114,6 +116,16 @@ class TestRefused:
             UserError, match=rf"2 rows of the labels repeat an example_id and 0 did when .*\(the first: {told}\)"
         ):
             join_soft_labels(texts(), twice)
+
+    def test_equal_ids_with_different_labels(self):
+        """Unless cross-fitted, nobody can tell which label is whose."""
+        values = texts(2).select([1, 0, 0])
+        ids = content_ids(values["text"][:])
+        labels = only_soft_labels(attach(values, some_probs(3, 4), RECORD, example_ids=ids, storage="float32"))
+        with pytest.raises(
+            UserError, match="rows 1 and 2 of the labels have the same example_id and different labels"
+        ):
+            join_soft_labels(values, labels)
 
     def test_labels_that_lost_their_ids(self):
         labels = only_soft_labels(labeled_texts()).remove_columns("example_id")

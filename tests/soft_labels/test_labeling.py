@@ -132,6 +132,8 @@ class TestInputs:
             return {"x": torch.tensor(batch["x"]) * 2}
 
         found = quiet(rows(), teacher, preprocessor=preprocess, batch_size=4)
+        asked, *seen = seen  # which columns are read of the first row
+        assert list(asked["number"]) == [0]
         assert sum((batch["number"] for batch in seen), []) == list(range(10))
         assert torch.equal(torch.cat([call["x"] for call in teacher.calls]), 2 * torch.tensor(rows()["x"][:]))
         assert read(found).record.preprocessing is None
@@ -173,8 +175,9 @@ class TestInputs:
             dataset, Teacher(), preprocessor=lambda batch: {"x": torch.zeros(len(batch["text"]), 3)}, batch_size=2
         )
         assert found["example_id"][:] == content_ids(texts).tolist()
-        without = quiet(rows(), Teacher(), preprocessor=lambda batch: {"x": torch.tensor(batch["x"])})
-        assert "example_id" not in without.column_names
+        features = quiet(rows(), Teacher(), preprocessor=lambda batch: {"x": torch.tensor(batch["x"])})
+        assert features["example_id"][:] == content_ids(rows()["x"][:]).tolist()
+        assert read(features).record.dataset.identity == {"form": 2, "columns": ["x"]}
 
 
 class TestRefusals:

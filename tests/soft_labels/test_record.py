@@ -9,7 +9,7 @@ import pytest
 
 from hf_bkd import UserError
 from hf_bkd.soft_labels import attach, read, read_record
-from hf_bkd.soft_labels.identity import class_names, fingerprint
+from hf_bkd.soft_labels.identity import Identity, class_names, fingerprint, summarized_ids
 from hf_bkd.soft_labels.reading import read_provenance
 from hf_bkd.soft_labels.record import LabelRecord, decode_record, description, encode_record, make_record
 from tests.soft_labels.label_helpers import RECORD, Teacher, rows, some_probs
@@ -17,7 +17,7 @@ from tests.soft_labels.label_helpers import RECORD, Teacher, rows, some_probs
 
 def made_of(teacher, dataset=None, **more):
     dataset = rows() if dataset is None else dataset
-    how = {"num_samples": 1, "seed": 0, "storage": "float16", "content_column": None}
+    how = {"num_samples": 1, "seed": 0, "storage": "float16", "identity": None}
     return make_record(teacher, dataset, **how | more)
 
 
@@ -30,10 +30,10 @@ class TestRecord:
             num_samples=7,
             seed=5,
             storage="float16",
-            content_column="x",
+            identity=Identity(("x",)),
             preprocessing={"mean": [0.5], "std": [0.25]},
             folds={"number": 3},
-            example_ids=np.array([3, 1, 2, 3, 4, 5, 6, 7, 8, 3]),
+            ids=summarized_ids(np.array([3, 1, 2, 3, 4, 5, 6, 7, 8, 3])),
             image_size=[3, 8, 8],
             views={"number": 2, "seed": 0, "transforms": []},
             mixed_precision="bf16",
@@ -56,6 +56,7 @@ class TestRecord:
                 "split": None,
                 "rows": 10,
                 "content_column": "x",
+                "identity": {"form": 2, "columns": ["x"]},
                 "fingerprint": fingerprint(np.array([3, 1, 2, 3, 4, 5, 6, 7, 8, 3])),
                 "repeated_ids": 2,
                 "image_size": [3, 8, 8],

@@ -88,11 +88,11 @@ def test_an_ensemble_of_any_kind_has_members_from_networks_of_their_own(tmp_path
 
 
 def test_what_ivon_is_told(tmp_path, monkeypatch):
-    told = {}
+    settings_of_ivon = {}
 
     class Told(IVON):
         def __init__(self, params, **settings):
-            told.update(settings)
+            settings_of_ivon.update(settings)
             super().__init__(params, **settings)
 
     monkeypatch.setattr("hf_bkd.teachers.ivon.IVON", Told)
@@ -103,8 +103,8 @@ def test_what_ivon_is_told(tmp_path, monkeypatch):
         arm = Arm("IVON", spec)
         cell = cell_of(tmp_path, arm, teacher_learning_rate=0.25)
         CellFitting(cell, arm, None).fitted(spec)
-        assert (told["lr"], told["ess"], told["seed"]) == (lr, 120, 0)
-        assert told["hess_init"] == pytest.approx(hess_init)
+        assert (settings_of_ivon["lr"], settings_of_ivon["ess"], settings_of_ivon["seed"]) == (lr, 120, 0)
+        assert settings_of_ivon["hess_init"] == pytest.approx(hess_init)
 
 
 def test_a_supplied_teacher_takes_the_place_of_a_trained_one(tmp_path, trainings):

@@ -76,5 +76,6 @@ def test_text_from_a_network_to_a_student(tmp_path):
     trainer.train()
     assert trainer.evaluate()["eval_accuracy"] > 0.9
     with pytest.raises(UserError, match="made for other examples"):
-        moved = labeled.remove_columns("text").add_column("text", list(reversed(labeled["text"][:])))
+        tokens = list(reversed(labeled.with_format(None)["input_ids"][:]))
+        moved = labeled.remove_columns("input_ids").add_column("input_ids", tokens)
         DistillationTrainer(network(1), arguments(tmp_path), train_dataset=moved)

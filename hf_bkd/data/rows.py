@@ -1,0 +1,73 @@
+"""Rows are read so that one that can't be is named, by its number in the dataset and by its column."""
+
+import re
+from collections.abc import Sequence
+from textwrap import shorten
+from typing import Any
+
+import datasets
+from PIL.Image import DecompressionBombError
+
+from ..utils.errors import UserError
+from ..utils.limits import LIMITS
+
+UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, DecompressionBombError, EOFError)
+
+
+def read_rows(
+    dataset: datasets.Dataset, start: int, stop: int, numbers: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Read some rows as Python values, images decoded: column name -> list.
+
+    Args:
+        dataset: of which they are rows ``start`` to ``stop`` - 1.
+        numbers: what these rows are called in messages; ``start`` and so on if not given.
+
+    Raises:
+        UserError: an image that is missing, that can't be decoded or that has more pixels than ``LIMITS`` allows.
+    """
+    plain = dataset.with_format(None)
+    numbers = range(start, stop) if numbers is None else numbers
+    images = [name for name, feature in plain.features.items() if isinstance(feature, datasets.Image)]
+    try:
+        rows = plain[start:stop]
+    except UNREADABLE:
+        for number, row in zip(numbers, range(start, stop), strict=False):
+            for name in plain.column_names:
+                _check_readable(plain, row, name, number)
+        raise
+    for name in images:
+        for number, image in zip(numbers, rows[name], strict=False):
+            _check_image(name, number, image)
+    return rows
+
+
+def _check_readable(plain: datasets.Dataset, row: int, name: str, number: int) -> None:
+    try:
+        plain.select_columns([name])[row]
+    except UNREADABLE as error:
+        what = "an image" if isinstance(plain.features[name], datasets.Image) else "a value"
+        raise UserError(
+            f"row {number} of column {name} holds {what} that can't be read ({reason(error)}): mend it, or leave the "
+            f"row out with dataset.select([i for i in range(len(dataset)) if i != {number}])"
+        ) from error
+
+
+def _check_image(name: str, number: int, image: Any) -> None:
+    if image is None:
+        raise UserError(
+            f"row {number} of column {name} holds no image: leave such rows out with "
+            f"dataset.filter(lambda row: row[{name!r}] is not None)"
+        )
+    pixels = getattr(image, "width", 0) * getattr(image, "height", 0)
+    if pixels > LIMITS.image_pixels:
+        raise UserError(
+            f"row {number} of column {name} holds an image of {image.width} x {image.height} pixels, and at most "
+            f"{LIMITS.image_pixels} are read: make it smaller, or set hf_bkd.utils.limits.LIMITS.image_pixels"
+        )
+
+
+def reason(error: BaseException) -> str:
+    """Return an error of another library in brief, for a sentence that quotes it."""
+    text = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", str(error))
+    return shorten(f"{type(error).__name__}: {text}", 200)
