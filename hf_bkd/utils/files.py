@@ -176,7 +176,7 @@ def _depth(content: Any) -> int:
 
 
 def tidy(path: str | Path) -> None:
-    """Remove what killed processes left half-written for a file or a folder, and in the folder; call it alone there."""
+    """Remove what killed processes left half-written for a path and inside it; call it as its :func:`sole_user`."""
     path = Path(path)
     places = (path.rglob(f"{UNFINISHED}*"), path.rglob(f".*{UNFINISHED}*"))
     beside = path.parent.glob(f".{glob.escape(path.name)}{UNFINISHED}*")

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 
 import datasets
 import pytest
@@ -40,7 +41,9 @@ def test_a_killed_study_ends_in_the_same_numbers(whole, tmp_path, kills):
     rng, done, number = random.Random(kills), 0, 0
     while done < kills:
         folder = tmp_path / str(number)
-        while done < kills and killed(lambda: run(STUDY, folder, **SAVING), tmp_path / "log", rng.uniform(0, seconds)):
+        while done < kills and killed(
+            partial(run, STUDY, folder, **SAVING), tmp_path / "log", rng.uniform(0, seconds)
+        ):
             done += 1
         run(STUDY, folder, **SAVING)
         assert numbers(folder) == expected, (tmp_path / "log").read_text()
