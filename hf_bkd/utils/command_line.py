@@ -70,7 +70,7 @@ def parse_dataclasses(kinds: tuple[type, ...], defaults: dict[str, Any], argv: l
 
 
 def read_arguments(parser: argparse.ArgumentParser, argv: list[str], commas: set[str] = frozenset()) -> None:
-    """Make what files of ``--config`` say the parser's defaults, where the last one wins; the parser gets the argument.
+    """Add ``--config`` to a parser, and make what its files say the parser's defaults; the last file wins.
 
     Args:
         parser: of the command.
