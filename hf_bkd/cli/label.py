@@ -84,7 +84,8 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
             if state.is_main_process:
                 shutil.rmtree(shards, ignore_errors=True)
         finally:
-            remove_unused(shards)
+            if state.is_main_process:
+                remove_unused(shards)
     if state.is_main_process:
         if done:
             print(f"{output_dir} is finished already, by the same command")

@@ -186,7 +186,8 @@ def main(argv: list[str], prog: str) -> None:
             if PartialState().is_main_process:
                 shutil.rmtree(checkpoints, ignore_errors=True)
         finally:
-            remove_unused(checkpoints)
+            if PartialState().is_main_process:
+                remove_unused(checkpoints)
     if PartialState().is_main_process:
         if done:
             print(f"{output_dir} is finished already, by the same command")
