@@ -12,6 +12,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 import pytest
 import torch
 
+# a child that is forked has none of its parent's threads, and would wait for them for ever
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 def pytest_collection_finish():
     """Exempt what was imported from garbage collection, which each training asks for: 0.3 s, for steps of 0.02 s."""

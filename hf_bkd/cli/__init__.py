@@ -40,6 +40,3 @@ def _overview() -> argparse.ArgumentParser:
         groups[group].add_parser(name, help=text)
     return parser
 
-
-if __name__ == "__main__":
-    main()

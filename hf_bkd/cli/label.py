@@ -131,7 +131,7 @@ def _label(arguments: argparse.Namespace, output_dir: Path, shards: Path, settin
         with whole_folder(output_dir) as temporary:
             (only_soft_labels(rows) if arguments.labels_only else rows).save_to_disk(temporary)
             mark_finished(temporary, settings)
-        print(f"{len(rows)} examples labeled by a {teacher.method} teacher: {output_dir}")
+        print(f"{len(rows)} examples labeled, teacher {teacher.method}: {output_dir}")
 
 
 def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, datasets.Dataset | None]:

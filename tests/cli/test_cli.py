@@ -62,7 +62,7 @@ def test_label_writes_a_dataset_with_the_teachers_probabilities(home, tmp_path, 
             str(tmp_path / "o"),
         ]
     )
-    assert "40 examples labeled by a deterministic teacher" in capsys.readouterr().out
+    assert "40 examples labeled, teacher deterministic" in capsys.readouterr().out
     labels = read(datasets.load_from_disk(tmp_path / "o"))
     torch.testing.assert_close(labels.probs, expected_probs(home, 2.0)[0], rtol=2**-10, atol=1e-6)
     assert labels.record.temperature == 2.0
