@@ -39,4 +39,3 @@ def _overview() -> argparse.ArgumentParser:
             groups[group] = inner.add_subparsers(required=True, metavar="COMMAND")
         groups[group].add_parser(name, help=text)
     return parser
-
