@@ -113,8 +113,9 @@ class CellFitting(Fitting):
                 with whole_folder(folder) as temporary:
                     teacher.save_pretrained(temporary)
                     cell.inputs.save(temporary)
-                cell.forget_checkpoints(f"teacher-{self._full_name}")
             PartialState().wait_for_everyone()
+        if PartialState().is_main_process:  # also those that a run left which was killed once the teacher was saved
+            cell.forget_checkpoints(f"teacher-{self._full_name}")
         network = None
         if cell.inputs.plain:
             architecture, settings = self._architecture(settings)

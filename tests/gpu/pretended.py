@@ -15,6 +15,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hf_bkd.data import preprocessing, resampling
+
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 LOOKUPS = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default}
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default}
@@ -61,4 +63,8 @@ def pretended_gpu() -> Iterator[FakeTensorMode]:
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
         mock.patch.object(Tensor, "pin_memory", lambda self: self),
     ):
-        yield mode
+        try:
+            yield mode
+        finally:  # what was computed once and kept has no values either
+            for function in (resampling.log_uniform, resampling.beta, preprocessing._scale_and_shift):
+                function.cache_clear()
