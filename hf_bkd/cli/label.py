@@ -32,7 +32,13 @@ from .finished import contents, is_finished, mark_finished, remove_unused
 
 AUGMENTATIONS = ("crop_and_flip", "resized_crop")
 SHARD_ROWS = 1024
-FREE = ("output_dir", "push_to_hub", "private", "batch_size")  # of the arguments: they don't change what is saved
+FREE = (
+    "output_dir",
+    "push_to_hub",
+    "private",
+    "license",
+    "batch_size",
+)  # of the arguments: they don't change what is saved
 
 
 def _parse(argv: list[str], prog: str) -> argparse.Namespace:
@@ -52,6 +58,7 @@ def _parse(argv: list[str], prog: str) -> argparse.Namespace:
     label.add_argument("--held_out", metavar="SPLIT", help="to measure the teacher on; validation, if there is one")
     label.add_argument("--push_to_hub", metavar="REPOSITORY", help="push the labels and a card there")
     label.add_argument("--private", action="store_true", help="make a new repository private")
+    label.add_argument("--license", help="that the card names, such as cc-by-4.0; none if not given")
     label.add_argument("--seed", type=int, default=0)
     add_dataset(label, "train")
     arguments = label.read(argv)
@@ -91,7 +98,8 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
             print(f"{output_dir} is finished already, by the same command")
         if arguments.push_to_hub:
             saved = datasets.load_from_disk(output_dir)
-            push_soft_labels(saved, arguments.push_to_hub, split=arguments.split, private=arguments.private or None)
+            shared = {"split": arguments.split, "private": arguments.private or None, "license": arguments.license}
+            push_soft_labels(saved, arguments.push_to_hub, **shared)
             print(f"pushed: {arguments.push_to_hub}")
     state.wait_for_everyone()
     state.destroy_process_group()

@@ -208,7 +208,7 @@ def _fit(options: FitOptions, args: DistillationTrainingArguments, output_dir: P
         teacher.record["validation"] = classification_metrics(*predictions)
     if PartialState().is_main_process:
         with whole_folder(output_dir) as temporary:
-            teacher.save_pretrained(temporary)
+            teacher.save_pretrained(temporary, license=args.license)
             context.reader.save(temporary)
             mark_finished(temporary, settings)
         size = len(context.examples.validation)

@@ -117,6 +117,19 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     return heads[-1]
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network inside what `torch.compile`, PEFT or data-parallel training have wrapped around it."""
+    while True:
+        inner = getattr(network, "_orig_mod", None)
+        if inner is None and hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
+            inner = network.get_base_model()
+        if inner is None and isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = network.module
+        if inner is None:
+            return network
+        network = inner
+
+
 def call_network(network: nn.Module, inputs: Inputs) -> Any:
     """Call a network on some inputs, as :func:`call_arguments` passes them, and return what its forward returns."""
     args, kwargs = call_arguments(network, inputs)

@@ -20,6 +20,7 @@ from .card import write_training_card
 from .checkpoints import writing
 from .preparation import check_mixed, own_config, own_dataset
 from .resuming import ResumableTrainer
+from .saving import name_classes, names_to_save, save_student_files, state_to_save
 from .supervision import Collator, OnlineTeacher, StoredLabels, network_inputs
 
 
@@ -241,11 +242,15 @@ class DistillationTrainer(ResumableTrainer):
             write_training_card(self, self._source, model_name, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save without the Hub's token, which transformers would save, and push, with the other arguments."""
+        """Save what loads without us, and without the Hub's token, which transformers would save, and push, too."""
         token, self.args.hub_token = self.args.hub_token, None
+        folder = output_dir or self.args.output_dir
         try:
-            with writing(output_dir or self.args.output_dir):
-                super()._save(output_dir, state_dict)
+            with writing(folder):
+                name_classes(self.model, names_to_save(self, self._source))
+                super()._save(folder, state_to_save(self.model, state_dict))
+                if self.args.should_save:
+                    save_student_files(self, self._source, folder)
         finally:
             self.args.hub_token = token
 
