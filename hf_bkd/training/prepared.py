@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import default_data_collator
 
 from ..data.preprocessing import Pool, look
-from ..data.rows import decoded_rows, rows_at
+from ..data.rows import check_present, decoded_rows, rows_at
 from ..data.views import Views
 from ..soft_labels.columns import soft_label_columns
 from ..data.columns import EXAMPLE_ID
@@ -176,6 +176,7 @@ class PreparedDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
         rows: Rows = {} if self._plain is None else rows_at(self._plain, indices)
+        check_present(rows, [name for name in self.preparation.prepare.columns if name in rows], indices)
         if self._arrays is not None:
             rows |= self._arrays[indices]
         return self.preparation.batch(rows, self.view, None if self._tensors is None else dict(self._tensors[indices]))

@@ -9,11 +9,10 @@ import numpy as np
 from torch import nn
 from transformers import default_data_collator
 
-from ..data.columns import EXAMPLE_ID, is_label, is_soft_label_column
+from ..data.columns import EXAMPLE_ID, LABEL_COLUMNS, is_label, is_soft_label_column
 from ..data.preprocessing import Pool, StoredImages
-from ..data.preprocessors import preprocessor_for
+from ..data.preprocessors import preprocessor_for, ready_columns
 from ..data.views import Views
-from ..models.calling import taken_inputs
 from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
@@ -110,13 +109,18 @@ class Preparer:
         return Loaded(own_dataset(dataset, self.args, self.classes), Collator(self.per_example, source, network))
 
     def _preparation(self, dataset: Any, source: Source | None) -> Preparation:
-        own = preprocessor_for(self.network, dataset, self.processing)
-        if own is None:
-            own = AsTheyAre(input_columns(self.network, dataset.features), self.per_example)
+        own = _prepare(self.network, self._without_labels(dataset), self.processing, self.per_example)
         if isinstance(source, StoredLabels):
             views, pool = _views(dataset, source, own)
             return Preparation(dataset, own, stored=source, views=views, pool=pool)
-        return Preparation(dataset, own, asked=None if source is None else _asked(source.teacher, dataset, own))
+        asked = None if source is None else _asked(source.teacher, self._without_labels(dataset), own)
+        return Preparation(dataset, own, asked=asked)
+
+    def _without_labels(self, dataset: Any) -> Any:
+        """Return a dataset without a column of labels that only the arguments tell from the inputs."""
+        name = label_column(dataset.features, self.args.label_names)
+        usual = name is None or is_label(name, dataset.features[name]) or name in LABEL_COLUMNS
+        return dataset if usual else dataset.remove_columns(name)
 
     def _labels(self, dataset: Any, num_classes: int | None, optional: bool) -> LabelColumn | None:
         """Return how labels are read, after a look at all of them; ``None`` where there are none.
@@ -158,33 +162,10 @@ def _without_labels(what: str, names: Any) -> UserError:
     )
 
 
-def input_columns(network: nn.Module, features: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the columns of a dataset that are a network's inputs as they are.
-
-    Raises:
-        UserError: there is none, or several of which nothing says which one is meant.
-    """
-    numbers = [
-        name
-        for name, feature in features.items()
-        if not is_label(name, feature) and not is_soft_label_column(name) and _holds_numbers(feature)
-    ]
-    names = taken_inputs(network, numbers) or taken_inputs(
-        network, [name for name in numbers if not _is_single(features[name])]
-    )
-    if not names:
-        raise UserError(
-            f"nothing says how the columns {', '.join(features)} become the inputs of {type(network).__name__}: pass "
-            "processing_class (its image processor, tokenizer or feature extractor) or preprocessor, a function from "
-            "rows to inputs"
-        )
-    return tuple(names)
-
-
-def _holds_numbers(feature: Any) -> bool:
-    while hasattr(feature, "feature"):
-        feature = feature.feature
-    return str(getattr(feature, "dtype", "")).startswith(("int", "uint", "float", "double", "bool"))
+def _prepare(network: nn.Module, dataset: Any, processing: Any, per_example: Callable[[list], Any]) -> Prepare:
+    """Return what makes a network's inputs of a dataset's rows; UserError if nothing says how."""
+    own = preprocessor_for(network, dataset, processing)
+    return AsTheyAre(ready_columns(network, dataset), per_example) if own is None else own
 
 
 def _is_single(feature: Any) -> bool:
@@ -220,9 +201,7 @@ def _asked(teacher: Any, dataset: Any, student: Prepare) -> AskedRows:
     network = getattr(teacher, "network", None)
     if network is None:
         return AskedRows(None, Identity(student.columns))
-    own = preprocessor_for(network, dataset, getattr(teacher, "processing_class", None))
-    if own is None:
-        own = AsTheyAre(input_columns(network, dataset.features), default_data_collator)
+    own = _prepare(network, dataset, getattr(teacher, "processing_class", None), default_data_collator)
     return AskedRows(None if _reads_the_same(own, student) else own, Identity(own.columns))
 
 
