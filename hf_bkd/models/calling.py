@@ -117,19 +117,6 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     return heads[-1]
 
 
-def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network inside what `torch.compile`, PEFT or data-parallel training have wrapped around it."""
-    while True:
-        inner = getattr(network, "_orig_mod", None)
-        if inner is None and hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
-            inner = network.get_base_model()
-        if inner is None and isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = network.module
-        if inner is None:
-            return network
-        network = inner
-
-
 def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:
     """Return which of some named inputs go into a network.
 
@@ -173,6 +160,33 @@ def _parameters(forward: Callable) -> Mapping[str, inspect.Parameter]:
 def _takes(forward: Callable, name: str) -> bool:
     parameters = _parameters(forward)
     return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network within what compiles it, spreads it over devices or adapts it (PEFT); others as they are."""
+    while True:
+        if hasattr(network, "_orig_mod"):
+            network = network._orig_mod
+        elif isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            network = network.module
+        elif hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
+            network = network.get_base_model()
+        else:
+            return network
+
+
+def argument_names(network: nn.Module, required: bool = False) -> list[str]:
+    """Return the names of the arguments of a network's forward, or of those alone that have no default.
+
+    Those of labels don't count, nor do ``*args`` and ``**kwargs``.
+    """
+    parameters = list(inspect.signature(type(unwrapped(network)).forward).parameters.values())[1:]
+    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return [
+        each.name
+        for each in named
+        if each.name != "labels" and not (required and each.default is not inspect.Parameter.empty)
+    ]
 
 
 def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
