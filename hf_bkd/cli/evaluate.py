@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..data.columns import as_classification, as_inputs
 from ..data.loading import load_splits
-from ..data.reading import class_names, kind_of, reader_for
+from ..data.preprocessors import class_names, kind_of, reader_for
 from ..data.subsets import check_labeled
 from ..metrics import auroc, classification_metrics, entropy
 from ..teachers import predict_all

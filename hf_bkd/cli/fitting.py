@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from ..data.augmentations import CropAndFlip
 from ..data.preprocessing import ImagePreprocessor
-from ..data.reading import Reader, class_names, kind_of, reader_for
+from ..data.preprocessors import Reader, class_names, kind_of, reader_for
 from ..data.views import Views
 from ..models.classifier import create_classifier
 from ..study.fitting import Fitting, train_network

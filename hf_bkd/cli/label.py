@@ -11,7 +11,7 @@ from ..data.augmentations import CropAndFlip, RandomResizedCrop
 from ..data.columns import as_classification, as_inputs, has_labels
 from ..data.loading import check_split, load_splits, load_stream
 from ..data.preprocessing import ImagePreprocessor
-from ..data.reading import MODES, Reader, class_names, kind_of, reader_for
+from ..data.preprocessors import MODES, Reader, class_names, kind_of, reader_for
 from ..data.subsets import check_labeled
 from ..data.views import Views
 from ..metrics import classification_metrics

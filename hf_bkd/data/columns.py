@@ -1,13 +1,27 @@
 """Columns of a dataset: which hold the images, texts and labels, and how a network numbers its classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
 
+EXAMPLE_ID = "example_id"
+PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+LABELS = ("label", "labels", "label_ids")  # which are never a network's inputs
+
+
+def is_soft_label_column(name: str) -> bool:
+    """Whether a column belongs to this library and not to a model's inputs."""
+    return name == EXAMPLE_ID or name.split("__")[0] in (PROBS, VARIANCE, RECORD)
+
+
+def is_label(name: str, feature: Any) -> bool:
+    """Whether a column holds what an example is to be called, not the example."""
+    return name in LABELS or isinstance(feature, datasets.ClassLabel)
 
 
 def find_columns(dataset: datasets.Dataset) -> tuple[str, str]:
@@ -163,14 +177,14 @@ def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | No
     if isinstance(feature, datasets.ClassLabel):
         own = feature.names
         known = list(classes or own)
-        places = _places(own, known) or list(range(len(own)))
+        places = matching_places(own, known) or list(range(len(own)))
         names = [name for _, name in sorted(zip(places, own, strict=True))]
         numbers = dict(enumerate(places))
         fits = len(own) == len(known)
     elif _holds(feature, "text"):
         own = sorted({value for value in values if value is not None})
         known = names = list(classes or own)
-        places = _places(own, known)
+        places = matching_places(own, known)
         numbers = dict(zip(own, places or (), strict=False))
         fits = places is not None
     elif _is_number(feature):
@@ -189,7 +203,7 @@ def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | No
     return names, [numbers.get(value, -1) for value in values]
 
 
-def _places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
+def matching_places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
     """Return each name's place among the network's ``classes``; ``None`` if one is not among them.
 
     Case is ignored where names differ by more than their case.

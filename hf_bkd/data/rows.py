@@ -1,7 +1,7 @@
 """Rows are read so that one that can't be is named, by its number in the dataset and by its column."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -42,6 +42,54 @@ def read_rows(
     return rows
 
 
+def rows_at(dataset: datasets.Dataset, numbers: Sequence[int]) -> dict[str, Any]:
+    """Read the rows of some numbers, in that order, as :func:`read_rows` reads those that stand together."""
+    plain = dataset.with_format(None)
+    try:
+        rows = plain[list(numbers)]
+    except UNREADABLE:
+        for number in numbers:
+            for name in plain.column_names:
+                _check_readable(plain, number, name, number)
+        raise
+    for name, feature in plain.features.items():
+        if isinstance(feature, datasets.Image):
+            for number, image in zip(numbers, rows[name], strict=True):
+                _check_image(name, number, image)
+    return rows
+
+
+def decoded_rows(rows: dict[str, list], features: datasets.Features) -> dict[str, list]:
+    """Decode the images and sounds of rows of a stream that does not decode them itself: column name -> list.
+
+    Raises:
+        UserError: one that is missing, can't be decoded, or has more pixels than ``LIMITS`` allows.
+    """
+    decoded = dict(rows)
+    for name, values in rows.items():
+        feature = features[name]
+        if not hasattr(feature, "decode_example"):
+            continue
+        decoded[name] = [None if value is None else _decoded(name, feature, value) for value in values]
+        if isinstance(feature, datasets.Image):
+            for image in decoded[name]:
+                _check_image(name, None, image)
+    return decoded
+
+
+def _decoded(name: str, feature: Any, value: Any) -> Any:
+    try:
+        image = feature.decode_example(value)
+        if isinstance(feature, datasets.Image):
+            image.load()
+        return image
+    except UNREADABLE as error:
+        raise UserError(
+            f"a row of the stream holds something in column {name} that can't be read ({reason(error)}): leave it out "
+            "with dataset.filter"
+        ) from error
+
+
 def _check_readable(plain: datasets.Dataset, row: int, name: str, number: int) -> None:
     try:
         plain.select_columns([name])[row]
@@ -53,16 +101,17 @@ def _check_readable(plain: datasets.Dataset, row: int, name: str, number: int) -
         ) from error
 
 
-def _check_image(name: str, number: int, image: Any) -> None:
+def _check_image(name: str, number: int | None, image: Any) -> None:
+    row = "a row" if number is None else f"row {number}"
     if image is None:
         raise UserError(
-            f"row {number} of column {name} holds no image: leave such rows out with "
+            f"{row} of column {name} holds no image: leave such rows out with "
             f"dataset.filter(lambda row: row[{name!r}] is not None)"
         )
     pixels = getattr(image, "width", 0) * getattr(image, "height", 0)
     if pixels > LIMITS.image_pixels:
         raise UserError(
-            f"row {number} of column {name} holds an image of {image.width} x {image.height} pixels, and at most "
+            f"{row} of column {name} holds an image of {image.width} x {image.height} pixels, and at most "
             f"{LIMITS.image_pixels} are read: make it smaller, or set hf_bkd.utils.limits.LIMITS.image_pixels"
         )
 
@@ -71,3 +120,56 @@ def reason(error: BaseException) -> str:
     """Return an error of another library in brief, for a sentence that quotes it."""
     text = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", str(error))
     return shorten(f"{type(error).__name__}: {text}", 200)
+
+
+class Watched(dict):
+    """A batch of rows that notes in ``seen`` which of its columns are read."""
+
+    def __init__(self, rows: Mapping[str, Any]):
+        super().__init__(rows)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+    def __iter__(self) -> Iterator[str]:  # without it, dict(rows) and **rows would read past __getitem__
+        return super().__iter__()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def pop(self, name: str, *default: Any) -> Any:
+        self.seen.add(name)
+        return super().pop(name, *default)
+
+
+def _reading_all(name: str) -> Callable:
+    def method(self: Watched, *arguments: Any) -> Any:
+        self.seen.update(dict.keys(self))
+        return getattr(dict, name)(self, *arguments)
+
+    return method
+
+
+for _name in ("values", "items", "copy", "popitem", "__or__", "__ror__", "__eq__", "__reduce_ex__"):
+    setattr(Watched, _name, _reading_all(_name))
+Watched.__hash__ = None
+
+
+def check_present(rows: Mapping[str, Sequence], columns: Sequence[str], numbers: Sequence[int] | None = None) -> None:
+    """Raise a UserError that names the first row of which a column has no value.
+
+    Args:
+        rows: column name -> B values.
+        columns: to look at.
+        numbers: what the rows are called, [B]; 0, 1, ... if not given.
+    """
+    for column in columns:
+        for place, value in enumerate(rows[column]):
+            if value is None:
+                number = place if numbers is None else numbers[place]
+                raise UserError(
+                    f"row {number} of column {column} holds no value: leave such rows out with "
+                    f"dataset.filter(lambda row: row[{column!r}] is not None), or fill them in"
+                )

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -117,17 +117,18 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     return heads[-1]
 
 
-def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network inside what `torch.compile`, PEFT or data-parallel training have wrapped around it."""
-    while True:
-        inner = getattr(network, "_orig_mod", None)
-        if inner is None and hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
-            inner = network.get_base_model()
-        if inner is None and isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = network.module
-        if inner is None:
-            return network
-        network = inner
+def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:
+    """Return which of some named inputs go into a network.
+
+    Those that its forward names; where it names none of them all, if it takes any name (``**kwargs``), or the only one,
+    which :func:`call_arguments` passes by position; otherwise none.
+    """
+    parameters = _parameters(type(unwrapped(network)).forward)
+    named = [name for name in names if name in parameters]
+    if named:
+        return named
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return list(names) if takes_any or len(names) == 1 else []
 
 
 def call_network(network: nn.Module, inputs: Inputs) -> Any:
@@ -146,15 +147,46 @@ def call_arguments(network: nn.Module, inputs: Inputs) -> tuple[tuple, dict[str,
     """
     if not isinstance(inputs, Mapping):
         return (inputs,), {}
-    if len(inputs) == 1 and not _takes(type(network).forward, *inputs):
+    if len(inputs) == 1 and not _takes(type(unwrapped(network)).forward, *inputs):
         return tuple(inputs.values()), {}
     return (), dict(inputs)
 
 
 @functools.cache
+def _parameters(forward: Callable) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(forward).parameters
+
+
 def _takes(forward: Callable, name: str) -> bool:
-    parameters = inspect.signature(forward).parameters
+    parameters = _parameters(forward)
     return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network within what compiles it, spreads it over devices or adapts it (PEFT); others as they are."""
+    while True:
+        if hasattr(network, "_orig_mod"):
+            network = network._orig_mod
+        elif isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            network = network.module
+        elif hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
+            network = network.get_base_model()
+        else:
+            return network
+
+
+def argument_names(network: nn.Module, required: bool = False) -> list[str]:
+    """Return the names of the arguments of a network's forward, or of those alone that have no default.
+
+    Those of labels don't count, nor do ``*args`` and ``**kwargs``.
+    """
+    parameters = list(inspect.signature(type(unwrapped(network)).forward).parameters.values())[1:]
+    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return [
+        each.name
+        for each in named
+        if each.name != "labels" and not (required and each.default is not inspect.Parameter.empty)
+    ]
 
 
 def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
