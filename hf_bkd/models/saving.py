@@ -96,7 +96,8 @@ def save_description(
             )
             description = described(network, without)
     else:
-        description = described(network, without) | ({"label_names": label_names} if label_names else {})
+        names = label_names or getattr(network, "label_names", None)
+        description = described(network, without) | ({"label_names": names} if names else {})
     for name, content in ((CONFIG, config), (DESCRIPTION, description)):
         if content is None:
             (folder / name).unlink(missing_ok=True)  # an older network's, whose weights have been replaced
@@ -168,6 +169,8 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
     except RuntimeError as error:
         reason = [*str(error).splitlines()[:2]][-1].strip()
         raise UserError(f"{folder} holds the weights of another network than the one passed: {reason}") from None
+    if description.get("label_names"):
+        network.label_names = description["label_names"]
     return network.eval()
 
 

@@ -45,8 +45,8 @@ def _pretrained_cfg(network: nn.Module) -> dict[str, Any]:
 
 
 def label_names_of(network: nn.Module) -> list[str] | None:
-    """Return the names of a timm network's classes in order, as the file that it was loaded from gave them."""
-    names = _pretrained_cfg(network).get("label_names")
+    """Return the names of a timm network's classes in order, as its ``label_names`` or its configuration says them."""
+    names = getattr(network, "label_names", None) or _pretrained_cfg(network).get("label_names")
     names = list(names.values()) if isinstance(names, dict) else names
     return list(names) if names and len(names) == num_outputs(network) else None
 
@@ -214,6 +214,7 @@ def made_by_timm(folder: Path, config: dict[str, Any]) -> nn.Module:
     network = timm.create_model(f"local-dir:{folder}", pretrained=False)
     here = {name: value for name, value in network.pretrained_cfg.items() if name not in ("file", "source")}
     network.pretrained_cfg = network.default_cfg = here
+    network.label_names = label_names_of(network)
     return network
 
 

@@ -1,5 +1,8 @@
 """The files of a student: they load where this library is not, with the classes' names and the images' preparation."""
 
+import functools
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,10 @@ from transformers import PreTrainedModel, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
 from ..models.saving import save_description, storable
-from ..models.timm_networks import IMAGES, is_timm, num_outputs
-from ..soft_labels.identity import class_names
-from .supervision import OnlineTeacher, StoredLabels
+from ..models.timm_networks import IMAGES, is_timm
+from .first_batch import unmoved_randomness
+
+logger = logging.getLogger(__name__)
 
 
 def student_of(model: nn.Module) -> nn.Module:
@@ -36,25 +40,21 @@ def state_to_save(model: nn.Module, state: dict[str, Tensor] | None) -> dict[str
     return state if saves_itself(student) else storable(state)
 
 
-def save_student_files(trainer: Trainer, source: StoredLabels | OnlineTeacher | None, folder: str | Path) -> None:
-    """Write what a student's weights in ``folder`` need to be loaded, where transformers does not."""
+def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str] | None) -> None:
+    """Write what a student's weights in ``folder`` need to be loaded, where transformers does not.
+
+    Args:
+        trainer: of the student.
+        folder: with the student's weights.
+        names: of the student's classes in the order of its outputs, where they are known.
+    """
     student = student_of(trainer.model)
     if not saves_itself(student):
-        save_description(student, folder, names_to_save(trainer, source), images_seen(trainer))
+        images = images_seen(trainer) if is_timm(student) else None
+        save_description(student, folder, None if names is None else list(names), images)
 
 
-def names_to_save(trainer: Trainer, source: StoredLabels | OnlineTeacher | None) -> list[str] | None:
-    """Return the names of the student's classes in order, from the training set or from the record of its labels."""
-    names = class_names(getattr(trainer.train_dataset, "features", None) or {})
-    if names is None and isinstance(source, StoredLabels):
-        record = next(iter(source.stored.values())).layout.record
-        names = record and record.class_names
-    student = student_of(trainer.model)
-    outputs = num_outputs(student) if is_timm(student) else getattr(student, "num_classes", None)
-    return names if names and outputs in (None, len(names)) else None
-
-
-def name_classes(model: nn.Module, names: list[str] | None) -> None:
+def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     """Write the names of the classes into a transformers model's config, if it has none but LABEL_0 and so on."""
     config = getattr(student_of(model), "config", None)
     own = getattr(config, "id2label", None)
@@ -63,12 +63,29 @@ def name_classes(model: nn.Module, names: list[str] | None) -> None:
         config.label2id = {name: number for number, name in enumerate(names)}
 
 
-def images_seen(trainer: Trainer) -> dict[str, Any]:
-    """Return what is known of the images that a student was trained on, by timm's names."""
-    dataset = trainer.train_dataset
-    preprocessor = getattr(dataset, "preprocessor", None)
-    if isinstance(preprocessor, ImagePreprocessor):
-        size = list(dataset[[0]]["pixel_values"].shape[1:])
-        return preprocessor.to_dict() | {"input_size": size, "crop_pct": 1.0}
-    settings = getattr(getattr(trainer, "preprocessor", None), "settings", None) or {}
-    return {name: settings[name] for name in IMAGES if name in settings}
+def images_seen(trainer: Any) -> dict[str, Any]:
+    """Return what is known of the images that a student was trained on, by timm's names.
+
+    Where its preprocessor doesn't say which size they have, the first image of the training set does.
+    """
+    dataset, collate = getattr(trainer, "_train", None) or (None, None)
+    prepare = getattr(getattr(collate, "preparation", None), "prepare", None)
+    reader = getattr(dataset, "preprocessor", None)
+    settings = reader.to_dict() if isinstance(reader, ImagePreprocessor) else getattr(prepare, "settings", {})
+    known = {name: settings[name] for name in IMAGES if name in settings}
+    if "input_size" not in known and hasattr(dataset, "__getitems__"):
+        with unmoved_randomness():
+            image = trainer.batch_of([0]).get("pixel_values")
+        if image is not None and image.ndim == 4:
+            known |= {"input_size": list(image.shape[1:]), "crop_pct": 1.0}
+    if "mean" not in known:
+        _warn_of_normalization()
+    return known
+
+
+@functools.cache
+def _warn_of_normalization() -> None:
+    logger.warning(
+        "nothing says how the images of the training set were normalized, and the student's config.json will name the "
+        "mean and std of its pretrained_cfg: if these are not the images', set them there before saving"
+    )

@@ -16,7 +16,7 @@ from .card import write_training_card
 from .checkpoints import writing
 from .evaluating import EvaluatingTrainer, metrics_of
 from .preparation import check_loss, own_config
-from .saving import name_classes, names_to_save, save_student_files, state_to_save
+from .saving import name_classes, save_student_files, state_to_save
 from .supervision import OnlineTeacher
 
 
@@ -243,10 +243,10 @@ class DistillationTrainer(EvaluatingTrainer):
         folder = output_dir or self.args.output_dir
         try:
             with writing(folder):
-                name_classes(self.model, names_to_save(self, self._source))
+                name_classes(self.model, self._preparer.classes)
                 super()._save(folder, state_to_save(self.model, state_dict))
                 if self.args.should_save:
-                    save_student_files(self, self._source, folder)
+                    save_student_files(self, folder, self._preparer.classes)
         finally:
             self.args.hub_token = token
 
