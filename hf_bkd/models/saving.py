@@ -160,7 +160,9 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         network = built(description or described_by(config))
     if network is None:
         kind = f" ({description['class']})" if description.get("class") else ""
-        raise UserError(f"{folder} holds the weights of a plain nn.Module{kind}: from Python, pass network=, built as it was then")
+        raise UserError(
+            f"{folder} holds the weights of a plain nn.Module{kind}: from Python, pass network=, built as it was then"
+        )
     weights = folder / (FORMER_WEIGHTS if former else WEIGHTS)
     if not weights.is_file():
         raise UserError(f"the network in {folder} cannot be loaded, for it lacks {weights.name}: save it again")
