@@ -69,7 +69,7 @@ def add_soft_labels(
         fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
         batch_size: examples per call of the teacher; halved until they fit on a GPU.
         seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
-            these are.
+            these are; teachers of different names draw independently.
         storage: ``"float16"``, ``"float32"``, ``"uint8"`` or ``"top_k"``; see `storage` for what they lose.
         top_k: k >= 1, the classes that ``"top_k"`` keeps.
         variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
@@ -103,10 +103,11 @@ def add_soft_labels(
     with _alone_in(folder):
         for own_name, each in teachers.items():
             own_folder = folder if own_name == name or folder is None else Path(folder, own_name)
+            named = replace(options, stream=own_name)
             if folds is None:
-                made = _labeled(examples, _loaded(each), options, own_folder, progress)
+                made = _labeled(examples, _loaded(each), named, own_folder, progress)
             else:
-                made = _cross_fitted(examples, folds, fit, options, own_folder, progress)
+                made = _cross_fitted(examples, folds, fit, named, own_folder, progress)
             table, record = _table_and_record(made, held_out, own_folder)
             if examples.streamed:
                 return label_set(table, record, own_name)
@@ -232,7 +233,7 @@ def _plan(
         "dataset": dataset.info.dataset_name,
         "split": None if dataset.split is None else str(dataset.split),
         "identity": examples.identity.to_json() if examples.has_ids else None,
-        **asdict(options),
+        **{name: value for name, value in asdict(options).items() if (name, value) != ("stream", None)},
         **examples.settings,
     }
 
@@ -250,6 +251,7 @@ def _table_and_record(
         examples.dataset,
         num_samples=options.num_samples,
         seed=options.seed,
+        stream=options.stream,
         storage=options.storage,
         identity=examples.identity if examples.has_ids else None,
         ids=ids,
