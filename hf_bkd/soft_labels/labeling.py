@@ -194,10 +194,13 @@ def _in_order(tables: list[pa.Table], parts: list[np.ndarray], size: int) -> Ite
 
 
 def _as_begun(examples: Examples, shards: Shards) -> Examples:
-    """The examples as those shards know them: in a folder of an earlier version by the identity of form 1."""
-    if shards.names_identity:
+    """The examples as those shards know them: in a folder of an earlier version by the ids and draws of that one."""
+    if not shards.unsaid:
         return examples
-    return examples.known_by(Identity(() if examples.content is None else (examples.content,), form=1))
+    identity = examples.identity
+    if "identity" in shards.unsaid:
+        identity = Identity(() if examples.content is None else (examples.content,), form=1)
+    return examples.known_by(identity, draws_by_number=True)
 
 
 def _remembered(shards: Shards, name: str, fold: int, before: dict | None, now: dict) -> dict:
@@ -232,6 +235,7 @@ def _plan(
         "dataset": dataset.info.dataset_name,
         "split": None if dataset.split is None else str(dataset.split),
         "identity": examples.identity.to_json() if examples.has_ids else None,
+        "draws": "by id" if examples.has_ids else "by number",
         **asdict(options),
         **examples.settings,
     }
