@@ -149,7 +149,7 @@ def _labeled(
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
     described = description(teacher, options.num_samples)
     shards = Shards(folder, _plan(examples, options, described, None))
-    examples = _as_begun(examples, shards)
+    examples, options = _as_begun(examples, options, shards)
     answers = ask(examples, teacher, options, shards, "rows", "labeling" if progress else None)
     source = getattr(teacher, "source", None)
     return Made(examples, answers, options, described | ({"source": source} if source else {}))
@@ -162,7 +162,7 @@ def _cross_fitted(
     if examples.streamed:
         raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
     shards = Shards(folder, _plan(examples, options, None, folds))
-    examples = _as_begun(examples, shards)
+    examples, options = _as_begun(examples, options, shards)
     parts, answers, teachers = _fold_indices(examples.num_rows, folds, options.seed), [], []
     for fold, part in enumerate(parts):
         own, name = examples.select(part), f"fold-{fold:04d}"
@@ -194,11 +194,16 @@ def _in_order(tables: list[pa.Table], parts: list[np.ndarray], size: int) -> Ite
         yield pa.concat_tables(slices).combine_chunks().take(np.argsort(numbers))
 
 
-def _as_begun(examples: Examples, shards: Shards) -> Examples:
-    """The examples as those shards know them: in a folder of an earlier version by the identity of form 1."""
-    if shards.names_identity:
-        return examples
-    return examples.known_by(Identity(() if examples.content is None else (examples.content,), form=1))
+def _as_begun(examples: Examples, options: LabelOptions, shards: Shards) -> tuple[Examples, LabelOptions]:
+    """Examples and options as those shards know them: in a folder of an earlier version by its ids and draws."""
+    if not shards.unsaid:
+        return examples, options
+    identity = examples.identity
+    if "identity" in shards.unsaid:
+        identity = Identity(() if examples.content is None else (examples.content,), form=1)
+    if "stream" in shards.unsaid:
+        options = replace(options, stream=None)
+    return examples.known_by(identity, draws_by_number="draws" in shards.unsaid), options
 
 
 def _remembered(shards: Shards, name: str, fold: int, before: dict | None, now: dict) -> dict:
@@ -233,7 +238,8 @@ def _plan(
         "dataset": dataset.info.dataset_name,
         "split": None if dataset.split is None else str(dataset.split),
         "identity": examples.identity.to_json() if examples.has_ids else None,
-        **{name: value for name, value in asdict(options).items() if (name, value) != ("stream", None)},
+        "draws": "by id" if examples.has_ids else "by number",
+        **asdict(options),
         **examples.settings,
     }
 

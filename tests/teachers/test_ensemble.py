@@ -138,7 +138,7 @@ def test_members_of_different_classes_or_none_are_refused():
 
 
 def test_the_variance_of_a_mean_of_members_is_theirs_and_not_that_of_all_their_draws():
-    """Members differ by a standard deviation of 0.1, their draws by 0.01: the mean of three is off by 0.1 / sqrt(3)."""
+    """Members differ by a deviation of 0.1, their draws by 0.01: the mean of three is off by 0.1 / sqrt(3)."""
     generator = torch.Generator().manual_seed(0)
 
     class Drawing(DeterministicTeacher):
