@@ -23,7 +23,7 @@ from .examples import Batch, Examples, ahead
 from .identity import EXAMPLE_ID
 from .shards import Shards
 from .storage import STORAGES
-from .writing import encoded_table
+from .writing import encoded_table, with_wide_variance
 
 VARIANCES = ("auto", "full", "sum", "none")
 SIZES, INPUTS = b"image_sizes", b"inputs"  # of a shard's images and of its first row, beside its columns
@@ -173,7 +173,7 @@ def shard_name(part: str, number: int) -> str:
 def _collected(shards: Shards, names: list[str]) -> Answers:
     if not names:
         raise UserError("the dataset to label is empty")
-    tables = [shards.read(name) for name in names]
+    tables = [with_wide_variance(shards.read(name)) for name in names]
     sizes = {tuple(size) for table in tables for size in json.loads((table.schema.metadata or {}).get(SIZES, "[]"))}
     return Answers(pa.concat_tables(tables), sizes)
 
