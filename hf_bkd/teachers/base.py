@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..models.calling import Inputs, num_classes_of, split, to_network
+from ..models.calling import Inputs, check_single_label, num_classes_of, split, to_network, uncompiled
 from ..models.saving import damage_refused, load_network, save_network
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
@@ -53,7 +53,8 @@ class Teacher(ABC):
     labels; so is ``source``, the folder or repository that the teacher was loaded from.
 
     Raises:
-        UserError: temperature not above 0 and finite, or unknown tempering.
+        UserError: temperature not above 0 and finite, unknown tempering, or a network that is a multi-label
+            classifier or a regression.
     """
 
     method: ClassVar[str]
@@ -62,7 +63,8 @@ class Teacher(ABC):
     def __init__(self, network: nn.Module, temperature: float = 1.0, tempering: str = "post_average"):
         check_positive(temperature=temperature)
         check_choice(TEMPERINGS, tempering=tempering)
-        self.network = network
+        check_single_label(network)
+        self.network = uncompiled(network)
         self.temperature = float(temperature)
         self.tempering = tempering
         self.record: dict[str, Any] = {}
