@@ -9,6 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -25,6 +26,8 @@ from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.files import digest, digests, whole_folder
+from ..utils.random import ExampleGenerator
+from ..utils.seeding import seeded
 from .predictive import Draws, Predictive, predictive_of
 
 TEMPERINGS = ("per_sample", "post_average")
@@ -117,7 +120,9 @@ class Teacher(ABC):
             UserError: ``num_samples`` below 1.
         """
         check_count(num_samples=num_samples)
-        drawn = self.draws(to_network(inputs, self.network), num_samples, generator)
+        own = isinstance(generator, ExampleGenerator)  # then what the network draws by itself is the examples' too
+        with seeded(generator.host_seed(), self.device) if own else nullcontext():
+            drawn = self.draws(to_network(inputs, self.network), num_samples, generator)
         return predictive_of(drawn, self.temperature, self.tempering, return_samples)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

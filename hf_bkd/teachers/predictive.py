@@ -66,8 +66,8 @@ def _variance(probs: Tensor, weights: Tensor | None, units: tuple[int, ...] | No
     if units is None or len(units) == 1 or max(units) == 1:
         return probs.var(dim=0) if weights is None else _weighted_variance(probs, weights)
     if weights is None:
-        weights = probs.new_tensor([1 / (len(units) * size) for size in units for _ in range(size)])
-        weights = weights[:, None].expand(probs.shape[:2])
+        count = probs.shape[1]
+        weights = torch.cat([probs.new_full((size, count), 1 / (len(units) * size)) for size in units])
     shares = torch.stack([part.sum(dim=0) for part in weights.split(units)])
     sums = torch.stack([part.sum(dim=0) for part in (weights[..., None] * probs).split(units)])
     return _weighted_variance(sums / shares.clamp_min(torch.finfo(shares.dtype).tiny)[..., None], shares)
