@@ -8,10 +8,12 @@ if TYPE_CHECKING:
 __all__ = ["load_splits"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import ``load_splits`` when it is first used: augmentations and views need no datasets library."""
-    if name != "load_splits":
-        raise AttributeError(f"module 'hf_bkd.data' has no attribute {name!r}")
-    from .loading import load_splits
+if not TYPE_CHECKING:  # a checker would take any name for one of these
 
-    return load_splits
+    def __getattr__(name: str) -> Any:
+        """Import ``load_splits`` when it is first used, for augmentations and views need no datasets library."""
+        if name != "load_splits":
+            raise AttributeError(f"module 'hf_bkd.data' has no attribute {name!r}")
+        from .loading import load_splits
+
+        return load_splits
