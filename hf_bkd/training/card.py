@@ -6,11 +6,10 @@ from typing import Any
 from transformers import Trainer
 
 from ..hub.cards import METRICS, write_student_card
+from ..models.calling import uncompiled
 from ..models.loading_code import loading_of, task_of
-from ..reports.plots import write_accuracy_plot
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
-from .saving import student_of
 from .supervision import OnlineTeacher, StoredLabels
 
 
@@ -32,6 +31,8 @@ def write_training_card(
     epochs, accuracies = trainer.evaluations()
     figures = {}
     if len(accuracies) > 1:
+        from ..reports.plots import write_accuracy_plot  # takes a second, which a training needn't wait for
+
         figures = write_accuracy_plot(name, epochs, accuracies, trainer.noise_window(), folder)
     evaluated = next((entry for entry in reversed(trainer.state.log_history) if "eval_accuracy" in entry), {})
     metrics = {metric: evaluated[f"eval_{metric}"] for metric in METRICS if f"eval_{metric}" in evaluated}
@@ -49,7 +50,7 @@ def write_training_card(
     }
     dataset = given.get("dataset") or (record and record.dataset.name) or "unknown"
     tags = given.get("tags") or []
-    student = student_of(trainer.model)
+    student = uncompiled(trainer.model)
     write_student_card(
         folder,
         title=name,
