@@ -12,6 +12,8 @@ from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .classes import places_among
 
+REMEDY = "make the dataset with class_names=None"
+
 
 def own_config(model: nn.Module | None) -> None:
     """Give a model its own copy of its config, which may be other networks' too: the Trainer writes into it."""
@@ -47,7 +49,7 @@ def own_dataset(dataset: Any, args: DistillationTrainingArguments, classes: Sequ
     own.view_order = args.view_order
     names, labels = dataset.class_names, dataset.values.get("labels")
     if None not in (names, labels, classes) and list(names) != list(classes):
-        places = torch.tensor(places_among(names, classes, "the dataset"), device=labels.device)
+        places = torch.tensor(places_among(names, classes, "the dataset", REMEDY), device=labels.device)
         known = (labels >= 0) & (labels < len(places))
         own.values = dataset.values | {"labels": torch.where(known, places[labels.where(known, 0)], labels)}
     return own

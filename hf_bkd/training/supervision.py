@@ -16,7 +16,6 @@ from .arguments import DistillationTrainingArguments
 from .classes import names_of_soft_labels, names_of_teacher, order_of
 from .draw_variance import AdaptiveLambda, InverseVariance, from_batch
 
-
 TEACHER_INPUTS = "teacher_inputs"  # of a batch: what an online teacher is asked, where it isn't the student's inputs
 
 

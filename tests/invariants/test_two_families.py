@@ -44,9 +44,7 @@ def losses(trainer: DistillationTrainer) -> list[float]:
 
 def label(dataset, teacher, **changes) -> datasets.Dataset:
     own = preprocessor_for(teacher.network, dataset, getattr(teacher, "processing_class", None))
-    return add_soft_labels(
-        dataset, teacher, 4, seed=3, preprocessor=own, storage="float32", progress=False, **changes
-    )
+    return add_soft_labels(dataset, teacher, 4, seed=3, preprocessor=own, storage="float32", progress=False, **changes)
 
 
 def both(folder, student, teacher, dataset, processing_class=None, **changes) -> tuple[list[float], list[float]]:
@@ -57,7 +55,11 @@ def both(folder, student, teacher, dataset, processing_class=None, **changes) ->
     )
     changes |= {"online_teacher": True, "teacher_samples": 4, "teacher_seed": 3}
     online = DistillationTrainer(
-        student(), arguments(folder, **changes), train_dataset=dataset, teacher=teacher, processing_class=processing_class
+        student(),
+        arguments(folder, **changes),
+        train_dataset=dataset,
+        teacher=teacher,
+        processing_class=processing_class,
     )
     return losses(stored), losses(online)
 
@@ -130,7 +132,7 @@ def tokenizer(words: list[str], folder) -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=16, **special)
 
 
-WORDS = "a bird can fly over the blue sea and two fish swim".split()
+WORDS = ["a", "bird", "can", "fly", "over", "the", "blue", "sea", "and", "two", "fish", "swim"]
 
 
 def texts(pairs: bool) -> datasets.Dataset:
@@ -225,7 +227,9 @@ def test_views_of_two_sizes(tmp_path):
     reader = preprocessor_for(timm_student(), rows)
     decoded = BatchedDataset.from_images(rows, reader, views, resident=False, progress=False)
     changes = {"online_teacher": True, "teacher_samples": 4, "teacher_seed": 3}
-    online = DistillationTrainer(timm_student(), arguments(tmp_path, **changes), train_dataset=decoded, teacher=teacher)
+    online = DistillationTrainer(
+        timm_student(), arguments(tmp_path, **changes), train_dataset=decoded, teacher=teacher
+    )
     assert losses(stored) == pytest.approx(losses(online), rel=2e-5)
 
 
