@@ -12,7 +12,7 @@ from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .classes import places_among
 
-REMEDY = "make the dataset with class_names=None"
+REMEDY = "set dataset.class_names = None, to take its numbers as they are"
 
 
 def own_config(model: nn.Module | None) -> None:
@@ -96,7 +96,7 @@ def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> N
         )
     if args.label_smoothing_factor:
         raise UserError(
-            "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there, and omit it"
+            "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there instead"
         )
 
 

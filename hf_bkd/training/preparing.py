@@ -1,4 +1,4 @@
-"""What a trainer is given becomes what it reads: which dataset is prepared, by whose preprocessor, with which labels."""
+"""What a trainer is given becomes what it reads: which rows are prepared, by whose preprocessor, with which labels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
