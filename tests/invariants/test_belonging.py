@@ -111,11 +111,12 @@ class OfImages(torch.nn.Linear):
 
 
 def start_training(dataset, allow_unrecorded=False):
-    model = OfImages(16, 3)
+    of_texts = "text" in dataset.column_names
+    model, processing = (OfImages(12, 3), text_inputs) if of_texts else (OfImages(16, 3), PREPROCESSOR)
     arguments = DistillationTrainingArguments(
         "output", use_cpu=True, report_to="none", allow_unrecorded_labels=allow_unrecorded
     )
-    DistillationTrainer(model, arguments, train_dataset=dataset, processing_class=PREPROCESSOR)
+    DistillationTrainer(model, arguments, train_dataset=dataset, processing_class=processing)
 
 
 WAYS = [(images, decode), (images, exchange), (images, check), (images, start_training), (texts, check)]
