@@ -15,7 +15,7 @@ from .callbacks import DrawWeights
 from .card import write_training_card
 from .checkpoints import writing
 from .evaluating import EvaluatingTrainer, metrics_of
-from .preparation import check_loss, own_config
+from .preparation import check_loss, check_trained, own_config
 from .supervision import OnlineTeacher
 
 
@@ -221,6 +221,7 @@ class DistillationTrainer(EvaluatingTrainer):
         Raises:
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
+        check_trained(self.model)
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
