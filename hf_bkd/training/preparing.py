@@ -111,7 +111,7 @@ class Preparer:
             dataset = dataset.select_columns([name for name in features if name in kept or is_soft_label_column(name)])
             network = None
         own = own_dataset(dataset, self.args, self.classes)
-        if isinstance(source, OnlineTeacher) and hasattr(own, "teacher_preprocessor"):
+        if isinstance(source, OnlineTeacher) and getattr(own, "preprocessor", None) is not None:
             own.teacher_preprocessor = _reads_pictures(source.teacher)
         return Loaded(own, Collator(self.per_example, source, network))
 
