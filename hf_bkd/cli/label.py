@@ -10,8 +10,7 @@ import datasets
 from ..data.augmentations import CropAndFlip, RandomResizedCrop
 from ..data.columns import as_classification, as_inputs, has_labels
 from ..data.loading import check_split, load_splits, load_stream
-from ..data.preprocessing import ImagePreprocessor
-from ..data.preprocessors import MODES, Reader, class_names, kind_of, reader_for
+from ..data.preprocessors import Reader, class_names, kind_of, reader_for
 from ..data.subsets import check_labeled
 from ..data.views import Views
 from ..metrics import classification_metrics
@@ -114,15 +113,12 @@ def _label(arguments: argparse.Namespace, output_dir: Path, shards: Path, settin
         teacher.temperature = arguments.temperature
     rows, held_out = _rows(arguments, teacher)
     views = _views(arguments, teacher)
-    if views is not None:
-        channels = len(ImagePreprocessor.for_model(teacher.network).mean)
-        rows = rows.cast_column("image", datasets.Image(mode=MODES[channels]))
     reader = reader_for(teacher.network, folder, rows)
     rows = add_soft_labels(
         rows,
         teacher,
         arguments.num_samples,
-        preprocessor=reader if views is None else ImagePreprocessor.for_model(teacher.network),
+        preprocessor=reader,
         views=views,
         batch_size=arguments.batch_size or reader.batch_size,
         storage=arguments.storage,

@@ -150,7 +150,7 @@ def as_classification(
     label = label_column or find_label(dataset)
     _check_column(dataset, label)
     inputs = as_inputs(dataset, kind, input_column or find_input(dataset, kind, beside=label))
-    names, numbers = _numbered(dataset, label, classes)
+    names, numbers = numbered_labels(dataset, label, classes)
     return inputs.add_column("label", numbers, feature=datasets.ClassLabel(names=names))
 
 
@@ -169,8 +169,20 @@ def _check_column(dataset: datasets.Dataset, name: str) -> None:
         raise UserError(f"the dataset has no column {name!r}, only {', '.join(dataset.column_names)}")
 
 
-def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
-    """Return the classes' names in the network's order, and each row's number."""
+def numbered_labels(
+    dataset: datasets.Dataset, label: str, classes: Sequence[str] | None
+) -> tuple[list[str], list[int]]:
+    """Return the classes' names in the network's order, and each row's number among them, -1 where it has no label.
+
+    Args:
+        dataset: N rows.
+        label: the label column: a ClassLabel, numbers or names.
+        classes: the network's names, in order; the column's own if not given. Labels go by name where both have the
+            same ones, and else by number.
+
+    Raises:
+        UserError: other classes than the network's, or labels that are neither numbers nor names.
+    """
     feature, values = dataset.features[label], dataset.with_format(None)[label][:]
     if _is_number(feature):
         _check_class_numbers(feature, values, label)
@@ -198,7 +210,7 @@ def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | No
     if not fits:
         raise UserError(
             f"the network knows {_listed(known)}, and the column {label} has {_listed(own)}: take a network or "
-            "a --label_column that fits"
+            "a label column (--label_column) that fits"
         )
     return names, [numbers.get(value, -1) for value in values]
 

@@ -145,8 +145,8 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
 def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:
     """Return which of some named inputs go into a network.
 
-    Those that its forward names; where it names none of them all, if it takes any name (``**kwargs``), or the only one,
-    which :func:`call_arguments` passes by position; otherwise none.
+    They are those that its forward names; where it names none, all if it takes any name (``**kwargs``), or the only
+    one, which :func:`call_arguments` passes by position; otherwise none.
     """
     parameters = _parameters(type(unwrapped(network)).forward)
     named = [name for name in names if name in parameters]
@@ -241,10 +241,10 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     }
     seen: list[tuple[str, Tensor, Tensor]] = []
 
-    def watch(module: nn.Module, args: tuple, output: Tensor) -> None:
-        seen.append((layers[module], args[0], output))
+    def watch(module: nn.Module, args: tuple, named: dict[str, Any], output: Tensor) -> None:
+        seen.append((layers[module], (*args, *named.values())[0], output))
 
-    hooks = [module.register_forward_hook(watch) for module in layers]
+    hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in layers]
     try:
         logits = logits_of(call_network(network, inputs))
     finally:

@@ -23,6 +23,11 @@ PLAN_FILE = "labelling.json"  # spelled so in folders that earlier versions left
 ADDED = ("identity", "draws", "stream")  # to plans, since there is more than one value
 
 
+def has_begun(folder: str | Path | None) -> bool:
+    """Whether a folder holds a labeling that is to go on."""
+    return folder is not None and Path(folder, PLAN_FILE).is_file()
+
+
 class Shards:
     """Tables by name, in a folder that outlives the process, or in memory.
 

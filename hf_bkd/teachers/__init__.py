@@ -4,10 +4,11 @@
 `langevin_energy`, `langevin_dynamics`, `langevin_chains` and `mcmc_diagnostics` are the Langevin teacher's.
 """
 
-from .base import Teacher, predict_all
+from .base import Teacher
 from .deterministic import Deterministic, DeterministicTeacher
 from .dropout import MCDropout, MCDropoutTeacher
 from .ensemble import Ensemble, EnsembleTeacher
+from .examples import predict_all
 from .ivon import IVON, IVONVariational
 from .langevin import LangevinTeacher
 from .laplace import Laplace, LaplaceTeacher

@@ -8,7 +8,6 @@ stands here once.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..models.calling import Inputs, check_single_label, num_classes_of, split, to_network, uncompiled, unwrapped
+from ..models.calling import Inputs, check_single_label, num_classes_of, to_network, uncompiled, unwrapped
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, load_network, needed_network, save_network
 from ..models.variational_layers import spread_names
@@ -39,6 +38,7 @@ _WEIGHTS = (
     "network/config.json",
     "network/network.json",
     "posterior.safetensors",
+    *(f"network/{name}" for name in ("*processor_config.json", "*token*.json", "*vocab*", "merges.txt", "*.model")),
 )
 TEACHER_FILES = (*_WEIGHTS, *(f"members/**/{name}" for name in (*_WEIGHTS, DESCRIPTION, "README.md")))
 """What an older teacher may have left in a folder, beside the description, and would be taken for the new one's."""
@@ -55,7 +55,9 @@ class Teacher(ABC):
 
     ``record``, a dict that JSON can hold, says how the teacher was fitted and, as ``record["validation"]``, how good
     it was on held-out examples. It is saved with the teacher, shown on its card and written into the record of its
-    labels; so is ``source``, the folder or repository that the teacher was loaded from.
+    labels; so is ``source``, the folder or repository that the teacher was loaded from. ``processing_class``, the
+    tokenizer, image processor or feature extractor by which its network reads a dataset, is what the fit was given or
+    the folder held; it can be set, and is saved with the network (a function of one's own isn't: it is passed again).
 
     Raises:
         UserError: temperature not above 0 and finite, unknown tempering, or a network that is a multi-label
@@ -74,6 +76,7 @@ class Teacher(ABC):
         self.tempering = tempering
         self.record: dict[str, Any] = {}
         self.source: dict[str, str] | None = None
+        self.processing_class: Any = None
 
     @property
     def num_classes(self) -> int:
@@ -89,6 +92,21 @@ class Teacher(ABC):
         """Move the teacher to a device, in place, and return it."""
         self.network.to(device)
         return self
+
+    def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
+        """Make the preprocessor by which the teacher reads a dataset.
+
+        Args:
+            dataset: a ``datasets.Dataset`` or ``IterableDataset``.
+            processing_class: instead of the teacher's own.
+
+        Returns:
+            As :func:`hf_bkd.data.preprocessors.preprocessor_for`.
+        """
+        from ..data.preprocessors import preprocessor_for  # teachers need no datasets to answer
+
+        own = self.processing_class if processing_class is None else processing_class
+        return preprocessor_for(self.network, dataset, own)
 
     @abstractmethod
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
@@ -174,6 +192,7 @@ class Teacher(ABC):
         settings = settings | {"temperature": self.temperature, "tempering": self.tempering}
         with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
             self._save_networks(temporary)
+            self._save_processing_class(temporary)
             if tensors:
                 tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 save_file(tensors, temporary / "posterior.safetensors")
@@ -228,6 +247,7 @@ class Teacher(ABC):
             teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
         _check_files(folder, files)
         teacher.record, teacher.source = record, source_of(name_or_path, folder)
+        teacher._load_processing_class(folder)
         return teacher
 
     def push_to_hub(
@@ -249,34 +269,16 @@ class Teacher(ABC):
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> Any:
         return load_network(folder / "network", network)
 
+    def _save_processing_class(self, folder: Path) -> None:
+        from ..data.preprocessors.saved import processor_of, save_processor
 
-@torch.no_grad()
-def predict_all(
-    teacher: Teacher, batches: Iterable[Mapping | tuple], num_samples: int = 10, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Predict all examples of some batches.
+        own = self.processing_class
+        save_processor(processor_of(self.network) if own is None else own, folder / "network")
 
-    Args:
-        teacher: that is asked.
-        batches: (inputs, labels) pairs, or dicts with ``labels``.
-        num_samples: S >= 1, draws for each prediction.
-        seed: of all draws.
+    def _load_processing_class(self, folder: Path) -> None:
+        from ..data.preprocessors.saved import processor_beside
 
-    Returns:
-        Mean probabilities [N, C] and labels [N], on the CPU.
-
-    Raises:
-        UserError: the batches are empty.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    probs, labels = [], []
-    for batch in batches:
-        inputs, batch_labels = split(batch)
-        probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
-        labels.append(batch_labels.cpu())
-    if not probs:
-        raise UserError("there are no examples to predict: the batches are empty")
-    return torch.cat(probs), torch.cat(labels)
+        self.processing_class = processor_beside(self.network, folder / "network", folder)
 
 
 def _all_subclasses(cls: type) -> list[type]:

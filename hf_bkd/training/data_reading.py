@@ -10,9 +10,9 @@ from ..models.calling import unwrapped
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
-from .preparation import check_length, check_views
+from .preparation import check_length, check_student, check_views
 from .prepared import PreparedDataset
-from .preparing import Loaded, Preparer, is_prepared
+from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
 from .resuming import ResumableTrainer
 from .supervision import OnlineTeacher, StoredLabels
 
@@ -31,6 +31,7 @@ class DataReadingTrainer(ResumableTrainer):
             prepares: whether rows are prepared here, and not by the caller's collator.
         """
         args, train, student = self.args, self.train_dataset, self.model
+        check_student(student, args)
         check_length(student, train)
         classes = classes_of_student(student, train, args.label_names, alphabetical=args.kd_lambda == 0)
         asks = self.place_model_on_device and not self.is_model_parallel
@@ -47,7 +48,7 @@ class DataReadingTrainer(ResumableTrainer):
         if train is not None:
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
-            self._train = self._preparer.loaded("the training set", train, self._source, reads_labels)
+            self._train = self._preparer.loaded(TRAINING_SET, train, self._source, reads_labels)
             self._watch_training_set(self._train.dataset, reads_labels)
             self._keep_processor()
         several = isinstance(self.eval_dataset, dict)

@@ -121,7 +121,12 @@ class DiagnosticsCallback(TrainerCallback):
         known = (batch["labels"] != -100).nonzero()[:, 0]
         if not len(known):
             raise UserError("none of the examples chosen for the diagnostics has a label: pass more num_examples")
-        return {name: value[known] for name, value in batch.items()}, known.cpu()
+        return _rows(batch, known), known.cpu()
+
+
+def _rows(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """Return some rows of a batch, of an online teacher's inputs too."""
+    return {name: _rows(each, rows) if isinstance(each, dict) else each[rows] for name, each in batch.items()}
 
 
 class _Logits(nn.Module):

@@ -1,19 +1,18 @@
 """What can't work is refused before a training: the student is asked once about a few rows of each dataset."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import random
 import torch
 from torch import Tensor, nn
 
 from ..data.rows import reason
 from ..models.calling import call_network, evaluation_mode, logits_of, to_network, unwrapped
 from ..utils.errors import UserError
-from .prepared import PreparedDataset
 from .supervision import network_inputs
 
 ROWS = 2  # of which networks that can't take a batch are told apart
@@ -69,9 +68,11 @@ def logits_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what:
                 "its forward"
             ) from error
     rows = len(next(iter(inputs.values())))
-    if logits.ndim < 2 or len(logits) != rows:
+    answers = list(batch["labels"].shape) if "labels" in batch else [rows]
+    if list(logits.shape[:-1]) != answers or logits.shape[-1] < 2:
         raise UserError(
             f"the student, a {type(network).__name__}, returns logits of shape {list(logits.shape)} for {rows} rows, "
-            "and a classifier's are [rows, classes]: take a network with a classification head"
+            f"and a classifier's are {[*answers, 'classes']}, of two classes or more: take a network with a "
+            "classification head"
         )
     return logits

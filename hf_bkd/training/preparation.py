@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.calling import check_single_label
 from ..models.variational_layers import gaussian_kl
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .classes import places_among
+
+REMEDY = "set dataset.class_names = None, to take its numbers as they are"
 
 
 def own_config(model: nn.Module | None) -> None:
@@ -47,7 +50,7 @@ def own_dataset(dataset: Any, args: DistillationTrainingArguments, classes: Sequ
     own.view_order = args.view_order
     names, labels = dataset.class_names, dataset.values.get("labels")
     if None not in (names, labels, classes) and list(names) != list(classes):
-        places = torch.tensor(places_among(names, classes, "the dataset"), device=labels.device)
+        places = torch.tensor(places_among(names, classes, "the dataset", REMEDY), device=labels.device)
         known = (labels >= 0) & (labels < len(places))
         own.values = dataset.values | {"labels": torch.where(known, places[labels.where(known, 0)], labels)}
     return own
@@ -94,12 +97,40 @@ def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> N
         )
     if args.label_smoothing_factor:
         raise UserError(
-            "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there, and omit it"
+            "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there instead"
+        )
+
+
+def check_student(model: nn.Module, args: DistillationTrainingArguments) -> None:
+    """Refuse a student that says of itself that it is no classifier, and metrics of inputs that nobody could find.
+
+    Raises:
+        UserError: a multi-label classifier or a regression, or inputs for metrics without a main input's name.
+    """
+    check_single_label(model)
+    if "inputs" in args.include_for_metrics and not hasattr(model, "main_input_name"):
+        raise UserError(
+            f"include_for_metrics has 'inputs', and {type(model).__name__} doesn't say which these are: set its "
+            "attribute main_input_name to the name of its input"
+        )
+
+
+def check_trained(model: nn.Module) -> None:
+    """Raise a UserError if no parameter of the student would be trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            "no parameter of the student is trained: call student.requires_grad_(True), or on a part of it"
         )
 
 
 def check_length(model: nn.Module, dataset: Any) -> None:
-    """Raise a UserError if a variational network's KL divergence would be divided by an unknown number of examples."""
+    """Refuse a training set of no rows, and one of an unknown number by which a KL divergence is to be divided.
+
+    Raises:
+        UserError: an empty training set, or a variational network's stream.
+    """
+    if hasattr(dataset, "__len__") and len(dataset) == 0:
+        raise UserError("the training set is empty: pass one with rows")
     if dataset is not None and not hasattr(dataset, "__len__") and gaussian_kl(model) is not None:
         raise UserError(
             "the KL divergence of a variational network is divided by the number of training examples, which a stream "

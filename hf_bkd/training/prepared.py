@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers import default_data_collator
 
+from ..data.columns import EXAMPLE_ID
 from ..data.preprocessing import Pool, look
 from ..data.rows import check_present, decoded_rows, rows_at
 from ..data.views import Views
 from ..soft_labels.columns import soft_label_columns
-from ..data.columns import EXAMPLE_ID
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from .classes import LabelColumn
@@ -161,7 +161,9 @@ class PreparedDataset(torch.utils.data.Dataset):
             plain = [name for name in plain if name not in names]
         if isinstance(prepare, AsTheyAre):
             own_format = dataset.format["type"] == "torch"
-            self._tensors = (dataset if own_format else dataset.with_format("torch")).select_columns([*prepare.columns])
+            self._tensors = (dataset if own_format else dataset.with_format("torch")).select_columns(
+                [*prepare.columns]
+            )
             read_otherwise = preparation.asked.columns if preparation.asked else ()
             plain = [name for name in plain if name not in prepare.columns or name in read_otherwise]
         self._plain = dataset.with_format(None).select_columns(plain) if plain else None

@@ -1,6 +1,7 @@
-"""What a trainer is given becomes what it reads: which dataset is prepared, by whose preprocessor, with which labels."""
+"""What a trainer is given becomes what it reads: which rows are prepared, by whose preprocessor, with which labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,13 +18,14 @@ from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
-from .classes import LabelColumn, label_column, read_label_column
+from .classes import LabelColumn, check_one_label, label_column, read_label_column
 from .collating import Collator, kept_columns
 from .first_batch import first_batch, logits_of_first_batch, unmoved_randomness
 from .preparation import own_dataset
 from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
 from .supervision import OnlineTeacher, StoredLabels
 
+TRAINING_SET = "the training set"
 Source = StoredLabels | OnlineTeacher
 
 
@@ -56,7 +58,9 @@ class Preparer:
     prepares: bool
     asks: bool
 
-    def loaded(self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None) -> Loaded:
+    def loaded(
+        self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None
+    ) -> Loaded:
         """Say how the Trainer reads a dataset, after a look at a few of its rows.
 
         Args:
@@ -69,17 +73,17 @@ class Preparer:
             UserError: nothing says how rows become inputs, the student can't take them, it has other classes than the
                 labels, or there are no labels though they are needed.
         """
-        with unmoved_randomness():
+        with unmoved_randomness(), naming(what):
             if not (self.prepares and is_prepared(dataset)):
                 loaded = self._as_given(dataset, source)
                 self._ask(what, loaded, source, needs_labels)
                 return loaded
             preparation = self._preparation(dataset, source)
             num_classes = self._ask(what, _loaded(preparation, self.args.view_order), source)
-        labels = self._labels(dataset, num_classes, optional=needs_labels is False)
-        if labels is None and needs_labels:
-            raise _without_labels(what, dataset.column_names)
-        return _loaded(replace(preparation, labels=labels), self.args.view_order)
+            labels = self._labels(dataset, num_classes, optional=needs_labels is False)
+            if labels is None and needs_labels:
+                raise _without_labels(what, dataset.column_names)
+            return _loaded(replace(preparation, labels=labels), self.args.view_order)
 
     def _ask(self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None) -> int | None:
         """Ask the student about a few rows and return how many classes it has, where it can be asked."""
@@ -107,7 +111,7 @@ class Preparer:
             dataset = dataset.select_columns([name for name in features if name in kept or is_soft_label_column(name)])
             network = None
         own = own_dataset(dataset, self.args, self.classes)
-        if isinstance(source, OnlineTeacher) and hasattr(own, "teacher_preprocessor"):
+        if isinstance(source, OnlineTeacher) and getattr(own, "preprocessor", None) is not None:
             own.teacher_preprocessor = _reads_pictures(source.teacher)
         return Loaded(own, Collator(self.per_example, source, network))
 
@@ -136,12 +140,25 @@ class Preparer:
                 return None
             column = read_label_column(dataset.features, name, self.classes, num_classes)
             if isinstance(dataset, datasets.Dataset):
-                column(dataset.with_format(None)[name][:], first=0)
+                values = dataset.with_format(None)
+                column(values[name][:], first=0)
+                check_one_label(values, name)
             return column
         except UserError:
             if optional:
                 return None
             raise
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Name the dataset in a UserError that would be taken to speak of the training set."""
+    try:
+        yield
+    except UserError as error:
+        if what == TRAINING_SET or what in str(error):
+            raise
+        raise UserError(f"{what}: {error}") from error
 
 
 def is_prepared(dataset: Any) -> bool:
