@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import torch
 
+from ..data.caches import caches_elsewhere
 from ..utils.errors import UserError
 from .belonging import NAMED, Facts, check_belonging, check_one_labeling
 from .columns import SoftLabels, check_reserved, read_record, soft_label_columns, teachers_of
@@ -56,7 +57,8 @@ def join_soft_labels(
         check_one_labeling(ids, own.record)
         _check_repeated(own, ids)
     rows = _matches(identity.of_dataset(examples), ids)
-    matched = only_soft_labels(labels).select(rows).flatten_indices()
+    with caches_elsewhere(labels):
+        matched = only_soft_labels(labels).select(rows).flatten_indices()
     table = matched.with_format("arrow")[:]
     columns = {name: (table[name], matched.features[name]) for name in matched.column_names}
     return with_columns(examples.remove_columns(soft_label_columns(examples)), columns)

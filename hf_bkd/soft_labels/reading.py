@@ -202,6 +202,8 @@ def ids_to_compare(
     ids, content = stored_ids(dataset, record), content_column(dataset.features)
     columns = _columns_of_ids(record)
     identity = _present_identity(dataset, record) if len(columns) > 1 or columns[:1] != [content] else None
+    if identity is None and content is None:  # what the ids are of is not here any more
+        return {"ids": None}
     if ids is None or own is None or identity is None or identity.columns == (content,):
         return {"ids": ids}
     check_identity(ids, identity.of_dataset(dataset))
