@@ -1,8 +1,7 @@
 """A dataset's rows as a teacher gets them: batch by batch, in each view, with the ids of their content."""
 
-import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -159,16 +158,6 @@ class Examples:
     def _tensors(self, piece: datasets.Dataset) -> datasets.Dataset:
         return piece if piece.format["type"] in ("custom", "torch") else piece.with_format("torch")
 
-    def inputs_digest(self, piece: datasets.Dataset) -> str | None:
-        """Hash of the inputs that the first row of a piece becomes; ``None`` if they aren't the same each time.
-
-        By it a labeling that goes on recognizes that it would go on with another preprocessing.
-        """
-        if self.views is not None or hasattr(self.preprocessor, "normalize"):
-            return None  # such are in the plan
-        first, second = (_digest(next(self.batches(piece.select([0]), 0, 1, CPU)).inputs(0)) for _ in range(2))
-        return first if first == second else None
-
     def pieces(self, size: int) -> Iterator[tuple[int, Callable[[], datasets.Dataset]]]:
         """The number of each piece of ``size`` rows, and a function that reads it."""
         if not self.streamed:
@@ -268,16 +257,6 @@ def _first_failing(preprocessor: Preprocessor, rows: Rows, numbers: np.ndarray) 
             missing = [name for name, values in one.items() if values[0] is None]
             return f"row {number}" + (f", where {missing[0]} is missing" if missing else "")
     return f"rows {numbers[0]} to {numbers[-1]} together"
-
-
-def _digest(inputs: Any) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(inputs.items()) if isinstance(inputs, Mapping) else [("", inputs)]:
-        value = value.detach().cpu() if isinstance(value, Tensor) else value
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data if value.numel() else b"")
-    return digest.hexdigest()
 
 
 def _always(inputs: dict[str, Tensor]) -> Callable[[int], dict[str, Tensor]]:
