@@ -45,7 +45,7 @@ def _remove(folder: Path, process: int) -> None:
 
 @contextmanager
 def caches_elsewhere(dataset: datasets.Dataset) -> Iterator[None]:
-    """Have `datasets` cache in a temporary folder what it computes within the block, if the files are the user's own."""
+    """Have `datasets` cache what it computes within the block in a temporary folder, if the files are the user's."""
     cache = Path(datasets.config.HF_DATASETS_CACHE).resolve()
     own = any(cache not in Path(file["filename"]).resolve().parents for file in dataset.cache_files)
     if not (own and datasets.is_caching_enabled()):

@@ -237,7 +237,9 @@ def _shard(
     labels = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
     probs, variance, ids = labels["probs"], labels.get("variance"), labels["ids"]
     table = encoded_table(probs, variance, ids, options.storage, options.top_k, labels["numbers"])
-    return table.replace_schema_metadata({SIZES: json.dumps(sorted(sizes))} | ({DIGESTS: json.dumps(inputs)} if inputs else {}))
+    return table.replace_schema_metadata(
+        {SIZES: json.dumps(sorted(sizes))} | ({DIGESTS: json.dumps(inputs)} if inputs else {})
+    )
 
 
 def _check_rows(shards: Shards, name: str, piece: datasets.Dataset, first: int, examples: Examples) -> None:

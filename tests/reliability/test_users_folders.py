@@ -51,7 +51,11 @@ def test_what_is_loaded_by_name_may_be_used_in_any_way(folder, use):
     assert contents(folder) == before
 
 
-PERMUTED = {"shuffled": np.random.default_rng(0).permutation(N), "some": np.array([9, 3, 4]), "backwards": range(N)[::-1]}
+PERMUTED = {
+    "shuffled": np.random.default_rng(0).permutation(N),
+    "some": np.array([9, 3, 4]),
+    "backwards": range(N)[::-1],
+}
 
 
 @pytest.mark.parametrize("order", PERMUTED.values(), ids=PERMUTED)
