@@ -21,7 +21,7 @@ from .record import as_json
 
 PLAN_FILE = "labelling.json"  # spelled so in folders that earlier versions left
 MEMORY = pa.system_memory_pool()  # Arrow's own pool keeps what is freed, beside what takes its place
-ADDED = ("identity", "draws")  # to plans, since there is more than one value
+ADDED = ("identity", "draws", "stream")  # to plans, since there is more than one value
 
 
 class Shards:

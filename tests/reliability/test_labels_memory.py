@@ -18,7 +18,7 @@ from tests.soft_labels.label_helpers import RECORD, Answer, quiet, some_probs, t
 
 FORK = multiprocessing.get_context("fork")
 C = 100
-STORED = 2 * 2 * C + 8  # bytes a row: probabilities and variance in float16, and the id
+STORED = (2 + 4) * C + 8  # bytes a row: probabilities in float16, variance in float32, and the id
 NOISE = 2**22  # bytes by which the same labeling differs from time to time
 TABLE = 10  # bytes a row: 8 kB a shard of 1024 rows, for what Arrow knows of its file
 INDICES = 100  # bytes a row: where the rows of four folds, and the rest of each, stand
