@@ -8,7 +8,6 @@ are among those of `--dataset`, or nearly so: its teachers' labels should be wha
 On processors that compute in bfloat16, --bf16 True makes it about four times as fast.
 """
 
-import json
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -21,6 +20,8 @@ from hf_bkd import BatchedDataset, DistillationTrainer, UserError
 from hf_bkd.data.loading import load_splits
 from hf_bkd.study.arguments import parse
 from hf_bkd.utils.errors import told_in_a_sentence
+from hf_bkd.utils.files import write_json
+from hf_bkd.utils.locks import sole_user
 
 SHARED = 0.25  # of the shorter one's runs of ten residues: nearly the same protein
 RUN = 10
@@ -78,13 +79,14 @@ def pretrain(argv: list[str]) -> None:
     print(f"{len(known)} of {len(rows)} proteins; dropped by {dropped}")
     split = known.train_test_split(test_size=options.validation_size, seed=0)
     network = ProteinEncoder(known.features["label"].num_classes)
-    trainer = DistillationTrainer(
-        network, args, train_dataset=resident(split["train"]), eval_dataset=resident(split["test"])
-    )
-    trainer.train()
-    network.save_pretrained(args.output_dir)
-    facts = {"proteins": len(known), "dropped": dropped} | trainer.evaluate()
-    Path(args.output_dir, "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+    with sole_user(args.output_dir):
+        trainer = DistillationTrainer(
+            network, args, train_dataset=resident(split["train"]), eval_dataset=resident(split["test"])
+        )
+        trainer.train()
+        network.save_pretrained(args.output_dir)
+        facts = {"proteins": len(known), "dropped": dropped} | trainer.evaluate()
+        write_json(Path(args.output_dir, "pretraining.json"), facts)
 
 
 DEFAULTS = {

@@ -6,6 +6,7 @@ import datasets
 
 from ..hub.transfer import without_tokens
 from ..utils.errors import UserError
+from .caches import is_saved_to_disk, loaded_from_disk
 
 
 def load_splits(
@@ -35,13 +36,15 @@ def check_split(splits: datasets.DatasetDict, name: str, dataset: str) -> None:
 
 
 def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
-    """Load a split as a stream, from data files in a folder or from the Hub.
+    """Load a split as a stream, from a folder (data files, or written by ``save_to_disk``) or from the Hub.
 
     Raises:
         UserError: as for :func:`load_splits`, or a dataset that doesn't say what columns it has.
     """
     _check_name(name_or_path)
     path = Path(name_or_path).expanduser()
+    if is_saved_to_disk(path):
+        return load_splits(name_or_path, (split,))[split].to_iterable_dataset()
     try:
         splits = datasets.load_dataset(str(path.resolve()) if path.is_dir() else name_or_path, streaming=True)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -66,11 +69,10 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
             f"there is no folder {name_or_path}; pass the path of a dataset's folder or its name on the Hub"
         )
     try:
-        if (path / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(path)
-        if (path / "state.json").is_file():
-            dataset = datasets.load_from_disk(path)
-            return datasets.DatasetDict({str(dataset.split or "train"): dataset})
+        if is_saved_to_disk(path):
+            loaded = loaded_from_disk(path)
+            single = isinstance(loaded, datasets.Dataset)
+            return datasets.DatasetDict({str(loaded.split or "train"): loaded}) if single else loaded
         return datasets.load_dataset(str(path.resolve()) if local else name_or_path, configuration)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if local:

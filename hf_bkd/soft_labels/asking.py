@@ -21,12 +21,14 @@ from ..utils.progress import progress_bar
 from ..utils.random import ExampleGenerator, named_seed
 from .belonging import check_class_count, check_identity
 from .examples import Batch, Examples, ahead
+from .preparation import NAME as DIGESTS
+from .preparation import check_inputs, input_digests
 from .shards import Shards
 from .storage import STORAGES
 from .writing import encoded_table, with_wide_variance
 
 VARIANCES = ("auto", "full", "sum", "none")
-SIZES, INPUTS = b"image_sizes", b"inputs"  # of a shard's images and of its first row, beside its columns
+SIZES = b"image_sizes"  # of a shard's images, beside its columns
 PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -194,8 +196,8 @@ def _collected(shards: Shards, names: list[str]) -> Answers:
 
 def _batches(
     examples: Examples, device: torch.device, options: LabelOptions, shards: Shards, part: str, names: list[str]
-) -> Iterator[tuple[str, int, Batch | None, str | None]]:
-    """Name and rows of the shard that each batch belongs to, and the hash of the inputs of the shard's first row.
+) -> Iterator[tuple[str, int, Batch | None, dict[int, str]]]:
+    """Name and rows of the shard that each batch belongs to, and hashes of the inputs of some of the shard's rows.
 
     There is no batch for a shard that is finished or another process'. All names are added to ``names``.
     """
@@ -204,12 +206,12 @@ def _batches(
         name, piece, first = shard_name(part, number), read(), number * options.shard_rows
         names.append(name)
         if number % state.num_processes != state.process_index:
-            yield name, len(piece), None, None
+            yield name, len(piece), None, {}
         elif name in shards:
             _check_rows(shards, name, piece, first, examples)
-            yield name, len(piece), None, None
+            yield name, len(piece), None, {}
         else:
-            inputs = None if shards.folder is None else examples.inputs_digest(piece)
+            inputs = {} if shards.folder is None else input_digests(examples, piece, first)
             for batch in examples.batches(piece, first, options.batch_size, device):
                 yield name, len(piece), batch, inputs
 
@@ -252,12 +254,14 @@ def _predict(teacher: LabelingTeacher, batch: Batch, num_views: int, options: La
 
 
 def _shard(
-    done: list[dict[str, np.ndarray]], sizes: set[tuple[int, ...]], inputs: str | None, options: LabelOptions
+    done: list[dict[str, np.ndarray]], sizes: set[tuple[int, ...]], inputs: dict[int, str], options: LabelOptions
 ) -> pa.Table:
     labels = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
     probs, variance, ids = labels["probs"], labels.get("variance"), labels["ids"]
     table = encoded_table(probs, variance, ids, options.storage, options.top_k, labels["numbers"])
-    return table.replace_schema_metadata({SIZES: json.dumps(sorted(sizes))} | ({INPUTS: inputs} if inputs else {}))
+    return table.replace_schema_metadata(
+        {SIZES: json.dumps(sorted(sizes))} | ({DIGESTS: json.dumps(inputs)} if inputs else {})
+    )
 
 
 def _check_rows(shards: Shards, name: str, piece: datasets.Dataset, first: int, examples: Examples) -> None:
@@ -271,10 +275,4 @@ def _check_rows(shards: Shards, name: str, piece: datasets.Dataset, first: int, 
     if not examples.has_ids:
         return
     check_identity(shard[EXAMPLE_ID].to_numpy(), examples.identity.of_dataset(piece), first + np.arange(len(piece)))
-    before = (shard.schema.metadata or {}).get(INPUTS)
-    now = None if before is None else examples.inputs_digest(piece)
-    if now is not None and before.decode() != now:
-        raise UserError(
-            f"{shards.folder} holds an unfinished labeling with another preprocessing (row {first} became inputs with "
-            f"the hash {before.decode()} there, {now} here): pass another folder, or the preprocessor that began it"
-        )
+    check_inputs(examples, piece, first, shard, shards.folder)

@@ -62,11 +62,12 @@ def read_record(features: Mapping[str, Any], teacher: str | None = None) -> Labe
 
 def check_reserved(features: Mapping[str, Any]) -> None:
     """UserError if a column has the name of soft labels and is the user's own: no record of ours stands beside it."""
-    recorded = {name.partition("__")[2] for name in filter(is_record_column, features)}
+    records = [name for name in features if is_record_column(name) and len(getattr(features[name], "names", ())) == 1]
+    recorded = {name.partition("__")[2] for name in records}
+    for name in records:
+        decode_record(features[name])
     for name in filter(is_soft_label_column, features):
         ours = bool(recorded) if name == EXAMPLE_ID else name.partition("__")[2] in recorded
-        if is_record_column(name):
-            decode_record(features[name])
         if not ours:
             raise UserError(
                 f"the dataset has a column {name} of its own, a name that soft labels need: pass "

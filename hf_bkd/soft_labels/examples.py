@@ -1,8 +1,7 @@
 """A dataset's rows as a teacher gets them: batch by batch, in each view, with the ids of their content."""
 
-import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data.columns import is_label
-from ..data.preprocessing import ImagePreprocessor, Images, Pool, look
+from ..data.preprocessing import Images, Pool, look
 from ..data.preprocessors import Preprocessor, called, columns_as_inputs
 from ..data.rows import Watched, read_rows
 from ..data.views import Views
@@ -160,16 +159,6 @@ class Examples:
     def _tensors(self, piece: datasets.Dataset) -> datasets.Dataset:
         return piece if piece.format["type"] in ("custom", "torch") else piece.with_format("torch")
 
-    def inputs_digest(self, piece: datasets.Dataset) -> str | None:
-        """Hash of the inputs that the first row of a piece becomes; ``None`` if they aren't the same each time.
-
-        By it a labeling that goes on recognizes that it would go on with another preprocessing.
-        """
-        if self.views is not None or isinstance(getattr(self.preprocessor, "processor", None), ImagePreprocessor):
-            return None  # such are in the plan
-        first, second = (_digest(next(self.batches(piece.select([0]), 0, 1, CPU)).inputs(0)) for _ in range(2))
-        return first if first == second else None
-
     def pieces(self, size: int) -> Iterator[tuple[int, Callable[[], datasets.Dataset]]]:
         """The number of each piece of ``size`` rows, and a function that reads it."""
         if not self.streamed:
@@ -262,16 +251,6 @@ def ahead(items: Iterable) -> Iterator:
         while (item := coming.result()) is not end:
             coming = reader.submit(next, source, end)
             yield item
-
-
-def _digest(inputs: Any) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(inputs.items()) if isinstance(inputs, Mapping) else [("", inputs)]:
-        value = value.detach().cpu() if isinstance(value, Tensor) else value
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data if value.numel() else b"")
-    return digest.hexdigest()
 
 
 def _always(inputs: dict[str, Tensor]) -> Callable[[int], dict[str, Tensor]]:

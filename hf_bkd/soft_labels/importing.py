@@ -59,12 +59,12 @@ def import_soft_labels(
     """
     check_reserved(dataset.features)
     values = _numbers(values)
-    values = values[None] if values.ndim == 2 else values
-    if values.ndim != 3 or len(ids) != values.shape[1]:
+    if values.ndim not in (2, 3) or len(ids) != values.shape[-2]:
         raise UserError(
             f"values must be [M, C] or [S, M, C] with an id for each of M; they are {list(values.shape)}, and there "
             f"are {len(ids)} ids"
         )
+    values = values[None] if values.ndim == 2 else values
     rows = _rows(dataset, list(ids), id_column)
     draws = _mapped(_probabilities(values[:, rows], kind, temperature), classes, dataset.features)
     check_class_count("the array", draws.shape[-1], dataset.features)

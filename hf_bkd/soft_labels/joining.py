@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import torch
 
+from ..data.caches import caches_elsewhere
 from ..data.columns import EXAMPLE_ID
 from ..utils.errors import UserError
 from .belonging import NAMED, Facts, check_belonging, check_one_labeling
@@ -57,7 +58,8 @@ def join_soft_labels(
         check_one_labeling(ids, own.record)
         _check_repeated(own, ids)
     rows = _matches(identity.of_dataset(examples), ids)
-    matched = only_soft_labels(labels).select(rows).flatten_indices()
+    with caches_elsewhere(labels):
+        matched = only_soft_labels(labels).select(rows).flatten_indices()
     table = matched.with_format("arrow")[:]
     columns = {name: (table[name], matched.features[name]) for name in matched.column_names}
     return with_columns(examples.remove_columns(soft_label_columns(examples)), columns)

@@ -1,5 +1,6 @@
 """A teacher's opinion of every example is written into the dataset, once."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID
@@ -33,7 +35,7 @@ from .asking import (
 from .examples import AnyDataset, Examples
 from .identity import Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
-from .shards import Shards, error_if_full, first_difference, has_begun
+from .shards import MEMORY, Shards, error_if_full, first_difference, has_begun
 from .writing import attach_table, label_set
 
 Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
@@ -199,35 +201,56 @@ def _cross_fitted(
         raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
     shards = Shards(folder, _plan(examples, options, None, folds))
     examples, options = _as_begun(examples, options, shards)
-    parts, answers, teachers = _fold_indices(examples.num_rows, folds, options.seed), [], []
+    parts, tables, teachers = _fold_indices(examples.num_rows, folds, options.seed), [], []
+    sizes: set[tuple[int, ...]] = set()
     for fold, part in enumerate(parts):
         own, name = examples.select(part), f"fold-{fold:04d}"
         shard_names = [shard_name(name, number) for number in range(-(-len(part) // options.shard_rows))]
         described = decided_by_main(lambda: shards.recall(name))  # noqa: B023
         finished = decided_by_main(lambda: all(each in shards for each in shard_names))  # noqa: B023
         if described and finished:
-            answers.append(finished_answers(own, options, shards, name))
+            table, own_sizes = finished_answers(own, options, shards, name)
         else:
             rest = np.setdiff1d(np.arange(examples.num_rows), part)
             teacher = fit(examples.dataset.select(rest), fold)
             described = _remembered(shards, name, fold, described, as_json(description(teacher, options.num_samples)))
             bar_name = f"labeling fold {fold + 1} of {folds}" if progress else None
             fitting = replace(options, batch_size=fitting_batch_size(own, teacher, options))
-            answers.append(ask(own, teacher, fitting, shards, name, bar_name))
+            table, own_sizes = ask(own, teacher, fitting, shards, name, bar_name)
+        tables.append(deque(table.to_batches()))
+        sizes |= own_sizes
         teachers.append(described)
-    table = shards.assembled(_in_order([each.table for each in answers], parts, options.shard_rows))
-    whole = Answers(table, set().union(*(each.sizes for each in answers)))
+    del table  # what stands in order is let go of
+    shards.forget()
+    whole = Answers(shards.assembled(_in_order(tables, parts, options.shard_rows)), sizes)
     weights = [each["weights"] for each in teachers]
     return Made(examples, whole, options, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
 
 
-def _in_order(tables: list[pa.Table], parts: list[np.ndarray], size: int) -> Iterator[pa.Table]:
-    """The rows of several tables in the order of their numbers, ``size`` at a time; each part's numbers are sorted."""
+def _in_order(tables: list[deque[pa.RecordBatch]], parts: list[np.ndarray], size: int) -> Iterator[pa.Table]:
+    """The rows of several tables in the order of their numbers, ``size`` at a time; each part's numbers are sorted.
+
+    The tables are emptied.
+    """
     for start in range(0, sum(map(len, parts)), size):
         places = [np.searchsorted(part, (start, start + size)) for part in parts]
         numbers = np.concatenate([part[low:high] for part, (low, high) in zip(parts, places, strict=True)])
-        slices = [table.slice(low, high - low) for table, (low, high) in zip(tables, places, strict=True)]
-        yield pa.concat_tables(slices).combine_chunks().take(np.argsort(numbers))
+        first = [
+            batch for table, (low, high) in zip(tables, places, strict=True) for batch in _taken(table, high - low)
+        ]
+        rows = pa.Table.from_batches(first).combine_chunks(memory_pool=MEMORY)
+        yield pc.take(rows, pa.array(np.argsort(numbers)), memory_pool=MEMORY)
+
+
+def _taken(table: deque[pa.RecordBatch], count: int) -> Iterator[pa.RecordBatch]:
+    """The first ``count`` rows of a table, which it loses."""
+    while count:
+        batch = table.popleft()
+        if len(batch) > count:
+            table.appendleft(batch.slice(count))
+            batch = batch.slice(0, count)
+        count -= len(batch)
+        yield batch
 
 
 def _as_begun(examples: Examples, options: LabelOptions, shards: Shards) -> tuple[Examples, LabelOptions]:

@@ -30,6 +30,7 @@ from .storage import check_parts
 from .writing import combined
 
 SPOT_CHECKED_ROWS = 256
+READ_AT_ONCE = 2**14  # rows whose labels are checked at once
 
 
 def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels:
@@ -45,8 +46,11 @@ def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels
         UserError: no such column, one of another shape, rows that are not distributions, an unreadable record, or
             other classes than the dataset's.
     """
-    if hasattr(dataset, "soft_labels"):
-        return dataset.soft_labels(name)
+    return dataset.soft_labels(name) if hasattr(dataset, "soft_labels") else _read(dataset, name)
+
+
+def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLabels:
+    """The labels of rows that are called ``first`` and so on."""
     layout = Layout.of(dataset.features, name)
     columns = [each for each in (layout.name, layout.variance_name) if each in dataset.column_names]
     table = dataset.with_format("arrow", columns=columns)[:]
@@ -54,7 +58,7 @@ def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels
     layout = layout.with_width(flat["probs"].shape[-1])
     check_belonging(layout, Facts(features=dataset.features))
     parts = layout.parts(flat)
-    check_parts(parts, layout.num_classes)
+    check_parts(parts, layout.num_classes, np.arange(first, first + len(dataset)))
     if layout.variance_name not in columns:
         return SoftLabels(layout, parts)
     feature = dataset.features[layout.variance_name]
@@ -62,6 +66,17 @@ def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels
         raise UserError(f"column {layout.variance_name} holds {feature}, not a list of numbers per row")
     variance = _lists(combined(table[layout.variance_name]), layout.variance_name)
     return SoftLabels(layout, parts, layout.variance(variance))
+
+
+def _checked_layout(dataset: datasets.Dataset, name: str | None) -> Layout:
+    """How all labels of one teacher are to be read, after they were checked some rows at a time."""
+    layout = None
+    for start in range(0, max(len(dataset), 1), READ_AT_ONCE):
+        rows = dataset.select(range(start, min(start + READ_AT_ONCE, len(dataset))))
+        before, layout = layout, _read(rows, name, start).layout
+        if before is not None and before.num_classes != layout.num_classes:
+            raise uneven(layout.name)
+    return layout
 
 
 def read_provenance(features: datasets.Features, name: str | None = None) -> dict | None:
@@ -162,7 +177,7 @@ def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[s
     if hasattr(dataset, "soft_labels"):
         return replace(dataset.soft_labels(teacher).layout, name=column(PROBS, teacher)), {}
     if isinstance(dataset, datasets.Dataset):
-        layout = read(dataset, teacher).layout
+        layout = _checked_layout(dataset, teacher)
         return layout, _spot_checked_ids(dataset, layout.record)
     if not isinstance(dataset, datasets.IterableDataset):
         raise UserError(
@@ -215,6 +230,8 @@ def ids_to_compare(
     ids, content = stored_ids(dataset, record), content_column(dataset.features)
     columns = _columns_of_ids(record)
     identity = _present_identity(dataset, record) if len(columns) > 1 or columns[:1] != [content] else None
+    if identity is None and content is None:  # what the ids are of is not here any more
+        return {"ids": None}
     if ids is None or own is None or identity is None or identity.columns == (content,):
         return {"ids": ids}
     check_identity(ids, identity.of_dataset(dataset))

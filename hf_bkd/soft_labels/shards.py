@@ -20,6 +20,7 @@ from ..utils.processes import decided_by_main, processes
 from .record import as_json
 
 PLAN_FILE = "labelling.json"  # spelled so in folders that earlier versions left
+MEMORY = pa.system_memory_pool()  # Arrow's own pool keeps what is freed, beside what takes its place
 ADDED = ("identity", "draws", "stream")  # to plans, since there is more than one value
 
 
@@ -108,6 +109,10 @@ class Shards:
                 f"{file} is damaged: delete this file and label again with the same folder; the shards are kept"
             ) from error
 
+    def forget(self) -> None:
+        """Let go of the tables in memory, once they have been read."""
+        self._written.clear()
+
     def share(self) -> None:
         """Wait until all processes have written their shards, and let each have all."""
         if self.folder is None and processes().num_processes > 1:
@@ -171,7 +176,7 @@ def _serialized(table: pa.Table) -> pa.Buffer:
     """The Arrow stream of a table, in a buffer of just that size."""
     length = pa.MockOutputStream()
     _write(table, length)
-    content = pa.allocate_buffer(length.size())
+    content = pa.allocate_buffer(length.size(), memory_pool=MEMORY)
     _write(table, pa.FixedSizeBufferWriter(content))
     return content
 

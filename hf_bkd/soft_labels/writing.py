@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..data.caches import caches_elsewhere
 from ..data.columns import EXAMPLE_ID
 from ..utils.checks import check_choice
 from ..utils.deprecation import renamed_arguments
@@ -69,7 +70,7 @@ def attach_table(
     stale = {*columns, column(VARIANCE, name)}
     dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
     if EXAMPLE_ID in columns and (record.dataset.identity or record.dataset.content_column) is not None:
-        dataset = _with_ids_of(dataset, record)
+        dataset = with_ids_of(dataset, record)
     return with_columns(dataset, columns)
 
 
@@ -93,7 +94,7 @@ def _zeros(number: int) -> pa.ChunkedArray:
     return pa.chunked_array([zeros] * whole + [zeros[:rest]], pa.int64())
 
 
-def _with_ids_of(dataset: datasets.Dataset, record: LabelRecord) -> datasets.Dataset:
+def with_ids_of(dataset: datasets.Dataset, record: LabelRecord) -> datasets.Dataset:
     """The dataset, whose records of labels say of its ids what ``record`` does."""
     said = {
         name: record.dataset.json.get(name) for name in ("content_column", "identity", "fingerprint", "repeated_ids")
@@ -129,7 +130,8 @@ def with_columns(
     """``dataset`` and further columns, which are not copied: name -> their values and their feature."""
     labels = dataset_of(columns)
     unformatted = set(dataset.column_names) - set(dataset.format["columns"])
-    wide = datasets.concatenate_datasets([dataset, labels], axis=1)
+    with caches_elsewhere(dataset):
+        wide = datasets.concatenate_datasets([dataset, labels], axis=1)
     formatted = [name for name in wide.column_names if name not in unformatted] if unformatted else None
     form = dataset.format
     return wide.with_format(

@@ -167,11 +167,11 @@ class Vectors:
     def batched(
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
-        """The rows as training and evaluation read them, recognized by their content column if they have one."""
-        rows, content = dataset.with_format(None), content_column(dataset.features)
+        """The rows as training and evaluation read them, recognized by their content column, or else by features."""
+        rows, content = dataset.with_format(None), content_column(dataset.features) or self.column
         values = self.preprocess({self.column: rows[self.column][:]}) | {"labels": torch.tensor(rows["label"][:])}
-        ids = None if content is None else dataset_ids(dataset, content)
-        return BatchedDataset({name: value.to(device) for name, value in values.items()}, example_ids=ids)
+        values = {name: value.to(device) for name, value in values.items()}
+        return BatchedDataset(values, example_ids=dataset_ids(dataset, content))
 
     def network(self, architecture: str, classes: list[str], train: BatchedDataset, **settings: Any) -> nn.Module:
         """A new perceptron, on the scale of ``train``; ``settings`` are its further arguments.

@@ -13,11 +13,13 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from ..data.caches import caches_elsewhere
 from ..data.columns import EXAMPLE_ID
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
-from ..soft_labels.columns import column, soft_label_columns, teachers_of
+from ..soft_labels.columns import column, read_record, soft_label_columns, teachers_of
 from ..soft_labels.identity import Identity, content_column, summarized_ids
-from ..soft_labels.record import make_record
+from ..soft_labels.record import LabelRecord, make_record
+from ..soft_labels.writing import with_ids_of
 from ..teachers import EnsembleTeacher, Teacher
 from ..training.batched_dataset import BatchedDataset
 from ..utils.errors import UserError
@@ -172,7 +174,7 @@ class Teaching:
 
     def on_test(self, teacher: Teacher) -> datasets.Dataset:
         """Return the test split with a teacher's soft labels."""
-        return add_soft_labels(self.cell.splits.test, teacher, **self._options, storage="float32")
+        return add_soft_labels(_bare(self.cell.splits.test), teacher, **self._options, storage="float32")
 
     def _columns(self, arm: Arm, temperature: float) -> Labels:
         """Nothing but an arm's soft labels."""
@@ -213,7 +215,7 @@ class Teaching:
         return options | {"preprocessor": cell.inputs.preprocess}
 
     def _label(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-        cell, rows = self.cell, self.cell.splits.taught
+        cell, rows = self.cell, _bare(self.cell.splits.taught)
         exact = isinstance(arm.teacher, ExactBayes)
         if cell.splits.transfer is not None and (arm.folds or exact):
             raise UserError(f"arm {arm.name!r} labels the training split itself, and this study has a transfer set")
@@ -233,7 +235,7 @@ class Teaching:
         return train, self.on_test(EnsembleTeacher(teachers))
 
     def _label_exactly(self) -> datasets.Dataset:
-        rows, bayes = self.cell.splits.train, self.cell.splits.bayes
+        rows, bayes = _bare(self.cell.splits.train), self.cell.splits.bayes
         content = content_column(rows.features)
         identity = None if content is None else Identity((content,))
         ids = None if identity is None else identity.of_dataset(rows)
@@ -253,9 +255,15 @@ def _read_labels(folder: Path) -> Labels:
     return Labels(train, test, json.loads((folder / "cost.json").read_text())["seconds"])
 
 
+def _bare(rows: datasets.Dataset) -> datasets.Dataset:
+    """Rows without the soft labels that the data brings, which are other teachers'."""
+    return rows.remove_columns(soft_label_columns(rows))
+
+
 def _beside(rows: datasets.Dataset, labels: datasets.Dataset) -> datasets.Dataset:
     """Rows with these soft labels and no others."""
-    return datasets.concatenate_datasets([rows.remove_columns(soft_label_columns(rows)), labels], axis=1)
+    with caches_elsewhere(rows):
+        return datasets.concatenate_datasets([_bare(rows), labels], axis=1)
 
 
 def _of_teacher(rows: datasets.Dataset, name: str) -> datasets.Dataset | None:
@@ -268,11 +276,19 @@ def _of_teacher(rows: datasets.Dataset, name: str) -> datasets.Dataset | None:
 
 
 def _together(labels: Sequence[datasets.Dataset], names: Sequence[str]) -> datasets.Dataset:
-    """Several teachers' soft labels of the same rows, each under its name."""
+    """Several teachers' soft labels of the same rows, each under its name, with the ids of the first that has some."""
+    with_ids = next((part for part in labels if EXAMPLE_ID in part.column_names), None)
+    about_ids = None if with_ids is None else _record_of(with_ids)
     named = []
     for part, name in zip(labels, names, strict=True):
-        known = named and EXAMPLE_ID in part.column_names
-        part = part.remove_columns([EXAMPLE_ID]) if known else part
+        if part is not with_ids:
+            part = part.remove_columns([each for each in part.column_names if each == EXAMPLE_ID])
+            part = part if about_ids is None else with_ids_of(part, about_ids)
         plain = [each for each in part.column_names if each != EXAMPLE_ID and "__" not in each]
         named.append(part.rename_columns({each: column(each, name) for each in plain}))
     return datasets.concatenate_datasets(named, axis=1)
+
+
+def _record_of(labels: datasets.Dataset) -> LabelRecord | None:
+    """The record of one teacher's labels."""
+    return read_record(labels.features, teachers_of(labels.column_names)[0])

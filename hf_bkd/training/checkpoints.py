@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +22,10 @@ from transformers.utils import (
 )
 
 from ..utils.errors import UNWRITTEN, UserError
+from .lineage import NAME, id_of, numbered, present
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile("checkpoint-([0-9]+)")
 RECORD = "DistillationTrainer"  # under this name the state file holds what the Trainer itself forgets
 UNFINISHED = "checkpoint-is-incomplete.txt"  # the Trainer's mark while it saves on a signal
 WEIGHTS = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
@@ -40,12 +39,16 @@ class _Lacking(Exception):
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """Return the newest complete checkpoint, or ``None``; a newer one that is not complete is logged, and why."""
-    folders = {path: NAME.fullmatch(path.name) for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()}
-    numbered = sorted((int(match[1]), path) for path, match in folders.items() if match)
+    """Return the newest complete checkpoint of the present training, or ``None``; newer ones are logged, and why not.
+
+    The present training is the last one that began in the folder; see `lineage`.
+    """
+    now = present(output_dir)
+    begun_from = [] if now.start is None else [now.start]
     passed_over, complete = [], None
-    for _, path in reversed(numbered):
-        lacking = what_lacks(path)
+    for path in [path for _, path in reversed(numbered(output_dir))] + begun_from:
+        is_own = now.id in (None, id_of(path)) or path in begun_from
+        lacking = what_lacks(path) if is_own else "it is of another training"
         if lacking is None:
             complete = path
             break

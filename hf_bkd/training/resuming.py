@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, has_length
 
 from ..models.calling import uncompiled
+from ..utils.processes import decided_by_main
 from .checkpoints import RECORD, check_complete, check_same_model, last_checkpoint, recorded, writing
+from .lineage import begun, rotate, sign
 
 
 class ResumableTrainer(Trainer):
@@ -25,6 +26,7 @@ class ResumableTrainer(Trainer):
         with writing(kwargs["args"].output_dir):
             super().__init__(**kwargs)
         self._resumed: dict[str, Any] = {}
+        self._training_id = ""
         self._epoch_is_over = self._save_is_due = False  # the latter: postponed to the epoch's end
         self.add_callback(_AtEpochEnds(self))
 
@@ -34,14 +36,18 @@ class ResumableTrainer(Trainer):
         Raises:
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
-        self._resumed = {}
-        if resume_from_checkpoint is True:
+        self._resumed, last = {}, resume_from_checkpoint is True
+        if last:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         elif isinstance(resume_from_checkpoint, (str, Path)):
             check_complete(resume_from_checkpoint)
-        if not resume_from_checkpoint:
+        resume_from_checkpoint = resume_from_checkpoint or None
+        if resume_from_checkpoint is not None:
+            check_same_model(Path(resume_from_checkpoint), uncompiled(self.model))
+        with writing(self.args.output_dir):
+            self._training_id = decided_by_main(lambda: begun(self.args.output_dir, resume_from_checkpoint, last))
+        if resume_from_checkpoint is None:
             return super().train(None, *args, **kwargs)
-        check_same_model(Path(resume_from_checkpoint), uncompiled(self.model))
         eval_on_start, self.args.eval_on_start = self.args.eval_on_start, False
         try:
             output = super().train(str(resume_from_checkpoint), *args, **kwargs)
@@ -90,10 +96,16 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         self.state.stateful_callbacks[RECORD] = {"args": {}, "attributes": self._progress()}
-        with writing(folder):
-            if self.args.should_save:  # an older checkpoint of this step is not complete from here on
-                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
-            super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # the Trainer would count others' too
+        try:
+            with writing(folder):
+                if self.args.should_save:
+                    sign(folder, self._training_id)
+                super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate(folder, self._training_id, limit, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, uncompiled(self.model if model is None else model))
@@ -155,6 +167,7 @@ class _AtEpochEnds(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._epoch_is_over = self.trainer._save_is_due = False
+        state.compute_steps(args, state.max_steps)  # periods are what the arguments say now, not the checkpoint
         if self.trainer._resumed:
             self.trainer._go_on_from(self.trainer._resumed)
 

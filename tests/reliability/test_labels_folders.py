@@ -23,7 +23,8 @@ from hf_bkd import UserError, join_soft_labels, only_soft_labels
 from hf_bkd.data.columns import EXAMPLE_ID
 from hf_bkd.soft_labels import read
 from hf_bkd.soft_labels.identity import content_ids
-from hf_bkd.soft_labels.shards import Shards
+from hf_bkd.soft_labels.preparation import NAME
+from hf_bkd.soft_labels.shards import Shards, _checksum, _serialized
 from hf_bkd.utils import locks
 from hf_bkd.utils.locks import LOCK_FILE, sole_user
 from tests.soft_labels.label_helpers import Teacher, column_bytes, quiet, text_inputs, texts
@@ -75,6 +76,45 @@ class TestGoingOn:
             UserError, match=r"another preprocessing \(row 0 became inputs with the hash \w{16} there, \w{16} here\)"
         ):
             quiet(table(), Teacher(), folder=tmp_path, shard_rows=5, batch_size=4, preprocessor=scaled(2.0))
+
+    @pytest.mark.parametrize("changed", [3, 5, 20, 37])
+    def test_with_another_preprocessing_of_the_longest_texts_alone_is_refused(self, tmp_path, changed):
+        """A tokenizer's other truncation, which is seen at none but the longest of a shard's rows."""
+        words = datasets.Dataset.from_dict({"text": ["a" * (100 if i == changed else 3) + str(i) for i in range(40)]})
+
+        def cut_at(longest):
+            return lambda rows: {"x": torch.tensor([[min(len(text), longest)] * 3 for text in rows["text"]]) / 100}
+
+        quiet(words, Teacher(), folder=tmp_path, preprocessor=cut_at(64), shard_rows=40)
+        with pytest.raises(UserError, match=rf"another preprocessing \(row {changed} became"):
+            quiet(words, Teacher(), folder=tmp_path, preprocessor=cut_at(16), shard_rows=40)
+        quiet(words, Teacher(), folder=tmp_path, preprocessor=cut_at(64), shard_rows=40)
+
+    def test_with_a_hash_of_the_first_row_alone(self, tmp_path):
+        """As shards had once."""
+        begin(tmp_path, table(), preprocessor=scaled(1.0))
+        for file in tmp_path.glob("*.arrow"):
+            shard = pa.ipc.open_stream(file.read_bytes()).read_all()
+            hashes = json.loads(shard.schema.metadata[NAME])
+            assert list(hashes) == ["0", "1", "2", "3", "4"]
+            file.unlink()
+            content = _serialized(shard.replace_schema_metadata(shard.schema.metadata | {NAME: hashes["0"]}))
+            file.with_name(f"{file.stem.rpartition('-')[0]}-{_checksum(content)}.arrow").write_bytes(content)
+        options = {"folder": tmp_path, "shard_rows": 5, "batch_size": 4}
+        with pytest.raises(UserError, match=r"another preprocessing \(row 0 became"):
+            quiet(table(), Teacher(), preprocessor=scaled(2.0), **options)
+        quiet(table(), Teacher(), preprocessor=scaled(1.0), **options)
+
+    def test_a_row_that_fails_is_named_by_its_own_number(self, tmp_path):
+        rows = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d", "longer", "e"]})
+
+        def failing(batch):
+            if "longer" in batch["text"]:
+                raise KeyError("no such word")
+            return text_inputs(batch)
+
+        with pytest.raises(UserError, match="can't read row 4 "):
+            quiet(rows, Teacher(), preprocessor=failing, folder=tmp_path, shard_rows=3)
 
     def test_with_a_preprocessor_that_reads_another_column_is_refused(self, tmp_path):
         begin(tmp_path, table(y=[[1.0] * 3] * N), preprocessor=scaled(1.0))

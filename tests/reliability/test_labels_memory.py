@@ -11,11 +11,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.soft_labels.label_helpers import Answer, quiet
+from hf_bkd import UserError
+from hf_bkd.soft_labels import attach, reading
+from hf_bkd.soft_labels.reading import stored_labels
+from tests.soft_labels.label_helpers import RECORD, Answer, quiet, some_probs, texts
 
 FORK = multiprocessing.get_context("fork")
 C = 100
-STORED = 2 * 2 * C + 8  # bytes a row: probabilities and variance in float16, and the id
+STORED = (2 + 4) * C + 8  # bytes a row: probabilities in float16, variance in float32, and the id
 NOISE = 2**22  # bytes by which the same labeling differs from time to time
 TABLE = 10  # bytes a row: 8 kB a shard of 1024 rows, for what Arrow knows of its file
 INDICES = 100  # bytes a row: where the rows of four folds, and the rest of each, stand
@@ -91,8 +94,27 @@ def test_into_a_folder_needs_the_same_for_any_number_of_rows(tmp_path, sizes, fo
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_in_memory_needs_little_more_than_what_is_stored(tmp_path, sizes):
-    small, large = (peak(numbers(tmp_path, rows)) for rows in sizes)
+@pytest.mark.parametrize("folds", [False, True])
+def test_in_memory_needs_little_more_than_what_is_stored(tmp_path, sizes, folds):
+    small, large = (peak(numbers(tmp_path, rows), folds) for rows in sizes)
     rows = sizes[1] - sizes[0]
     print(f"{(large - small) / rows:.0f} bytes a row, {(large - small) / rows / STORED:.2f} of what is stored")
-    assert large - small < NOISE + 1.2 * STORED * rows
+    assert large - small < NOISE + (1.2 * STORED + (INDICES if folds else 0)) * rows
+
+
+def test_labels_of_a_training_set_are_checked_some_rows_at_a_time(monkeypatch):
+    """With the numbers that rows have in the dataset, and lists of one length all over."""
+    monkeypatch.setattr(reading, "READ_AT_ONCE", 4)
+    labeled, seen = attach(texts(), some_probs(10, 4), RECORD), []
+    monkeypatch.setattr(
+        reading, "_lists", lambda rows, name, own=reading._lists: (seen.append(len(rows)), own(rows, name))[1]
+    )
+    assert stored_labels(labeled, None, 4)["teacher_probs"].layout.num_classes == 4 and seen == [4, 4, 2]
+    probs = some_probs(10, 4)
+    probs[7] *= 2
+    wrong = labeled.remove_columns("teacher_probs").add_column("teacher_probs", probs.tolist())
+    with pytest.raises(UserError, match="row 7 of the soft labels does not sum to one"):
+        stored_labels(wrong, None, None)
+    bare = texts().add_column("teacher_probs", [[0.5, 0.5]] * 8 + [[1.0, 0, 0]] * 2)
+    with pytest.raises(UserError, match="don't all hold a list of the same length"):
+        stored_labels(bare, None, None, allow_unrecorded=True)

@@ -83,7 +83,7 @@ BAD[3, 1] = np.nan
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: imported(LOGITS[:4]), r"they are \[1, 4, 3\], and there are 5 ids"),
+        (lambda: imported(LOGITS[:4]), r"they are \[4, 3\], and there are 5 ids"),
         (lambda: imported(LOGITS[0]), "values must be"),
         (
             lambda: imported(ids=["P3", "P1", "P9", "P8", "P4"]),

@@ -208,3 +208,33 @@ def test_the_prior_precision_is_the_best_one_on_the_validation_split(finished):
     saved = Teacher.from_pretrained(student / "posterior", network=network).record
     assert saved["prior precision"] == best
     assert saved["validation"]["nll"] == pytest.approx(tried[best]["validation"]["nll"], rel=1e-2)
+
+
+LAPLACE_ARM = Arm("laplace", Laplace(), strengths=(1.0,))
+
+
+def unnamed(options, seed) -> Splits:
+    """Rows of features alone, with labels whose ids are of more."""
+    splits = labeled(options, seed)
+    bare = (part.remove_columns("name") for part in (splits.train, splits.validation, splits.test))
+    return Splits(*bare, Vectors())
+
+
+@pytest.mark.parametrize("members", [(A, LAPLACE_ARM), (LAPLACE_ARM, A)], ids=["imported first", "imported last"])
+@pytest.mark.parametrize("data", [labeled, unnamed])
+def test_imported_and_own_labels_of_the_same_rows_are_combined(tmp_path, members, data):
+    """Their ids are of different columns: the imported ones' of all, the others' of the features."""
+    study = Study("mixed", (*members, *combined(members, (1.0,))[:1]), {"": data})
+    records = {record["arm"]: record for record in run(study, tmp_path)["arms"]}
+    probs = logits(blobs(90, 3), 1.0).double().softmax(dim=-1)
+    assert records["Model A"]["teacher_metrics"]["nll"] == pytest.approx(
+        classification_metrics(probs.float(), torch.tensor(blobs(90, 3)["label"][:]))["nll"], rel=1e-4
+    )
+    assert len({record["teacher_metrics"]["nll"] for record in records.values()}) == 3
+
+
+def test_labels_that_the_data_brings_are_not_those_of_an_arms_own_teacher(tmp_path):
+    """They once were learned from beside the teacher's, without a word."""
+    results = [run(Study("own", (LAPLACE_ARM,), {"": data}), tmp_path / data.__name__) for data in (plain, labeled)]
+    metrics = [[result["arms"][0][name] for name in ("metrics", "teacher_metrics")] for result in results]
+    assert metrics[0] == metrics[1]
