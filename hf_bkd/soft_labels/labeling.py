@@ -1,7 +1,7 @@
 """A teacher's opinion of every example is written into the dataset, once."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +14,14 @@ from ..data.views import Views
 from ..utils.checks import check_count
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
+from ..utils.files import writing
 from ..utils.locks import sole_user
 from ..utils.processes import decided_by_main
 from .asking import Answers, LabelingTeacher, LabelOptions, ask, finished_answers, fitting_batch_size, shard_name
 from .examples import AnyDataset, Examples, Preprocessor
 from .identity import EXAMPLE_ID, Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
-from .shards import Shards, error_if_full, first_difference
+from .shards import Shards, first_difference
 from .writing import attach_table, label_set
 
 Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
@@ -100,7 +101,7 @@ def add_soft_labels(
         teachers = {name: teacher}
     elif name is not None or examples.streamed or not teachers:
         raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
-    with _alone_in(folder):
+    with nullcontext() if folder is None else sole_user(folder):
         for own_name, each in teachers.items():
             own_folder = folder if own_name == name or folder is None else Path(folder, own_name)
             if folds is None:
@@ -112,16 +113,6 @@ def add_soft_labels(
                 return label_set(table, record, own_name)
             dataset = attach_table(dataset, table, record, own_name)
     return dataset
-
-
-@contextmanager
-def _alone_in(folder: str | Path | None) -> Iterator[None]:
-    """Keep other runs out of a folder of shards."""
-    with ExitStack() as stack:
-        if folder is not None:
-            with error_if_full(Path(folder)):
-                stack.enter_context(sole_user(folder))
-        yield
 
 
 class Made(NamedTuple):
@@ -243,7 +234,7 @@ def _table_and_record(
     (table, sizes), options, examples = made.answers, made.options, made.examples
     if not examples.has_ids:
         table = table.drop_columns([EXAMPLE_ID])
-    with nullcontext() if folder is None else error_if_full(Path(folder)):
+    with nullcontext() if folder is None else writing(folder):
         ids = summarized_ids(table[EXAMPLE_ID], folder) if examples.has_ids else None
     record = make_record(
         made.teacher,

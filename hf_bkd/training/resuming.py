@@ -9,7 +9,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, has_length
 
-from .checkpoints import RECORD, check_complete, check_same_model, last_checkpoint, recorded, writing
+from ..utils.files import writing
+from .checkpoints import GOES_ON, RECORD, check_complete, check_same_model, last_checkpoint, recorded
 
 
 class ResumableTrainer(Trainer):
@@ -89,7 +90,7 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         self.state.stateful_callbacks[RECORD] = {"args": {}, "attributes": self._progress()}
-        with writing(folder):
+        with writing(folder, GOES_ON):
             if self.args.should_save:  # an older checkpoint of this step is not complete from here on
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)

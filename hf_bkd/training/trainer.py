@@ -15,9 +15,9 @@ from ..models.calling import call_arguments, logits_of
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..soft_labels.columns import is_soft_label_column, soft_label_columns
 from ..utils.errors import UserError
+from ..utils.files import writing
 from .arguments import DistillationTrainingArguments
 from .card import write_training_card
-from .checkpoints import writing
 from .preparation import check_mixed, own_config, own_dataset
 from .resuming import ResumableTrainer
 from .supervision import Collator, OnlineTeacher, StoredLabels, network_inputs
