@@ -1,5 +1,6 @@
 """A Trainer whose resumed trainings equal uninterrupted ones, in weights and in what they log."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, has_length
 
 from ..utils.files import writing
+from ..utils.processes import failing_together
 from .checkpoints import GOES_ON, RECORD, check_complete, check_same_model, last_checkpoint, recorded
 
 
@@ -90,7 +92,8 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         self.state.stateful_callbacks[RECORD] = {"args": {}, "attributes": self._progress()}
-        with writing(folder, GOES_ON):
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # then processes wait for each other within
+        with nullcontext() if sharded else failing_together(), writing(folder, GOES_ON):
             if self.args.should_save:  # an older checkpoint of this step is not complete from here on
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
