@@ -8,7 +8,6 @@ are among those of `--dataset`, or nearly so: its teachers' labels should be wha
 On processors that compute in bfloat16, --bf16 True makes it about four times as fast.
 """
 
-import json
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from hf_bkd import BatchedDataset, DistillationTrainer, UserError
 from hf_bkd.data.loading import load_splits
 from hf_bkd.study.arguments import parse
 from hf_bkd.utils.errors import told_in_a_sentence
+from hf_bkd.utils.files import write_json
 
 SHARED = 0.25  # of the shorter one's runs of ten residues: nearly the same protein
 RUN = 10
@@ -84,7 +84,7 @@ def pretrain(argv: list[str]) -> None:
     trainer.train()
     network.save_pretrained(args.output_dir)
     facts = {"proteins": len(known), "dropped": dropped} | trainer.evaluate()
-    Path(args.output_dir, "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_json(Path(args.output_dir, "pretraining.json"), facts)
 
 
 DEFAULTS = {

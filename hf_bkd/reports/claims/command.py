@@ -11,6 +11,7 @@ from ...utils.command_line import parse_dataclasses
 from ...utils.environment import environment
 from ...utils.errors import told_in_a_sentence
 from ...utils.files import writable_folder, write_json
+from ...utils.locks import sole_user
 from .claim import Claim, as_json
 from .page import print_claims, write_page
 
@@ -44,9 +45,10 @@ def main(
         (options,) = parse_dataclasses((kind,), defaults, sys.argv[1:] if argv is None else argv)
         folder = writable_folder(options.output_dir)
         torch.set_num_threads(1)  # many small products: several threads take twice the time
-        results = {"recipe": name, "kind": "claims", "note": note, "environment": environment(torch.device("cpu"))}
-        results |= as_json(claims(options))
-        write_json(folder / "results.json", results)
-        report = write_page(results, folder)
+        with sole_user(folder):
+            results = {"recipe": name, "kind": "claims", "note": note, "environment": environment(torch.device("cpu"))}
+            results |= as_json(claims(options))
+            write_json(folder / "results.json", results)
+            report = write_page(results, folder)
         print_claims(results)
         print(f"report: {report}")
