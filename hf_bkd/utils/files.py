@@ -88,7 +88,7 @@ def whole_folder(path: str | Path, last: str = "", stale: Iterable[str] = ()) ->
 
     Raises:
         UserError: a file has the name of a folder that is to be written, or the other way around; or the disk is full,
-            read-only or gone, and what was in the folder before is there.
+            read-only or gone.
     """
     with writing(path), _collected(Path(path), last, stale) as temporary:
         yield temporary
