@@ -13,6 +13,8 @@ import datasets
 import pytest
 
 from hf_bkd.cli import main
+from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series
+from hf_bkd.reports.claims import main as claims
 from hf_bkd.utils.files import digests
 from tests.cli.fitting_helpers import FAST, cnn, images
 from tests.reliability.faults import count, failing
@@ -50,6 +52,12 @@ def report(inputs: Path, out: Path) -> None:
     main(["report", str(out)])
 
 
+def theory(inputs: Path, out: Path) -> None:
+    figure = Figure("figure", "A caption.", [Panel("a", "k", "nats", [Series("one", [1, 2], [1, 0.5])])])
+    claim = Claim("A claim", "Words.", "derived here", [Check("one", 1.0, 1.0)], [figure])
+    claims("theory", "A note.", lambda _: [claim], argv=["--output_dir", str(out)])
+
+
 def labels_of(out: Path) -> object:
     return datasets.load_from_disk(out).with_format("arrow")[:].to_pydict()
 
@@ -65,6 +73,7 @@ COMMANDS = {
     "fit": (fit, digests),
     "study": (study, numbers_of),
     "report": (report, digests),
+    "theory": (theory, digests),
 }
 
 
