@@ -6,14 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..study.settings import check_same_settings, read_json
+from ..study.settings import check_same_settings
 from ..utils.errors import UserError
-from ..utils.files import write_json
+from ..utils.files import digests, write_json
 from ..utils.locks import LOCK_FILE
 
 MARKER = "hf_bkd_command.json"  # in the finished folder: what was asked for
-WHOLE = 2**26  # bytes of a file that are hashed; of larger ones both ends, and the size
-END = 2**20
 
 
 def is_finished(output_dir: Path, settings: dict[str, Any]) -> bool:
@@ -25,8 +23,10 @@ def is_finished(output_dir: Path, settings: dict[str, Any]) -> bool:
     if not output_dir.exists():
         return False
     file = output_dir / MARKER
-    if not file.is_file() or not isinstance(read_json(file), dict):
-        raise UserError(f"{output_dir} is there already: pass a new --output_dir")
+    if not file.is_file():  # or of version 0.1, which noted no command
+        raise UserError(
+            f"{output_dir} is there already, and does not say which command made it: pass a new --output_dir"
+        )
     check_same_settings(file, settings, "a result", "pass a new --output_dir")
     return True
 
@@ -48,13 +48,4 @@ def contents(name_or_path: str) -> str:
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         return name_or_path
-    digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        size = file.stat().st_size
-        digest.update(repr((file.relative_to(folder).as_posix(), size)).encode())
-        with open(file, "rb") as content:
-            digest.update(content.read(WHOLE if size <= WHOLE else END))
-            if size > WHOLE:
-                content.seek(-END, 2)
-                digest.update(content.read())
-    return digest.hexdigest()
+    return hashlib.sha256(repr(digests(folder)).encode()).hexdigest()[:16]

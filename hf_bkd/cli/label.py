@@ -82,8 +82,7 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
     with sole_user(shards):
         try:
             done = decided_by_main(lambda: is_finished(output_dir, settings))
-            if state.is_main_process:
-                tidy(output_dir)
+            decided_by_main(lambda: tidy(output_dir))
             if not done:
                 _label(arguments, output_dir, shards, settings)
             state.wait_for_everyone()  # until all have read what the main process removes
@@ -92,16 +91,18 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
         finally:
             if state.is_main_process:
                 remove_unused(shards)
-    if state.is_main_process:
-        if done:
-            print(f"{output_dir} is finished already, by the same command")
-        if arguments.push_to_hub:
-            saved = datasets.load_from_disk(output_dir)
-            shared = {"split": arguments.split, "private": arguments.private or None, "license": arguments.license}
-            push_soft_labels(saved, arguments.push_to_hub, **shared)
-            print(f"pushed: {arguments.push_to_hub}")
-    state.wait_for_everyone()
+    if done and state.is_main_process:
+        print(f"{output_dir} is finished already, by the same command")
+    if arguments.push_to_hub:
+        decided_by_main(lambda: _push(arguments, output_dir))
     state.destroy_process_group()
+
+
+def _push(arguments: argparse.Namespace, output_dir: Path) -> None:
+    saved = datasets.load_from_disk(output_dir)
+    shared = {"split": arguments.split, "private": arguments.private or None, "license": arguments.license}
+    push_soft_labels(saved, arguments.push_to_hub, **shared)
+    print(f"pushed: {arguments.push_to_hub}")
 
 
 def _label(arguments: argparse.Namespace, output_dir: Path, shards: Path, settings: dict[str, Any]) -> None:
@@ -130,12 +131,16 @@ def _label(arguments: argparse.Namespace, output_dir: Path, shards: Path, settin
         folder=shards,
         shard_rows=SHARD_ROWS,
     )
-    state.wait_for_everyone()
+    rows = only_soft_labels(rows) if arguments.labels_only else rows
+    decided_by_main(lambda: _save(rows, output_dir, settings))
     if state.is_main_process:
-        with whole_folder(output_dir) as temporary:
-            (only_soft_labels(rows) if arguments.labels_only else rows).save_to_disk(temporary)
-            mark_finished(temporary, settings)
         print(f"{len(rows)} examples labeled, teacher {teacher.method}: {output_dir}")
+
+
+def _save(rows: datasets.Dataset, output_dir: Path, settings: dict[str, Any]) -> None:
+    with whole_folder(output_dir) as temporary:
+        rows.save_to_disk(temporary)
+        mark_finished(temporary, settings)
 
 
 def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, datasets.Dataset | None]:

@@ -1,14 +1,12 @@
 """`hf-bkd report`: a run's report, written anew from its results."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from ..reports.claims.page import print_claims, write_page
 from ..reports.report import print_summary, write_report
 from ..reports.results import kind_of
 from ..utils.command_line import Parser
-from ..utils.errors import UserError
+from ..utils.files import read_json
 
 
 def main(argv: list[str], prog: str) -> None:
@@ -16,7 +14,7 @@ def main(argv: list[str], prog: str) -> None:
     parser = Parser(prog=prog, description="Write a run's report anew from its results.json.")
     parser.add_argument("output_dir", help="folder of a recipe's run")
     folder = Path(parser.read(argv).output_dir)
-    results = _read(folder / "results.json")
+    results = read_json(folder / "results.json", object)
     if kind_of(results) == "claims":
         report = write_page(results, folder)
         print_claims(results)
@@ -24,10 +22,3 @@ def main(argv: list[str], prog: str) -> None:
         report = write_report(results, folder)
         print_summary(results)
     print(f"report: {report}")
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
-        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None

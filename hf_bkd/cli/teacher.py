@@ -16,7 +16,7 @@ from accelerate import PartialState
 from ..hub.transfer import push_folder
 from ..metrics import classification_metrics
 from ..study.arguments import parse
-from ..teachers import SPECIFICATIONS, Ensemble, TeacherSpec, predict_all
+from ..teachers import SPECIFICATIONS, Ensemble, Teacher, TeacherSpec, predict_all
 from ..teachers.specification import resolved
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_choice, check_count
@@ -178,8 +178,7 @@ def main(argv: list[str], prog: str) -> None:
     with sole_user(checkpoints):
         try:
             done = decided_by_main(lambda: is_finished(output_dir, settings))
-            if PartialState().is_main_process:
-                tidy(output_dir)
+            decided_by_main(lambda: tidy(output_dir))
             if not done:
                 _fit(options, args, output_dir, settings)
             PartialState().wait_for_everyone()
@@ -188,13 +187,13 @@ def main(argv: list[str], prog: str) -> None:
         finally:
             if PartialState().is_main_process:
                 remove_unused(checkpoints)
-    if PartialState().is_main_process:
-        if done:
-            print(f"{output_dir} is finished already, by the same command")
-        if args.push_to_hub:
-            name = args.hub_model_id or output_dir.name
-            print(f"pushed: {push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)}")
-    PartialState().wait_for_everyone()
+    if done and PartialState().is_main_process:
+        print(f"{output_dir} is finished already, by the same command")
+    if args.push_to_hub:
+        access = {"private": args.hub_private_repo, "token": args.hub_token}
+        address = decided_by_main(lambda: push_folder(output_dir, args.hub_model_id or output_dir.name, **access))
+        if PartialState().is_main_process:
+            print(f"pushed: {address}")
     PartialState().destroy_process_group()
 
 
@@ -206,11 +205,15 @@ def _fit(options: FitOptions, args: DistillationTrainingArguments, output_dir: P
     if "validation" not in teacher.record:
         predictions = predict_all(teacher, context.validation_batches(), options.num_samples)
         teacher.record["validation"] = classification_metrics(*predictions)
+    decided_by_main(lambda: _save(teacher, context, output_dir, settings, args.license))
     if PartialState().is_main_process:
-        with whole_folder(output_dir) as temporary:
-            teacher.save_pretrained(temporary, license=args.license)
-            context.reader.save(temporary)
-            mark_finished(temporary, settings)
         size = len(context.examples.validation)
         metrics = metrics_text(teacher.record["validation"])
         print(f"{options.spec.method} teacher in {output_dir}; on {size} validation examples: {metrics}")
+
+
+def _save(teacher: Teacher, context: Any, output_dir: Path, settings: dict, license: str | None) -> None:
+    with whole_folder(output_dir) as temporary:
+        teacher.save_pretrained(temporary, license=license)
+        context.reader.save(temporary)
+        mark_finished(temporary, settings)

@@ -16,7 +16,7 @@ from ..data.columns import EXAMPLE_ID
 from ..data.rows import reason
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
-from ..utils.processes import processes
+from ..utils.processes import failing_together, processes
 from ..utils.progress import progress_bar
 from ..utils.random import ExampleGenerator, named_seed
 from .belonging import check_class_count, check_identity
@@ -155,7 +155,8 @@ def ask(
     """
     check_class_count("the teacher", teacher.num_classes, examples.dataset.features)
     names: list[str] = []
-    with progress_bar(disable=bar_name is None or not processes().is_main_process, rate="rows") as bar:
+    hidden = bar_name is None or not processes().is_main_process
+    with failing_together(), progress_bar(disable=hidden, rate="rows") as bar:
         task = bar.add_task(bar_name or "", total=examples.num_rows)
         done: list[dict[str, np.ndarray]] = []
         sizes: set[tuple[int, ...]] = set()

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from ..data.views import Views
 from ..utils.checks import check_count
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
+from ..utils.files import writing
 from ..utils.locks import sole_user
 from ..utils.processes import decided_by_main
 from .asked_rows import check_dataset, examples_of
@@ -35,7 +36,7 @@ from .asking import (
 from .examples import AnyDataset, Examples
 from .identity import Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
-from .shards import MEMORY, Shards, error_if_full, first_difference, has_begun
+from .shards import MEMORY, Shards, first_difference, has_begun
 from .writing import attach_table, label_set
 
 Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
@@ -133,7 +134,7 @@ def add_soft_labels(
             check_answers(examples, asked, options)
         return examples
 
-    with _alone_in(folder):
+    with nullcontext() if folder is None else sole_user(folder):
         folders = {each: folder if each == name or folder is None else Path(folder, each) for each in teachers}
         for own_name, each in teachers.items():
             if len(teachers) > 1 and not isinstance(each, (str, Path)):  # a misfit of the last one comes up first
@@ -151,16 +152,6 @@ def add_soft_labels(
                 return label_set(table, record, own_name)
             dataset = attach_table(dataset, table, record, own_name)
     return dataset
-
-
-@contextmanager
-def _alone_in(folder: str | Path | None) -> Iterator[None]:
-    """Keep other runs out of a folder of shards."""
-    with ExitStack() as stack:
-        if folder is not None:
-            with error_if_full(Path(folder)):
-                stack.enter_context(sole_user(folder))
-        yield
 
 
 class Made(NamedTuple):
@@ -309,7 +300,7 @@ def _table_and_record(
     (table, sizes), options, examples = made.answers, made.options, made.examples
     if not examples.has_ids:
         table = table.drop_columns([EXAMPLE_ID])
-    with nullcontext() if folder is None else error_if_full(Path(folder)):
+    with nullcontext() if folder is None else writing(folder):
         ids = summarized_ids(table[EXAMPLE_ID], folder) if examples.has_ids else None
     record = make_record(
         made.teacher,

@@ -6,8 +6,7 @@ checksum of its content, so that one that was cut off or damaged can't be taken 
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pyarrow as pa
 from accelerate.utils import gather_object
 
 from ..utils.errors import UserError
-from ..utils.files import read_json, write_bytes, write_json
+from ..utils.files import read_json, write_bytes, write_json, writing
 from ..utils.processes import decided_by_main, processes
 from .record import as_json
 
@@ -46,10 +45,9 @@ class Shards:
         self._files: dict[str, Path] = {}
         self.unsaid: set[str] = set()  # what the folder's plan, of an earlier version, doesn't say
         if self.folder is not None:
-            with error_if_full(self.folder):
+            with writing(self.folder):
                 self.unsaid = decided_by_main(lambda: self._begin(as_json(plan)))
-            processes().wait_for_everyone()
-            self._look()
+                self._look()
 
     def _begin(self, plan: dict[str, Any]) -> set[str]:
         """Begin or go on; which of the ``ADDED`` settings the folder's plan doesn't say."""
@@ -86,16 +84,16 @@ class Shards:
         if self.folder is None:
             self._written[name] = content
             return
-        with error_if_full(self.folder):
-            file = self.folder / f"{name}-{_checksum(content)}.arrow"
+        file = self.folder / f"{name}-{_checksum(content)}.arrow"
+        with writing(self.folder):
             write_bytes(file, content)
-            self._files[name] = file
+        self._files[name] = file
 
     def remember(self, name: str, content: dict[str, Any]) -> None:
         """Keep a small note beside the shards, in a folder."""
-        if self.folder is not None and processes().is_main_process:
-            with error_if_full(self.folder):
-                write_json(self.folder / f"{name}.json", as_json(content))
+        if self.folder is not None:
+            with writing(self.folder):
+                decided_by_main(lambda: write_json(self.folder / f"{name}.json", as_json(content)))
 
     def recall(self, name: str) -> dict[str, Any] | None:
         """The note that :meth:`remember` kept under this name, if there is one; UserError if it is damaged."""
@@ -141,7 +139,7 @@ class Shards:
         """The tables one after the other, in a folder by way of a file that is mapped and has no name any more."""
         if self.folder is None:
             return pa.concat_tables(tables)
-        with error_if_full(self.folder), tempfile.NamedTemporaryFile(prefix=".rows.arrow.", dir=self.folder) as file:
+        with writing(self.folder), tempfile.NamedTemporaryFile(prefix=".rows.arrow.", dir=self.folder) as file:
             writer = None
             for table in tables:
                 writer = writer or pa.ipc.new_stream(file, table.schema)
@@ -158,18 +156,6 @@ def first_difference(before: Any, now: Any, name: str = "setting") -> str | None
     keys = dict.fromkeys([*now, *before])
     inner = (first_difference(before.get(key), now.get(key), key.replace("_", " ")) for key in keys)
     return next(filter(None, inner), None)
-
-
-@contextmanager
-def error_if_full(folder: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into a UserError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"can't write into {folder} ({error.strerror}): make room or pass another folder; shards that are "
-            "finished are kept, and labeling again with the same folder goes on from there"
-        ) from None
 
 
 def _serialized(table: pa.Table) -> pa.Buffer:

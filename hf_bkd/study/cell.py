@@ -21,11 +21,11 @@ from ..models.calling import Inputs, call_network, evaluation_mode, split, to_ne
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
 from ..training.trainer import DistillationTrainer
-from ..utils.files import slug, write_json
+from ..utils.files import read_json, slug, write_json
 from ..utils.processes import decided_by_main
 from .arms import Arm, ExactBayes, Study
 from .fitting import train_network
-from .settings import FINISHED, check_same_data, read_json
+from .settings import FINISHED, check_same_data
 
 TIMED = 128  # examples of a pass that is timed
 ROUNDS = 7
@@ -44,9 +44,7 @@ class Cell:
         self.study, self.condition, self.seed, self.options, self.args = study, condition, seed, options, args
         self.root, self.key = Path(args.output_dir), Path(slug(condition) or "all", f"seed-{seed}")
         self.splits = study.conditions[condition](options, seed)
-        if PartialState().is_main_process:
-            used = any(self.folder(kind).is_dir() for kind in FINISHED)
-            check_same_data(self.folder("data", "digests.json"), self.splits, used)
+        decided_by_main(self._check_same_data)
         self.classes = self.splits.train.features["label"].names
         self.inputs = self.splits.inputs
         self.train = self.batched(self.splits.train, augment=True)
@@ -63,13 +61,16 @@ class Cell:
     def recorded(self, arm: Arm, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return an arm's record: from an earlier run, or of running it now."""
         file = self.folder("arms", f"{slug(arm.name)}.json")
-        if decided_by_main(file.is_file):
-            return read_json(file)
+        earlier = decided_by_main(lambda: read_json(file) if file.is_file() else None)
+        if earlier is not None:
+            return earlier
         record = run()
-        if PartialState().is_main_process:
-            write_json(file, record)
-        PartialState().wait_for_everyone()
+        decided_by_main(lambda: write_json(file, record))
         return record
+
+    def _check_same_data(self) -> None:
+        used = any(self.folder(kind).is_dir() for kind in FINISHED)
+        check_same_data(self.folder("data", "digests.json"), self.splits, used)
 
     @property
     def progress(self) -> bool:

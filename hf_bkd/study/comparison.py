@@ -1,7 +1,5 @@
 """Teachers compared as classifiers: accuracy, calibration, out-of-distribution detection, time and memory."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +9,7 @@ from ..models.calling import split, to_network
 from ..targets import temper
 from ..teachers import Teacher, predict_all
 from ..teachers.deterministic import best_temperature
+from ..utils.files import temporary_folder
 from .arms import Arm
 from .cell import TIMED, Cell, plain_pass, relative_time
 from .teaching import Teaching
@@ -69,6 +68,6 @@ def _ood(probs: Tensor, ood: Tensor | None) -> dict[str, float]:
 
 
 def _megabytes(teacher: Teacher) -> float:
-    with TemporaryDirectory() as folder:
-        teacher.save_pretrained(Path(folder, "teacher"))
-        return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
+    with temporary_folder() as folder:
+        teacher.save_pretrained(folder / "teacher")
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6

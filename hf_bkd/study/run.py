@@ -33,6 +33,7 @@ from ..utils.environment import environment
 from ..utils.errors import told_in_a_sentence
 from ..utils.files import bare_name, slug, tidy, writable_folder, write_json
 from ..utils.locks import sole_user
+from ..utils.processes import decided_by_main
 from ..utils.progress import progress_bar
 from .arguments import StudyArguments, parse
 from .arms import Study
@@ -78,10 +79,7 @@ def run(study: Study, options: StudyArguments, args: DistillationTrainingArgumen
 def _run_alone(
     study: Study, options: StudyArguments, args: DistillationTrainingArguments, output_dir: Path
 ) -> dict[str, Any]:
-    main_process = PartialState().is_main_process
-    if main_process:
-        tidy(output_dir)
-        check_same_study(output_dir, study, options, args)
+    decided_by_main(lambda: _begin(study, options, args, output_dir))
     cells = [(condition, seed) for condition in study.conditions for seed in options.seed_list]
     if args.disable_tqdm:
         quiet()
@@ -99,18 +97,29 @@ def _run_alone(
         "environment": environment(args.device, args.world_size),
         "arms": _in_order(study, records),
     }
-    if main_process:
-        for folder in (*output_dir.glob("checkpoints/*"), output_dir / "checkpoints"):
-            with suppress(OSError):  # an interrupted training's are there, or there were none
-                folder.rmdir()
-        write_json(output_dir / "results.json", results)
-        report = write_report(results, output_dir)
-        print_summary(results)
-        print(f"report: {report}")
-        if args.push_to_hub:
-            print(f"pushed: {_push(study, options, args)}")
-    PartialState().wait_for_everyone()
+    decided_by_main(lambda: _finish(study, options, args, results))
     return results
+
+
+def _begin(study: Study, options: StudyArguments, args: DistillationTrainingArguments, output_dir: Path) -> None:
+    tidy(output_dir)
+    check_same_study(output_dir, study, options, args)
+
+
+def _finish(
+    study: Study, options: StudyArguments, args: DistillationTrainingArguments, results: dict[str, Any]
+) -> None:
+    """Write and print the results, and push if asked to."""
+    output_dir = Path(args.output_dir)
+    for folder in (*output_dir.glob("checkpoints/*"), output_dir / "checkpoints"):
+        with suppress(OSError):  # an interrupted training's are there, or there were none
+            folder.rmdir()
+    write_json(output_dir / "results.json", results)
+    report = write_report(results, output_dir)
+    print_summary(results)
+    print(f"report: {report}")
+    if args.push_to_hub:
+        print(f"pushed: {_push(study, options, args)}")
 
 
 def run_cell(

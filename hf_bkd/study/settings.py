@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.errors import UserError
-from ..utils.files import slug, write_json
+from ..utils.files import read_json, slug, write_json
 from .arms import Splits, Study
 
 # beginnings of the names of training arguments that change results
@@ -78,15 +78,6 @@ def _differing(*texts: str) -> list[str]:
     same = len(os.path.commonprefix(texts))
     start = max(0, same - 60) if max(map(len, texts)) > SHOWN else 0
     return [("[...]" if start else "") + shorten(text[start:], SHOWN) for text in texts]
-
-
-def read_json(file: Path) -> Any:
-    """Return what a file of a study holds; UserError if it is damaged."""
-    try:
-        return json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        reason = shorten(str(error), 100)
-        raise UserError(f"{file} is damaged ({reason}): delete it, and the same command makes it anew") from None
 
 
 def check_same_study(output_dir: Path, study: Study, options: Any, args: DistillationTrainingArguments) -> None:

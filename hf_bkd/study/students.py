@@ -21,6 +21,7 @@ from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels
 from ..utils.errors import UserError
 from ..utils.files import slug, whole_folder
+from ..utils.processes import decided_by_main
 from .arms import DETERMINISTIC, Arm, Several
 from .cell import Cell
 from .posteriors import measured_uncertainty, sampled_posterior
@@ -86,14 +87,16 @@ class StudentTraining:
         if self.cell.study.posterior is not None:
             posterior = sampled_posterior(self.cell, best.model, best.train, best.args)
             record["uncertainty"] = measured_uncertainty(self.cell, posterior)
-        if PartialState().is_main_process:
-            with whole_folder(self.cell.folder("students", slug(arm.name))) as folder:
-                best.model.save_pretrained(folder)
-                if posterior is not None:
-                    posterior.save_pretrained(folder / "posterior")
-                self.cell.inputs.save(folder)
-                self._write_card(folder, best.model, record)
+        decided_by_main(lambda: self._save(arm, best.model, posterior, record))
         return record
+
+    def _save(self, arm: Arm, model: nn.Module, posterior: Any, record: dict[str, Any]) -> None:
+        with whole_folder(self.cell.folder("students", slug(arm.name))) as folder:
+            model.save_pretrained(folder)
+            if posterior is not None:
+                posterior.save_pretrained(folder / "posterior")
+            self.cell.inputs.save(folder)
+            self._write_card(folder, model, record)
 
     def _write_card(self, folder: Path, network: nn.Module, record: dict[str, Any]) -> None:
         condition = f" ({record['condition']})" if record["condition"] else ""

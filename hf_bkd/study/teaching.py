@@ -1,6 +1,5 @@
 """The teachers of a cell, fitted when they are first asked for and kept, and the soft labels that they give."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -23,7 +22,7 @@ from ..soft_labels.writing import with_ids_of
 from ..teachers import EnsembleTeacher, Teacher
 from ..training.batched_dataset import BatchedDataset
 from ..utils.errors import UserError
-from ..utils.files import whole_folder, write_json
+from ..utils.files import read_json, whole_folder, write_json
 from ..utils.processes import decided_by_main
 from .arms import Arm, ExactBayes, Stored
 from .cell import Cell
@@ -112,11 +111,7 @@ class CellFitting(Fitting):
         folder = cell.folder("teachers", self._full_name)
         if decided_by_main(lambda: not folder.is_dir()):
             teacher = fit()
-            if PartialState().is_main_process:
-                with whole_folder(folder) as temporary:
-                    teacher.save_pretrained(temporary)
-                    cell.inputs.save(temporary)
-            PartialState().wait_for_everyone()
+            decided_by_main(lambda: self._save(teacher, folder))
         if PartialState().is_main_process:  # also those that a run left which was killed once the teacher was saved
             cell.forget_checkpoints(f"teacher-{self._full_name}")
         network = None
@@ -124,6 +119,11 @@ class CellFitting(Fitting):
             architecture, settings = self._architecture(settings)
             network = cell.inputs.network(architecture, cell.classes, cell.train, **settings)
         return Teacher.from_pretrained(folder, network).to(cell.args.device)
+
+    def _save(self, teacher: Teacher, folder: Path) -> None:
+        with whole_folder(folder) as temporary:
+            teacher.save_pretrained(temporary)
+            self.cell.inputs.save(temporary)
 
     def _architecture(self, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         arm, cell = self.arm, self.cell
@@ -188,13 +188,8 @@ class Teaching:
         if decided_by_main(lambda: not folder.is_dir()):
             started = time.perf_counter()
             train, test = self._label(arm, temperature)
-            if PartialState().is_main_process:
-                with whole_folder(folder) as temporary:
-                    only_soft_labels(train).save_to_disk(temporary / "train")
-                    if test is not None:
-                        only_soft_labels(test).save_to_disk(temporary / "test")
-                    write_json(temporary / "cost.json", {"seconds": time.perf_counter() - started})
-            PartialState().wait_for_everyone()
+            labels = Labels(train, test, time.perf_counter() - started)
+            decided_by_main(lambda: _write_labels(folder, labels))
         return _read_labels(folder)
 
     def _stored(self, arm: Arm) -> Labels:
@@ -248,11 +243,19 @@ class Teaching:
 # Soft labels as columns: stored apart from the examples, and put beside them
 
 
+def _write_labels(folder: Path, labels: Labels) -> None:
+    with whole_folder(folder) as temporary:
+        only_soft_labels(labels.train).save_to_disk(temporary / "train")
+        if labels.test is not None:
+            only_soft_labels(labels.test).save_to_disk(temporary / "test")
+        write_json(temporary / "cost.json", {"seconds": labels.seconds})
+
+
 def _read_labels(folder: Path) -> Labels:
     """What was labeled earlier: ``train``, perhaps ``test``, and ``cost.json``."""
     parts = [folder / "train", folder / "test"]
     train, test = (datasets.load_from_disk(part) if part.is_dir() else None for part in parts)
-    return Labels(train, test, json.loads((folder / "cost.json").read_text())["seconds"])
+    return Labels(train, test, read_json(folder / "cost.json")["seconds"])
 
 
 def _bare(rows: datasets.Dataset) -> datasets.Dataset:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ..utils.errors import UserError
+from ..utils.processes import portable
 
 TRIES = 2  # of a job whose process dies
 TICK, RESULT, ERROR = "tick", "result", "error"
@@ -118,17 +118,8 @@ def _serve(connection: Connection, run: Callable, start: Callable[[], None]) -> 
             answer = RESULT, run(job, lambda: connection.send((TICK, None)))
         except Exception as error:
             error.add_note(traceback.format_exc())
-            answer = ERROR, _portable(error)
+            answer = ERROR, portable(error)
         connection.send(answer)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, or one of the same words where it can't be sent."""
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:
-        return RuntimeError("\n".join([repr(error), *error.__notes__]))
 
 
 def _end_with_parent() -> None:

@@ -10,7 +10,6 @@ import json
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,7 +24,7 @@ from ..models.saving import damage_refused, load_network, needed_network, save_n
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
-from ..utils.files import digest, digests, whole_folder
+from ..utils.files import digest, digests, read_json, temporary_folder, whole_folder
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
 from .predictive import Draws, Predictive, predictive_of
@@ -182,7 +181,8 @@ class Teacher(ABC):
                 given.
 
         Raises:
-            UserError: the folder has a ``teacher.json`` of something else, or a file where a folder has to be.
+            UserError: the folder has a ``teacher.json`` of something else, or a file where a folder has to be, or it
+                can't be written.
         """
         folder = Path(folder)
         older = folder / DESCRIPTION
@@ -227,11 +227,12 @@ class Teacher(ABC):
         if not description_file.is_file():
             raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
         try:
-            description = json.loads(description_file.read_text())
+            description = read_json(description_file)
             method, settings, record = str(description["method"]), description["settings"], dict(description["record"])
             files = dict(description.get("files", {}))
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{description_file} is damaged: {error!r}") from None
+            reason = str(error) if isinstance(error, UserError) else repr(error)
+            raise UserError(f"{description_file} is damaged ({reason}): save or download the teacher again") from error
         kinds = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
         kind = kinds.get(method)
         if kind is None:
@@ -254,9 +255,9 @@ class Teacher(ABC):
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, license: str | None = None
     ) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub, and return the repository's address."""
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "teacher", license=license)
-            return push_folder(Path(folder) / "teacher", repo_id, private=private, token=token)
+        with temporary_folder() as folder:
+            self.save_pretrained(folder / "teacher", license=license)
+            return push_folder(folder / "teacher", repo_id, private=private, token=token)
 
     def _weights(self) -> dict[str, Tensor]:
         spread = spread_names(self.network)
@@ -288,8 +289,8 @@ def _all_subclasses(cls: type) -> list[type]:
 def _is_description(file: Path) -> bool:
     """Whether a file is what :meth:`Teacher.save_pretrained` writes, be it of a kind that nobody knows here."""
     try:
-        return {"method", "settings", "record"} <= json.loads(file.read_text()).keys()
-    except (OSError, ValueError, AttributeError):
+        return {"method", "settings", "record"} <= read_json(file).keys()
+    except UserError:
         return False
 
 

@@ -1,10 +1,7 @@
 """Checkpoints of the Trainer: which one to resume from, whether it is whole, and whether it is of this model."""
 
-import json
 import logging
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,13 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from ..utils.errors import UNWRITTEN, UserError
+from ..utils.errors import UserError
+from ..utils.files import read_json
 from .lineage import NAME, id_of, numbered, present
 
 logger = logging.getLogger(__name__)
 
+GOES_ON = "the same command, or train(resume_from_checkpoint=True), goes on from the last complete checkpoint"
 RECORD = "DistillationTrainer"  # under this name the state file holds what the Trainer itself forgets
 UNFINISHED = "checkpoint-is-incomplete.txt"  # the Trainer's mark while it saves on a signal
 WEIGHTS = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
@@ -141,12 +140,10 @@ def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise _Lacking(f"{file.name} is missing")
     try:
-        content = json.loads(file.read_bytes())
-    except ValueError:
-        raise _Lacking(f"{file.name} is cut off or damaged") from None
-    if not isinstance(content, dict):
-        raise _Lacking(f"{file.name} is cut off or damaged")
-    return content
+        return read_json(file)
+    except UserError as error:
+        unreadable = isinstance(error.__cause__, OSError)
+        raise _Lacking(f"{file.name} {'can not be read' if unreadable else 'is cut off or damaged'}") from error
 
 
 def _check_file(file: Path) -> None:
@@ -163,21 +160,6 @@ def _check_file(file: Path) -> None:
         whole = False
     if not whole:
         raise _Lacking(f"{file.name} is cut off or damaged")
-
-
-@contextmanager
-def writing(folder: str | Path) -> Iterator[None]:
-    """Turn the errors of Python, torch and safetensors on a full, read-only or vanished disk into a UserError."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None)
-        if reason is None and not any(words in str(error) for words in UNWRITTEN):
-            raise
-        raise UserError(
-            f"{folder} could not be written ({reason or 'the disk is full, read-only or gone'}): make room, and the "
-            "same command, or train(resume_from_checkpoint=True), goes on from the last complete checkpoint"
-        ) from error
 
 
 def check_same_model(checkpoint: Path, model: nn.Module) -> None:

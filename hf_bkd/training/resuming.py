@@ -1,5 +1,6 @@
 """A Trainer whose resumed trainings equal uninterrupted ones, in weights and in what they log."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import SaveStrategy, has_length
 
 from ..models.calling import uncompiled
-from ..utils.processes import decided_by_main
-from .checkpoints import RECORD, check_complete, check_same_model, last_checkpoint, recorded, writing
+from ..utils.files import writing
+from ..utils.processes import decided_by_main, failing_together
+from .checkpoints import GOES_ON, RECORD, check_complete, check_same_model, last_checkpoint, recorded
 from .lineage import begun, rotate, sign
 
 
@@ -97,8 +99,9 @@ class ResumableTrainer(Trainer):
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         self.state.stateful_callbacks[RECORD] = {"args": {}, "attributes": self._progress()}
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # the Trainer would count others' too
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # then processes wait for each other within
         try:
-            with writing(folder):
+            with nullcontext() if sharded else failing_together(), writing(folder, GOES_ON):
                 if self.args.should_save:
                     sign(folder, self._training_id)
                 super()._save_checkpoint(model, trial)

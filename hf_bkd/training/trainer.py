@@ -10,10 +10,10 @@ from ..losses import LossParts, distillation_loss, temperature_factor
 from ..metrics import convergence_noise
 from ..models.calling import logits_of
 from ..models.variational_layers import GaussianWeights, gaussian_kl
+from ..utils.files import writing
 from .arguments import DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
-from .checkpoints import writing
 from .evaluating import EvaluatingTrainer, metrics_of
 from .preparation import check_loss, check_trained, own_config
 from .saving import name_classes, save_student_files, state_to_save

@@ -1,5 +1,6 @@
 """Errors that a user can cause and mend, and the sentences that the command line makes of them."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +11,13 @@ class UserError(ValueError):
 
 
 RESUMABLE = "what was finished is kept: the same command goes on from there"
-# safetensors and torch raise errors of their own, with these words, where a file could not be written
-UNWRITTEN = ("I/O error", "No space left on device", "inline_container", "iostream error", "cannot be opened")
 
 
 @contextmanager
 def told_in_a_sentence() -> Iterator[None]:
     """End the process with one sentence, not a traceback, on a :class:`UserError`, a file's trouble or Ctrl-C.
 
-    Exit status 2 for an error, 130 for an interruption.
+    Exit status 2 for an error, 130 for an interruption. Processes of one run say the same sentence once.
     """
     try:
         yield
@@ -26,7 +25,8 @@ def told_in_a_sentence() -> Iterator[None]:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        print(sentence, file=sys.stderr)
+        if _is_first_to_say(sentence):
+            print(sentence, file=sys.stderr)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
 
 
@@ -39,6 +39,15 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"error: {error.strerror or error}{where}; {RESUMABLE}"
-    if any(words in str(error) for words in UNWRITTEN):
-        return f"error: a file could not be written, most likely because the disk is full; {RESUMABLE}"
     return None
+
+
+def _is_first_to_say(sentence: str) -> bool:
+    """Whether no other process of this run has said it; before they know each other, one on each machine says it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    try:
+        return torch.distributed.distributed_c10d._get_default_store().add(f"hf_bkd: {sentence}", 1) == 1
+    except Exception:  # the store has ended with the process that kept it
+        return True

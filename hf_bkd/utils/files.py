@@ -1,5 +1,6 @@
 """Writing of files and folders so that each is complete or absent, also after an interruption."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -12,11 +13,64 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .errors import UserError
 from .limits import LIMITS
 
 UNFINISHED = ".unfinished."  # in the hidden names of what is being written
 LONGEST_NAME = 200  # bytes; file systems take 255, and names get endings
+AGAIN = "do the same again (what is finished is kept), or pass another folder"
+ROOM, RIGHTS = "make room", "make it writable"
+REMEDIES = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.EFBIG: ROOM} | {
+    errno.EACCES: RIGHTS, errno.EPERM: RIGHTS, errno.EROFS: RIGHTS, errno.EIO: "check the disk"
+}  # fmt: skip
+
+
+class DiskError(UserError):
+    """What could not be written, why, and what to do; its cause is the system's error, or the library's."""
+
+
+@contextmanager
+def writing(path: str | Path, then: str = AGAIN) -> Iterator[None]:
+    """Turn the errors of Python, torch and safetensors on a full, read-only or vanished disk into a DiskError.
+
+    Of several within each other the outermost, which knows what the user asked for, says what could not be written.
+
+    Args:
+        path: what is written.
+        then: what to do once the disk is mended.
+
+    Raises:
+        DiskError: it could not be.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, DiskError) as error:
+        cause = (error.__cause__ if isinstance(error, DiskError) else None) or error
+        trouble = _trouble_of_disk(cause)
+        if trouble is None:
+            raise
+        reason, remedy = trouble
+        place = getattr(cause, "filename", None)
+        if isinstance(place, (str, Path)) and not Path(place).absolute().is_relative_to(Path(path).absolute().parent):
+            reason = f"{reason}: {place}"
+        raise DiskError(f"{path} could not be written ({reason}): {remedy}, and {then}") from cause
+
+
+def _trouble_of_disk(error: BaseException) -> tuple[str, str] | None:
+    """Say why a file could not be written, and what to do about it; ``None`` for an error of another kind."""
+    if isinstance(error, OSError):
+        if error.errno is None or isinstance(error, (ConnectionError, TimeoutError)):
+            return None
+        return error.strerror or os.strerror(error.errno), REMEDIES.get(error.errno, "see what is there")
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    by_torch = frame is not None and frame.tb_frame.f_globals.get("__name__") == "torch.serialization"
+    if not (by_torch or isinstance(error, SafetensorError)):
+        return None
+    return "the disk is full, read-only or gone", f"{ROOM} or {RIGHTS}"
 
 
 @contextmanager
@@ -33,9 +87,15 @@ def whole_folder(path: str | Path, last: str = "", stale: Iterable[str] = ()) ->
         stale: patterns (of ``Path.glob``) of files that an earlier call may have left and this one has not written.
 
     Raises:
-        UserError: a file has the name of a folder that is to be written, or the other way around.
+        UserError: a file has the name of a folder that is to be written, or the other way around; or the disk is full,
+            read-only or gone.
     """
-    path = Path(path)
+    with writing(path), _collected(Path(path), last, stale) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _collected(path: Path, last: str, stale: Iterable[str]) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and a folder is to be written there: move it away or pass another path")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,10 +147,10 @@ def _remove_if_empty(folder: Path, root: Path) -> None:
         folder = folder.parent
 
 
-def digests(folder: str | Path, sign: str) -> dict[str, str]:
+def digests(folder: str | Path, sign: str | None = None) -> dict[str, str]:
     """Compute the SHA-256 of each file in a folder; of inner folders that hold a file ``sign``, of that file alone."""
     folder = Path(folder)
-    inner = [file.parent for file in folder.rglob(sign) if file.parent != folder]
+    inner = [] if sign is None else [file.parent for file in folder.rglob(sign) if file.parent != folder]
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     return {
         file.relative_to(folder).as_posix(): digest(file)
@@ -106,17 +166,18 @@ def digest(file: Path) -> str:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file in one step: readers see the old content or the new one, never a part."""
+    """Write a file in one step: readers see the old content or the new one, never a part; DiskError if it can't be."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}{UNFINISHED}", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}{UNFINISHED}", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -207,13 +268,20 @@ def writable_folder(path: str | Path) -> Path:
     if not str(path).strip():
         raise UserError("the name of the output folder is empty: pass --output_dir")
     path = Path(path)
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(b"x")
-    except OSError as error:
-        raise UserError(f"cannot write into {path}: {error.strerror}; pass another --output_dir") from None
     return path
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new folder among the system's temporary ones, which is removed when the block ends."""
+    with writing("the folder of temporary files"):
+        made = tempfile.TemporaryDirectory()
+    with made as name:
+        yield Path(name)
 
 
 def bare_name(name_or_path: str) -> str:

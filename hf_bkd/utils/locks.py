@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
+from .files import read_json, writing
 from .processes import decided_by_main
 
 try:
@@ -41,16 +42,13 @@ def sole_user(folder: str | Path, wait: bool = False) -> Iterator[None]:
         wait: whether to wait, after one line on standard error, for a run that is in there, and not to end.
 
     Raises:
-        UserError: another run is in there (its host, process and start are named).
-        OSError: the folder can't be made or written.
+        UserError: another run is in there (its host, process and start are named), or it can't be made or written.
     """
     folder = Path(folder).absolute()
     is_inner = folder in _held
-    refusal = None if is_inner else decided_by_main(lambda: _take(folder, wait))
-    if isinstance(refusal, OSError):
-        raise refusal
-    if refusal:
-        raise UserError(refusal)
+    if not is_inner:
+        with writing(folder):
+            decided_by_main(lambda: _take(folder, wait))
     _held.setdefault(folder, NONE)
     try:
         yield
@@ -59,43 +57,50 @@ def sole_user(folder: str | Path, wait: bool = False) -> Iterator[None]:
             _release(folder)
 
 
-def _take(folder: Path, wait: bool) -> str | OSError | None:
-    """Lock a folder; why that is not possible, if it isn't."""
-    told = False
+def _take(folder: Path, wait: bool) -> None:
+    """Lock a folder; UserError if another run is in there, OSError if it can't be written."""
+    said = False
     while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            return error
-        try:
-            _lock(descriptor)
-        except OSError as error:
+            if not _is_locked(descriptor, folder):
+                return
+            if _is_still(descriptor, folder / LOCK_FILE):  # or else its last owner removed the file meanwhile
+                _write_owner(descriptor)
+                _held[folder], descriptor = descriptor, NONE
+                return
+        except BlockingIOError:
             owner = _owner(folder)
-            os.close(descriptor)
-            if error.errno in NO_LOCKS:
-                warnings.warn(
-                    f"{folder} is on a file system without locks: see to it that no other run uses it", stacklevel=4
-                )
-                return None
             if not wait:
-                return f"{folder} is in use by {owner}: wait until that run ends, or pass another folder"
-            if not told:
+                raise UserError(
+                    f"{folder} is in use by {owner}: wait until that run ends, or pass another folder"
+                ) from None
+            if not said:
                 print(f"waiting for {owner}, which uses {folder}", file=sys.stderr)
-            told = True
+            said = True
             time.sleep(0.2)
-            continue
-        if _is_still(descriptor, folder / LOCK_FILE):
-            content = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            try:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(content).encode(), 0)
-            except OSError as error:  # a full disk
+        finally:
+            if descriptor != NONE:
                 os.close(descriptor)
-                return error
-            _held[folder] = descriptor
-            return None
-        os.close(descriptor)  # its last owner removed the file meanwhile
+
+
+def _is_locked(descriptor: int, folder: Path) -> bool:
+    """Lock a file now, and say whether its file system has locks; BlockingIOError if another run has it."""
+    try:
+        _lock(descriptor)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise BlockingIOError from error
+        warnings.warn(f"{folder} is on a file system without locks: see to it that no other run uses it", stacklevel=6)
+        return False
+    return True
+
+
+def _write_owner(descriptor: int) -> None:
+    content = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(content).encode(), 0)
 
 
 def _lock(descriptor: int) -> None:
@@ -123,9 +128,9 @@ def _release(folder: Path) -> None:
 
 def _owner(folder: Path) -> str:
     try:
-        content = json.loads((folder / LOCK_FILE).read_text())
+        content = read_json(folder / LOCK_FILE)
         return f"process {content['pid']} on {content['host']} since {content['since']}"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (UserError, KeyError):
         return "another run"
 
 

@@ -22,7 +22,8 @@ from unittest import mock
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+
+OPERATIONS = ("mkdir", "rename", "replace", "ftruncate", "pwrite")
 
 
 class Disk:
@@ -106,12 +107,12 @@ def _operation(disk: Disk, real: Callable, what: str) -> Callable:
     return operation
 
 
-def _whole_file(disk: Disk, real: Callable, what: str, fault: Exception) -> Callable:
+def _whole_file(disk: Disk, real: Callable, what: str, unwritable: str) -> Callable:
     def saved(content: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
         result = real(content, file, *args, **kwargs)
         if isinstance(file, (str, os.PathLike)) and disk.fails(what, file):
             os.truncate(file, os.path.getsize(file) // 2)
-            raise fault
+            real(content, unwritable, *args, **kwargs)  # fails as the library does
         return result
 
     return saved
@@ -121,18 +122,17 @@ def _whole_file(disk: Disk, real: Callable, what: str, fault: Exception) -> Call
 def failing(folder: str | Path, number: int | None, error: int = 0) -> Iterator[Disk]:
     """Fail the ``number``-th write below ``folder`` with an errno (``ENOSPC``, ``EIO``, ``EACCES``), and no other."""
     disk = Disk(Path(folder), number, error)
-    of_torch = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
-    of_safetensors = SafetensorError(f"Error while serializing: I/O error: {os.strerror(error)} (os error {error})")
     replaced = [
         (builtins, "open", _open(disk, builtins.open)),
         (io, "open", _open(disk, io.open)),
         (os, "open", _low_level(disk, os.open)),
-        *((os, name, _operation(disk, getattr(os, name), name)) for name in ("mkdir", "rename", "replace")),
-        (torch, "save", _whole_file(disk, torch.save, "torch.save", of_torch)),
+        *((os, name, _operation(disk, getattr(os, name), name)) for name in OPERATIONS),
+        (torch, "save", _whole_file(disk, torch.save, "torch.save", "/dev/full")),
+        # not /dev/full: safetensors would put a file in its place
         (
             safetensors.torch,
             "serialize_file",
-            _whole_file(disk, safetensors.torch.serialize_file, "safetensors", of_safetensors),
+            _whole_file(disk, safetensors.torch.serialize_file, "safetensors", "/nowhere/file"),
         ),
     ]
     with contextlib.ExitStack() as stack:

@@ -1,13 +1,22 @@
 """The same command goes on from every moment, also when all is written, and two of them never work in one folder."""
 
+import random
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
 import datasets
 import pytest
 
 from hf_bkd import DeterministicTeacher, UserError
 from hf_bkd.cli import main
 from hf_bkd.cli.finished import MARKER
-from tests.cli.fitting_helpers import cnn, images
-from tests.reliability.real_processes import used_by_another
+from hf_bkd.utils.files import digests
+from tests.cli.fitting_helpers import FAST, cnn, images
+from tests.reliability.real_processes import killed, used_by_another
+
+FINISHED_BY_0_1 = Path(__file__).parents[1] / "compatibility" / "saved_by_0_1_0"
 
 WORK = {"label": "out.shards", "fit": "out.training"}
 PUSHES = {"label": "hf_bkd.cli.label.push_soft_labels", "fit": "hf_bkd.cli.teacher.push_folder"}
@@ -62,7 +71,8 @@ def test_a_finished_command_is_recognized_and_what_it_left_is_tidied(command, tm
     images(30, 5).save_to_disk(tmp_path / "data" / "train")
     assert command(name) == 2 and "content" in capsys.readouterr().err
     (tmp_path / "out" / MARKER).unlink()
-    assert command(name) == 2 and "is there already: pass a new --output_dir" in capsys.readouterr().err
+    assert command(name) == 2
+    assert "and does not say which command made it: pass a new --output_dir" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["label", "fit"])
@@ -78,6 +88,39 @@ def test_a_failed_push_is_repeated(command, monkeypatch, capsys, name):
     more = ["--push_to_hub=me/labels"] if name == "label" else ["--push_to_hub", "--hub_model_id=me/teacher"]
     assert command(name, *more) == 2 and "could not push" in capsys.readouterr().err
     assert command(name, *more) == 0 and len(pushed) == 2 and "pushed: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "made"), [("label", "labels/float32"), ("fit", "teachers/image/laplace")])
+def test_what_version_0_1_finished_is_refused_and_stays(command, tmp_path, capsys, name, made):
+    shutil.copytree(FINISHED_BY_0_1 / made, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    assert command(name) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.endswith("out is there already, and does not say which command made it: pass a new --output_dir")
+    assert digests(tmp_path / "out") == before and left(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_kills_of_fitting_lose_nothing(tmp_path, kills):
+    images(60, 0).save_to_disk(tmp_path / "train")
+    trained = {**FAST, "dataset": tmp_path / "train", "members": 2, "num_train_epochs": 6}
+
+    def fit(folder: Path) -> None:
+        options = [f"--{name}={value}" for name, value in (trained | {"output_dir": folder / "out"}).items()]
+        main(["teacher", "fit", "--method=ensemble", "--model=cnn6_small", *options])
+
+    for name in ("first", "whole"):  # the first takes longer
+        started = time.monotonic()
+        fit(tmp_path / name)
+    seconds, expected = time.monotonic() - started, digests(tmp_path / "whole")
+    rng, done, number = random.Random(kills), 0, 0
+    while done < kills:
+        folder, log = tmp_path / str(number), tmp_path / "log"
+        while done < kills and killed(partial(fit, folder), log, rng.uniform(0, seconds)):
+            done += 1
+        fit(folder)
+        assert digests(folder) == expected and left(folder) == ["out"], log.read_text()
+        number += 1
 
 
 @pytest.mark.parametrize("name", ["label", "fit"])

@@ -154,7 +154,7 @@ def test_other_data_is_refused_and_the_same_is_not(tmp_path, capsys):
     (tmp_path / "arms" / "all" / "seed-0" / "one-hot.json").write_text("{")
     rows["train"] = blobs(120, 1)
     assert status(tmp_path, study) == 2
-    assert "one-hot.json is damaged" in capsys.readouterr().err
+    assert "one-hot.json holds no JSON" in capsys.readouterr().err
 
 
 def test_a_setting_that_only_one_side_has_is_named(tmp_path, capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_bkd import UserError
-from hf_bkd.utils.files import whole_folder, writable_folder, write_json, write_text
+from hf_bkd.utils.files import DiskError, whole_folder, writable_folder, write_json, write_text
 
 
 def contents(folder):
@@ -123,7 +123,7 @@ class TestWriting:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskError, match=r"file could not be written \(No space left on device\): make room"):
             write_text(tmp_path / "file", "new")
         assert (tmp_path / "file").read_text() == "old"
         assert names(tmp_path) == ["file"]
@@ -150,16 +150,22 @@ class TestWritableFolder:
 
     def test_a_place_below_a_file_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match=r"cannot write into .*file/runs: Not a directory; pass another"):
+        with pytest.raises(
+            UserError, match=r"file/runs could not be written \(Not a directory\): see what is there, .* pass another"
+        ):
             writable_folder(tmp_path / "file" / "runs")
 
     def test_a_file_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match=r"cannot write into .*file: File exists; pass another"):
+        with pytest.raises(
+            UserError, match=r"file could not be written \(File exists\): see what is there, .* pass another"
+        ):
             writable_folder(tmp_path / "file")
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
     def test_a_full_disk_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115
-        with pytest.raises(UserError, match="cannot write into .*: No space left on device; pass another --outp"):
+        with pytest.raises(
+            UserError, match=r"could not be written \(No space left on device\): make room, and do the same"
+        ):
             writable_folder(tmp_path)
