@@ -148,12 +148,10 @@ def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:
     They are those that its forward names; where it names none, all if it takes any name (``**kwargs``), or the only
     one, which :func:`call_arguments` passes by position; otherwise none.
     """
-    parameters = _parameters(type(unwrapped(network)).forward)
-    named = [name for name in names if name in parameters]
-    if named:
-        return named
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    return list(names) if takes_any or len(names) == 1 else []
+    taken = argument_names(network)
+    named = [name for name in names if name in taken]
+    takes_any = _takes(type(unwrapped(network)).forward, "")
+    return named or (list(names) if takes_any or len(names) == 1 else [])
 
 
 def _stated_classes(network: nn.Module) -> int | None:
@@ -183,12 +181,8 @@ def call_arguments(network: nn.Module, inputs: Inputs) -> tuple[tuple, dict[str,
 
 
 @functools.cache
-def _parameters(forward: Callable) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(forward).parameters
-
-
 def _takes(forward: Callable, name: str) -> bool:
-    parameters = _parameters(forward)
+    parameters = inspect.signature(forward).parameters
     return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
