@@ -204,7 +204,8 @@ HOLM = """\
 - The intervals and p of a table are corrected for its m comparisons by Holm's steps: the one with the k-th smallest
   p-value of the paired t test has the level 1 - 0.05 / (m - k + 1), and from the first interval that covers zero on,
   all have the level of that one. With a probability of 95 % no arm that equals the reference is said to differ.
-  Tables of several conditions are not corrected for one another.
+  Tables of several conditions are not corrected for one another. The interval of the two lowest ECE is Bonferroni's
+  for all pairs of an arm with a teacher and one without.
 - "Detectable" is the true difference that would be told from zero in 80 % of repetitions:
   (t_{1 - a/2} + t_{0.8}) s / sqrt(n), with the interval's level 1 - a, the standard deviation s of the paired
   differences, and quantiles of Student's t with n - 1 degrees of freedom.

@@ -16,8 +16,12 @@ from .base import DESCRIPTION, Teacher
 def log_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
     """Return a member's tempered draws [S, B, C] as log-probabilities; S is 1 where it tempers their average."""
     prediction = member.predict(inputs, num_samples, generator, return_samples=True)
-    tempered_draws = member.tempering == "per_sample" or member.temperature == 1
-    return (prediction.samples if tempered_draws else prediction.mean[None]).log()
+    return (prediction.mean[None] if tempers_its_average(member) else prediction.samples).log()
+
+
+def tempers_its_average(member: Teacher) -> bool:
+    """Whether a member's temperature changes the mean of its draws, which then is one draw of a composite."""
+    return member.tempering != "per_sample" and member.temperature != 1
 
 
 class Composite(Teacher):

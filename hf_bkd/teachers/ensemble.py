@@ -11,7 +11,7 @@ from ..models.calling import Inputs
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from .base import Teacher
-from .composite import Composite, log_draws
+from .composite import Composite, log_draws, tempers_its_average
 from .deterministic import Deterministic
 from .specification import FitContext, TeacherSpec, option
 
@@ -51,6 +51,10 @@ class EnsembleTeacher(Composite):
         draws = [log_draws(member, inputs, num_samples, generator) for member in self.members]
         most = max(len(draw) for draw in draws)
         return torch.cat([draw.expand(most, -1, -1) if len(draw) == 1 else draw for draw in draws])
+
+    def num_draws(self, num_samples: int) -> int:
+        draws = [1 if tempers_its_average(part) else part.num_draws(num_samples) for part in self.parts]
+        return len(draws) * max(draws)
 
     def fingerprint(self) -> str:
         return hashlib.sha256("".join(member.fingerprint() for member in self.members).encode()).hexdigest()[:16]

@@ -132,3 +132,16 @@ def test_members_of_different_classes_or_none_are_refused():
     members = [DeterministicTeacher(networks(1, classes)[0]) for classes in (3, 5)]
     with pytest.raises(UserError, match=r"same classes; these have \[3, 5\]"):
         EnsembleTeacher(members)
+
+
+@pytest.mark.parametrize(
+    ("members", "draws"),
+    [
+        ([{"temperature": 2.0}, {"temperature": 0.5}], 2),  # tempered after averaging: one distribution each
+        ([{"temperature": 2.0}, {}], 14),
+        ([{"temperature": 2.0, "tempering": "per_sample"}] * 3, 21),
+    ],
+)
+def test_an_ensemble_says_how_many_draws_it_averages(members, draws):
+    teacher = EnsembleTeacher([laplace(**settings) for settings in members])
+    assert teacher.num_draws(7) == draws == len(teacher.predict(X, 7, return_samples=True).samples)
