@@ -6,7 +6,6 @@ from typing import Any
 from transformers import Trainer
 
 from ..hub.cards import METRICS, write_student_card
-from ..reports.plots import write_accuracy_plot
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
 from .supervision import OnlineTeacher, StoredLabels
@@ -31,6 +30,8 @@ def write_training_card(
     epochs, accuracies = trainer.evaluations()
     figures = {}
     if len(accuracies) > 1:
+        from ..reports.plots import write_accuracy_plot  # takes a second, which a training needn't wait for
+
         figures = write_accuracy_plot(name, epochs, accuracies, trainer.noise_window(), folder)
     evaluated = next((entry for entry in reversed(trainer.state.log_history) if "eval_accuracy" in entry), {})
     metrics = {metric: evaluated[f"eval_{metric}"] for metric in METRICS if f"eval_{metric}" in evaluated}
