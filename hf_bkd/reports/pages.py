@@ -171,12 +171,14 @@ def counted(number: int, noun: str) -> str:
 
 
 def values_of(records: Iterable[dict], key: str) -> str:
-    """Return the different values of a field, such as `4` or `1, 2, 4`; a dash where there is none."""
+    """Return the different values of a field, such as `1, 2, 4`, of many their range; a dash where there is none."""
     values = sorted(
         {record[key] for record in records if record.get(key) is not None}, key=lambda v: (str(type(v)), v)
     )
-    shown = (value if isinstance(value, str) else f"{value:.4g}" for value in values)
-    return ", ".join(dict.fromkeys(shown)) or DASH
+    shown = list(dict.fromkeys(value if isinstance(value, str) else f"{value:.4g}" for value in values))
+    if len(shown) > MOST_NAMED and not any(isinstance(value, str) for value in values):
+        return f"{shown[0]} to {shown[-1]}"
+    return ", ".join(shown) or DASH
 
 
 STUDENTS = """\

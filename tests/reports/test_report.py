@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy import stats
 
 from hf_bkd.reports.comparisons import Difference
-from hf_bkd.reports.pages import verdict
+from hf_bkd.reports.pages import values_of, verdict
 from hf_bkd.reports.report import print_summary, write_report
 from hf_bkd.reports.results import REFERENCE, kind_of, summary_table
 from hf_bkd.utils.errors import UserError
@@ -267,6 +267,19 @@ def test_settings_show_folds_where_there_are_any(tmp_path):
         "| S | views | folds | seconds a run |" in text
         and "| Laplace | laplace | 1 | 1 | 1 | 10 | 1 | 3 | 10 |" in text
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([4, 4], "4"),
+        ([2.0, 1.0, 4.0], "1, 2, 4"),
+        ([1, 2, 3, 0.5, 2.25], "0.5 to 3"),
+        (list("edcba"), "a, b, c, d, e"),
+    ],
+)
+def test_many_values_of_a_setting_are_their_range(values, shown):
+    assert values_of(({"T": value} for value in values), "T") == shown
 
 
 def test_report_leads_to_numbers_and_students_that_are_there(tmp_path):
