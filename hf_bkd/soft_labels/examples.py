@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     """Some rows, read and decoded once.
 
     ids: int64 [B], of their content; their numbers where no column says what an example is.
-    keys: int64 [B], of their draws: their ids, or their numbers.
+    keys: int64 [B], of their draws: their ids, or their numbers where they have none or an earlier version began.
     numbers: int64 [B], in the dataset.
     sizes: [channels, height, width] that their images have, if they are images.
     inputs: view -> the network's inputs.
@@ -52,6 +52,7 @@ class Examples:
         identity: what tells the rows apart; by default all columns that the preprocessor (or the dataset's transform)
             reads of the first row, or that are inputs themselves.
         numbers: of the rows in the dataset that messages speak of; 0, 1, ... if not given.
+        draws_by_number: whether draws of rows without image, text or tokens go by the rows' numbers, as they did once.
 
     Raises:
         UserError: no rows, a stream of unknown columns, views without a number or of something else than images, a
@@ -65,8 +66,10 @@ class Examples:
         views: Views | None,
         identity: Identity | None = None,
         numbers: np.ndarray | None = None,
+        draws_by_number: bool = False,
     ):
         self.dataset, self.preprocessor, self.views, self.numbers = dataset, preprocessor, views, numbers
+        self.draws_by_number = draws_by_number
         self.streamed = isinstance(dataset, datasets.IterableDataset)
         self.num_rows = None if self.streamed else len(dataset)
         if dataset.features is None:
@@ -114,11 +117,12 @@ class Examples:
     def select(self, rows: np.ndarray) -> Self:
         """The examples of some rows."""
         numbers = rows if self.numbers is None else self.numbers[rows]
-        return type(self)(self.dataset.select(rows), self.preprocessor, self.views, self.identity, numbers)
+        some = self.dataset.select(rows)
+        return type(self)(some, self.preprocessor, self.views, self.identity, numbers, self.draws_by_number)
 
-    def known_by(self, identity: Identity) -> Self:
-        """The same examples with another identity."""
-        return type(self)(self.dataset, self.preprocessor, self.views, identity, self.numbers)
+    def known_by(self, identity: Identity | None, draws_by_number: bool) -> Self:
+        """The same examples with another identity, or with draws by another key."""
+        return type(self)(self.dataset, self.preprocessor, self.views, identity, self.numbers, draws_by_number)
 
     @cached_property
     def identity(self) -> Identity | None:
@@ -196,7 +200,7 @@ class Examples:
                 inputs = _always(self._prepared(rows, numbers))
             else:
                 inputs = _always(_columns_as_inputs(tensors[start:stop], self.dataset.features))
-            keys = positions if self.content is None else ids
+            keys = positions if self.draws_by_number and self.content is None else ids
             yield Batch(ids, keys, numbers, sizes, inputs)
 
     def _prepared(self, rows: Rows, numbers: np.ndarray) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ def add_soft_labels(
         fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
         batch_size: examples per call of the teacher; halved until they fit on a GPU.
         seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
-            these are.
+            these are; teachers of different names draw independently.
         storage: ``"float16"``, ``"float32"``, ``"uint8"`` or ``"top_k"``; see `storage` for what they lose.
         top_k: k >= 1, the classes that ``"top_k"`` keeps.
         variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
@@ -103,10 +103,11 @@ def add_soft_labels(
     with _alone_in(folder):
         for own_name, each in teachers.items():
             own_folder = folder if own_name == name or folder is None else Path(folder, own_name)
+            named = replace(options, stream=own_name)
             if folds is None:
-                made = _labeled(examples, _loaded(each), options, own_folder, progress)
+                made = _labeled(examples, _loaded(each), named, own_folder, progress)
             else:
-                made = _cross_fitted(examples, folds, fit, options, own_folder, progress)
+                made = _cross_fitted(examples, folds, fit, named, own_folder, progress)
             table, record = _table_and_record(made, held_out, own_folder)
             if examples.streamed:
                 return label_set(table, record, own_name)
@@ -148,7 +149,7 @@ def _labeled(
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
     described = description(teacher, options.num_samples)
     shards = Shards(folder, _plan(examples, options, described, None))
-    examples = _as_begun(examples, shards)
+    examples, options = _as_begun(examples, options, shards)
     answers = ask(examples, teacher, options, shards, "rows", "labeling" if progress else None)
     source = getattr(teacher, "source", None)
     return Made(examples, answers, options, described | ({"source": source} if source else {}))
@@ -161,7 +162,7 @@ def _cross_fitted(
     if examples.streamed:
         raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
     shards = Shards(folder, _plan(examples, options, None, folds))
-    examples = _as_begun(examples, shards)
+    examples, options = _as_begun(examples, options, shards)
     parts, answers, teachers = _fold_indices(examples.num_rows, folds, options.seed), [], []
     for fold, part in enumerate(parts):
         own, name = examples.select(part), f"fold-{fold:04d}"
@@ -193,11 +194,16 @@ def _in_order(tables: list[pa.Table], parts: list[np.ndarray], size: int) -> Ite
         yield pa.concat_tables(slices).combine_chunks().take(np.argsort(numbers))
 
 
-def _as_begun(examples: Examples, shards: Shards) -> Examples:
-    """The examples as those shards know them: in a folder of an earlier version by the identity of form 1."""
-    if shards.names_identity:
-        return examples
-    return examples.known_by(Identity(() if examples.content is None else (examples.content,), form=1))
+def _as_begun(examples: Examples, options: LabelOptions, shards: Shards) -> tuple[Examples, LabelOptions]:
+    """Examples and options as those shards know them: in a folder of an earlier version by its ids and draws."""
+    if not shards.unsaid:
+        return examples, options
+    identity = examples.identity
+    if "identity" in shards.unsaid:
+        identity = Identity(() if examples.content is None else (examples.content,), form=1)
+    if "stream" in shards.unsaid:
+        options = replace(options, stream=None)
+    return examples.known_by(identity, draws_by_number="draws" in shards.unsaid), options
 
 
 def _remembered(shards: Shards, name: str, fold: int, before: dict | None, now: dict) -> dict:
@@ -232,6 +238,7 @@ def _plan(
         "dataset": dataset.info.dataset_name,
         "split": None if dataset.split is None else str(dataset.split),
         "identity": examples.identity.to_json() if examples.has_ids else None,
+        "draws": "by id" if examples.has_ids else "by number",
         **asdict(options),
         **examples.settings,
     }
@@ -250,6 +257,7 @@ def _table_and_record(
         examples.dataset,
         num_samples=options.num_samples,
         seed=options.seed,
+        stream=options.stream,
         storage=options.storage,
         identity=examples.identity if examples.has_ids else None,
         ids=ids,

@@ -135,9 +135,10 @@ class DistillationTrainer(ResumableTrainer):
         return batches, num_items
 
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
-        if self._source is None or self._source.reads_labels:
+        masked = self._source is not None and self._source.reads_labels and _labels(batch).ndim > 1
+        if self._source is None or masked:
             return (_labels(batch) != -100).sum()
-        return self._source.count(batch)
+        return self._source.count(batch)  # an example without a label is taught by its soft label
 
     def compute_loss(
         self,
@@ -165,7 +166,7 @@ class DistillationTrainer(ResumableTrainer):
         loss = parts.total
         complexity = gaussian_kl(self.model)
         if complexity is not None:
-            share = 1.0 if num_items_in_batch is None else self._count_items(batch) / num_items_in_batch
+            share = 1.0 if num_items_in_batch is None else self._count_items(batch) / num_items_in_batch.clamp_min(1)
             loss = loss + self._kl_weight() * share * complexity / len(self.train_dataset)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
