@@ -221,13 +221,13 @@ def _uncertainty(results: dict) -> Iterator[str]:
 
 def _how_to_read(results: dict) -> str:
     reference, measure = reference_of(results), measure_of(results)
-    window = max((record.get("noise_window") or 0 for record in results["arms"]), default=0) or "few"
+    windows = sorted({record.get("noise_window") or 0 for record in results["arms"]} - {0})
     page = (STUDENTS if kind_of(results) == "study" else TEACHERS).format(
         reference=escaped(reference),
         it=escaped(named(reference)),
         measure=measure.name,
         unit=measure.unit,
-        window=window,
+        window=" or ".join(map(str, windows)) or "few",
     )
     return page + HOLM
 

@@ -251,7 +251,9 @@ def test_two_conditions_and_sweeps(tmp_path):
             record("S = 100", seed, 0.89 + seed / 100, "noisy", num_samples=100, **sweep),
             record("tuned", seed, 0.89, "noisy", teacher_temperature=2.0 + seed, **sweep),
         ]
+    content["arms"][0]["noise_window"] = 10
     text = write_report(content, tmp_path).read_text()
+    assert "over the last 5 or 10 evaluations" in text
     assert {file.stem for file in tmp_path.glob("*.png")} == {"comparison", "sweep_kd_lambda", "sweep_num_samples"}
     assert "### noisy\n" in text and "### clean\n" in text
     assert "weight of the teacher. Arms: λ = 0.5; Laplace." in text
