@@ -2,18 +2,71 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..study.settings import check_same_settings, read_json
 from ..utils.errors import UserError
-from ..utils.files import write_json
-from ..utils.locks import LOCK_FILE
+from ..utils.files import tidy, whole_folder, writable_folder, write_json
+from ..utils.locks import LOCK_FILE, sole_user
+from ..utils.processes import decided_by_main, processes
 
 MARKER = "hf_bkd_command.json"  # in the finished folder: what was asked for
 WHOLE = 2**26  # bytes of a file that are hashed; of larger ones both ends, and the size
 END = 2**20
+
+
+def finish(
+    output_dir: Path,
+    work: Path,
+    settings: dict[str, Any],
+    make: Callable[[], Callable[[Path], str]],
+    push: Callable[[], str] | None = None,
+) -> None:
+    """Make a result, unless it is there already, and push it if asked to; all processes of a run call it.
+
+    Args:
+        output_dir: where the result appears in one step, when it is whole.
+        work: the folder, beside it, of what is kept when a run is interrupted.
+        settings: all that makes the result what it is.
+        make: does the work, and returns what saves it in a folder and says in a sentence what it is.
+        push: uploads the result and returns its address.
+
+    Raises:
+        UserError: there is something else, or another run uses the folder.
+    """
+    writable_folder(output_dir.parent)
+    state = processes()
+    with sole_user(work):
+        try:
+            done = decided_by_main(lambda: is_finished(output_dir, settings))
+            if state.is_main_process:
+                tidy(output_dir)
+            save = None if done else make()
+            state.wait_for_everyone()  # until all have read what the main process removes
+            if state.is_main_process:
+                print(
+                    _saved(output_dir, settings, save)
+                    if save
+                    else f"{output_dir} is finished already, by the same command"
+                )
+                shutil.rmtree(work, ignore_errors=True)
+        finally:
+            if state.is_main_process:
+                remove_unused(work)
+    if state.is_main_process and push is not None:
+        print(f"pushed: {push()}")
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def _saved(output_dir: Path, settings: dict[str, Any], save: Callable[[Path], str]) -> str:
+    with whole_folder(output_dir) as temporary:
+        sentence = save(temporary)
+        mark_finished(temporary, settings)
+    return sentence
 
 
 def is_finished(output_dir: Path, settings: dict[str, Any]) -> bool:
@@ -44,12 +97,12 @@ def remove_unused(folder: Path) -> None:
 
 
 def contents(name_or_path: str) -> str:
-    """A digest of a folder's files, by which it is recognized, or the name as it is of what is on the Hub."""
+    """A digest of a folder's files, or of one file, by which it is recognized; a name on the Hub as it is."""
     folder = Path(name_or_path).expanduser()
-    if not folder.is_dir():
+    if not folder.exists():
         return name_or_path
     digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+    for file in sorted(file for file in [folder, *folder.rglob("*")] if file.is_file()):
         size = file.stat().st_size
         digest.update(repr((file.relative_to(folder).as_posix(), size)).encode())
         with open(file, "rb") as content:

@@ -4,36 +4,44 @@ import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import timm
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import set_seed
-from transformers.utils import logging
 
 from ..data.augmentations import CropAndFlip
 from ..data.preprocessing import ImagePreprocessor
-from ..data.reading import Reader, class_names, kind_of, reader_for
+from ..data.preprocessors import MODES, Preprocessor, class_names
 from ..data.views import Views
-from ..models.classifier import create_classifier
+from ..models.perceptron import Perceptron
 from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
-from ..teachers.loading import load_teacher
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset, training_set
 from ..utils.errors import UserError
 from ..utils.files import bare_name
-from .examples import Examples
+from .examples import Examples, reader_of
 from .finished import contents
+from .networks import (
+    ImageShape,
+    image_shapes,
+    load_for_classes,
+    load_trained,
+    new_image_network,
+    new_perceptron,
+    reads_features,
+    saved_kind,
+    tokenizer_of,
+)
 
 # the options that change a training, beside the training arguments
 CHOSEN = ("model", "dataset", "train_split", "validation_split", "validation_size", "label_column", "augment")
+OPTIONAL = ("dataset_config", "eval_dataset", "image_size")  # as well, where they are given
 
 
 def checkpoints_of(args: DistillationTrainingArguments) -> Path:
@@ -45,12 +53,19 @@ def checkpoints_of(args: DistillationTrainingArguments) -> Path:
 def asked_for(options: Any, args: DistillationTrainingArguments) -> dict[str, Any]:
     """Return all that makes a fitted teacher what it is, as the command line says it."""
     settings = decisive(args) | {name: v for name, v in args.to_dict().items() if name.startswith("kl_")}
-    settings |= {name: getattr(options, name) for name in (*CHOSEN, "input_column", "num_samples")}
+    settings |= chosen(options) | {"input_column": options.input_column, "num_samples": options.num_samples}
     settings |= {"seed": args.seed, "method": options.spec.kind, **asdict(options.spec)}
-    return settings | {
+    settings |= {
         "content of dataset": contents(options.dataset),
         "content of model": [*map(contents, options.model)],
     }
+    return settings | ({"content of eval_dataset": contents(options.eval_dataset)} if options.eval_dataset else {})
+
+
+def chosen(options: Any) -> dict[str, Any]:
+    """Return the options that change a training."""
+    given = [name for name in OPTIONAL if getattr(options, name) is not None]
+    return {name: getattr(options, name) for name in (*CHOSEN, *given)}
 
 
 class CommandLineFitting(Fitting):
@@ -59,15 +74,15 @@ class CommandLineFitting(Fitting):
     Args:
         options, args: what was asked for.
 
-    Subclasses set ``examples`` and ``reader``.
+    Subclasses set ``examples``, ``reader`` and, where there is one, ``processing_class``.
     """
 
     examples: Examples
-    reader: Reader
+    reader: Preprocessor
+    processing_class: Any = None
     size = 1
 
     def __init__(self, options: Any, args: DistillationTrainingArguments):
-        logging.disable_progress_bar()
         self.options, self.args = options, args
         self.num_samples, self.learning_rate, self.seed = options.num_samples, args.learning_rate, args.seed
         self.trainings: list[str] = []  # of all members: their contexts share it
@@ -133,7 +148,7 @@ class CommandLineFitting(Fitting):
     def _check_same_training(self) -> None:
         """Refuse to go on with a training that was begun with other settings."""
         settings = decisive(self.args) | {name: v for name, v in self.args.to_dict().items() if name.startswith("kl_")}
-        settings |= {name: getattr(self.options, name) for name in CHOSEN} | {"seed": self.args.seed}
+        settings |= chosen(self.options) | {"seed": self.args.seed}
         if self.spec is None:
             settings["method"] = self.name.removesuffix(f"-{self.number}")
         else:
@@ -171,10 +186,9 @@ class TrainedNetworks(CommandLineFitting):
 
     def __init__(self, options: Any, args: DistillationTrainingArguments):
         super().__init__(options, args)
-        loaded = [_load(name) for name in options.model]
-        self.loaded = [teacher.to(args.device) for teacher, _ in loaded]
+        self.loaded = [load_trained(name).to(args.device) for name in options.model]
         ensemble = isinstance(options.spec, Ensemble)
-        if ensemble and len(loaded) == 1:
+        if ensemble and len(self.loaded) == 1:
             raise UserError(
                 "an ensemble of one network is that network: pass several trained ones as --model, or the name of an "
                 "architecture to train --members of"
@@ -182,19 +196,17 @@ class TrainedNetworks(CommandLineFitting):
         if not ensemble and isinstance(self.loaded[0], EnsembleTeacher):
             name = options.model[0]
             raise UserError(f"{name} is an ensemble: pass one of its members, such as its folder members/0")
-        network = self.loaded[0].network
-        self.examples = Examples(options, kind_of(network), class_names(network))
+        first = self.loaded[0]
+        self.processing_class = first.processing_class
+        self.examples = Examples(options, first.network, class_names(first.network), self.processing_class)
         validation = self.examples.validation
         if self.examples.validation_split is None and PartialState().is_main_process:
             print(
-                f"note: {len(validation)} examples of the split {options.train_split} are used for validation; if the "
-                "network was trained on them, pass a --validation_split that it has not seen",
+                f"note: {len(validation)} examples of the split {self.examples.train_split} are used for validation; "
+                "if the network was trained on them, pass a --validation_split that it has not seen",
                 file=sys.stderr,
             )
-        readers = [
-            reader_for(teacher.network, folder, validation)
-            for teacher, (_, folder) in zip(self.loaded, loaded, strict=True)
-        ]
+        readers = [reader_of(each.network, validation, each.processing_class) for each in self.loaded]
         _check_alike(options.model, self.loaded, readers)
         self.reader = readers[0]
 
@@ -218,17 +230,7 @@ class TrainedNetworks(CommandLineFitting):
         return self.loaded[self.number]
 
 
-def _load(name: str) -> tuple[Teacher, Path]:
-    try:
-        return load_teacher(name)
-    except UserError as error:
-        near = get_close_matches(name, timm.list_models())
-        raise UserError(
-            f"{error}; architectures with such a name: {', '.join(near)}" if near else str(error)
-        ) from None
-
-
-def _check_alike(names: list[str], members: list[Teacher], readers: list[Reader]) -> None:
+def _check_alike(names: list[str], members: list[Teacher], readers: list[Preprocessor]) -> None:
     """An ensemble prepares inputs once, for all members, and averages class by class."""
     for name, member, reader in zip(names, members, readers, strict=True):
         if reader.settings != readers[0].settings:
@@ -241,29 +243,61 @@ def _check_alike(names: list[str], members: list[Teacher], readers: list[Reader]
 
 
 class NewNetworks(CommandLineFitting):
-    """New networks of timm architectures, trained from scratch on images.
+    """Networks that are trained on the dataset alone: architectures, and pretrained encoders with a new head.
 
     Raises:
-        UserError: images that aren't square, or an architecture that can't be built for them.
+        UserError: an architecture that can't be built for the data.
     """
 
     def __init__(self, options: Any, args: DistillationTrainingArguments):
         super().__init__(options, args)
-        self.examples = Examples(options, "image", None)
-        rows, progress = self.examples.train, not args.disable_tqdm
-        decoded = BatchedDataset.from_images(rows, None, device=args.device, progress=progress)
-        images, classes = decoded.values["pixel_values"], self.examples.classes
-        if images.shape[-1] != images.shape[-2]:
-            raise UserError(
-                f"the images are {images.shape[-2]} x {images.shape[-1]}: networks are trained on square ones"
+        name = options.model[0]
+        if not options.from_scratch:
+            self._of_encoder(saved_kind(name))
+        elif reads_features(name):
+            self._of_features()
+        else:
+            self._of_images(name)
+
+    def _of_encoder(self, kind: str) -> None:
+        """Prepare for a pretrained network without a head for classes."""
+        name = self.options.model[0]
+        self.processing_class = tokenizer_of(name, kind)
+        self.examples = Examples(self.options, StandIn(kind), None, self.processing_class)
+        classes = self.examples.classes
+        self._build = lambda model: load_for_classes(model, kind, classes, len(classes))
+        self.reader = reader_of(self.network(), self.examples.validation, self.processing_class)
+
+    def _of_features(self) -> None:
+        """Prepare for perceptrons, on the scale of the training examples."""
+        self.examples = Examples(self.options, Perceptron(1, 2), None)
+        rows, classes = self.examples.train, self.examples.classes
+        columns = [name for name in rows.column_names if name != "label"]
+        self._build = lambda model, **settings: new_perceptron(model, classes, rows, columns, **settings)
+        self.reader = reader_of(self.network(), self.examples.validation)
+
+    def _of_images(self, architecture: str) -> None:
+        """Prepare for images: as they are if all have one shape, or else as the architecture wants them."""
+        self.examples = Examples(self.options, StandIn("image"), None, ImagePreprocessor((0.5,) * 3, (0.5,) * 3))
+        rows, classes, size = self.examples.train, self.examples.classes, self.options.image_size
+        shapes = image_shapes(rows) | image_shapes(self.examples.validation)
+        ((mode, height, width), *others) = shapes
+        if not others and mode in MODES.values() and height == width and size in (None, height):
+            decoded = BatchedDataset.from_images(
+                rows, None, device=self.args.device, progress=not self.args.disable_tqdm
             )
-        mean, std = _channel_statistics(images)
-        decoded.preprocessor = ImagePreprocessor(mean, std)
-        self._training_examples = decoded
-        self.shape = {"in_chans": images.shape[1], "image_size": images.shape[-1], "mean": mean, "std": std}
-        self.shape |= {"num_labels": len(classes), "label_names": classes}
-        networks = [member.network() for member in self.members(None)]  # one that can't be built is refused at once
-        self.reader = reader_for(networks[0], None, self.examples.validation)
+            mean, std = _channel_statistics(decoded.values["pixel_values"])
+            decoded.preprocessor = ImagePreprocessor(mean, std)
+            self._training_examples = decoded
+            shape = ImageShape(len(mean), height, mean, std, {})
+        else:
+            shape = ImageShape.of_architecture(
+                architecture, size, 1 if {each[0] for each in shapes} <= {"L", "1"} else 3
+            )
+        self._build = lambda model, **settings: new_image_network(model, classes, shape, **settings)
+        for member in self.members(None):  # one that can't be built is refused at once
+            network = member.network()
+        self.reader = reader_of(network, self.examples.validation)
 
     def supplied(self, method: str) -> None:
         """Return nothing: all teachers are new."""
@@ -273,10 +307,15 @@ class NewNetworks(CommandLineFitting):
         models = self.options.model
         name = models[self.number] if len(models) > 1 else models[0]
         set_seed(self.args.seed + self.number)
-        try:
-            return create_classifier(name, **self.shape, **settings).to(self.args.device)
-        except TypeError as error:  # of the architecture's constructor
-            raise UserError(f"{name} can't be built with {', '.join(self.shape | settings)} ({error})") from None
+        return self._build(name, **settings).to(self.args.device)
+
+
+class StandIn(nn.Module):
+    """A network that reads images, texts or sound, in the place of one that is not built yet."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.main_input_name = {"image": "pixel_values", "text": "input_ids", "audio": "input_values"}[kind]
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

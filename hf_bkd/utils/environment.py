@@ -2,12 +2,16 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
-def environment(device: torch.device, num_processes: int = 1) -> dict[str, str]:
+def environment(device: "torch.device", num_processes: int = 1) -> dict[str, str]:
     """Return versions and hardware, as strings."""
+    import torch  # which takes a second that a version alone doesn't need
+
     packages = ("hf_bkd", "torch", "transformers", "datasets", "accelerate", "timm", "laplace-torch")
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
     return {

@@ -1,0 +1,271 @@
+"""The networks that a command names: architectures, which are built for its data, and saved ones, which are loaded."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import datasets
+import timm
+import transformers
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_MODELS
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
+
+from ..data.preprocessors import class_names, preprocessor_for
+from ..data.preprocessors.saved import saved_processor
+from ..hub.transfer import local_folder
+from ..models.calling import num_classes_of
+from ..models.classifier import create_classifier
+from ..models.perceptron import Perceptron
+from ..models.saving import damage_refused, load_network
+from ..teachers import Teacher
+from ..teachers.loading import load_teacher
+from ..utils.errors import UserError
+from ..utils.files import read_json
+
+PERCEPTRON = re.compile(r"mlp((?:-\d+)*)")
+CLASSIFIERS = {
+    "image": transformers.AutoModelForImageClassification,
+    "text": transformers.AutoModelForSequenceClassification,
+    "audio": transformers.AutoModelForAudioClassification,
+}
+HEADS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+MADE_UP = re.compile(r"LABEL_\d+|\d+")
+RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as image processors have them
+
+
+def is_architecture(name: str) -> bool:
+    """Say whether a network's name is that of a timm architecture or a perceptron, and no folder."""
+    return not Path(name).is_dir() and (timm.is_model(name) or PERCEPTRON.fullmatch(name) is not None)
+
+
+def reads_features(name: str) -> bool:
+    """Say whether an architecture is a perceptron, which reads numbers in columns."""
+    return PERCEPTRON.fullmatch(name) is not None
+
+
+def has_head(folder: Path) -> bool:
+    """Say whether a folder's network is a classifier already, and no pretrained encoder without a head for classes."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    names = config.get("architectures") or []
+    return not names or any(name.endswith(HEADS) for name in names)
+
+
+# Architectures
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """How a new network of images reads them, by timm's names for it.
+
+    Args:
+        channels, size: C and the height and width of the network's input.
+        mean, std: C numbers each, of pixels in [0, 1].
+        further: ``crop_pct``, ``crop_mode`` and ``interpolation``, where they are not those of whole images.
+    """
+
+    channels: int
+    size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    further: dict[str, Any]
+
+    @classmethod
+    def of_architecture(cls, name: str, size: int | None, channels: int = 3) -> "ImageShape":
+        """Return what timm says of an architecture, for another image size if one is given."""
+        config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(), args={})
+        mean, std = ([sum(config[key]) / 3] if channels == 1 else config[key] for key in ("mean", "std"))
+        further = {key: config[key] for key in ("crop_pct", "crop_mode", "interpolation")}
+        return cls(channels, size or config["input_size"][-1], mean, std, further)
+
+    @classmethod
+    def of_settings(cls, settings: dict[str, Any], image_size: int | None, size: int | None) -> "ImageShape | None":
+        """Return what the settings of an image preprocessor say: timm's, transformers' or plain mean and deviation.
+
+        Args:
+            settings: as labels record them.
+            image_size: of the images that the labels were made for, where they have one.
+            size: another one that was asked for.
+        """
+        mean, std = (settings.get(key) or settings.get(f"image_{key}") for key in ("mean", "std"))
+        if not mean or not std:
+            return None
+        sides = settings.get("crop_size") or settings.get("size") or {}
+        sides = sides if isinstance(sides, dict) else {"height": sides}
+        own = sides.get("height") or sides.get("shortest_edge")
+        further = {key: settings[key] for key in ("crop_pct", "crop_mode", "interpolation") if key in settings}
+        if "image_mean" in settings:
+            edge = (settings.get("size") or {}).get("shortest_edge")
+            further |= {"crop_pct": own / edge} if edge and own else {"crop_mode": "squash", "crop_pct": 1.0}
+            further["interpolation"] = RESAMPLING.get(settings.get("resample"), "bilinear")
+        own = settings["input_size"][-1] if "input_size" in settings else own or image_size
+        return None if size is None and own is None else cls(len(mean), size or own, mean, std, further)
+
+
+def new_image_network(architecture: str, classes: list[str], shape: ImageShape, **settings: Any) -> nn.Module:
+    """Build a timm network for images, with random weights.
+
+    Raises:
+        UserError: its constructor doesn't take the settings.
+    """
+    arguments = {"in_chans": shape.channels, "image_size": shape.size, "mean": shape.mean, "std": shape.std}
+    try:
+        network = create_classifier(architecture, len(classes), label_names=classes, **arguments, **settings)
+    except TypeError as error:
+        raise UserError(f"{architecture} can't be built with {', '.join([*arguments, *settings])} ({error})") from None
+    network.config.pretrained_cfg |= shape.further
+    return network
+
+
+def new_perceptron(name: str, classes: list[str], rows: datasets.Dataset, columns: Sequence[str]) -> Perceptron:
+    """Build a perceptron for columns of numbers, on the scale of the rows that it will be trained on."""
+    hidden = [int(width) for width in PERCEPTRON.fullmatch(name)[1].split("-")[1:]]
+    features = features_of(rows, columns)
+    network = Perceptron(features.shape[1], len(classes), hidden, label_names=classes, feature_names=[*columns])
+    network.standardize(features)
+    return network
+
+
+def features_of(rows: datasets.Dataset, columns: Sequence[str]) -> Tensor:
+    """Return columns of numbers side by side, float32 [N, d]."""
+    preprocessor = preprocessor_for(Perceptron(1, 2, feature_names=[*columns]), rows.select_columns([*columns]))
+    return next(iter(preprocessor(rows.with_format(None)[:]).values()))
+
+
+def image_shapes(rows: datasets.Dataset, column: str = "image") -> set[tuple[str, int, int]]:
+    """Return the modes and sizes (mode, height, width) of all images, by their files' headers.
+
+    Raises:
+        UserError: an image of more than 8 bits a channel, or one that can't be read.
+    """
+    shapes = set()
+    for number, image in enumerate(rows.cast_column(column, datasets.Image(decode=False))[column]):
+        try:
+            with Image.open(_file(image)) as opened:
+                shapes.add((opened.mode, opened.height, opened.width))
+        except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise UserError(f"row {number} of column {column} holds no image that can be read ({error})") from None
+    return shapes
+
+
+def _file(image: Any) -> Any:
+    if image is None:
+        raise TypeError("it is missing")
+    return io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
+
+
+# Saved networks
+
+
+def load_for_classes(
+    name: str, kind: str, classes: list[str] | None, num_classes: int, new_head: bool = False
+) -> nn.Module:
+    """Load a saved network as a classifier of some classes, to be trained.
+
+    A pretrained network without a head for classes gets one, with random weights.
+
+    Args:
+        name: folder, or name on the Hub.
+        kind: what it is to read: ``"image"``, ``"text"``, ``"audio"`` or ``"features"``.
+        classes: C names in order, where they are known.
+        num_classes: C.
+        new_head: whether a network of other classes gets a new head too.
+
+    Raises:
+        UserError: it can't be loaded, or is of other classes.
+    """
+    folder = _folder(name)
+    with damage_refused(f"the network in {folder}"):
+        if has_head(folder):
+            network = load_network(folder)
+            own = class_names(network)
+            if num_classes_of(network) == num_classes and not _differ(own, classes):
+                return network.train()
+            if not new_head:
+                raise UserError(
+                    f"{name} knows {len(own)} classes ({shorten(', '.join(own), 40)}) and the labels are of "
+                    f"{num_classes} ({shorten(', '.join(classes or ()), 40)}): pass --ignore_mismatched_sizes for a "
+                    "new head, or another network"
+                )
+        return _with_new_head(folder, kind, classes or [f"LABEL_{number}" for number in range(num_classes)])
+
+
+def is_encoder(name: str) -> bool:
+    """Say whether a saved network is a pretrained one of transformers that has no head for classes."""
+    folder = _folder(name)
+    return not (folder / "teacher.json").is_file() and not has_head(folder)
+
+
+@contextmanager
+def _near_names(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        near = get_close_matches(name, timm.list_models())
+        raise UserError(
+            f"{error}; architectures with such a name: {', '.join(near)}" if near else str(error)
+        ) from None
+
+
+def _folder(name: str) -> Path:
+    with _near_names(name):
+        return local_folder(name)
+
+
+def are_made_up(names: Sequence[str]) -> bool:
+    """Say whether names of classes are numbers, or those that transformers gives where nobody has given any."""
+    return all(MADE_UP.fullmatch(name) for name in names)
+
+
+def _differ(own: list[str], classes: list[str] | None) -> bool:
+    """Whether both are names that somebody gave, and not the same ones in the same order."""
+    if classes is None or are_made_up(own) or are_made_up(classes):
+        return False
+    return [name.lower() for name in own] != [name.lower() for name in classes]
+
+
+def _with_new_head(folder: Path, kind: str, classes: list[str]) -> nn.Module:
+    config = read_json(folder / "config.json")
+    if kind == "image" and "architecture" in config and "architectures" not in config:  # timm's own files
+        network = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=len(classes))
+        network.pretrained_cfg["label_names"] = classes
+        return network
+    if kind not in CLASSIFIERS:
+        raise UserError(f"{folder} holds no network for numbers in columns: pass an architecture such as mlp-64-64")
+    names = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
+    return CLASSIFIERS[kind].from_pretrained(
+        folder, num_labels=len(classes), ignore_mismatched_sizes=True, trust_remote_code=False, **names
+    )
+
+
+def load_trained(name: str) -> Teacher:
+    """Load a saved teacher, or a trained classifier as one.
+
+    Raises:
+        UserError: there is neither; timm's names that are like it are said.
+    """
+    with _near_names(name):
+        return load_teacher(name)[0]
+
+
+def saved_kind(name: str) -> str:
+    """Return what a saved network reads: ``"image"``, ``"audio"``, ``"text"`` or ``"features"``."""
+    file = _folder(name) / "config.json"
+    config = read_json(file) if file.is_file() else {}
+    if "architecture" in config:  # timm's
+        return "image"
+    known = {"image": IMAGE_MODELS, "audio": AUDIO_MODELS}
+    other = "text" if "model_type" in config else "features"
+    return next((kind for kind, names in known.items() if config.get("model_type") in names), other)
+
+
+def tokenizer_of(name: str, kind: str) -> Any:
+    """Return the tokenizer, image processor or feature extractor beside a saved network, if there is one."""
+    return saved_processor(kind, _folder(name)) if kind in CLASSIFIERS else None
