@@ -16,12 +16,16 @@ COMMANDS = {
     "evaluate": ("evaluate", "accuracy, NLL, ECE and Brier score of a teacher or a student"),
     "report": ("report", "write a run's report anew from its results.json"),
 }
+PACKAGES = ("hf_bkd", "torch", "transformers", "datasets", "timm")  # of `--version`
 GROUPS = {"teacher": "fit or evaluate a teacher"}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command that the arguments, the process' own if not given, name; a mistake ends in one sentence."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv == ["--version"]:
+        print(", ".join(f"{name} {version_of(name)}" for name in PACKAGES))
+        return
     with told_in_a_sentence():
         for command, (module, _) in COMMANDS.items():
             words = command.split()
@@ -44,8 +48,7 @@ def _run(command: str, module: str, argv: list[str]) -> None:
 
 def _overview() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-bkd", description="Bayesian knowledge distillation.")
-    versions = [f"{name} {version_of(name)}" for name in ("hf_bkd", "torch", "transformers", "datasets", "timm")]
-    parser.add_argument("--version", action="version", version=", ".join(versions), help="show versions and exit")
+    parser.add_argument("--version", action="store_true", help="show the versions of the libraries")
     groups = {"": parser.add_subparsers(required=True, metavar="COMMAND")}
     for command, (_, text) in COMMANDS.items():
         group, _, name = command.rpartition(" ")

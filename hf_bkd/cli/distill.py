@@ -9,11 +9,10 @@ import datasets
 from torch import nn
 from transformers import set_seed
 
-from ..data.columns import find_label, has_labels, label_names
+from ..data.columns import LABEL_COLUMNS, find_label, has_labels, label_names
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..hub.transfer import push_folder
-from ..models.perceptron import Perceptron
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
 from ..soft_labels.record import LabelRecord
 from ..study.arguments import check_training
@@ -30,6 +29,7 @@ from .examples import check_column, reader_of
 from .finished import contents, finish
 from .networks import (
     ImageShape,
+    StandIn,
     are_made_up,
     is_architecture,
     load_for_classes,
@@ -109,7 +109,6 @@ def _distilled(
         evaluated=evaluated,
         teacher=teacher,
         processing_class=processing_class,
-        label_names=args.label_names or ([arguments.label_column] if arguments.label_column else None),
     )
     metrics = {} if evaluated is None else trainer.evaluate()
     measured = {name: metrics[f"eval_{name}"] for name in EVALUATED if f"eval_{name}" in metrics}
@@ -141,7 +140,7 @@ def _rows(
             f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
             "to be asked at each step"
         )
-    if args.kd_lambda < 1 and not (arguments.label_column or has_labels(rows)):
+    if args.kd_lambda < 1 and _label_of(rows, arguments) is None:
         find_label(rows)  # which says that there is none
     if arguments.eval_dataset is not None:
         others = load_splits(arguments.eval_dataset)
@@ -155,25 +154,38 @@ def _rows(
     evaluated = others[chosen]
     if not len(evaluated):
         raise UserError(f"the split {chosen!r} is empty: there is nothing to measure the student on")
-    if not arguments.label_column:
+    if _label_of(evaluated, arguments) is None:
         find_label(evaluated)
     return _selected(rows, arguments), _selected(evaluated, arguments)
 
 
 def _selected(rows: datasets.Dataset, arguments: Namespace) -> datasets.Dataset:
-    """The rows with the columns that were asked for, their labels and soft labels; all if none were."""
-    label = arguments.label_column or (find_label(rows) if has_labels(rows) else None)
-    for name in (*(arguments.input_column or ()), *filter(None, [label])):
-        check_column(rows, name)
-    if not arguments.input_column:
-        return rows
-    return rows.select_columns([*arguments.input_column, *filter(None, [label]), *soft_label_columns(rows)])
+    """The rows with the columns that were asked for, as far as they have them, their labels and their soft labels."""
+    soft, label = soft_label_columns(rows), _label_of(rows, arguments)
+    if not soft:  # else the names may be those of the dataset that was labeled
+        for name in arguments.input_column or ():
+            check_column(rows, name)
+    inputs = [name for name in arguments.input_column or () if name in rows.column_names]
+    others = [name for name in rows.column_names if name not in (*LABEL_COLUMNS, label, *soft)]
+    rows = rows.select_columns([*(inputs or others), *filter(None, [label]), *soft])
+    return rows if label in (None, "label") else rows.rename_column(label, "label")
+
+
+def _label_of(rows: datasets.Dataset, arguments: Namespace) -> str | None:
+    """The name of the label column, if there is one; UserError if one that was asked for is not there."""
+    if arguments.label_column and arguments.label_column in rows.column_names:
+        return arguments.label_column
+    if has_labels(rows):
+        return find_label(rows)
+    if arguments.label_column:
+        check_column(rows, arguments.label_column)
+    return None
 
 
 def _student(arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | None) -> tuple[nn.Module, Any]:
     """The network to train, new or loaded, and its tokenizer or image processor where it is loaded with one."""
     record = None if teacher is not None else _record(rows)
-    classes, number = _classes(arguments, rows, teacher, record)
+    classes, number = _classes(rows, teacher, record)
     name = arguments.student
     if not is_architecture(name):
         kind = saved_kind(name)
@@ -182,7 +194,7 @@ def _student(arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | No
     classes = classes or [f"LABEL_{each}" for each in range(number)]
     if reads_features(name):
         columns = (record and record.preprocessing or {}).get("features")
-        return new_perceptron(name, classes, rows, columns or reader_of(Perceptron(1, 2), rows).columns), None
+        return new_perceptron(name, classes, rows, columns or reader_of(StandIn("features"), rows).columns), None
     return new_image_network(name, classes, _image_shape(arguments, rows, teacher, record)), None
 
 
@@ -192,11 +204,10 @@ def _record(rows: datasets.Dataset) -> LabelRecord | None:
 
 
 def _classes(
-    arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | None, record: LabelRecord | None
+    rows: datasets.Dataset, teacher: Teacher | None, record: LabelRecord | None
 ) -> tuple[list[str] | None, int]:
     """The names of the student's classes in order, where they are known, and their number."""
-    label = arguments.label_column or (find_label(rows) if has_labels(rows) else None)
-    of_rows = None if label is None else label_names(rows, label)
+    of_rows = label_names(rows, "label") if "label" in rows.column_names else None
     if teacher is not None:
         names = class_names(teacher.network)
         return (of_rows if are_made_up(names) and len(of_rows or ()) == len(names) else names), len(names)

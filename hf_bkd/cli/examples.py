@@ -50,7 +50,12 @@ def inputs_of(
     for name in input_columns or ():
         check_column(dataset, name)
     dataset = dataset.select_columns(list(input_columns or offered))
-    reader = reader_of(network, dataset, processing_class)
+    try:
+        reader = reader_of(network, dataset, processing_class)
+    except UserError as error:
+        if input_columns or len(offered) < 2:
+            raise
+        raise UserError(f"{error} (--input_column names the columns to read)") from None
     dataset = dataset.select_columns(list(reader.columns))
     if reader.kind not in ("image", "text") or len(reader.columns) > 1 or reader.columns[0] == reader.kind:
         return dataset

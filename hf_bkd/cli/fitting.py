@@ -17,7 +17,6 @@ from ..data.augmentations import CropAndFlip
 from ..data.preprocessing import ImagePreprocessor
 from ..data.preprocessors import MODES, Preprocessor, class_names
 from ..data.views import Views
-from ..models.perceptron import Perceptron
 from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
@@ -29,6 +28,7 @@ from .examples import Examples, reader_of
 from .finished import contents
 from .networks import (
     ImageShape,
+    StandIn,
     image_shapes,
     load_for_classes,
     load_trained,
@@ -270,7 +270,7 @@ class NewNetworks(CommandLineFitting):
 
     def _of_features(self) -> None:
         """Prepare for perceptrons, on the scale of the training examples."""
-        self.examples = Examples(self.options, Perceptron(1, 2), None)
+        self.examples = Examples(self.options, StandIn("features"), None)
         rows, classes = self.examples.train, self.examples.classes
         columns = [name for name in rows.column_names if name != "label"]
         self._build = lambda model, **settings: new_perceptron(model, classes, rows, columns, **settings)
@@ -308,14 +308,6 @@ class NewNetworks(CommandLineFitting):
         name = models[self.number] if len(models) > 1 else models[0]
         set_seed(self.args.seed + self.number)
         return self._build(name, **settings).to(self.args.device)
-
-
-class StandIn(nn.Module):
-    """A network that reads images, texts or sound, in the place of one that is not built yet."""
-
-    def __init__(self, kind: str):
-        super().__init__()
-        self.main_input_name = {"image": "pixel_values", "text": "input_ids", "audio": "input_values"}[kind]
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -70,6 +70,7 @@ def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> C
         rows,
         teacher,
         arguments.num_samples,
+        preprocessor=reader,
         views=_views(arguments, reader),
         batch_size=arguments.batch_size or reader.batch_size,
         storage=arguments.storage,

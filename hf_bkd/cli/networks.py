@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_MODELS
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
+from transformers.utils import logging
 
 from ..data.preprocessors import class_names, preprocessor_for
 from ..data.preprocessors.saved import saved_processor
@@ -56,6 +57,24 @@ def has_head(folder: Path) -> bool:
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     names = config.get("architectures") or []
     return not names or any(name.endswith(HEADS) for name in names)
+
+
+class StandIn(nn.Module):
+    """A network that reads what one will read that is not built yet; without weights, it draws no random numbers.
+
+    Args:
+        kind: ``"image"``, ``"text"``, ``"audio"`` or ``"features"``.
+        feature_names: of the columns of features, where they are known.
+    """
+
+    def __init__(self, kind: str, feature_names: Sequence[str] | None = None):
+        super().__init__()
+        self.feature_names = feature_names
+        if kind != "features":
+            self.main_input_name = {"image": "pixel_values", "text": "input_ids", "audio": "input_values"}[kind]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
 
 
 # Architectures
@@ -135,7 +154,7 @@ def new_perceptron(name: str, classes: list[str], rows: datasets.Dataset, column
 
 def features_of(rows: datasets.Dataset, columns: Sequence[str]) -> Tensor:
     """Return columns of numbers side by side, float32 [N, d]."""
-    preprocessor = preprocessor_for(Perceptron(1, 2, feature_names=[*columns]), rows.select_columns([*columns]))
+    preprocessor = preprocessor_for(StandIn("features", [*columns]), rows.select_columns([*columns]))
     return next(iter(preprocessor(rows.with_format(None)[:]).values()))
 
 
@@ -240,9 +259,14 @@ def _with_new_head(folder: Path, kind: str, classes: list[str]) -> nn.Module:
     if kind not in CLASSIFIERS:
         raise UserError(f"{folder} holds no network for numbers in columns: pass an architecture such as mlp-64-64")
     names = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
-    return CLASSIFIERS[kind].from_pretrained(
-        folder, num_labels=len(classes), ignore_mismatched_sizes=True, trust_remote_code=False, **names
-    )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that the head is new is what was asked for
+    try:
+        return CLASSIFIERS[kind].from_pretrained(
+            folder, num_labels=len(classes), ignore_mismatched_sizes=True, trust_remote_code=False, **names
+        )
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def load_trained(name: str) -> Teacher:

@@ -69,7 +69,8 @@ class TrainingProgress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.logs and state.is_world_process_zero and logs:
-            shown = {name: value for name, value in sorted(logs.items()) if not name.endswith(OMITTED)}
+            shown = {"epoch": state.epoch or 0.0} | logs
+            shown = {name: value for name, value in shown.items() if not name.endswith(OMITTED)}
             line = "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, (int, float)))
             get_console().print(line, highlight=False, soft_wrap=True)
 
