@@ -13,6 +13,7 @@ MOVED = {
     "checkpoints": "training.checkpoints",
     "claims": "reports.claims",
     "convergence": "teachers.mcmc_diagnostics",
+    "data.reading": "data.preprocessors",
     "diagnostics": "training.diagnostics",
     "errors": "utils.errors",
     "evaluate_metric": "reports.evaluate_metric",

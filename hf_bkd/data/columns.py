@@ -1,13 +1,27 @@
 """Columns of a dataset: which hold the images, texts and labels, and how a network numbers its classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
 
+EXAMPLE_ID = "example_id"
+PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+LABELS = ("label", "labels", "label_ids")  # which are never a network's inputs
+
+
+def is_soft_label_column(name: str) -> bool:
+    """Whether a column belongs to this library and not to a model's inputs."""
+    return name == EXAMPLE_ID or name.split("__")[0] in (PROBS, VARIANCE, RECORD)
+
+
+def is_label(name: str, feature: Any) -> bool:
+    """Whether a column holds what an example is to be called, not the example."""
+    return name in LABELS or isinstance(feature, datasets.ClassLabel)
 
 
 def find_columns(dataset: datasets.Dataset) -> tuple[str, str]:

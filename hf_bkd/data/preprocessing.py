@@ -39,8 +39,8 @@ class ImagePreprocessor:
 
     @classmethod
     def for_model(cls, model: nn.Module) -> Self:
-        """Make a network's own preprocessor, from its ``config.pretrained_cfg``; UserError if that doesn't say."""
-        config = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
+        """Make a timm network's own preprocessor, from its configuration; UserError if that doesn't say."""
+        config = timm_settings(model) or {}
         if "mean" not in config or "std" not in config:
             raise UserError("this model's config names no mean and std: pass ImagePreprocessor(mean=..., std=...)")
         return cls(tuple(config["mean"]), tuple(config["std"]))
@@ -72,15 +72,40 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
     return scale[:, None, None], shift[:, None, None]
 
 
+def timm_settings(network: nn.Module) -> dict[str, Any] | None:
+    """Return the ``pretrained_cfg`` of a timm network, plain or in transformers' wrapper; ``None`` of others."""
+    inner = getattr(network, "timm_model", network)
+    for settings in (getattr(getattr(network, "config", None), "pretrained_cfg", None), _own_settings(inner)):
+        if settings:
+            return dict(settings)
+    return None
+
+
+def _own_settings(network: nn.Module) -> Any:
+    return getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
+
+
+def check_eight_bits(images: list[Image]) -> None:
+    """Raise a UserError if there are images of more than 8 bits, whose conversion would clip them."""
+    deep = sorted({image.mode for image in images if image.mode.startswith(("I", "F"))})
+    if deep:
+        raise UserError(
+            f"images of mode {', '.join(deep)} have more than 8 bits a channel: scale them to 0 .. 255 first, with "
+            "dataset.map(lambda row: {column: PIL.Image.fromarray((numpy.asarray(row[column]) / 257).round()"
+            ".astype('uint8'))}) for the 16-bit range 0 .. 65535, dividing by another range's highest value / 255"
+        )
+
+
+def in_mode(images: list[Image], mode: str | None) -> list[Image]:
+    """Convert PIL images of 8 bits to a mode of PIL, or leave them as they are if that is ``None``."""
+    check_eight_bits(images)
+    return images if mode is None else [image if image.mode == mode else image.convert(mode) for image in images]
+
+
 def decoded(images: list[Image]) -> Images:
     """Decode PIL images, all grayscale, RGB or RGBA, to uint8; UserError if they are of other modes."""
     odd = {getattr(image, "mode", type(image).__name__) for image in images} - {"L", "RGB", "RGBA"}
-    deep = sorted(mode for mode in odd if mode.startswith(("I", "F")))
-    if deep:
-        raise UserError(
-            f"images of mode {', '.join(deep)} have more than 8 bits, and a change to RGB would leave only white: "
-            "scale their numbers to 0 .. 255 and save them as 8-bit images first"
-        )
+    check_eight_bits([image for image in images if hasattr(image, "mode")])
     if odd:
         raise UserError(
             f"images of mode {', '.join(sorted(odd))} can't be read as 8-bit channels: use "

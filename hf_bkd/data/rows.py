@@ -1,7 +1,7 @@
 """Rows are read so that one that can't be is named, by its number in the dataset and by its column."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -71,3 +71,56 @@ def reason(error: BaseException) -> str:
     """Return an error of another library in brief, for a sentence that quotes it."""
     text = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", str(error))
     return shorten(f"{type(error).__name__}: {text}", 200)
+
+
+class Watched(dict):
+    """A batch of rows that notes in ``seen`` which of its columns are read."""
+
+    def __init__(self, rows: Mapping[str, Any]):
+        super().__init__(rows)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+    def __iter__(self) -> Iterator[str]:  # without it, dict(rows) and **rows would read past __getitem__
+        return super().__iter__()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def pop(self, name: str, *default: Any) -> Any:
+        self.seen.add(name)
+        return super().pop(name, *default)
+
+
+def _reading_all(name: str) -> Callable:
+    def method(self: Watched, *arguments: Any) -> Any:
+        self.seen.update(dict.keys(self))
+        return getattr(dict, name)(self, *arguments)
+
+    return method
+
+
+for _name in ("values", "items", "copy", "popitem", "__or__", "__ror__", "__eq__", "__reduce_ex__"):
+    setattr(Watched, _name, _reading_all(_name))
+Watched.__hash__ = None
+
+
+def check_present(rows: Mapping[str, Sequence], columns: Sequence[str], numbers: Sequence[int] | None = None) -> None:
+    """Raise a UserError that names the first row of which a column has no value.
+
+    Args:
+        rows: column name -> B values.
+        columns: to look at.
+        numbers: what the rows are called, [B]; 0, 1, ... if not given.
+    """
+    for column in columns:
+        for place, value in enumerate(rows[column]):
+            if value is None:
+                number = place if numbers is None else numbers[place]
+                raise UserError(
+                    f"row {number} of column {column} holds no value: leave such rows out with "
+                    f"dataset.filter(lambda row: row[{column!r}] is not None), or fill them in"
+                )

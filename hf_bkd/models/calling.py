@@ -144,6 +144,33 @@ def _takes(forward: Callable, name: str) -> bool:
     return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network within what compiles it, spreads it over devices or adapts it (PEFT); others as they are."""
+    while True:
+        if hasattr(network, "_orig_mod"):
+            network = network._orig_mod
+        elif isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            network = network.module
+        elif hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
+            network = network.get_base_model()
+        else:
+            return network
+
+
+def argument_names(network: nn.Module, required: bool = False) -> list[str]:
+    """Return the names of the arguments of a network's forward, or of those alone that have no default.
+
+    Those of labels don't count, nor do ``*args`` and ``**kwargs``.
+    """
+    parameters = list(inspect.signature(type(unwrapped(network)).forward).parameters.values())[1:]
+    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return [
+        each.name
+        for each in named
+        if each.name != "labels" and not (required and each.default is not inspect.Parameter.empty)
+    ]
+
+
 def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Return the head's input [B, d] and the logits [B, C] of one forward pass; gradients flow through both.
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from accelerate.utils import find_executable_batch_size, gather_object
 
+from ..data.columns import EXAMPLE_ID
 from ..data.rows import reason
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
@@ -20,7 +21,6 @@ from ..utils.progress import progress_bar
 from ..utils.random import ExampleGenerator
 from .belonging import check_class_count, check_identity
 from .examples import Batch, Examples, ahead
-from .identity import EXAMPLE_ID
 from .shards import Shards
 from .storage import STORAGES
 from .writing import encoded_table

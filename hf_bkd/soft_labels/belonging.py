@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import datasets
 import numpy as np
 
+from ..data.columns import EXAMPLE_ID, LABELS
 from ..data.views import Views
 from ..utils.errors import UserError
-from .identity import EXAMPLE_ID, LABELS, class_names, fingerprint
+from .identity import class_names, fingerprint
 from .record import LabelRecord
 from .storage import EXACT
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.columns import EXAMPLE_ID, PROBS, RECORD, VARIANCE, is_soft_label_column
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
-from .identity import EXAMPLE_ID, PROBS, RECORD, VARIANCE, is_soft_label_column
 from .record import LabelRecord, decode_record
 from .storage import check_parts, decode
 

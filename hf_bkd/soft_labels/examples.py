@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.columns import is_label
 from ..data.preprocessing import Pool, StoredImages, decoded, look
-from ..data.rows import read_rows, reason
+from ..data.rows import Watched, read_rows, reason
 from ..data.views import Views
 from ..utils.errors import UserError
 from .columns import check_reserved, is_soft_label_column
-from .identity import Identity, Watched, content_column, is_label
+from .identity import Identity, content_column
 
 Rows = dict[str, Any]
 Preprocessor = Callable[[Rows], dict[str, Tensor]]

@@ -19,7 +19,7 @@ a palette by the palette's indices.
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,9 @@ import numpy as np
 import pyarrow as pa
 from PIL.Image import Image
 
+from ..data.columns import is_label, is_soft_label_column
 from ..utils.errors import UserError
 
-EXAMPLE_ID = "example_id"
-PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
-LABELS = ("label", "labels", "label_ids")
 FORM = 2  # of the ids that are made now
 READ_AT_ONCE = 1000  # rows
 SORTED_AT_ONCE = 2**16  # ids
@@ -100,51 +98,6 @@ class Identity:
         starts = range(0, len(plain), READ_AT_ONCE)
         parts = [self.ids(plain[start : start + READ_AT_ONCE]) for start in starts]
         return np.concatenate([np.empty(0, np.int64), *parts])
-
-
-class Watched(dict):
-    """A batch of rows that notes in ``seen`` which of its columns are read."""
-
-    def __init__(self, rows: Mapping[str, Any]):
-        super().__init__(rows)
-        self.seen: set[str] = set()
-
-    def __getitem__(self, name: str) -> Any:
-        self.seen.add(name)
-        return super().__getitem__(name)
-
-    def __iter__(self) -> Iterator[str]:  # without it, dict(rows) and **rows would read past __getitem__
-        return super().__iter__()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default  # noqa: SIM401
-
-    def pop(self, name: str, *default: Any) -> Any:
-        self.seen.add(name)
-        return super().pop(name, *default)
-
-
-def _reading_all(name: str) -> Callable:
-    def method(self: Watched, *arguments: Any) -> Any:
-        self.seen.update(dict.keys(self))
-        return getattr(dict, name)(self, *arguments)
-
-    return method
-
-
-for _name in ("values", "items", "copy", "popitem", "__or__", "__ror__", "__eq__", "__reduce_ex__"):
-    setattr(Watched, _name, _reading_all(_name))
-Watched.__hash__ = None
-
-
-def is_soft_label_column(name: str) -> bool:
-    """Whether a column belongs to this library and not to a model's inputs."""
-    return name == EXAMPLE_ID or name.split("__")[0] in (PROBS, VARIANCE, RECORD)
-
-
-def is_label(name: str, feature: Any) -> bool:
-    """Whether a column holds what an example is to be called, not the example."""
-    return name in LABELS or isinstance(feature, datasets.ClassLabel)
 
 
 def content_column(features: Mapping[str, Any]) -> str | None:

@@ -4,10 +4,11 @@ import datasets
 import numpy as np
 import torch
 
+from ..data.columns import EXAMPLE_ID
 from ..utils.errors import UserError
 from .belonging import NAMED, Facts, check_belonging, check_one_labeling
 from .columns import SoftLabels, check_reserved, read_record, soft_label_columns, teachers_of
-from .identity import EXAMPLE_ID, Identity
+from .identity import Identity
 from .reading import read
 from .record import LabelRecord
 from .writing import only_soft_labels, with_columns

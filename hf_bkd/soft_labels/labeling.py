@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from ..data.columns import EXAMPLE_ID
 from ..data.views import Views
 from ..utils.checks import check_count
 from ..utils.deprecation import renamed_arguments
@@ -18,7 +19,7 @@ from ..utils.locks import sole_user
 from ..utils.processes import decided_by_main
 from .asking import Answers, LabelingTeacher, LabelOptions, ask, finished_answers, fitting_batch_size, shard_name
 from .examples import AnyDataset, Examples, Preprocessor
-from .identity import EXAMPLE_ID, Identity, summarized_ids
+from .identity import Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
 from .shards import Shards, error_if_full, first_difference
 from .writing import attach_table, label_set

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
+from ..data.columns import EXAMPLE_ID
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
 from .belonging import Facts, check_belonging, check_identity, check_one_labeling
@@ -23,7 +24,7 @@ from .columns import (
     teachers_of,
     uneven,
 )
-from .identity import EXAMPLE_ID, Identity, content_column, dataset_ids
+from .identity import Identity, content_column, dataset_ids
 from .record import LabelRecord
 from .storage import check_parts
 from .writing import combined

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..data.columns import EXAMPLE_ID
 from ..utils.checks import check_choice
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .columns import PROBS, RECORD, VARIANCE, check_reserved, column, is_record_column, soft_label_columns
-from .identity import EXAMPLE_ID
 from .record import LabelRecord, decode_record, encode_record
 from .storage import STORAGES, check_parts, encode
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..data.augmentations import CropAndFlip
 from ..data.preprocessing import ImagePreprocessor
-from ..data.reading import reader_for
+from ..data.preprocessors import reader_for
 from ..data.views import Views
 from ..hub.transfer import local_folder
 from ..models.classifier import create_classifier

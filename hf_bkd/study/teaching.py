@@ -13,9 +13,10 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from ..data.columns import EXAMPLE_ID
 from ..soft_labels import add_soft_labels, attach, only_soft_labels
 from ..soft_labels.columns import column, soft_label_columns, teachers_of
-from ..soft_labels.identity import EXAMPLE_ID, Identity, content_column, summarized_ids
+from ..soft_labels.identity import Identity, content_column, summarized_ids
 from ..soft_labels.record import make_record
 from ..teachers import EnsembleTeacher, Teacher
 from ..training.batched_dataset import BatchedDataset

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import class_numbers, find_columns
+from ..data.columns import EXAMPLE_ID, class_numbers, find_columns
 from ..data.preprocessing import ImagePreprocessor, Pool, StoredImages, check_one_size, decoded, look, stacked
-from ..data.reading import Reader
+from ..data.preprocessors import Reader
 from ..data.rows import read_rows
 from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
 from ..soft_labels.columns import PROBS, VARIANCE, SoftLabels, column, teachers_of
-from ..soft_labels.identity import EXAMPLE_ID, content_ids
+from ..soft_labels.identity import content_ids
 from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
 from ..utils.progress import track
@@ -248,6 +248,6 @@ class BatchedDataset(torch.utils.data.Dataset):
 
 def training_set(reader: Reader, dataset: datasets.Dataset, device: torch.device) -> BatchedDataset | datasets.Dataset:
     """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
-    if reader.normalization is not None:
+    if reader.only_normalizes(dataset):
         return BatchedDataset.from_images(dataset, reader.normalization, device=device)
     return dataset.with_transform(lambda rows: reader(rows) | {"labels": torch.tensor(rows["label"])})

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.columns import EXAMPLE_ID
 from ..soft_labels.columns import is_soft_label_column
-from ..soft_labels.identity import EXAMPLE_ID
 from ..soft_labels.reading import stored_labels
 from ..targets import entropy_weights, mix_teachers, mixture_responsibilities, temper
 from ..utils.errors import UserError

@@ -10,7 +10,7 @@ import torch
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, LaplaceTeacher, Teacher
 from hf_bkd.cli import teacher as command
-from hf_bkd.data.reading import class_names, reader_for
+from hf_bkd.data.preprocessors import class_names, reader_for
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.teachers import SPECIFICATIONS, TeacherSpec, predict_all
 from hf_bkd.teachers.loading import load_teacher

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from hf_bkd import UserError, join_soft_labels, only_soft_labels
+from hf_bkd.data.rows import Watched
 from hf_bkd.soft_labels import attach, read
-from hf_bkd.soft_labels.identity import Identity, Watched, content_ids
+from hf_bkd.soft_labels.identity import Identity, content_ids
 from hf_bkd.soft_labels.reading import stored_labels
 from tests.soft_labels.label_helpers import (
     RECORD,

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from hf_bkd import BatchedDataset, DeterministicTeacher, UserError
-from hf_bkd.data.reading import class_names, kind_of, reader_for
+from hf_bkd.data.preprocessors import class_names, kind_of, reader_for
 from hf_bkd.teachers.loading import load_teacher
 from hf_bkd.training.batched_dataset import training_set
 from tests.cli.fitting_helpers import CLASSES, bert, cnn, images, texts, tokenizer
@@ -40,7 +40,10 @@ class TestImages:
         pixels = np.stack([np.asarray(image) for image in rows["image"]])[:, None] / 255
         torch.testing.assert_close(batch["pixel_values"], torch.tensor((pixels - 0.4) / 0.3, dtype=torch.float32))
         assert batch["labels"].tolist() == rows["label"][:]
-        assert reader.to_dict() == {"mean": [0.4], "std": [0.3]}
+        assert reader.to_dict() == {
+            "input_size": [1, 9, 9], "interpolation": "bicubic", "mean": [0.4], "std": [0.3], "crop_pct": 1.0,
+            "crop_mode": "center",
+        }  # fmt: skip
         assert isinstance(training_set(reader, rows, torch.device("cpu")), BatchedDataset)
 
     @pytest.mark.parametrize(("size", "mode"), [(20, "L"), (9, "RGB"), (9, "P"), (30, "RGBA"), (12, "1")])
@@ -81,9 +84,11 @@ class TestTexts:
     def test_are_padded_to_the_longest_and_cut_to_what_the_network_can_read(self, tmp_path):
         tokenizer().save_pretrained(tmp_path)
         reader = reader_for(bert(), tmp_path, texts(1, 0))
-        found = reader({"text": ["who", "w1 w2 nothing", None]})
+        found = reader({"text": ["who", "w1 w2 nothing", ""]})
         assert found["input_ids"].tolist() == [[2, 0, 0], [6, 7, 1], [0, 0, 0]]
         assert found["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 0]]
+        with pytest.raises(UserError, match="row 1 of column text holds no value"):
+            reader({"text": ["who", None]})
         assert reader({"text": ["w1 " * 50]})["input_ids"].shape == (1, 8)
         assert reader.to_dict()["max_length"] == 8
 
@@ -143,5 +148,5 @@ def test_what_cannot_be_loaded(tmp_path):
 def test_images_that_are_not_of_8_bits():
     deep = [Image.fromarray(np.full((9, 9), 40_000, np.uint16))] * 2
     rows = datasets.Dataset.from_dict({"image": deep}, features=datasets.Features({"image": datasets.Image()}))
-    with pytest.raises(UserError, match="mode I;16 can't be read as 8-bit channels"):
+    with pytest.raises(UserError, match="images of mode I;16 have more than 8 bits a channel: scale them"):
         next(reader_for(cnn(), None, rows).batches(rows))

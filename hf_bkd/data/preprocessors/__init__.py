@@ -1,0 +1,205 @@
+"""A network knows its own preprocessing: rows of any dataset become the inputs that it was made for.
+
+:func:`preprocessor_for` is what labeling, fitting, training and the command line ask; each kind of input has a file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+from torch import nn
+
+from ...models.calling import argument_names, num_classes_of, unwrapped
+from ...utils.errors import UserError
+from ..preprocessing import ImagePreprocessor, timm_settings
+from ..rows import Watched, reason
+from .audio import audio_preprocessor
+from .base import Preprocessor
+from .content import Content, ready_columns
+from .features import feature_preprocessor
+from .images import MODES, image_preprocessor
+from .saved import NAMES, SOURCES, folders_of, saved_processor
+from .texts import text_preprocessor, token_preprocessor
+
+__all__ = [
+    "MODES",
+    "Preprocessor",
+    "Reader",
+    "class_names",
+    "kind_of",
+    "preprocessor_for",
+    "reader_for",
+    "ready_columns",
+]
+
+AnyDataset = datasets.Dataset | datasets.IterableDataset
+KINDS = {"pixel_values": "image", "input_ids": "text", "input_values": "audio", "input_features": "audio"}
+READS = {"image": "images", "text": "texts", "audio": "sound", "features": "numbers"}
+
+
+def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: Any = None) -> Preprocessor | None:
+    """Make the preprocessor by which a network reads a dataset.
+
+    Args:
+        network: a model of transformers, one of timm (plain or in transformers' wrapper), or any module.
+        dataset: its features say which columns are images, texts, sound and numbers. Labels, soft labels and columns
+            called ``id`` or ``idx`` are never read. Of texts it is the only column, or the one called ``text`` or
+            ``sentence``, or a pair such as ``premise`` and ``hypothesis``.
+        processing_class: a tokenizer, image processor, feature extractor or processor of transformers; a transform of
+            one image (torchvision's or timm's); an :class:`~hf_bkd.ImagePreprocessor`; or any function from rows
+            (column name -> list) to inputs. If not given, what lies beside the network's weights, or timm's data
+            configuration of the network.
+
+    Returns:
+        The preprocessor; ``None`` where the columns are the network's inputs already (``input_ids``, ``pixel_values``,
+        other names of its arguments, one column of equally long lists of numbers) or the dataset has a transform.
+
+    Raises:
+        UserError: nothing says how rows become inputs, no column that the network could read, several and nothing that
+            says which, or a ``processing_class`` for another kind of input than the network's.
+    """
+    if isinstance(processing_class, Preprocessor):
+        return processing_class
+    network, given = unwrapped(network), _kind_of_processor(processing_class)
+    if given == "function":
+        return function_preprocessor(processing_class, dataset)
+    content = Content.of(dataset)
+    if content.has_transform:
+        return None
+    kind = _network_kind(network)
+    if given not in (None, "any") and kind not in (None, given):
+        raise UserError(
+            f"{type(network).__name__} reads {READS[kind]}, and the {type(processing_class).__name__} that was passed "
+            f"reads {READS[given]}: pass the network's own"
+        )
+    kind = kind or (None if given == "any" else given)
+    ready = ready_columns(network, dataset, kind)
+    if ready is not None:
+        ragged = content.ragged(ready)
+        if "input_ids" in ragged:
+            tokenizer = processing_class or saved_processor("text", *folders_of(network))
+            return token_preprocessor(network, ready, tokenizer)
+        if not ragged or kind in ("image", "text"):
+            return None
+    return made(kind or content.only_kind(network), network, content, processing_class)
+
+
+def made(kind: str, network: nn.Module, content: "Content", processing_class: Any = None) -> Preprocessor:
+    """Make the preprocessor of a kind of input."""
+    columns = content.columns(kind, network)
+    processor = _part(processing_class, kind)
+    if processor is None and kind in SOURCES:
+        processor = saved_processor(kind, *folders_of(network))
+    if kind == "text":
+        return text_preprocessor(network, columns, processor)
+    if kind == "image":
+        return image_preprocessor(network, columns, processor)
+    if kind == "audio":
+        return audio_preprocessor(network, columns, processor, content.features.get(columns[0]))
+    return feature_preprocessor(network, columns)
+
+
+def function_preprocessor(function: Any, dataset: AnyDataset) -> Preprocessor:
+    """Make the preprocessor of a user's function from rows to inputs; it reads the columns that it reads of a row.
+
+    Raises:
+        UserError: it can't read the first row.
+    """
+    first = next(iter(dataset.take(1).with_format(None)), None) if dataset is not None else None
+    rows = Watched({} if first is None else {name: [value] for name, value in first.items()})
+    if first is not None:
+        try:
+            function(rows)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the preprocessor can't read row 0 ({reason(error)}): mend or leave out that row, or pass another "
+                "preprocessor"
+            ) from error
+    settings = function.to_dict() if hasattr(function, "to_dict") else {}
+    columns = tuple(name for name in rows if name in rows.seen)
+    return Preprocessor("function", columns, function, settings, processor=function)
+
+
+def _kind_of_processor(processor: Any) -> str | None:
+    """Return what a processor reads, ``"any"`` if it has several parts, ``"function"`` if it is a function of rows."""
+    if processor is None:
+        return None
+    if isinstance(processor, ImagePreprocessor):
+        return "image"
+    import transformers
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    kinds = {
+        transformers.PreTrainedTokenizerBase: "text",
+        ImageProcessingMixin: "image",
+        transformers.FeatureExtractionMixin: "audio",
+        transformers.ProcessorMixin: "any",
+    }
+    kind = next((kind for each, kind in kinds.items() if isinstance(processor, each)), None)
+    if kind is None and type(processor).__module__.startswith(("torchvision.", "timm.")):
+        return "image"
+    if kind is None and not callable(processor):
+        raise UserError(
+            f"processing_class is a {type(processor).__name__}: pass a tokenizer, an image processor, a feature "
+            "extractor, a torchvision transform, or a function from rows to inputs"
+        )
+    return kind or "function"
+
+
+def _part(processor: Any, kind: str) -> Any:
+    """Return the part of a processor that reads a kind of input, or the processor itself."""
+    if _kind_of_processor(processor) != "any":
+        return processor
+    part = getattr(processor, NAMES.get(kind, "").replace(" ", "_"), None)
+    if part is None:
+        raise UserError(f"the {type(processor).__name__} that was passed has nothing that reads {READS[kind]}")
+    return part
+
+
+def _network_kind(network: nn.Module) -> str | None:
+    """Return what a network reads; ``None`` of plain modules, which don't say."""
+    kind = KINDS.get(getattr(network, "main_input_name", ""))
+    if kind is None and timm_settings(network) is not None:
+        return "image"
+    if kind is None:
+        names = [KINDS[name] for name in argument_names(network) if name in KINDS]
+        return names[0] if names else None
+    return kind
+
+
+def class_names(network: nn.Module) -> list[str]:
+    """Return the names of a network's classes in order, from its config; ``LABEL_0`` and so on where it has none."""
+    names = getattr(getattr(unwrapped(network), "config", None), "id2label", None) or {}
+    return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
+
+
+def kind_of(network: nn.Module) -> str:
+    """Return what a network reads, ``"image"``, ``"text"`` or ``"audio"``; UserError if it doesn't say."""
+    kind = _network_kind(unwrapped(network))
+    if kind is None:
+        taken = getattr(network, "main_input_name", "tensors")
+        raise UserError(f"{type(network).__name__} reads {taken}: only classifiers of images and of texts can be used")
+    return kind
+
+
+Reader = Preprocessor
+
+
+def reader_for(network: nn.Module, folder: Path | None, dataset: AnyDataset | None) -> Preprocessor:
+    """Make the preprocessor by which ``network``, saved in ``folder``, reads the column ``image`` or ``text``.
+
+    Raises:
+        UserError: the folder has no tokenizer, or no image processor.
+    """
+    kind = kind_of(network)
+    network = unwrapped(network)
+    processor = None if folder is None else saved_processor(kind, Path(folder), Path(folder) / "network")
+    if processor is None and (kind != "image" or timm_settings(network) is None):
+        raise UserError(
+            f"{folder} holds no {NAMES[kind]} ({SOURCES[kind][0]}): put the files of the one that the network was "
+            "trained with there"
+        )
+    content = Content.of(dataset) if dataset is not None else Content({kind: None})
+    return made(kind, network, content if dataset is not None else content, processor)

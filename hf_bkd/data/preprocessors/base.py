@@ -1,0 +1,104 @@
+"""What every preprocessor is: rows of a dataset to the inputs of one network."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from PIL.ExifTags import Base
+from PIL.Image import open as open_image
+from torch import Tensor
+
+from ...utils.errors import UserError
+from ...utils.progress import track
+from ..preprocessing import ImagePreprocessor, Images, decoded, in_mode
+
+Rows = dict[str, list]
+ORIENTATION = Base.Orientation
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """The preprocessor of a network: rows of a dataset to keyword arguments of the network's forward.
+
+    Args:
+        kind: what it reads: ``"image"``, ``"text"``, ``"audio"``, ``"features"``, or ``"function"`` where the user's
+            own function says it.
+        columns: of the dataset, which it reads; what an example *is*, its identity, is what they hold.
+        prepare: rows (column name -> B values, images decoded) to tensors of B rows.
+        settings: what decides the inputs, as JSON: two networks of equal settings read the same. Empty where a
+            function doesn't say.
+        processor: the tokenizer, image processor or feature extractor, to be kept with the network.
+        normalization: the whole preprocessing of images that have the network's own size, where there is such a thing.
+        mode: of PIL, to which images are converted; as they are if not given.
+        of_pictures: uint8 images [B, C, H, W], or B times [C, H, W], on any device, to the network's inputs: what
+            ``prepare`` makes of the same pictures in a dataset. ``None`` where no images are read.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    prepare: Callable[[Rows], dict[str, Tensor]]
+    settings: dict[str, Any]
+    processor: Any = None
+    normalization: ImagePreprocessor | None = None
+    mode: str | None = None
+    of_pictures: Callable[[Images], dict[str, Tensor]] | None = None
+
+    def __call__(self, rows: Rows) -> dict[str, Tensor]:
+        """Turn a batch of rows into inputs."""
+        return self.prepare(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is recorded with labels of these inputs."""
+        return self.settings
+
+    def pictures(self, rows: Rows) -> Images:
+        """Decode the images of rows to uint8, in the channels that the network reads.
+
+        Raises:
+            UserError: images of more than 8 bits, or nothing that reads images.
+        """
+        if self.of_pictures is None:
+            raise UserError(f"views are looks of an image, and the network reads {self.kind}: label without views")
+        return decoded(in_mode(rows[self.columns[0]], self.mode))
+
+    def only_normalizes(self, dataset: datasets.Dataset) -> bool:
+        """Return whether all images of a dataset have the network's size and channels; only their heads are read."""
+        if self.normalization is None:
+            return False
+        size = self.settings.get("input_size")
+        if size is None:
+            return True
+        (column,) = self.columns
+        encoded = dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        return all(_head(row[column]) == (self.mode, *size[1:]) for row in encoded)
+
+    @property
+    def batch_size(self) -> int:
+        """The number of rows in a batch of a pass without gradients."""
+        return 512 if self.normalization or self.kind == "features" else 64
+
+    def batches(self, dataset: datasets.Dataset, progress: str | None = None) -> Iterator[dict[str, Tensor]]:
+        """Yield inputs, and ``labels`` if there are any, in order and un-augmented; ``progress`` names a bar."""
+        starts = range(0, len(dataset), self.batch_size)
+        for start in track(starts, progress if len(starts) > 5 else None):
+            rows = dataset[start : start + self.batch_size]
+            yield self(rows) | ({"labels": torch.tensor(rows["label"])} if "label" in rows else {})
+
+    def save(self, folder: Path) -> None:
+        """Save the files by which the preprocessor is made again."""
+        if hasattr(self.processor, "save_pretrained"):
+            self.processor.save_pretrained(folder)
+
+
+def _head(encoded: Any) -> tuple[str, int, int] | None:
+    """Return the mode, height and width of an encoded image; ``None`` if it is turned or can't be read."""
+    try:
+        with open_image(encoded["path"] if encoded["bytes"] is None else BytesIO(encoded["bytes"])) as image:
+            turned = image.getexif().get(ORIENTATION, 1) != 1
+            return None if turned else (image.mode, image.height, image.width)
+    except (OSError, TypeError):
+        return None

@@ -1,0 +1,131 @@
+"""Texts, or pairs of texts, as a network's own tokenizer makes them."""
+
+import hashlib
+import json
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models.calling import argument_names
+from ...utils.errors import UserError
+from ..rows import check_present
+from .base import Preprocessor
+
+UNLIMITED = 10**6  # what tokenizers without a maximum length say is more than this
+
+
+def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: Any) -> Preprocessor:
+    """Make the preprocessor of a column of texts, or of two columns of pairs.
+
+    Texts are cut to what the network can read and padded to the longest of a batch, with the network's own padding
+    token. A row without a text is refused: an empty text would be labeled like any other.
+
+    Args:
+        network: reads the texts.
+        columns: one column of texts or two of pairs, in their order.
+        tokenizer: of transformers; a copy of it is used.
+
+    Raises:
+        UserError: no tokenizer, one without a padding token, or one with more tokens than the network knows.
+    """
+    if tokenizer is None:
+        raise UserError(
+            f"nothing says how texts become the inputs of {type(network).__name__}: pass processing_class=, the "
+            "tokenizer that it was trained with"
+        )
+    tokenizer, taken = deepcopy(tokenizer), argument_names(network)
+    _set_padding(tokenizer, getattr(network, "config", None))
+    _check_vocabulary(network, tokenizer)
+    longest = longest_text(network, tokenizer)
+    length = {} if longest is None else {"truncation": True, "max_length": longest}
+
+    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
+        check_present(rows, columns)
+        batch = tokenizer(*(list(rows[name]) for name in columns), padding=True, return_tensors="pt", **length)
+        return {name: value for name, value in batch.items() if name in taken}
+
+    settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
+    return Preprocessor("text", columns, prepare, settings, processor=tokenizer)
+
+
+def longest_text(network: nn.Module, tokenizer: Any) -> int | None:
+    """Return how many tokens a network can read, by its positions and its tokenizer; ``None`` without a limit.
+
+    Networks like RoBERTa count positions from the padding token's number + 1, and so have fewer than their embedding
+    has rows.
+    """
+    config = getattr(network, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    for name, module in network.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and padding is not None:
+            limits.append(module.num_embeddings - padding - 1)
+    return min((limit for limit in limits if limit is not None and 0 < limit < UNLIMITED), default=None)
+
+
+def _set_padding(tokenizer: Any, config: Any) -> None:
+    """Let a tokenizer pad with the token that the network takes for padding, by which some find a text's end."""
+    expected = getattr(config, "pad_token_id", None)
+    token = None if expected is None or expected < 0 else tokenizer.convert_ids_to_tokens(expected)
+    if token is not None and token != tokenizer.pad_token:
+        tokenizer.pad_token = token
+    if tokenizer.pad_token is None:
+        raise UserError(
+            "the tokenizer has no token to pad texts with: set tokenizer.pad_token = tokenizer.eos_token (or another "
+            "of its tokens) and network.config.pad_token_id = tokenizer.pad_token_id"
+        )
+
+
+def _check_vocabulary(network: nn.Module, tokenizer: Any) -> None:
+    try:
+        embedding = network.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if isinstance(embedding, nn.Embedding) and highest >= embedding.num_embeddings:
+        raise UserError(
+            f"the tokenizer's tokens are numbered up to {highest}, and {type(network).__name__} knows "
+            f"{embedding.num_embeddings} tokens: pass processing_class=, the tokenizer that it was trained with"
+        )
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    content = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: Any) -> Preprocessor:
+    """Make the preprocessor of columns of tokens (``input_ids`` and what belongs to them) of several lengths.
+
+    Rows are padded to the longest of a batch, behind their end or before their start as the tokenizer says, and with
+    the network's padding token.
+
+    Raises:
+        UserError: neither network nor tokenizer name a padding token.
+    """
+    config, names = getattr(network, "config", None), [name for name in columns if name != "input_ids"]
+    padding = getattr(config, "pad_token_id", None)
+    padding = getattr(tokenizer, "pad_token_id", None) if padding is None else padding
+    if padding is None:
+        raise UserError(
+            "rows of tokens of several lengths have to be padded, and neither network nor tokenizer names a padding "
+            "token: set network.config.pad_token_id"
+        )
+    before, masked = getattr(tokenizer, "padding_side", "right") == "left", "attention_mask" in argument_names(network)
+
+    def padded(values: list, value: int) -> Tensor:
+        longest = max(map(len, values))
+        fill = [[value] * (longest - len(each)) for each in values]
+        return torch.tensor([[*f, *v] if before else [*v, *f] for f, v in zip(fill, values, strict=True)])
+
+    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
+        check_present(rows, columns)
+        inputs = {"input_ids": padded(rows["input_ids"], padding)} | {name: padded(rows[name], 0) for name in names}
+        if masked and "attention_mask" not in inputs:
+            inputs["attention_mask"] = padded([[1] * len(each) for each in rows["input_ids"]], 0)
+        return inputs
+
+    return Preprocessor("text", columns, prepare, {"tokens": list(columns), "padding": padding}, processor=tokenizer)
