@@ -66,6 +66,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     content = Content.of(dataset)
     if content.has_transform:
         return None
+    if getattr(network, "feature_names", None):
+        return feature_preprocessor(network, content.named(network.feature_names))
     kind = _network_kind(network)
     if given not in (None, "any") and kind not in (None, given):
         raise UserError(
@@ -171,7 +173,9 @@ def _network_kind(network: nn.Module) -> str | None:
 
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order, from its config; ``LABEL_0`` and so on where it has none."""
-    names = getattr(getattr(unwrapped(network), "config", None), "id2label", None) or {}
+    network = unwrapped(network)
+    names = getattr(getattr(network, "config", None), "id2label", None) or {}
+    names = names or dict(enumerate(getattr(network, "label_names", None) or ()))
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
 
 
