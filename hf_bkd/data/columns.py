@@ -189,14 +189,14 @@ def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | No
     if isinstance(feature, datasets.ClassLabel):
         own = feature.names
         known = list(classes or own)
-        places = _places(own, known) or list(range(len(own)))
+        places = matching_places(own, known) or list(range(len(own)))
         names = [name for _, name in sorted(zip(places, own, strict=True))]
         numbers = dict(enumerate(places))
         fits = len(own) == len(known)
     elif _holds(feature, "text"):
         own = sorted({value for value in values if value is not None})
         known = names = list(classes or own)
-        places = _places(own, known)
+        places = matching_places(own, known)
         numbers = dict(zip(own, places or (), strict=False))
         fits = places is not None
     elif _is_number(feature):
@@ -215,7 +215,7 @@ def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | No
     return names, [numbers.get(value, -1) for value in values]
 
 
-def _places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
+def matching_places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
     """Return each name's place among the network's ``classes``; ``None`` if one is not among them.
 
     Case is ignored where names differ by more than their case.

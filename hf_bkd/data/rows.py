@@ -42,6 +42,54 @@ def read_rows(
     return rows
 
 
+def rows_at(dataset: datasets.Dataset, numbers: Sequence[int]) -> dict[str, Any]:
+    """Read the rows of some numbers, in that order, as :func:`read_rows` reads those that stand together."""
+    plain = dataset.with_format(None)
+    try:
+        rows = plain[list(numbers)]
+    except UNREADABLE:
+        for number in numbers:
+            for name in plain.column_names:
+                _check_readable(plain, number, name, number)
+        raise
+    for name, feature in plain.features.items():
+        if isinstance(feature, datasets.Image):
+            for number, image in zip(numbers, rows[name], strict=True):
+                _check_image(name, number, image)
+    return rows
+
+
+def decoded_rows(rows: dict[str, list], features: datasets.Features) -> dict[str, list]:
+    """Decode the images and sounds of rows of a stream that does not decode them itself: column name -> list.
+
+    Raises:
+        UserError: one that is missing, can't be decoded, or has more pixels than ``LIMITS`` allows.
+    """
+    decoded = dict(rows)
+    for name, values in rows.items():
+        feature = features[name]
+        if not hasattr(feature, "decode_example"):
+            continue
+        decoded[name] = [None if value is None else _decoded(name, feature, value) for value in values]
+        if isinstance(feature, datasets.Image):
+            for image in decoded[name]:
+                _check_image(name, None, image)
+    return decoded
+
+
+def _decoded(name: str, feature: Any, value: Any) -> Any:
+    try:
+        image = feature.decode_example(value)
+        if isinstance(feature, datasets.Image):
+            image.load()
+        return image
+    except UNREADABLE as error:
+        raise UserError(
+            f"a row of the stream holds something in column {name} that can't be read ({reason(error)}): leave it out "
+            "with dataset.filter"
+        ) from error
+
+
 def _check_readable(plain: datasets.Dataset, row: int, name: str, number: int) -> None:
     try:
         plain.select_columns([name])[row]
@@ -53,16 +101,17 @@ def _check_readable(plain: datasets.Dataset, row: int, name: str, number: int) -
         ) from error
 
 
-def _check_image(name: str, number: int, image: Any) -> None:
+def _check_image(name: str, number: int | None, image: Any) -> None:
+    row = "a row" if number is None else f"row {number}"
     if image is None:
         raise UserError(
-            f"row {number} of column {name} holds no image: leave such rows out with "
+            f"{row} of column {name} holds no image: leave such rows out with "
             f"dataset.filter(lambda row: row[{name!r}] is not None)"
         )
     pixels = getattr(image, "width", 0) * getattr(image, "height", 0)
     if pixels > LIMITS.image_pixels:
         raise UserError(
-            f"row {number} of column {name} holds an image of {image.width} x {image.height} pixels, and at most "
+            f"{row} of column {name} holds an image of {image.width} x {image.height} pixels, and at most "
             f"{LIMITS.image_pixels} are read: make it smaller, or set hf_bkd.utils.limits.LIMITS.image_pixels"
         )
 

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -117,6 +117,20 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     return heads[-1]
 
 
+def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:
+    """Return which of some named inputs go into a network.
+
+    Those that its forward names; where it names none of them all, if it takes any name (``**kwargs``), or the only one,
+    which :func:`call_arguments` passes by position; otherwise none.
+    """
+    parameters = _parameters(type(unwrapped(network)).forward)
+    named = [name for name in names if name in parameters]
+    if named:
+        return named
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return list(names) if takes_any or len(names) == 1 else []
+
+
 def call_network(network: nn.Module, inputs: Inputs) -> Any:
     """Call a network on some inputs, as :func:`call_arguments` passes them, and return what its forward returns."""
     args, kwargs = call_arguments(network, inputs)
@@ -133,14 +147,18 @@ def call_arguments(network: nn.Module, inputs: Inputs) -> tuple[tuple, dict[str,
     """
     if not isinstance(inputs, Mapping):
         return (inputs,), {}
-    if len(inputs) == 1 and not _takes(type(network).forward, *inputs):
+    if len(inputs) == 1 and not _takes(type(unwrapped(network)).forward, *inputs):
         return tuple(inputs.values()), {}
     return (), dict(inputs)
 
 
 @functools.cache
+def _parameters(forward: Callable) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(forward).parameters
+
+
 def _takes(forward: Callable, name: str) -> bool:
-    parameters = inspect.signature(forward).parameters
+    parameters = _parameters(forward)
     return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 

@@ -152,14 +152,14 @@ class Layout:
             )
         return {name: part.unflatten(-1, (self.num_views, -1)) for name, part in flat.items()}
 
-    def of_rows(self, values: list) -> Tensor:
+    def of_rows(self, values: list, view: int = 0) -> Tensor:
         """Probabilities float32 [B, C] of some rows' values in the column; UserError if they are no distributions."""
         rows = [value if isinstance(value, Mapping) else {"probs": value} for value in values]
         parts = self.parts({part: stacked_lists([row.get(part) for row in rows], self.name) for part in rows[0]})
         if self.in_bytes:
             parts["probs"] = _as_bytes(parts["probs"], self.name)
         check_parts(parts, self.num_classes)
-        return decode(parts, self.num_classes)[:, 0]
+        return decode(parts, self.num_classes)[:, view]
 
     def variance(self, flat: Tensor) -> Tensor:
         """[N, V * C] or [N, V] -> [N, V, C] or [N, V, 1]; UserError if the lists have another length."""

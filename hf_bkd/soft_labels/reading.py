@@ -87,7 +87,11 @@ class Stored(NamedTuple):
 
 
 def stored_labels(
-    dataset: Any, wanted: float | None, num_classes: int | None, allow_unrecorded: bool = False
+    dataset: Any,
+    wanted: float | None,
+    num_classes: int | None,
+    allow_unrecorded: bool = False,
+    shows_views: bool = False,
 ) -> dict[str, Stored]:
     """Check all labels of a training set, once, before the first step.
 
@@ -96,6 +100,7 @@ def stored_labels(
         wanted: T_t; ``None`` for that of the labels.
         num_classes: of the student, where it is known.
         allow_unrecorded: whether labels without a record may be used.
+        shows_views: whether views of the images of a `datasets.Dataset` can be shown.
 
     Returns:
         The labels by the name of their ``teacher_probs`` column.
@@ -105,6 +110,11 @@ def stored_labels(
             student (see :func:`~hf_bkd.soft_labels.belonging.check_belonging`), or several temperatures.
     """
     names = list(getattr(dataset, "column_names", None) or [])
+    if not names and isinstance(dataset, datasets.IterableDataset):
+        raise UserError(
+            "the stream doesn't say what its columns are, as after map: pass map(..., features=labeled.features), with "
+            "the features of the stream before, which hold the record of its soft labels"
+        )
     if not teachers_of(names):
         raise UserError(
             f"the training set has no teacher_probs column (only {', '.join(names) or 'unnamed ones'}): add it with "
@@ -114,6 +124,8 @@ def stored_labels(
     for teacher in teachers_of(names):
         layout, facts = _layout_and_facts(dataset, teacher)
         unrecorded = None if allow_unrecorded else "allow_unrecorded_labels"
+        if not shows_views and not hasattr(dataset, "soft_labels"):
+            facts["shows_views"] = False
         student = {"num_classes": num_classes, "temperature": wanted, "unrecorded": unrecorded}
         check_belonging(layout, Facts(**facts, **student))
         stored[layout.name] = Stored(layout, layout.temperature, wanted or layout.temperature)
@@ -151,7 +163,7 @@ def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[s
         return replace(dataset.soft_labels(teacher).layout, name=column(PROBS, teacher)), {}
     if isinstance(dataset, datasets.Dataset):
         layout = read(dataset, teacher).layout
-        return layout, {"shows_views": False} | _spot_checked_ids(dataset, layout.record)
+        return layout, _spot_checked_ids(dataset, layout.record)
     if not isinstance(dataset, datasets.IterableDataset):
         raise UserError(
             f"soft labels can't be read from a {type(dataset).__name__}: pass a datasets.Dataset or a BatchedDataset"
@@ -162,7 +174,7 @@ def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[s
             f"the features of the stream don't tell how many classes {layout.name} has: cast the column to "
             "datasets.List(datasets.Value('float32'), length=C), or load the dataset without streaming"
         )
-    return layout, {"shows_views": False, "features": dataset.features}
+    return layout, {"features": dataset.features}
 
 
 def _spot_checked_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> dict[str, np.ndarray]:

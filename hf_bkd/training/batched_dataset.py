@@ -1,7 +1,7 @@
 """Datasets that are read by whole batches: columns of tensors, with soft labels and the views these were made for."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
@@ -39,6 +39,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         labels: soft labels by teacher's name (``None`` for an unnamed one).
         example_ids: content hash of each row, int64 [N], by which soft labels are recognized and views are drawn; the
             rows' numbers if not given.
+        class_names: names of the classes that ``labels`` number, where they are known.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class BatchedDataset(torch.utils.data.Dataset):
         views: Views | None = None,
         labels: dict[str | None, SoftLabels] | None = None,
         example_ids: np.ndarray | None = None,
+        class_names: Sequence[str] | None = None,
     ):
         self.values = values
         self.preprocessor = preprocessor
         self.views = views
         self.labels = labels or {}
         self.example_ids = example_ids
+        self.class_names = class_names
         self.view_order, self._epoch = "cycle", 0
         self._ids = torch.tensor(np.arange(len(self)) if example_ids is None else example_ids, device=self.device)
 
@@ -95,7 +98,8 @@ class BatchedDataset(torch.utils.data.Dataset):
         pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column)
         labels = torch.tensor(class_numbers(plain, label_column)).to(pixels.device)
         values = {"pixel_values": pixels, "labels": labels}
-        return cls(values, preprocessor, views, example_ids=np.concatenate(ids)).with_soft_labels(dataset)
+        names, ids = getattr(dataset.features[label_column], "names", None), np.concatenate(ids)
+        return cls(values, preprocessor, views, example_ids=ids, class_names=names).with_soft_labels(dataset)
 
     @classmethod
     def from_texts(
@@ -120,7 +124,8 @@ class BatchedDataset(torch.utils.data.Dataset):
         rows = dataset.with_format(None)[:]
         values = tokenize(rows) | {"labels": torch.tensor(rows["label"])}
         values = {name: value.to(device) for name, value in values.items()}
-        return cls(values, example_ids=content_ids(rows["text"])).with_soft_labels(dataset)
+        names = getattr(dataset.features["label"], "names", None)
+        return cls(values, example_ids=content_ids(rows["text"]), class_names=names).with_soft_labels(dataset)
 
     def with_soft_labels(self, dataset: datasets.Dataset) -> Self:
         """Return the same rows with the soft labels of ``dataset`` and their views, after checking that they belong.

@@ -79,7 +79,7 @@ class DiagnosticsCallback(TrainerCallback):
 
     def measure(self) -> dict[str, float]:
         """Return what is logged, at the present weights."""
-        batch, source = self._batch(), self.trainer._source
+        batch, source = self.trainer.batch_of(self.rows.tolist()), self.trainer._source
         with evaluation_mode(self.trainer.model):
             network, inputs, classes = self._differentiated(network_inputs(batch))
             targets = {}
@@ -110,11 +110,6 @@ class DiagnosticsCallback(TrainerCallback):
             return classification_head(model)[1], features, logits.shape[-1]
         one = {name: value[:1] for name, value in inputs.items()}
         return _Logits(model), inputs, logits_of(call_network(model, one)).shape[-1]
-
-    def _batch(self) -> dict[str, Tensor]:
-        trainer = self.trainer
-        collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
-        return trainer._prepare_inputs(collate(trainer.train_dataset.__getitems__(self.rows.tolist())))
 
 
 class _Logits(nn.Module):

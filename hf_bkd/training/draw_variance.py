@@ -70,10 +70,10 @@ class StoredVariance:
                 "teacher_temperature, and label at 1 or with tempering='per_sample'"
             )
 
-    def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
-        """Decode ``teacher_variance`` [B, C] or [B] of a list of rows."""
-        flat = stacked_lists([example[self.column] for example in examples], self.column)
-        variance = self.layout.variance(flat)[:, 0]
+    def decoded(self, rows: Mapping[str, Any], view: int = 0) -> dict[str, Tensor]:
+        """Decode ``teacher_variance`` [B, C] or [B] of some rows, column name -> B values, in a view."""
+        flat = stacked_lists(list(rows[self.column]), self.column)
+        variance = self.layout.variance(flat)[:, view]
         return {self.column: variance[:, 0] if variance.shape[-1] == 1 else variance}
 
     def of(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:

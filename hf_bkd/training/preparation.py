@@ -1,13 +1,16 @@
 """The trainer's own copies of what it is given, and settings that can't go together."""
 
+from collections.abc import Sequence
 from copy import copy, deepcopy
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..models.variational_layers import gaussian_kl
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
-from .supervision import OnlineTeacher, StoredLabels
+from .classes import places_among
 
 
 def own_config(model: nn.Module | None) -> None:
@@ -21,11 +24,17 @@ def own_config(model: nn.Module | None) -> None:
             module.config = own
 
 
-def own_dataset(dataset: Any, args: DistillationTrainingArguments) -> Any:
+def own_dataset(dataset: Any, args: DistillationTrainingArguments, classes: Sequence[str] | None = None) -> Any:
     """Return a copy of a `BatchedDataset`, whose views the trainer sets epoch by epoch, and others as they are.
 
+    Args:
+        dataset: the trainer's.
+        args: the trainer's.
+        classes: names of the student's classes, in whose order the copy has its labels.
+
     Raises:
-        UserError: worker processes that can't read the dataset, or can't learn which view comes next.
+        UserError: worker processes that can't read the dataset, or can't learn which view comes next; other classes
+            than the student's.
     """
     if not hasattr(dataset, "view_order"):
         return dataset
@@ -34,25 +43,65 @@ def own_dataset(dataset: Any, args: DistillationTrainingArguments) -> Any:
             f"dataloader_num_workers is {args.dataloader_num_workers}, and worker processes can't read a training set "
             f"on {dataset.device}: pass 0, or keep the dataset on the CPU"
         )
-    if args.dataloader_persistent_workers and dataset.views is not None:
+    own = copy(dataset)
+    own.view_order = args.view_order
+    names, labels = dataset.class_names, dataset.values.get("labels")
+    if None not in (names, labels, classes) and list(names) != list(classes):
+        places = torch.tensor(places_among(names, classes, "the dataset"), device=labels.device)
+        known = (labels >= 0) & (labels < len(places))
+        own.values = dataset.values | {"labels": torch.where(known, places[labels.where(known, 0)], labels)}
+    return own
+
+
+def check_views(dataset: Any, args: DistillationTrainingArguments, reads_labels: bool) -> None:
+    """Refuse what views of a training set can't go together with.
+
+    Args:
+        dataset: that the loader reads.
+        args: the trainer's.
+        reads_labels: whether the loss reads hard labels.
+
+    Raises:
+        UserError: workers that outlive an epoch, or hard labels of images that are mixed from two.
+    """
+    views = getattr(dataset, "views", None)
+    if views is None:
+        return
+    if args.dataloader_persistent_workers:
         raise UserError(
             "dataloader_persistent_workers is True, and a worker learns only when it starts which view an epoch "
             "shows: pass False"
         )
-    own = copy(dataset)
-    own.view_order = args.view_order
-    return own
-
-
-def check_mixed(dataset: Any, source: StoredLabels | OnlineTeacher) -> None:
-    """Refuse hard labels of images that are mixed from two.
-
-    Raises:
-        UserError: the views of the dataset mix images, and ``source`` has the labels read.
-    """
-    views = getattr(dataset, "views", None)
-    if source.reads_labels and views is not None and views.mixing is not None:
+    if reads_labels and views.mixing is not None:
         raise UserError(
             f"{views.mixing} mixes two images, which then have no single label: train with kd_lambda=1, towards the "
             "soft labels alone"
+        )
+
+
+def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> None:
+    """Refuse a loss of the caller's where it would not be what is minimized.
+
+    Raises:
+        UserError: it comes with soft labels, or with smoothed ones.
+    """
+    if compute_loss_func is None:
+        return
+    if args.kd_lambda > 0:
+        raise UserError(
+            f"compute_loss_func takes the place of the whole loss, and kd_lambda is {args.kd_lambda:g}: pass "
+            "kd_lambda=0, or omit compute_loss_func"
+        )
+    if args.label_smoothing_factor:
+        raise UserError(
+            "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there, and omit it"
+        )
+
+
+def check_length(model: nn.Module, dataset: Any) -> None:
+    """Raise a UserError if a variational network's KL divergence would be divided by an unknown number of examples."""
+    if dataset is not None and not hasattr(dataset, "__len__") and gaussian_kl(model) is not None:
+        raise UserError(
+            "the KL divergence of a variational network is divided by the number of training examples, which a stream "
+            "doesn't say: load the training set without streaming"
         )

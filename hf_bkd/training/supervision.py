@@ -1,25 +1,34 @@
 """Sources of a batch's target distributions: stored soft labels, or the teacher itself."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data.columns import EXAMPLE_ID
-from ..soft_labels.columns import is_soft_label_column
+from ..data.columns import EXAMPLE_ID, is_soft_label_column
+from ..soft_labels.belonging import Facts, check_belonging
 from ..soft_labels.reading import stored_labels
 from ..targets import entropy_weights, mix_teachers, mixture_responsibilities, temper
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .arguments import DistillationTrainingArguments
+from .classes import names_of_soft_labels, names_of_teacher, order_of
 from .draw_variance import AdaptiveLambda, InverseVariance, from_batch
 
 
+TEACHER_INPUTS = "teacher_inputs"  # of a batch: what an online teacher is asked, where it isn't the student's inputs
+
+
 def network_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what of a batch goes into the network."""
-    return {name: value for name, value in batch.items() if name != "labels" and not is_soft_label_column(name)}
+    """Return what of a batch goes into the student."""
+    others = ("labels", TEACHER_INPUTS)
+    return {name: value for name, value in batch.items() if name not in others and not is_soft_label_column(name)}
+
+
+def in_order(probs: Tensor, order: Sequence[int] | None) -> Tensor:
+    """Return probabilities [..., C] in the order of the student's outputs."""
+    return probs if order is None else probs[..., order]
 
 
 class StoredLabels:
@@ -29,14 +38,29 @@ class StoredLabels:
         dataset: the training set.
         args: the trainer's.
         num_classes: of the student, where it is known.
+        classes: names of the student's classes in the order of its outputs, to which targets are brought, where they
+            are known.
+        shows_views: whether views of the images can be shown.
 
     Raises:
         UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`, :class:`AdaptiveLambda` and
-            :class:`InverseVariance`.
+            :class:`InverseVariance`; labels of other classes than the student's.
     """
 
-    def __init__(self, dataset: Any, args: DistillationTrainingArguments, num_classes: int | None):
-        self.stored = stored_labels(dataset, args.teacher_temperature, num_classes, args.allow_unrecorded_labels)
+    def __init__(
+        self,
+        dataset: Any,
+        args: DistillationTrainingArguments,
+        num_classes: int | None,
+        classes: Sequence[str] | None = None,
+        shows_views: bool = False,
+    ):
+        allowed = args.allow_unrecorded_labels
+        self.stored = stored_labels(dataset, args.teacher_temperature, num_classes, allowed, shows_views)
+        self.orders = {
+            name: order_of(names_of_soft_labels(each.layout.record, dataset), classes, name)
+            for name, each in self.stored.items()
+        }
         adaptive, weighted = args.lambda_schedule == "adaptive", args.teacher_weights == "inverse_variance"
         self.adaptive = AdaptiveLambda(dataset, self.stored, args.kd_lambda) if adaptive else None
         self.by_variance = InverseVariance(dataset, self.stored) if weighted else None
@@ -47,16 +71,27 @@ class StoredLabels:
         """The temperature T_t of the targets."""
         return next(iter(self.stored.values())).wanted
 
-    def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
-        """Decode the soft labels of rows: ``teacher_probs`` [B, C] of each teacher, and variances that are used."""
+    def check_num_classes(self, num_classes: int) -> None:
+        """Raise a UserError if the student has another number of classes."""
+        for stored in self.stored.values():
+            check_belonging(stored.layout, Facts(num_classes=num_classes))
+
+    def check_batch(self, batch: Mapping[str, Tensor]) -> None:
+        """Raise a UserError if a batch lacks what the loss reads."""
+        self.kd_lambda(batch, self.target(batch))
+
+    def decoded(self, rows: Mapping[str, Any], view: int = 0) -> dict[str, Tensor]:
+        """Decode the soft labels of some rows, column name -> B values, in a view.
+
+        Returns:
+            ``teacher_probs`` [B, C] of each teacher, and those variances that are used.
+        """
         columns = {
-            name: stored.layout.of_rows([example[name] for example in examples])
-            for name, stored in self.stored.items()
-            if name in examples[0]
+            name: stored.layout.of_rows(list(rows[name]), view) for name, stored in self.stored.items() if name in rows
         }
         for user in filter(None, (self.adaptive, self.by_variance)):
             for variance in user.variances:
-                columns |= variance.decoded(examples)
+                columns |= variance.decoded(rows, view)
         return columns
 
     def count(self, batch: Mapping[str, Tensor]) -> int:
@@ -70,7 +105,7 @@ class StoredLabels:
         """
         probs = []
         for name, stored in self.stored.items():
-            p = from_batch(batch, name).float()
+            p = in_order(from_batch(batch, name).float(), self.orders[name])
             probs.append(temper(p / p.sum(dim=-1, keepdim=True), stored.wanted / stored.temperature))
         stacked = torch.stack(probs, dim=-2)
         if self.by_variance:
@@ -108,19 +143,22 @@ class OnlineTeacher:
             has new draws.
         args: the trainer's.
         num_classes: of the student, where it is known.
+        classes: names of the student's classes in the order of its outputs, where they are known.
 
     Raises:
         UserError: no teacher, one of other classes than the student, or another temperature than the teacher's own.
     """
 
-    def __init__(self, teacher: Any, dataset: Any, args: DistillationTrainingArguments, num_classes: int | None):
+    def __init__(
+        self,
+        teacher: Any,
+        dataset: Any,
+        args: DistillationTrainingArguments,
+        num_classes: int | None,
+        classes: Sequence[str] | None = None,
+    ):
         if teacher is None:
             raise UserError("online_teacher=True needs the teacher: DistillationTrainer(..., teacher=teacher)")
-        if num_classes is not None and num_classes != teacher.num_classes:
-            raise UserError(
-                f"the teacher has {teacher.num_classes} classes and the model has {num_classes}: build the student "
-                f"with {teacher.num_classes} classes, or take another teacher"
-            )
         if args.teacher_temperature not in (None, teacher.temperature):
             raise UserError(
                 f"teacher_temperature is {args.teacher_temperature:g} and the teacher's own {teacher.temperature:g}: "
@@ -128,6 +166,9 @@ class OnlineTeacher:
             )
         self.teacher, self.dataset, self.args = teacher.to(args.device), dataset, args
         self.reads_labels = args.kd_lambda < 1
+        if num_classes is not None:
+            self.check_num_classes(num_classes)
+        self.order = order_of(names_of_teacher(teacher), classes, "the teacher")
         self.num_batches = 0  # that were asked for without ids, each with its own draws
 
     @property
@@ -135,7 +176,18 @@ class OnlineTeacher:
         """The temperature T_t of the targets."""
         return self.teacher.temperature
 
-    def decoded(self, examples: list[Mapping]) -> dict[str, Tensor]:
+    def check_num_classes(self, num_classes: int) -> None:
+        """Raise a UserError if the student has another number of classes."""
+        if num_classes != self.teacher.num_classes:
+            raise UserError(
+                f"the teacher has {self.teacher.num_classes} classes and the model has {num_classes}: build the "
+                f"student with {self.teacher.num_classes} classes, or take another teacher"
+            )
+
+    def check_batch(self, batch: Mapping[str, Tensor]) -> None:
+        """Raise a UserError if the teacher can't be asked about a batch."""
+
+    def decoded(self, rows: Mapping[str, Any], view: int = 0) -> dict[str, Tensor]:
         """Return no columns: nothing is stored."""
         return {}
 
@@ -144,43 +196,16 @@ class OnlineTeacher:
         return len(next(iter(batch.values())))
 
     def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
-        """Ask the teacher for its mean probabilities [B, C] of the batch's inputs."""
-        inputs = network_inputs(batch)
+        """Ask the teacher for its mean probabilities [B, C] of the batch's rows."""
+        inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
             self.num_batches += 1
             first = next(iter(inputs.values()))
             ids, view = torch.arange(len(first), device=first.device), self.num_batches
         generator = ExampleGenerator(ids, self.args.teacher_seed, view)
-        return self.teacher.predict(inputs, self.args.teacher_samples, generator).mean
+        return in_order(self.teacher.predict(inputs, self.args.teacher_samples, generator).mean, self.order)
 
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float:
         """Return lambda, the same for all examples."""
         return self.args.kd_lambda
-
-
-@dataclass(frozen=True)
-class Collator:
-    """A collator that decodes the soft labels of examples, and hands on the batches of a `BatchedDataset`.
-
-    Args:
-        per_example: makes a batch of what else the examples hold.
-        source: of the targets, or ``None``.
-    """
-
-    per_example: Callable[[list], Any]
-    source: "StoredLabels | OnlineTeacher | None"
-
-    def __call__(self, features: Any) -> Any:
-        """Make a batch of a list of examples, or return a batch as it is."""
-        if isinstance(features, dict):
-            return features
-        if not isinstance(features[0], Mapping):
-            return self.per_example(features)
-        inputs = [{k: v for k, v in example.items() if not is_soft_label_column(k)} for example in features]
-        batch = dict(self.per_example(inputs))
-        if self.source is not None:
-            batch |= self.source.decoded(features)
-            if EXAMPLE_ID in features[0]:
-                batch[EXAMPLE_ID] = torch.tensor([int(example[EXAMPLE_ID]) for example in features])
-        return batch

@@ -1,36 +1,37 @@
 """The Trainer that trains a student towards soft labels, stored ones or those of a teacher beside it."""
 
 from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
-from transformers.trainer_utils import EvalPrediction
 
 from ..losses import LossParts, distillation_loss, temperature_factor
-from ..metrics import classification_metrics, convergence_noise
-from ..models.calling import call_arguments, logits_of
+from ..metrics import convergence_noise
+from ..models.calling import logits_of
 from ..models.variational_layers import GaussianWeights, gaussian_kl
-from ..soft_labels.columns import is_soft_label_column, soft_label_columns
-from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
+from .callbacks import DrawWeights
 from .card import write_training_card
 from .checkpoints import writing
-from .preparation import check_mixed, own_config, own_dataset
-from .resuming import ResumableTrainer
-from .supervision import Collator, OnlineTeacher, StoredLabels, network_inputs
+from .evaluating import EvaluatingTrainer, metrics_of
+from .preparation import check_loss, own_config
+from .supervision import OnlineTeacher
 
 
-class DistillationTrainer(ResumableTrainer):
+class DistillationTrainer(EvaluatingTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
-    It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output), and with
-    `datasets.Dataset` and :class:`~hf_bkd.BatchedDataset` alike; labels of augmented views need the latter, which
-    shows the view that each epoch's labels were made for. ``online_teacher=True`` asks ``teacher`` at each step.
+    It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output). Rows of a
+    `datasets.Dataset`, or of a stream, are read and prepared when they are asked for, each dataset by the student's own
+    preprocessor (see :func:`~hf_bkd.data.preprocessors.preprocessor_for`), or as they are where their columns are its
+    inputs already; a :class:`~hf_bkd.BatchedDataset`, a dataset with a transform, and rows that the caller's
+    ``data_collator`` reads are left to these. Labels of augmented views show the view that each epoch's labels were
+    made for. ``online_teacher=True`` asks ``teacher`` at each step, about the same rows by its own preprocessor.
 
-    With ``kd_lambda=0`` it is a plain classification trainer; a network with variational layers is trained on its
+    Classes of labels, soft labels and teacher are matched with the student's by name, wherever names are known.
+
+    With ``kd_lambda=0`` it is a plain classification trainer, which takes a ``compute_loss_func``; a network with variational layers is trained on its
     evidence lower bound, the KL divergence divided by the number of training examples, and
     ``optimizers=(IVON(...), None)`` trains a posterior of any network (without clipping gradients: it reads the
     curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score unless ``compute_metrics`` is
@@ -42,8 +43,17 @@ class DistillationTrainer(ResumableTrainer):
     Of what it is given, training changes the model's weights alone: ``args``, the model's config and a
     :class:`~hf_bkd.BatchedDataset` are copied, and ``trainer.args`` holds what is in effect.
 
+    Args (those of `transformers.Trainer`, and):
+        processing_class: the student's tokenizer, image processor or feature extractor, which is saved with it, or an
+            :class:`~hf_bkd.ImagePreprocessor`, a transform of one image, or a function from rows to inputs; what is
+            found beside its weights if not given.
+        preprocessor: makes the student's inputs, if that is not ``processing_class``.
+        teacher: of ``online_teacher=True``.
+
     Raises:
-        UserError: soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the dataset, that have
+        UserError: before the first step: nothing says how rows become inputs, the student can't take them or has no
+            logits for each row, or labels that are missing though ``kd_lambda`` < 1 or not of the student's classes;
+            ``compute_loss_func`` with ``kd_lambda`` > 0; soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the dataset, that have
             another number of classes than the model, that can't be brought to ``teacher_temperature``, or that have
             no variance though lambda is adaptive; worker processes that can't read the dataset.
     """
@@ -59,10 +69,13 @@ class DistillationTrainer(ResumableTrainer):
         eval_dataset: Any = None,
         compute_metrics: Any = None,
         teacher: Any = None,
+        processing_class: Any = None,
+        preprocessor: Any = None,
+        compute_loss_func: Any = None,
         **kwargs: Any,
     ):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
-        train_dataset = own_dataset(train_dataset, args)
+        check_loss(compute_loss_func, args)
         own_config(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
@@ -72,32 +85,20 @@ class DistillationTrainer(ResumableTrainer):
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            compute_metrics=compute_metrics or _compute_metrics,
+            compute_metrics=compute_metrics or metrics_of,
+            processing_class=processing_class if hasattr(processing_class, "save_pretrained") else None,
+            compute_loss_func=compute_loss_func,
             **kwargs,
         )
         args.label_smoothing_factor = smoothing
-        self.label_names = self.label_names or ["labels"]  # also of a model whose forward doesn't take them
+        self.label_names = ["labels"]  # whatever the dataset, or the model's forward, calls them
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True
-        self._source: StoredLabels | OnlineTeacher | None = None
-        if train_dataset is not None and args.kd_lambda > 0:
-            num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
-            if args.online_teacher:
-                self._source = OnlineTeacher(teacher, train_dataset, args, num_labels)
-            else:
-                self._source = StoredLabels(train_dataset, args, num_labels)
-            check_mixed(train_dataset, self._source)
-        self.data_collator = Collator(self.data_collator, self._source)
-        evaluated = eval_dataset.values() if isinstance(eval_dataset, dict) else (eval_dataset,)
-        devices = {getattr(each, "device", torch.device("cpu")).type for each in (train_dataset, *evaluated)}
-        if devices != {"cpu"}:
-            args.dataloader_pin_memory = False  # only what is in the CPU's memory can be pinned
-        if hasattr(train_dataset, "set_epoch"):
-            self.add_callback(_SetEpoch(train_dataset))
+        self._read_data(teacher, processing_class if preprocessor is None else preprocessor, data_collator is None)
         self._ivon = self.optimizer if hasattr(self.optimizer, "perturb") else None  # known by what it can do
         if self._ivon is not None:
             args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
-            self.add_callback(_DrawWeights(self._ivon))
+            self.add_callback(DrawWeights(self._ivon))
         self._sums: dict[str, Tensor | float] = {}
         self._summed_steps = 0
 
@@ -107,15 +108,6 @@ class DistillationTrainer(ResumableTrainer):
         if self._source is not None:
             return self._source.temperature
         return self.args.teacher_temperature or 1.0
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        own = soft_label_columns(self.train_dataset)
-        self._signature_columns += [name for name in own if name not in self._signature_columns]
-
-    def _get_collator_with_removed_columns(self, data_collator: Collator, description: str | None = None) -> Collator:
-        per_example = super()._get_collator_with_removed_columns(data_collator.per_example, description)
-        return replace(data_collator, per_example=per_example)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Exclude variational layers, which have their prior in place of weight decay."""
@@ -136,7 +128,7 @@ class DistillationTrainer(ResumableTrainer):
 
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
         if self._source is None or self._source.reads_labels:
-            return (_labels(batch) != -100).sum()
+            return (batch["labels"] != -100).sum()
         return self._source.count(batch)
 
     def compute_loss(
@@ -146,31 +138,41 @@ class DistillationTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """Compute `losses.distillation_loss` in training, cross-entropy with the labels in evaluation."""
-        batch, labels = inputs, inputs.get("labels")
-        positional, named = call_arguments(self.model, network_inputs(batch))
-        logits = logits_of(model(*positional, **named))
-        if not self.model.training:
-            loss = distillation_loss(logits, labels, None, kd_lambda=0).total
-            return (loss, {"logits": logits}) if return_outputs else loss
+        """Compute `losses.distillation_loss` in training, cross-entropy with the labels in evaluation.
 
-        args, factor = self.args, 1.0
-        target, kd_lambda = None, 0.0
+        With ``kd_lambda=0`` a ``compute_loss_func`` takes the place of either; it is called as `Trainer` calls it.
+        """
+        outputs, labels = self._outputs(model, inputs), inputs.get("labels")
+        logits = logits_of(outputs)
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+            parts = None
+        elif not self.model.training:
+            loss, parts = distillation_loss(logits, labels, None, kd_lambda=0).total, None
+        else:
+            parts = self._loss_parts(logits, inputs, num_items_in_batch)
+            loss = parts.total
+        if self.model.training:
+            loss = self._of_all_processes(loss, inputs, num_items_in_batch)
+            self._note(parts)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _loss_parts(self, logits: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
+        args, factor, target, kd_lambda = self.args, 1.0, None, 0.0
         if self._source is not None:
             target = self._source.target(batch, logits)
             kd_lambda = self._source.kd_lambda(batch, target)
             factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
         scales = args.student_temperature, factor, args.label_smoothing_factor
-        parts = distillation_loss(logits, labels, target, kd_lambda, *scales, num_items_in_batch)
-        loss = parts.total
+        return distillation_loss(logits, batch.get("labels"), target, kd_lambda, *scales, num_items)
+
+    def _of_all_processes(self, loss: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> Tensor:
+        """Add a variational network's KL divergence, and scale what will be averaged over the processes."""
         complexity = gaussian_kl(self.model)
         if complexity is not None:
-            share = 1.0 if num_items_in_batch is None else self._count_items(batch) / num_items_in_batch
+            share = 1.0 if num_items is None else self._count_items(batch) / num_items
             loss = loss + self._kl_weight() * share * complexity / len(self.train_dataset)
-        if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
-        self._note(parts)
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return loss if num_items is None else loss * self.accelerator.num_processes
 
     def _kl_weight(self) -> float:
         since_warmup = self.state.global_step / self.state.max_steps - self.args.kl_warmup
@@ -178,18 +180,12 @@ class DistillationTrainer(ResumableTrainer):
             return float(since_warmup >= 0)
         return min(max(since_warmup / self.args.kl_annealing, 0.0), 1.0)
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> None:
-        """Keep the dataset's order, so that predictions are its rows', also where training groups them by length."""
-
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Predict as `Trainer.prediction_step`, without the soft labels."""
-        inputs = {name: value for name, value in inputs.items() if not is_soft_label_column(name)}
-        return super().prediction_step(model, inputs, *args, **kwargs)
-
     # What is logged
 
-    def _note(self, parts: LossParts) -> None:
+    def _note(self, parts: LossParts | None) -> None:
         """Sum up the loss' terms on the device, where they stay until something is logged."""
+        if parts is None:
+            return
         for name, value in (("cross_entropy", parts.cross_entropy), ("distillation", parts.distillation)):
             if value is not None:
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
@@ -263,41 +259,3 @@ class DistillationTrainer(ResumableTrainer):
         """Return the standard deviation (ddof 1) of accuracy in the noise window; ``None`` below 4 evaluations."""
         window = self.noise_window()
         return convergence_noise(self.evaluations()[1], window) if window >= 2 else None
-
-
-class _SetEpoch(TrainerCallback):
-    """A callback that sets the dataset's epoch, and so its view: accelerate does so in one process, not in several."""
-
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.dataset.set_epoch(int(state.epoch or 0))
-
-
-class _DrawWeights(TrainerCallback):
-    """A callback that draws the weights that all micro-batches of a step see; between steps they are the means."""
-
-    def __init__(self, optimizer: Any):
-        self.optimizer = optimizer
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.optimizer.perturb()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.optimizer.restore()  # where the step was skipped
-
-
-def _labels(batch: dict[str, Tensor]) -> Tensor:
-    if "labels" not in batch:
-        raise UserError(
-            f"the training batches have no labels column (only {', '.join(batch)}): name it 'label' or 'labels', or "
-            "train with kd_lambda=1"
-        )
-    return batch["labels"]
-
-
-def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
-    known = labels != -100
-    return classification_metrics(logits[known].double().softmax(dim=-1), labels[known])

@@ -155,7 +155,7 @@ def test_evaluations_checkpoints_and_callbacks_see_the_means_and_training_the_dr
     trainer = trained(tmp_path, Watched, dataset=dataset, callbacks=[watching], **each_step)
     model = new(Plain)
     optimizer = IVON(model.parameters(), **SETTINGS)
-    evaluated = trainer.model.seen[False]
+    evaluated = trainer.model.seen[False][2:]  # after the trainer's looks at the training and the evaluation set
     assert len(evaluated) == 6 * 3 and len(trainer.model.seen[True]) == 6
     for step, rows in enumerate(dataset.order[:6]):
         before = values_of(model)

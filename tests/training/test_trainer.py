@@ -256,6 +256,7 @@ class TestWhatIsTheCallers:
         rows = arrow(examples())
         trainer = DistillationTrainer(new(Plain), arguments(tmp_path), data_collator=collator, train_dataset=rows)
         assert trainer.data_collator.per_example is collator
+        seen.clear()  # of the rows that the trainer looked at
         trainer.train()
         assert len(seen) == 6 and set(seen[0][0]) == {"features", "labels"}
         assert same_weights(trainer.model, trained(tmp_path, dataset=rows).model)
@@ -336,7 +337,7 @@ class TestRefuses:
             DistillationTrainer(
                 new(Plain), arguments(tmp_path, kd_lambda=0.0, dataloader_num_workers=2), train_dataset=elsewhere
             )
-        lasting = arguments(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+        lasting = arguments(tmp_path, kd_lambda=0.0, dataloader_num_workers=1, dataloader_persistent_workers=True)
         seen = BatchedDataset(examples(), views=Views())
         with pytest.raises(UserError, match="dataloader_persistent_workers is True, .* which view an epoch shows"):
             DistillationTrainer(new(Plain), lasting, train_dataset=seen)

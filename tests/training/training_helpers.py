@@ -100,14 +100,18 @@ class Full(Plain):
 
 
 class Recording(BatchedDataset):
-    """Remembers which rows were asked for, batch by batch."""
+    """Remembers which rows were asked for, batch by batch, after the few that a trainer looks at before it trains."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.order: list[list[int]] = []
+        self.asked: list[list[int]] = []
+
+    @property
+    def order(self):
+        return self.asked[1:]
 
     def __getitems__(self, indices):
-        self.order.append(indices)
+        self.asked.append(indices)
         return super().__getitems__(indices)
 
 

@@ -1,0 +1,227 @@
+"""Class numbers of a training: labels of any column and soft labels are brought to the order of the student's outputs."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+
+from ..data.columns import LABEL_COLUMNS, is_soft_label_column, matching_places
+from ..models.calling import unwrapped
+from ..soft_labels.columns import read_record, teachers_of
+from ..soft_labels.record import LabelRecord
+from ..utils.errors import UserError
+
+UNLABELED = -100  # which torch's losses ignore
+MADE_UP = re.compile(r"LABEL_\d+|\d+")  # names that transformers gives where nobody has given any
+
+
+def names_of_network(network: nn.Module) -> list[str] | None:
+    """Return the names of a network's classes in the order of its outputs; ``None`` if its config has none."""
+    config = getattr(unwrapped(network), "config", None)
+    names = getattr(config, "id2label", None) or {}
+    try:
+        listed = [str(names[number]) for number in range(len(names))]
+    except (KeyError, TypeError):
+        return None
+    return _given(listed)
+
+
+def _given(names: Sequence[str]) -> list[str] | None:
+    """Return names that somebody has given; ``None`` for made-up ones."""
+    return None if all(MADE_UP.fullmatch(name) for name in names) else list(names)
+
+
+def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None) -> str | None:
+    """Return the name of the column that holds the labels; ``None`` if there is none.
+
+    Args:
+        features: of the dataset.
+        asked: the trainer's ``label_names``, of which the first that is there wins. Otherwise it is the first of
+            ``labels``, ``label``, ``label_ids`` and ``fine_label``, or else the only `datasets.ClassLabel`.
+    """
+    usual = ("labels", "label", "label_ids", *LABEL_COLUMNS)
+    named = [name for name in (*(asked or ()), *usual) if name in features]
+    classes = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, datasets.ClassLabel) and not is_soft_label_column(name)
+    ]
+    if not named and len(classes) > 1:
+        raise UserError(
+            f"the dataset has several columns of classes ({', '.join(classes)}): pass label_names=[{classes[0]!r}] to "
+            "the training arguments"
+        )
+    return next(iter(named or classes), None)
+
+
+def places_among(names: Sequence[str], classes: Sequence[str], whose: str) -> list[int]:
+    """Return the place among ``classes``, the student's, of each of ``names``, which are those of ``whose``.
+
+    Raises:
+        UserError: one of them is not among the student's.
+    """
+    places = matching_places(names, classes)
+    if places is None:
+        there, here = ", ".join(map(repr, names[:3])), ", ".join(map(repr, classes[:3]))
+        raise UserError(
+            f"{whose} has {len(names)} classes ({there}, ...) and the student {len(classes)} ({here}, ...), which can't "
+            "be matched by name: take a student of these classes, or set its config.id2label to their names in the "
+            "order of its outputs"
+        )
+    return places
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """A column of labels, read as class numbers in the order of the student's outputs.
+
+    Args:
+        name: of the column.
+        numbers: of each value that the column may have, by its value; ``None`` if the values are the numbers.
+        num_classes: of the student, where it is known.
+    """
+
+    name: str
+    numbers: Mapping[Any, int] | None
+    num_classes: int | None = None
+
+    def __call__(self, values: Sequence[Any], first: int | None = 0) -> Tensor:
+        """Return int64 [B], ``UNLABELED`` where a row has no label (``None``, NaN, -1 or -100).
+
+        Args:
+            values: of B rows.
+            first: number of the first of them, by which messages name a row; ``None`` if it isn't known.
+
+        Raises:
+            UserError: a value that is none of the student's classes.
+        """
+        return torch.tensor([self._number(value, first, place) for place, value in enumerate(values)])
+
+    def _number(self, value: Any, first: int | None, place: int) -> int:
+        value = value.item() if hasattr(value, "item") else value
+        if value is None or (isinstance(value, float) and math.isnan(value)) or value in (-1, UNLABELED):
+            return UNLABELED
+        number = value if self.numbers is None else self.numbers.get(value)
+        if number is None and isinstance(value, str):
+            number = self.numbers.get(value.lower())
+        if isinstance(number, (int, float)) and number % 1 == 0 and 0 <= number < (self.num_classes or math.inf):
+            return int(number)
+        row = "a row" if first is None else f"row {first + place}"
+        if self.numbers is not None:
+            known = f"{', '.join(map(repr, list(self.numbers)[:5]))}"
+        else:
+            known = f"0 to {self.num_classes - 1}" if self.num_classes else "whole numbers"
+        raise UserError(
+            f"{row} of column {self.name} has the label {value!r}, and the student's classes are {known}: mend the "
+            "labels, or take a student of their classes"
+        )
+
+
+def read_label_column(
+    features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int | None = None
+) -> LabelColumn:
+    """Say how a column of labels is read.
+
+    Args:
+        features: of the dataset.
+        name: of the column.
+        classes, num_classes: names of the student's classes in order, and their number, where they are known.
+
+    Raises:
+        UserError: the classes are not the student's, or the column holds something else than classes.
+    """
+    feature = features[name]
+    if isinstance(feature, datasets.ClassLabel):
+        named = classes is not None and _given(feature.names) is not None
+        places = places_among(feature.names, classes, f"the column {name}") if named else None
+        in_order = places is None or places == list(range(len(places)))
+        return LabelColumn(name, None if in_order else dict(enumerate(places)), num_classes)
+    dtype = str(getattr(feature, "dtype", ""))
+    if dtype in ("string", "large_string"):
+        if classes is None:
+            raise UserError(
+                f"the column {name} holds names, and nothing says which number each has: use "
+                f"dataset.class_encode_column({name!r}), or set the student's config.id2label"
+            )
+        lower = [each.lower() for each in classes]
+        ignores_case = len(set(lower)) == len(lower)
+        numbers = {each: number for names in (lower * ignores_case, classes) for number, each in enumerate(names)}
+        return LabelColumn(name, numbers, num_classes)
+    if dtype.startswith(("int", "uint", "float", "double", "bool", "null")):
+        return LabelColumn(name, None, num_classes)
+    raise UserError(
+        f"the labels in column {name} are neither class numbers nor names but {feature}: only one class for each row "
+        "can be taught"
+    )
+
+
+def names_of_column(features: Mapping[str, Any] | None, name: str | None) -> list[str] | None:
+    """Return the names that a column of labels has for its classes; ``None`` if it has none."""
+    feature = None if features is None or name is None else features[name]
+    return _given(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def names_of_soft_labels(record: LabelRecord | None, dataset: Any) -> list[str] | None:
+    """Return the names of the classes of soft labels in their order: their record's, or the dataset's own."""
+    if record is not None and record.class_names:
+        return _given(record.class_names)
+    features = getattr(dataset, "features", None)
+    if features is None:
+        return getattr(dataset, "class_names", None)
+    return names_of_column(features, label_column(features))
+
+
+def names_of_teacher(teacher: Any) -> list[str] | None:
+    """Return the names of a teacher's classes in their order; ``None`` where nobody says them."""
+    if hasattr(teacher, "classes"):  # those of another teacher, mapped to others
+        return None
+    parts = getattr(teacher, "parts", None)
+    if parts:
+        names = [names_of_teacher(part) for part in parts]
+        return names[0] if all(each == names[0] for each in names) else None
+    network = getattr(teacher, "network", None)
+    names = None if network is None else names_of_network(network)
+    return names if names is not None and len(names) == teacher.num_classes else None
+
+
+def order_of(names: Sequence[str] | None, classes: Sequence[str] | None, whose: str) -> list[int] | None:
+    """Return the places among ``names`` of the student's ``classes``; ``None`` where they are the same, or unknown.
+
+    Raises:
+        UserError: they are other classes.
+    """
+    if names is None or classes is None or list(names) == list(classes):
+        return None
+    places = places_among(names, classes, whose)
+    return sorted(range(len(places)), key=places.__getitem__)
+
+
+def classes_of_student(
+    student: nn.Module, dataset: Any, label_names: Sequence[str] | None, alphabetical: bool
+) -> list[str] | None:
+    """Return the names of the student's classes in the order of its outputs; ``None`` where nobody says them.
+
+    Args:
+        student: its config's names come first, then those of the soft labels, then those of the column of labels.
+        dataset: the training set.
+        label_names: of the trainer's arguments.
+        alphabetical: whether bare names in a column of labels may be numbered in alphabetical order, since nothing
+            else numbers them.
+    """
+    names, features = names_of_network(student), getattr(dataset, "features", None)
+    if names is not None or features is None:
+        return names or getattr(dataset, "class_names", None)
+    for teacher in teachers_of(list(features)):
+        names = names_of_soft_labels(read_record(features, teacher), None)
+        if names is not None:
+            return names
+    column = label_column(features, label_names)
+    bare = column is not None and str(getattr(features[column], "dtype", "")) in ("string", "large_string")
+    if alphabetical and bare and isinstance(dataset, datasets.Dataset):
+        return sorted({value for value in dataset.with_format(None)[column][:] if value is not None})
+    return names_of_column(features, column)

@@ -1,0 +1,107 @@
+"""A Trainer that prepares the rows of its datasets itself, each by the student's own preprocessor."""
+
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from ..models.calling import unwrapped
+from .callbacks import SetEpoch
+from .classes import classes_of_student
+from .collating import Collator
+from .preparation import check_length, check_views
+from .prepared import PreparedDataset
+from .preparing import Loaded, Preparer, is_prepared
+from .resuming import ResumableTrainer
+from .supervision import OnlineTeacher, StoredLabels
+
+
+class DataReadingTrainer(ResumableTrainer):
+    """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared`."""
+
+    _source: StoredLabels | OnlineTeacher | None = None
+
+    def _read_data(self, teacher: Any, processing: Any, prepares: bool) -> None:
+        """Say how each dataset is read, and refuse those on which the training could not go on.
+
+        Args:
+            teacher: of an online training.
+            processing: what makes the student's inputs, if it was given.
+            prepares: whether rows are prepared here, and not by the caller's collator.
+        """
+        args, train, student = self.args, self.train_dataset, self.model
+        check_length(student, train)
+        classes = classes_of_student(student, train, args.label_names, alphabetical=args.kd_lambda == 0)
+        asks = self.place_model_on_device and not self.is_model_parallel
+        self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks)
+        if train is not None and args.kd_lambda > 0:
+            num_labels = getattr(getattr(unwrapped(student), "config", None), "num_labels", None)
+            if args.online_teacher:
+                self._source = OnlineTeacher(teacher, train, args, num_labels, classes)
+            else:
+                shows_views = prepares and isinstance(train, datasets.Dataset) and is_prepared(train)
+                self._source = StoredLabels(train, args, num_labels, classes, shows_views)
+        self.data_collator = Collator(self.data_collator, self._source)
+        self._train: Loaded | None = None
+        if train is not None:
+            reads_labels = self._source is None or self._source.reads_labels
+            check_views(train, args, reads_labels)
+            self._train = self._preparer.loaded("the training set", train, self._source, reads_labels)
+            self._watch_training_set(self._train.dataset, reads_labels)
+        several = isinstance(self.eval_dataset, dict)
+        evaluated = self.eval_dataset.values() if several else [self.eval_dataset]
+        self._evaluated = [
+            (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
+        ]
+        read = [loaded.dataset for loaded in (self._train, *(loaded for _, loaded in self._evaluated)) if loaded]
+        if any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read):
+            args.dataloader_pin_memory = False  # only what is in the CPU's memory can be pinned
+
+    def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
+        """Keep what knows the epoch's view in step with the training."""
+        check_views(dataset, self.args, reads_labels)
+        if hasattr(self.train_dataset, "view_order"):
+            self.train_dataset = dataset  # the trainer's own copy
+        if isinstance(self._source, OnlineTeacher):
+            self._source.dataset = dataset
+        if hasattr(dataset, "set_epoch"):
+            self.add_callback(SetEpoch(dataset))
+
+    def _loaded(self, dataset: Any) -> Loaded:
+        if dataset is self.train_dataset and self._train is not None:
+            return self._train
+        known = next((loaded for each, loaded in self._evaluated if each is dataset), None)
+        return known or self._preparer.loaded("the dataset", dataset)
+
+    def batch_of(self, rows: list[int]) -> dict[str, Any]:
+        """Return a batch of the training set's rows of some numbers, as the loader makes it."""
+        dataset, collate = self._train
+        return self._prepare_inputs(collate(dataset.__getitems__(rows)))
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        loaded, collator = self._loaded(dataset), self.data_collator
+        self.data_collator = loaded.collate
+        try:
+            return super()._get_dataloader(loaded.dataset, *args, **kwargs)
+        finally:
+            self.data_collator = collator
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """Return the dataset as it is, since what is read of it has been decided already."""
+        return dataset
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        """Return the collator as it is, for the same reason."""
+        return data_collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """Sample as `Trainer` does; by the column of lengths where the rows have one."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(dataset, PreparedDataset):
+            rows = dataset.preparation.dataset
+            dataset = rows if self.args.length_column_name in rows.column_names else dataset
+        return super()._get_train_sampler(dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:
+        """Keep the dataset's order, so that predictions are its rows', also where training groups them by length."""

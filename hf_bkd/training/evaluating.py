@@ -1,0 +1,88 @@
+"""A Trainer that evaluates and predicts any network that returns logits, with labels and without."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from ..metrics import classification_metrics
+from ..models.calling import call_arguments, logits_of
+from .classes import UNLABELED
+from .data_reading import DataReadingTrainer
+from .supervision import network_inputs
+
+
+class EvaluatingTrainer(DataReadingTrainer):
+    """A `transformers.Trainer` whose predictions are logits, and whose evaluation loss is the mean over the labels.
+
+    Rows without a label (-100) count in no average, however they are distributed over batches and processes.
+    """
+
+    _losses: tuple[Tensor, Tensor] | None = None  # of the present evaluation: their sum, and how many labels there were
+
+    def _outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """Return what a model makes of a batch's inputs."""
+        positional, named = call_arguments(self.model, network_inputs(batch))
+        return model(*positional, **named)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return loss, logits and labels of a batch; of what else a model returns, nothing is gathered."""
+        inputs = self._prepare_inputs(inputs)
+        labels, loss = inputs.get("labels"), None
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = self._outputs(model, inputs)
+            logits = logits_of(outputs).detach()
+            if labels is not None:
+                loss = self._evaluation_loss(outputs, logits, labels)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch's labels, and note the sums for the whole evaluation."""
+        counts = (labels != UNLABELED).reshape(len(labels), -1).sum(dim=1).to(logits.device)
+        if self.compute_loss_func is not None:
+            mean = self.compute_loss_func(outputs, labels, num_items_in_batch=counts.sum())
+            sums = torch.where(counts > 0, mean.detach() * counts, 0)
+        else:
+            flat = logits.reshape(-1, logits.shape[-1])
+            flat = flat if flat.dtype == torch.float64 else flat.float()
+            sums = F.cross_entropy(flat, labels.reshape(-1), reduction="none").reshape(len(labels), -1).sum(dim=1)
+            mean = sums.sum() / counts.sum()
+        sums, counts = self.accelerator.gather_for_metrics((sums, counts))
+        if self.args.logging_nan_inf_filter and (finite := sums.isfinite()).any():
+            sums, counts = sums[finite], counts[finite]
+        total, number = self._losses or (0, 0)
+        self._losses = total + sums.sum(), number + counts.sum()
+        return mean.detach()
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate as `Trainer.evaluation_loop`, whose loss is a mean of batches' means."""
+        self._losses = None
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        name = f"{metric_key_prefix}_loss"
+        if name in output.metrics and self._losses is not None:
+            total, number = (value.item() for value in self._losses)
+            output.metrics[name] = total / number if number else float("nan")
+        return output
+
+
+def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
+    """Compute accuracy, NLL, ECE and Brier score of the rows that have a label; none if no row has."""
+    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    known = labels != UNLABELED
+    return classification_metrics(logits[known].double().softmax(dim=-1), labels[known]) if known.any() else {}

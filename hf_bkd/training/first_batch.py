@@ -1,0 +1,77 @@
+"""What can't work is refused before a training: the student is asked once about a few rows of each dataset."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import random
+import torch
+from torch import Tensor, nn
+
+from ..data.rows import reason
+from ..models.calling import call_network, evaluation_mode, logits_of, to_network, unwrapped
+from ..utils.errors import UserError
+from .prepared import PreparedDataset
+from .supervision import network_inputs
+
+ROWS = 2  # of which networks that can't take a batch are told apart
+
+
+@contextmanager
+def unmoved_randomness() -> Iterator[None]:
+    """Put the states of Python's, numpy's and torch's global random generators back after the block."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def first_batch(dataset: Any, collate: Callable[[Any], Any]) -> dict[str, Any] | None:
+    """Return a batch of the first rows of a dataset, as the Trainer's loader would make it; ``None`` without rows."""
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        indices = list(range(min(ROWS, len(dataset))))
+        if not indices:
+            return None
+        fetch = getattr(dataset, "__getitems__", None)
+        return collate(fetch(indices) if fetch else [dataset[index] for index in indices])
+    rows = list(islice(iter(dataset), ROWS))
+    return collate(rows) if rows else None
+
+
+def logits_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what: str) -> Tensor:
+    """Return the student's logits [B, C] of a batch, in evaluation mode and without a trace.
+
+    Args:
+        student: of the training.
+        batch: a few rows.
+        what: the rows' name in errors.
+
+    Raises:
+        UserError: its forward can't take the inputs, or returns something else than logits of each row.
+    """
+    network, inputs = unwrapped(student), network_inputs(batch)
+    given = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+    with torch.no_grad(), evaluation_mode(network):
+        try:
+            logits = logits_of(call_network(network, to_network(inputs, network)))
+        except UserError:
+            raise
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise UserError(
+                f"the student, a {type(network).__name__}, can't take {what} ({given}; {reason(error)}): pass the "
+                "processing_class or preprocessor that makes its inputs, or rename the columns to the arguments of "
+                "its forward"
+            ) from error
+    rows = len(next(iter(inputs.values())))
+    if logits.ndim < 2 or len(logits) != rows:
+        raise UserError(
+            f"the student, a {type(network).__name__}, returns logits of shape {list(logits.shape)} for {rows} rows, "
+            "and a classifier's are [rows, classes]: take a network with a classification head"
+        )
+    return logits

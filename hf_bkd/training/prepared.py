@@ -1,0 +1,210 @@
+"""Rows of a dataset as batches of a student: read, prepared and collated when they are asked for.
+
+One rule says which column goes where. A column of labels becomes ``labels``, soft labels become what the loss reads,
+the columns that the student's preprocessor reads (or those that are its network's inputs as they are) become its
+inputs, and all others stay behind, whatever ``remove_unused_columns`` says.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import default_data_collator
+
+from ..data.preprocessing import Pool, look
+from ..data.rows import check_present, decoded_rows, rows_at
+from ..data.views import Views
+from ..soft_labels.columns import soft_label_columns
+from ..data.columns import EXAMPLE_ID
+from ..soft_labels.identity import Identity
+from ..utils.errors import UserError
+from .classes import LabelColumn
+from .supervision import TEACHER_INPUTS, StoredLabels
+
+AnyDataset = datasets.Dataset | datasets.IterableDataset
+Rows = dict[str, Any]
+
+
+class Prepare(Protocol):
+    """A preparation of rows for one network: `data.preprocessors.Preprocessor`, or :class:`AsTheyAre`."""
+
+    columns: tuple[str, ...]
+
+    def __call__(self, rows: Rows) -> Mapping[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class AsTheyAre:
+    """A preparation of columns that are a network's inputs already.
+
+    Args:
+        columns: their names.
+        per_example: makes a batch of a list of examples, as the Trainer's collators do.
+    """
+
+    columns: tuple[str, ...]
+    per_example: Callable[[list], Mapping[str, Tensor]]
+
+    def __call__(self, rows: Rows) -> dict[str, Tensor]:
+        """Turn rows, column name -> B values, into inputs."""
+        if self.per_example is default_data_collator and all(isinstance(each, Tensor) for each in rows.values()):
+            return rows
+        examples = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        try:
+            return dict(self.per_example(examples))
+        except (ValueError, TypeError, RuntimeError) as error:
+            ragged = [name for name in self.columns if len({np.shape(value) for value in rows[name]}) > 1]
+            if not ragged:
+                raise
+            raise UserError(
+                f"the rows of column {ragged[0]} differ in length, and nothing says how to pad them: pass "
+                "processing_class=tokenizer, or data_collator"
+            ) from error
+
+
+@dataclass(frozen=True)
+class AskedRows:
+    """What an online teacher is asked about rows.
+
+    Args:
+        prepare: rows -> the inputs of the teacher's network; ``None`` where they are the student's.
+        identity: by which rows have the ids of their draws, as `add_soft_labels` would know them.
+    """
+
+    prepare: Prepare | None
+    identity: Identity | None
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are read."""
+        of_inputs = () if self.prepare is None else self.prepare.columns
+        return [*of_inputs, *(() if self.identity is None else self.identity.columns)]
+
+    def batch(self, rows: Rows) -> dict[str, Any]:
+        """Return the teacher's inputs, and the rows' ids."""
+        batch: dict[str, Any] = {}
+        if self.prepare is not None:
+            batch[TEACHER_INPUTS] = dict(self.prepare({name: rows[name] for name in self.prepare.columns}))
+        if self.identity is not None:
+            batch[EXAMPLE_ID] = torch.from_numpy(self.identity.ids(rows).copy())
+        return batch
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the rows of one dataset become batches.
+
+    Args:
+        dataset: the rows, as its owner gave it.
+        prepare: rows -> the student's inputs.
+        labels: how its labels are read; ``None`` where they aren't wanted, or there are none.
+        stored: whose targets its soft labels are, if they are wanted.
+        asked: what an online teacher is asked, if there is one.
+        views: in which the soft labels were made, and the student sees the images.
+        pool: of the images that such views mix.
+    """
+
+    dataset: AnyDataset
+    prepare: Prepare
+    labels: LabelColumn | None = None
+    stored: StoredLabels | None = None
+    asked: AskedRows | None = None
+    views: Views | None = None
+    pool: Pool | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are read."""
+        read = [*self.prepare.columns, *([] if self.labels is None else [self.labels.name])]
+        read += [] if self.stored is None else soft_label_columns(self.dataset)
+        read += [] if self.asked is None else self.asked.columns
+        return list(dict.fromkeys(read))
+
+    def batch(self, rows: Rows, view: int = 0, tensors: Rows | None = None) -> dict[str, Any]:
+        """Return the student's inputs, labels and soft labels of some rows in a view, and the teacher's inputs.
+
+        Args:
+            rows: column name -> B values, images decoded.
+            view: number of the view.
+            tensors: the student's columns as tensors, where it takes them as they are.
+        """
+        others: dict[str, Any] = {}
+        if self.labels is not None:
+            others["labels"] = self.labels(rows[self.labels.name], None)
+        if self.stored is not None:
+            others |= self.stored.decoded(rows, view)
+            if EXAMPLE_ID in rows:
+                others[EXAMPLE_ID] = torch.as_tensor(np.asarray(rows[EXAMPLE_ID], np.int64))
+        if self.asked is not None:
+            others |= self.asked.batch(rows)
+        own = tensors or {name: rows[name] for name in self.prepare.columns}
+        if self.views is None:
+            return dict(self.prepare(own)) | others
+        shown = look(self.prepare.pictures(own), others[EXAMPLE_ID], self.views, view, self.pool)
+        return dict(self.prepare.of_pictures(shown)) | others
+
+
+class PreparedDataset(torch.utils.data.Dataset):
+    """The rows of a `datasets.Dataset` as batches: ``dataset[[3, 5]]`` is what a student is trained on."""
+
+    def __init__(self, preparation: Preparation, view_order: str = "cycle"):
+        self.preparation, self.view_order, self._epoch = preparation, view_order, 0
+        dataset, prepare, plain = preparation.dataset, preparation.prepare, preparation.columns
+        self._tensors = self._arrays = None
+        if preparation.stored is not None:  # in an array, which reads fast
+            names = soft_label_columns(dataset)
+            self._arrays = dataset.with_format("numpy").select_columns(names)
+            plain = [name for name in plain if name not in names]
+        if isinstance(prepare, AsTheyAre):
+            own_format = dataset.format["type"] == "torch"
+            self._tensors = (dataset if own_format else dataset.with_format("torch")).select_columns([*prepare.columns])
+            read_otherwise = preparation.asked.columns if preparation.asked else ()
+            plain = [name for name in plain if name not in prepare.columns or name in read_otherwise]
+        self._plain = dataset.with_format(None).select_columns(plain) if plain else None
+
+    def __len__(self) -> int:
+        return len(self.preparation.dataset)
+
+    def __getitem__(self, index: int | list[int]) -> dict[str, Any]:
+        if isinstance(index, int):
+            return {name: value[0] for name, value in self.__getitems__([index]).items() if isinstance(value, Tensor)}
+        return self.__getitems__(index)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        rows: Rows = {} if self._plain is None else rows_at(self._plain, indices)
+        check_present(rows, [name for name in self.preparation.prepare.columns if name in rows], indices)
+        if self._arrays is not None:
+            rows |= self._arrays[indices]
+        return self.preparation.batch(rows, self.view, None if self._tensors is None else dict(self._tensors[indices]))
+
+    @property
+    def views(self) -> Views | None:
+        """The views that are shown."""
+        return self.preparation.views
+
+    @property
+    def view(self) -> int:
+        """Which view of each image comes next."""
+        return 0 if self.views is None else self.views.at_epoch(self._epoch, self.view_order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set which epoch comes next, and with it which view."""
+        self._epoch = epoch
+
+
+@dataclass(frozen=True)
+class PreparingCollator:
+    """A collator that makes batches of the rows of a stream, or hands on those of a :class:`PreparedDataset`."""
+
+    preparation: Preparation
+
+    def __call__(self, examples: Any) -> dict[str, Any]:
+        """Make a batch of a list of rows whose images are not decoded yet."""
+        if isinstance(examples, dict):
+            return examples
+        rows = {name: [example[name] for example in examples] for name in self.preparation.columns}
+        return self.preparation.batch(decoded_rows(rows, self.preparation.dataset.features))

@@ -1,0 +1,212 @@
+"""What a trainer is given becomes what it reads: which dataset is prepared, by whose preprocessor, with which labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+from torch import nn
+from transformers import default_data_collator
+
+from ..data.columns import EXAMPLE_ID, LABEL_COLUMNS, is_label, is_soft_label_column
+from ..data.preprocessing import Pool, StoredImages
+from ..data.preprocessors import preprocessor_for, ready_columns
+from ..data.views import Views
+from ..soft_labels.belonging import shared_views
+from ..soft_labels.identity import Identity
+from ..utils.errors import UserError
+from .arguments import DistillationTrainingArguments
+from .classes import LabelColumn, label_column, read_label_column
+from .collating import Collator, kept_columns
+from .first_batch import first_batch, logits_of_first_batch, unmoved_randomness
+from .preparation import own_dataset
+from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
+from .supervision import OnlineTeacher, StoredLabels
+
+Source = StoredLabels | OnlineTeacher
+
+
+class Loaded(NamedTuple):
+    """What the Trainer's loader reads of a dataset, and what makes its batches."""
+
+    dataset: Any
+    collate: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """A trainer's way to read datasets, the same for training, evaluation and prediction.
+
+    Args:
+        network: the student.
+        processing: its tokenizer, image processor, preprocessor or function, if one was given.
+        per_example: the Trainer's collator, or the caller's.
+        args: of the trainer.
+        classes: names of the student's classes in the order of its outputs, where they are known.
+        prepares: whether rows are prepared here, and not by the caller's own collator.
+        asks: whether the student can be asked about a few rows before it is trained.
+    """
+
+    network: nn.Module
+    processing: Any
+    per_example: Callable[[list], Any]
+    args: DistillationTrainingArguments
+    classes: Sequence[str] | None
+    prepares: bool
+    asks: bool
+
+    def loaded(self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None) -> Loaded:
+        """Say how the Trainer reads a dataset, after a look at a few of its rows.
+
+        Args:
+            what: its name in errors.
+            dataset: what the trainer was given.
+            source: of its targets, if they are wanted.
+            needs_labels: whether it must have labels; ``None`` if those that it has must be the student's.
+
+        Raises:
+            UserError: nothing says how rows become inputs, the student can't take them, it has other classes than the
+                labels, or there are no labels though they are needed.
+        """
+        with unmoved_randomness():
+            if not (self.prepares and is_prepared(dataset)):
+                loaded = self._as_given(dataset, source)
+                self._ask(what, loaded, source, needs_labels)
+                return loaded
+            preparation = self._preparation(dataset, source)
+            num_classes = self._ask(what, _loaded(preparation, self.args.view_order), source)
+        labels = self._labels(dataset, num_classes, optional=needs_labels is False)
+        if labels is None and needs_labels:
+            raise _without_labels(what, dataset.column_names)
+        return _loaded(replace(preparation, labels=labels), self.args.view_order)
+
+    def _ask(self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None) -> int | None:
+        """Ask the student about a few rows and return how many classes it has, where it can be asked."""
+        batch = first_batch(*loaded)
+        if not isinstance(batch, Mapping):
+            return None
+        if needs_labels and "labels" not in batch:
+            raise _without_labels(what, batch)
+        if source is not None:
+            source.check_batch(batch)
+        if not self.asks:
+            return None
+        num_classes = logits_of_first_batch(self.network, batch, what).shape[-1]
+        if source is not None:
+            source.check_num_classes(num_classes)
+        return num_classes
+
+    def _as_given(self, dataset: Any, source: Source | None) -> Loaded:
+        """Read a dataset whose owner, transform or collator makes the student's inputs."""
+        network = self.network if self.args.remove_unused_columns else None
+        if isinstance(dataset, datasets.Dataset) and is_prepared(dataset) and network is not None:
+            features = dataset.features
+            names = [name for name in features if not is_soft_label_column(name)]
+            kept = kept_columns(network, names, [name for name in names if not _is_single(features[name])])
+            dataset = dataset.select_columns([name for name in features if name in kept or is_soft_label_column(name)])
+            network = None
+        return Loaded(own_dataset(dataset, self.args, self.classes), Collator(self.per_example, source, network))
+
+    def _preparation(self, dataset: Any, source: Source | None) -> Preparation:
+        own = _prepare(self.network, self._without_labels(dataset), self.processing, self.per_example)
+        if isinstance(source, StoredLabels):
+            views, pool = _views(dataset, source, own)
+            return Preparation(dataset, own, stored=source, views=views, pool=pool)
+        asked = None if source is None else _asked(source.teacher, self._without_labels(dataset), own)
+        return Preparation(dataset, own, asked=asked)
+
+    def _without_labels(self, dataset: Any) -> Any:
+        """Return a dataset without a column of labels that only the arguments tell from the inputs."""
+        name = label_column(dataset.features, self.args.label_names)
+        usual = name is None or is_label(name, dataset.features[name]) or name in LABEL_COLUMNS
+        return dataset if usual else dataset.remove_columns(name)
+
+    def _labels(self, dataset: Any, num_classes: int | None, optional: bool) -> LabelColumn | None:
+        """Return how labels are read, after a look at all of them; ``None`` where there are none.
+
+        Those that are ``optional``, since they aren't read in this training, are left alone if they don't fit.
+        """
+        try:
+            name = label_column(dataset.features, self.args.label_names)
+            if name is None:
+                return None
+            column = read_label_column(dataset.features, name, self.classes, num_classes)
+            if isinstance(dataset, datasets.Dataset):
+                column(dataset.with_format(None)[name][:], first=0)
+            return column
+        except UserError:
+            if optional:
+                return None
+            raise
+
+
+def is_prepared(dataset: Any) -> bool:
+    """Return whether a dataset is rows to prepare: it is of `datasets`, says its columns and has no transform."""
+    if isinstance(dataset, datasets.Dataset):
+        return dataset.format["type"] != "custom"
+    return isinstance(dataset, datasets.IterableDataset) and dataset.features is not None
+
+
+def _loaded(preparation: Preparation, view_order: str) -> Loaded:
+    if isinstance(preparation.dataset, datasets.Dataset):
+        return Loaded(PreparedDataset(preparation, view_order), PreparingCollator(preparation))
+    stream = preparation.dataset.select_columns(preparation.columns)
+    return Loaded(stream.with_format(None).decode(False), PreparingCollator(preparation))
+
+
+def _without_labels(what: str, names: Any) -> UserError:
+    return UserError(
+        f"{what} has no labels column (only {', '.join(names)}): name it 'label' or 'labels', pass label_names, or "
+        "train with kd_lambda=1"
+    )
+
+
+def _prepare(network: nn.Module, dataset: Any, processing: Any, per_example: Callable[[list], Any]) -> Prepare:
+    """Return what makes a network's inputs of a dataset's rows; UserError if nothing says how."""
+    own = preprocessor_for(network, dataset, processing)
+    return AsTheyAre(ready_columns(network, dataset), per_example) if own is None else own
+
+
+def _is_single(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value)
+
+
+def _views(dataset: Any, source: StoredLabels, prepare: Prepare) -> tuple[Views | None, Pool | None]:
+    """Return the views that the labels are of, and the images that these mix others with.
+
+    Raises:
+        UserError: the student's preprocessor can't show them, or images that are mixed are not here.
+    """
+    layouts = [stored.layout for stored in source.stored.values()]
+    if not any(each.record is not None and each.record.views for each in layouts):
+        return None, None
+    if getattr(prepare, "of_pictures", None) is None:
+        raise UserError(
+            "the soft labels were made for augmented views of each image, and what makes the student's inputs can't "
+            "show them: pass processing_class, an image processor, a transform or ImagePreprocessor(mean=..., std=...)"
+        )
+    ids = np.asarray(dataset.with_format(None)[EXAMPLE_ID][:], np.int64) if EXAMPLE_ID in dataset.features else None
+    views = shared_views(layouts, None, ids)
+    if views.mixing is None:
+        return views, None
+    return views, Pool.of(ids, StoredImages(dataset, prepare.columns[0]))
+
+
+def _asked(teacher: Any, dataset: Any, student: Prepare) -> AskedRows:
+    """Return what an online teacher is asked about rows, as `add_soft_labels` would ask it about them.
+
+    A teacher without a network, of which nobody knows what it reads, is asked about the student's inputs.
+    """
+    network = getattr(teacher, "network", None)
+    if network is None:
+        return AskedRows(None, Identity(student.columns))
+    own = _prepare(network, dataset, getattr(teacher, "processing_class", None), default_data_collator)
+    return AskedRows(None if _reads_the_same(own, student) else own, Identity(own.columns))
+
+
+def _reads_the_same(one: Prepare, other: Prepare) -> bool:
+    """Return whether two networks get the same images, so that they need be prepared only once."""
+    if not all(getattr(each, "kind", None) == "image" and each.settings for each in (one, other)):
+        return False
+    return (one.columns, one.settings) == (other.columns, other.settings)
