@@ -42,7 +42,7 @@ def _run(command: str, module: str, argv: list[str]) -> None:
     prog = f"hf-bkd {command}"
     if {"-h", "--help"} & set(argv) and not any(word.startswith("--method") for word in argv):
         PARSERS[command](prog).print_help()
-        sys.exit()
+        sys.exit(0)
     importlib.import_module(f".{module}", __name__).main(argv, prog)
 
 

@@ -19,8 +19,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATIO
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
 from transformers.utils import logging
 
-from ..data.preprocessors import class_names, preprocessor_for
-from ..data.preprocessors.saved import saved_processor
+from ..data.preprocessing import timm_settings
+from ..data.preprocessors import KINDS, class_names, preprocessor_for
+from ..data.preprocessors.saved import NAMES, SOURCES, saved_processor
 from ..hub.transfer import local_folder
 from ..models.calling import num_classes_of
 from ..models.classifier import create_classifier
@@ -273,10 +274,21 @@ def load_trained(name: str) -> Teacher:
     """Load a saved teacher, or a trained classifier as one.
 
     Raises:
-        UserError: there is neither; timm's names that are like it are said.
+        UserError: there is neither (timm's names that are like it are said), or no tokenizer, image processor or
+            feature extractor that the network needs.
     """
     with _near_names(name):
-        return load_teacher(name)[0]
+        teacher, folder = load_teacher(name)
+    kind = KINDS.get(getattr(teacher.network, "main_input_name", ""))
+    if kind in SOURCES and timm_settings(teacher.network) is None and teacher.processing_class is None:
+        members = folder / "members" / "0"
+        places = (folder, folder / "network", members, members / "network")
+        if saved_processor(kind, *places) is None:
+            raise UserError(
+                f"{folder} holds no {NAMES[kind]} ({SOURCES[kind][0]}): put the files of the one that the network was "
+                "trained with there"
+            )
+    return teacher
 
 
 def saved_kind(name: str) -> str:

@@ -35,7 +35,7 @@ def teacher_fit(prog: str) -> Parser:
     """Return the parser of the arguments of ``hf-bkd teacher fit`` that are not the methods'."""
     parser = _parser(
         prog,
-        "--method METHOD --model MODEL [MODEL ...] --dataset DATASET --output_dir FOLDER [...]",
+        "--method METHOD --model MODEL --dataset DATASET --output_dir FOLDER [...]",
         "Fit a teacher and save it. A trained classifier becomes a teacher as it is (deterministic, laplace, "
         "mc_dropout) or is trained further (variational, ivon); an architecture is trained from scratch, for an "
         "ensemble as often as it has members. The same command goes on with an interrupted training.",

@@ -161,7 +161,9 @@ class PreparedDataset(torch.utils.data.Dataset):
             plain = [name for name in plain if name not in names]
         if isinstance(prepare, AsTheyAre):
             own_format = dataset.format["type"] == "torch"
-            self._tensors = (dataset if own_format else dataset.with_format("torch")).select_columns([*prepare.columns])
+            self._tensors = (dataset if own_format else dataset.with_format("torch")).select_columns(
+                [*prepare.columns]
+            )
             read_otherwise = preparation.asked.columns if preparation.asked else ()
             plain = [name for name in plain if name not in prepare.columns or name in read_otherwise]
         self._plain = dataset.with_format(None).select_columns(plain) if plain else None

@@ -56,7 +56,9 @@ class Preparer:
     prepares: bool
     asks: bool
 
-    def loaded(self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None) -> Loaded:
+    def loaded(
+        self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None
+    ) -> Loaded:
         """Say how the Trainer reads a dataset, after a look at a few of its rows.
 
         Args:

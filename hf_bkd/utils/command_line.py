@@ -140,10 +140,10 @@ def answer_help(parser: argparse.ArgumentParser, argv: list[str], others: list[a
     """End the process with a help text, if the words of the command line ask for one: the others' for all."""
     if "--help_all" in argv:
         print(parser.format_help(), *(other.format_help() for other in others), sep="\n", end="")
-        sys.exit()
+        sys.exit(0)
     if {"-h", "--help"} & set(argv):
         print(parser.format_help(), end="")
-        sys.exit()
+        sys.exit(0)
 
 
 def _made(kind: type, values: dict[str, Any]) -> Any:
