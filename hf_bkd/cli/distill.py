@@ -12,6 +12,7 @@ from transformers import set_seed
 from ..data.columns import LABEL_COLUMNS, find_label, has_labels, label_names
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
+from ..data.preprocessors.content import Content
 from ..hub.transfer import push_folder
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
 from ..soft_labels.record import LabelRecord
@@ -36,9 +37,9 @@ from .networks import (
     load_trained,
     new_image_network,
     new_perceptron,
+    processor_of,
     reads_features,
     saved_kind,
-    tokenizer_of,
 )
 from .teacher import DEFAULTS, FROM_SCRATCH
 
@@ -190,11 +191,12 @@ def _student(arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | No
     if not is_architecture(name):
         kind = saved_kind(name)
         network = load_for_classes(name, kind, classes, number, arguments.ignore_mismatched_sizes)
-        return network, tokenizer_of(name, kind)
+        return network, processor_of(name, kind)
     classes = classes or [f"LABEL_{each}" for each in range(number)]
     if reads_features(name):
         columns = (record and record.preprocessing or {}).get("features")
-        return new_perceptron(name, classes, rows, columns or reader_of(StandIn("features"), rows).columns), None
+        columns = columns or Content.of(rows).columns("features", StandIn(name, "features"))
+        return new_perceptron(name, classes, rows, columns), None
     return new_image_network(name, classes, _image_shape(arguments, rows, teacher, record)), None
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ..data.columns import add_labels, find_label, is_soft_label_column
 from ..data.loading import check_split, choose_split, load_splits
 from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
+from ..data.preprocessors.content import Content
 from ..data.subsets import check_labeled, stratified_split
 from ..utils.errors import UserError
+from .networks import StandIn
 
 
 def reader_of(network: nn.Module, rows: Any, processing_class: Any = None) -> Preprocessor:
@@ -29,8 +31,20 @@ def reader_of(network: nn.Module, rows: Any, processing_class: Any = None) -> Pr
     return Preprocessor("features", names, prepare, {})
 
 
+def _columns_of(network: nn.Module | StandIn, dataset: Any, processing_class: Any) -> tuple[str, tuple[str, ...]]:
+    """What a network reads, and in which columns of a dataset."""
+    if isinstance(network, StandIn):
+        return network.kind, Content.of(dataset).columns(network.kind, network)
+    reader = reader_of(network, dataset, processing_class)
+    return reader.kind, tuple(reader.columns)
+
+
 def inputs_of(
-    dataset: Any, network: nn.Module, input_columns: Sequence[str] | None, label: str | None, processing_class: Any
+    dataset: Any,
+    network: nn.Module | StandIn,
+    input_columns: Sequence[str] | None,
+    label: str | None,
+    processing_class: Any,
 ) -> Any:
     """Return only the columns of a dataset that a network reads.
 
@@ -51,15 +65,15 @@ def inputs_of(
         check_column(dataset, name)
     dataset = dataset.select_columns(list(input_columns or offered))
     try:
-        reader = reader_of(network, dataset, processing_class)
+        kind, columns = _columns_of(network, dataset, processing_class)
     except UserError as error:
         if input_columns or len(offered) < 2:
             raise
         raise UserError(f"{error} (--input_column names the columns to read)") from None
-    dataset = dataset.select_columns(list(reader.columns))
-    if reader.kind not in ("image", "text") or len(reader.columns) > 1 or reader.columns[0] == reader.kind:
+    dataset = dataset.select_columns(list(columns))
+    if kind not in ("image", "text") or len(columns) > 1 or columns[0] == kind:
         return dataset
-    return dataset.rename_column(reader.columns[0], reader.kind)
+    return dataset.rename_column(columns[0], kind)
 
 
 def check_column(dataset: Any, name: str) -> None:
@@ -70,7 +84,7 @@ def check_column(dataset: Any, name: str) -> None:
 
 def examples_of(
     dataset: datasets.Dataset,
-    network: nn.Module,
+    network: nn.Module | StandIn,
     classes: list[str] | None,
     options: Any,
     processing_class: Any = None,
@@ -108,7 +122,7 @@ class Examples:
     """
 
     options: Any
-    network: nn.Module
+    network: nn.Module | StandIn
     known_classes: list[str] | None
     processing_class: Any = None
 

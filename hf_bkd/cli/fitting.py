@@ -34,9 +34,9 @@ from .networks import (
     load_trained,
     new_image_network,
     new_perceptron,
+    processor_of,
     reads_features,
     saved_kind,
-    tokenizer_of,
 )
 
 # the options that change a training, beside the training arguments
@@ -262,15 +262,15 @@ class NewNetworks(CommandLineFitting):
     def _of_encoder(self, kind: str) -> None:
         """Prepare for a pretrained network without a head for classes."""
         name = self.options.model[0]
-        self.processing_class = tokenizer_of(name, kind)
-        self.examples = Examples(self.options, StandIn(kind), None, self.processing_class)
+        self.processing_class = processor_of(name, kind)
+        self.examples = Examples(self.options, StandIn(name, kind), None)
         classes = self.examples.classes
         self._build = lambda model: load_for_classes(model, kind, classes, len(classes))
         self.reader = reader_of(self.network(), self.examples.validation, self.processing_class)
 
     def _of_features(self) -> None:
         """Prepare for perceptrons, on the scale of the training examples."""
-        self.examples = Examples(self.options, StandIn("features"), None)
+        self.examples = Examples(self.options, StandIn(self.options.model[0], "features"), None)
         rows, classes = self.examples.train, self.examples.classes
         columns = [name for name in rows.column_names if name != "label"]
         self._build = lambda model, **settings: new_perceptron(model, classes, rows, columns, **settings)
@@ -278,7 +278,7 @@ class NewNetworks(CommandLineFitting):
 
     def _of_images(self, architecture: str) -> None:
         """Prepare for images: as they are if all have one shape, or else as the architecture wants them."""
-        self.examples = Examples(self.options, StandIn("image"), None, ImagePreprocessor((0.5,) * 3, (0.5,) * 3))
+        self.examples = Examples(self.options, StandIn(architecture, "image"), None)
         rows, classes, size = self.examples.train, self.examples.classes, self.options.image_size
         shapes = image_shapes(rows) | image_shapes(self.examples.validation)
         ((mode, height, width), *others) = shapes

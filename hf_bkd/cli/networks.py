@@ -14,13 +14,14 @@ import datasets
 import timm
 import transformers
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor, nn
+from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_MODELS
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
 from transformers.utils import logging
 
 from ..data.preprocessing import timm_settings
-from ..data.preprocessors import KINDS, class_names, preprocessor_for
+from ..data.preprocessors import KINDS, class_names
+from ..data.preprocessors.features import feature_preprocessor
 from ..data.preprocessors.saved import NAMES, SOURCES, saved_processor
 from ..hub.transfer import local_folder
 from ..models.calling import num_classes_of
@@ -60,22 +61,16 @@ def has_head(folder: Path) -> bool:
     return not names or any(name.endswith(HEADS) for name in names)
 
 
-class StandIn(nn.Module):
-    """A network that reads what one will read that is not built yet; without weights, it draws no random numbers.
+class StandIn:
+    """What will be built or loaded, in the place of a network whose columns are to be found.
 
     Args:
-        kind: ``"image"``, ``"text"``, ``"audio"`` or ``"features"``.
-        feature_names: of the columns of features, where they are known.
+        name: that messages have for it.
+        kind: what it reads: ``"image"``, ``"text"``, ``"audio"`` or ``"features"``.
     """
 
-    def __init__(self, kind: str, feature_names: Sequence[str] | None = None):
-        super().__init__()
-        self.feature_names = feature_names
-        if kind != "features":
-            self.main_input_name = {"image": "pixel_values", "text": "input_ids", "audio": "input_values"}[kind]
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+    def __init__(self, name: str, kind: str):
+        self.kind, self.__class__ = kind, type(name, (StandIn,), {})
 
 
 # Architectures
@@ -144,19 +139,21 @@ def new_image_network(architecture: str, classes: list[str], shape: ImageShape, 
     return network
 
 
-def new_perceptron(name: str, classes: list[str], rows: datasets.Dataset, columns: Sequence[str]) -> Perceptron:
-    """Build a perceptron for columns of numbers, on the scale of the rows that it will be trained on."""
+def new_perceptron(
+    name: str, classes: list[str], rows: datasets.Dataset, columns: Sequence[str], **settings: Any
+) -> Perceptron:
+    """Build a perceptron for columns of numbers, on the scale of the rows that it will be trained on.
+
+    Raises:
+        UserError: settings, which it doesn't have, or columns that don't become numbers.
+    """
+    if settings:
+        raise UserError(f"{name} can't be built with {', '.join(settings)}: omit it")
     hidden = [int(width) for width in PERCEPTRON.fullmatch(name)[1].split("-")[1:]]
-    features = features_of(rows, columns)
+    (features,) = feature_preprocessor(nn.Identity(), tuple(columns))(rows.with_format(None)[:]).values()
     network = Perceptron(features.shape[1], len(classes), hidden, label_names=classes, feature_names=[*columns])
     network.standardize(features)
     return network
-
-
-def features_of(rows: datasets.Dataset, columns: Sequence[str]) -> Tensor:
-    """Return columns of numbers side by side, float32 [N, d]."""
-    preprocessor = preprocessor_for(StandIn("features", [*columns]), rows.select_columns([*columns]))
-    return next(iter(preprocessor(rows.with_format(None)[:]).values()))
 
 
 def image_shapes(rows: datasets.Dataset, column: str = "image") -> set[tuple[str, int, int]]:
@@ -280,28 +277,42 @@ def load_trained(name: str) -> Teacher:
     with _near_names(name):
         teacher, folder = load_teacher(name)
     kind = KINDS.get(getattr(teacher.network, "main_input_name", ""))
-    if kind in SOURCES and timm_settings(teacher.network) is None and teacher.processing_class is None:
-        members = folder / "members" / "0"
-        places = (folder, folder / "network", members, members / "network")
-        if saved_processor(kind, *places) is None:
-            raise UserError(
-                f"{folder} holds no {NAMES[kind]} ({SOURCES[kind][0]}): put the files of the one that the network was "
-                "trained with there"
-            )
+    if timm_settings(teacher.network) is None and teacher.processing_class is None:
+        processor_of(name, kind)  # which says that there is none
     return teacher
 
 
 def saved_kind(name: str) -> str:
     """Return what a saved network reads: ``"image"``, ``"audio"``, ``"text"`` or ``"features"``."""
-    file = _folder(name) / "config.json"
-    config = read_json(file) if file.is_file() else {}
-    if "architecture" in config:  # timm's
+    folder = _folder(name)
+    if _is_timm(folder):
         return "image"
+    file = folder / "config.json"
+    config = read_json(file) if file.is_file() else {}
     known = {"image": IMAGE_MODELS, "audio": AUDIO_MODELS}
     other = "text" if "model_type" in config else "features"
     return next((kind for kind, names in known.items() if config.get("model_type") in names), other)
 
 
-def tokenizer_of(name: str, kind: str) -> Any:
-    """Return the tokenizer, image processor or feature extractor beside a saved network, if there is one."""
-    return saved_processor(kind, _folder(name)) if kind in CLASSIFIERS else None
+def processor_of(name: str, kind: str | None) -> Any:
+    """Return the tokenizer, image processor or feature extractor beside a saved network; ``None`` if it needs none.
+
+    Raises:
+        UserError: there are none of its files.
+    """
+    folder = _folder(name)
+    if kind not in SOURCES or (kind == "image" and _is_timm(folder)):
+        return None
+    inner = ("", "network", "members/0", "members/0/network")
+    processor = saved_processor(kind, *(folder / place for place in inner))
+    if processor is None:
+        raise UserError(
+            f"{folder} holds no {NAMES[kind]} ({SOURCES[kind][0]}): put the files of the one that the network was "
+            "trained with there"
+        )
+    return processor
+
+
+def _is_timm(folder: Path) -> bool:
+    file = folder / "config.json"
+    return file.is_file() and "architecture" in read_json(file)

@@ -182,9 +182,9 @@ def test_texts_and_pairs_of_a_file(home, tmp_path, capsys):
     evaluated = {"eval_dataset": home / "texts_test.csv", "label_column": "sentiment"}
     distill(home, tmp_path / "student", "encoder", "texts", **evaluated, per_device_train_batch_size=8)
     said = printed(capsys)
-    answer = pipeline("text-classification", model=str(tmp_path / "student"), top_k=None)
+    answer = pipeline("text-classification", model=str(tmp_path / "student"))
     rows = datasets.load_dataset("csv", data_files=str(home / "texts_test.csv"))["train"]
-    names = [max(answer(text), key=lambda each: each["score"])["label"] for text in rows["review"]]
+    names = [each["label"] for each in answer(rows["review"][:])]
     accuracy = np.mean([name == label for name, label in zip(names, rows["sentiment"], strict=True)])
     assert said["accuracy"] == pytest.approx(accuracy, abs=1e-4)
     run("distill", student=tmp_path / "student", dataset=home / "pairs-labels", output_dir=tmp_path / "pairs", **QUICK)
@@ -248,7 +248,7 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_is_left_alone(home, 
         ({"dataset": "/nowhere"}, "there is no folder /nowhere"),
         ({"dataset": "somebody/data"}, "the Hub could not deliver 'somebody/data'"),
         ({"student": "somebody/network"}, "there is no folder somebody/network, and the Hub could not deliver it"),
-        ({"student": "resnet21_cifar"}, "architectures with such a name: resnet20_cifar"),
+        ({"student": "resnet21_cifar"}, "architectures with such a name: "),
         ({"teacher": "/nowhere"}, "there is no folder /nowhere"),
         ({"eval_dataset": "texts_test.csv"}, "has no labels column (label, labels or fine_label), only review"),
         ({"eval_dataset": "texts_test.csv", "label_column": "kind"}, "has no column 'kind', only review, sentiment"),
@@ -284,7 +284,7 @@ def test_data_that_nothing_can_be_learned_from(home, tmp_path, capsys):
     said = status(capsys, "teacher", "fit", model="mlp-8", dataset=tmp_path / "one.csv", **fit)
     assert "all 30 examples of the split 'train' have the same class (yes): a classifier needs two or more" in said
     said = status(capsys, "teacher", "fit", model="mlp-8", dataset=home / "texts.csv", label_column="sentiment", **fit)
-    assert "no column of numbers" in said or "which of the columns" in said or "reads" in said
+    assert "mlp-8 reads numbers, and the dataset has no column of numbers, only review" in said
     options = {"label_column": "species", "input_column": "lenght"}
     said = status(capsys, "teacher", "fit", model="mlp-8", dataset=home / "table.csv", **options, **fit)
     assert "has no column 'lenght', only id, length, width, height, species" in said

@@ -93,9 +93,7 @@ def test_names_of_transformers_examples_are_understood(tmp_path):
     fit, args = parse_fit([*words, "--output-dir", "o", "--per-device-eval-batch-size", "7"], "p")
     assert (fit.model, fit.dataset, fit.input_column) == (["m"], "d", ["a", "b"])
     assert args.per_device_eval_batch_size == 7
-    (tmp_path / "c.yaml").write_text(
-        yaml.dump({"model_name_or_path": "s", "dataset-name": "d", "validation_file": "v"})
-    )
+    (tmp_path / "c.yaml").write_text("model_name_or_path: s\ndataset-name: d\nvalidation_file: v\n")
     arguments, args = parse_distill(["--config", str(tmp_path / "c.yaml"), "--output_dir", "o"], "p")
     assert (arguments.student, arguments.dataset, arguments.eval_dataset) == ("s", "d", "v")
     for name in ("--model", "--model_name_or_path"):

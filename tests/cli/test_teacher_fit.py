@@ -10,6 +10,7 @@ import torch
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, LaplaceTeacher, Teacher
 from hf_bkd.cli import teacher as command
+from hf_bkd.cli.examples import reader_of
 from hf_bkd.data.preprocessors import class_names, reader_for
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.teachers import SPECIFICATIONS, TeacherSpec, predict_all
@@ -34,9 +35,9 @@ def home(tmp_path_factory):
 
 def probabilities(folder, data, split="validation", num_samples=10):
     """What a reloaded teacher says of a split, and its labels."""
-    teacher, folder = load_teacher(str(folder))
+    teacher, _ = load_teacher(str(folder))
     rows = datasets.load_from_disk(data)[split]
-    return predict_all(teacher, reader_for(teacher.network, folder, rows).batches(rows), num_samples)
+    return predict_all(teacher, reader_of(teacher.network, rows, teacher.processing_class).batches(rows), num_samples)
 
 
 def status(capsys, home, *arguments, **options) -> str:
@@ -296,7 +297,7 @@ def test_networks_and_data_that_do_not_fit(home, tmp_path, capsys):
     assert "mute holds no tokenizer (tokenizer.json): put the files" in refused(tmp_path / "mute")
 
     bert().bert.save_pretrained(tmp_path / "body")
-    assert "BertModel has no linear layer with 3 outputs" in refused(tmp_path / "body")
+    assert "body holds no tokenizer (tokenizer.json): put the files" in refused(tmp_path / "body")
 
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
