@@ -25,22 +25,11 @@ from ..utils.checks import check_count
 from ..utils.command_line import parse_dataclasses
 from ..utils.errors import UserError
 from . import options
+from .architectures import ImageShape, StandIn, is_architecture, new_image_network, new_perceptron, reads_features
 from .arguments import metrics_text, quiet, repository
 from .examples import check_column, reader_of
 from .finished import contents, finish
-from .networks import (
-    ImageShape,
-    StandIn,
-    are_made_up,
-    is_architecture,
-    load_for_classes,
-    load_trained,
-    new_image_network,
-    new_perceptron,
-    processor_of,
-    reads_features,
-    saved_kind,
-)
+from .networks import are_made_up, load_for_classes, load_trained, processor_of, saved_kind
 from .teacher import DEFAULTS, FROM_SCRATCH
 
 CHOSEN = (

@@ -15,7 +15,7 @@ from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
 from ..data.preprocessors.content import Content
 from ..data.subsets import check_labeled, stratified_split
 from ..utils.errors import UserError
-from .networks import StandIn
+from .architectures import StandIn
 
 
 def reader_of(network: nn.Module, rows: Any, processing_class: Any = None) -> Preprocessor:

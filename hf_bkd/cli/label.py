@@ -21,10 +21,11 @@ from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.processes import processes
 from . import options
+from .architectures import ImageShape
 from .arguments import check_seed, quiet, repository
 from .examples import examples_of, inputs_of, reader_of
 from .finished import contents, finish
-from .networks import ImageShape, load_trained
+from .networks import load_trained
 
 SHARD_ROWS = 1024
 FREE = ("output_dir", "push_to_hub", "hub_private_repo", "batch_size")  # they don't change what is saved

@@ -1,19 +1,15 @@
-"""The networks that a command names: architectures, which are built for its data, and saved ones, which are loaded."""
+"""Saved networks and teachers that a command names: loaded as they are, or as classifiers of its data's classes."""
 
-import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import datasets
 import timm
 import transformers
-from PIL import Image, UnidentifiedImageError
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_MODELS
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
@@ -21,19 +17,15 @@ from transformers.utils import logging
 
 from ..data.preprocessing import timm_settings
 from ..data.preprocessors import KINDS, class_names
-from ..data.preprocessors.features import feature_preprocessor
 from ..data.preprocessors.saved import NAMES, SOURCES, saved_processor
 from ..hub.transfer import local_folder
 from ..models.calling import num_classes_of
-from ..models.classifier import create_classifier
-from ..models.perceptron import Perceptron
 from ..models.saving import damage_refused, load_network
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher
 from ..utils.errors import UserError
 from ..utils.files import read_json
 
-PERCEPTRON = re.compile(r"mlp((?:-\d+)*)")
 CLASSIFIERS = {
     "image": transformers.AutoModelForImageClassification,
     "text": transformers.AutoModelForSequenceClassification,
@@ -41,17 +33,6 @@ CLASSIFIERS = {
 }
 HEADS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
 MADE_UP = re.compile(r"LABEL_\d+|\d+")
-RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as image processors have them
-
-
-def is_architecture(name: str) -> bool:
-    """Say whether a network's name is that of a timm architecture or a perceptron, and no folder."""
-    return not Path(name).is_dir() and (timm.is_model(name) or PERCEPTRON.fullmatch(name) is not None)
-
-
-def reads_features(name: str) -> bool:
-    """Say whether an architecture is a perceptron, which reads numbers in columns."""
-    return PERCEPTRON.fullmatch(name) is not None
 
 
 def has_head(folder: Path) -> bool:
@@ -59,126 +40,6 @@ def has_head(folder: Path) -> bool:
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     names = config.get("architectures") or []
     return not names or any(name.endswith(HEADS) for name in names)
-
-
-class StandIn:
-    """What will be built or loaded, in the place of a network whose columns are to be found.
-
-    Args:
-        name: that messages have for it.
-        kind: what it reads: ``"image"``, ``"text"``, ``"audio"`` or ``"features"``.
-    """
-
-    def __init__(self, name: str, kind: str):
-        self.kind, self.__class__ = kind, type(name, (StandIn,), {})
-
-
-# Architectures
-
-
-@dataclass(frozen=True)
-class ImageShape:
-    """How a new network of images reads them, by timm's names for it.
-
-    Args:
-        channels, size: C and the height and width of the network's input.
-        mean, std: C numbers each, of pixels in [0, 1].
-        further: ``crop_pct``, ``crop_mode`` and ``interpolation``, where they are not those of whole images.
-    """
-
-    channels: int
-    size: int
-    mean: Sequence[float]
-    std: Sequence[float]
-    further: dict[str, Any]
-
-    @classmethod
-    def of_architecture(cls, name: str, size: int | None, channels: int = 3) -> "ImageShape":
-        """Return what timm says of an architecture, for another image size if one is given."""
-        config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(), args={})
-        mean, std = ([sum(config[key]) / 3] if channels == 1 else config[key] for key in ("mean", "std"))
-        further = {key: config[key] for key in ("crop_pct", "crop_mode", "interpolation")}
-        return cls(channels, size or config["input_size"][-1], mean, std, further)
-
-    @classmethod
-    def of_settings(cls, settings: dict[str, Any], image_size: int | None, size: int | None) -> "ImageShape | None":
-        """Return what the settings of an image preprocessor say: timm's, transformers' or plain mean and deviation.
-
-        Args:
-            settings: as labels record them.
-            image_size: of the images that the labels were made for, where they have one.
-            size: another one that was asked for.
-        """
-        mean, std = (settings.get(key) or settings.get(f"image_{key}") for key in ("mean", "std"))
-        if not mean or not std:
-            return None
-        sides = settings.get("crop_size") or settings.get("size") or {}
-        sides = sides if isinstance(sides, dict) else {"height": sides}
-        own = sides.get("height") or sides.get("shortest_edge")
-        further = {key: settings[key] for key in ("crop_pct", "crop_mode", "interpolation") if key in settings}
-        if "image_mean" in settings:
-            edge = (settings.get("size") or {}).get("shortest_edge")
-            further |= {"crop_pct": own / edge} if edge and own else {"crop_mode": "squash", "crop_pct": 1.0}
-            further["interpolation"] = RESAMPLING.get(settings.get("resample"), "bilinear")
-        own = settings["input_size"][-1] if "input_size" in settings else own or image_size
-        return None if size is None and own is None else cls(len(mean), size or own, mean, std, further)
-
-
-def new_image_network(architecture: str, classes: list[str], shape: ImageShape, **settings: Any) -> nn.Module:
-    """Build a timm network for images, with random weights.
-
-    Raises:
-        UserError: its constructor doesn't take the settings.
-    """
-    arguments = {"in_chans": shape.channels, "image_size": shape.size, "mean": shape.mean, "std": shape.std}
-    try:
-        network = create_classifier(architecture, len(classes), label_names=classes, **arguments, **settings)
-    except TypeError as error:
-        raise UserError(f"{architecture} can't be built with {', '.join([*arguments, *settings])} ({error})") from None
-    network.config.pretrained_cfg |= shape.further
-    return network
-
-
-def new_perceptron(
-    name: str, classes: list[str], rows: datasets.Dataset, columns: Sequence[str], **settings: Any
-) -> Perceptron:
-    """Build a perceptron for columns of numbers, on the scale of the rows that it will be trained on.
-
-    Raises:
-        UserError: settings, which it doesn't have, or columns that don't become numbers.
-    """
-    if settings:
-        raise UserError(f"{name} can't be built with {', '.join(settings)}: omit it")
-    hidden = [int(width) for width in PERCEPTRON.fullmatch(name)[1].split("-")[1:]]
-    (features,) = feature_preprocessor(nn.Identity(), tuple(columns))(rows.with_format(None)[:]).values()
-    network = Perceptron(features.shape[1], len(classes), hidden, label_names=classes, feature_names=[*columns])
-    network.standardize(features)
-    return network
-
-
-def image_shapes(rows: datasets.Dataset, column: str = "image") -> set[tuple[str, int, int]]:
-    """Return the modes and sizes (mode, height, width) of all images, by their files' headers.
-
-    Raises:
-        UserError: an image of more than 8 bits a channel, or one that can't be read.
-    """
-    shapes = set()
-    for number, image in enumerate(rows.cast_column(column, datasets.Image(decode=False))[column]):
-        try:
-            with Image.open(_file(image)) as opened:
-                shapes.add((opened.mode, opened.height, opened.width))
-        except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise UserError(f"row {number} of column {column} holds no image that can be read ({error})") from None
-    return shapes
-
-
-def _file(image: Any) -> Any:
-    if image is None:
-        raise TypeError("it is missing")
-    return io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
-
-
-# Saved networks
 
 
 def load_for_classes(

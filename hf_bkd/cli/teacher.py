@@ -20,10 +20,12 @@ from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_choice, check_count
 from ..utils.command_line import Parser, parse_dataclasses
 from ..utils.errors import UserError
+from .architectures import is_architecture
 from .arguments import metrics_text, quiet, repository
 from .finished import finish
-from .fitting import NewNetworks, TrainedNetworks, asked_for, checkpoints_of
-from .networks import is_architecture, is_encoder
+from .fitting import TrainedNetworks, asked_for, checkpoints_of
+from .networks import is_encoder
+from .new_networks import NewNetworks
 from .options import teacher_fit
 
 DEFAULTS = {
