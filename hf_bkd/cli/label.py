@@ -28,7 +28,7 @@ from .finished import contents, finish
 from .networks import load_trained
 
 SHARD_ROWS = 1024
-FREE = ("output_dir", "push_to_hub", "hub_private_repo", "batch_size")  # they don't change what is saved
+FREE = ("output_dir", "push_to_hub", "hub_private_repo", "license", "batch_size")  # they don't change what is saved
 
 
 def _parse(argv: list[str], prog: str) -> argparse.Namespace:
@@ -54,7 +54,8 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
 
     def push() -> str:
         saved = datasets.load_from_disk(output_dir)
-        push_soft_labels(saved, name, split=str(saved.split or "train"), private=arguments.hub_private_repo)
+        shared = {"private": arguments.hub_private_repo, "license": arguments.license}
+        push_soft_labels(saved, name, split=str(saved.split or "train"), **shared)
         return name
 
     finish(output_dir, shards, settings, lambda: _labeled(arguments, output_dir, shards), push if name else None)

@@ -196,7 +196,7 @@ def _fitted(options: FitOptions, args: DistillationTrainingArguments, output_dir
         teacher.record["validation"] = classification_metrics(*predictions)
 
     def save(folder: Path) -> str:
-        teacher.save_pretrained(folder)
+        teacher.save_pretrained(folder, license=args.license)
         size, metrics = len(context.examples.validation), metrics_text(teacher.record["validation"])
         return f"{options.spec.method} teacher in {output_dir}; on {size} validation examples: {metrics}"
 

@@ -136,18 +136,23 @@ def check_one_size(shapes: set[tuple[int, ...]]) -> None:
 
 
 class StoredImages:
-    """The images of a dataset, decoded on demand: ``images[rows]`` is what :func:`decoded` returns."""
+    """The images of a dataset, decoded on demand: ``images[rows]`` is what :func:`decoded` returns.
+
+    Args:
+        dataset, column: where they are.
+        mode: of PIL, to which they are converted; as they are if not given.
+    """
 
     device = torch.device("cpu")
 
-    def __init__(self, dataset: datasets.Dataset, column: str):
-        self.dataset, self.column = dataset.with_format(None).select_columns([column]), column
+    def __init__(self, dataset: datasets.Dataset, column: str, mode: str | None = None):
+        self.dataset, self.column, self.mode = dataset.with_format(None).select_columns([column]), column, mode
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, rows: Tensor) -> Images:
-        return decoded(self.dataset[rows.tolist()][self.column])
+        return decoded(in_mode(self.dataset[rows.tolist()][self.column], self.mode))
 
 
 class Pool(NamedTuple):

@@ -9,12 +9,7 @@ from ..utils.files import bare_name, write_text
 from ..utils.markdown import escaped
 
 METRICS = ("accuracy", "nll", "ece", "brier")
-LOADERS = {  # task on the Hub -> what loads a student
-    "image-classification": "AutoModelForImageClassification",
-    "text-classification": "AutoModelForSequenceClassification",
-    "tabular-classification": "Perceptron",
-}
-REGISTERING = "import hf_bkd  # registers its networks\nfrom transformers import {}"
+ANY_TASK = "other"  # the Hub's name of a task that it has no name for
 CITATION = """
 ## Citation
 
@@ -50,9 +45,7 @@ A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 {%- endif %}
 
 ```python
-{{ imports }}
-
-model = {{ loader }}.from_pretrained("PATH_OR_REPOSITORY")
+{{ code }}
 ```
 
 <details>
@@ -111,8 +104,12 @@ log-likelihood in nats, expected calibration error (10 bins) and Brier score of 
 {% endif %}
 ```python
 from hf_bkd import Teacher, add_soft_labels
-
+{% if needs_network %}
+network = ...  # built as {{ needs_network }} describes it
+teacher = Teacher.from_pretrained("PATH_OR_REPOSITORY", network=network)
+{%- else %}
 teacher = Teacher.from_pretrained("PATH_OR_REPOSITORY")
+{%- endif %}
 labeled = add_soft_labels(dataset, teacher, num_samples=10)
 ```
 """
@@ -129,21 +126,31 @@ def has_card_of_another(folder: str | Path) -> bool:
     return not header.startswith("---") or "hf_bkd" not in header
 
 
-def write_teacher_card(folder: str | Path, description: dict[str, Any], task: str) -> None:
+def write_teacher_card(
+    folder: str | Path,
+    description: dict[str, Any],
+    task: str | None,
+    license: str | None = None,
+    needs_network: str | None = None,
+) -> None:
     """Write ``README.md`` from what ``teacher.json`` says: how the teacher was fitted and how calibrated it is.
 
     Args:
+        folder: of the teacher.
         description: what ``teacher.json`` holds.
-        task: the Hub's name of what the teacher does.
+        task: the Hub's name of what the teacher does, where it has one.
+        license: the Hub's name of the teacher's license; the card names none if not given.
+        needs_network: the file that describes the network which has to be built for loading, where one has to.
     """
     record = description["record"]
     validation, dataset = record.get("validation"), record.get("dataset")
     results = [
-        EvalResult(task, dataset, dataset, name, value, dataset_split="validation")
+        EvalResult(task or ANY_TASK, dataset, dataset, name, value, dataset_split="validation")
         for name, value in (validation.items() if validation and dataset else ())
     ]
     method = description["method"]
     data = ModelCardData(
+        license=license,
         library_name="hf_bkd",
         tags=["knowledge-distillation", "bayesian", "hf_bkd", method],
         model_name=f"{method} teacher",
@@ -163,6 +170,7 @@ def write_teacher_card(folder: str | Path, description: dict[str, Any], task: st
         facts={escaped(name.replace("_", " ")): shown(value) for name, value in facts.items()},
         validation=_row(validation) if validation else "",
         chosen="validation NLL" in record.values(),
+        needs_network=needs_network,
     )
     write_text(Path(folder) / "README.md", str(card))
 
@@ -178,8 +186,11 @@ def write_student_card(
     facts: dict[str, Any],
     dataset: str,
     split: str,
-    task: str,
+    task: str | None,
     tags: list[str],
+    library: str,
+    code: str,
+    license: str | None = None,
     figures: dict[str, str] | None = None,
 ) -> None:
     """Write ``README.md``: a model card with metrics that the Hub can read.
@@ -192,20 +203,23 @@ def write_student_card(
         metrics, teacher_metrics: accuracy, NLL, ECE and Brier score, as far as they are known.
         facts: what else there is to know of the training, by name.
         dataset, split: that were measured on.
-        task: the Hub's name of it, such as ``"image-classification"``.
+        task: the Hub's name of it, such as ``"image-classification"``, where it has one.
         tags: beside those that every student has.
+        library, code: what loads the student, see :func:`~hf_bkd.models.loading_code.loading_of`.
+        license: the Hub's name of the student's license, such as ``"mit"``; the card names none if not given.
         figures: file -> caption.
     """
-    dataset, loader = bare_name(dataset), LOADERS[task]
-    ours = not loader.startswith("AutoModel")
+    dataset = bare_name(dataset)
     known = {name: metrics[name] for name in METRICS if name in metrics}
     data = ModelCardData(
-        license="apache-2.0",
-        library_name="hf_bkd" if ours else "transformers",
+        license=license,
+        library_name=library,
         pipeline_tag=task,
         tags=["knowledge-distillation", "hf_bkd", *tags],
         model_name=title,
-        eval_results=[EvalResult(task, dataset, dataset, *each, dataset_split=split) for each in known.items()]
+        eval_results=[
+            EvalResult(task or ANY_TASK, dataset, dataset, *each, dataset_split=split) for each in known.items()
+        ]
         or None,
     )
     card = ModelCard.from_template(
@@ -218,8 +232,7 @@ def write_student_card(
         measured=escaped(measured, markup=True),
         student_row=_row(metrics),
         teacher_row=_row(teacher_metrics) if teacher_metrics else "",
-        imports=f"from hf_bkd import {loader}" if ours else REGISTERING.format(loader),
-        loader=loader,
+        code=code,
         facts={escaped(name): shown(value) for name, value in facts.items() if value not in (None, "")},
         figures={file: escaped(caption) for file, caption in (figures or {}).items()},
     )

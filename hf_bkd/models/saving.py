@@ -1,30 +1,114 @@
-"""Save networks as safetensors, and load them without pickle and without running anybody's code."""
+"""Save networks so that they load without this library, and load them without pickle and without running any code.
 
-from collections.abc import Iterator
+A transformers model is saved by its own ``save_pretrained``. A plain timm network gets the files that timm and
+transformers read: ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``AutoModelForImageClassification``.
+Of any other module the weights are saved beside a file that says how to build it.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import transformers
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from ..utils.files import read_json, write_json
+from .calling import unwrapped
+from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
+from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
 
-PLAIN_WEIGHTS = "network.safetensors"
+FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
+
+logger = logging.getLogger(__name__)
 
 
-def save_network(network: nn.Module, folder: Path, without: tuple[str, ...] = ()) -> None:
-    """Save a transformers model by its own ``save_pretrained``, and of any other module the weights alone.
+def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...] = ()) -> None:
+    """Save a network into a new folder, in the form that whoever made it loads.
 
-    Weights whose names end in one of ``without`` are omitted.
+    A compiled network is saved as the one that was compiled, a PEFT model merged with its adapters.
+
+    Args:
+        network: a transformers model, a timm network or any other module.
+        folder: that is made.
+        without: names of weights that are omitted.
     """
-    weights = {name: value for name, value in network.state_dict().items() if not name.endswith(without)}
+    folder, network = Path(folder), _merged(network)
+    without = tuple(name.removeprefix("_orig_mod.") for name in without)
+    weights = {name: value for name, value in network.state_dict().items() if name not in without}
     if _transformers_class(type(network).__name__) is type(network):
         network.save_pretrained(folder, state_dict=weights)
         return
     folder.mkdir(parents=True)
-    save_file({name: value.cpu().clone().contiguous() for name, value in weights.items()}, folder / PLAIN_WEIGHTS)
+    save_file(storable(weights), folder / WEIGHTS, metadata={"format": "pt"})
+    save_description(network, folder, without=without)
+
+
+def _merged(network: nn.Module) -> nn.Module:
+    network = getattr(network, "_orig_mod", network)
+    return unwrapped(deepcopy(network).merge_and_unload() if hasattr(network, "merge_and_unload") else network)
+
+
+def storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a state as safetensors takes them: on the CPU, contiguous, and no two with shared memory.
+
+    Tensors that a network uses in several places are copied, so that whoever loads the file finds every name.
+    """
+    tensors, seen = {}, set()
+    for name, value in state.items():
+        tensor = value.detach().cpu()
+        memory = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone().contiguous() if memory in seen or not tensor.is_contiguous() else tensor
+        seen.add(memory)
+    return tensors
+
+
+def save_description(
+    network: nn.Module,
+    folder: str | Path,
+    label_names: list[str] | None = None,
+    images: dict[str, Any] | None = None,
+    without: tuple[str, ...] = (),
+) -> None:
+    """Write what a network's weights in ``folder`` need to be loaded, where it is no transformers model.
+
+    Args:
+        network: timm's, or any other module.
+        folder: with the network's ``model.safetensors``.
+        label_names, images, without: see :func:`~hf_bkd.models.timm_networks.timm_config`.
+    """
+    folder = Path(folder)
+    config, description = getattr(network, "_hub_mixin_config", None), None
+    if is_timm(network):
+        try:
+            config = timm_config(network, label_names, images, without)
+        except Unknown as difference:
+            architecture = network.pretrained_cfg["architecture"]
+            _warn(
+                f"the {architecture} is saved as a plain module, for timm can't make it anew ({difference}): load it "
+                "with hf_bkd.models.saving.load_network(folder, network=...), built as this one"
+            )
+            description = described(network, without)
+    else:
+        names = label_names or getattr(network, "label_names", None)
+        description = described(network, without) | ({"label_names": names} if names else {})
+    for name, content in ((CONFIG, config), (DESCRIPTION, description)):
+        if content is None:
+            (folder / name).unlink(missing_ok=True)  # an older network's, whose weights have been replaced
+        else:
+            write_json(folder / name, content)
+
+
+@functools.cache
+def _warn(sentence: str) -> None:
+    """Log a sentence once, however many checkpoints are saved."""
+    logger.warning(sentence)
 
 
 @contextmanager
@@ -39,24 +123,55 @@ def damage_refused(what: str) -> Iterator[None]:
         raise UserError(f"{what} cannot be loaded ({reason})") from error
 
 
-def load_network(folder: Path, network: nn.Module | None = None) -> nn.Module:
-    """Load what :func:`save_network` wrote, in evaluation mode; only transformers' own classes are instantiated.
+def needed_network(folder: str | Path) -> str | None:
+    """Return the file in a folder that describes a network which only its owner's code can build, if there is one."""
+    folder = Path(folder)
+    descriptions = (file for file in sorted(folder.rglob(DESCRIPTION)) if built(read_json(file)) is None)
+    return next((file.relative_to(folder).as_posix() for file in descriptions), None)
 
-    Weights of a plain ``nn.Module`` are loaded into ``network``, built as the saved one was.
+
+def holds_network(folder: str | Path) -> bool:
+    """Whether a folder has the files of a saved network."""
+    return any((Path(folder) / name).is_file() for name in (CONFIG, DESCRIPTION, WEIGHTS, FORMER_WEIGHTS))
+
+
+def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
+    """Load a saved network, in evaluation mode; only networks of transformers, timm and this library are instantiated.
+
+    Args:
+        folder: as :func:`save_network`, a trainer, timm or a transformers model wrote it.
+        network: built as the saved one was; needed for a plain ``nn.Module``, whose weights are loaded into it.
 
     Raises:
         UserError: weights of another network, or of a plain module without one, or an unknown model class.
     """
-    if (folder / PLAIN_WEIGHTS).is_file():
-        if network is None:
-            raise UserError(f"{folder} holds the weights of a plain nn.Module: pass network=, built as it was then")
-        try:
-            network.load_state_dict(load_file(folder / PLAIN_WEIGHTS))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise UserError(f"{folder} holds the weights of another network than the one passed: {reason}") from None
-        return network.eval()
-    return _load_transformers(folder)
+    folder = Path(folder)
+    config, description = (
+        read_json(folder / name) if (folder / name).is_file() else {} for name in (CONFIG, DESCRIPTION)
+    )
+    former = (folder / FORMER_WEIGHTS).is_file()
+    if not holds_network(folder):
+        raise UserError(f"{folder} holds no network that could be loaded: save it again")
+    if "pretrained_cfg" in config and "architectures" not in config:
+        network = made_by_timm(folder, config) if network is None else network
+    elif config and not description and not is_ours(config):
+        return _load_transformers(folder)
+    elif network is None:
+        network = built(description or described_by(config))
+    if network is None:
+        kind = f" ({description['class']})" if description.get("class") else ""
+        raise UserError(f"{folder} holds the weights of a plain nn.Module{kind}: pass network=, built as it was then")
+    weights = folder / (FORMER_WEIGHTS if former else WEIGHTS)
+    if not weights.is_file():
+        raise UserError(f"the network in {folder} cannot be loaded, for it lacks {weights.name}: save it again")
+    try:
+        network.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        reason = [*str(error).splitlines()[:2]][-1].strip()
+        raise UserError(f"{folder} holds the weights of another network than the one passed: {reason}") from None
+    if description.get("label_names"):
+        network.label_names = description["label_names"]
+    return network.eval()
 
 
 def _load_transformers(folder: Path) -> nn.Module:
@@ -65,22 +180,12 @@ def _load_transformers(folder: Path) -> nn.Module:
     model_class = _transformers_class(name)
     if model_class is None:
         raise UserError(f"{folder} asks for the model class {name!r}, which transformers does not have")
-    _check_stays_here(folder, config)
+    check_stays_here(folder, getattr(config, "architecture", None), getattr(config, "model_args", None))
     model, info = model_class.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     if info["missing_keys"]:  # transformers would go on with random weights
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise UserError(f"{folder} holds the weights of another network than its config.json describes: no {missing}")
     return model.eval()
-
-
-def _check_stays_here(folder: Path, config: transformers.PretrainedConfig) -> None:
-    """Refuse a description whose architecture would be downloaded, or is a file elsewhere."""
-    architecture, model_args = getattr(config, "architecture", None), getattr(config, "model_args", None) or {}
-    elsewhere = [name for name in ("pretrained", "checkpoint_path") if model_args.get(name)]
-    if isinstance(architecture, str) and (":" in architecture or "/" in architecture):
-        raise UserError(f"{folder} asks for the architecture {architecture!r}, which is none of timm's own")
-    if elsewhere:
-        raise UserError(f"{folder} asks for weights from elsewhere ({elsewhere[0]}), and its own are to be loaded")
 
 
 def _transformers_class(name: str) -> type[nn.Module] | None:

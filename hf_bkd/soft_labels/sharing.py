@@ -34,6 +34,7 @@ def push_soft_labels(
     labels_only: bool = False,
     private: bool | None = None,
     token: str | None = None,
+    license: str | None = None,
 ) -> None:
     """Push a labeled dataset to the Hub, with a card; ``datasets.load_dataset`` reads it.
 
@@ -48,6 +49,8 @@ def push_soft_labels(
         split: its name, for a single dataset; its own or "train" if not given.
         labels_only: push no images or texts; :func:`~hf_bkd.join_soft_labels` finds them again.
         private: whether a new repository is; True is refused for one that is public already.
+        token: of the Hub, if not that of the user's login.
+        license: the Hub's name of the labels' license, such as ``"cc-by-4.0"``; the card keeps its own if not given.
 
     Raises:
         UserError: no soft labels, labels without a record, splits that don't go together, or a Hub that can't be
@@ -76,6 +79,8 @@ def push_soft_labels(
         dataset.push_to_hub(repo_id, config_name=config_name, token=token)
         card = DatasetCard.load(repo_id, token=token)
         card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *TAGS]))
+        if license is not None:
+            card.data["license"] = license
         card.data["size_categories"] = [_size(sum(map(len, dataset.values())))]
         card.text = _with_section(card.text, config_name, text)
         files = {"README.md": str(card).encode(), file: picture}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..hub.cards import write_student_card
 from ..metrics import agreement, classification_metrics, reliability
+from ..models.loading_code import loading_of
 from ..reports.results import MEASURES, has_noisy_labels
 from ..soft_labels.reading import bytes_per_example
 from ..training.arguments import DistillationTrainingArguments
@@ -91,10 +92,10 @@ class StudentTraining:
                 if posterior is not None:
                     posterior.save_pretrained(folder / "posterior")
                 self.cell.inputs.save(folder)
-                self._write_card(folder, record)
+                self._write_card(folder, best.model, record)
         return record
 
-    def _write_card(self, folder: Path, record: dict[str, Any]) -> None:
+    def _write_card(self, folder: Path, network: nn.Module, record: dict[str, Any]) -> None:
         condition = f" ({record['condition']})" if record["condition"] else ""
         noisy = has_noisy_labels(record["condition"], {record["arm"]: {record["seed"]: record}})
         hidden = {"ece"} if noisy else set()  # it judges by what the labels got wrong
@@ -110,6 +111,8 @@ class StudentTraining:
             split="test",
             task=self.cell.inputs.task,
             tags=[record["teacher"]],
+            license=self.cell.args.license,
+            **loading_of(network, with_processor=True)._asdict(),
         )
 
     def _candidates(self, arm: Arm) -> list[tuple[float, float | None]]:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..models.calling import Inputs, num_classes_of, split, to_network
-from ..models.saving import damage_refused, load_network, save_network
+from ..models.calling import Inputs, num_classes_of, split, to_network, unwrapped
+from ..models.loading_code import task_of
+from ..models.saving import damage_refused, load_network, needed_network, save_network
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
@@ -32,6 +33,7 @@ _WEIGHTS = (
     "network/*.safetensors",
     "network/*.safetensors.index.json",
     "network/config.json",
+    "network/network.json",
     "posterior.safetensors",
 )
 TEACHER_FILES = (*_WEIGHTS, *(f"members/**/{name}" for name in (*_WEIGHTS, DESCRIPTION, "README.md")))
@@ -163,7 +165,7 @@ class Teacher(ABC):
         facts = {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
         return facts | ({"record": self.record} if self.record else {})
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
         """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card.
 
         A folder that exists keeps what is not a saved teacher's: its other files, and a ``README.md`` of its own. The
@@ -172,6 +174,8 @@ class Teacher(ABC):
 
         Args:
             folder: made if need be.
+            license: the Hub's name of the license that the card gives the teacher, such as ``"mit"``; none if not
+                given.
 
         Raises:
             UserError: the folder has a ``teacher.json`` of something else, or a file where a folder has to be.
@@ -192,8 +196,8 @@ class Teacher(ABC):
             description["files"] = digests(temporary, DESCRIPTION)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
             if not has_card_of_another(folder):
-                reads = "text" if getattr(self.network, "main_input_name", None) == "input_ids" else "image"
-                write_teacher_card(temporary, description, f"{reads}-classification")
+                needed = needed_network(temporary)
+                write_teacher_card(temporary, description, task_of(unwrapped(self.network)), license, needed)
 
     @classmethod
     def from_pretrained(
@@ -240,10 +244,12 @@ class Teacher(ABC):
         teacher.record, teacher.source = record, source_of(name_or_path, folder)
         return teacher
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, license: str | None = None
+    ) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub, and return the repository's address."""
         with TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "teacher")
+            self.save_pretrained(Path(folder) / "teacher", license=license)
             return push_folder(Path(folder) / "teacher", repo_id, private=private, token=token)
 
     def _weights(self) -> dict[str, Tensor]:

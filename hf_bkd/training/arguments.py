@@ -58,6 +58,7 @@ class DistillationTrainingArguments(TrainingArguments):
         online_teacher: ask the trainer's ``teacher`` for the targets at each step, instead of reading stored labels.
         teacher_samples, teacher_seed: S and the seed of an online teacher's draws.
         allow_unrecorded_labels: train on soft labels that don't say what made them, such as ones added by hand.
+        license: the Hub's name of the license that the card gives the student, such as ``"mit"``; none if not given.
 
     Raises:
         UserError: a number outside its range, an unknown choice, or one of stored labels with an online teacher.
@@ -104,6 +105,9 @@ class DistillationTrainingArguments(TrainingArguments):
     teacher_seed: int = field(default=0, metadata={"help": "Seed of an online teacher's draws."})
     allow_unrecorded_labels: bool = field(
         default=False, metadata={"help": "Train on soft labels that don't say what made them."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "License that the card names, such as mit; none if not given."}
     )
 
     def __post_init__(self):

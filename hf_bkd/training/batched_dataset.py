@@ -12,8 +12,18 @@ import torch
 from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID, class_numbers, find_columns
-from ..data.preprocessing import ImagePreprocessor, Pool, StoredImages, check_one_size, decoded, look, stacked
-from ..data.preprocessors import Reader
+from ..data.preprocessing import (
+    ImagePreprocessor,
+    Images,
+    Pool,
+    StoredImages,
+    check_one_size,
+    decoded,
+    in_mode,
+    look,
+    stacked,
+)
+from ..data.preprocessors import Preprocessor, Reader
 from ..data.rows import read_rows
 from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
@@ -22,6 +32,7 @@ from ..soft_labels.identity import content_ids
 from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
 from ..utils.progress import track
+from .supervision import TEACHER_INPUTS
 
 
 class BatchedDataset(torch.utils.data.Dataset):
@@ -34,7 +45,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         values: column name -> tensor of N rows, all on one device. ``pixel_values`` may be uint8 images. Where there
             is an ``attention_mask`` [N, L], 0 where a row is padded at its end, a batch gets as many of the L columns
             of each tensor of that shape as its longest row needs.
-        preprocessor: turns uint8 ``pixel_values`` into the network's.
+        preprocessor: turns uint8 ``pixel_values`` into the network's; any that reads images.
         views: how uint8 images are augmented; a view is an epoch unless their number is given.
         labels: soft labels by teacher's name (``None`` for an unnamed one).
         example_ids: content hash of each row, int64 [N], by which soft labels are recognized and views are drawn; the
@@ -45,7 +56,7 @@ class BatchedDataset(torch.utils.data.Dataset):
     def __init__(
         self,
         values: dict[str, Any],
-        preprocessor: ImagePreprocessor | None = None,
+        preprocessor: ImagePreprocessor | Preprocessor | None = None,
         views: Views | None = None,
         labels: dict[str | None, SoftLabels] | None = None,
         example_ids: np.ndarray | None = None,
@@ -57,6 +68,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         self.labels = labels or {}
         self.example_ids = example_ids
         self.class_names = class_names
+        self.teacher_preprocessor: Preprocessor | None = None  # of an online teacher that reads the same pictures
         self.view_order, self._epoch = "cycle", 0
         self._ids = torch.tensor(np.arange(len(self)) if example_ids is None else example_ids, device=self.device)
 
@@ -64,7 +76,7 @@ class BatchedDataset(torch.utils.data.Dataset):
     def from_images(
         cls,
         dataset: datasets.Dataset,
-        preprocessor: ImagePreprocessor,
+        preprocessor: ImagePreprocessor | Preprocessor,
         views: Views | None = None,
         device: torch.device | str = "cpu",
         progress: bool = True,
@@ -88,14 +100,15 @@ class BatchedDataset(torch.utils.data.Dataset):
             raise UserError("the dataset of images is empty")
         plain = dataset.with_format(None)
         images, ids, pictures = [], [], plain.select_columns([image_column])
+        mode = getattr(preprocessor, "mode", None)
         batches = range(0, len(dataset), 1000)
         for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
             rows = read_rows(pictures, start, min(start + 1000, len(dataset)))[image_column]
             ids.append(content_ids(rows))
             if resident:
-                images.append(stacked(decoded(rows)))
+                images.append(stacked(decoded(in_mode(rows, mode))))
                 check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
-        pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column)
+        pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column, mode)
         labels = torch.tensor(class_numbers(plain, label_column)).to(pixels.device)
         values = {"pixel_values": pixels, "labels": labels}
         names, ids = getattr(dataset.features[label_column], "names", None), np.concatenate(ids)
@@ -161,7 +174,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         return Facts(
             image_size=list(images.shape[1:]) if isinstance(images, Tensor) else None,
             largest_label=None if labels is None else int(labels.max()),
-            preprocessing=None if self.preprocessor is None else self.preprocessor.to_dict(),
+            preprocessing=self.preprocessor.to_dict() if isinstance(self.preprocessor, ImagePreprocessor) else None,
             example_ids=self.example_ids,
         )
 
@@ -183,8 +196,10 @@ class BatchedDataset(torch.utils.data.Dataset):
         if self.views is not None:
             pool = None if self.views.mixing is None else self._pool
             batch["pixel_values"] = look(batch["pixel_values"], ids, self.views, self.view, pool)
+        if self.teacher_preprocessor is not None:
+            batch[TEACHER_INPUTS] = _inputs(self.teacher_preprocessor, batch["pixel_values"])
         if self.preprocessor is not None:
-            batch["pixel_values"] = self.preprocessor.normalize(stacked(batch["pixel_values"]))
+            batch |= _inputs(self.preprocessor, batch["pixel_values"])
         batch |= self.label_columns(rows)
         if self.example_ids is not None:
             batch[EXAMPLE_ID] = ids
@@ -249,6 +264,13 @@ class BatchedDataset(torch.utils.data.Dataset):
         plain = self._changed(views=None, labels={}, example_ids=None)
         for start in range(0, len(self), batch_size):
             yield plain[list(range(start, min(start + batch_size, len(self))))]
+
+
+def _inputs(preprocessor: ImagePreprocessor | Preprocessor, pictures: Images) -> dict[str, Tensor]:
+    """Return what a network reads of uint8 pictures."""
+    if isinstance(preprocessor, ImagePreprocessor):
+        return {"pixel_values": preprocessor.normalize(stacked(pictures))}
+    return preprocessor.of_pictures(pictures)
 
 
 def training_set(reader: Reader, dataset: datasets.Dataset, device: torch.device) -> BatchedDataset | datasets.Dataset:

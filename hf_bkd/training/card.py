@@ -6,12 +6,12 @@ from typing import Any
 from transformers import Trainer
 
 from ..hub.cards import METRICS, write_student_card
+from ..models.loading_code import loading_of, task_of
 from ..reports.plots import write_accuracy_plot
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
+from .saving import student_of
 from .supervision import OnlineTeacher, StoredLabels
-
-TASKS = {"pixel_values": "image-classification", "input_ids": "text-classification"}
 
 
 def write_training_card(
@@ -23,7 +23,8 @@ def write_training_card(
         trainer: a :class:`~hf_bkd.DistillationTrainer` that has been trained.
         source: where its targets come from.
         model_name: title of the card.
-        given: what `Trainer.push_to_hub` passes on for a card: ``tags``, ``dataset`` and others that are not used.
+        given: what `Trainer.push_to_hub` passes on for a card: ``tags``, ``dataset``, ``license`` and others that are
+            not used.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
     record = _record(source)
@@ -48,6 +49,7 @@ def write_training_card(
     }
     dataset = given.get("dataset") or (record and record.dataset.name) or "unknown"
     tags = given.get("tags") or []
+    student = student_of(trainer.model)
     write_student_card(
         folder,
         title=name,
@@ -58,8 +60,10 @@ def write_training_card(
         facts=training | (facts_of(record) if record else {}),
         dataset=dataset if isinstance(dataset, str) else dataset[0],
         split="evaluation",
-        task=TASKS.get(getattr(trainer.model, "main_input_name", ""), "image-classification"),
+        task=task_of(student),
         tags=[tags] if isinstance(tags, str) else tags,
+        license=given.get("license") or args.license,
+        **loading_of(student, with_processor=trainer.processing_class is not None)._asdict(),
         figures=figures,
     )
 

@@ -49,6 +49,7 @@ class DataReadingTrainer(ResumableTrainer):
             check_views(train, args, reads_labels)
             self._train = self._preparer.loaded("the training set", train, self._source, reads_labels)
             self._watch_training_set(self._train.dataset, reads_labels)
+            self._keep_processor()
         several = isinstance(self.eval_dataset, dict)
         evaluated = self.eval_dataset.values() if several else [self.eval_dataset]
         self._evaluated = [
@@ -67,6 +68,13 @@ class DataReadingTrainer(ResumableTrainer):
             self._source.dataset = dataset
         if hasattr(dataset, "set_epoch"):
             self.add_callback(SetEpoch(dataset))
+
+    def _keep_processor(self) -> None:
+        """Save what was found beside the student's weights with every checkpoint, as what the caller gives is."""
+        preparation = getattr(self._train.collate, "preparation", None)
+        processor = getattr(getattr(preparation, "prepare", None), "processor", None)
+        if self.processing_class is None and hasattr(processor, "save_pretrained"):
+            self.processing_class = self.callback_handler.processing_class = processor
 
     def _loaded(self, dataset: Any) -> Loaded:
         if dataset is self.train_dataset and self._train is not None:

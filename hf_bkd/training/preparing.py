@@ -11,7 +11,7 @@ from transformers import default_data_collator
 
 from ..data.columns import EXAMPLE_ID, LABEL_COLUMNS, is_label, is_soft_label_column
 from ..data.preprocessing import Pool, StoredImages
-from ..data.preprocessors import preprocessor_for, ready_columns
+from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
 from ..data.views import Views
 from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
@@ -108,7 +108,10 @@ class Preparer:
             kept = kept_columns(network, names, [name for name in names if not _is_single(features[name])])
             dataset = dataset.select_columns([name for name in features if name in kept or is_soft_label_column(name)])
             network = None
-        return Loaded(own_dataset(dataset, self.args, self.classes), Collator(self.per_example, source, network))
+        own = own_dataset(dataset, self.args, self.classes)
+        if isinstance(source, OnlineTeacher) and hasattr(own, "teacher_preprocessor"):
+            own.teacher_preprocessor = _reads_pictures(source.teacher)
+        return Loaded(own, Collator(self.per_example, source, network))
 
     def _preparation(self, dataset: Any, source: Source | None) -> Preparation:
         own = _prepare(self.network, self._without_labels(dataset), self.processing, self.per_example)
@@ -192,19 +195,30 @@ def _views(dataset: Any, source: StoredLabels, prepare: Prepare) -> tuple[Views 
     views = shared_views(layouts, None, ids)
     if views.mixing is None:
         return views, None
-    return views, Pool.of(ids, StoredImages(dataset, prepare.columns[0]))
+    return views, Pool.of(ids, StoredImages(dataset, prepare.columns[0], prepare.mode))
+
+
+def _reads_pictures(teacher: Any) -> Preprocessor | None:
+    """Return what makes a teacher's inputs of pictures that are decoded already, if it brings its own processor."""
+    if getattr(teacher, "processing_class", None) is None or not hasattr(teacher, "preprocessor_for"):
+        return None
+    features = datasets.Features({"image": datasets.Image()})
+    own = teacher.preprocessor_for(datasets.Dataset.from_dict({"image": []}, features=features))
+    return own if own is not None and own.of_pictures is not None else None
 
 
 def _asked(teacher: Any, dataset: Any, student: Prepare) -> AskedRows:
     """Return what an online teacher is asked about rows, as `add_soft_labels` would ask it about them.
 
-    A teacher without a network, of which nobody knows what it reads, is asked about the student's inputs.
+    One that doesn't say what it reads is asked about the student's inputs.
     """
-    network = getattr(teacher, "network", None)
-    if network is None:
+    if not hasattr(teacher, "preprocessor_for"):
         return AskedRows(None, Identity(student.columns))
-    own = _prepare(network, dataset, getattr(teacher, "processing_class", None), default_data_collator)
-    return AskedRows(None if _reads_the_same(own, student) else own, Identity(own.columns))
+    own = teacher.preprocessor_for(dataset)
+    if own is None:
+        own = AsTheyAre(ready_columns(teacher.network, dataset), default_data_collator)
+    columns = [name for name in own.columns if not is_label(name, dataset.features[name])]
+    return AskedRows(None if _reads_the_same(own, student) else own, Identity(tuple(columns)) if columns else None)
 
 
 def _reads_the_same(one: Prepare, other: Prepare) -> bool:

@@ -10,6 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, has_length
 
 from .checkpoints import RECORD, check_complete, check_same_model, last_checkpoint, recorded, writing
+from .saving import student_of
 
 
 class ResumableTrainer(Trainer):
@@ -40,7 +41,7 @@ class ResumableTrainer(Trainer):
             check_complete(resume_from_checkpoint)
         if not resume_from_checkpoint:
             return super().train(None, *args, **kwargs)
-        check_same_model(Path(resume_from_checkpoint), self.model)
+        check_same_model(Path(resume_from_checkpoint), student_of(self.model))
         eval_on_start, self.args.eval_on_start = self.args.eval_on_start, False
         try:
             output = super().train(str(resume_from_checkpoint), *args, **kwargs)
@@ -93,6 +94,16 @@ class ResumableTrainer(Trainer):
             if self.args.should_save:  # an older checkpoint of this step is not complete from here on
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, student_of(self.model if model is None else model))
+
+    def _load_best_model(self) -> None:
+        model, self.model = self.model, student_of(self.model)
+        try:
+            super()._load_best_model()
+        finally:
+            self.model = model
 
     def _load_callback_state(self) -> None:
         self._resumed = recorded({"stateful_callbacks": self.state.stateful_callbacks})

@@ -16,6 +16,7 @@ from .card import write_training_card
 from .checkpoints import writing
 from .evaluating import EvaluatingTrainer, metrics_of
 from .preparation import check_loss, own_config
+from .saving import name_classes, save_student_files, state_to_save
 from .supervision import OnlineTeacher
 
 
@@ -237,11 +238,15 @@ class DistillationTrainer(EvaluatingTrainer):
             write_training_card(self, self._source, model_name, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save without the Hub's token, which transformers would save, and push, with the other arguments."""
+        """Save what loads without us, and without the Hub's token, which transformers would save, and push, too."""
         token, self.args.hub_token = self.args.hub_token, None
+        folder = output_dir or self.args.output_dir
         try:
-            with writing(output_dir or self.args.output_dir):
-                super()._save(output_dir, state_dict)
+            with writing(folder):
+                name_classes(self.model, self._preparer.classes)
+                super()._save(folder, state_to_save(self.model, state_dict))
+                if self.args.should_save:
+                    save_student_files(self, folder, self._preparer.classes)
         finally:
             self.args.hub_token = token
 

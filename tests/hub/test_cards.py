@@ -3,11 +3,19 @@
 import re
 
 import pytest
+from huggingface_hub import ModelCard
 
 from hf_bkd.hub.cards import write_student_card
 
 GIVEN = {"title": "student", "how": "from a laplace teacher", "measured": "After the last epoch.", "dataset": "digits"}
-GIVEN |= {"split": "test", "task": "image-classification", "tags": [], "facts": {"lambda": 0.75}}
+GIVEN |= {
+    "library": "timm",
+    "code": "import timm",
+    "split": "test",
+    "task": "image-classification",
+    "tags": [],
+    "facts": {"lambda": 0.75},
+}
 TEACHER = {"accuracy": 0.92, "nll": 0.3, "ece": 0.02, "brier": 0.1}
 
 
@@ -31,6 +39,13 @@ def test_a_card_begins_with_finding_data_and_limits(metrics, teacher, finding, t
     assert bullets[0] == f"- **Finding.** {finding}" and "A student distilled with [hf_bkd]" in card
     assert bullets[1] == "- **Data.** digits, test split. After the last epoch." and "One training" in bullets[2]
     assert card.index("| student |") < card.index("<details>") < card.index("| lambda | 0.75 |")
+
+
+@pytest.mark.parametrize("license", [None, "mit"])
+def test_a_card_names_the_license_that_is_given_and_none_of_its_own(license, tmp_path):
+    write_student_card(tmp_path, metrics={}, teacher_metrics=None, license=license, **GIVEN)
+    assert ModelCard.load(tmp_path / "README.md").data.license == license
+    assert ("license" in (tmp_path / "README.md").read_text()) == (license is not None)
 
 
 def test_what_strangers_wrote_stays_text(tmp_path):

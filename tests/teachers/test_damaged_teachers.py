@@ -137,7 +137,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "timm_model.fc.weight",
     ),
     "weights of seven classes": ("laplace", replace_weights, "cannot be loaded"),
-    "config cut off": ("laplace", lambda f: truncate(f / "network" / "config.json"), "cannot be loaded"),
+    "config cut off": ("laplace", lambda f: truncate(f / "network" / "config.json"), "config.json"),
     "unknown class": (
         "laplace",
         lambda f: edit(f / "network" / "config.json", lambda d: d.update(architectures=["Trainer"])),
@@ -148,8 +148,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: edit(f / "network" / "config.json", lambda d: d.update(architecture="cnn7_small")),
         "cannot be loaded",
     ),
-    "network gone": ("laplace", lambda f: shutil.rmtree(f / "network"), "cannot be loaded"),
-    "plain weights cut off": ("plain", lambda f: truncate(f / "network" / "network.safetensors"), "SafetensorError"),
+    "network gone": ("laplace", lambda f: shutil.rmtree(f / "network"), "holds no network"),
+    "plain weights cut off": ("plain", lambda f: truncate(f / "network" / "model.safetensors"), "SafetensorError"),
     "members gone": ("ensemble", lambda f: shutil.rmtree(f / "members"), "cannot be loaded"),
     "member damaged": (
         "ensemble",

@@ -79,7 +79,7 @@ def test_a_network_with_a_posterior_is_saved_as_the_ordinary_one_of_its_means(na
         logits = [each.eval()(**inputs).logits for each in (network, teacher.network)]
     else:
         network = empty().eval()
-        network.load_state_dict(load_file(folder / "network.safetensors"))
+        network.load_state_dict(load_file(folder / "model.safetensors"))
         logits = [each.eval()(inputs) for each in (network, teacher.network)]
     assert torch.equal(*logits)
     loaded = Teacher.from_pretrained(tmp_path / "teacher", network=empty())
@@ -195,7 +195,7 @@ def test_a_save_that_fails_leaves_nothing_new_and_keeps_the_earlier_version(tmp_
     teacher.save_pretrained(tmp_path / "kept")
     before = everything(tmp_path / "kept")
 
-    def fail(tensors, path):
+    def fail(tensors, path, **metadata):
         Path(path).write_bytes(b"half")
         raise failure
 

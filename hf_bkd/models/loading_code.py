@@ -1,0 +1,134 @@
+"""The code that loads a saved network, as its card shows it: without this library wherever that is possible."""
+
+from typing import NamedTuple
+
+import transformers
+from torch import nn
+
+from .perceptron import Perceptron
+from .plain_networks import DESCRIPTION, arguments_of, source_file
+from .timm_networks import WEIGHTS, Unknown, is_timm, is_timms_own, timm_config
+
+PLACE = "PATH_OR_REPOSITORY"
+TASKS = {
+    "pixel_values": "image-classification",
+    "input_ids": "text-classification",
+    "input_values": "audio-classification",
+    "input_features": "audio-classification",
+}
+AUTOMATIC = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+
+
+class Loading(NamedTuple):
+    """How somebody else loads a network: the Hub's name of the library that does it, and the code."""
+
+    library: str
+    code: str
+
+
+def task_of(network: nn.Module) -> str | None:
+    """Return the Hub's name of what a classifier does; ``None`` if its inputs don't say."""
+    if is_timm(network):
+        return "image-classification"
+    if isinstance(network, Perceptron):
+        return "tabular-classification"
+    return TASKS.get(getattr(network, "main_input_name", None) or "")
+
+
+def loading_of(network: nn.Module, with_processor: bool = False) -> Loading:
+    """Say how a network is loaded that was saved as the trainer saves it.
+
+    Args:
+        network: the student.
+        with_processor: whether its tokenizer, image processor or feature extractor was saved beside it.
+    """
+    kind = type(network)
+    if hasattr(network, "peft_config"):
+        return _adapters(network)
+    if isinstance(network, transformers.PreTrainedModel):
+        return _of_transformers(network, with_processor)
+    if isinstance(network, Perceptron):
+        return Loading(
+            "hf_bkd", f'from hf_bkd import {kind.__name__}\n\nmodel = {kind.__name__}.from_pretrained("{PLACE}")'
+        )
+    if is_timm(network):
+        try:
+            return _of_timm(timm_config(network)["architecture"])
+        except Unknown:
+            pass  # it is saved as any other module
+    return Loading("pytorch", _of_any_module(network))
+
+
+def _of_timm(architecture: str) -> Loading:
+    lines = [
+        *_registering(architecture),
+        "import timm",
+        "from transformers import pipeline",
+        "",
+        'model = timm.create_model("local-dir:PATH", pretrained=True).eval()  # or "hf-hub:REPOSITORY"',
+        f'classify = pipeline("image-classification", "{PLACE}")  # from an image to its classes',
+    ]
+    return Loading("timm", "\n".join(lines))
+
+
+def _registering(architecture: str | None) -> list[str]:
+    ours = architecture is not None and not is_timms_own(architecture)
+    return [f"import hf_bkd  # registers {architecture}"] if ours else []
+
+
+def _of_transformers(network: nn.Module, with_processor: bool) -> Loading:
+    kind, task = type(network), task_of(network)
+    architecture = getattr(network.config, "architecture", None) if hasattr(network, "timm_model") else None
+    own = getattr(transformers, kind.__name__, None) is kind
+    automatic = next((f"AutoModel{ending}" for ending in AUTOMATIC if kind.__name__.endswith(ending)), None)
+    name = automatic if own and automatic else kind.__name__
+    lines = _registering(architecture)
+    ready = own and automatic and task and (with_processor or architecture is not None)
+    if own:
+        lines.append(f"from transformers import {name}{', pipeline' if ready else ''}")
+    else:
+        lines.append(_importing(kind))
+    lines += ["", f'model = {name}.from_pretrained("{PLACE}")']
+    if ready:
+        lines.append(f'classify = pipeline("{task}", "{PLACE}")')
+    return Loading("transformers", "\n".join(lines))
+
+
+def _adapters(network: nn.Module) -> Loading:
+    lines = [
+        "from peft import PeftModel",
+        "",
+        "base = ...  # the model that the adapters were trained on, with as many classes",
+        f'model = PeftModel.from_pretrained(base, "{PLACE}")',
+    ]
+    return Loading("peft", "\n".join(lines))
+
+
+def _of_any_module(network: nn.Module) -> str:
+    kind, arguments = type(network), arguments_of(network)
+    if is_timm(network):
+        arguments = None  # those of its class, which timm calls
+    ours = not kind.__module__.startswith(("torch.", "timm."))
+    call = None if arguments is None else ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    built = f"{kind.__name__}({call})" if ours and call is not None else "..."
+    note = "" if built != "..." else f"  # build the network that {DESCRIPTION} describes"
+    lines = [
+        "from safetensors.torch import load_file",
+        *([_importing(kind)] if ours else []),
+        "",
+        'folder = "PATH"  # or huggingface_hub.snapshot_download("REPOSITORY")',
+        f"model = {built}{note}",
+        f'model.load_state_dict(load_file(f"{{folder}}/{WEIGHTS}"))',
+        "model.eval()",
+    ]
+    return "\n".join(lines)
+
+
+def _importing(kind: type) -> str:
+    """Return the line that imports a class, which is in the script itself where its module is ``__main__``."""
+    file = source_file(kind)
+    module = kind.__module__
+    if module == "__main__":
+        module = (file or "the_script.py").removesuffix(".py")
+    where = f"  # in {file}" if file else ""
+    return f"from {module} import {kind.__qualname__.partition('.')[0]}{where}"

@@ -1,0 +1,227 @@
+"""Plain timm networks: the call of ``timm.create_model`` that makes one, as the config.json of timm and transformers.
+
+A network of ``timm.create_model`` says which architecture it is, newer versions of timm also with which arguments. As
+both may be out of date (a replaced stem, arguments that JSON can't hold), a network is made anew from what is to be
+saved, on the meta device, and compared module by module.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..utils.errors import UserError
+from .variational_layers import GaussianWeights
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # as timm and transformers call them
+IMAGES = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
+STRUCTURE = ("fixed_input_size", "pool_size", "first_conv", "classifier")
+IN_TRAINING_ALONE = ("momentum", "p", "drop_prob", "drop_rate", "inplace", "grad_checkpointing")
+ANYWAY = ("training", "num_classes")  # the shape of the weights decides
+
+
+class Unknown(Exception):
+    """What keeps a network from being made anew by its name and arguments."""
+
+
+def is_timm(network: nn.Module) -> bool:
+    """Whether ``timm.create_model`` made a network, which may have been changed since."""
+    return isinstance(_pretrained_cfg(network).get("architecture"), str)
+
+
+def is_timms_own(architecture: str) -> bool:
+    """Whether timm knows an architecture without the help of another package, such as this one."""
+    import timm
+
+    return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__.startswith("timm.")
+
+
+def _pretrained_cfg(network: nn.Module) -> dict[str, Any]:
+    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
+    return config if isinstance(config, dict) else {}
+
+
+def label_names_of(network: nn.Module) -> list[str] | None:
+    """Return the names of a timm network's classes in order, as its ``label_names`` or its configuration says them."""
+    names = getattr(network, "label_names", None) or _pretrained_cfg(network).get("label_names")
+    names = list(names.values()) if isinstance(names, dict) else names
+    return list(names) if names and len(names) == num_outputs(network) else None
+
+
+def num_outputs(network: nn.Module) -> int:
+    """Return the number of classes of a timm network, also where its head has been replaced by another layer."""
+    head = network.get_classifier() if hasattr(network, "get_classifier") else None
+    head = head[0] if isinstance(head, tuple) else head
+    return getattr(head, "out_features", None) or getattr(head, "out_channels", None) or network.num_classes
+
+
+def timm_config(
+    network: nn.Module,
+    label_names: list[str] | None = None,
+    images: dict[str, Any] | None = None,
+    without: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return the content of the config.json from which timm and transformers make a plain timm network anew.
+
+    Args:
+        network: that :func:`is_timm`.
+        label_names: of the classes in order; those that the network was loaded with if not given.
+        images: what is known of the images that it was trained on, by timm's names (``IMAGES``), where that is not
+            what its ``pretrained_cfg`` says.
+        without: names of weights that are not saved: the spread of variational layers, whose means are ordinary ones.
+
+    Raises:
+        Unknown: no call of ``timm.create_model`` with arguments that JSON can hold makes this network.
+    """
+    arguments, num_classes = _arguments(network, without), num_outputs(network)
+    config = {
+        "architecture": _pretrained_cfg(network)["architecture"],
+        "num_classes": num_classes,
+        "num_features": network.num_features,
+    }
+    names = label_names or label_names_of(network)
+    if names is not None and len(names) == num_classes:
+        config["label_names"] = names
+    if arguments:
+        config["model_args"] = arguments
+    return json.loads(json.dumps(config | {"pretrained_cfg": _images(network, arguments, images or {})}))
+
+
+def _images(network: nn.Module, arguments: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Return how images are prepared, and what timm needs to load weights."""
+    own = _pretrained_cfg(network)
+    config = {name: own[name] for name in (*IMAGES, *STRUCTURE) if name in own} | known
+    channels = arguments.get("in_chans") or own.get("input_size", (3,))[0]
+    height, width = config.get("input_size", (3, 224, 224))[1:]
+    if "img_size" in arguments and "input_size" not in known:
+        size = arguments["img_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+    config["input_size"] = [channels, height, width]
+    for name in ("mean", "std"):
+        values = config.get(name)
+        if values is not None and len(values) != channels:  # as timm's own scripts do
+            config[name] = [sum(values) / len(values)] * channels
+    return config | {"custom_load": False}
+
+
+def _arguments(network: nn.Module, without: tuple[str, ...]) -> dict[str, Any]:
+    """Return the arguments of ``timm.create_model``, but for the classes, that make a network like this one."""
+    recorded = getattr(network, "_model_args", {})
+    arguments = {name: value for name, value in recorded.items() if name != "num_classes" and _is_json(value)}
+    anew = _made_anew(network, arguments)
+    if _first_difference(network, anew, without) is None:
+        return arguments
+    own, others = _visible(network), _visible(anew)
+    seen = {name: value for name, value in own.items() if value is not None and value != others[name]}
+    if seen:
+        arguments |= seen
+        anew = _made_anew(network, arguments)
+    difference = _first_difference(network, anew, without, ignored=IN_TRAINING_ALONE)
+    if difference is not None:
+        raise Unknown(difference)
+    return arguments
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return json.loads(json.dumps(value)) is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _made_anew(network: nn.Module, arguments: dict[str, Any]) -> nn.Module:
+    import timm
+
+    architecture = _pretrained_cfg(network)["architecture"]
+    arguments = json.loads(json.dumps(arguments))  # lists in the place of tuples, as whoever loads it has them
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return timm.create_model(architecture, num_classes=num_outputs(network), **arguments)
+    except Exception as error:
+        raise Unknown(f"timm can't make {architecture} anew ({type(error).__name__}: {error})") from error
+
+
+def _visible(network: nn.Module) -> dict[str, Any]:
+    """Return arguments that can be seen in a network, for versions of timm that don't record them."""
+    first = _pretrained_cfg(network).get("first_conv")
+    first = dict(network.named_modules()).get(first) if isinstance(first, str) else None
+    channels = None if first is None else getattr(first, "in_channels", None)
+    rates = [module.drop_prob for module in network.modules() if isinstance(getattr(module, "drop_prob", None), float)]
+    pool = getattr(getattr(network, "global_pool", None), "pool_type", getattr(network, "global_pool", None))
+    size = getattr(getattr(network, "patch_embed", None), "img_size", None)
+    return {
+        "in_chans": channels and channels * getattr(first, "groups", 1),
+        "img_size": list(size) if size else None,
+        "global_pool": pool if isinstance(pool, str) else None,
+        "drop_rate": getattr(network, "drop_rate", None),
+        "drop_path_rate": max(rates, default=0.0),
+    }
+
+
+def _first_difference(
+    network: nn.Module, other: nn.Module, without: tuple[str, ...], ignored: tuple[str, ...] = ()
+) -> str | None:
+    """Return a difference in the weights' shapes, the modules' kinds or their plain attributes; ``None`` if alike."""
+    shapes, others = ({name: list(v.shape) for name, v in each.state_dict().items()} for each in (network, other))
+    for name in [name for name in shapes | others if name not in without]:
+        if shapes.get(name) != others.get(name):
+            here, there = shapes.get(name, "absent"), others.get(name, "absent")
+            return f"{name} is {here}, and timm makes it {there}"
+    own, made = (dict(_running(each) if ignored else each.named_modules()) for each in (network, other))
+    for name, module in made.items():
+        kind = type(own.get(name))
+        if kind is not type(module) and not (without and _is_gaussian(kind, type(module))):
+            return f"{name} is {kind.__name__}, and timm makes it {type(module).__name__}"
+        for attribute, value in vars(module).items():
+            if attribute.startswith("_") or attribute in (*ANYWAY, *ignored) or not _is_plain(value):
+                continue
+            if vars(own[name]).get(attribute) != value:
+                here = vars(own[name]).get(attribute)
+                return f"{attribute} of {name or 'the network'} is {here!r}, and timm makes it {value!r}"
+    extra = sorted(own.keys() - made.keys())
+    return f"timm makes no {extra[0]}" if extra else None
+
+
+def _is_gaussian(kind: type, ordinary: type) -> bool:
+    return issubclass(kind, GaussianWeights) and issubclass(kind, ordinary)
+
+
+def _running(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that do something outside of training, by name."""
+    for name, module in network.named_modules():
+        if not isinstance(module, (nn.Identity, nn.Dropout)) and not hasattr(module, "drop_prob"):
+            yield name, module
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def made_by_timm(folder: Path, config: dict[str, Any]) -> nn.Module:
+    """Make the timm network that a folder's config.json describes, without its weights.
+
+    Raises:
+        UserError: an architecture that is not timm's, or weights that are elsewhere.
+    """
+    import timm
+
+    check_stays_here(folder, config.get("architecture"), config.get("model_args"))
+    network = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    here = {name: value for name, value in network.pretrained_cfg.items() if name not in ("file", "source")}
+    network.pretrained_cfg = network.default_cfg = here
+    network.label_names = label_names_of(network)
+    return network
+
+
+def check_stays_here(folder: Path, architecture: Any, model_args: Any) -> None:
+    """Refuse a description whose architecture would be downloaded, or is a file elsewhere."""
+    elsewhere = [name for name in ("pretrained", "checkpoint_path") if (model_args or {}).get(name)]
+    if isinstance(architecture, str) and (":" in architecture or "/" in architecture):
+        raise UserError(f"{folder} asks for the architecture {architecture!r}, which is none of timm's own")
+    if elsewhere:
+        raise UserError(f"{folder} asks for weights from elsewhere ({elsewhere[0]}), and its own are to be loaded")

@@ -1,0 +1,91 @@
+"""The files of a student: they load where this library is not, with the classes' names and the images' preparation."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+
+from ..data.preprocessing import ImagePreprocessor
+from ..models.saving import save_description, storable
+from ..models.timm_networks import IMAGES, is_timm
+from .first_batch import unmoved_randomness
+
+logger = logging.getLogger(__name__)
+
+
+def student_of(model: nn.Module) -> nn.Module:
+    """Return the student that is to be saved: what `torch.compile` has compiled; of PEFT, the model with adapters."""
+    return getattr(model, "_orig_mod", model)
+
+
+def saves_itself(student: nn.Module) -> bool:
+    """Whether the Trainer saves a student by the student's own ``save_pretrained``: transformers' and PEFT's."""
+    return isinstance(student, PreTrainedModel) or hasattr(student, "peft_config")
+
+
+def state_to_save(model: nn.Module, state: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """Return the state that the Trainer is to save, by the student's own names; ``None`` leaves it to the Trainer.
+
+    Args:
+        model: the trainer's.
+        state: gathered from several processes, if it is.
+    """
+    student = student_of(model)
+    if state is None and (student is not model or not saves_itself(student)):
+        state = student.state_dict()
+    return state if saves_itself(student) else storable(state)
+
+
+def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str] | None) -> None:
+    """Write what a student's weights in ``folder`` need to be loaded, where transformers does not.
+
+    Args:
+        trainer: of the student.
+        folder: with the student's weights.
+        names: of the student's classes in the order of its outputs, where they are known.
+    """
+    student = student_of(trainer.model)
+    if not saves_itself(student):
+        images = images_seen(trainer) if is_timm(student) else None
+        save_description(student, folder, None if names is None else list(names), images)
+
+
+def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
+    """Write the names of the classes into a transformers model's config, if it has none but LABEL_0 and so on."""
+    config = getattr(student_of(model), "config", None)
+    own = getattr(config, "id2label", None)
+    if names and own and len(own) == len(names) and all(own.get(i) == f"LABEL_{i}" for i in range(len(own))):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def images_seen(trainer: Any) -> dict[str, Any]:
+    """Return what is known of the images that a student was trained on, by timm's names.
+
+    Where its preprocessor doesn't say which size they have, the first image of the training set does.
+    """
+    dataset, collate = getattr(trainer, "_train", None) or (None, None)
+    prepare = getattr(getattr(collate, "preparation", None), "prepare", None)
+    reader = getattr(dataset, "preprocessor", None)
+    settings = reader.to_dict() if isinstance(reader, ImagePreprocessor) else getattr(prepare, "settings", {})
+    known = {name: settings[name] for name in IMAGES if name in settings}
+    if "input_size" not in known and hasattr(dataset, "__getitems__"):
+        with unmoved_randomness():
+            image = trainer.batch_of([0]).get("pixel_values")
+        if image is not None and image.ndim == 4:
+            known |= {"input_size": list(image.shape[1:]), "crop_pct": 1.0}
+    if "mean" not in known:
+        _warn_of_normalization()
+    return known
+
+
+@functools.cache
+def _warn_of_normalization() -> None:
+    logger.warning(
+        "nothing says how the images of the training set were normalized, and the student's config.json will name the "
+        "mean and std of its pretrained_cfg: if these are not the images', set them there before saving"
+    )
