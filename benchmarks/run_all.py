@@ -6,10 +6,11 @@ import ivon_step
 import laplace_teacher
 import laplace_torch
 import soft_labels
+import startup
 import variational_teacher
 from harness import main
 
-SUBJECTS = laplace_teacher, laplace_torch, variational_teacher, ivon_step, soft_labels
+SUBJECTS = laplace_teacher, laplace_torch, variational_teacher, ivon_step, soft_labels, startup
 
 if __name__ == "__main__":
     main(*(subject.claims for subject in SUBJECTS), output=Path(__file__).with_name("results.json"))

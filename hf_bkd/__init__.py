@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _moved
-from .models import cifar_resnet, small_cnn
+from .models import registration
 from .utils.deprecation import warn_renamed
 
 if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is imported when it is first used
@@ -123,8 +123,8 @@ __all__ = [
     "uncertainty_report",
 ]
 
-REGISTERED = cifar_resnet, small_cnn  # importing them tells timm, and so every loader, of their networks
 _moved.install()
+registration.register_networks()
 
 
 if not TYPE_CHECKING:  # a checker would take any name for one of these

@@ -206,6 +206,7 @@ def _hub(parser: Parser, what: str) -> Parser:
         metavar="REPOSITORY",
     )
     add("--hub_private_repo", None, "make a new repository private", type=boolean, nargs="?", const=True)
+    add("--license", None, "that the card names, such as cc-by-4.0 (default: none)", metavar="LICENSE")
     return _general(parser)
 
 

@@ -6,12 +6,10 @@ from typing import Any
 import datasets
 import numpy as np
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
-from matplotlib.figure import Figure
 
 from ..hub.cards import CITATION, METRICS, shown
 from ..hub.transfer import made_repository, pushing_to
 from ..metrics import entropy
-from ..reports.plotting import PALETTE, png, style
 from ..utils.errors import UserError
 from ..utils.markdown import escaped
 from .columns import Layout, read_record, teachers_of
@@ -146,6 +144,10 @@ def facts_of(record: LabelRecord) -> dict[str, Any]:
 
 def confidence_histogram(dataset: datasets.Dataset) -> tuple[bytes, str]:
     """A PNG of how often each confidence and each entropy occurs, one color a teacher, and its caption."""
+    from matplotlib.figure import Figure  # imported where a picture is drawn, for labeling draws none
+
+    from ..reports.plotting import PALETTE, png, style
+
     rows = np.linspace(0, len(dataset) - 1, min(ROWS_SHOWN, len(dataset))).round().astype(int)
     some, teachers = dataset.select(rows), teachers_of(dataset.column_names)
     with style():

@@ -7,7 +7,6 @@ from transformers import Trainer
 
 from ..hub.cards import METRICS, write_student_card
 from ..models.loading_code import loading_of, task_of
-from ..reports.plots import write_accuracy_plot
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
 from .saving import student_of
@@ -32,6 +31,8 @@ def write_training_card(
     epochs, accuracies = trainer.evaluations()
     figures = {}
     if len(accuracies) > 1:
+        from ..reports.plots import write_accuracy_plot  # takes a second, which a training needn't wait for
+
         figures = write_accuracy_plot(name, epochs, accuracies, trainer.noise_window(), folder)
     evaluated = next((entry for entry in reversed(trainer.state.log_history) if "eval_accuracy" in entry), {})
     metrics = {metric: evaluated[f"eval_{metric}"] for metric in METRICS if f"eval_{metric}" in evaluated}
