@@ -12,6 +12,7 @@ from ..data.preprocessors import class_names
 from ..data.subsets import check_labeled
 from ..hub.measures import push_metrics
 from ..metrics import auroc, classification_metrics, entropy
+from ..models.loading_code import task_of
 from ..teachers import predict_all
 from ..teachers.deterministic import best_temperature
 from ..utils.checks import check_count
@@ -44,6 +45,7 @@ class Evaluation(NamedTuple):
     """The measures of a teacher on a split; ``tempered`` where there is a validation split, ``ood`` if asked for."""
 
     method: str
+    task: str
     split: str
     num_examples: int
     metrics: dict[str, float]
@@ -88,7 +90,9 @@ def evaluate(arguments: Namespace) -> Evaluation:
         entropies = [entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches]
         outside = OutOfDistribution(ood_split, len(rows), auroc(entropy(probs), torch.cat(entropies)))
     metrics = classification_metrics(probs, labels)
-    return Evaluation(teacher.method, split, len(labels), metrics, tempered, outside)
+    return Evaluation(
+        teacher.method, task_of(network) or "tabular-classification", split, len(labels), metrics, tempered, outside
+    )
 
 
 def main(argv: list[str], prog: str) -> None:
@@ -112,7 +116,8 @@ def main(argv: list[str], prog: str) -> None:
         print(f"entropy tells {outside.num_examples} examples of {arguments.ood}, {outside.split} apart:")
         print(f"auroc {outside.auroc:.4f}")
     if repository:
-        print(f"pushed: {push_metrics(repository, bare_name(arguments.dataset), measured.split, measured.metrics)}")
+        measures = bare_name(arguments.dataset), measured.split, measured.metrics
+        print(f"pushed: {push_metrics(repository, *measures, task=measured.task)}")
 
 
 def _log(probs: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ def push_metrics(
     dataset: str,
     split: str,
     metrics: dict[str, float],
-    task: str = "image-classification",
+    *,
+    task: str,
     token: str | None = None,
 ) -> str:
     """Write measures into the metadata of a model's card, in place of older ones on the same split.
