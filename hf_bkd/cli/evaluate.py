@@ -89,10 +89,8 @@ def evaluate(arguments: Namespace) -> Evaluation:
         batches = reader_of(network, rows, processing).batches(rows, "predicting")
         entropies = [entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches]
         outside = OutOfDistribution(ood_split, len(rows), auroc(entropy(probs), torch.cat(entropies)))
-    metrics = classification_metrics(probs, labels)
-    return Evaluation(
-        teacher.method, task_of(network) or "tabular-classification", split, len(labels), metrics, tempered, outside
-    )
+    metrics, task = classification_metrics(probs, labels), task_of(network) or "tabular-classification"
+    return Evaluation(teacher.method, task, split, len(labels), metrics, tempered, outside)
 
 
 def main(argv: list[str], prog: str) -> None:

@@ -5,17 +5,7 @@ from huggingface_hub import ModelCard
 
 from hf_bkd.cli import main
 
-QUICK = [
-    "--use_cpu",
-    "--disable_tqdm",
-    "1",
-    "--num_train_epochs",
-    "3",
-    "--learning_rate",
-    "0.03",
-    "--license",
-    "cc-by-4.0",
-]
+QUICK = "--use_cpu --disable_tqdm 1 --num_train_epochs 3 --learning_rate 0.03 --license cc-by-4.0"
 
 
 def test_teacher_labels_student_and_measures(hub, tmp_path, monkeypatch, capsys):
@@ -28,25 +18,23 @@ def test_teacher_labels_student_and_measures(hub, tmp_path, monkeypatch, capsys)
         (tmp_path / name).write_text("\n".join(["a,b,label", *rows]) + "\n")
 
     def run(line: str) -> list[str]:
-        main([*line.split(), *([] if line.startswith(("label", "evaluate")) else QUICK)])
+        main([*line.split(), *("" if line.startswith(("label", "evaluate")) else QUICK).split()])
         return capsys.readouterr().out.strip().splitlines()
 
+    teacher, labels, student = (f"tester/chain-{name}" for name in ("teacher", "labels", "student"))
     fit = "teacher fit --method deterministic --model mlp-8 --dataset train.csv --output_dir teacher"
-    assert (
-        run(f"{fit} --push_to_hub tester/chain-teacher --private")[-1] == f"pushed: {hub.address}/tester/chain-teacher"
-    )
-    assert hub.repos["models", "tester/chain-teacher"].private
-    labeled = "label --teacher tester/chain-teacher --dataset train.csv --output_dir labels"
-    assert run(f"{labeled} --push-to-hub=tester/chain-labels")[-1] == "pushed: tester/chain-labels"
-    distilled = (
-        "distill --student mlp-4 --dataset tester/chain-labels --eval_dataset held_out.csv --output_dir student"
-    )
-    assert run(f"{distilled} --push_to_hub --hub_model_id tester/chain-student")[-1].startswith("pushed: ")
-    assert run(f"{distilled} --push_to_hub --hub_model_id tester/chain-student")[0].startswith("student is finished")
-    measured = run("evaluate tester/chain-student --dataset held_out.csv --push_to_hub")
+    assert run(f"{fit} --push_to_hub {teacher} --private")[-1] == f"pushed: {hub.address}/{teacher}"
+    assert hub.repos["models", teacher].private
+    labeled = f"label --teacher {teacher} --dataset train.csv --output_dir labels"
+    assert run(f"{labeled} --push-to-hub={labels}")[-1] == f"pushed: {labels}"
+    distilled = f"distill --student mlp-4 --dataset {labels} --eval_dataset held_out.csv --output_dir student"
+    distilled += f" --push_to_hub --hub_model_id {student}"
+    assert run(distilled)[-1].startswith("pushed: ")
+    assert run(distilled)[0].startswith("student is finished")
+    measured = run(f"evaluate {student} --dataset held_out.csv --push_to_hub")
     assert measured[-1].startswith("pushed: ")
-    card = ModelCard.load("tester/chain-student")
+    card = ModelCard.load(student)
     accuracy = next(float(value) for name, value in [measured[1].split()[:2]] if name == "accuracy")
     results = [each for each in card.data.eval_results if each.metric_type == "accuracy"]
     assert accuracy == round(next(each.metric_value for each in results if each.dataset_split == "train"), 4)
-    assert card.data.license == "cc-by-4.0" and "model.safetensors" in hub.head("tester/chain-student").files
+    assert card.data.license == "cc-by-4.0" and "model.safetensors" in hub.head(student).files
