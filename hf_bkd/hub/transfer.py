@@ -116,8 +116,8 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"there is neither a folder {name_or_path} nor a repository that you can see on the Hub: check the name, or "
-            "log in if it is private"
+            f"there is neither a folder {name_or_path} nor a repository that you can see on the Hub: check the name, "
+            "or log in if it is private"
         ) from None
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(
