@@ -157,13 +157,13 @@ def add_labels(
     inputs: datasets.Dataset, dataset: datasets.Dataset, label: str, classes: Sequence[str] | None
 ) -> datasets.Dataset:
     """Return ``inputs`` with the labels of the same rows of ``dataset``; see :func:`as_classification`."""
-    names, numbers = _numbered(dataset, label, classes)
+    names, numbers = numbered_labels(dataset, label, classes)
     return inputs.add_column("label", numbers, feature=datasets.ClassLabel(names=names))
 
 
 def label_names(dataset: datasets.Dataset, label: str) -> list[str]:
     """Return the names of a label column's classes in order; bare names in alphabetical order."""
-    return _numbered(dataset, label, None)[0]
+    return numbered_labels(dataset, label, None)[0]
 
 
 def as_inputs(dataset: datasets.Dataset, kind: str, input_column: str | None = None) -> datasets.Dataset:
@@ -181,8 +181,20 @@ def _check_column(dataset: datasets.Dataset, name: str) -> None:
         raise UserError(f"the dataset has no column {name!r}, only {', '.join(dataset.column_names)}")
 
 
-def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
-    """Return the classes' names in the network's order, and each row's number."""
+def numbered_labels(
+    dataset: datasets.Dataset, label: str, classes: Sequence[str] | None
+) -> tuple[list[str], list[int]]:
+    """Return the classes' names in the network's order, and each row's number among them, -1 where it has no label.
+
+    Args:
+        dataset: N rows.
+        label: the label column: a ClassLabel, numbers or names.
+        classes: the network's names, in order; the column's own if not given. Labels go by name where both have the
+            same ones, and else by number.
+
+    Raises:
+        UserError: other classes than the network's, or labels that are neither numbers nor names.
+    """
     feature, values = dataset.features[label], dataset.with_format(None)[label][:]
     if _is_number(feature):
         _check_class_numbers(feature, values, label)
@@ -210,7 +222,7 @@ def _numbered(dataset: datasets.Dataset, label: str, classes: Sequence[str] | No
     if not fits:
         raise UserError(
             f"the network knows {_listed(known)}, and the column {label} has {_listed(own)}: take a network or "
-            "a --label_column that fits"
+            "a label column (--label_column) that fits"
         )
     return names, [numbers.get(value, -1) for value in values]
 

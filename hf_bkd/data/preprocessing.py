@@ -90,9 +90,9 @@ def check_eight_bits(images: list[Image]) -> None:
     deep = sorted({image.mode for image in images if image.mode.startswith(("I", "F"))})
     if deep:
         raise UserError(
-            f"images of mode {', '.join(deep)} have more than 8 bits a channel: scale them to 0 .. 255 first, with "
-            "dataset.map(lambda row: {column: PIL.Image.fromarray((numpy.asarray(row[column]) / 257).round()"
-            ".astype('uint8'))}) for the 16-bit range 0 .. 65535, dividing by another range's highest value / 255"
+            f"images of mode {', '.join(deep)} have more than 8 bits a channel, and would be clipped: scale them with "
+            "dataset.map(lambda row: {'image': PIL.Image.fromarray((numpy.asarray(row['image']) / 257).round()"
+            ".astype('uint8'))}), where 257 is for 0 .. 65535 and HIGHEST / 255 for numbers from 0 to HIGHEST"
         )
 
 

@@ -201,7 +201,9 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """
     name, head = classification_head(network)
     seen: list[Tensor] = []
-    hook = head.register_forward_hook(lambda module, args, output: seen.extend((args[0], output)))
+    hook = head.register_forward_hook(
+        lambda module, args, named, output: seen.extend((*args, *named.values(), output)), with_kwargs=True
+    )
     try:
         logits = logits_of(call_network(network, inputs))
     finally:

@@ -112,6 +112,20 @@ def fitting_batch_size(examples: Examples, teacher: LabelingTeacher, options: La
     return min([options.batch_size, *gather_object([largest()])])
 
 
+def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOptions) -> None:
+    """Ask a network's teacher about the first two examples: what doesn't fit comes up before anything is labeled.
+
+    Raises:
+        UserError: a teacher of other classes, or rows that can't be read or answered.
+    """
+    check_class_count("the teacher", teacher.num_classes, examples.dataset.features)
+    if not hasattr(teacher, "preprocessor_for"):
+        return
+    piece = next((read() for _, read in examples.pieces(2)), None)
+    if piece is not None:
+        _asked(teacher, next(examples.batches(piece, 0, 2, device_of(teacher))), 1, options)
+
+
 def ask(
     examples: Examples,
     teacher: LabelingTeacher,

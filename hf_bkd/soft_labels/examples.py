@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from ..data.columns import is_label
-from ..data.preprocessing import Pool, StoredImages, decoded, look
-from ..data.rows import Watched, read_rows, reason
+from ..data.preprocessing import ImagePreprocessor, Images, Pool, look
+from ..data.preprocessors import Preprocessor, called, ready_columns
+from ..data.preprocessors.functions import function_preprocessor
+from ..data.rows import Watched, read_rows
 from ..data.views import Views
 from ..utils.errors import UserError
 from .columns import check_reserved, is_soft_label_column
 from .identity import Identity, content_column
 
 Rows = dict[str, Any]
-Preprocessor = Callable[[Rows], dict[str, Tensor]]
 CPU = torch.device("cpu")
 AnyDataset = datasets.Dataset | datasets.IterableDataset
 
@@ -49,7 +50,8 @@ class Examples:
     Args:
         dataset: the rows.
         preprocessor: rows -> inputs, or ``None`` for the dataset's transform or columns.
-        views: need ``preprocessor.normalize``, which turns uint8 images into inputs.
+        views: need a preprocessor of images.
+        inputs: the columns that are inputs as they are, where there is no preprocessor; all of numbers if not given.
         identity: what tells the rows apart; by default all columns that the preprocessor (or the dataset's transform)
             reads of the first row, or that are inputs themselves.
         numbers: of the rows in the dataset that messages speak of; 0, 1, ... if not given.
@@ -64,21 +66,17 @@ class Examples:
         dataset: AnyDataset,
         preprocessor: Preprocessor | None,
         views: Views | None,
+        inputs: tuple[str, ...] | None = None,
         identity: Identity | None = None,
         numbers: np.ndarray | None = None,
     ):
-        self.dataset, self.preprocessor, self.views, self.numbers = dataset, preprocessor, views, numbers
+        self.dataset, self.preprocessor, self.views = dataset, preprocessor, views
+        self.inputs, self.numbers = inputs, numbers
         self.streamed = isinstance(dataset, datasets.IterableDataset)
         self.num_rows = None if self.streamed else len(dataset)
-        if dataset.features is None:
-            raise UserError(
-                "the streamed dataset doesn't say what its columns are, so that nobody could tell whose labels these "
-                "are: pass dataset.cast(features)"
-            )
-        if self.num_rows == 0:
-            raise UserError("the dataset to label is empty")
-        check_reserved(dataset.features)
-        self.content = content_column(dataset.features)
+        check_dataset(dataset)
+        self.reads = preprocessor is not None and preprocessor.kind != "function"  # and nothing else than its columns
+        self.content = preprocessor.columns[0] if self.reads else content_column(dataset.features)
         if identity is not None:
             self.identity = identity
         self.are_images = isinstance(dataset.features.get(self.content), datasets.Image)
@@ -88,9 +86,10 @@ class Examples:
     def _check_views(self) -> None:
         if self.views.num_views is None:
             raise UserError("views that are labeled need a number: pass Views(..., num_views=V)")
-        if not self.are_images or not hasattr(self.preprocessor, "normalize"):
+        if self.preprocessor is None or self.preprocessor.of_pictures is None:
             raise UserError(
-                "views are made of images: pass a dataset that has some and preprocessor=ImagePreprocessor(...)"
+                "views are made of images: pass a dataset that has some and a network that reads them, or "
+                "preprocessor=ImagePreprocessor(...)"
             )
         if self.views.mixing is not None and self.streamed:
             raise UserError(
@@ -106,27 +105,29 @@ class Examples:
     @property
     def settings(self) -> dict[str, Any]:
         """What the record says of preprocessing and views, as JSON."""
-        says = hasattr(self.preprocessor, "to_dict")
         return {
-            "preprocessing": self.preprocessor.to_dict() if says else None,
+            "preprocessing": None if self.preprocessor is None else self.preprocessor.to_dict() or None,
             "views": None if self.views is None else self.views.to_dict(),
         }
 
     def select(self, rows: np.ndarray) -> Self:
         """The examples of some rows."""
         numbers = rows if self.numbers is None else self.numbers[rows]
-        return type(self)(self.dataset.select(rows), self.preprocessor, self.views, self.identity, numbers)
+        return self._changed(self.dataset.select(rows), self.identity, numbers)
 
     def known_by(self, identity: Identity) -> Self:
         """The same examples with another identity."""
-        return type(self)(self.dataset, self.preprocessor, self.views, identity, self.numbers)
+        return self._changed(self.dataset, identity, self.numbers)
+
+    def _changed(self, dataset: AnyDataset, identity: Identity | None, numbers: np.ndarray | None) -> Self:
+        return type(self)(dataset, self.preprocessor, self.views, self.inputs, identity, numbers)
 
     @cached_property
     def identity(self) -> Identity | None:
         """What tells the rows apart; ``None`` if nothing is read of them but labels."""
         features = self.dataset.features
-        if self.are_images and hasattr(self.preprocessor, "normalize"):
-            return Identity((self.content,))
+        if self.reads:
+            return Identity(self.preprocessor.columns)
         columns = self._columns_read() or set(features)
         own = (name for name in features if not is_label(name, features[name]) and not is_soft_label_column(name))
         columns = tuple(name for name in own if name in columns)
@@ -139,15 +140,17 @@ class Examples:
 
     def _columns_read(self) -> set[str]:
         """The columns of the first row that become inputs; none if that can't be seen."""
+        if self.preprocessor is not None:
+            return set(self.preprocessor.columns)
         piece = next((read() for _, read in self.pieces(1)), None)
         if piece is None:
             return set()
-        numbers = self._numbers(0, 1)
         transform = piece.format["format_kwargs"].get("transform") if piece.format["type"] == "custom" else None
-        if self.preprocessor is None and transform is None:
-            return set(_columns_as_inputs(self._tensors(piece)[:1], self.dataset.features))
+        if transform is None:
+            return set(self._as_inputs(self._tensors(piece)[:1]))
+        numbers = self._numbers(0, 1)
         rows = Watched(read_rows(piece, 0, 1, numbers))
-        _called(transform if self.preprocessor is None else self.preprocessor, rows, numbers)
+        called(transform, rows, numbers)
         return rows.seen
 
     def _numbers(self, start: int, stop: int) -> np.ndarray:
@@ -161,7 +164,7 @@ class Examples:
 
         By it a labeling that goes on recognizes that it would go on with another preprocessing.
         """
-        if self.views is not None or hasattr(self.preprocessor, "normalize"):
+        if self.views is not None or isinstance(getattr(self.preprocessor, "processor", None), ImagePreprocessor):
             return None  # such are in the plan
         first, second = (_digest(next(self.batches(piece.select([0]), 0, 1, CPU)).inputs(0)) for _ in range(2))
         return first if first == second else None
@@ -182,29 +185,33 @@ class Examples:
 
     def batches(self, piece: datasets.Dataset, offset: int, size: int, device: torch.device) -> Iterator[Batch]:
         """The rows of a piece that has ``offset`` rows before it, with views made on ``device``."""
-        tensors = self._tensors(piece)
+        tensors, plain = self._tensors(piece), piece
+        if self.reads:  # what else a row has is not even decoded
+            plain = piece.select_columns(list(self.preprocessor.columns))
         for start in range(0, len(piece), size):
             stop, sizes = min(start + size, len(piece)), set()
             numbers = self._numbers(offset + start, offset + stop)
-            rows = read_rows(piece, start, stop, numbers)
+            rows = read_rows(plain, start, stop, numbers)
             positions = np.arange(offset + start, offset + stop)
             ids = self.identity.ids(rows) if self.has_ids else positions
             if self.are_images:
                 sizes = {(len(image.getbands()), image.height, image.width) for image in rows[self.content]}
             if self.views is not None:
-                inputs = self._views_of(rows[self.content], torch.from_numpy(ids.copy()), device)
+                inputs = self._views_of(self.preprocessor.pictures(rows), torch.from_numpy(ids.copy()), device)
             elif self.preprocessor is not None:
                 inputs = _always(self._prepared(rows, numbers))
             else:
-                inputs = _always(_columns_as_inputs(tensors[start:stop], self.dataset.features))
+                inputs = _always(self._as_inputs(tensors[start:stop]))
             keys = positions if self.content is None else ids
             yield Batch(ids, keys, numbers, sizes, inputs)
 
     def _prepared(self, rows: Rows, numbers: np.ndarray) -> dict[str, Tensor]:
         """What the preprocessor makes of rows; UserError if it reads columns that the rows' ids don't cover."""
+        if self.reads:
+            return called(self.preprocessor, rows, numbers)
         watched = Watched(rows)
-        inputs = _called(self.preprocessor, watched, numbers)
-        if self.identity is None or self.identity.form == 1 or hasattr(self.preprocessor, "normalize"):
+        inputs = called(self.preprocessor, watched, numbers)
+        if self.identity is None or self.identity.form == 1:
             return inputs
         others = sorted(
             name
@@ -218,19 +225,70 @@ class Examples:
             )
         return inputs
 
-    def _views_of(self, images: list, ids: Tensor, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
-        pixels, ids = decoded(images), ids.to(device)
-        pixels = pixels.to(device) if isinstance(pixels, Tensor) else [image.to(device) for image in pixels]
-        return lambda view: {
-            "pixel_values": self.preprocessor.normalize(look(pixels, ids, self.views, view, self._pool))
-        }
+    def _as_inputs(self, rows: Rows) -> dict[str, Tensor]:
+        """What columns become that are inputs as they are."""
+        return _columns_as_inputs(rows, self.dataset.features, self.inputs)
+
+    def _views_of(self, pictures: Images, ids: Tensor, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
+        ids = ids.to(device)
+        pixels = pictures.to(device) if isinstance(pictures, Tensor) else [image.to(device) for image in pictures]
+        return lambda view: self.preprocessor.of_pictures(look(pixels, ids, self.views, view, self._pool))
 
     @cached_property
     def _pool(self) -> Pool | None:
         """What examples are mixed with."""
         if self.views.mixing is None:
             return None
-        return Pool.of(self.identity.of_dataset(self.dataset), StoredImages(self.dataset, self.content))
+        return Pool.of(self.identity.of_dataset(self.dataset), StoredPictures(self.dataset, self.preprocessor))
+
+
+def check_dataset(dataset: AnyDataset) -> None:
+    """Raise a UserError if a dataset has no rows, no known columns, or columns that are called like soft labels."""
+    if dataset.features is None:
+        raise UserError(
+            "the streamed dataset doesn't say what its columns are, so that nobody could tell whose labels these "
+            "are: pass dataset.cast(features)"
+        )
+    if isinstance(dataset, datasets.Dataset) and len(dataset) == 0:
+        raise UserError("the dataset to label is empty")
+    check_reserved(dataset.features)
+
+
+def examples_of(
+    teacher: Any, dataset: AnyDataset, preprocessor: Any, processing_class: Any, views: Views | None
+) -> Examples:
+    """The rows to label as a teacher reads them: by a preprocessor that was passed, or else by the teacher's own.
+
+    Args:
+        teacher: may have a method ``preprocessor_for``, as a :class:`~hf_bkd.Teacher` does, and a ``network``.
+        dataset, views: as for :class:`Examples`.
+        preprocessor: a function from rows to inputs, or ``None``.
+        processing_class: instead of the teacher's own, or ``None``.
+
+    Raises:
+        UserError: as for :class:`Examples` and :func:`~hf_bkd.data.preprocessors.preprocessor_for`.
+    """
+    own = getattr(teacher, "preprocessor_for", None)
+    if preprocessor is not None:
+        if not isinstance(preprocessor, Preprocessor):
+            preprocessor = function_preprocessor(preprocessor, dataset)
+    elif own is not None:
+        preprocessor = own(dataset, processing_class)
+    elif processing_class is not None:
+        raise UserError(f"a {type(teacher).__name__} doesn't say what its network reads: pass preprocessor= instead")
+    inputs = ready_columns(teacher.network, dataset) if preprocessor is None and own is not None else None
+    return Examples(dataset, preprocessor, views, inputs)
+
+
+class StoredPictures:
+    """The images of a dataset as views are made of them, decoded on demand: ``pictures[rows]``."""
+
+    def __init__(self, dataset: datasets.Dataset, preprocessor: Preprocessor):
+        self.dataset = dataset.with_format(None).select_columns(list(preprocessor.columns))
+        self.preprocessor = preprocessor
+
+    def __getitem__(self, rows: Tensor) -> Images:
+        return self.preprocessor.pictures(self.dataset[rows.tolist()])
 
 
 def ahead(items: Iterable) -> Iterator:
@@ -241,30 +299,6 @@ def ahead(items: Iterable) -> Iterator:
         while (item := coming.result()) is not end:
             coming = reader.submit(next, source, end)
             yield item
-
-
-def _called(preprocessor: Preprocessor, rows: Rows, numbers: np.ndarray) -> Any:
-    """What a preprocessor makes of rows; a UserError that names the first row at which it fails."""
-    try:
-        return preprocessor(rows)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"the preprocessor can't read {_first_failing(preprocessor, rows, numbers)} ({reason(error)}): mend or "
-            "leave out that row, or pass another preprocessor"
-        ) from error
-
-
-def _first_failing(preprocessor: Preprocessor, rows: Rows, numbers: np.ndarray) -> str:
-    for place, number in enumerate(numbers):
-        one = {name: values[place : place + 1] for name, values in dict.items(rows)}
-        try:
-            preprocessor(one)
-        except Exception:
-            missing = [name for name, values in one.items() if values[0] is None]
-            return f"row {number}" + (f", where {missing[0]} is missing" if missing else "")
-    return f"rows {numbers[0]} to {numbers[-1]} together"
 
 
 def _digest(inputs: Any) -> str:
@@ -282,10 +316,10 @@ def _always(inputs: dict[str, Tensor]) -> Callable[[int], dict[str, Tensor]]:
     return lambda view: inputs
 
 
-def _columns_as_inputs(rows: Rows, features: datasets.Features) -> dict[str, Tensor]:
+def _columns_as_inputs(rows: Rows, features: datasets.Features, columns: tuple[str, ...] | None) -> dict[str, Tensor]:
     inputs = {}
     for name, value in rows.items():
-        if is_label(name, features.get(name)) or is_soft_label_column(name):
+        if is_label(name, features.get(name)) or is_soft_label_column(name) or (columns and name not in columns):
             continue
         if isinstance(value, list) and all(isinstance(x, Tensor) and x.shape == value[0].shape for x in value):
             value = torch.stack(value)

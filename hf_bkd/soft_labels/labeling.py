@@ -9,16 +9,27 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID
+from ..data.preprocessors import Preprocessor
 from ..data.views import Views
 from ..utils.checks import check_count
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from ..utils.locks import sole_user
 from ..utils.processes import decided_by_main
-from .asking import Answers, LabelingTeacher, LabelOptions, ask, finished_answers, fitting_batch_size, shard_name
-from .examples import AnyDataset, Examples, Preprocessor
+from .asking import (
+    Answers,
+    LabelingTeacher,
+    LabelOptions,
+    ask,
+    check_answers,
+    finished_answers,
+    fitting_batch_size,
+    shard_name,
+)
+from .examples import AnyDataset, Examples, check_dataset, examples_of
 from .identity import Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
 from .shards import Shards, error_if_full, first_difference
@@ -33,7 +44,8 @@ def add_soft_labels(
     teacher: LabelingTeacher | Mapping[str, LabelingTeacher] | str | Path | None = None,
     num_samples: int = 10,
     *,
-    preprocessor: Preprocessor | None = None,
+    preprocessor: Preprocessor | Callable[[dict[str, list]], dict[str, Tensor]] | None = None,
+    processing_class: Any = None,
     views: Views | None = None,
     folds: int | None = None,
     fit: Fit | None = None,
@@ -61,11 +73,13 @@ def add_soft_labels(
             ``temperature`` and ``tempering`` are applied and recorded. Several teachers by name (a mapping, or a
             :class:`~hf_bkd.MultiTeacher`) each add columns that end in their name.
         num_samples: S >= 1, draws from the teacher's posterior per example.
-        preprocessor: turns a batch of rows (column name -> list) into the network's inputs. Without one, what the
-            dataset's transform returns, or else its columns (those of its torch format, if it has that), are the
-            inputs: all tensors (and lists of tensors of one shape) among them, less labels and soft labels.
+        preprocessor: turns a batch of rows (column name -> list) into the network's inputs. Without one each teacher
+            reads the dataset by its own, see :func:`~hf_bkd.data.preprocessors.preprocessor_for`; where the columns
+            are the network's inputs already, or the dataset's transform makes them, they go in as they are.
+        processing_class: the tokenizer, image processor, feature extractor or transform of an image by which the
+            teacher reads the dataset, if not the one that is saved with it.
         views: augmentations under which each image is labeled, so that a student can see the same pictures; needs
-            ``views.num_views`` and ``preprocessor=ImagePreprocessor(...)``.
+            ``views.num_views`` and a teacher or a ``preprocessor`` that reads images.
         folds: number of parts, 2 .. N.
         fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
         batch_size: examples per call of the teacher; halved until they fit on a GPU.
@@ -95,21 +109,39 @@ def add_soft_labels(
     options = LabelOptions(num_samples, batch_size, seed, storage, top_k, variance, mixed_precision, shard_rows)
     if (teacher is None) == (folds is None) or (folds is None) != (fit is None):
         raise UserError("pass either a teacher, or folds together with fit")
-    examples = Examples(dataset, preprocessor, views)
+    if None not in (preprocessor, processing_class):
+        raise UserError("pass either preprocessor or processing_class: each says how rows become inputs")
+    if folds is not None and processing_class is not None:
+        raise UserError(
+            "with folds there is no network yet that a processing_class could be for: pass "
+            "preprocessor=preprocessor_for(network, dataset, processing_class), of hf_bkd.data.preprocessors"
+        )
+    check_dataset(dataset)
+    original, streamed = dataset, isinstance(dataset, datasets.IterableDataset)
     teachers = getattr(teacher, "named_members", teacher)
     if not isinstance(teachers, Mapping):
         teachers = {name: teacher}
-    elif name is not None or examples.streamed or not teachers:
+    elif name is not None or streamed or not teachers:
         raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
+
+    def examples_for(asked: Any) -> Examples:
+        return examples_of(asked, original, preprocessor, processing_class, views)
+
     with _alone_in(folder):
+        if len(teachers) > 1:  # a misfit of the last one is not to come up when the others are done
+            for each in teachers.values():
+                if not isinstance(each, (str, Path)):
+                    check_answers(examples_for(each), each, options)
         for own_name, each in teachers.items():
             own_folder = folder if own_name == name or folder is None else Path(folder, own_name)
+            each = _loaded(each)
+            examples = examples_for(each)
             if folds is None:
-                made = _labeled(examples, _loaded(each), options, own_folder, progress)
+                made = _labeled(examples, each, options, own_folder, progress)
             else:
                 made = _cross_fitted(examples, folds, fit, options, own_folder, progress)
             table, record = _table_and_record(made, held_out, own_folder)
-            if examples.streamed:
+            if streamed:
                 return label_set(table, record, own_name)
             dataset = attach_table(dataset, table, record, own_name)
     return dataset
@@ -135,7 +167,7 @@ class Made(NamedTuple):
     folds: dict[str, Any] | None = None
 
 
-def _loaded(teacher: LabelingTeacher | str | Path) -> LabelingTeacher:
+def _loaded(teacher: LabelingTeacher | str | Path | None) -> LabelingTeacher | None:
     if not isinstance(teacher, (str, Path)):
         return teacher
     from ..teachers import Teacher  # all else here knows teachers by what they answer
@@ -146,6 +178,7 @@ def _loaded(teacher: LabelingTeacher | str | Path) -> LabelingTeacher:
 def _labeled(
     examples: Examples, teacher: LabelingTeacher, options: LabelOptions, folder: str | Path | None, progress: bool
 ) -> Made:
+    check_answers(examples, teacher, options)
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
     described = description(teacher, options.num_samples)
     shards = Shards(folder, _plan(examples, options, described, None))

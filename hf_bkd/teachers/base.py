@@ -8,7 +8,8 @@ stands here once.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple, Self
@@ -35,6 +36,7 @@ _WEIGHTS = (
     "network/config.json",
     "network/network.json",
     "posterior.safetensors",
+    *(f"network/{name}" for name in ("*processor_config.json", "*token*.json", "*vocab*", "merges.txt", "*.model")),
 )
 TEACHER_FILES = (*_WEIGHTS, *(f"members/**/{name}" for name in (*_WEIGHTS, DESCRIPTION, "README.md")))
 """What an older teacher may have left in a folder, beside the description, and would be taken for the new one's."""
@@ -67,7 +69,9 @@ class Teacher(ABC):
 
     ``record``, a dict that JSON can hold, says how the teacher was fitted and, as ``record["validation"]``, how good
     it was on held-out examples. It is saved with the teacher, shown on its card and written into the record of its
-    labels; so is ``source``, the folder or repository that the teacher was loaded from.
+    labels; so is ``source``, the folder or repository that the teacher was loaded from. ``processing_class``, the
+    tokenizer, image processor or feature extractor by which its network reads a dataset, is what the fit was given or
+    the folder held; it can be set, and is saved with the network (a function of one's own isn't: it is passed again).
 
     Raises:
         UserError: temperature not above 0 and finite, or unknown tempering.
@@ -84,6 +88,7 @@ class Teacher(ABC):
         self.tempering = tempering
         self.record: dict[str, Any] = {}
         self.source: dict[str, str] | None = None
+        self.processing_class: Any = None
 
     @property
     def num_classes(self) -> int:
@@ -99,6 +104,21 @@ class Teacher(ABC):
         """Move the teacher to a device, in place, and return it."""
         self.network.to(device)
         return self
+
+    def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
+        """Make the preprocessor by which the teacher reads a dataset.
+
+        Args:
+            dataset: a ``datasets.Dataset`` or ``IterableDataset``.
+            processing_class: instead of the teacher's own.
+
+        Returns:
+            As :func:`hf_bkd.data.preprocessors.preprocessor_for`.
+        """
+        from ..data.preprocessors import preprocessor_for  # teachers need no datasets to answer
+
+        own = self.processing_class if processing_class is None else processing_class
+        return preprocessor_for(self.network, dataset, own)
 
     @abstractmethod
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
@@ -188,6 +208,7 @@ class Teacher(ABC):
         settings = settings | {"temperature": self.temperature, "tempering": self.tempering}
         with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
             self._save_networks(temporary)
+            self._save_processing_class(temporary)
             if tensors:
                 tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 save_file(tensors, temporary / "posterior.safetensors")
@@ -242,6 +263,7 @@ class Teacher(ABC):
             teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
         _check_files(folder, files)
         teacher.record, teacher.source = record, source_of(name_or_path, folder)
+        teacher._load_processing_class(folder)
         return teacher
 
     def push_to_hub(
@@ -263,25 +285,43 @@ class Teacher(ABC):
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> Any:
         return load_network(folder / "network", network)
 
+    def _save_processing_class(self, folder: Path) -> None:
+        from ..data.preprocessors.saved import processor_of, save_processor
+
+        own = self.processing_class
+        save_processor(processor_of(self.network) if own is None else own, folder / "network")
+
+    def _load_processing_class(self, folder: Path) -> None:
+        from ..data.preprocessors.saved import processor_beside
+
+        self.processing_class = processor_beside(self.network, folder / "network", folder)
+
 
 @torch.no_grad()
 def predict_all(
-    teacher: Teacher, batches: Iterable[Mapping | tuple], num_samples: int = 10, seed: int = 0
+    teacher: Teacher,
+    examples: Any,
+    num_samples: int = 10,
+    seed: int = 0,
+    processing_class: Any = None,
 ) -> tuple[Tensor, Tensor]:
-    """Predict all examples of some batches.
+    """Predict all examples of a dataset, or of some batches.
 
     Args:
         teacher: that is asked.
-        batches: (inputs, labels) pairs, or dicts with ``labels``.
+        examples: a ``datasets.Dataset`` with a label column; or batches: (inputs, labels) pairs, or dicts with
+            ``labels``.
         num_samples: S >= 1, draws for each prediction.
         seed: of all draws.
+        processing_class: by which the network reads a dataset, if not the teacher's own.
 
     Returns:
         Mean probabilities [N, C] and labels [N], on the CPU.
 
     Raises:
-        UserError: the batches are empty.
+        UserError: there are no examples; a dataset that the network can't read, or without labels.
     """
+    batches = batches_of(examples, teacher.network, processing_class, teacher.preprocessor_for)
     generator = torch.Generator().manual_seed(seed)
     probs, labels = [], []
     for batch in batches:
@@ -291,6 +331,38 @@ def predict_all(
     if not probs:
         raise UserError("there are no examples to predict: the batches are empty")
     return torch.cat(probs), torch.cat(labels)
+
+
+def batches_of(
+    examples: Any,
+    network: nn.Module,
+    processing_class: Any = None,
+    preprocessor_for: Callable[[Any, Any], Any] | None = None,
+) -> Iterable[Mapping | tuple]:
+    """Return batches as they are, and the batches of a ``datasets.Dataset`` with labels.
+
+    Args:
+        examples: either.
+        network: reads them.
+        processing_class: by which it does.
+        preprocessor_for: makes the preprocessor of a dataset, if that is not the network's alone.
+
+    Raises:
+        UserError: a dataset that the network can't read, without labels, or of other classes.
+    """
+    if not hasattr(examples, "features"):
+        return examples
+    from ..data.batches import DatasetBatches
+    from ..data.preprocessors import preprocessor_for as of_network
+
+    preprocessor = (preprocessor_for or partial(of_network, network))(examples, processing_class)
+    return DatasetBatches(examples, network, preprocessor)
+
+
+def used_processor(batches: Any, processing_class: Any) -> Any:
+    """Return the ``processing_class`` that batches of :func:`batches_of` were made with: given, or found."""
+    preprocessor = getattr(batches, "preprocessor", None)
+    return getattr(preprocessor, "processor", None) if processing_class is None else processing_class
 
 
 def _all_subclasses(cls: type) -> list[type]:

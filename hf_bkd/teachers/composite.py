@@ -20,6 +20,10 @@ def log_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torc
     return (prediction.samples if tempered_draws else prediction.mean[None]).log()
 
 
+def _reads(preprocessor: Any) -> Any:
+    return None if preprocessor is None else (preprocessor.columns, preprocessor.to_dict())
+
+
 class Composite(Teacher):
     """A teacher made of others, which are moved, described and saved with it."""
 
@@ -39,9 +43,33 @@ class Composite(Teacher):
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"members": [part.describe() for part in self.parts]}
 
+    def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
+        """Make the preprocessor by which all parts read a dataset; UserError if they would read it differently."""
+        own = self.processing_class if processing_class is None else processing_class
+        first, *others = [part.preprocessor_for(dataset, own) for part in self.parts]
+        for other in others:
+            if _reads(other) != _reads(first):
+                raise UserError(
+                    f"the members of this {type(self).__name__} prepare examples differently ({_reads(first)} and "
+                    f"{_reads(other)}), and get the same inputs: pass processing_class= for all, or label with each "
+                    "of them by itself, as add_soft_labels does with a mapping of teachers"
+                )
+        return first
+
+    def _save_processing_class(self, folder: Path) -> None:
+        """Nothing: each part saves its own, and what was set for all of them."""
+
+    def _load_processing_class(self, folder: Path) -> None:
+        """Nothing: each part has loaded its own."""
+
     def _save_networks(self, folder: Path) -> None:
         for number, part in enumerate(self.parts):
-            part.save_pretrained(folder / "members" / str(number))
+            own = part.processing_class
+            part.processing_class = self.processing_class if own is None else own
+            try:
+                part.save_pretrained(folder / "members" / str(number))
+            finally:
+                part.processing_class = own
 
     @classmethod
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> list[Teacher]:

@@ -1,9 +1,8 @@
 """The deterministic teacher: one network with a temperature, the baseline of every Bayesian teacher."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ..metrics import classification_metrics
 from ..models.calling import Inputs, call_network, head_data, logits_of
-from .base import Teacher
+from .base import Teacher, batches_of, used_processor
 from .specification import FitContext, TeacherSpec, option
 
 
@@ -21,14 +20,23 @@ class DeterministicTeacher(Teacher):
     method = "deterministic"
 
     @classmethod
-    def fit(cls, network: nn.Module, validation: Iterable[dict | tuple]) -> Self:
-        """Choose the temperature by negative log-likelihood on validation batches (Guo et al. 2017).
+    def fit(cls, network: nn.Module, validation: Any, *, processing_class: Any = None) -> Self:
+        """Choose the temperature by negative log-likelihood on held-out examples (Guo et al. 2017).
+
+        Args:
+            network: the trained network.
+            validation: a ``datasets.Dataset`` with a label column; or batches: dicts with ``labels``, or pairs.
+            processing_class: the tokenizer, image processor, feature extractor or transform by which the network
+                reads a dataset, if it isn't beside its weights or timm's data configuration.
 
         Raises:
-            UserError: no examples, labels that don't fit the network, or no linear head.
+            UserError: no examples, labels that don't fit the network, or no linear head; a dataset that the network
+                can't read.
         """
+        validation = batches_of(validation, network, processing_class)
         data = head_data(network, validation)
         teacher = cls(network, temperature=best_temperature(data.logits, data.labels))
+        teacher.processing_class = used_processor(validation, processing_class)
         probs = torch.softmax(data.logits / teacher.temperature, dim=-1)
         teacher.record = {"temperature chosen by": "validation NLL"}
         teacher.record["validation"] = classification_metrics(probs, data.labels)

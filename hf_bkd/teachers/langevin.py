@@ -30,7 +30,7 @@ from ..utils.checks import (
     check_shape,
 )
 from ..utils.errors import UserError
-from .base import Teacher, predict_all
+from .base import Teacher, batches_of, predict_all, used_processor
 from .langevin_chains import ChainSettings, sample_weights
 from .langevin_energy import CrossEntropy, HeadEnergy, MixturePrior, NetworkEnergy, Term, WholeData, loss_terms
 
@@ -79,9 +79,10 @@ class LangevinTeacher(Teacher):
     def fit(
         cls,
         network: nn.Module,
-        train: Iterable[dict | tuple],
-        validation: Iterable[dict | tuple] | None = None,
+        train: Any,
+        validation: Any = None,
         *,
+        processing_class: Any = None,
         targets: Tensor | None = None,
         target_weights: Tensor | None = None,
         prior_strength: float = 5.0,
@@ -111,8 +112,11 @@ class LangevinTeacher(Teacher):
 
         Args:
             network: the student, in evaluation mode meanwhile; its modules return to their own modes.
-            train: batches of the N *un-augmented* training examples: dicts with ``labels``, or pairs.
-            validation: held-out batches, on which the posterior mean of 100 draws is measured.
+            train: the N *un-augmented* training examples: a ``datasets.Dataset`` with a label column, or batches
+                (dicts with ``labels``, or pairs).
+            validation: held-out examples, likewise, on which the posterior mean of 100 draws is measured.
+            processing_class: the tokenizer, image processor, feature extractor or transform by which the network
+                reads a dataset, if it isn't beside its weights or timm's data configuration.
             targets: p, the teacher's tempered probabilities [N, C] in the order of ``train``; or those of M
                 teachers [N, M, C].
             target_weights: w, of the M teachers, [N, M] or [M], >= 0 and summing to one; equal if not given. The
@@ -140,6 +144,8 @@ class LangevinTeacher(Teacher):
             raise UserError("label_weight is 0 and so is the teacher's: nothing would be learned from the data")
         check_choice(PARAMETERS, parameters=parameters)
         head_only = parameters == "head"
+        train = batches_of(train, network, processing_class)
+        validation = None if validation is None else batches_of(validation, network, processing_class)
         data = head_data(network, train) if head_only else _whole_data(network, train)
         term = _teacher_term(data.logits, targets, target_weights, prior_strength, teacher_weight, student_temperature)
         terms = loss_terms(data, label_weight, term)
@@ -147,6 +153,7 @@ class LangevinTeacher(Teacher):
         with evaluation_mode(network):
             samples, diagnostics = sample_weights(energy, chains)
         teacher = cls(network, energy.named(samples.flatten(0, 1)))
+        teacher.processing_class = used_processor(train, processing_class)
         teacher.record = {"parameters": parameters, "examples": len(data.labels), "prior precision": prior_precision}
         teacher.record["label weight"] = label_weight
         if targets is not None:

@@ -5,7 +5,7 @@ the Gaussian over logits that follows from it into class probabilities.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from ..models.calling import HeadData, Inputs, classification_head, head_data, h
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal
-from .base import Teacher
+from .base import Teacher, batches_of, used_processor
 from .curvature import STRUCTURES, Curvature, LogitCovariance, curvature_of
 from .deterministic import Deterministic
 from .specification import FitContext, TeacherSpec, option
@@ -79,9 +79,10 @@ class LaplaceTeacher(Teacher):
     def fit(
         cls,
         network: nn.Module,
-        train: Iterable[dict | tuple],
-        validation: Iterable[dict | tuple] | None = None,
+        train: Any,
+        validation: Any = None,
         *,
+        processing_class: Any = None,
         structure: str = "kron",
         link: str = "probit",
         prior_precision: float | str | None = None,
@@ -91,8 +92,12 @@ class LaplaceTeacher(Teacher):
 
         Args:
             network: the trained network; its modules are in evaluation mode for the pass, and then in their own.
-            train: batches (dicts with ``labels``, or pairs) of the *un-augmented* training set.
-            validation: held-out batches to choose ``prior_precision`` on, by the predictive's negative log-likelihood.
+            train: the *un-augmented* training set: a ``datasets.Dataset`` with a label column, or batches (dicts with
+                ``labels``, or pairs).
+            validation: held-out examples to choose ``prior_precision`` on, by the predictive's negative
+                log-likelihood; likewise.
+            processing_class: the tokenizer, image processor, feature extractor or transform by which the network
+                reads a dataset, if it isn't beside its weights or timm's data configuration.
             structure: of the curvature: ``"kron"``, ``"diag"`` or, for small heads, ``"full"``.
             link: see the class.
             prior_precision: delta > 0 where it is known, or ``"marginal_likelihood"`` to choose it on the training
@@ -101,9 +106,9 @@ class LaplaceTeacher(Teacher):
                 of least validation NLL, for few draws of a wide one are noisy.
 
         Raises:
-            UserError: neither validation batches nor a prior precision; no linear head; no examples, or labels that
-                don't fit the head; unknown structure, or a full one of a large head; ``num_samples`` below 1; and as
-                for the class.
+            UserError: neither validation examples nor a prior precision; no linear head; no examples, or labels that
+                don't fit the head; a dataset that the network can't read; unknown structure, or a full one of a large
+                head; ``num_samples`` below 1; and as for the class.
         """
         check_count(num_samples=num_samples)
         if validation is None and prior_precision is None:
@@ -114,11 +119,13 @@ class LaplaceTeacher(Teacher):
         given = 1.0 if prior_precision in (None, "marginal_likelihood") else prior_precision
         if isinstance(given, str):
             raise UserError(f"prior_precision is {given!r}; it must be a number or 'marginal_likelihood'")
+        train = batches_of(train, network, processing_class)
+        validation = None if validation is None else batches_of(validation, network, processing_class)
         seen = head_data(network, train)
         head = classification_head(network)[1]
         teacher = cls(network, curvature_of(seen, head, structure), given, link)
         held_out = None if validation is None else head_data(network, validation)
-        rule = "given"
+        teacher.processing_class, rule = used_processor(train, processing_class), "given"
         if prior_precision == "marginal_likelihood":
             rule, teacher.prior_precision = "marginal likelihood", _best_evidence(teacher.curvature, seen, head)
         elif prior_precision is None:

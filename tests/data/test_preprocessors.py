@@ -148,5 +148,7 @@ def test_what_cannot_be_loaded(tmp_path):
 def test_images_that_are_not_of_8_bits():
     deep = [Image.fromarray(np.full((9, 9), 40_000, np.uint16))] * 2
     rows = datasets.Dataset.from_dict({"image": deep}, features=datasets.Features({"image": datasets.Image()}))
-    with pytest.raises(UserError, match="images of mode I;16 have more than 8 bits a channel: scale them"):
+    with pytest.raises(
+        UserError, match="images of mode I;16 have more than 8 bits a channel, and would be clipped: scale them"
+    ):
         next(reader_for(cnn(), None, rows).batches(rows))

@@ -262,8 +262,9 @@ SENTENCES = {
         "datasets.Image(mode='RGB')) first"
     ),
     "16 bits": (
-        "images of mode I;16 have more than 8 bits, and a change to RGB would leave only white: scale "
-        "their numbers to 0 .. 255 and save them as 8-bit images first"
+        "images of mode I;16 have more than 8 bits a channel, and would be clipped: scale them with "
+        "dataset.map(lambda row: {'image': PIL.Image.fromarray((numpy.asarray(row['image']) / "
+        "257).round().astype('uint8'))}), where 257 is for 0 .. 65535 and HIGHEST / 255 for numbers from 0 to HIGHEST"
     ),
     "other size": (
         "the images differ in size or mode ([(3, 2, 2), (3, 2, 3)]): bring them to one size first, or begin "

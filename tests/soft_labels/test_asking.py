@@ -136,7 +136,7 @@ class TestViews:
         assert torch.equal(read(shuffled).probs, read(whole).probs[order])
 
     def test_of_no_images_are_refused(self):
-        with pytest.raises(UserError, match="views are made of images: pass a dataset that has some and pre"):
+        with pytest.raises(UserError, match="views are made of images: pass a dataset that has some and"):
             quiet(texts(), Teacher(), views=VIEWS, **HOW)
         with pytest.raises(UserError, match="views are made of images"):
             quiet(images(), image_teacher(), views=VIEWS, preprocessor=lambda rows: PREPROCESS(rows))

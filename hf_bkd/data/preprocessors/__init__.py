@@ -9,22 +9,23 @@ from typing import Any
 import datasets
 from torch import nn
 
-from ...models.calling import argument_names, num_classes_of, unwrapped
+from ...models.calling import num_classes_of, unwrapped
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
-from ..rows import Watched, reason
 from .audio import audio_preprocessor
-from .base import Preprocessor
+from .base import Preprocessor, called
 from .content import Content, ready_columns
 from .features import feature_preprocessor
+from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
-from .saved import NAMES, SOURCES, folders_of, saved_processor
+from .saved import NAMES, SOURCES, folders_of, network_kind, saved_processor
 from .texts import text_preprocessor, token_preprocessor
 
 __all__ = [
     "MODES",
     "Preprocessor",
     "Reader",
+    "called",
     "class_names",
     "kind_of",
     "preprocessor_for",
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 AnyDataset = datasets.Dataset | datasets.IterableDataset
-KINDS = {"pixel_values": "image", "input_ids": "text", "input_values": "audio", "input_features": "audio"}
 READS = {"image": "images", "text": "texts", "audio": "sound", "features": "numbers"}
 
 
@@ -61,14 +61,14 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     if isinstance(processing_class, Preprocessor):
         return processing_class
     network, given = unwrapped(network), _kind_of_processor(processing_class)
-    if given == "function":
+    if given == "function" or isinstance(processing_class, ImagePreprocessor):
         return function_preprocessor(processing_class, dataset)
     content = Content.of(dataset)
     if content.has_transform:
         return None
     if getattr(network, "feature_names", None):
         return feature_preprocessor(network, content.named(network.feature_names))
-    kind = _network_kind(network)
+    kind = network_kind(network)
     if given not in (None, "any") and kind not in (None, given):
         raise UserError(
             f"{type(network).__name__} reads {READS[kind]}, and the {type(processing_class).__name__} that was passed "
@@ -99,29 +99,6 @@ def made(kind: str, network: nn.Module, content: "Content", processing_class: An
     if kind == "audio":
         return audio_preprocessor(network, columns, processor, content.features.get(columns[0]))
     return feature_preprocessor(network, columns)
-
-
-def function_preprocessor(function: Any, dataset: AnyDataset) -> Preprocessor:
-    """Make the preprocessor of a user's function from rows to inputs; it reads the columns that it reads of a row.
-
-    Raises:
-        UserError: it can't read the first row.
-    """
-    first = next(iter(dataset.take(1).with_format(None)), None) if dataset is not None else None
-    rows = Watched({} if first is None else {name: [value] for name, value in first.items()})
-    if first is not None:
-        try:
-            function(rows)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"the preprocessor can't read row 0 ({reason(error)}): mend or leave out that row, or pass another "
-                "preprocessor"
-            ) from error
-    settings = function.to_dict() if hasattr(function, "to_dict") else {}
-    columns = tuple(name for name in rows if name in rows.seen)
-    return Preprocessor("function", columns, function, settings, processor=function)
 
 
 def _kind_of_processor(processor: Any) -> str | None:
@@ -160,17 +137,6 @@ def _part(processor: Any, kind: str) -> Any:
     return part
 
 
-def _network_kind(network: nn.Module) -> str | None:
-    """Return what a network reads; ``None`` of plain modules, which don't say."""
-    kind = KINDS.get(getattr(network, "main_input_name", ""))
-    if kind is None and timm_settings(network) is not None:
-        return "image"
-    if kind is None:
-        names = [KINDS[name] for name in argument_names(network) if name in KINDS]
-        return names[0] if names else None
-    return kind
-
-
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order, from its config; ``LABEL_0`` and so on where it has none."""
     network = unwrapped(network)
@@ -181,7 +147,7 @@ def class_names(network: nn.Module) -> list[str]:
 
 def kind_of(network: nn.Module) -> str:
     """Return what a network reads, ``"image"``, ``"text"`` or ``"audio"``; UserError if it doesn't say."""
-    kind = _network_kind(unwrapped(network))
+    kind = network_kind(unwrapped(network))
     if kind is None:
         taken = getattr(network, "main_input_name", "tensors")
         raise UserError(f"{type(network).__name__} reads {taken}: only classifiers of images and of texts can be used")

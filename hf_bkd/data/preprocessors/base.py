@@ -1,6 +1,6 @@
 """What every preprocessor is: rows of a dataset to the inputs of one network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from ...utils.errors import UserError
 from ...utils.progress import track
 from ..preprocessing import ImagePreprocessor, Images, decoded, in_mode
+from ..rows import check_present, reason
 
 Rows = dict[str, list]
 ORIENTATION = Base.Orientation
@@ -92,6 +93,38 @@ class Preprocessor:
         """Save the files by which the preprocessor is made again."""
         if hasattr(self.processor, "save_pretrained"):
             self.processor.save_pretrained(folder)
+
+
+def called(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[int]) -> Any:
+    """Return what a preprocessor makes of rows; a UserError names the first row at which it fails.
+
+    Args:
+        preprocessor: a :class:`Preprocessor`, or a function.
+        rows: column name -> B values.
+        numbers: what the rows are called, [B].
+    """
+    if isinstance(preprocessor, Preprocessor):
+        check_present(rows, preprocessor.columns if preprocessor.kind != "function" else (), numbers)
+    try:
+        return preprocessor(rows)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the preprocessor can't read {_first_failing(preprocessor, rows, numbers)} ({reason(error)}): mend or "
+            "leave out that row, or pass another preprocessor"
+        ) from error
+
+
+def _first_failing(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[int]) -> str:
+    for place, number in enumerate(numbers):
+        one = {name: values[place : place + 1] for name, values in dict.items(rows)}
+        try:
+            preprocessor(one)
+        except Exception:
+            missing = [name for name, values in one.items() if values[0] is None]
+            return f"row {number}" + (f", where {missing[0]} is missing" if missing else "")
+    return f"rows {numbers[0]} to {numbers[-1]} together"
 
 
 def _head(encoded: Any) -> tuple[str, int, int] | None:

@@ -16,7 +16,7 @@ from PIL.Image import Image, fromarray
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
-from ..preprocessing import ImagePreprocessor, Images, in_mode, stacked, timm_settings
+from ..preprocessing import ImagePreprocessor, Images, in_mode, timm_settings
 from .base import Preprocessor
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -29,14 +29,12 @@ def image_preprocessor(network: nn.Module, columns: tuple[str, ...], processor: 
     Args:
         network: reads the images.
         columns: the image column, of PIL images of any size and mode.
-        processor: an image processor of transformers, a transform of one PIL image (torchvision's or timm's), an
-            :class:`ImagePreprocessor`, or ``None`` for timm's data configuration of the network.
+        processor: an image processor of transformers, a transform of one PIL image (torchvision's or timm's), or
+            ``None`` for timm's data configuration of the network.
 
     Raises:
         UserError: nothing says how images become inputs, or a network of 2, 5 or more channels.
     """
-    if isinstance(processor, ImagePreprocessor):
-        return _only_normalized(columns, processor)
     if _is_transformers(processor):
         if hasattr(processor, "data_config"):  # of timm's networks: all of it is in the network's config
             return _timm_preprocessor(network, columns, dict(processor.data_config))
@@ -77,23 +75,6 @@ def _channels_of(network: nn.Module, first: str | tuple | None) -> int | None:
     name = first[0] if isinstance(first, tuple | list) else first
     module = dict(network.named_modules()).get(name)
     return getattr(module, "in_channels", None)
-
-
-def _only_normalized(columns: tuple[str, ...], processor: ImagePreprocessor) -> Preprocessor:
-    (column,) = columns
-
-    def of_pictures(images: Images) -> dict[str, Tensor]:
-        return {"pixel_values": processor.normalize(stacked(images))}
-
-    return Preprocessor(
-        "image",
-        columns,
-        lambda rows: processor({column: rows[column]}),
-        processor.to_dict(),
-        processor=processor,
-        normalization=processor,
-        of_pictures=of_pictures,
-    )
 
 
 def _timm_preprocessor(network: nn.Module, columns: tuple[str, ...], config: dict[str, Any]) -> Preprocessor:

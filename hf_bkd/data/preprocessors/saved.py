@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from ...models.calling import argument_names, unwrapped
 from ...utils.errors import UserError
+from ..preprocessing import ImagePreprocessor, timm_settings
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model",
@@ -17,7 +19,42 @@ TOKENIZER_FILES = (
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 SOURCES = {"text": TOKENIZER_FILES, "image": PROCESSOR_FILES, "audio": PROCESSOR_FILES}
 CLASSES = {"text": "AutoTokenizer", "image": "AutoImageProcessor", "audio": "AutoFeatureExtractor"}
+KINDS = {"pixel_values": "image", "input_ids": "text", "input_values": "audio", "input_features": "audio"}
+ONLY_NORMALIZES = {
+    "image_processor_type": "ViTImageProcessor", "do_resize": False, "do_rescale": True, "rescale_factor": 1 / 255,
+    "do_normalize": True,
+}  # fmt: skip
 NAMES = {"text": "tokenizer", "image": "image processor", "audio": "feature extractor"}
+
+
+def network_kind(network: nn.Module) -> str | None:
+    """Return what a network reads; ``None`` of plain modules, which don't say."""
+    kind = KINDS.get(getattr(network, "main_input_name", ""))
+    if kind is None and timm_settings(network) is not None:
+        return "image"
+    if kind is None:
+        names = [KINDS[name] for name in argument_names(network) if name in KINDS]
+        return names[0] if names else None
+    return kind
+
+
+def processor_beside(network: nn.Module, *folders: Path) -> Any:
+    """Load the tokenizer, image processor or feature extractor of a network from the first folder that has one.
+
+    Raises:
+        UserError: its files are damaged.
+    """
+    kind = network_kind(unwrapped(network))
+    processors = (saved_processor(each, *folders) for each in ([kind] if kind else SOURCES))
+    return next((processor for processor in processors if processor is not None), None)
+
+
+def processor_of(network: nn.Module) -> Any:
+    """Return what lies beside the weights of a network that was loaded; ``None`` without any, or if it is damaged."""
+    try:
+        return processor_beside(network, *folders_of(network))
+    except UserError:
+        return None
 
 
 def saved_processor(kind: str, *folders: Path) -> Any:
@@ -32,6 +69,9 @@ def saved_processor(kind: str, *folders: Path) -> Any:
     folder = next((folder for folder in folders if _holds(folder, kind)), None)
     if folder is None:
         return None
+    plain = _only_normalizes(folder) if kind == "image" else None
+    if plain is not None:
+        return plain
     import transformers
 
     try:
@@ -39,6 +79,33 @@ def saved_processor(kind: str, *folders: Path) -> Any:
     except Exception as error:
         reason = shorten(f"{type(error).__name__}: {error}", 200)
         raise UserError(f"the {NAMES[kind]} in {folder} cannot be loaded ({reason})") from error
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Save the files of a processor beside a network, which its library, or :func:`saved_processor`, reads.
+
+    An :class:`ImagePreprocessor` is saved as the image processor of transformers that does the same. Functions are
+    not saved: that would be somebody's code.
+    """
+    if isinstance(processor, ImagePreprocessor):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PROCESSOR_FILES[0]).write_text(json.dumps(_as_settings(processor), indent=2) + "\n")
+    elif hasattr(processor, "save_pretrained") and not hasattr(processor, "data_config"):
+        processor.save_pretrained(folder)
+
+
+def _as_settings(processor: ImagePreprocessor) -> dict[str, Any]:
+    return ONLY_NORMALIZES | {"image_mean": list(processor.mean), "image_std": list(processor.std)}
+
+
+def _only_normalizes(folder: Path) -> ImagePreprocessor | None:
+    """Return what :func:`save_processor` saved of an ``ImagePreprocessor``, if it was one."""
+    try:
+        settings = json.loads((folder / PROCESSOR_FILES[0]).read_text())
+        made = ImagePreprocessor(tuple(settings["image_mean"]), tuple(settings["image_std"]))
+        return made if settings == _as_settings(made) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _holds(folder: Path, kind: str) -> bool:
@@ -62,7 +129,7 @@ def _holds(folder: Path, kind: str) -> bool:
 
 def folders_of(network: nn.Module) -> Iterator[Path]:
     """Yield the folder that a network of transformers was loaded from, or where the Hub's cache keeps its files."""
-    config = getattr(network, "config", None)
+    config = getattr(unwrapped(network), "config", None)
     name = getattr(config, "_name_or_path", None)
     if not name:
         return

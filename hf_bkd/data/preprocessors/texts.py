@@ -36,7 +36,7 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
             "tokenizer that it was trained with"
         )
     tokenizer, taken = deepcopy(tokenizer), argument_names(network)
-    _set_padding(tokenizer, getattr(network, "config", None))
+    _set_padding(tokenizer, network)
     _check_vocabulary(network, tokenizer)
     longest = longest_text(network, tokenizer)
     length = {} if longest is None else {"truncation": True, "max_length": longest}
@@ -66,8 +66,9 @@ def longest_text(network: nn.Module, tokenizer: Any) -> int | None:
     return min((limit for limit in limits if limit is not None and 0 < limit < UNLIMITED), default=None)
 
 
-def _set_padding(tokenizer: Any, config: Any) -> None:
+def _set_padding(tokenizer: Any, network: nn.Module) -> None:
     """Let a tokenizer pad with the token that the network takes for padding, by which some find a text's end."""
+    config = getattr(network, "config", None)
     expected = getattr(config, "pad_token_id", None)
     token = None if expected is None or expected < 0 else tokenizer.convert_ids_to_tokens(expected)
     if token is not None and token != tokenizer.pad_token:
@@ -76,6 +77,11 @@ def _set_padding(tokenizer: Any, config: Any) -> None:
         raise UserError(
             "the tokenizer has no token to pad texts with: set tokenizer.pad_token = tokenizer.eos_token (or another "
             "of its tokens) and network.config.pad_token_id = tokenizer.pad_token_id"
+        )
+    if expected is None and hasattr(network, "score"):  # the head of a decoder, which looks at a text's last token
+        raise UserError(
+            f"{type(network).__name__} can't tell where padded texts end: set "
+            "network.config.pad_token_id = tokenizer.pad_token_id"
         )
 
 

@@ -1,0 +1,74 @@
+"""A labeled dataset as the batches that teachers are fitted and measured on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..utils.errors import UserError
+from .columns import find_label, numbered_labels
+from .preprocessors import Preprocessor, called, class_names, ready_columns
+from .rows import read_rows
+
+
+class DatasetBatches:
+    """The batches of a dataset, in order and un-augmented: inputs with ``labels``, which can be gone through again.
+
+    Args:
+        dataset: N rows with a label column (``label``, ``labels`` or ``fine_label``): class numbers, or names of the
+            network's classes.
+        network: whose classes they are.
+        preprocessor: rows -> inputs; ``None`` where the columns are the inputs, or the dataset has a transform.
+        batch_size: the preprocessor's if not given.
+
+    Raises:
+        UserError: a streamed or empty dataset, no label column, rows without a label, or other classes.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        network: nn.Module,
+        preprocessor: Preprocessor | None,
+        batch_size: int | None = None,
+    ):
+        if isinstance(dataset, datasets.IterableDataset):
+            raise UserError(
+                "a streamed dataset can be labeled, but nothing is fitted on it: load it without streaming"
+            )
+        if len(dataset) == 0:
+            raise UserError("there are no examples: the dataset is empty")
+        self.dataset, self.preprocessor = dataset, preprocessor
+        label = find_label(dataset)
+        _, numbers = numbered_labels(dataset, label, class_names(network))
+        unlabeled = [row for row, number in enumerate(numbers) if number < 0]
+        if unlabeled:
+            raise UserError(
+                f"row {unlabeled[0]} of column {label} has no label: leave such rows out with "
+                f"dataset.filter(lambda row: row[{label!r}] not in (None, -1))"
+            )
+        self.labels = torch.tensor(numbers)
+        self.columns = ready_columns(network, dataset) if preprocessor is None else preprocessor.columns
+        self.batch_size = batch_size or (256 if preprocessor is None else preprocessor.batch_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        dataset = self.dataset
+        if self.columns and (self.preprocessor is None or self.preprocessor.kind != "function"):
+            dataset = dataset.select_columns(list(self.columns))
+        for start in range(0, len(dataset), self.batch_size):
+            stop = min(start + self.batch_size, len(dataset))
+            yield self._inputs(dataset, start, stop) | {"labels": self.labels[start:stop]}
+
+    def _inputs(self, dataset: datasets.Dataset, start: int, stop: int) -> dict[str, Any]:
+        if self.preprocessor is not None:
+            return called(self.preprocessor, read_rows(dataset, start, stop), np.arange(start, stop))
+        if dataset.format["type"] not in ("custom", "torch"):
+            dataset = dataset.with_format("torch")
+        rows = dataset[start:stop]
+        return {name: value for name, value in rows.items() if isinstance(value, Tensor) and "label" not in name}
