@@ -120,8 +120,8 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
 def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:
     """Return which of some named inputs go into a network.
 
-    Those that its forward names; where it names none of them all, if it takes any name (``**kwargs``), or the only one,
-    which :func:`call_arguments` passes by position; otherwise none.
+    They are those that its forward names; where it names none, all if it takes any name (``**kwargs``), or the only
+    one, which :func:`call_arguments` passes by position; otherwise none.
     """
     parameters = _parameters(type(unwrapped(network)).forward)
     named = [name for name in names if name in parameters]

@@ -78,8 +78,8 @@ def check_belonging(labels: Labels, facts: Facts) -> None:
         check_identity(facts.ids, facts.example_ids, facts.rows)
     if record is not None and record.views and not facts.shows_views:
         raise UserError(
-            f"{name} was made for augmented views of each image, which neither a stream nor a dataset with a transform "
-            "or a collator of its own can show again: pass the dataset of images itself, loaded without streaming"
+            f"{name} was made for augmented views of each image, which a stream, a transform or a data_collator can't "
+            "show again: pass the dataset of images itself, loaded without streaming"
         )
     if record is None and facts.unrecorded is not None:
         raise UserError(

@@ -112,7 +112,7 @@ def stored_labels(
     names = list(getattr(dataset, "column_names", None) or [])
     if not names and isinstance(dataset, datasets.IterableDataset):
         raise UserError(
-            "the stream doesn't say what its columns are, as after map: pass map(..., features=labeled.features), with "
+            "the stream doesn't say what its columns are, as after map: pass map(..., features=stream.features), with "
             "the features of the stream before, which hold the record of its soft labels"
         )
     if not teachers_of(names):

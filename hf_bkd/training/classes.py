@@ -1,4 +1,4 @@
-"""Class numbers of a training: labels of any column and soft labels are brought to the order of the student's outputs."""
+"""Class numbers of a training: labels and soft labels are brought to the order of the student's outputs."""
 
 import math
 import re
@@ -61,19 +61,18 @@ def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None
     return next(iter(named or classes), None)
 
 
-def places_among(names: Sequence[str], classes: Sequence[str], whose: str) -> list[int]:
+def places_among(names: Sequence[str], classes: Sequence[str], whose: str, remedy: str) -> list[int]:
     """Return the place among ``classes``, the student's, of each of ``names``, which are those of ``whose``.
 
     Raises:
-        UserError: one of them is not among the student's.
+        UserError: one of them is not among the student's; it says the ``remedy`` where they are the same classes.
     """
     places = matching_places(names, classes)
     if places is None:
-        there, here = ", ".join(map(repr, names[:3])), ", ".join(map(repr, classes[:3]))
+        there, here = (", ".join(each[:5]) + ", ..." * (len(each) > 5) for each in (list(names), list(classes)))
         raise UserError(
-            f"{whose} has {len(names)} classes ({there}, ...) and the student {len(classes)} ({here}, ...), which can't "
-            "be matched by name: take a student of these classes, or set its config.id2label to their names in the "
-            "order of its outputs"
+            f"{whose} has the classes {there}, and the student {here}, which can't be matched by name: take a student "
+            f"of these classes, or, if they are the same in the same order, {remedy}"
         )
     return places
 
@@ -140,7 +139,8 @@ def read_label_column(
     feature = features[name]
     if isinstance(feature, datasets.ClassLabel):
         named = classes is not None and _given(feature.names) is not None
-        places = places_among(feature.names, classes, f"the column {name}") if named else None
+        remedy = f"pass dataset.cast_column({name!r}, datasets.ClassLabel(names={list(classes or ())}))"
+        places = places_among(feature.names, classes, f"the column {name}", remedy) if named else None
         in_order = places is None or places == list(range(len(places)))
         return LabelColumn(name, None if in_order else dict(enumerate(places)), num_classes)
     dtype = str(getattr(feature, "dtype", ""))
@@ -199,7 +199,8 @@ def order_of(names: Sequence[str] | None, classes: Sequence[str] | None, whose: 
     """
     if names is None or classes is None or list(names) == list(classes):
         return None
-    places = places_among(names, classes, whose)
+    remedy = f"set the student's config.id2label to {dict(enumerate(names))}"
+    places = places_among(names, classes, whose, remedy)
     return sorted(range(len(places)), key=places.__getitem__)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..models.calling import taken_inputs
 from ..data.columns import EXAMPLE_ID, is_soft_label_column
+from ..models.calling import taken_inputs
 from .supervision import OnlineTeacher, StoredLabels
 
 LABELS = ("labels", "label", "label_ids")  # which the Trainer's collators call ``labels``
@@ -37,7 +37,8 @@ class Collator:
             return self.per_example(features)
         names = [name for name in features[0] if not is_soft_label_column(name)]
         if self.network is not None:
-            names = kept_columns(self.network, names, [name for name in names if np.ndim(features[0][name])])
+            lists = [name for name in names if _is_list(features[0][name])]
+            names = kept_columns(self.network, names, lists)
         batch = dict(self.per_example([{name: example[name] for name in names} for example in features]))
         if self.source is not None:
             own = [name for name in features[0] if is_soft_label_column(name)]
@@ -45,6 +46,10 @@ class Collator:
             if EXAMPLE_ID in own:
                 batch[EXAMPLE_ID] = torch.tensor([int(example[EXAMPLE_ID]) for example in features])
         return batch
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, np.ndarray, list, tuple)) and np.ndim(value) > 0
 
 
 def kept_columns(network: nn.Module, names: Sequence[str], lists: Sequence[str]) -> list[str]:

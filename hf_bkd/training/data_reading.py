@@ -12,7 +12,7 @@ from .classes import classes_of_student
 from .collating import Collator
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
-from .preparing import Loaded, Preparer, is_prepared
+from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
 from .resuming import ResumableTrainer
 from .supervision import OnlineTeacher, StoredLabels
 
@@ -47,7 +47,7 @@ class DataReadingTrainer(ResumableTrainer):
         if train is not None:
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
-            self._train = self._preparer.loaded("the training set", train, self._source, reads_labels)
+            self._train = self._preparer.loaded(TRAINING_SET, train, self._source, reads_labels)
             self._watch_training_set(self._train.dataset, reads_labels)
             self._keep_processor()
         several = isinstance(self.eval_dataset, dict)

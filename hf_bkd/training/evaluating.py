@@ -21,9 +21,7 @@ class EvaluatingTrainer(DataReadingTrainer):
     Rows without a label (-100) count in no average, however they are distributed over batches and processes.
     """
 
-    _losses: tuple[Tensor, Tensor] | None = (
-        None  # of the present evaluation: their sum, and how many labels there were
-    )
+    _losses: tuple[Tensor, Tensor] | None = None  # of the present evaluation: their sum, and how many labels
 
     def _outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Any:
         """Return what a model makes of a batch's inputs."""

@@ -1,19 +1,18 @@
 """What can't work is refused before a training: the student is asked once about a few rows of each dataset."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import random
 import torch
 from torch import Tensor, nn
 
 from ..data.rows import reason
 from ..models.calling import call_network, evaluation_mode, logits_of, to_network, unwrapped
 from ..utils.errors import UserError
-from .prepared import PreparedDataset
 from .supervision import network_inputs
 
 ROWS = 2  # of which networks that can't take a batch are told apart

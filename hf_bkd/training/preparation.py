@@ -12,6 +12,8 @@ from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .classes import places_among
 
+REMEDY = "set dataset.class_names = None, to take its numbers as they are"
+
 
 def own_config(model: nn.Module | None) -> None:
     """Give a model its own copy of its config, which may be other networks' too: the Trainer writes into it."""
@@ -47,7 +49,7 @@ def own_dataset(dataset: Any, args: DistillationTrainingArguments, classes: Sequ
     own.view_order = args.view_order
     names, labels = dataset.class_names, dataset.values.get("labels")
     if None not in (names, labels, classes) and list(names) != list(classes):
-        places = torch.tensor(places_among(names, classes, "the dataset"), device=labels.device)
+        places = torch.tensor(places_among(names, classes, "the dataset", REMEDY), device=labels.device)
         known = (labels >= 0) & (labels < len(places))
         own.values = dataset.values | {"labels": torch.where(known, places[labels.where(known, 0)], labels)}
     return own
@@ -94,7 +96,7 @@ def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> N
         )
     if args.label_smoothing_factor:
         raise UserError(
-            "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there, and omit it"
+            "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there instead"
         )
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers import default_data_collator
 
+from ..data.columns import EXAMPLE_ID
 from ..data.preprocessing import Pool, look
 from ..data.rows import check_present, decoded_rows, rows_at
 from ..data.views import Views
 from ..soft_labels.columns import soft_label_columns
-from ..data.columns import EXAMPLE_ID
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from .classes import LabelColumn

@@ -1,6 +1,7 @@
-"""What a trainer is given becomes what it reads: which dataset is prepared, by whose preprocessor, with which labels."""
+"""What a trainer is given becomes what it reads: which rows are prepared, by whose preprocessor, with which labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from .preparation import own_dataset
 from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
 from .supervision import OnlineTeacher, StoredLabels
 
+TRAINING_SET = "the training set"
 Source = StoredLabels | OnlineTeacher
 
 
@@ -71,17 +73,17 @@ class Preparer:
             UserError: nothing says how rows become inputs, the student can't take them, it has other classes than the
                 labels, or there are no labels though they are needed.
         """
-        with unmoved_randomness():
+        with unmoved_randomness(), naming(what):
             if not (self.prepares and is_prepared(dataset)):
                 loaded = self._as_given(dataset, source)
                 self._ask(what, loaded, source, needs_labels)
                 return loaded
             preparation = self._preparation(dataset, source)
             num_classes = self._ask(what, _loaded(preparation, self.args.view_order), source)
-        labels = self._labels(dataset, num_classes, optional=needs_labels is False)
-        if labels is None and needs_labels:
-            raise _without_labels(what, dataset.column_names)
-        return _loaded(replace(preparation, labels=labels), self.args.view_order)
+            labels = self._labels(dataset, num_classes, optional=needs_labels is False)
+            if labels is None and needs_labels:
+                raise _without_labels(what, dataset.column_names)
+            return _loaded(replace(preparation, labels=labels), self.args.view_order)
 
     def _ask(self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None) -> int | None:
         """Ask the student about a few rows and return how many classes it has, where it can be asked."""
@@ -144,6 +146,17 @@ class Preparer:
             if optional:
                 return None
             raise
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Name the dataset in a UserError that would be taken to speak of the training set."""
+    try:
+        yield
+    except UserError as error:
+        if what == TRAINING_SET or what in str(error):
+            raise
+        raise UserError(f"{what}: {error}") from error
 
 
 def is_prepared(dataset: Any) -> bool:

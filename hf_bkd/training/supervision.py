@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID, is_soft_label_column
+from ..data.rows import reason
 from ..soft_labels.belonging import Facts, check_belonging
 from ..soft_labels.reading import stored_labels
 from ..targets import entropy_weights, mix_teachers, mixture_responsibilities, temper
@@ -15,7 +16,6 @@ from ..utils.random import ExampleGenerator
 from .arguments import DistillationTrainingArguments
 from .classes import names_of_soft_labels, names_of_teacher, order_of
 from .draw_variance import AdaptiveLambda, InverseVariance, from_batch
-
 
 TEACHER_INPUTS = "teacher_inputs"  # of a batch: what an online teacher is asked, where it isn't the student's inputs
 
@@ -186,6 +186,18 @@ class OnlineTeacher:
 
     def check_batch(self, batch: Mapping[str, Tensor]) -> None:
         """Raise a UserError if the teacher can't be asked about a batch."""
+        inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
+        ids = torch.arange(self.count(batch))
+        try:
+            self.teacher.predict(inputs, 1, ExampleGenerator(ids, self.args.teacher_seed))
+        except UserError:
+            raise
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            given = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+            raise UserError(
+                f"the teacher can't answer about the training set ({given}; {reason(error)}): set its "
+                "processing_class, by which its network's inputs are made"
+            ) from error
 
     def decoded(self, rows: Mapping[str, Any], view: int = 0) -> dict[str, Tensor]:
         """Return no columns: nothing is stored."""

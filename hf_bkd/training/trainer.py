@@ -24,19 +24,19 @@ class DistillationTrainer(EvaluatingTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output). Rows of a
-    `datasets.Dataset`, or of a stream, are read and prepared when they are asked for, each dataset by the student's own
-    preprocessor (see :func:`~hf_bkd.data.preprocessors.preprocessor_for`), or as they are where their columns are its
-    inputs already; a :class:`~hf_bkd.BatchedDataset`, a dataset with a transform, and rows that the caller's
+    `datasets.Dataset`, or of a stream, are read and prepared when they are asked for, each dataset by the student's
+    own preprocessor (see :func:`~hf_bkd.data.preprocessors.preprocessor_for`), or as they are where their columns are
+    its inputs already; a :class:`~hf_bkd.BatchedDataset`, a dataset with a transform, and rows that the caller's
     ``data_collator`` reads are left to these. Labels of augmented views show the view that each epoch's labels were
-    made for. ``online_teacher=True`` asks ``teacher`` at each step, about the same rows by its own preprocessor.
+    made for. ``online_teacher=True`` asks ``teacher`` at each step about the same rows, by its own preprocessor.
 
     Classes of labels, soft labels and teacher are matched with the student's by name, wherever names are known.
 
-    With ``kd_lambda=0`` it is a plain classification trainer, which takes a ``compute_loss_func``; a network with variational layers is trained on its
-    evidence lower bound, the KL divergence divided by the number of training examples, and
-    ``optimizers=(IVON(...), None)`` trains a posterior of any network (without clipping gradients: it reads the
-    curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score unless ``compute_metrics`` is
-    given; the end of the training logs ``convergence_noise``.
+    With ``kd_lambda=0`` it is a plain classification trainer, which takes a ``compute_loss_func``; a network with
+    variational layers is trained on its evidence lower bound, the KL divergence divided by the number of training
+    examples, and ``optimizers=(IVON(...), None)`` trains a posterior of any network (without clipping gradients: it
+    reads the curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score unless
+    ``compute_metrics`` is given; the end of the training logs ``convergence_noise``.
 
     The logged loss is the minimized one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
     they are weighted.
@@ -52,11 +52,11 @@ class DistillationTrainer(EvaluatingTrainer):
         teacher: of ``online_teacher=True``.
 
     Raises:
-        UserError: before the first step: nothing says how rows become inputs, the student can't take them or has no
-            logits for each row, or labels that are missing though ``kd_lambda`` < 1 or not of the student's classes;
-            ``compute_loss_func`` with ``kd_lambda`` > 0; soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the dataset, that have
-            another number of classes than the model, that can't be brought to ``teacher_temperature``, or that have
-            no variance though lambda is adaptive; worker processes that can't read the dataset.
+        UserError: nothing says how rows become inputs; a student that can't take them, or has no logits for each row;
+            labels that are missing though ``kd_lambda`` < 1, or not of the student's classes; ``compute_loss_func``
+            with ``kd_lambda`` > 0; soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the
+            dataset, that have other classes than the model, that can't be brought to ``teacher_temperature``, or that
+            have no variance though lambda is adaptive; worker processes that can't read the dataset.
     """
 
     args: DistillationTrainingArguments

@@ -105,12 +105,18 @@ def check(dataset, allow_unrecorded=False):
     stored_labels(dataset, None, None, allow_unrecorded)
 
 
+class OfImages(torch.nn.Linear):
+    def forward(self, pixel_values):
+        return super().forward(pixel_values.flatten(1))
+
+
 def start_training(dataset, allow_unrecorded=False):
-    model = torch.nn.Linear(1, 3)
+    of_texts = "text" in dataset.column_names
+    model, processing = (OfImages(12, 3), text_inputs) if of_texts else (OfImages(16, 3), PREPROCESSOR)
     arguments = DistillationTrainingArguments(
         "output", use_cpu=True, report_to="none", allow_unrecorded_labels=allow_unrecorded
     )
-    DistillationTrainer(model, arguments, train_dataset=dataset)
+    DistillationTrainer(model, arguments, train_dataset=dataset, processing_class=processing)
 
 
 WAYS = [(images, decode), (images, exchange), (images, check), (images, start_training), (texts, check)]

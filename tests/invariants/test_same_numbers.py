@@ -2,11 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
@@ -14,15 +18,18 @@ from transformers import TrainerCallback
 from hf_bkd import (
     BatchedDataset,
     CropAndFlip,
+    DeterministicTeacher,
     DistillationTrainer,
     DistillationTrainingArguments,
     ImagePreprocessor,
     Views,
+    add_soft_labels,
 )
 from hf_bkd.soft_labels import SoftLabels
 from hf_bkd.training.checkpoints import last_checkpoint
 
 RECORD = {"format": 1, "temperature": 1.0, "tempering": "post_average"}
+PREPROCESSOR = ImagePreprocessor((0.5,) * 3, (0.25,) * 3)
 N, C = 48, 4  # divides into rounds of 8: accelerate fills an incomplete one up with examples from the start
 
 
@@ -47,10 +54,27 @@ def dataset() -> BatchedDataset:
     }
     labels = SoftLabels.of(torch.randn(N, C, generator=generator).softmax(dim=-1), RECORD)
     views = Views(CropAndFlip(padding=2), seed=3)
-    return BatchedDataset(values, ImagePreprocessor((0.5,) * 3, (0.25,) * 3), views, {None: labels})
+    return BatchedDataset(values, PREPROCESSOR, views, {None: labels})
 
 
-def trainer(folder: Path, batch_size: int, dropout: float = 0.0, **changes) -> DistillationTrainer:
+def prepared() -> datasets.Dataset:
+    """Photographs whose views were labeled, which the trainer decodes and prepares row by row."""
+    pixels = np.random.default_rng(0).integers(256, size=(N, 8, 8, 3), dtype=np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=C)})
+    rows = {"image": [Image.fromarray(each) for each in pixels], "label": np.arange(N) % C}
+    torch.manual_seed(2)
+    return add_soft_labels(
+        datasets.Dataset.from_dict(rows, features=features),
+        DeterministicTeacher(Network().eval()),
+        preprocessor=PREPROCESSOR,
+        views=Views(CropAndFlip(padding=2), num_views=2, seed=3),
+        progress=False,
+    )
+
+
+def trainer(
+    folder: Path, batch_size: int, dropout: float = 0.0, data: Callable = dataset, **changes
+) -> DistillationTrainer:
     torch.manual_seed(1)
     args = DistillationTrainingArguments(
         output_dir=str(folder),
@@ -66,14 +90,15 @@ def trainer(folder: Path, batch_size: int, dropout: float = 0.0, **changes) -> D
         use_cpu=True,
         **changes,
     )
-    return DistillationTrainer(Network(dropout), args, train_dataset=dataset(), eval_dataset=dataset())
+    sets = {"train_dataset": data(), "eval_dataset": data()}
+    return DistillationTrainer(Network(dropout), args, processing_class=PREPROCESSOR, **sets)
 
 
 def losses(history: list[dict]) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
-def in_each_process(rank: int, folder: Path, number: int, batch_size: int) -> None:
+def in_each_process(rank: int, folder: Path, number: int, batch_size: int, data: Callable) -> None:
     """Train as one of ``number`` gloo processes; the first writes the weights and the history into ``folder``."""
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
@@ -81,7 +106,7 @@ def in_each_process(rank: int, folder: Path, number: int, batch_size: int) -> No
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", **sizes}
     store = torch.distributed.FileStore(str(folder / "store"), number)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=number)
-    distributed = trainer(folder, batch_size)
+    distributed = trainer(folder, batch_size, data=data)
     distributed.train()
     if distributed.is_world_process_zero():
         save_file(distributed.accelerator.unwrap_model(distributed.model).state_dict(), folder / "weights.safetensors")
@@ -90,22 +115,27 @@ def in_each_process(rank: int, folder: Path, number: int, batch_size: int) -> No
     torch.distributed.destroy_process_group()
 
 
-def run_in_processes(folder: Path, number: int, batch_size: int) -> tuple[dict, dict]:
+def run_in_processes(folder: Path, number: int, batch_size: int, data: Callable) -> tuple[dict, dict]:
     """Train in ``number`` processes; returns the weights and what the first process wrote."""
     folder.mkdir()
-    torch.multiprocessing.start_processes(in_each_process, (folder, number, batch_size), number, start_method="fork")
+    given = folder, number, batch_size, data
+    torch.multiprocessing.start_processes(in_each_process, given, number, start_method="fork")
     return load_file(folder / "weights.safetensors"), json.loads((folder / "said.json").read_text())
 
 
-def test_one_process_equals_two(tmp_path):
-    alone = trainer(tmp_path / "1", batch_size=8)
+@pytest.mark.parametrize("data", [dataset, prepared])
+def test_one_process_equals_two(tmp_path, data):
+    alone = trainer(tmp_path / "1", batch_size=8, data=data)
     alone.train()
-    weights, said = run_in_processes(tmp_path / "2", number=2, batch_size=4)
+    weights, said = run_in_processes(tmp_path / "2", number=2, batch_size=4, data=data)
     assert said["world_size"] == 2
     assert losses(said["history"]) == pytest.approx(losses(alone.state.log_history), rel=1e-5)
     assert [e["distillation"] for e in said["history"] if "distillation" in e] == pytest.approx(
         [e["distillation"] for e in alone.state.log_history if "distillation" in e], rel=1e-5
     )
+    evaluated = [e["eval_loss"] for e in said["history"] if "eval_loss" in e]
+    expected = [e["eval_loss"] for e in alone.state.log_history if "eval_loss" in e]
+    assert len(evaluated) == 3 and evaluated == pytest.approx(expected, rel=1e-5)
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-6)
     started = trainer(tmp_path / "3", batch_size=8).model.state_dict()
@@ -121,10 +151,11 @@ class InterruptAt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture(scope="module", params=[dataset, prepared])
+def whole(tmp_path_factory, request):
     """A training that nothing interrupts."""
-    whole = trainer(tmp_path_factory.mktemp("whole"), batch_size=8, dropout=0.3)
+    whole = trainer(tmp_path_factory.mktemp("whole"), batch_size=8, dropout=0.3, data=request.param)
+    whole.data = request.param
     whole.train()
     return whole
 
@@ -132,11 +163,11 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("step", [5, 6, 9], ids=["mid-epoch", "end of an epoch", "after two checkpoints"])
 def test_resumed_equals_uninterrupted(tmp_path, whole, step):
     """With dropout and augmentation, from a checkpoint in the middle of an epoch: to the last bit."""
-    cut = trainer(tmp_path / "cut", batch_size=8, dropout=0.3)
+    cut = trainer(tmp_path / "cut", batch_size=8, dropout=0.3, data=whole.data)
     cut.add_callback(InterruptAt(step))
     with pytest.raises(KeyboardInterrupt):
         cut.train()
-    rest = trainer(tmp_path / "cut", batch_size=8, dropout=0.3)
+    rest = trainer(tmp_path / "cut", batch_size=8, dropout=0.3, data=whole.data)
     rest.train(resume_from_checkpoint=True)
     assert losses(rest.state.log_history) == losses(whole.state.log_history)
     assert rest.evaluations() == whole.evaluations()

@@ -73,7 +73,7 @@ TEACHERS = {
 }
 
 
-def trained(folder, dataset, teacher=None, **changes) -> DistillationTrainer:
+def trained(folder, dataset, teacher=None, processing_class=None, **changes) -> DistillationTrainer:
     settings = {"kd_lambda": 0.7, "num_train_epochs": 5, "per_device_train_batch_size": 8, "learning_rate": 0.02}
     args = DistillationTrainingArguments(
         output_dir=str(folder),
@@ -84,7 +84,8 @@ def trained(folder, dataset, teacher=None, **changes) -> DistillationTrainer:
         report_to="none",
         **settings | changes,
     )
-    trainer = DistillationTrainer(network(7), args, train_dataset=dataset, teacher=teacher)
+    given = {"teacher": teacher, "processing_class": processing_class}
+    trainer = DistillationTrainer(network(7), args, train_dataset=dataset, **given)
     trainer.train()
     return trainer
 
@@ -134,6 +135,16 @@ def test_also_with_images_that_are_decoded_when_they_are_needed(tmp_path):
     labeled = add_soft_labels(images(), teacher, 4, preprocessor=PREPROCESS, views=views, progress=False)
     kept, decoded = (BatchedDataset.from_images(labeled, PREPROCESS, resident=how) for how in (True, False))
     assert losses(trained(tmp_path, kept)) == losses(trained(tmp_path, decoded))
+
+
+@pytest.mark.parametrize("order", ["cycle", "shuffle"])
+@pytest.mark.parametrize("transforms", [CROPS, (*CROPS, Mixup(0.8))], ids=["crops", "mixup"])
+def test_also_with_plain_rows_that_the_trainer_decodes(tmp_path, transforms, order):
+    views = Views(*transforms, num_views=3, seed=5)
+    labeled = add_soft_labels(images(), laplace("mc"), 4, preprocessor=PREPROCESS, views=views, progress=False)
+    kept = trained(tmp_path, BatchedDataset.from_images(labeled, PREPROCESS), kd_lambda=1.0, view_order=order)
+    rows = trained(tmp_path, labeled, kd_lambda=1.0, view_order=order, processing_class=PREPROCESS)
+    assert losses(kept) == pytest.approx(losses(rows), rel=2e-5)
 
 
 def test_also_when_other_processes_read_the_images(tmp_path):
@@ -188,12 +199,15 @@ class TestRefuses:
         with pytest.raises(UserError, match="teacher_temperature is 3 and the teacher's own 1: .*set teacher.temper"):
             trained(tmp_path, dataset, teacher, online_teacher=True, teacher_temperature=3.0)
 
-    def test_views_in_a_plain_dataset(self, tmp_path):
+    def test_views_that_a_transform_or_a_stream_cannot_show(self, tmp_path):
         labeled = add_soft_labels(
             images(), laplace("probit"), preprocessor=PREPROCESS, views=Views(*CROPS, num_views=2), progress=False
         )
-        with pytest.raises(UserError, match="augmented views of each image, which only a BatchedDataset can show"):
-            trained(tmp_path, labeled)
+        for dataset in (labeled.with_transform(lambda rows: rows), labeled.to_iterable_dataset()):
+            with pytest.raises(
+                UserError, match="augmented views of each image, which a stream, a transform or a data_"
+            ):
+                trained(tmp_path, dataset, max_steps=1)
 
     def test_other_views_than_the_labels(self):
         labeled = add_soft_labels(

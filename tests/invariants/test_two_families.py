@@ -28,6 +28,7 @@ from hf_bkd.data.preprocessors import preprocessor_for
 
 N, C = 10, 3
 NAMES = ["cat", "dog", "eel"]
+ONLINE = {"online_teacher": True, "teacher_samples": 4, "teacher_seed": 3}
 CLASSES = datasets.ClassLabel(names=NAMES)
 
 
@@ -44,21 +45,16 @@ def losses(trainer: DistillationTrainer) -> list[float]:
 
 def label(dataset, teacher, **changes) -> datasets.Dataset:
     own = preprocessor_for(teacher.network, dataset, getattr(teacher, "processing_class", None))
-    return add_soft_labels(
-        dataset, teacher, 4, seed=3, preprocessor=own, storage="float32", progress=False, **changes
-    )
+    return add_soft_labels(dataset, teacher, 4, seed=3, preprocessor=own, storage="float32", progress=False, **changes)
 
 
 def both(folder, student, teacher, dataset, processing_class=None, **changes) -> tuple[list[float], list[float]]:
     """Losses from stored labels, and with the teacher at hand; the student's weights start alike."""
     labeled = label(dataset, teacher, batch_size=3)
-    stored = DistillationTrainer(
-        student(), arguments(folder, **changes), train_dataset=labeled, processing_class=processing_class
-    )
-    changes |= {"online_teacher": True, "teacher_samples": 4, "teacher_seed": 3}
-    online = DistillationTrainer(
-        student(), arguments(folder, **changes), train_dataset=dataset, teacher=teacher, processing_class=processing_class
-    )
+    read_by = {"processing_class": processing_class}
+    stored = DistillationTrainer(student(), arguments(folder, **changes), train_dataset=labeled, **read_by)
+    args = arguments(folder, **changes, **ONLINE)
+    online = DistillationTrainer(student(), args, train_dataset=dataset, teacher=teacher, **read_by)
     return losses(stored), losses(online)
 
 
@@ -130,7 +126,7 @@ def tokenizer(words: list[str], folder) -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=16, **special)
 
 
-WORDS = "a bird can fly over the blue sea and two fish swim".split()
+WORDS = ["a", "bird", "can", "fly", "over", "the", "blue", "sea", "and", "two", "fish", "swim"]
 
 
 def texts(pairs: bool) -> datasets.Dataset:
@@ -224,8 +220,8 @@ def test_views_of_two_sizes(tmp_path):
     stored = DistillationTrainer(timm_student(), arguments(tmp_path), train_dataset=labeled)
     reader = preprocessor_for(timm_student(), rows)
     decoded = BatchedDataset.from_images(rows, reader, views, resident=False, progress=False)
-    changes = {"online_teacher": True, "teacher_samples": 4, "teacher_seed": 3}
-    online = DistillationTrainer(timm_student(), arguments(tmp_path, **changes), train_dataset=decoded, teacher=teacher)
+    args = arguments(tmp_path, **ONLINE)
+    online = DistillationTrainer(timm_student(), args, train_dataset=decoded, teacher=teacher)
     assert losses(stored) == pytest.approx(losses(online), rel=2e-5)
 
 
