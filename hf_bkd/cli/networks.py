@@ -16,8 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from transformers.utils import logging
 
 from ..data.preprocessing import timm_settings
-from ..data.preprocessors import KINDS, class_names
-from ..data.preprocessors.saved import NAMES, SOURCES, saved_processor
+from ..data.preprocessors import class_names
+from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
 from ..models.calling import num_classes_of
 from ..models.saving import damage_refused, load_network
@@ -139,9 +139,8 @@ def load_trained(name: str) -> Teacher:
     """
     with _near_names(name):
         teacher, folder = load_teacher(name)
-    kind = KINDS.get(getattr(teacher.network, "main_input_name", ""))
     if timm_settings(teacher.network) is None and teacher.processing_class is None:
-        processor_of(name, kind)  # which says that there is none
+        processor_of(name, network_kind(teacher.network))  # which says that there is none
     return teacher
 
 

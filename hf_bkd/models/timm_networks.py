@@ -119,6 +119,10 @@ def _arguments(network: nn.Module, without: tuple[str, ...]) -> dict[str, Any]:
     if seen:
         arguments |= seen
         anew = _made_anew(network, arguments)
+        made, wanted = _visible(anew)["drop_path_rate"], own["drop_path_rate"]
+        if made and made != wanted:  # the last block of some networks has a part of the rate
+            arguments["drop_path_rate"] = round(wanted * arguments["drop_path_rate"] / made, 9)
+            anew = _made_anew(network, arguments)
     difference = _first_difference(network, anew, without, ignored=IN_TRAINING_ALONE)
     if difference is not None:
         raise Unknown(difference)

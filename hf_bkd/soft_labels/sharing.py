@@ -12,7 +12,7 @@ from ..hub.transfer import made_repository, pushing_to
 from ..metrics import entropy
 from ..utils.errors import UserError
 from ..utils.markdown import escaped
-from .columns import Layout, read_record, teachers_of
+from .columns import Layout, teachers_of
 from .reading import bytes_per_example, read
 from .record import LabelRecord
 from .writing import only_soft_labels
@@ -176,23 +176,15 @@ def _in_words(transform: dict[str, Any]) -> str:
 
 def _usage(dataset: datasets.Dataset, repo_id: str, config_name: str, split: str) -> str:
     name = "" if config_name == "default" else f', "{config_name}"'
-    load = [f'labels = load_dataset("{repo_id}"{name}, split="{split}")']
     alone = len(only_soft_labels(dataset).column_names) == len(dataset.column_names)
-    record = read_record(dataset.features, teachers_of(dataset.column_names)[0])
-    if alone:
-        load.append("train = join_soft_labels(images, labels)  # your own copy of them, in any order")
-    if record.dataset.image_size:
-        images = "train" if alone else "labels"
-        load.append(f"train = BatchedDataset.from_images({images}, ImagePreprocessor.for_model(student))")
-    elif not alone:
-        load[0] = load[0].replace("labels =", "train =")
-    needed = ["DistillationTrainer", *(name for name in ("ImagePreprocessor", "BatchedDataset") if name in load[-1])]
-    imports = sorted([*needed, *(["join_soft_labels"] if alone else [])])
+    loaded = "labels" if alone else "train"
+    joining = ["train = join_soft_labels(images, labels)  # your own copy of them, in any order"] if alone else []
     code = [
         "from datasets import load_dataset",
-        f"from hf_bkd import {', '.join(imports)}",
+        f"from hf_bkd import DistillationTrainer{', join_soft_labels' if alone else ''}",
         "",
-        *load,
+        f'{loaded} = load_dataset("{repo_id}"{name}, split="{split}")',
+        *joining,
         "DistillationTrainer(student, train_dataset=train).train()",
     ]
     return "## How to use them\n\n```python\n" + "\n".join(code) + "\n```\n"

@@ -235,7 +235,8 @@ class DistillationTrainer(EvaluatingTrainer):
     def create_model_card(self, model_name: str | None = None, **kwargs: Any) -> None:
         """Write the card that :meth:`push_to_hub` uploads with the student, and its curve; see `training.card`."""
         if self.is_world_process_zero():
-            write_training_card(self, self._source, model_name, **kwargs)
+            with writing(self.args.output_dir):
+                write_training_card(self, self._source, model_name, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save what loads without us, and without the Hub's token, which transformers would save, and push, too."""

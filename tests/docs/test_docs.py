@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
+import timm
 import torch
 
 import hf_bkd
 from hf_bkd import teachers
+from hf_bkd.models.saving import save_network
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.study import Arm
@@ -20,7 +22,7 @@ from .pages import ROOT, block, blocks, numbers, run, shape
 WHOLE = {"quick_start.md": (), "own_images.md": ("photos",), "own_texts.md": ("texts",), "features.md": ()}
 IN_PARTS = {
     "README.md", "gpu.md", "label_format.md", "own_teacher.md", "posteriors.md", "processes.md", "several_teachers.md",
-    "sharing.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
+    "sharing.md", "students.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
 }  # fmt: skip
 
 
@@ -51,6 +53,21 @@ def test_the_readmes_examples_print_what_it_shows(quick, number, fixture, capsys
     request.getfixturevalue(fixture)
     ((expected, printed),) = run("README.md", {}, capsys, number)
     assert list(map(shape, printed)) == list(map(shape, expected))
+
+
+def test_the_page_on_students_loads_them(tmp_path):
+    class Network(torch.nn.Linear):
+        def __init__(self, width):
+            super().__init__(width, CLASSES)
+
+    network, own = timm.create_model("test_resnet", num_classes=CLASSES), Network(64)
+    save_network(network, "student")
+    save_network(own, "my-student")
+    world = {"Network": Network}
+    for number in range(len(blocks("students.md"))):
+        exec(blocks("students.md")[number].code, world)
+    assert torch.equal(world["student"].fc.weight, network.fc.weight) and world["teacher"].num_classes == CLASSES
+    assert torch.equal(world["network"].weight, own.weight) and "classify" in world
 
 
 @pytest.mark.slow

@@ -72,8 +72,9 @@ def test_labels_alone_are_all_that_a_student_needs(hub, dataset, tmp_path):
 
 
 def test_the_card_says_what_made_them_and_how_to_use_them(hub, dataset, tmp_path):
-    push_soft_labels(dataset, "tester/told", labels_only=True)
+    push_soft_labels(dataset, "tester/told", labels_only=True, license="cc0-1.0")
     card = DatasetCard.load("tester/told")
+    assert card.data.license == "cc0-1.0"
     assert {"hf_bkd", "soft-labels"} <= set(card.data.tags) and card.data.size_categories == ["n<1K"]
     for fact in (
         "| teacher | laplace |", "| views of each example | 3 |", "CropAndFlip(flip=True, padding=2)",

@@ -73,8 +73,11 @@ def test_a_timm_network_loads_with_timm_and_transformers(case, recorded, tmp_pat
     if not recorded:
         network.__dict__.pop("_model_args", None)
     config = saved(network, tmp_path / "saved")
+    if case == "strides of the same weights" and not hasattr(network, "_model_args"):
+        assert not config
+        return
     assert config["num_classes"] == 3
-    if recorded and hasattr(network, "_model_args"):
+    if "img_size" not in arguments or hasattr(network, "_model_args"):  # else it is seen as [32, 32]
         assert config.get("model_args", {}) == expected
     images = torch.randn(2, *config["pretrained_cfg"]["input_size"])
     folder = str(tmp_path / "saved")

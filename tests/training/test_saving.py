@@ -119,7 +119,10 @@ def equal(one, other):
     return all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["shared", "timm", "compiled"])
+COMPILED = pytest.param("compiled", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["shared", "timm", COMPILED])
 def test_a_resumed_training_equals_an_uninterrupted_one(kind, tmp_path):
     dataset = dataset_for(kind)
     whole = trained(made(kind), dataset, tmp_path)
@@ -130,7 +133,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(kind, tmp_path):
     assert equal(trained(made(kind, 1), dataset, tmp_path, resume=str(checkpoint)).model, whole.model)
 
 
-@pytest.mark.parametrize("kind", ["timm", "compiled"])
+@pytest.mark.parametrize("kind", ["timm", COMPILED])
 def test_a_checkpoint_of_a_timm_student_loads_with_timm_and_as_a_teacher(kind, tmp_path):
     trainer = trained(made(kind), pictures(), tmp_path)
     images = torch.randn(2, 3, 32, 32)
@@ -142,6 +145,7 @@ def test_a_checkpoint_of_a_timm_student_loads_with_timm_and_as_a_teacher(kind, t
     assert list(teacher.network.label_names) == NAMES
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_of_a_compiled_student_is_loaded(tmp_path):
     evaluated = {"load_best_model_at_end": True, "eval_strategy": "epoch", "metric_for_best_model": "eval_loss"}
     args = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "epoch", "kd_lambda": 0.0}
@@ -167,7 +171,7 @@ def run_code_of(card, folder):
     return names, code
 
 
-KINDS = ("timm", "ours", "compiled", "wrapper", "vit", "bert", "perceptron", "shared")
+KINDS = ("timm", "ours", COMPILED, "wrapper", "vit", "bert", "perceptron", "shared")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 from torch import nn
 
+from ...models.timm_networks import is_timm, label_names_of
 from ...models.calling import num_classes_of, unwrapped
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
@@ -141,7 +142,8 @@ def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order, from its config; ``LABEL_0`` and so on where it has none."""
     network = unwrapped(network)
     names = getattr(getattr(network, "config", None), "id2label", None) or {}
-    names = names or dict(enumerate(getattr(network, "label_names", None) or ()))
+    own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
+    names = names or dict(enumerate(own or ()))
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
 
 
