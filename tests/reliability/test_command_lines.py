@@ -73,7 +73,7 @@ LINES = [
     ("study", "--gradient_accumulation_steps 0", f"gradient_accumulation_steps {COUNT} 0"),
     ("study", "--dataloader_num_workers -1", "dataloader_num_workers must be at least 0 and finite, and it is -1"),
     ("study", "--deepspeed x", "argument --deepspeed: No package metadata was found for The 'deepspeed>=0 ..."),
-    ("study", "--use_cpu --deepspeed {\"a\":1}", "argument --deepspeed: No package ..."),
+    ("study", '--use_cpu --deepspeed {"a":1}', "argument --deepspeed: No package ..."),
     ("study", "--lr_scheduler_kwargs {a:1}", "argument --lr_scheduler_kwargs: Expecting property name ..."),
     ("study", "--lr_scheduler_kwargs a=1", "--lr_scheduler_kwargs must be a JSON object such as ..."),
     ("study", "--bf16 --fp16", "arguments --bf16, --fp16: At most one of fp16 and bf16 can be True, but not both ..."),

@@ -9,8 +9,8 @@ from typing import Any
 import datasets
 from torch import nn
 
-from ...models.timm_networks import is_timm, label_names_of
 from ...models.calling import num_classes_of, unwrapped
+from ...models.timm_networks import is_timm, label_names_of
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
 from .audio import audio_preprocessor
