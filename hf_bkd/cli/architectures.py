@@ -63,7 +63,7 @@ class ImageShape:
     def of_architecture(cls, name: str, size: int | None, channels: int = 3) -> "ImageShape":
         """Return what timm says of an architecture, for another image size if one is given."""
         config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(), args={})
-        mean, std = ([sum(config[key]) / 3] if channels == 1 else config[key] for key in ("mean", "std"))
+        mean, std = (_of_channels(config[key], channels) for key in ("mean", "std"))
         further = {key: config[key] for key in ("crop_pct", "crop_mode", "interpolation")}
         return cls(channels, size or config["input_size"][-1], mean, std, further)
 
@@ -91,6 +91,10 @@ class ImageShape:
         return None if size is None and own is None else cls(len(mean), size or own, mean, std, further)
 
 
+def _of_channels(values: Sequence[float], channels: int) -> Sequence[float]:
+    return values if len(values) == channels else [sum(values) / len(values)] * channels
+
+
 def new_image_network(architecture: str, classes: list[str], shape: ImageShape, **settings: Any) -> nn.Module:
     """Build a timm network for images, with random weights.
 
@@ -107,18 +111,17 @@ def new_image_network(architecture: str, classes: list[str], shape: ImageShape, 
 
 
 def new_perceptron(
-    name: str, classes: list[str], rows: datasets.Dataset, columns: Sequence[str], **settings: Any
+    name: str, classes: list[str], rows: datasets.Dataset, columns: Sequence[str], drop_rate: float = 0.0
 ) -> Perceptron:
     """Build a perceptron for columns of numbers, on the scale of the rows that it will be trained on.
 
     Raises:
-        UserError: settings, which it doesn't have, or columns that don't become numbers.
+        UserError: columns that don't become numbers.
     """
-    if settings:
-        raise UserError(f"{name} can't be built with {', '.join(settings)}: omit it")
     hidden = [int(width) for width in PERCEPTRON.fullmatch(name)[1].split("-")[1:]]
     (features,) = feature_preprocessor(nn.Identity(), tuple(columns))(rows.with_format(None)[:]).values()
-    network = Perceptron(features.shape[1], len(classes), hidden, label_names=classes, feature_names=[*columns])
+    names = {"label_names": classes, "feature_names": [*columns]}
+    network = Perceptron(features.shape[1], len(classes), hidden, drop_rate, **names)
     network.standardize(features)
     return network
 

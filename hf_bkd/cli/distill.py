@@ -28,7 +28,7 @@ from . import options
 from .architectures import ImageShape, StandIn, is_architecture, new_image_network, new_perceptron, reads_features
 from .arguments import metrics_text, quiet, repository
 from .examples import check_column, reader_of
-from .finished import contents, finish
+from .finished import SETTINGS, contents, finish
 from .networks import are_made_up, load_for_classes, load_trained, processor_of, saved_kind
 from .teacher import DEFAULTS, FROM_SCRATCH
 
@@ -90,7 +90,7 @@ def _distilled(
     teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
     set_seed(args.seed)
     student, processing_class = _student(arguments, rows, teacher)
-    check_same_settings(work / "settings.json", settings, "a training", "go on with the same, or delete that folder")
+    check_same_settings(work / SETTINGS, settings, "a training", "go on with the same, or delete that folder")
     trainer = train_network(
         student,
         args,
@@ -213,6 +213,7 @@ def _image_shape(
     arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | None, record: LabelRecord | None
 ) -> ImageShape:
     """How a new student reads images: as the teacher does, or as its architecture wants them if that isn't known."""
+    Content.of(rows).columns("image", StandIn(arguments.student, "image"))  # which says that there are none
     size, settings, image_size = arguments.image_size, {}, None
     if teacher is not None:
         settings = reader_of(teacher.network, rows, teacher.processing_class).settings

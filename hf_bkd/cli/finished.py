@@ -14,6 +14,7 @@ from ..utils.locks import LOCK_FILE, sole_user
 from ..utils.processes import decided_by_main, processes
 
 MARKER = "hf_bkd_command.json"  # in the finished folder: what was asked for
+SETTINGS = "settings.json"  # of a training, in its folder of work
 WHOLE = 2**26  # bytes of a file that are hashed; of larger ones both ends, and the size
 END = 2**20
 
@@ -90,9 +91,9 @@ def mark_finished(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove a folder of work in which nothing stands but its lock."""
+    """Remove a folder of work in which nothing stands but its lock and the settings of what never began."""
     with suppress(OSError):
-        if {file.name for file in folder.iterdir()} <= {LOCK_FILE}:
+        if {file.name for file in folder.rglob("*") if file.is_file()} <= {LOCK_FILE, SETTINGS}:
             shutil.rmtree(folder)
 
 

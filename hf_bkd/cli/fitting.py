@@ -24,7 +24,7 @@ from ..training.batched_dataset import BatchedDataset, training_set
 from ..utils.errors import UserError
 from ..utils.files import bare_name
 from .examples import Examples, reader_of
-from .finished import contents
+from .finished import SETTINGS, contents
 from .networks import load_trained
 
 # the options that change a training, beside the training arguments
@@ -144,7 +144,7 @@ class CommandLineFitting(Fitting):
         for name in ("train", "validation"):
             settings[f"the data's {name} split"] = content_digest(getattr(self.examples, name))
         remedy = "go on with the same, or delete that folder"
-        check_same_settings(self.checkpoints / "settings.json", settings, "a training", remedy)
+        check_same_settings(self.checkpoints / SETTINGS, settings, "a training", remedy)
 
     def facts(self) -> dict[str, Any]:
         """Return what the teacher's card should say of all this."""

@@ -126,11 +126,30 @@ def test_laplace_is_fitted_on_the_training_split_as_it_is(home, tmp_path):
     assert teacher.fingerprint() == expected.fingerprint()
 
 
+def test_classes_that_both_sides_name_are_compared(home, tmp_path, capsys):
+    rows = datasets.load_from_disk(home / "images")
+    for names in (["a", "b", "c"], ["left", "b", "c"]):
+        feature = datasets.ClassLabel(names=names)
+        named = datasets.DatasetDict({name: each.cast_column("label", feature) for name, each in rows.items()})
+        named.save_to_disk(tmp_path / names[0])
+        if names[0] == "a":
+            run("evaluate", home / "cnn", dataset=tmp_path / "a")
+            said = capsys.readouterr()
+            assert "have no name in common: they go by number" in said.err
+            assert float(said.out.split()[said.out.split().index("accuracy") + 1]) > 0.9
+        else:
+            said = status(capsys, home, tmp_path / "o", "laplace", "cnn", tmp_path / "left")
+            assert "has some of the network's classes and some others (left, b, c)" in said
+
+
 def test_mc_dropout_from_scratch(home, tmp_path):
     options = {"drop_rate": 0.4, "max_steps": 3, "learning_rate": 1e-3}
     fit(home, tmp_path / "teacher", "mc_dropout", "resnet20_cifar", "images", **options)
     teacher = Teacher.from_pretrained(tmp_path / "teacher")
     assert teacher.network.timm_model.drop_rate == 0.4 and teacher.record["steps"] == 3
+    (tmp_path / "t.csv").write_text("a,label\n" + "".join(f"{row % 2},{row % 2}\n" for row in range(40)))
+    fit(home, tmp_path / "features", "mc_dropout", "mlp-8", tmp_path / "t.csv", **options | {"max_steps": 1})
+    assert Teacher.from_pretrained(tmp_path / "features").network.body[2].p == 0.4
 
 
 def test_an_ensemble_of_one_architecture(home, tmp_path):
