@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from .columns import find_label, numbered_labels
-from .preprocessors import Preprocessor, called, class_names, ready_columns
+from .preprocessors import Preprocessor, called, class_names, columns_as_inputs, ready_columns
 from .rows import read_rows
 
 
@@ -70,5 +70,4 @@ class DatasetBatches:
             return called(self.preprocessor, read_rows(dataset, start, stop), np.arange(start, stop))
         if dataset.format["type"] not in ("custom", "torch"):
             dataset = dataset.with_format("torch")
-        rows = dataset[start:stop]
-        return {name: value for name, value in rows.items() if isinstance(value, Tensor) and "label" not in name}
+        return columns_as_inputs(dataset[start:stop], self.dataset.features, self.columns)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.columns import is_label
 from ..data.preprocessing import ImagePreprocessor, Images, Pool, look
-from ..data.preprocessors import Preprocessor, called, ready_columns
+from ..data.preprocessors import Preprocessor, called, columns_as_inputs, ready_columns
 from ..data.preprocessors.functions import function_preprocessor
 from ..data.rows import Watched, read_rows
 from ..data.views import Views
@@ -227,7 +227,7 @@ class Examples:
 
     def _as_inputs(self, rows: Rows) -> dict[str, Tensor]:
         """What columns become that are inputs as they are."""
-        return _columns_as_inputs(rows, self.dataset.features, self.inputs)
+        return columns_as_inputs(rows, self.dataset.features, self.inputs)
 
     def _views_of(self, pictures: Images, ids: Tensor, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
         ids = ids.to(device)
@@ -314,20 +314,3 @@ def _digest(inputs: Any) -> str:
 def _always(inputs: dict[str, Tensor]) -> Callable[[int], dict[str, Tensor]]:
     """The same inputs in whatever view."""
     return lambda view: inputs
-
-
-def _columns_as_inputs(rows: Rows, features: datasets.Features, columns: tuple[str, ...] | None) -> dict[str, Tensor]:
-    inputs = {}
-    for name, value in rows.items():
-        if is_label(name, features.get(name)) or is_soft_label_column(name) or (columns and name not in columns):
-            continue
-        if isinstance(value, list) and all(isinstance(x, Tensor) and x.shape == value[0].shape for x in value):
-            value = torch.stack(value)
-        if isinstance(value, Tensor):
-            inputs[name] = value
-    if not inputs or any(isinstance(features.get(name), datasets.Image) for name in inputs):
-        raise UserError(
-            f"the columns {', '.join(rows)} are not a network's inputs as they are; pass preprocessor=, a function "
-            "from rows to inputs (for images: preprocessor=ImagePreprocessor.for_model(network))"
-        )
-    return inputs

@@ -148,6 +148,15 @@ def test_photographs_of_all_sizes_and_modes_are_cropped_to_one(home, tmp_path):
         torch.testing.assert_close(read(labeled).probs[:, view], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [[], ["--views", "2"]])
+def test_photographs_of_16_bits_are_not_clipped(home, tmp_path, options):
+    deep = [Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype("uint16"))] * 2
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict({"image": deep}, features=features).save_to_disk(tmp_path / "deep")
+    with pytest.raises(UserError, match="images of mode I;16 have more than 8 bits a channel, and would be clipped"):
+        run(tmp_path, tmp_path / "o", *options, dataset="deep", teacher=home / "teacher")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

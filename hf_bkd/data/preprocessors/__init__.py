@@ -15,7 +15,7 @@ from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
 from .audio import audio_preprocessor
 from .base import Preprocessor, called
-from .content import Content, ready_columns
+from .content import INPUT_NAMES, Content, columns_as_inputs, ready_columns
 from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
@@ -28,6 +28,7 @@ __all__ = [
     "Reader",
     "called",
     "class_names",
+    "columns_as_inputs",
     "kind_of",
     "preprocessor_for",
     "reader_for",
@@ -82,7 +83,7 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
         if "input_ids" in ragged:
             tokenizer = processing_class or saved_processor("text", *folders_of(network))
             return token_preprocessor(network, ready, tokenizer)
-        if not ragged or kind in ("image", "text"):
+        if not ragged or set(ready) & set(INPUT_NAMES):
             return None
     return made(kind or content.only_kind(network), network, content, processing_class)
 

@@ -1,12 +1,13 @@
 """What the columns of a dataset hold, and which of them a network reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import datasets
 import pyarrow.compute as pc
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...models.calling import argument_names, unwrapped
 from ...utils.errors import UserError
@@ -80,9 +81,10 @@ class Content:
             names = [name for name in self.of_kind("features") if _is_list(self.features[name])]
         if not names:
             what = {"image": "images", "text": "texts", "audio": "sound", "features": "numbers"}[kind]
+            files = ": cast_column(NAME, datasets.Image()) makes names of files images" if kind == "image" else ""
             raise UserError(
                 f"{type(network).__name__} reads {what}, and the dataset has no column of {what}, only "
-                f"{', '.join(self.dataset.features)}"
+                f"{', '.join(self.dataset.features)}{files}"
             )
         if kind == "text":
             return _texts(names)
@@ -129,6 +131,8 @@ def ready_columns(network: nn.Module, dataset: Any, kind: str | None = None) -> 
         kind: what the network reads, if that is known.
     """
     network, content = unwrapped(network), Content.of(dataset)
+    if content.has_transform:
+        return None
     numbers = content.of_kind("features")
     taken, needed = argument_names(network), argument_names(network, required=True)
     main = getattr(network, "main_input_name", None)
@@ -146,6 +150,33 @@ def ready_columns(network: nn.Module, dataset: Any, kind: str | None = None) -> 
     if feature is None or not _is_list(feature) or (_is_whole(feature) and not _looks_up(network)):
         return None
     return (numbers[0],)
+
+
+def columns_as_inputs(rows: Mapping[str, Any], features: Mapping[str, Any], columns: Any = None) -> dict[str, Tensor]:
+    """Return the tensors among columns as inputs: those of rows in torch's format, or of a dataset's transform.
+
+    Args:
+        rows: column name -> tensor [B, ...], or a list of B tensors of one shape; all else is omitted.
+        features: of the dataset.
+        columns: the names to take; all but labels and soft labels if not given.
+
+    Raises:
+        UserError: there are no tensors, or undecoded images.
+    """
+    inputs = {}
+    for name, value in rows.items():
+        if is_label(name, features.get(name)) or is_soft_label_column(name) or (columns and name not in columns):
+            continue
+        if isinstance(value, list) and all(isinstance(x, Tensor) and x.shape == value[0].shape for x in value):
+            value = torch.stack(value)
+        if isinstance(value, Tensor):
+            inputs[name] = value
+    if not inputs or any(isinstance(features.get(name), datasets.Image) for name in inputs):
+        raise UserError(
+            f"the columns {', '.join(rows)} are not a network's inputs as they are; pass preprocessor=, a function "
+            "from rows to inputs (for images: preprocessor=ImagePreprocessor.for_model(network))"
+        )
+    return inputs
 
 
 def _texts(names: list[str]) -> tuple[str, ...]:

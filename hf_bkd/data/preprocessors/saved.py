@@ -133,9 +133,11 @@ def folders_of(network: nn.Module) -> Iterator[Path]:
     name = getattr(config, "_name_or_path", None)
     if not name:
         return
-    if Path(name).is_dir():
-        yield Path(name)
-        yield Path(name).parent  # of a saved teacher, where earlier versions kept it
+    folder = Path(name)
+    if folder.is_dir():
+        yield folder
+        if folder.name == "network" and (folder.parent / "teacher.json").is_file():
+            yield folder.parent  # where earlier versions kept it
         return
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
