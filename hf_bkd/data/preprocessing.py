@@ -152,7 +152,8 @@ class StoredImages:
         return len(self.dataset)
 
     def __getitem__(self, rows: Tensor) -> Images:
-        return decoded(in_mode(self.dataset[rows.tolist()][self.column], self.mode))
+        images = self.dataset[rows.tolist()][self.column]
+        return decoded(images if self.mode is None else in_mode(images, self.mode))
 
 
 class Pool(NamedTuple):

@@ -106,7 +106,7 @@ class BatchedDataset(torch.utils.data.Dataset):
             rows = read_rows(pictures, start, min(start + 1000, len(dataset)))[image_column]
             ids.append(content_ids(rows))
             if resident:
-                images.append(stacked(decoded(in_mode(rows, mode))))
+                images.append(stacked(decoded(rows if mode is None else in_mode(rows, mode))))
                 check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
         pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column, mode)
         labels = torch.tensor(class_numbers(plain, label_column)).to(pixels.device)

@@ -61,6 +61,17 @@ def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None
     return next(iter(named or classes), None)
 
 
+def check_one_label(dataset: datasets.Dataset, name: str) -> None:
+    """Raise a UserError if another column of a usual name has other class numbers than the column of labels."""
+    for other in {"labels", "label", "label_ids"} - {name}:
+        both = [str(getattr(dataset.features.get(each), "dtype", "")) for each in (name, other)]
+        if all(dtype.startswith(("int", "uint")) for dtype in both) and dataset[other][:] != dataset[name][:]:
+            raise UserError(
+                f"the columns {name} and {other} hold different labels: pass dataset.remove_columns({other!r}), or "
+                f"dataset.remove_columns({name!r}) if these are wrong"
+            )
+
+
 def places_among(names: Sequence[str], classes: Sequence[str], whose: str, remedy: str) -> list[int]:
     """Return the place among ``classes``, the student's, of each of ``names``, which are those of ``whose``.
 

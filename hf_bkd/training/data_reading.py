@@ -10,7 +10,7 @@ from ..models.calling import unwrapped
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
-from .preparation import check_length, check_views
+from .preparation import check_length, check_student, check_views
 from .prepared import PreparedDataset
 from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
 from .resuming import ResumableTrainer
@@ -31,6 +31,7 @@ class DataReadingTrainer(ResumableTrainer):
             prepares: whether rows are prepared here, and not by the caller's collator.
         """
         args, train, student = self.args, self.train_dataset, self.model
+        check_student(student, args)
         check_length(student, train)
         classes = classes_of_student(student, train, args.label_names, alphabetical=args.kd_lambda == 0)
         asks = self.place_model_on_device and not self.is_model_parallel

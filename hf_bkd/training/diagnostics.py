@@ -75,11 +75,13 @@ class DiagnosticsCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log a measurement, if it is time for one."""
         if state.global_step % self.every == 0 and state.is_world_process_zero:
+            due = control.should_log
             self.trainer.log(self.measure())
+            control.should_log = due  # which logging sets back, and the step's own is still to come
 
     def measure(self) -> dict[str, float]:
         """Return what is logged, at the present weights."""
-        batch, source = self.trainer.batch_of(self.rows.tolist()), self.trainer._source
+        (batch, known), source = self._batch(), self.trainer._source
         with evaluation_mode(self.trainer.model):
             network, inputs, classes = self._differentiated(network_inputs(batch))
             targets = {}
@@ -88,7 +90,7 @@ class DiagnosticsCallback(TrainerCallback):
             if source is not None:
                 targets["stored"] = source.target(batch).float()
             if self.exact is not None:
-                targets["exact"] = self.exact[self.rows].float().to(self.trainer.args.device)
+                targets["exact"] = self.exact[self.rows[known]].float().to(self.trainer.args.device)
             try:
                 norms = squared_gradient_norms(network, inputs, torch.stack(list(targets.values()))).mean(dim=1)
             except RuntimeError as error:
@@ -110,6 +112,21 @@ class DiagnosticsCallback(TrainerCallback):
             return classification_head(model)[1], features, logits.shape[-1]
         one = {name: value[:1] for name, value in inputs.items()}
         return _Logits(model), inputs, logits_of(call_network(model, one)).shape[-1]
+
+    def _batch(self) -> tuple[dict[str, Tensor], Tensor]:
+        """The chosen examples that have a label, if labels are read, and which they are of the chosen ones."""
+        batch = self.trainer.batch_of(self.rows.tolist())
+        if "labels" not in batch:
+            return batch, torch.arange(len(self.rows))
+        known = (batch["labels"] != -100).nonzero()[:, 0]
+        if not len(known):
+            raise UserError("none of the examples chosen for the diagnostics has a label: pass more num_examples")
+        return _rows(batch, known), known.cpu()
+
+
+def _rows(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """Return some rows of a batch, of an online teacher's inputs too."""
+    return {name: _rows(each, rows) if isinstance(each, dict) else each[rows] for name, each in batch.items()}
 
 
 class _Logits(nn.Module):

@@ -68,9 +68,11 @@ def logits_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what:
                 "its forward"
             ) from error
     rows = len(next(iter(inputs.values())))
-    if logits.ndim < 2 or len(logits) != rows:
+    answers = list(batch["labels"].shape) if "labels" in batch else [rows]
+    if list(logits.shape[:-1]) != answers or logits.shape[-1] < 2:
         raise UserError(
             f"the student, a {type(network).__name__}, returns logits of shape {list(logits.shape)} for {rows} rows, "
-            "and a classifier's are [rows, classes]: take a network with a classification head"
+            f"and a classifier's are {[*answers, 'classes']}, of two classes or more: take a network with a "
+            "classification head"
         )
     return logits

@@ -100,8 +100,41 @@ def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> N
         )
 
 
+def check_student(model: nn.Module, args: DistillationTrainingArguments) -> None:
+    """Refuse a student that says of itself that it is no classifier, and metrics of inputs that nobody could find.
+
+    Raises:
+        UserError: another ``problem_type`` than of single labels, or inputs for metrics without a main input's name.
+    """
+    problem = getattr(getattr(model, "config", None), "problem_type", None)
+    if problem not in (None, "single_label_classification"):
+        raise UserError(
+            f"the student's config.problem_type is {problem!r}, and it would be trained with one class for each row: "
+            "set it to None if that is meant"
+        )
+    if "inputs" in args.include_for_metrics and not hasattr(model, "main_input_name"):
+        raise UserError(
+            f"include_for_metrics has 'inputs', and {type(model).__name__} doesn't say which these are: set its "
+            "attribute main_input_name to the name of its input"
+        )
+
+
+def check_trained(model: nn.Module) -> None:
+    """Raise a UserError if no parameter of the student would be trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            "no parameter of the student is trained: call student.requires_grad_(True), or on a part of it"
+        )
+
+
 def check_length(model: nn.Module, dataset: Any) -> None:
-    """Raise a UserError if a variational network's KL divergence would be divided by an unknown number of examples."""
+    """Refuse a training set of no rows, and one of an unknown number by which a KL divergence is to be divided.
+
+    Raises:
+        UserError: an empty training set, or a variational network's stream.
+    """
+    if hasattr(dataset, "__len__") and len(dataset) == 0:
+        raise UserError("the training set is empty: pass one with rows")
     if dataset is not None and not hasattr(dataset, "__len__") and gaussian_kl(model) is not None:
         raise UserError(
             "the KL divergence of a variational network is divided by the number of training examples, which a stream "

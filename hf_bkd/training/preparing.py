@@ -18,7 +18,7 @@ from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
-from .classes import LabelColumn, label_column, read_label_column
+from .classes import LabelColumn, check_one_label, label_column, read_label_column
 from .collating import Collator, kept_columns
 from .first_batch import first_batch, logits_of_first_batch, unmoved_randomness
 from .preparation import own_dataset
@@ -111,7 +111,7 @@ class Preparer:
             dataset = dataset.select_columns([name for name in features if name in kept or is_soft_label_column(name)])
             network = None
         own = own_dataset(dataset, self.args, self.classes)
-        if isinstance(source, OnlineTeacher) and hasattr(own, "teacher_preprocessor"):
+        if isinstance(source, OnlineTeacher) and getattr(own, "preprocessor", None) is not None:
             own.teacher_preprocessor = _reads_pictures(source.teacher)
         return Loaded(own, Collator(self.per_example, source, network))
 
@@ -140,7 +140,9 @@ class Preparer:
                 return None
             column = read_label_column(dataset.features, name, self.classes, num_classes)
             if isinstance(dataset, datasets.Dataset):
-                column(dataset.with_format(None)[name][:], first=0)
+                values = dataset.with_format(None)
+                column(values[name][:], first=0)
+                check_one_label(values, name)
             return column
         except UserError:
             if optional:

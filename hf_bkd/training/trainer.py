@@ -15,7 +15,7 @@ from .callbacks import DrawWeights
 from .card import write_training_card
 from .checkpoints import writing
 from .evaluating import EvaluatingTrainer, metrics_of
-from .preparation import check_loss, own_config
+from .preparation import check_loss, check_trained, own_config
 from .saving import name_classes, save_student_files, state_to_save
 from .supervision import OnlineTeacher
 
@@ -128,9 +128,10 @@ class DistillationTrainer(EvaluatingTrainer):
         return batches, num_items
 
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
-        if self._source is None or self._source.reads_labels:
+        masked = self._source is not None and self._source.reads_labels and batch["labels"].ndim > 1
+        if self._source is None or masked:
             return (batch["labels"] != -100).sum()
-        return self._source.count(batch)
+        return self._source.count(batch)  # an example without a label is taught by its soft label
 
     def compute_loss(
         self,
@@ -171,7 +172,7 @@ class DistillationTrainer(EvaluatingTrainer):
         """Add a variational network's KL divergence, and scale what will be averaged over the processes."""
         complexity = gaussian_kl(self.model)
         if complexity is not None:
-            share = 1.0 if num_items is None else self._count_items(batch) / num_items
+            share = 1.0 if num_items is None else self._count_items(batch) / num_items.clamp_min(1)
             loss = loss + self._kl_weight() * share * complexity / len(self.train_dataset)
         return loss if num_items is None else loss * self.accelerator.num_processes
 
@@ -222,6 +223,7 @@ class DistillationTrainer(EvaluatingTrainer):
         Raises:
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
+        check_trained(self.model)
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:

@@ -44,8 +44,7 @@ def losses(trainer: DistillationTrainer) -> list[float]:
 
 
 def label(dataset, teacher, **changes) -> datasets.Dataset:
-    own = preprocessor_for(teacher.network, dataset, getattr(teacher, "processing_class", None))
-    return add_soft_labels(dataset, teacher, 4, seed=3, preprocessor=own, storage="float32", progress=False, **changes)
+    return add_soft_labels(dataset, teacher, 4, seed=3, storage="float32", progress=False, **changes)
 
 
 def both(folder, student, teacher, dataset, processing_class=None, **changes) -> tuple[list[float], list[float]]:

@@ -163,6 +163,13 @@ class TestLabels:
         with pytest.raises(UserError, match="the evaluation set: " + words):
             trained(tmp_path, new(Plain), rows(), evaluated=data)
 
+    def test_that_differ_between_two_columns_are_refused_with_advice_that_works(self, tmp_path, expected):
+        data = rows(label=[0] * N)
+        with pytest.raises(UserError, match="the columns labels and label hold different labels: pass") as error:
+            trained(tmp_path, new(Plain), data)
+        mended = eval(str(error.value).partition("pass ")[2].partition(", or")[0], {"dataset": data})
+        assert largest_difference(trained(tmp_path, new(Plain), mended).model, expected) < 1e-6
+
     def test_of_other_names_are_refused_with_advice_that_works(self, tmp_path):
         data = named(["ant", "bee", "cow", "dog"]).rename_column("label", "labels")
         other = data.cast_column("labels", datasets.ClassLabel(names=["a", "b", "c", "d"]))
@@ -314,6 +321,16 @@ class TestTheLookAtTheFirstRows:
 
         with pytest.raises(UserError, match=r"a OfNone, returns logits of shape \[4\] for 2 rows"):
             trained(tmp_path, new(OfNone), rows())
+
+    def test_refuses_what_says_that_it_is_no_classifier(self, tmp_path):
+        student = with_names()
+        student.config.problem_type = "multi_label_classification"
+        with pytest.raises(UserError, match="problem_type is 'multi_label_classification', and it would be trained"):
+            trained(tmp_path, student, rows())
+        with pytest.raises(UserError, match="no parameter of the student is trained"):
+            trained(tmp_path, new(Plain).requires_grad_(False), rows())
+        with pytest.raises(UserError, match="the training set is empty"):
+            trained(tmp_path, new(Plain), rows().select([]))
 
     def test_refuses_a_stream_of_a_variational_network(self, tmp_path):
         network = make_variational(new(Plain), "head")

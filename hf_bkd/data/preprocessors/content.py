@@ -109,7 +109,7 @@ class Content:
         if not isinstance(feature, (datasets.List, datasets.LargeList)) or getattr(feature, "length", -1) != -1:
             return False
         if not isinstance(self.dataset, datasets.Dataset):
-            return True
+            return name == "input_ids"  # which usually have; of others it is seen when they are stacked
         column = self.dataset.with_format("arrow").select_columns([name])
         lengths: set[int | None] = set()
         for start in range(0, len(column), 10_000):
