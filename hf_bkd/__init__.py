@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
     from .soft_labels import (
         add_soft_labels,
         check_against_teacher,
+        concatenate_soft_labels,
         import_soft_labels,
         join_soft_labels,
         only_soft_labels,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
 _HOME = {
     "add_soft_labels": "soft_labels",
     "check_against_teacher": "soft_labels",
+    "concatenate_soft_labels": "soft_labels",
     "ClassificationMetrics": "reports.evaluate_metric",
     "ClassMap": "teachers",
     "convergence_noise": "metrics",
@@ -111,6 +113,7 @@ __all__ = [
     "Views",
     "add_soft_labels",
     "check_against_teacher",
+    "concatenate_soft_labels",
     "convergence_noise",
     "create_classifier",
     "import_soft_labels",

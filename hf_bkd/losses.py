@@ -70,23 +70,27 @@ def distillation_loss(
 
     Args:
         logits: student's logits [..., C].
-        labels: class indices [...]; -100 marks positions that don't count, in either term.
+        labels: class indices [...]; -100 is no label. An example [B] without one is taught by its soft label alone, as
+            with lambda = 1; in labels of several dimensions, such as those of tokens, -100 marks positions that don't
+            count, in either term.
         target: teacher's class probabilities [..., C], at the teacher's temperature already.
         kd_lambda: lambda in [0, 1], one number or one per example [...].
         student_temperature: T_s > 0, for the KL term only.
         scale: factor on the KL term, see :func:`temperature_factor`.
         label_smoothing: epsilon in [0, 1) of the cross-entropy term.
-        num_items: what the sums are divided by; the number of examples that count if not given. A step that
-            accumulates gradients passes the number of examples of all its micro-batches.
+        num_items: what the sums are divided by, at least 1; the number of examples that count if not given. A step
+            that accumulates gradients passes the number of examples of all its micro-batches.
 
     Returns:
         LossParts.
     """
     each = isinstance(kd_lambda, Tensor)
     reads_labels, reads_target = each or kd_lambda < 1, each or kd_lambda > 0
-    ignored = labels == -100 if reads_labels else None
+    unlabeled = labels == -100 if reads_labels else None
+    taught = unlabeled is not None and reads_target and labels.ndim == 1  # by their soft labels, also without a label
     if num_items is None:
-        num_items = logits[..., 0].numel() if ignored is None else (~ignored).sum()
+        num_items = logits[..., 0].numel() if unlabeled is None or taught else (~unlabeled).sum()
+    num_items = num_items.clamp_min(1) if isinstance(num_items, Tensor) else max(num_items, 1)
     cross_entropy = distillation = None
     total = 0.0
     if reads_labels:
@@ -96,9 +100,11 @@ def distillation_loss(
         total, cross_entropy = _weighted(losses.view(labels.shape), 1 - kd_lambda, num_items)
     if reads_target:
         losses = kl_to_target(target, logits, student_temperature)
-        if ignored is not None:
-            losses = losses.masked_fill(ignored, 0)
+        if unlabeled is not None and not taught:
+            losses = losses.masked_fill(unlabeled, 0)
         weighted, distillation = _weighted(losses, kd_lambda, num_items)
+        if taught:
+            weighted = weighted + ((1 - kd_lambda) * losses).masked_fill(~unlabeled, 0).sum() / num_items
         total = total + scale * weighted
     return LossParts(total, cross_entropy, distillation)
 

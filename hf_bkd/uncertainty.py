@@ -92,9 +92,10 @@ def uncertainty_report(
         - ``posterior_mean``, ``map``: accuracy, NLL, ECE and Brier score;
         - ``mean_deviance``, and ``entropy`` with its parts, averaged over the examples, in nats;
         - ``credible_sets``, a list with an entry a level: the share of labels that are in the :func:`credible_sets` of
-          the mean (``coverage``, nominally ``level`` or more), how many classes those have (``size``), and the share
-          of labels, over all draws, with a deviance within -2 log u (``deviance_coverage``, nominally ``level``: our
-          reading of the paper's bound);
+          the mean (``coverage``, nominally ``level`` or more), how many classes those have (``size``), and the
+          probability, given the label, of a draw with a deviance within -2 log u (``deviance_coverage``, nominally
+          ``level``: our reading of the paper's bound). A draw s counts by p_s[y], for the label belongs to the draw
+          that it came from;
         - ``auroc`` of detecting ``ood_samples`` by their deviance, entropy, and epistemic entropy.
 
     Raises:
@@ -133,8 +134,14 @@ def _coverage(samples: Tensor, labels: Tensor, level: float) -> dict[str, float]
         "level": level,
         "coverage": sets.gather(1, labels[:, None]).double().mean().item(),
         "size": sets.sum(dim=1).double().mean().item(),
-        "deviance_coverage": (of_label >= threshold).double().mean().item(),
+        "deviance_coverage": (_shares(of_label) * (of_label >= threshold)).sum(dim=0).mean().item(),
     }
+
+
+def _shares(of_label: Tensor) -> Tensor:
+    """Return p(s | y) [S, N] for p_s[y] [S, N]; all draws alike where none of them has the label."""
+    total = of_label.sum(dim=0)
+    return torch.where(total > 0, of_label / total, 1 / len(of_label))
 
 
 def _checked(samples: Tensor) -> Tensor:

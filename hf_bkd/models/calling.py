@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ..utils.errors import UserError
 
 Inputs = Mapping[str, Tensor] | Tensor
+_WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
 
 
 def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
@@ -36,8 +38,24 @@ def split(batch: Mapping[str, Tensor] | tuple | list) -> tuple[Inputs, Tensor]:
 
 
 def num_classes_of(network: nn.Module) -> int:
-    """Return the number of outputs of a network's classification head."""
-    return classification_head(network)[1].out_features
+    """Return the number of classes that a network states, or else of its classification head's outputs."""
+    return _stated_classes(uncompiled(network)) or classification_head(network)[1].out_features
+
+
+def check_single_label(network: nn.Module) -> None:
+    """Refuse a network of another kind of prediction than one class for each example, if its config says so.
+
+    Raises:
+        UserError: a multi-label classifier or a regression.
+    """
+    config = getattr(uncompiled(network), "config", None)
+    kind = getattr(config, "problem_type", None)
+    if kind in ("multi_label_classification", "regression") or getattr(config, "num_labels", None) == 1:
+        said = f"problem_type {kind!r}" if kind else "a single output"
+        raise UserError(
+            f"{type(network).__name__} has {said}, and only classifiers with one class for each example can teach or "
+            "be taught yet: build it with num_labels of at least 2 and problem_type='single_label_classification'"
+        )
 
 
 class HeadData(NamedTuple):
@@ -99,21 +117,28 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     """Find the linear layer that makes the logits of a timm, transformers or plain network.
 
     Returns:
-        The name and the module of the last ``nn.Linear`` of ``named_modules`` with as many outputs as there are
-        classes (``config.num_labels`` or ``num_classes``), or simply of the last one if the network has neither.
+        The name and the module of the layer that :func:`head_features` saw the logits come from; before that, of the
+        last ``nn.Linear`` of ``named_modules`` with as many outputs as there are classes (``config.num_labels`` or
+        ``num_classes``), or simply of the last one if the network has neither.
 
     Raises:
         UserError: there is none, as in a network that ends in a convolution, or timm's network averages several heads.
     """
+    network = uncompiled(network)
+    if network in _WATCHED:
+        return _WATCHED[network], network.get_submodule(_WATCHED[network])
     get_classifier = getattr(getattr(network, "timm_model", network), "get_classifier", None)
     if get_classifier is not None and isinstance(get_classifier(), tuple):
         raise UserError(f"{type(network).__name__} averages the logits of several heads: choose a network with one")
-    classes = getattr(getattr(network, "config", None), "num_labels", None) or getattr(network, "num_classes", None)
+    classes = _stated_classes(network)
     linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     heads = [(name, module) for name, module in linears if classes in (None, module.out_features)]
     if not heads:
         outputs = "" if classes is None else f" with {classes} outputs"
-        raise UserError(f"{type(network).__name__} has no linear layer{outputs} that could be its head")
+        raise UserError(
+            f"{type(network).__name__} has no linear layer{outputs} that could be its head, over which a posterior "
+            "could be had: temperature scaling, MC dropout, ensembles and posteriors over all weights still work"
+        )
     return heads[-1]
 
 
@@ -129,6 +154,11 @@ def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:
         return named
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     return list(names) if takes_any or len(names) == 1 else []
+
+
+def _stated_classes(network: nn.Module) -> int | None:
+    """Return the number of classes that a network states, if it does."""
+    return getattr(getattr(network, "config", None), "num_labels", None) or getattr(network, "num_classes", None)
 
 
 def call_network(network: nn.Module, inputs: Inputs) -> Any:
@@ -192,6 +222,9 @@ def argument_names(network: nn.Module, required: bool = False) -> list[str]:
 def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Return the head's input [B, d] and the logits [B, C] of one forward pass; gradients flow through both.
 
+    The head is the linear layer whose output the logits are, or for each example one position of its output, as in
+    decoders that classify by the last token; :func:`classification_head` knows it from then on.
+
     Args:
         network: has a :func:`classification_head`.
         inputs: keyword arguments of its forward, or the one positional argument.
@@ -199,19 +232,54 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: no head, no logits, or logits that are not the head's output.
     """
-    name, head = classification_head(network)
-    seen: list[Tensor] = []
-    hook = head.register_forward_hook(
-        lambda module, args, named, output: seen.extend((*args, *named.values(), output)), with_kwargs=True
-    )
+    network = uncompiled(network)
+    expected, _ = classification_head(network)
+    layers = {
+        module: name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and _stated_classes(network) in (None, module.out_features)
+    }
+    seen: list[tuple[str, Tensor, Tensor]] = []
+
+    def watch(module: nn.Module, args: tuple, named: dict[str, Any], output: Tensor) -> None:
+        seen.append((layers[module], (*args, *named.values())[0], output))
+
+    hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in layers]
     try:
         logits = logits_of(call_network(network, inputs))
     finally:
-        hook.remove()
-    features, output = seen[-2:] if seen else (None, None)
-    if output is not logits and not (seen and output.shape == logits.shape and torch.equal(output.to(logits), logits)):
-        raise UserError(f"the logits of {type(network).__name__} are not what its linear layer {name!r} puts out")
-    return features, logits
+        for hook in hooks:
+            hook.remove()
+    for name, features, output in reversed(seen):
+        entered = _entering(features, output, logits)
+        if entered is not None:
+            if name != expected:
+                _WATCHED[network] = name
+            return entered, logits
+    raise UserError(
+        f"the logits of {type(network).__name__} are not what its linear layer {expected!r} puts out, so that no "
+        "posterior over a last layer can be had: temperature scaling, MC dropout, ensembles and posteriors over all "
+        "weights still work"
+    )
+
+
+def _entering(features: Tensor, output: Tensor, logits: Tensor) -> Tensor | None:
+    """Return what of a layer's input [B, d] or [B, T, d] became the logits; ``None`` if they are not its output."""
+    if output is logits or (output.shape == logits.shape and torch.equal(output.to(logits), logits)):
+        return features
+    pooled = output.ndim == 3 and logits.ndim == 2 and output.shape[::2] == logits.shape
+    if not pooled:
+        return None
+    same = (output.to(logits) == logits[:, None]).all(dim=-1)
+    if not same.any(dim=1).all():
+        return None
+    last = same.shape[1] - 1 - same.flip(1).int().argmax(dim=1)
+    return features[torch.arange(len(last), device=last.device), last]
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """Return the network that `torch.compile` wraps, whose layers can be watched; others as they are."""
+    return getattr(network, "_orig_mod", network)
 
 
 def logits_of(outputs: Any) -> Tensor:

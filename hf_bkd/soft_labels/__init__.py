@@ -1,6 +1,7 @@
 """Soft labels: a teacher's opinion of each example, as columns of a dataset with a record of what made them."""
 
 from .columns import SoftLabels, read_record
+from .concatenating import concatenate_soft_labels
 from .importing import import_soft_labels
 from .joining import join_soft_labels
 from .labeling import add_soft_labels
@@ -14,6 +15,7 @@ __all__ = [
     "add_soft_labels",
     "attach",
     "check_against_teacher",
+    "concatenate_soft_labels",
     "import_soft_labels",
     "join_soft_labels",
     "only_soft_labels",

@@ -18,12 +18,12 @@ from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.processes import processes
 from ..utils.progress import progress_bar
-from ..utils.random import ExampleGenerator
+from ..utils.random import ExampleGenerator, named_seed
 from .belonging import check_class_count, check_identity
 from .examples import Batch, Examples, ahead
 from .shards import Shards
 from .storage import STORAGES
-from .writing import encoded_table
+from .writing import encoded_table, with_wide_variance
 
 VARIANCES = ("auto", "full", "sum", "none")
 SIZES, INPUTS = b"image_sizes", b"inputs"  # of a shard's images and of its first row, beside its columns
@@ -51,6 +51,8 @@ class LabelingTeacher(Protocol):
 class LabelOptions:
     """How a teacher is asked and what is stored of its answers; see :func:`~hf_bkd.add_soft_labels`.
 
+    ``stream`` is the teacher's name, if it has one: teachers of several names draw independently with one ``seed``.
+
     Raises:
         UserError: a number below 1, or an unknown storage, variance or precision.
     """
@@ -63,6 +65,7 @@ class LabelOptions:
     variance: str = "auto"
     mixed_precision: str | None = None
     shard_rows: int = 1024
+    stream: str | None = None
 
     def __post_init__(self):
         check_count(num_samples=self.num_samples, batch_size=self.batch_size, shard_rows=self.shard_rows)
@@ -72,6 +75,11 @@ class LabelOptions:
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
         if self.variance == "auto":
             object.__setattr__(self, "variance", "full" if self.storage.startswith("float") else "sum")
+
+    @property
+    def draw_seed(self) -> int:
+        """The seed of the draws, the stream's own."""
+        return named_seed(self.seed, self.stream)
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """The precision of the teacher's passes."""
@@ -179,7 +187,7 @@ def shard_name(part: str, number: int) -> str:
 def _collected(shards: Shards, names: list[str]) -> Answers:
     if not names:
         raise UserError("the dataset to label is empty")
-    tables = [shards.read(name) for name in names]
+    tables = [with_wide_variance(shards.read(name)) for name in names]
     sizes = {tuple(size) for table in tables for size in json.loads((table.schema.metadata or {}).get(SIZES, "[]"))}
     return Answers(pa.concat_tables(tables), sizes)
 
@@ -223,7 +231,7 @@ def _predict(teacher: LabelingTeacher, batch: Batch, num_views: int, options: La
     """``probs`` and ``variance`` [B, V, C], and the ids."""
     answers: dict[str, list[np.ndarray]] = {"probs": [], "variance": []}
     for view in range(num_views):
-        generator = ExampleGenerator(torch.from_numpy(batch.keys.copy()), options.seed, view)
+        generator = ExampleGenerator(torch.from_numpy(batch.keys.copy()), options.draw_seed, view)
         with options.autocast(device_of(teacher)):
             prediction = teacher.predict(batch.inputs(view), options.num_samples, generator)
         expected, actual = [len(batch.ids), teacher.num_classes], list(prediction.mean.shape)

@@ -16,6 +16,8 @@ from .record import LabelRecord
 from .storage import EXACT
 
 NAMED = 3  # ids in a message
+SMALLEST = 2.0**-149  # number of float32
+MOST_LOST = 1e-3  # probability of a class whose own is stored as 0, once it is raised to a temperature
 
 
 class Labels(Protocol):
@@ -230,6 +232,12 @@ def _check_temperature(name: str, record: LabelRecord, wanted: float | None) -> 
         raise UserError(
             f"{name} is stored as {storage}, which loses the small probabilities, and at temperature {wanted:g} they "
             f"would count: label with teacher.temperature = {wanted:g}, or with storage='float32'"
+        )
+    lost = SMALLEST ** (stored / wanted)
+    if wanted > stored and lost > MOST_LOST:
+        raise UserError(
+            f"{name} holds no probability below {SMALLEST:.1g}, and at temperature {wanted:g} such a class would have "
+            f"up to {lost:.2g}: label with teacher.temperature = {wanted:g}"
         )
 
 

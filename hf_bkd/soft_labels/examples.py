@@ -14,12 +14,11 @@ from torch import Tensor
 
 from ..data.columns import is_label
 from ..data.preprocessing import ImagePreprocessor, Images, Pool, look
-from ..data.preprocessors import Preprocessor, called, columns_as_inputs, ready_columns
-from ..data.preprocessors.functions import function_preprocessor
+from ..data.preprocessors import Preprocessor, called, columns_as_inputs
 from ..data.rows import Watched, read_rows
 from ..data.views import Views
 from ..utils.errors import UserError
-from .columns import check_reserved, is_soft_label_column
+from .columns import is_soft_label_column
 from .identity import Identity, content_column
 
 Rows = dict[str, Any]
@@ -31,7 +30,7 @@ class Batch(NamedTuple):
     """Some rows, read and decoded once.
 
     ids: int64 [B], of their content; their numbers where no column says what an example is.
-    keys: int64 [B], of their draws: their ids, or their numbers.
+    keys: int64 [B], of their draws: their ids, or their numbers where they have none or an earlier version began.
     numbers: int64 [B], in the dataset.
     sizes: [channels, height, width] that their images have, if they are images.
     inputs: view -> the network's inputs.
@@ -55,10 +54,10 @@ class Examples:
         identity: what tells the rows apart; by default all columns that the preprocessor (or the dataset's transform)
             reads of the first row, or that are inputs themselves.
         numbers: of the rows in the dataset that messages speak of; 0, 1, ... if not given.
+        draws_by_number: whether draws of rows without image, text or tokens go by the rows' numbers, as they did once.
 
     Raises:
-        UserError: no rows, a stream of unknown columns, views without a number or of something else than images, a
-            mixing view of a streamed dataset, or columns that have the names of soft labels and are none.
+        UserError: views without a number or of something else than images, or a mixing view of a streamed dataset.
     """
 
     def __init__(
@@ -69,12 +68,12 @@ class Examples:
         inputs: tuple[str, ...] | None = None,
         identity: Identity | None = None,
         numbers: np.ndarray | None = None,
+        draws_by_number: bool = False,
     ):
         self.dataset, self.preprocessor, self.views = dataset, preprocessor, views
-        self.inputs, self.numbers = inputs, numbers
+        self.inputs, self.numbers, self.draws_by_number = inputs, numbers, draws_by_number
         self.streamed = isinstance(dataset, datasets.IterableDataset)
         self.num_rows = None if self.streamed else len(dataset)
-        check_dataset(dataset)
         self.reads = preprocessor is not None and preprocessor.kind != "function"  # and nothing else than its columns
         self.content = preprocessor.columns[0] if self.reads else content_column(dataset.features)
         if identity is not None:
@@ -113,14 +112,16 @@ class Examples:
     def select(self, rows: np.ndarray) -> Self:
         """The examples of some rows."""
         numbers = rows if self.numbers is None else self.numbers[rows]
-        return self._changed(self.dataset.select(rows), self.identity, numbers)
+        return self._changed(self.dataset.select(rows), self.identity, numbers, self.draws_by_number)
 
-    def known_by(self, identity: Identity) -> Self:
-        """The same examples with another identity."""
-        return self._changed(self.dataset, identity, self.numbers)
+    def known_by(self, identity: Identity | None, draws_by_number: bool) -> Self:
+        """The same examples with another identity, or with draws by another key."""
+        return self._changed(self.dataset, identity, self.numbers, draws_by_number)
 
-    def _changed(self, dataset: AnyDataset, identity: Identity | None, numbers: np.ndarray | None) -> Self:
-        return type(self)(dataset, self.preprocessor, self.views, self.inputs, identity, numbers)
+    def _changed(
+        self, dataset: AnyDataset, identity: Identity | None, numbers: np.ndarray | None, draws_by_number: bool
+    ) -> Self:
+        return type(self)(dataset, self.preprocessor, self.views, self.inputs, identity, numbers, draws_by_number)
 
     @cached_property
     def identity(self) -> Identity | None:
@@ -202,7 +203,7 @@ class Examples:
                 inputs = _always(self._prepared(rows, numbers))
             else:
                 inputs = _always(self._as_inputs(tensors[start:stop]))
-            keys = positions if self.content is None else ids
+            keys = positions if self.draws_by_number and self.content is None else ids
             yield Batch(ids, keys, numbers, sizes, inputs)
 
     def _prepared(self, rows: Rows, numbers: np.ndarray) -> dict[str, Tensor]:
@@ -240,44 +241,6 @@ class Examples:
         if self.views.mixing is None:
             return None
         return Pool.of(self.identity.of_dataset(self.dataset), StoredPictures(self.dataset, self.preprocessor))
-
-
-def check_dataset(dataset: AnyDataset) -> None:
-    """Raise a UserError if a dataset has no rows, no known columns, or columns that are called like soft labels."""
-    if dataset.features is None:
-        raise UserError(
-            "the streamed dataset doesn't say what its columns are, so that nobody could tell whose labels these "
-            "are: pass dataset.cast(features)"
-        )
-    if isinstance(dataset, datasets.Dataset) and len(dataset) == 0:
-        raise UserError("the dataset to label is empty")
-    check_reserved(dataset.features)
-
-
-def examples_of(
-    teacher: Any, dataset: AnyDataset, preprocessor: Any, processing_class: Any, views: Views | None
-) -> Examples:
-    """The rows to label as a teacher reads them: by a preprocessor that was passed, or else by the teacher's own.
-
-    Args:
-        teacher: may have a method ``preprocessor_for``, as a :class:`~hf_bkd.Teacher` does, and a ``network``.
-        dataset, views: as for :class:`Examples`.
-        preprocessor: a function from rows to inputs, or ``None``.
-        processing_class: instead of the teacher's own, or ``None``.
-
-    Raises:
-        UserError: as for :class:`Examples` and :func:`~hf_bkd.data.preprocessors.preprocessor_for`.
-    """
-    own = getattr(teacher, "preprocessor_for", None)
-    if preprocessor is not None:
-        if not isinstance(preprocessor, Preprocessor):
-            preprocessor = function_preprocessor(preprocessor, dataset)
-    elif own is not None:
-        preprocessor = own(dataset, processing_class)
-    elif processing_class is not None:
-        raise UserError(f"a {type(teacher).__name__} doesn't say what its network reads: pass preprocessor= instead")
-    inputs = ready_columns(teacher.network, dataset) if preprocessor is None and own is not None else None
-    return Examples(dataset, preprocessor, views, inputs)
 
 
 class StoredPictures:

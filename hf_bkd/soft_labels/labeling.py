@@ -19,6 +19,7 @@ from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from ..utils.locks import sole_user
 from ..utils.processes import decided_by_main
+from .asked_rows import check_dataset, examples_of
 from .asking import (
     Answers,
     LabelingTeacher,
@@ -29,10 +30,10 @@ from .asking import (
     fitting_batch_size,
     shard_name,
 )
-from .examples import AnyDataset, Examples, check_dataset, examples_of
+from .examples import AnyDataset, Examples
 from .identity import Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
-from .shards import Shards, error_if_full, first_difference
+from .shards import Shards, error_if_full, first_difference, has_begun
 from .writing import attach_table, label_set
 
 Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
@@ -84,7 +85,7 @@ def add_soft_labels(
         fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
         batch_size: examples per call of the teacher; halved until they fit on a GPU.
         seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
-            these are.
+            these are; teachers of different names draw independently.
         storage: ``"float16"``, ``"float32"``, ``"uint8"`` or ``"top_k"``; see `storage` for what they lose.
         top_k: k >= 1, the classes that ``"top_k"`` keeps.
         variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
@@ -124,22 +125,25 @@ def add_soft_labels(
     elif name is not None or streamed or not teachers:
         raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
 
-    def examples_for(asked: Any) -> Examples:
-        return examples_of(asked, original, preprocessor, processing_class, views)
+    def examples_for(asked: Any, own_folder: str | Path | None) -> Examples:
+        examples = examples_of(asked, original, preprocessor, processing_class, views)
+        if asked is not None and not has_begun(own_folder):
+            check_answers(examples, asked, options)
+        return examples
 
     with _alone_in(folder):
-        if len(teachers) > 1:  # a misfit of the last one is not to come up when the others are done
-            for each in teachers.values():
-                if not isinstance(each, (str, Path)):
-                    check_answers(examples_for(each), each, options)
+        folders = {each: folder if each == name or folder is None else Path(folder, each) for each in teachers}
         for own_name, each in teachers.items():
-            own_folder = folder if own_name == name or folder is None else Path(folder, own_name)
-            each = _loaded(each)
-            examples = examples_for(each)
+            if len(teachers) > 1 and not isinstance(each, (str, Path)):  # a misfit of the last one comes up first
+                examples_for(each, folders[own_name])
+        for own_name, each in teachers.items():
+            own_folder = folders[own_name]
+            each, named = _loaded(each), replace(options, stream=own_name)
+            examples = examples_for(each, own_folder)
             if folds is None:
-                made = _labeled(examples, each, options, own_folder, progress)
+                made = _labeled(examples, each, named, own_folder, progress)
             else:
-                made = _cross_fitted(examples, folds, fit, options, own_folder, progress)
+                made = _cross_fitted(examples, folds, fit, named, own_folder, progress)
             table, record = _table_and_record(made, held_out, own_folder)
             if streamed:
                 return label_set(table, record, own_name)
@@ -178,11 +182,10 @@ def _loaded(teacher: LabelingTeacher | str | Path | None) -> LabelingTeacher | N
 def _labeled(
     examples: Examples, teacher: LabelingTeacher, options: LabelOptions, folder: str | Path | None, progress: bool
 ) -> Made:
-    check_answers(examples, teacher, options)
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
     described = description(teacher, options.num_samples)
     shards = Shards(folder, _plan(examples, options, described, None))
-    examples = _as_begun(examples, shards)
+    examples, options = _as_begun(examples, options, shards)
     answers = ask(examples, teacher, options, shards, "rows", "labeling" if progress else None)
     source = getattr(teacher, "source", None)
     return Made(examples, answers, options, described | ({"source": source} if source else {}))
@@ -195,7 +198,7 @@ def _cross_fitted(
     if examples.streamed:
         raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
     shards = Shards(folder, _plan(examples, options, None, folds))
-    examples = _as_begun(examples, shards)
+    examples, options = _as_begun(examples, options, shards)
     parts, answers, teachers = _fold_indices(examples.num_rows, folds, options.seed), [], []
     for fold, part in enumerate(parts):
         own, name = examples.select(part), f"fold-{fold:04d}"
@@ -227,11 +230,16 @@ def _in_order(tables: list[pa.Table], parts: list[np.ndarray], size: int) -> Ite
         yield pa.concat_tables(slices).combine_chunks().take(np.argsort(numbers))
 
 
-def _as_begun(examples: Examples, shards: Shards) -> Examples:
-    """The examples as those shards know them: in a folder of an earlier version by the identity of form 1."""
-    if shards.names_identity:
-        return examples
-    return examples.known_by(Identity(() if examples.content is None else (examples.content,), form=1))
+def _as_begun(examples: Examples, options: LabelOptions, shards: Shards) -> tuple[Examples, LabelOptions]:
+    """Examples and options as those shards know them: in a folder of an earlier version by its ids and draws."""
+    if not shards.unsaid:
+        return examples, options
+    identity = examples.identity
+    if "identity" in shards.unsaid:
+        identity = Identity(() if examples.content is None else (examples.content,), form=1)
+    if "stream" in shards.unsaid:
+        options = replace(options, stream=None)
+    return examples.known_by(identity, draws_by_number="draws" in shards.unsaid), options
 
 
 def _remembered(shards: Shards, name: str, fold: int, before: dict | None, now: dict) -> dict:
@@ -266,6 +274,7 @@ def _plan(
         "dataset": dataset.info.dataset_name,
         "split": None if dataset.split is None else str(dataset.split),
         "identity": examples.identity.to_json() if examples.has_ids else None,
+        "draws": "by id" if examples.has_ids else "by number",
         **asdict(options),
         **examples.settings,
     }
@@ -284,6 +293,7 @@ def _table_and_record(
         examples.dataset,
         num_samples=options.num_samples,
         seed=options.seed,
+        stream=options.stream,
         storage=options.storage,
         identity=examples.identity if examples.has_ids else None,
         ids=ids,

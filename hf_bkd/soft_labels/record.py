@@ -122,6 +122,7 @@ class LabelRecord(Part):
         dataset: what was labeled.
         num_samples: S, the draws that the teacher was asked for.
         seed: of the draws.
+        stream: the name that the teacher had, if it had one and drew by a seed of that name's own.
         storage: of the columns; see `storage`.
         views: ``Views.to_dict()``; ``None`` for the example as it is.
         folds: of cross-fitted labels: ``number``, ``seed`` and the ``weights`` of each teacher.
@@ -138,6 +139,7 @@ class LabelRecord(Part):
     dataset: DatasetRecord
     num_samples: int | None = None
     seed: int | None = None
+    stream: str | None = None
     storage: str | None = None
     views: dict[str, Any] | None = None
     folds: dict[str, Any] | None = None
@@ -193,6 +195,7 @@ def make_record(
     *,
     num_samples: int,
     seed: int,
+    stream: str | None = None,
     storage: str,
     identity: Identity | None,
     preprocessing: dict | None = None,
@@ -224,6 +227,7 @@ def make_record(
         "temperature": teacher["temperature"],
         "tempering": teacher["tempering"],
         "seed": seed,
+        **({} if stream is None else {"stream": stream}),
         "storage": storage,
         "views": views,
         "folds": folds,
@@ -315,6 +319,7 @@ def _is_readable(content: dict[str, Any]) -> bool:
         and isinstance(objects["dataset"].get("content_column"), (str, type(None)))
         and _is_identity(objects["dataset"].get("identity"))
         and _is_folds(content.get("folds"))
+        and isinstance(content.get("stream"), (str, type(None)))
         and _are(str, content.get("class_names"))
     )
 

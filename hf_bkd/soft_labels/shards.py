@@ -20,6 +20,12 @@ from ..utils.processes import decided_by_main, processes
 from .record import as_json
 
 PLAN_FILE = "labelling.json"  # spelled so in folders that earlier versions left
+ADDED = ("identity", "draws", "stream")  # to plans, since there is more than one value
+
+
+def has_begun(folder: str | Path | None) -> bool:
+    """Whether a folder holds a labeling that is to go on."""
+    return folder is not None and Path(folder, PLAN_FILE).is_file()
 
 
 class Shards:
@@ -37,35 +43,34 @@ class Shards:
         self.folder = None if folder is None else Path(folder)
         self._written: dict[str, pa.Buffer] = {}
         self._files: dict[str, Path] = {}
-        self.names_identity = True
+        self.unsaid: set[str] = set()  # what the folder's plan, of an earlier version, doesn't say
         if self.folder is not None:
             with error_if_full(self.folder):
-                self.names_identity = decided_by_main(lambda: self._begin(as_json(plan)))
+                self.unsaid = decided_by_main(lambda: self._begin(as_json(plan)))
             processes().wait_for_everyone()
             self._look()
 
-    def _begin(self, plan: dict[str, Any]) -> bool:
-        """Begin or go on; whether the folder's plan says what identity its ids have, as all do since there are two."""
+    def _begin(self, plan: dict[str, Any]) -> set[str]:
+        """Begin or go on; which of the ``ADDED`` settings the folder's plan doesn't say."""
         for kind in ("arrow", "json"):
             for leftover in self.folder.glob(f".*.{kind}.*"):  # of a process that was killed while it wrote
                 leftover.unlink(missing_ok=True)
         file = self.folder / PLAN_FILE
         if not file.is_file():
             write_json(file, plan)
-            return True
+            return set()
         try:
             before = read_json(file, object)
         except UserError as error:
             raise UserError(f"{file} is damaged: delete {self.folder} and label again") from error
-        names_identity = not isinstance(before, dict) or "identity" in before
-        now = plan if names_identity else {key: value for key, value in plan.items() if key != "identity"}
-        difference = first_difference(before, now)
+        unsaid = {key for key in ADDED if isinstance(before, dict) and key not in before}
+        difference = first_difference(before, {key: value for key, value in plan.items() if key not in unsaid})
         if difference:
             raise UserError(
                 f"{self.folder} holds an unfinished labeling with another {difference}: pass another folder, or "
                 "delete it"
             )
-        return names_identity
+        return unsaid
 
     def _look(self) -> None:
         """See which shards are there."""

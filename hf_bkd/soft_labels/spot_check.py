@@ -61,10 +61,11 @@ def check_against_teacher(
         preprocessor=preprocessor,
         views=views,
         seed=record.seed,
+        name=record.stream,
         progress=False,
         **labels.storage_options(),
     )
-    distances = (read(again).probs - labels.probs[chosen]).abs().sum(dim=-1) / 2
+    distances = (read(again, record.stream).probs - labels.probs[chosen]).abs().sum(dim=-1) / 2
     farthest = float(distances.max())
     if not farthest <= tolerance:
         row = chosen[int(distances.reshape(len(chosen), -1).amax(dim=1).argmax())]

@@ -40,12 +40,18 @@ def encode(probs: np.ndarray, storage: str, top_k: int = 10) -> dict[str, np.nda
         top_k: k >= 1, how many classes ``"top_k"`` keeps; all of them if there are no more.
 
     Raises:
-        UserError: an unknown storage, or ``top_k`` below 1.
+        UserError: an unknown storage, ``top_k`` below 1, or a distribution too flat for uint8.
     """
     check_choice(STORAGES, storage=storage)
     probs = np.asarray(probs)
     if storage == "uint8":
-        return {"probs": np.rint(255 * np.sqrt(probs.astype(np.float64))).clip(0, 255).astype(np.uint8)}
+        roots = np.rint(255 * np.sqrt(probs.astype(np.float64))).clip(0, 255).astype(np.uint8)
+        if not roots.any(axis=-1).all():
+            raise UserError(
+                "storage='uint8' can't hold a distribution in which each class has less than 1 / 260,100: use float16 "
+                "or top_k"
+            )
+        return {"probs": roots}
     if storage != "top_k":
         return {"probs": probs.astype(storage)}
     check_count(top_k=top_k)

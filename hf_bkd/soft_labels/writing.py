@@ -116,6 +116,13 @@ def _with_features(dataset: datasets.Dataset, features: datasets.Features) -> da
     return with_columns(dataset.remove_columns(changed), columns).select_columns(order)
 
 
+def with_record(dataset: datasets.Dataset, name: str, record: LabelRecord) -> datasets.Dataset:
+    """The dataset with another record in the column ``name``."""
+    features = dataset.features.copy()
+    features[name] = _feature_of_record(record)
+    return dataset if features == dataset.features else _with_features(dataset, features)
+
+
 def with_columns(
     dataset: datasets.Dataset, columns: dict[str, tuple[pa.Array | pa.ChunkedArray, Any]]
 ) -> datasets.Dataset:
@@ -179,11 +186,20 @@ def encoded_table(
         if not (np.isfinite(variance).all() and (variance >= 0).all()):
             raise UserError("a variance is negative or no finite number: the teacher's draws must have diverged")
         variance = variance.reshape(*probs.shape[:2], variance.shape[-1])
-        wide = storage == "float32" or variance.shape[-1] == 1
-        table[VARIANCE] = _fixed_lists(variance.astype(np.float32 if wide else np.float16))
+        table[VARIANCE] = _fixed_lists(variance.astype(np.float32))  # float16 would lose all below 6e-8
     if example_ids is not None:
         table[EXAMPLE_ID] = pa.array(example_ids, pa.int64())
     return pa.table(table)
+
+
+def with_wide_variance(table: pa.Table) -> pa.Table:
+    """The same columns with the variance in float32, where an earlier version wrote it in float16."""
+    place = table.schema.get_field_index(VARIANCE)
+    if place < 0 or table.schema.field(place).type.value_type != pa.float16():
+        return table
+    lists = combined(table[VARIANCE])
+    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return table.set_column(place, VARIANCE, _fixed_lists(values.reshape(len(table), -1)))
 
 
 def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -4,15 +4,17 @@
 `langevin_energy`, `langevin_dynamics`, `langevin_chains` and `mcmc_diagnostics` are the Langevin teacher's.
 """
 
-from .base import Predictive, Teacher, predict_all
+from .base import Teacher
 from .deterministic import Deterministic, DeterministicTeacher
 from .dropout import MCDropout, MCDropoutTeacher
 from .ensemble import Ensemble, EnsembleTeacher
+from .examples import predict_all
 from .ivon import IVON, IVONVariational
 from .langevin import LangevinTeacher
 from .laplace import Laplace, LaplaceTeacher
 from .multi import ClassMap, MultiTeacher
 from .oracle import OracleTeacher
+from .predictive import Predictive
 from .specification import SPECIFICATIONS, FitContext, TeacherSpec, spec_by_name
 from .variational import Variational, VariationalTeacher, make_variational
 

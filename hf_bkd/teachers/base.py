@@ -8,11 +8,10 @@ stands here once.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,13 +19,16 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..models.calling import Inputs, num_classes_of, split, to_network, unwrapped
+from ..models.calling import Inputs, check_single_label, num_classes_of, to_network, uncompiled, unwrapped
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, load_network, needed_network, save_network
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.files import digest, digests, whole_folder
+from ..utils.random import ExampleGenerator
+from ..utils.seeding import seeded
+from .predictive import Draws, Predictive, predictive_of
 
 TEMPERINGS = ("per_sample", "post_average")
 DESCRIPTION = "teacher.json"
@@ -40,22 +42,6 @@ _WEIGHTS = (
 )
 TEACHER_FILES = (*_WEIGHTS, *(f"members/**/{name}" for name in (*_WEIGHTS, DESCRIPTION, "README.md")))
 """What an older teacher may have left in a folder, beside the description, and would be taken for the new one's."""
-
-
-class Predictive(NamedTuple):
-    """A teacher's answer about B inputs, from S draws.
-
-    mean: class probabilities [B, C], averaged over the draws and tempered.
-    variance: across-draw variance (ddof 1) of the probabilities [B, C]; ``None`` for a single draw: unknown.
-    samples: the draws' probabilities [S, B, C] if asked for.
-
-    ``variance`` and ``samples`` belong to draws tempered one by one with ``"per_sample"``, untempered with
-    ``"post_average"``.
-    """
-
-    mean: Tensor
-    variance: Tensor | None
-    samples: Tensor | None
 
 
 class Teacher(ABC):
@@ -74,7 +60,8 @@ class Teacher(ABC):
     the folder held; it can be set, and is saved with the network (a function of one's own isn't: it is passed again).
 
     Raises:
-        UserError: temperature not above 0 and finite, or unknown tempering.
+        UserError: temperature not above 0 and finite, unknown tempering, or a network that is a multi-label
+            classifier or a regression.
     """
 
     method: ClassVar[str]
@@ -83,7 +70,8 @@ class Teacher(ABC):
     def __init__(self, network: nn.Module, temperature: float = 1.0, tempering: str = "post_average"):
         check_positive(temperature=temperature)
         check_choice(TEMPERINGS, tempering=tempering)
-        self.network = network
+        check_single_label(network)
+        self.network = uncompiled(network)
         self.temperature = float(temperature)
         self.tempering = tempering
         self.record: dict[str, Any] = {}
@@ -124,8 +112,12 @@ class Teacher(ABC):
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution."""
 
+    def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
+        """Draw from the posterior; overridden where draws don't count equally or aren't independent."""
+        return Draws(self.draw_logits(inputs, num_samples, generator))
+
     def num_draws(self, num_samples: int) -> int:
-        """How many draws a prediction averages that is asked for S: 1 where it is a single distribution."""
+        """Number of independent draws in a prediction that is asked for S: 1 where it is a single distribution."""
         return num_samples
 
     @torch.no_grad()
@@ -148,18 +140,10 @@ class Teacher(ABC):
             UserError: ``num_samples`` below 1.
         """
         check_count(num_samples=num_samples)
-        logits = self.draw_logits(to_network(inputs, self.network), num_samples, generator).float()
-        per_sample = self.tempering == "per_sample"
-        probs = torch.softmax(logits / self.temperature if per_sample else logits, dim=-1)
-        if per_sample or self.temperature == 1:
-            mean = probs.mean(dim=0)
-        else:  # targets.temper of the mean, but in logarithms, where nothing is too small for float32
-            mean = torch.softmax(logits.log_softmax(dim=-1).logsumexp(dim=0) / self.temperature, dim=-1)
-        return Predictive(
-            mean=mean,
-            variance=probs.var(dim=0) if len(probs) > 1 else None,
-            samples=probs if return_samples else None,
-        )
+        own = isinstance(generator, ExampleGenerator)  # then what the network draws by itself is the examples' too
+        with seeded(generator.host_seed(), self.device) if own else nullcontext():
+            drawn = self.draws(to_network(inputs, self.network), num_samples, generator)
+        return predictive_of(drawn, self.temperature, self.tempering, return_samples)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what the teacher has beside its network: arguments of its constructor as JSON, and tensors."""
@@ -295,74 +279,6 @@ class Teacher(ABC):
         from ..data.preprocessors.saved import processor_beside
 
         self.processing_class = processor_beside(self.network, folder / "network", folder)
-
-
-@torch.no_grad()
-def predict_all(
-    teacher: Teacher,
-    examples: Any,
-    num_samples: int = 10,
-    seed: int = 0,
-    processing_class: Any = None,
-) -> tuple[Tensor, Tensor]:
-    """Predict all examples of a dataset, or of some batches.
-
-    Args:
-        teacher: that is asked.
-        examples: a ``datasets.Dataset`` with a label column; or batches: (inputs, labels) pairs, or dicts with
-            ``labels``.
-        num_samples: S >= 1, draws for each prediction.
-        seed: of all draws.
-        processing_class: by which the network reads a dataset, if not the teacher's own.
-
-    Returns:
-        Mean probabilities [N, C] and labels [N], on the CPU.
-
-    Raises:
-        UserError: there are no examples; a dataset that the network can't read, or without labels.
-    """
-    batches = batches_of(examples, teacher.network, processing_class, teacher.preprocessor_for)
-    generator = torch.Generator().manual_seed(seed)
-    probs, labels = [], []
-    for batch in batches:
-        inputs, batch_labels = split(batch)
-        probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
-        labels.append(batch_labels.cpu())
-    if not probs:
-        raise UserError("there are no examples to predict: the batches are empty")
-    return torch.cat(probs), torch.cat(labels)
-
-
-def batches_of(
-    examples: Any,
-    network: nn.Module,
-    processing_class: Any = None,
-    preprocessor_for: Callable[[Any, Any], Any] | None = None,
-) -> Iterable[Mapping | tuple]:
-    """Return batches as they are, and the batches of a ``datasets.Dataset`` with labels.
-
-    Args:
-        examples: either.
-        network: reads them.
-        processing_class: by which it does.
-        preprocessor_for: makes the preprocessor of a dataset, if that is not the network's alone.
-
-    Raises:
-        UserError: a dataset that the network can't read, without labels, or of other classes.
-    """
-    if not hasattr(examples, "features"):
-        return examples
-    from ..data.batches import DatasetBatches
-    from ..data.preprocessors import preprocessor_for as of_network
-
-    preprocessor = (preprocessor_for or partial(of_network, network))(examples, processing_class)
-    return DatasetBatches(examples, network, preprocessor)
-
-
-def used_processor(batches: Any, processing_class: Any) -> Any:
-    """Return the ``processing_class`` that batches of :func:`batches_of` were made with: given, or found."""
-    preprocessor = getattr(batches, "preprocessor", None)
-    return getattr(preprocessor, "processor", None) if processing_class is None else processing_class
 
 
 def _all_subclasses(cls: type) -> list[type]:

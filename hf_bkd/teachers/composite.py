@@ -1,6 +1,7 @@
 """The base class of teachers that are made of other teachers, and how these are asked."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -8,16 +9,44 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..models.calling import Inputs
+from ..models.calling import Inputs, to_network
 from ..utils.errors import UserError
 from .base import DESCRIPTION, Teacher
+from .predictive import Draws
 
 
-def log_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    """Return a member's tempered draws [S, B, C] as log-probabilities; S is 1 where it tempers their average."""
-    prediction = member.predict(inputs, num_samples, generator, return_samples=True)
-    tempered_draws = member.tempering == "per_sample" or member.temperature == 1
-    return (prediction.samples if tempered_draws else prediction.mean[None]).log()
+def member_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
+    """Return a member's tempered draws, as log-probabilities; a single one where it tempers their average."""
+    if tempers_average(member):
+        return Draws(member.predict(inputs, num_samples, generator).mean.log()[None])
+    drawn = member.draws(to_network(inputs, member.network), num_samples, generator)
+    return drawn._replace(logits=(drawn.logits.float() / member.temperature).log_softmax(dim=-1))
+
+
+def tempers_average(member: Teacher) -> bool:
+    """Return whether a member hands out a tempered average, which has no draws."""
+    return member.tempering != "per_sample" and member.temperature != 1
+
+
+def joined(draws: Sequence[Draws], shares: Tensor | None = None) -> Draws:
+    """Join the draws of M teachers, each of which is one unit.
+
+    Args:
+        draws: of each teacher; one with a single draw repeats it as often as the others draw.
+        shares: what each teacher counts, [M, B], with a sum of 1; ``None`` if they count equally.
+    """
+    most = max(len(each.logits) for each in draws)
+    sizes = tuple(most if len(each.logits) == 1 else len(each.logits) for each in draws)
+    logits = torch.cat([each.logits.expand(n, -1, -1) for each, n in zip(draws, sizes, strict=True)])
+    if shares is None and len(set(sizes)) == 1 and all(each.weights is None for each in draws):
+        return Draws(logits, None, sizes)
+    if shares is None:
+        shares = logits.new_full((len(draws), logits.shape[1]), 1 / len(draws))
+    within = [
+        share.expand(n, -1) / n if each.weights is None else share * each.weights
+        for each, share, n in zip(draws, shares, sizes, strict=True)
+    ]
+    return Draws(logits, torch.cat(within), sizes)
 
 
 def _reads(preprocessor: Any) -> Any:
@@ -38,7 +67,13 @@ class Composite(Teacher):
         return self
 
     def num_draws(self, num_samples: int) -> int:
-        return len(self.parts) * max(part.num_draws(num_samples) for part in self.parts)
+        """How many independent draws there are: a teacher each, or those of the only one."""
+        if len(self.parts) > 1:
+            return len(self.parts)
+        return 1 if tempers_average(self.parts[0]) else self.parts[0].num_draws(num_samples)
+
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        return self.draws(inputs, num_samples, generator).logits
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"members": [part.describe() for part in self.parts]}

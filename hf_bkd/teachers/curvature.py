@@ -46,7 +46,12 @@ class LogitCovariance(NamedTuple):
     basis: Tensor | None = None
 
     def correlate(self, noise: Tensor) -> Tensor:
-        """Turn standard normal noise [S, B, C] into zero-mean draws [S, B, C] with this covariance."""
+        """Turn standard normal noise [S, B, C] into zero-mean draws [S, B, C] with this covariance.
+
+        By the symmetric root where each example has a basis of its own: its eigenvectors' signs depend on the batch.
+        """
+        if self.basis is not None and self.basis.ndim == 3:
+            noise = torch.einsum("...ji,s...j->s...i", self.basis, noise)
         noise = noise * self.scales.sqrt()
         return noise if self.basis is None else torch.einsum("...ij,s...j->s...i", self.basis, noise)
 
@@ -201,7 +206,7 @@ class FullCurvature(Curvature):
 
     @classmethod
     def of(cls, fitted: Any, head: nn.Linear) -> Self:
-        values, vectors = torch.linalg.eigh(fitted.H.double())
+        values, vectors = torch.linalg.eigh(fitted.H)
         weights, bias = vectors[: head.weight.numel()], vectors[head.weight.numel() :]
         return cls(head.bias is not None, weights.unflatten(0, head.weight.shape), bias, values.clamp_min(0))
 
@@ -249,14 +254,17 @@ def curvature_of(data: HeadData, head: nn.Linear, structure: str = "kron") -> Cu
             f"a full posterior of {num_weights} weights needs their number squared in memory: use structure='kron', "
             f"or a head with at most {MOST_FULL_WEIGHTS}"
         )
-    linear = nn.Linear(head.in_features, head.out_features, head.bias is not None).to(data.features)
+    # in float64: at a small prior precision float32's rounding of an eigenvalue 0 would be its curvature
+    exact = torch.device("cpu") if data.features.device.type == "mps" else data.features.device
+    features, labels = data.features.to(exact, torch.float64), data.labels.to(exact).long()
+    linear = nn.Linear(head.in_features, head.out_features, head.bias is not None).to(features)
     with torch.no_grad():
         for copy, trained in zip(linear.parameters(), (head.weight, head.bias), strict=False):
             copy.copy_(trained)
     head_only = nn.Sequential(nn.Identity(), linear)  # laplace-torch refuses a single module
     # a full fit holds Jacobians, the others C x C numbers for each example
     size = 64 if structure == "full" else max(1, min(1024, AT_ONCE * 4 // head.out_features**2))
-    loader = DataLoader(TensorDataset(data.features, data.labels.long()), batch_size=size)
+    loader = DataLoader(TensorDataset(features, labels), batch_size=size)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # of its backends
         warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)

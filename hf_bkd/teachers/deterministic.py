@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..metrics import classification_metrics
 from ..models.calling import Inputs, call_network, head_data, logits_of
-from .base import Teacher, batches_of, used_processor
+from .base import Teacher
+from .examples import batches_of, used_processor
 from .specification import FitContext, TeacherSpec, option
 
 

@@ -10,6 +10,7 @@ from ..models.calling import Inputs, call_network, evaluation_mode, logits_of, s
 from ..models.variational_layers import GaussianWeights
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
+from ..utils.seeding import seeded
 from .base import Teacher
 from .specification import FitContext, TeacherSpec, option
 
@@ -27,14 +28,11 @@ class MCDropoutTeacher(Teacher):
     method = "mc_dropout"
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        seed = _seed(generator)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with evaluation_mode(self.network), torch.random.fork_rng(devices):
+        with evaluation_mode(self.network), seeded(_seed(generator), self.device):
             self.network.train()
             for module in self.network.modules():
                 if isinstance(module, (_NormBase, GaussianWeights)):
                     module.eval()
-            torch.manual_seed(seed)
             before = self._generator_state()
             draws = torch.stack([logits_of(call_network(self.network, inputs)) for _ in range(num_samples)])
             random = not torch.equal(before, self._generator_state())

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from ..models.calling import Inputs
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from .base import Teacher
-from .composite import Composite, log_draws
+from .composite import Composite, joined, member_draws
 from .deterministic import Deterministic
+from .predictive import Draws
 from .specification import FitContext, TeacherSpec, option
 
 
@@ -20,7 +20,8 @@ class EnsembleTeacher(Composite):
     """Several teachers as one, whose draws are those of all members.
 
     M deterministic members make M draws; if any member has a posterior there are M * S, for which a member with a
-    single draw repeats it, so that members count equally.
+    single draw repeats it, so that members count equally. The variance is that between the members' means, and
+    ``num_draws`` is M: what two draws of one member have in common, averaging more of them does not remove.
 
     Args:
         members: teachers with the same classes; each applies its own temperature.
@@ -47,10 +48,8 @@ class EnsembleTeacher(Composite):
     def parts(self) -> list[Teacher]:
         return self.members
 
-    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        draws = [log_draws(member, inputs, num_samples, generator) for member in self.members]
-        most = max(len(draw) for draw in draws)
-        return torch.cat([draw.expand(most, -1, -1) if len(draw) == 1 else draw for draw in draws])
+    def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
+        return joined([member_draws(member, inputs, num_samples, generator) for member in self.members])
 
     def fingerprint(self) -> str:
         return hashlib.sha256("".join(member.fingerprint() for member in self.members).encode()).hexdigest()[:16]

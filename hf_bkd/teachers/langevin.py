@@ -30,7 +30,8 @@ from ..utils.checks import (
     check_shape,
 )
 from ..utils.errors import UserError
-from .base import Teacher, batches_of, predict_all, used_processor
+from .base import Teacher
+from .examples import batches_of, predict_all, used_processor
 from .langevin_chains import ChainSettings, sample_weights
 from .langevin_energy import CrossEntropy, HeadEnergy, MixturePrior, NetworkEnergy, Term, WholeData, loss_terms
 

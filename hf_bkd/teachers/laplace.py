@@ -18,9 +18,10 @@ from ..models.calling import HeadData, Inputs, classification_head, head_data, h
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal
-from .base import Teacher, batches_of, used_processor
+from .base import Teacher
 from .curvature import STRUCTURES, Curvature, LogitCovariance, curvature_of
 from .deterministic import Deterministic
+from .examples import batches_of, used_processor
 from .specification import FitContext, TeacherSpec, option
 
 LINKS = ("mc", "probit", "bridge")

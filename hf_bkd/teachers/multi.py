@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from ..models.calling import Inputs
-from ..targets import TEACHER_WEIGHTS, entropy_weights, inverse_variance_weights, mix_teachers, temper
+from ..targets import TEACHER_WEIGHTS, entropy_weights, inverse_variance_weights
 from ..utils.checks import check_choice
 from ..utils.errors import UserError
-from .base import Predictive, Teacher
-from .composite import Composite, log_draws
+from ..utils.random import named_generator
+from .base import Teacher
+from .composite import Composite, joined, member_draws
+from .predictive import Draws, predictive_of
 
 TINY = 1e-30  # least probability whose logarithm is taken
 
@@ -73,41 +75,26 @@ class MultiTeacher(Composite):
     def num_classes(self) -> int:
         return next(iter(self.members.values())).num_classes
 
-    @torch.no_grad()
-    def predict(
-        self,
-        inputs: Inputs,
-        num_samples: int = 10,
-        generator: torch.Generator | None = None,
-        return_samples: bool = False,
-    ) -> Predictive:
-        """Predict the weighted mean [B, C], and the variance of the mixture: within the members, and between them.
+    def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
+        """Draw from each member, with randomness of its own; a draw counts its share of its member's weight."""
+        draws = [
+            member_draws(member, inputs, num_samples, named_generator(generator, name))
+            for name, member in self.members.items()
+        ]
+        return joined(draws, self._weights(draws))
 
-        ``samples`` are the draws of all members, [sum of S, B, C], which count equally whatever the weights.
-        """
-        answers = [member.predict(inputs, num_samples, generator, True) for member in self.members.values()]
-        means = torch.stack([answer.mean for answer in answers], dim=-2)
-        weights = self._weights(means, answers)
-        mean = mix_teachers(means, weights)
-        within = torch.stack([torch.zeros_like(mean) if a.variance is None else a.variance for a in answers], dim=-2)
-        variance = mix_teachers(within + (means - mean.unsqueeze(-2)).square(), weights)
-        samples = torch.cat([answer.samples for answer in answers]) if return_samples else None
-        return Predictive(temper(mean, self.temperature), variance, samples)
-
-    def _weights(self, means: Tensor, answers: list[Predictive]) -> Tensor | None:
+    def _weights(self, draws: list[Draws]) -> Tensor | None:
+        """Compute the members' weights [M, B]; ``None`` if equal."""
         if self.weights == "equal":
             return None
+        answers = [predictive_of(each, 1.0, "per_sample", False) for each in draws]
         if self.weights == "entropy":
-            return entropy_weights(means)
-        if any(answer.variance is None for answer in answers):
-            single = [n for n, a in zip(self.members, answers, strict=True) if a.variance is None]
+            return entropy_weights(torch.stack([answer.mean for answer in answers], dim=-2)).T
+        single = [name for name, answer in zip(self.members, answers, strict=True) if answer.variance is None]
+        if single:
             raise UserError(f"inverse variances need teachers that draw, and these don't: {', '.join(single)}")
-        variances = [answer.variance.sum(dim=-1) / len(answer.samples) for answer in answers]
-        return inverse_variance_weights(torch.stack(variances, dim=-1))
-
-    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        """Return the weighted mean as a single draw."""
-        return self.predict(inputs, num_samples, generator).mean.clamp_min(TINY).log()[None]
+        variances = [a.variance.sum(dim=-1) / d.num_independent for a, d in zip(answers, draws, strict=True)]
+        return inverse_variance_weights(torch.stack(variances, dim=-1)).T
 
     def fingerprint(self) -> str:
         content = self.weights + "".join(name + member.fingerprint() for name, member in self.members.items())
@@ -160,10 +147,12 @@ class ClassMap(Composite):
     def num_classes(self) -> int:
         return self._num_classes
 
-    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        draws = log_draws(self.member, inputs, num_samples, generator).exp()
-        mapped = draws.new_zeros(*draws.shape[:-1], self._num_classes)
-        return mapped.index_add(-1, torch.tensor(self.classes, device=draws.device), draws).clamp_min(TINY).log()
+    def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
+        drawn = member_draws(self.member, inputs, num_samples, generator)
+        probs = drawn.logits.exp()
+        mapped = probs.new_zeros(*probs.shape[:-1], self._num_classes)
+        mapped = mapped.index_add(-1, torch.tensor(self.classes, device=probs.device), probs)
+        return drawn._replace(logits=mapped.clamp_min(TINY).log())
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.member.fingerprint()}{self.classes}".encode()).hexdigest()[:16]

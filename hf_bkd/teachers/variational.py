@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..models.calling import Inputs, call_arguments, classification_head, head_features, logits_of
+from ..models.calling import (
+    Inputs,
+    call_arguments,
+    classification_head,
+    evaluation_mode,
+    head_features,
+    logits_of,
+    split,
+    to_network,
+)
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
@@ -25,6 +34,7 @@ def make_variational(
     prior_std: float | None = None,
     initial_std: float | None = None,
     rank: int = 0,
+    inputs: Inputs | None = None,
 ) -> nn.Module:
     """Give ``network``, in place, a Gaussian posterior over weights, to be trained as any other network.
 
@@ -39,6 +49,7 @@ def make_variational(
         initial_std: posterior standard deviation > 0 that training starts from; a tenth of the prior's if not given.
         rank: of the head's covariance beside its diagonal, see
             :class:`~hf_bkd.models.variational_layers.VariationalLinear`.
+        inputs: of a few examples, by which the head is found where the network has several layers that might be it.
 
     Returns:
         The network.
@@ -48,6 +59,9 @@ def make_variational(
             head, or nothing but one; the network stays unchanged.
     """
     check_choice(POSTERIORS, posterior=posterior)
+    if inputs is not None:
+        with torch.no_grad(), evaluation_mode(network):
+            head_features(network, to_network(inputs, network))
     _, head = classification_head(network)
     if head is network:
         raise UserError("a linear layer cannot be replaced in itself: pass it in a network, as nn.Sequential(layer)")
@@ -122,6 +136,12 @@ class VariationalTeacher(Teacher):
     ) -> Tensor:
         """Draw logits [S, B, C] from the Gaussian over outputs that follows, each example its own."""
         features, mean = (seen.float() for seen in head_features(self.network, inputs))
+        watched, _ = classification_head(self.network)
+        if watched != head_name:
+            raise UserError(
+                f"the posterior is over the weights of {head_name!r}, and the logits come from {watched!r}: make it "
+                "with make_variational(network, inputs=a few examples' inputs) before the training"
+            )
         weight, bias = f"{head_name}.weight", f"{head_name}.bias"
         variances = {name: std.to(mean).square() for name, std in self.std.items()}
         variance = nn.functional.linear(features.square(), variances[weight], variances.get(bias))
@@ -212,5 +232,8 @@ class Variational(TeacherSpec):
         return {"posterior": self.posterior}
 
     def fit(self, context: FitContext) -> Teacher:
-        network = make_variational(context.network(), self.posterior, self.prior_std, self.initial_std, rank=self.rank)
+        inputs, _ = split(next(iter(context.validation_batches())))
+        few = {name: value[:2] for name, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[:2]
+        spread = {"prior_std": self.prior_std, "initial_std": self.initial_std, "rank": self.rank}
+        network = make_variational(context.network(), self.posterior, inputs=few, **spread)
         return VariationalTeacher(context.train(network))

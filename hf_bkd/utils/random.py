@@ -4,6 +4,7 @@ The random numbers of an example depend on its id, the seed, the view and the nu
 the process that it is in, on the order of the data or on the device.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import Self
@@ -112,6 +113,26 @@ class ExampleGenerator(torch.Generator):
     def batch_seed(self) -> int:
         """Return a seed, 0 .. 2**63 - 1, of this set of examples, for what can't draw for each of them by itself."""
         return int(random_bits(self.draws.ids, seed=self.initial_seed(), view=0, stream=1).sum()) & (2**63 - 1)
+
+    def host_seed(self) -> int:
+        """Return :meth:`batch_seed` of ids in the host's memory, and of others, without waiting, one for all sets."""
+        return self.batch_seed() if self.draws.ids.device.type == "cpu" else self.initial_seed()
+
+
+def named_seed(seed: int, name: str | None) -> int:
+    """Return a seed of a name's own, 0 .. 2**63 - 1, so that what is drawn under two names is independent."""
+    if name is None:
+        return seed
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") & (2**63 - 1)
+
+
+def named_generator(generator: torch.Generator | None, name: str) -> torch.Generator | None:
+    """Return a generator of a name's own for the same examples; another generator than theirs goes on as it is."""
+    if not isinstance(generator, ExampleGenerator):
+        return generator
+    draws = generator.draws
+    return ExampleGenerator(draws.ids, named_seed(draws.seed, name), draws.view)
 
 
 def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_bkd.data import preprocessing, resampling
+from hf_bkd.teachers import multi
+from hf_bkd.utils.random import ExampleGenerator
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 LOOKUPS = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default}
@@ -59,9 +61,13 @@ def _kind(value: Any) -> str | None:
 @contextmanager
 def pretended_gpu() -> Iterator[FakeTensorMode]:
     """In the block tensors can be made on ``"cuda"``; whatever tensors there were before stay on the CPU."""
+    forked = torch.random.fork_rng
     with (
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
         mock.patch.object(Tensor, "pin_memory", lambda self: self),
+        mock.patch.object(torch.random, "fork_rng", lambda devices=(): forked([])),  # the card has no generator
+        mock.patch.object(ExampleGenerator, "host_seed", lambda self: self.initial_seed()),  # and ids no values
+        mock.patch.object(multi, "named_generator", lambda generator, name: generator),
     ):
         try:
             yield mode

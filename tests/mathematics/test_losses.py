@@ -186,17 +186,40 @@ def test_micro_batches_add_up_to_the_step(logits, labels, teacher_logits, kd_lam
 
 def test_a_lambda_for_each_example_weighs_each_by_itself(labels, logits, teacher_logits):
     target, lambdas = teacher_logits.softmax(dim=-1), torch.linspace(0, 1, B, dtype=torch.float64)
-    labels[2] = -100
     each = [
         distillation_loss(logits[i : i + 1], labels[i : i + 1], target[i : i + 1], lambdas[i].item(), 2.0, 3.0, 0.1)
         for i in range(B)
-        if i != 2
     ]
     found = distillation_loss(logits, labels, target, lambdas, 2.0, 3.0, 0.1)
-    torch.testing.assert_close(found.total, sum(parts.total for parts in each) / (B - 1))
+    torch.testing.assert_close(found.total, sum(parts.total for parts in each) / B)
     constant = distillation_loss(logits, labels, target, torch.full((B,), 0.3), 2.0, 3.0, 0.1)
     for ours, scalar in zip(constant, distillation_loss(logits, labels, target, 0.3, 2.0, 3.0, 0.1), strict=True):
         torch.testing.assert_close(ours, scalar)
+
+
+@pytest.mark.parametrize("kd_lambda", [0.2, 0.9, torch.linspace(0.1, 1, B, dtype=torch.float64)])
+def test_an_example_without_a_label_is_taught_by_its_soft_label_alone(labels, logits, teacher_logits, kd_lambda):
+    target = teacher_logits.softmax(dim=-1)
+    unlabeled = labels.clone()
+    unlabeled[[1, 3]] = -100
+    known = unlabeled != -100
+    lambdas = torch.as_tensor(kd_lambda, dtype=torch.float64).expand(B)
+    entropy = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    divergence = (target * (target.log() - (logits / 2).log_softmax(dim=-1))).sum(dim=-1)
+    each = torch.where(known, (1 - lambdas) * entropy + lambdas * 3 * divergence, 3 * divergence)
+    actual = distillation_loss(logits, unlabeled, target, kd_lambda, 2.0, 3.0, 0.1)
+    torch.testing.assert_close(actual.total, each.mean())
+    torch.testing.assert_close(
+        distillation_loss(logits, unlabeled, None, 0.0).total, F.cross_entropy(logits, unlabeled)
+    )
+
+
+@pytest.mark.parametrize("num_items", [None, 0, torch.tensor(0)])
+def test_a_step_without_any_label_has_loss_0_and_finite_gradients(num_items):
+    logits = torch.randn(B, C, requires_grad=True)
+    loss = distillation_loss(logits, torch.full((B,), -100), None, 0.0, num_items=num_items).total
+    loss.backward()
+    assert loss.item() == 0 and logits.grad.abs().max().item() == 0
 
 
 def test_without_weight_on_the_teacher_it_is_plain_cross_entropy_to_the_bit(labels):

@@ -334,3 +334,52 @@ def test_logits_that_are_not_the_heads_output_are_refused(rescale):
 
     with pytest.raises(UserError, match="are not what its linear layer 'fc' puts out"):
         head_features(Rescaled(), torch.randn(2, 4))
+
+
+class TwoHeads(nn.Module):
+    """A network with a second head that is made after the first."""
+
+    def __init__(self, auxiliary: int = 3):
+        super().__init__()
+        self.body, self.head, self.aux = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, auxiliary)
+
+    def forward(self, x):
+        hidden = torch.relu(self.body(x))
+        return self.head(hidden), self.aux(hidden)
+
+
+@pytest.mark.parametrize("auxiliary", [3, 5])
+def test_the_head_is_the_layer_whose_output_the_logits_are(auxiliary):
+    network, x = TwoHeads(auxiliary), torch.randn(6, 4)
+    features, logits = head_features(network, x)
+    assert torch.equal(logits, network(x)[0]) and torch.equal(features, torch.relu(network.body(x)))
+    assert classification_head(network)[0] == "head"
+
+
+def decoder():
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=60, n_positions=40, n_embd=16, n_layer=1, n_head=2, num_labels=3, pad_token_id=0
+    )
+    return transformers.GPT2ForSequenceClassification(config).eval()
+
+
+def test_the_head_of_a_decoder_is_entered_by_the_token_that_its_logits_are_of():
+    network = decoder()
+    ids = torch.randint(5, 60, (4, 7), generator=torch.Generator().manual_seed(0))
+    ids[1, 4:] = ids[3, 2:] = 0
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    features, logits = head_features(network, inputs)
+    hidden = network.transformer(**inputs).last_hidden_state
+    torch.testing.assert_close(features, hidden[torch.arange(4), torch.tensor([6, 3, 6, 1])])
+    torch.testing.assert_close(network.score(features), logits)
+    logits.sum().backward()
+    assert network.transformer.wte.weight.grad.abs().sum() > 0
+
+
+def test_a_compiled_network_is_watched_as_the_network_that_it_is():
+    network, x = plain_network().eval(), torch.randn(3, 192)
+    compiled = torch.compile(network, backend="eager")
+    for ours, theirs in zip(head_features(compiled, x), head_features(network, x), strict=True):
+        assert torch.equal(ours, theirs)
+    assert classification_head(compiled) == classification_head(network)

@@ -4,6 +4,7 @@ Findings F4 and F12 of the attack on reliability, with their kinds.
 """
 
 import datetime
+import json
 
 import datasets
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_bkd import UserError, join_soft_labels, only_soft_labels
+from hf_bkd import UserError, check_against_teacher, join_soft_labels, only_soft_labels
 from hf_bkd.data.rows import Watched
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.identity import Identity, content_ids
 from hf_bkd.soft_labels.reading import stored_labels
+from hf_bkd.soft_labels.shards import PLAN_FILE
+from hf_bkd.utils.random import ExampleGenerator
 from tests.soft_labels.label_helpers import (
     RECORD,
     Teacher,
@@ -70,17 +73,45 @@ def test_labels_find_rows_of_which_several_columns_are_read(values):
     assert column_bytes(other.sort("number")) == column_bytes(labeled)  # draws are the examples' own too
 
 
-def test_a_table_of_features_has_ids_and_keeps_its_draws():
-    """Of earlier versions, whose draws of rows without content went by the row's number."""
-    values = {"x": np.random.default_rng(0).normal(size=(N, 3)).tolist()}
-    dataset = datasets.Dataset.from_dict(values)
+def table_of_features() -> datasets.Dataset:
+    return numbered({"x": np.random.default_rng(0).normal(size=(N, 3)).tolist()})
+
+
+def test_a_table_of_features_has_ids_and_draws_of_its_own():
+    dataset = table_of_features().select_columns("x")
     labeled = quiet(dataset, Teacher())
     joined = join_soft_labels(dataset.shuffle(seed=3), only_soft_labels(labeled))
     assert joined["example_id"][:] == content_ids(joined["x"][:]).tolist()
-    assert column_bytes(join_soft_labels(dataset, only_soft_labels(joined))) == column_bytes(labeled)
-    swapped = labeled.remove_columns("x").add_column("x", values["x"][::-1])
+    assert column_bytes(quiet(dataset.shuffle(seed=3), Teacher(), batch_size=4)) == column_bytes(joined)
+    assert check_against_teacher(labeled, Teacher(), tolerance=1e-3) < 1e-3
+    swapped = labeled.remove_columns("x").add_column("x", dataset["x"][::-1])
     with pytest.raises(UserError, match="were made for other examples"):
         stored_labels(swapped, None, 4)
+
+
+def answered(dataset: datasets.Dataset, keys: np.ndarray) -> torch.Tensor:
+    """What the teacher says of all rows at once, with draws by these keys."""
+    generator = ExampleGenerator(torch.tensor(keys), seed=0)
+    return Teacher().predict({"x": torch.tensor(dataset["x"][:])}, 3, generator).mean
+
+
+def test_draws_of_a_table_are_those_of_an_online_teacher():
+    dataset = table_of_features()
+    labeled = quiet(dataset, Teacher(), preprocessor=lambda rows: {"x": torch.tensor(rows["x"])})
+    assert torch.equal(read(labeled).probs, answered(dataset, np.array(labeled["example_id"][:])))
+
+
+def test_an_unfinished_labeling_whose_draws_went_by_number_goes_on_so(tmp_path):
+    dataset, options = table_of_features().select_columns("x"), {"shard_rows": 8}
+    quiet(dataset, Teacher(), folder=tmp_path, **options)
+    plan = json.loads((tmp_path / PLAN_FILE).read_text())
+    assert plan.pop("draws") == "by id"
+    (tmp_path / PLAN_FILE).write_text(json.dumps(plan))
+    for shard in tmp_path.glob("*.arrow"):
+        shard.unlink()
+    labeled = quiet(dataset, Teacher(), folder=tmp_path, **options)
+    assert torch.equal(read(labeled).probs, answered(dataset, np.arange(N)))
+    assert labeled["example_id"][:] == content_ids(dataset["x"][:]).tolist()
 
 
 def test_a_column_that_is_not_read_may_change():

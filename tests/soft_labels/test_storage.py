@@ -125,8 +125,7 @@ class TestWorstCases:
 
     def test_classes_too_many_and_small_for_uint8_are_refused_and_not_divided_by_zero(self):
         """Below 1 / 510**2 each is stored as zero, and of so many the bounds alone would allow that."""
-        parts = {"probs": torch.from_numpy(encode(np.full((1, 1, 300_000), 1 / 300_000), "uint8")["probs"])}
-        assert not parts["probs"].any()
+        parts = {"probs": torch.zeros(1, 1, 300_000, dtype=torch.uint8)}  # as earlier versions wrote them
         with pytest.raises(UserError, match=r"does not sum to one \(sum 0"):
             check_parts(parts, 300_000)
 
@@ -220,3 +219,10 @@ def test_decoding_takes_a_few_tensor_operations_however_many_rows(storage):
     many = operations(512)
     assert many == operations(2)
     assert many < 60
+
+
+def test_a_distribution_too_flat_for_uint8_is_refused_when_it_is_written():
+    flat = np.full((1, 262_144), 1 / 262_144)
+    with pytest.raises(UserError, match="less than 1 / 260,100: use float16 or top_k"):
+        encode(flat, "uint8")
+    assert encode(flat, "float16")["probs"].any()

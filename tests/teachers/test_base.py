@@ -1,5 +1,7 @@
 """What every teacher does with its draws: tempering, moments, inputs, generators."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from hf_bkd.teachers import (
     predict_all,
 )
 from hf_bkd.utils.errors import UserError
-from hf_bkd.utils.random import standard_normal
+from hf_bkd.utils.random import ExampleGenerator, standard_normal
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert
 
 
@@ -245,3 +247,26 @@ def test_a_network_in_bfloat16_takes_float32_images():
     plain = network.timm_model.to(torch.bfloat16)
     assert DeterministicTeacher(plain).predict(images).mean.dtype == torch.float32
     torch.testing.assert_close(DeterministicTeacher(plain).predict(images).mean, expected, atol=0.02, rtol=0)
+
+
+class SelfDrawing(nn.Module):
+    """A network that draws noise by itself, from the generators of three libraries."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        noise = torch.rand(len(x), 3) + torch.tensor(np.random.rand(len(x), 3)).float() + random.random()
+        return self.head(x) + noise * torch.tensor([1.0, 2.0, 3.0])
+
+
+def test_what_a_network_draws_by_itself_comes_from_the_generator_of_the_examples():
+    teacher, x, ids = DeterministicTeacher(SelfDrawing()), torch.ones(5, 4), torch.arange(5)
+    states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    first = teacher.predict(x, generator=ExampleGenerator(ids, 3)).mean
+    assert states == [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    assert all(callable(draw) and draw() is not None for draw in (random.random, np.random.rand, torch.rand(1).item))
+    assert torch.equal(first, teacher.predict(x, generator=ExampleGenerator(ids, 3)).mean)
+    assert not torch.equal(first, teacher.predict(x, generator=ExampleGenerator(ids, 4)).mean)
+    assert not torch.equal(first, teacher.predict(x).mean)

@@ -157,6 +157,28 @@ def test_a_small_prior_precision_drowns_no_difference_between_logits(structure):
     same(center @ actual @ center / 1e-4, center @ expected @ center / 1e-4, 1e-4)
 
 
+@pytest.mark.parametrize("precision", [1e-4, 1e-2, 1.0])
+@EACH
+def test_at_a_small_prior_precision_the_fit_is_that_of_float64(structure, precision):
+    torch.manual_seed(0)
+    head, features = nn.Linear(12, 5), torch.randn(200, 12)
+    logits = head(features).detach()
+    curvature = curvature_of(HeadData(features, logits, logits.argmax(dim=1)), head, structure).to("cpu")
+    hessian = gauss_newton(features, logits, structure, True)
+    expected = logit_covariance(hessian, features[:7], 5, True, precision).diagonal(dim1=1, dim2=2)
+    actual = curvature.covariance(curvature.project(features[:7]), precision).variance().double()
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0)
+
+
+def test_draws_of_a_full_covariance_do_not_depend_on_the_batch():
+    curvature, _, data, _ = fitted("full", count=400)
+    noise = torch.randn(3, 400, CLASSES)
+    whole = curvature.covariance(curvature.project(data.features), 0.1).correlate(noise)
+    for i in range(0, 400, 40):
+        one = curvature.covariance(curvature.project(data.features[i : i + 1]), 0.1).correlate(noise[:, i : i + 1])
+        torch.testing.assert_close(one, whole[:, i : i + 1], rtol=1e-4, atol=1e-5)
+
+
 def test_a_full_covariance_is_the_same_however_many_examples_are_held_at_a_time(monkeypatch):
     curvature, _, data, _ = fitted("full")
     expected = dense(curvature.covariance(curvature.project(data.features), 0.7))

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_bkd.teachers import (
+    ClassMap,
     DeterministicTeacher,
     EnsembleTeacher,
     LaplaceTeacher,
     MCDropoutTeacher,
+    MultiTeacher,
     VariationalTeacher,
     make_variational,
 )
@@ -73,7 +75,8 @@ def test_members_of_different_kinds_count_equally():
         each.samples if number in (1, 4, 5, 6, 8) else each.mean.expand(7, 6, 3) for number, each in enumerate(alone)
     ]
     torch.testing.assert_close(actual.samples, torch.cat(repeated), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(actual.variance, torch.cat(repeated).var(dim=0), rtol=1e-4, atol=1e-7)
+    between = torch.stack([each.mean(dim=0) for each in repeated]).var(dim=0)
+    torch.testing.assert_close(actual.variance, between, rtol=1e-4, atol=1e-7)
 
 
 def test_an_ensemble_of_ensembles_is_the_mean_of_means():
@@ -132,3 +135,44 @@ def test_members_of_different_classes_or_none_are_refused():
     members = [DeterministicTeacher(networks(1, classes)[0]) for classes in (3, 5)]
     with pytest.raises(UserError, match=r"same classes; these have \[3, 5\]"):
         EnsembleTeacher(members)
+
+
+def test_the_variance_of_a_mean_of_members_is_theirs_and_not_that_of_all_their_draws():
+    """Members differ by a deviation of 0.1, their draws by 0.01: the mean of three is off by 0.1 / sqrt(3)."""
+    generator = torch.Generator().manual_seed(0)
+
+    class Drawing(DeterministicTeacher):
+        def __init__(self, level: Tensor):
+            super().__init__(networks(1)[0])
+            self.level = level
+
+        def num_draws(self, num_samples: int) -> int:
+            return num_samples
+
+        def draw_logits(self, inputs, num_samples, generator):
+            first = (self.level + 0.01 * torch.randn(num_samples, *self.level.shape)).clamp(0.01, 0.99)
+            return torch.stack([first, (1 - first) / 2, (1 - first) / 2], dim=-1).log()
+
+    torch.manual_seed(0)
+    levels = 0.5 + 0.1 * torch.randn(3, 4000, generator=generator)
+    ensemble = EnsembleTeacher([Drawing(level) for level in levels])
+    actual = ensemble.predict(torch.zeros(4000, 2), 10)
+    claimed = actual.variance[:, 0] / ensemble.num_draws(10)
+    assert ensemble.num_draws(10) == 3
+    assert claimed.mean().item() == pytest.approx(0.1**2 / 3 + 0.01**2 / 30, rel=0.1)
+    error = (actual.mean[:, 0] - 0.5).square().mean().item()
+    assert claimed.mean().item() == pytest.approx(error, rel=0.1)
+
+
+def test_an_ensemble_of_weighted_teachers_keeps_their_weights():
+    sure, broad = DeterministicTeacher(networks(1)[0]), laplace()
+    weighted = MultiTeacher({"sure": sure, "broad": broad}, "entropy")
+    own = weighted.predict(X, 5, torch.Generator().manual_seed(2)).mean
+    same = ClassMap(EnsembleTeacher([weighted]), [0, 1, 2], 3)
+    torch.testing.assert_close(same.predict(X, 5, torch.Generator().manual_seed(2)).mean, own)
+    other = DeterministicTeacher(networks(2)[1])
+    both = EnsembleTeacher([weighted, other]).predict(X, 5, torch.Generator().manual_seed(2), True)
+    expected = (own + other.predict(X).mean) / 2
+    torch.testing.assert_close(both.mean, expected, rtol=1e-5, atol=1e-6)
+    assert both.weights.shape == both.samples.shape[:2]
+    torch.testing.assert_close((both.weights[..., None] * both.samples).sum(dim=0), both.mean)

@@ -14,10 +14,12 @@ from hf_bkd import (
     Teacher,
     UserError,
     add_soft_labels,
+    check_against_teacher,
 )
 from hf_bkd.soft_labels import read
 from hf_bkd.soft_labels.record import TeacherRecord
 from hf_bkd.targets import entropy_weights
+from hf_bkd.utils.random import ExampleGenerator
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
 
 X, Y = points(12)
@@ -46,25 +48,26 @@ def answers(teachers: dict[str, Teacher]):
     return [teacher.predict(X, 6, shared, True) for teacher in teachers.values()]
 
 
-def test_equal_and_entropy_weights_make_the_mean_and_the_mixtures_variance():
+def test_equal_and_entropy_weights_make_the_mean_and_its_variance():
     first, second = answers(members())
     for weights in ("equal", "entropy"):
-        actual = MultiTeacher(members(), weights).predict(X, 6, generator(), True)
+        teacher = MultiTeacher(members(), weights)
+        actual = teacher.predict(X, 6, generator(), True)
         means = torch.stack([first.mean, second.mean], dim=1)
         each = entropy_weights(means) if weights == "entropy" else torch.full((12, 2), 0.5)
         mean = (each[..., None] * means).sum(dim=1)
         torch.testing.assert_close(actual.mean, mean)
-        within = each[:, 1:] * second.variance  # the first doesn't draw
-        between = (each[..., None] * (means - mean[:, None]).square()).sum(dim=1)
-        torch.testing.assert_close(actual.variance, within + between)
-        assert actual.samples.shape == (7, 12, 3)
+        squares = each.square().sum(dim=1, keepdim=True)
+        spread = (each[..., None] * (means - mean[:, None]).square()).sum(dim=1) / (1 - squares)
+        torch.testing.assert_close(actual.variance / teacher.num_draws(6), spread * squares)
+        assert actual.samples.shape == (12, 12, 3)
 
 
 def test_inverse_variance_weights_are_those_of_the_members_means():
     teachers = {"a": drawing(1), "b": EnsembleTeacher([drawing(2), drawing(3)])}
     a, b = answers(teachers)
     actual = MultiTeacher(teachers, "inverse_variance").predict(X, 6, generator())
-    va, vb = a.variance.sum(dim=1) / 6, b.variance.sum(dim=1) / 12
+    va, vb = a.variance.sum(dim=1) / 6, b.variance.sum(dim=1) / 2
     expected = (a.mean / va[:, None] + b.mean / vb[:, None]) / (1 / va + 1 / vb)[:, None]
     torch.testing.assert_close(actual.mean, expected)
     with pytest.raises(UserError, match="inverse variances need teachers that draw, and these don't: sure"):
@@ -88,7 +91,7 @@ def test_is_saved_and_loaded(tmp_path, weights):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
     assert loaded.fingerprint() == teacher.fingerprint()
     assert MultiTeacher(dict(reversed(members().items())), weights).fingerprint() != teacher.fingerprint()
-    assert loaded.draw_logits(X, 4, generator()).shape == (1, 12, 3)
+    assert loaded.draw_logits(X, 4, generator()).shape == (8, 12, 3)
 
 
 def rows() -> datasets.Dataset:
@@ -102,7 +105,7 @@ def test_each_member_labels_the_dataset_under_its_name(tmp_path):
     options = {"storage": "float32", "progress": False, "seed": 3}
     labeled = add_soft_labels(rows(), MultiTeacher(teachers, "entropy"), 6, folder=tmp_path / "shards", **options)
     for name, teacher in teachers.items():
-        alone = read(add_soft_labels(rows(), teacher, 6, **options))
+        alone = read(add_soft_labels(rows(), teacher, 6, name=name, **options), name)
         actual = read(labeled, name)
         assert torch.equal(actual.probs, alone.probs)
         assert actual.record.teacher == alone.record.teacher
@@ -114,6 +117,24 @@ def test_each_member_labels_the_dataset_under_its_name(tmp_path):
     assert all(torch.equal(read(by_name, name).probs, read(labeled, name).probs) for name in teachers)
     with pytest.raises(UserError, match="that aren't streamed"):
         add_soft_labels(rows().to_iterable_dataset(), MultiTeacher(teachers), **options)
+
+
+def test_teachers_of_different_names_draw_independently():
+    """The same posterior under four names: the errors of four labelings don't correlate, and average as 1 / 4."""
+    teacher = drawing()
+    names = ["a", "b", "c", "d"]
+    labeled = add_soft_labels(rows(), dict.fromkeys(names, teacher), 2, storage="float32", progress=False)
+    exact = teacher.predict(X, 20_000, generator()).mean
+    errors = torch.stack([read(labeled, name).probs.view(12, 3) - exact for name in names])
+    ratio = errors.mean(dim=0).square().mean() / errors.square().mean()
+    assert 0.1 < ratio < 0.5  # 1 / 4 expected, 1 if they share their draws
+    again = add_soft_labels(rows(), teacher, 2, storage="float32", progress=False, name="c")
+    assert torch.equal(read(again, "c").probs, read(labeled, "c").probs)
+    assert check_against_teacher(labeled, teacher, name="b", tolerance=1e-6) <= 1e-6
+    online = MultiTeacher(dict.fromkeys(names, teacher))
+    stored = torch.stack([read(labeled, name).probs.view(12, 3) for name in names]).mean(dim=0)
+    ids = torch.tensor(labeled.with_format(None)["example_id"][:])
+    torch.testing.assert_close(online.predict(X, 2, ExampleGenerator(ids, 0)).mean, stored, rtol=0, atol=1e-6)
 
 
 def test_a_class_map_moves_and_adds_probabilities():

@@ -1,0 +1,80 @@
+"""The examples that teachers are fitted and measured on: batches, or a dataset that their networks read."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.calling import split
+from ..utils.errors import UserError
+from .base import Teacher
+
+
+@torch.no_grad()
+def predict_all(
+    teacher: Teacher,
+    examples: Any,
+    num_samples: int = 10,
+    seed: int = 0,
+    processing_class: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """Predict all examples of a dataset, or of some batches.
+
+    Args:
+        teacher: that is asked.
+        examples: a ``datasets.Dataset`` with a label column; or batches: (inputs, labels) pairs, or dicts with
+            ``labels``.
+        num_samples: S >= 1, draws for each prediction.
+        seed: of all draws.
+        processing_class: by which the network reads a dataset, if not the teacher's own.
+
+    Returns:
+        Mean probabilities [N, C] and labels [N], on the CPU.
+
+    Raises:
+        UserError: there are no examples; a dataset that the network can't read, or without labels.
+    """
+    batches = batches_of(examples, teacher.network, processing_class, teacher.preprocessor_for)
+    generator = torch.Generator().manual_seed(seed)
+    probs, labels = [], []
+    for batch in batches:
+        inputs, batch_labels = split(batch)
+        probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
+        labels.append(batch_labels.cpu())
+    if not probs:
+        raise UserError("there are no examples to predict: the batches are empty")
+    return torch.cat(probs), torch.cat(labels)
+
+
+def batches_of(
+    examples: Any,
+    network: nn.Module,
+    processing_class: Any = None,
+    preprocessor_for: Callable[[Any, Any], Any] | None = None,
+) -> Iterable[Mapping | tuple]:
+    """Return batches as they are, and the batches of a ``datasets.Dataset`` with labels.
+
+    Args:
+        examples: either.
+        network: reads them.
+        processing_class: by which it does.
+        preprocessor_for: makes the preprocessor of a dataset, if that is not the network's alone.
+
+    Raises:
+        UserError: a dataset that the network can't read, without labels, or of other classes.
+    """
+    if not hasattr(examples, "features"):
+        return examples
+    from ..data.batches import DatasetBatches
+    from ..data.preprocessors import preprocessor_for as of_network
+
+    preprocessor = (preprocessor_for or partial(of_network, network))(examples, processing_class)
+    return DatasetBatches(examples, network, preprocessor)
+
+
+def used_processor(batches: Any, processing_class: Any) -> Any:
+    """Return the ``processing_class`` that batches of :func:`batches_of` were made with: given, or found."""
+    preprocessor = getattr(batches, "preprocessor", None)
+    return getattr(preprocessor, "processor", None) if processing_class is None else processing_class
