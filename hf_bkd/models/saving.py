@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
-from .calling import unwrapped
+from .calling import uncompiled, unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
 
@@ -51,7 +51,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
 
 
 def _merged(network: nn.Module) -> nn.Module:
-    network = getattr(network, "_orig_mod", network)
+    network = uncompiled(network)
     return unwrapped(deepcopy(network).merge_and_unload() if hasattr(network, "merge_and_unload") else network)
 
 
@@ -160,7 +160,9 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         network = built(description or described_by(config))
     if network is None:
         kind = f" ({description['class']})" if description.get("class") else ""
-        raise UserError(f"{folder} holds the weights of a plain nn.Module{kind}: pass network=, built as it was then")
+        raise UserError(
+            f"{folder} holds the weights of a plain nn.Module{kind}: from Python, pass network=, built as it was then"
+        )
     weights = folder / (FORMER_WEIGHTS if former else WEIGHTS)
     if not weights.is_file():
         raise UserError(f"the network in {folder} cannot be loaded, for it lacks {weights.name}: save it again")

@@ -6,9 +6,10 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..data.columns import EXAMPLE_ID
 from ..utils.errors import UserError
 from .columns import RECORD, column, read_record, teachers_of
-from .identity import EXAMPLE_ID, summarized_ids
+from .identity import summarized_ids
 from .record import LabelRecord
 from .shards import first_difference
 from .writing import with_record

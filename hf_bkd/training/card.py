@@ -6,10 +6,10 @@ from typing import Any
 from transformers import Trainer
 
 from ..hub.cards import METRICS, write_student_card
+from ..models.calling import uncompiled
 from ..models.loading_code import loading_of, task_of
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
-from .saving import student_of
 from .supervision import OnlineTeacher, StoredLabels
 
 
@@ -50,7 +50,7 @@ def write_training_card(
     }
     dataset = given.get("dataset") or (record and record.dataset.name) or "unknown"
     tags = given.get("tags") or []
-    student = student_of(trainer.model)
+    student = uncompiled(trainer.model)
     write_student_card(
         folder,
         title=name,

@@ -9,8 +9,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, has_length
 
+from ..models.calling import uncompiled
 from .checkpoints import RECORD, check_complete, check_same_model, last_checkpoint, recorded, writing
-from .saving import student_of
 
 
 class ResumableTrainer(Trainer):
@@ -41,7 +41,7 @@ class ResumableTrainer(Trainer):
             check_complete(resume_from_checkpoint)
         if not resume_from_checkpoint:
             return super().train(None, *args, **kwargs)
-        check_same_model(Path(resume_from_checkpoint), student_of(self.model))
+        check_same_model(Path(resume_from_checkpoint), uncompiled(self.model))
         eval_on_start, self.args.eval_on_start = self.args.eval_on_start, False
         try:
             output = super().train(str(resume_from_checkpoint), *args, **kwargs)
@@ -96,10 +96,10 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, student_of(self.model if model is None else model))
+        super()._load_from_checkpoint(resume_from_checkpoint, uncompiled(self.model if model is None else model))
 
     def _load_best_model(self) -> None:
-        model, self.model = self.model, student_of(self.model)
+        model, self.model = self.model, uncompiled(self.model)
         try:
             super()._load_best_model()
         finally:

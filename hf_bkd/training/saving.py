@@ -10,16 +10,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
+from ..models.calling import uncompiled
 from ..models.saving import save_description, storable
 from ..models.timm_networks import IMAGES, is_timm
 from .first_batch import unmoved_randomness
 
 logger = logging.getLogger(__name__)
-
-
-def student_of(model: nn.Module) -> nn.Module:
-    """Return the student that is to be saved: what `torch.compile` has compiled; of PEFT, the model with adapters."""
-    return getattr(model, "_orig_mod", model)
 
 
 def saves_itself(student: nn.Module) -> bool:
@@ -34,7 +30,7 @@ def state_to_save(model: nn.Module, state: dict[str, Tensor] | None) -> dict[str
         model: the trainer's.
         state: gathered from several processes, if it is.
     """
-    student = student_of(model)
+    student = uncompiled(model)
     if state is None and (student is not model or not saves_itself(student)):
         state = student.state_dict()
     return state if saves_itself(student) else storable(state)
@@ -48,7 +44,7 @@ def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str
         folder: with the student's weights.
         names: of the student's classes in the order of its outputs, where they are known.
     """
-    student = student_of(trainer.model)
+    student = uncompiled(trainer.model)
     if not saves_itself(student):
         images = images_seen(trainer) if is_timm(student) else None
         save_description(student, folder, None if names is None else list(names), images)
@@ -56,7 +52,7 @@ def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     """Write the names of the classes into a transformers model's config, if it has none but LABEL_0 and so on."""
-    config = getattr(student_of(model), "config", None)
+    config = getattr(uncompiled(model), "config", None)
     own = getattr(config, "id2label", None)
     if names and own and len(own) == len(names) and all(own.get(i) == f"LABEL_{i}" for i in range(len(own))):
         config.id2label = dict(enumerate(names))
