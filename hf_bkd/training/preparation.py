@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.calling import check_single_label
 from ..models.variational_layers import gaussian_kl
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
@@ -104,14 +105,9 @@ def check_student(model: nn.Module, args: DistillationTrainingArguments) -> None
     """Refuse a student that says of itself that it is no classifier, and metrics of inputs that nobody could find.
 
     Raises:
-        UserError: another ``problem_type`` than of single labels, or inputs for metrics without a main input's name.
+        UserError: a multi-label classifier or a regression, or inputs for metrics without a main input's name.
     """
-    problem = getattr(getattr(model, "config", None), "problem_type", None)
-    if problem not in (None, "single_label_classification"):
-        raise UserError(
-            f"the student's config.problem_type is {problem!r}, and it would be trained with one class for each row: "
-            "set it to None if that is meant"
-        )
+    check_single_label(model)
     if "inputs" in args.include_for_metrics and not hasattr(model, "main_input_name"):
         raise UserError(
             f"include_for_metrics has 'inputs', and {type(model).__name__} doesn't say which these are: set its "

@@ -325,7 +325,9 @@ class TestTheLookAtTheFirstRows:
     def test_refuses_what_says_that_it_is_no_classifier(self, tmp_path):
         student = with_names()
         student.config.problem_type = "multi_label_classification"
-        with pytest.raises(UserError, match="problem_type is 'multi_label_classification', and it would be trained"):
+        with pytest.raises(
+            UserError, match="WithNames has problem_type .multi_label_classification., and only classifiers with one"
+        ):
             trained(tmp_path, student, rows())
         with pytest.raises(UserError, match="no parameter of the student is trained"):
             trained(tmp_path, new(Plain).requires_grad_(False), rows())
