@@ -60,7 +60,7 @@ def load_for_classes(
         UserError: it can't be loaded, or is of other classes.
     """
     folder = _folder(name)
-    with _near_names(name), damage_refused(f"the network in {folder}"):
+    with damage_refused(f"the network in {folder}"):
         if has_head(folder):
             network = load_network(folder)
             own = class_names(network)
@@ -83,14 +83,13 @@ def is_encoder(name: str) -> bool:
 
 @contextmanager
 def _near_names(name: str) -> Iterator[None]:
-    """Say which architectures are called like a network that is not there, and that no command has a caller's code."""
+    """Say which architectures are called like a network that is not there."""
     try:
         yield
     except UserError as error:
         near = get_close_matches(name, timm.list_models())
-        sentence = str(error).replace("pass network=, built as it was then", "no command can build it: use Python")
         raise UserError(
-            f"{sentence}; architectures with such a name: {', '.join(near)}" if near else sentence
+            f"{error}; architectures with such a name: {', '.join(near)}" if near else str(error)
         ) from None
 
 
