@@ -24,6 +24,7 @@ from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_count
 from ..utils.command_line import parse_dataclasses
 from ..utils.errors import UserError
+from ..utils.processes import decided_by_main
 from . import options
 from .architectures import ImageShape, StandIn, is_architecture, new_image_network, new_perceptron, reads_features
 from .arguments import metrics_text, quiet, repository
@@ -90,7 +91,8 @@ def _distilled(
     teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
     set_seed(args.seed)
     student, processing_class = _student(arguments, rows, teacher)
-    check_same_settings(work / SETTINGS, settings, "a training", "go on with the same, or delete that folder")
+    remedy = "go on with the same, or delete that folder"
+    decided_by_main(lambda: check_same_settings(work / SETTINGS, settings, "a training", remedy))
     trainer = train_network(
         student,
         args,

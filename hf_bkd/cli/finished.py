@@ -43,23 +43,22 @@ def finish(
     with sole_user(work):
         try:
             done = decided_by_main(lambda: is_finished(output_dir, settings))
-            if state.is_main_process:
-                tidy(output_dir)
-            save = None if done else make()
+            decided_by_main(lambda: tidy(output_dir))
+            sentence = f"{output_dir} is finished already, by the same command"
+            if not done:
+                save = make()
+                sentence = decided_by_main(lambda: _saved(output_dir, settings, save))
             state.wait_for_everyone()  # until all have read what the main process removes
             if state.is_main_process:
-                print(
-                    _saved(output_dir, settings, save)
-                    if save
-                    else f"{output_dir} is finished already, by the same command"
-                )
+                print(sentence)
                 shutil.rmtree(work, ignore_errors=True)
         finally:
             if state.is_main_process:
                 remove_unused(work)
-    if state.is_main_process and push is not None:
-        print(f"pushed: {push()}")
-    state.wait_for_everyone()
+    if push is not None:
+        address = decided_by_main(push)
+        if state.is_main_process:
+            print(f"pushed: {address}")
     state.destroy_process_group()
 
 

@@ -23,6 +23,7 @@ from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset, training_set
 from ..utils.errors import UserError
 from ..utils.files import bare_name
+from ..utils.processes import decided_by_main
 from .examples import Examples, reader_of
 from .finished import SETTINGS, contents
 from .networks import load_trained
@@ -100,8 +101,8 @@ class CommandLineFitting(Fitting):
     def train(self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
         """Train a network with the member's seed, going on from its last complete checkpoint."""
         args, seed, data, evaluated = self.args, self.args.seed + self.number, self.training_set, None
+        decided_by_main(self._check_same_training)
         if PartialState().is_main_process:
-            self._check_same_training()
             print(f"training network {self.number + 1} of {self.size}", flush=True)
         if self.options.augment:
             data.views = Views(CropAndFlip(), seed=seed)
