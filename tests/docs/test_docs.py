@@ -11,15 +11,20 @@ import torch
 
 import hf_bkd
 from hf_bkd import teachers
+from hf_bkd.cli import main
 from hf_bkd.models.saving import save_network
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.study import Arm
 
 from .conftest import CLASSES, write_photos
-from .pages import ROOT, block, blocks, numbers, run, shape
+from .pages import ROOT, block, blocks, commands, numbers, run, shape
 
-WHOLE = {"quick_start.md": (), "own_images.md": ("photos",), "own_texts.md": ("texts",), "features.md": ()}
+WHOLE = {
+    "quick_start.md": ("digits",), "own_images.md": ("photographs",), "own_texts.md": ("texts",),
+    "features.md": ("table", "sound"),
+}  # fmt: skip
+SHORT = {command: ["--max_steps", "2", "--use_cpu", "1"] for command in ("teacher", "distill")}
 IN_PARTS = {
     "README.md", "gpu.md", "label_format.md", "own_teacher.md", "posteriors.md", "processes.md", "several_teachers.md",
     "sharing.md", "students.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
@@ -46,6 +51,16 @@ def test_a_page_that_is_a_program_runs_from_top_to_bottom(quick, page, capsys, r
     for expected, printed in run(page, world, capsys):
         assert list(map(shape, printed)) == list(map(shape, expected))
     assert {"eval_accuracy", "eval_nll", "eval_ece"} < world["trainer"].evaluate().keys()
+
+
+@pytest.mark.parametrize("page", WHOLE)
+def test_the_commands_of_a_page_do_the_same(page, capsys, request):
+    for fixture in WHOLE[page]:
+        request.getfixturevalue(fixture)
+    assert [words[0] for words in commands(page)] == ["teacher", "label", "distill", "evaluate"]
+    for words in commands(page):
+        main([*words, *SHORT.get(words[0], [])])
+    assert re.search(r"accuracy \d\.\d{4}", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("number", "fixture"), [(0, "photos"), (1, "texts")])
