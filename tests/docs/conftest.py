@@ -196,3 +196,28 @@ def sound():
     for folder in ("my-audio-network", "facebook/wav2vec2-base"):
         Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
         Wav2Vec2FeatureExtractor().save_pretrained(folder)
+
+
+@pytest.fixture
+def numbers():
+    """What the first lines of the page on troubles write."""
+    features = np.random.default_rng(0).normal(size=(300, 8))
+    rows = {"features": features, "label": features[:, :3].argmax(axis=1)}
+    datasets.Dataset.from_dict(rows).to_json("numbers.json")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub in this process: what was pushed to it, by name."""
+    pushed, load_dataset = {}, datasets.load_dataset
+
+    def push(labeled: datasets.Dataset, name: str, labels_only: bool = False, **settings):
+        pushed[name] = hf_bkd.only_soft_labels(labeled) if labels_only else labeled
+
+    def load(name: str, *args, **kwargs):
+        return pushed[name] if name in pushed else load_dataset(name, *args, **kwargs)
+
+    monkeypatch.setattr(hf_bkd, "push_soft_labels", push)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hf_bkd.Teacher, "push_to_hub", lambda self, name, private: pushed.update({name: self}))
+    return pushed

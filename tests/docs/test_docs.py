@@ -22,12 +22,12 @@ from .pages import ROOT, block, blocks, commands, numbers, run, shape
 
 WHOLE = {
     "quick_start.md": ("digits",), "own_images.md": ("photographs",), "own_texts.md": ("texts",),
-    "features.md": ("table", "sound"),
+    "features.md": ("table", "sound"), "sharing.md": ("photographs", "hub"), "troubleshooting.md": ("numbers",),
 }  # fmt: skip
 SHORT = {command: ["--max_steps", "2", "--use_cpu", "1"] for command in ("teacher", "distill")}
 IN_PARTS = {
     "README.md", "gpu.md", "label_format.md", "own_teacher.md", "posteriors.md", "processes.md", "several_teachers.md",
-    "sharing.md", "students.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
+    "students.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
 }  # fmt: skip
 
 
@@ -176,25 +176,6 @@ def test_the_plain_views_are_the_pictures_that_were_labeled(world, label):
             picture = plain["crop_and_flip"](image, labeled[row]["example_id"], 5, view, padding=2)
             expected = preprocessor.normalize(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])[0]
             torch.testing.assert_close(shown[row], expected, rtol=0, atol=1e-6)
-
-
-def test_labels_are_shared_and_joined_as_the_page_says(world, monkeypatch):
-    pushed = {}
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: pushed[name])
-    monkeypatch.setattr(hf_bkd.Teacher, "push_to_hub", lambda self, name, private: pushed.update({name: private}))
-    world |= {
-        "datasets": datasets,
-        "push_soft_labels": lambda labeled, name, labels_only, private=False: pushed.update(
-            {name: hf_bkd.only_soft_labels(labeled)}
-        ),
-    }
-    exec(block("sharing.md", "num_views=16"), world)
-    world["args"].kd_lambda = 1.0
-    exec(block("sharing.md", "join_soft_labels(images"), world)
-    assert world["train"].views == hf_bkd.Views(hf_bkd.CropAndFlip(), num_views=16)
-    exec(block("sharing.md", "my-company/teacher"), world)
-    assert pushed["my-company/teacher"] is True
-    assert len(world["labeled"].features["teacher_provenance"].names[0]) > 100
 
 
 def test_work_goes_on_as_the_page_of_processes_says(world):
