@@ -22,8 +22,10 @@ MADE_UP = re.compile(r"LABEL_\d+|\d+")  # names that transformers gives where no
 
 def names_of_network(network: nn.Module) -> list[str] | None:
     """Return the names of a network's classes in the order of its outputs; ``None`` if its config has none."""
-    config = getattr(unwrapped(network), "config", None)
-    names = getattr(config, "id2label", None) or {}
+    network = unwrapped(network)
+    if getattr(network, "label_names", None):
+        return _given(network.label_names)
+    names = getattr(getattr(network, "config", None), "id2label", None) or {}
     try:
         listed = [str(names[number]) for number in range(len(names))]
     except (KeyError, TypeError):

@@ -5,15 +5,19 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 SECONDS = 20  # that git may take
 PACKAGE = Path(__file__).parents[1]
 
 
-def environment(device: torch.device, num_processes: int = 1) -> dict[str, str]:
+def environment(device: "torch.device", num_processes: int = 1) -> dict[str, str]:
     """Return versions and hardware, as strings; the library's commit where it is known."""
+    import torch  # which takes a second that a version alone doesn't need
+
     packages = ("hf_bkd", "torch", "transformers", "datasets", "accelerate", "timm", "laplace-torch")
     versions = {name: version_of(name) for name in packages}
     source = commit()
