@@ -86,6 +86,12 @@ def test_the_page_on_students_loads_them(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_numbers_of_the_quick_start_come_out(capsys):
+    ((expected, printed),) = run("quick_start.md", {}, capsys)
+    np.testing.assert_allclose(numbers(printed), numbers(expected), atol=0.03)
+
+
+@pytest.mark.slow
 def test_the_readmes_numbers_of_images_come_out(capsys):
     write_photos({"train": 600, "validation": 200, "test": 500})
     ((expected, printed),) = run("README.md", {}, capsys, 0)
