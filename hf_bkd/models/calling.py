@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from ..utils.seeding import seeded
 
 Inputs = Mapping[str, Tensor] | Tensor
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
@@ -58,6 +59,41 @@ def check_single_label(network: nn.Module) -> None:
         )
 
 
+def check_logits(logits: Tensor, network: nn.Module) -> None:
+    """Refuse probabilities where logits [B, C] are needed: a softmax of them would flatten every answer.
+
+    Raises:
+        UserError: every row is a distribution.
+    """
+    sums = logits.double().sum(dim=-1)
+    if logits.ndim == 2 and len(logits) and bool((logits >= 0).all() & ((sums - 1).abs() < 1e-4).all()):
+        raise UserError(
+            f"{type(network).__name__} returns probabilities, and logits are needed: leave out the softmax at its "
+            "end, or return their logarithms"
+        )
+
+
+@torch.no_grad()
+def check_network(network: nn.Module, inputs: Inputs) -> None:
+    """Ask a network about a few examples: its answers must be logits, and the same each time.
+
+    Raises:
+        UserError: it returns probabilities, or draws random numbers in evaluation mode.
+    """
+    inputs, device = to_network(inputs, network), next(network.parameters()).device
+    answers = []
+    with evaluation_mode(network):
+        for seed in range(2):
+            with seeded(seed, device):
+                answers.append(logits_of(call_network(network, inputs)))
+    check_logits(answers[0], network)
+    if not torch.allclose(*answers, rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"{type(network).__name__} draws random numbers in evaluation mode, so that its answers depend on the "
+            "batch: give F.dropout training=self.training, or take MCDropoutTeacher, whose draws they then are"
+        )
+
+
 class HeadData(NamedTuple):
     """Inputs and outputs of a network's last layer on N examples, with their labels, on the network's device.
 
@@ -94,6 +130,8 @@ def head_data(network: nn.Module, batches: Iterable[Mapping | tuple]) -> HeadDat
         for batch in batches:
             inputs, labels = split(batch)
             features, logits = head_features(network, to_network(inputs, network))
+            if not columns[0]:
+                check_logits(logits, network)
             for column, value in zip(columns, (features.float(), logits.float(), labels.to(device)), strict=True):
                 column.append(value)
     if not sum(map(len, columns[2])):

@@ -51,7 +51,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
 
 
 def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of transformers' wrapper of a timm network by timm's names, which both read; others as it is."""
+    """Return the state of transformers' wrapper of a timm network by timm's names, which both read."""
     if not isinstance(network, transformers.TimmWrapperForImageClassification):
         return state
     return {name.removeprefix("timm_model."): value for name, value in state.items()}

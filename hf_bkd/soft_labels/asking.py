@@ -14,6 +14,7 @@ from accelerate.utils import find_executable_batch_size, gather_object
 
 from ..data.columns import EXAMPLE_ID
 from ..data.rows import reason
+from ..models.calling import check_network
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.processes import failing_together, processes
@@ -22,7 +23,7 @@ from ..utils.random import ExampleGenerator, named_seed
 from .belonging import check_class_count, check_identity
 from .examples import Batch, Examples, ahead
 from .preparation import NAME as DIGESTS
-from .preparation import check_inputs, input_digests
+from .preparation import check_inputs, input_digests, same_inputs
 from .shards import Shards
 from .storage import STORAGES
 from .writing import encoded_table, with_wide_variance
@@ -126,14 +127,24 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
     """Ask a network's teacher about the first two examples: what doesn't fit comes up before anything is labeled.
 
     Raises:
-        UserError: a teacher of other classes, or rows that can't be read or answered.
+        UserError: a teacher of other classes, rows that can't be read or answered, inputs that differ each time, or a
+            network that returns probabilities or draws random numbers in evaluation mode.
     """
     check_class_count("the teacher", teacher.num_classes, examples.dataset.features)
     if not hasattr(teacher, "preprocessor_for"):
         return
     piece = next((read() for _, read in examples.pieces(2)), None)
-    if piece is not None:
-        _asked(teacher, next(examples.batches(piece, 0, 2, device_of(teacher))), 1, options)
+    if piece is None:
+        return
+    batch, again = (next(examples.batches(piece, 0, 2, device_of(teacher))) for _ in range(2))
+    _asked(teacher, batch, 1, options)
+    inputs = batch.inputs(0)
+    if not same_inputs(inputs, again.inputs(0)):
+        raise UserError(
+            "the preprocessor makes other inputs of the same rows each time, so that nobody could see again what was "
+            "labeled: pass the one of evaluation, and augmentations as views="
+        )
+    check_network(teacher.network, inputs)
 
 
 def ask(

@@ -59,6 +59,11 @@ def check_inputs(examples: Examples, piece: datasets.Dataset, first: int, shard:
         )
 
 
+def same_inputs(first: Any, second: Any) -> bool:
+    """Whether two makings of inputs from the same rows came to the same."""
+    return _digest(first) == _digest(second)
+
+
 def _sampled(examples: Examples, piece: datasets.Dataset) -> list[int]:
     columns = [] if examples.identity is None else list(examples.identity.columns)
     table = piece.with_format("arrow", columns=columns)[:] if columns else {}

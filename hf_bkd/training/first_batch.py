@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.rows import reason
-from ..models.calling import call_network, evaluation_mode, logits_of, to_network, unwrapped
+from ..models.calling import call_network, check_logits, evaluation_mode, logits_of, to_network, unwrapped
 from ..utils.errors import UserError
 from .supervision import network_inputs
 
@@ -75,4 +75,5 @@ def logits_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what:
             f"and a classifier's are {[*answers, 'classes']}, of two classes or more: take a network with a "
             "classification head"
         )
+    check_logits(logits, network)
     return logits

@@ -9,6 +9,8 @@ from ...utils.errors import UserError
 from ..rows import check_present
 from .base import Preprocessor
 
+TOLD_APART = 1e-5  # of the largest number: a hundred steps of float32
+
 
 def feature_preprocessor(network: nn.Module, columns: tuple[str, ...]) -> Preprocessor:
     """Make the preprocessor of columns of numbers: float32 [B, d], the columns side by side in their order.
@@ -17,7 +19,8 @@ def feature_preprocessor(network: nn.Module, columns: tuple[str, ...]) -> Prepro
     shape.
 
     Raises (when rows are read):
-        UserError: a value that is missing, or lists of several lengths.
+        UserError: a value that is missing or not finite, lists of several lengths, or numbers that float32 can't tell
+            apart.
     """
     name = next(iter(argument_names(network)), "features")
 
@@ -39,4 +42,18 @@ def _numbers(values: list, column: str) -> np.ndarray:
             f"the column {column} holds lists of several lengths, or something else than numbers: bring them to one "
             "length, or pass preprocessor=, a function from rows to inputs"
         ) from error
+    if not np.isfinite(array).all():
+        odd = np.argwhere(~np.isfinite(array))[0][0]
+        raise UserError(
+            f"the column {column} holds a number that is not finite ({values[odd]!r}): leave such rows out, or put "
+            "another number in its place"
+        )
+    if array.ndim == 1:
+        exact = np.asarray(values, dtype=np.float64)
+        spread, largest = np.ptp(exact), np.abs(exact).max(initial=0.0)
+        if 0 < spread < TOLD_APART * largest:
+            raise UserError(
+                f"the numbers of the column {column} differ by less than float32 tells apart at their size (by "
+                f"{spread:.3g} around {exact[0]:.6g}): subtract their mean, as of times"
+            )
     return array[:, None] if array.ndim == 1 else array
