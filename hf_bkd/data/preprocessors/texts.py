@@ -37,6 +37,7 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
         )
     tokenizer, taken = deepcopy(tokenizer), argument_names(network)
     _set_padding(tokenizer, network)
+    tokenizer.padding_side = padding_side(network, tokenizer)
     _check_vocabulary(network, tokenizer)
     longest = longest_text(network, tokenizer)
     length = {} if longest is None else {"truncation": True, "max_length": longest}
@@ -64,6 +65,18 @@ def longest_text(network: nn.Module, tokenizer: Any) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and padding is not None:
             limits.append(module.num_embeddings - padding - 1)
     return min((limit for limit in limits if limit is not None and 0 < limit < UNLIMITED), default=None)
+
+
+def padding_side(network: nn.Module, tokenizer: Any) -> str:
+    """Return the side on which texts are padded, ``"left"`` or ``"right"``, so that a text's answer is its own.
+
+    Classifiers of transformers read a text's first token or find its last one, and count positions from the left: the
+    end is where padding changes nothing, whatever the tokenizer says, which may have been made to generate. Those that
+    read the last position whatever stands there (XLNet) are padded as the tokenizer says, and so are other networks.
+    """
+    config = getattr(network, "config", None)
+    own = getattr(tokenizer, "padding_side", "right")
+    return own if config is None or getattr(config, "summary_type", None) == "last" else "right"
 
 
 def _set_padding(tokenizer: Any, network: nn.Module) -> None:
@@ -106,8 +119,7 @@ def _vocabulary(tokenizer: Any) -> str:
 def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: Any) -> Preprocessor:
     """Make the preprocessor of columns of tokens (``input_ids`` and what belongs to them) of several lengths.
 
-    Rows are padded to the longest of a batch, behind their end or before their start as the tokenizer says, and with
-    the network's padding token.
+    Rows are padded to the longest of a batch, on the :func:`padding_side` and with the network's padding token.
 
     Raises:
         UserError: neither network nor tokenizer name a padding token.
@@ -120,7 +132,7 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
             "rows of tokens of several lengths have to be padded, and neither network nor tokenizer names a padding "
             "token: set network.config.pad_token_id"
         )
-    before, masked = getattr(tokenizer, "padding_side", "right") == "left", "attention_mask" in argument_names(network)
+    before, masked = padding_side(network, tokenizer) == "left", "attention_mask" in argument_names(network)
 
     def padded(values: list, value: int) -> Tensor:
         longest = max(map(len, values))
