@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 NAMES = ["cat", "dog", "eel", "fox", "gnu"]
+KINDS_OF_NAMES = ["none", "none", "same", "permuted", "case", "others"]
 STORAGES = ["float32", "float32", "float16", "uint8", "top_k"]
 
 
@@ -59,7 +60,7 @@ def class_names(draw, number: int) -> tuple[list[str], list[str] | None, list[in
     The network's are ``None`` where it has none; the places are ``None`` where they are other classes.
     """
     own = NAMES[:number]
-    kind = draw(st.sampled_from(["none", "none", "same", "permuted", "case", "others"]))
+    kind = draw(st.sampled_from(KINDS_OF_NAMES))
     order = list(range(number)) if kind in ("none", "same") else draw(st.permutations(range(number)))
     network = [own[place] for place in order]
     if kind == "none":

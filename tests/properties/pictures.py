@@ -90,7 +90,9 @@ def of_images(draw) -> Case:
         places = list(range(classes))
     processing_class, prepared = transform_of(kind, network)
     sizes = st.sampled_from([(8, 8), (8, 8), (32, 32), (5, 11), (1, 1), (20, 3)])
-    files = draw(st.lists(st.builds(encoded, st.sampled_from(MODES), sizes, st.integers(0, 5)), min_size=1, max_size=4))
+    files = draw(
+        st.lists(st.builds(encoded, st.sampled_from(MODES), sizes, st.integers(0, 5)), min_size=1, max_size=4)
+    )
     strange = draw(st.sampled_from([None, None, None, "missing", "cut", "no image", "deep", "second"]))
     place = draw(st.integers(0, len(files) - 1))
     if strange == "missing":
@@ -119,4 +121,6 @@ def of_images(draw) -> Case:
         return in_order(probs, named(places, dataset, classes))
 
     plain = strange is None and places is not None
-    return Case(network, dataset, [by_hand(file) for file in files], plain, processing_class, draw(options(len(files))))
+    return Case(
+        network, dataset, [by_hand(file) for file in files], plain, processing_class, draw(options(len(files)))
+    )

@@ -133,7 +133,9 @@ def of_pairs(draw) -> Case:
     pairs = draw(with_repeats(draw(st.lists(st.tuples(short, short), min_size=1, max_size=5))))
     string = datasets.Value("string")
     values = {first: [pair[0] for pair in pairs], second: [pair[1] for pair in pairs]}
-    dataset = table(draw, (values, {first: string, second: string}), draw(labels(len(pairs), ["a", "b", "c"][:classes])))
+    dataset = table(
+        draw, (values, {first: string, second: string}), draw(labels(len(pairs), ["a", "b", "c"][:classes]))
+    )
     expected = []
     for a, b in pairs:
         left, right = [CLS, *numbers_of(a), SEP], [*numbers_of(b), SEP]
@@ -161,7 +163,9 @@ def of_tokens(draw) -> Case:
         columns["attention_mask"] = [None if row is None else [1] * len(row) for row in rows]
     dtype = draw(st.sampled_from(["int64", "int32", "int16"]))
     features = {name: datasets.List(datasets.Value(dtype)) for name in columns}
-    dataset = table(draw, (columns, features), draw(labels(len(rows), ["a", "b", "c"][:classes])), draw(extras(len(rows))))
+    dataset = table(
+        draw, (columns, features), draw(labels(len(rows), ["a", "b", "c"][:classes])), draw(extras(len(rows)))
+    )
     expected = [
         answer(network, input_ids=torch.tensor([row]))
         if row is not None and max(row) < VOCABULARY and len(row) <= POSITIONS - (kind == "roberta")

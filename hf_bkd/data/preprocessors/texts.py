@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -45,10 +46,17 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
         check_present(rows, columns)
         batch = tokenizer(*(list(rows[name]) for name in columns), padding=True, return_tensors="pt", **length)
+        _check_tokens(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
         return {name: value for name, value in batch.items() if name in taken}
 
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
     return Preprocessor("text", columns, prepare, settings, processor=tokenizer)
+
+
+def _check_tokens(lengths: Sequence[int]) -> None:
+    """Refuse a text without tokens, of which a network's answer would be that of the padding."""
+    if 0 in lengths:
+        raise UserError("the text has no tokens, and nothing could be said of it: leave it out, or fill it in")
 
 
 def longest_text(network: nn.Module, tokenizer: Any) -> int | None:
@@ -141,6 +149,7 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
 
     def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
         check_present(rows, columns)
+        _check_tokens(list(map(len, rows["input_ids"])))
         inputs = {"input_ids": padded(rows["input_ids"], padding)} | {name: padded(rows[name], 0) for name in names}
         if masked and "attention_mask" not in inputs:
             inputs["attention_mask"] = padded([[1] * len(each) for each in rows["input_ids"]], 0)
