@@ -33,6 +33,7 @@ from .asking import (
     fitting_batch_size,
     shard_name,
 )
+from .belonging import class_order
 from .examples import AnyDataset, Examples
 from .identity import Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
@@ -102,7 +103,8 @@ def add_soft_labels(
         progress: whether to show a bar.
 
     Returns:
-        The dataset with ``teacher_probs``, ``teacher_variance`` where there are several draws, ``example_id`` and
+        The dataset with ``teacher_probs`` of its classes (matched by name with those of the teacher's network, where
+        both have names), ``teacher_variance`` where there are several draws, ``example_id`` and
         ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
 
     Raises:
@@ -155,13 +157,17 @@ def add_soft_labels(
 
 
 class Made(NamedTuple):
-    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so."""
+    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so.
+
+    ``class_names`` are the teacher's, where it knows them.
+    """
 
     examples: Examples
     answers: Answers
     options: LabelOptions
     teacher: dict[str, Any]
     folds: dict[str, Any] | None = None
+    class_names: list[str] | None = None
 
 
 def _loaded(teacher: LabelingTeacher | str | Path | None) -> LabelingTeacher | None:
@@ -176,12 +182,13 @@ def _labeled(
     examples: Examples, teacher: LabelingTeacher, options: LabelOptions, folder: str | Path | None, progress: bool
 ) -> Made:
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
+    options = replace(options, class_order=class_order(teacher, examples.dataset.features))
     described = description(teacher, options.num_samples)
     shards = Shards(folder, _plan(examples, options, described, None))
     examples, options = _as_begun(examples, options, shards)
     answers = ask(examples, teacher, options, shards, "rows", "labeling" if progress else None)
-    source = getattr(teacher, "source", None)
-    return Made(examples, answers, options, described | ({"source": source} if source else {}))
+    source, names = getattr(teacher, "source", None), getattr(teacher, "class_names", None)
+    return Made(examples, answers, options, described | ({"source": source} if source else {}), class_names=names)
 
 
 def _cross_fitted(
@@ -316,6 +323,7 @@ def _table_and_record(
         folds=made.folds,
         mixed_precision=options.mixed_precision,
         held_out=held_out,
+        names=made.class_names,
         **examples.settings,
     )
     return table, record
