@@ -35,7 +35,8 @@ class MultiTeacher(Composite):
 
     Raises:
         UserError: no members, a name that can't be part of a column's, unknown weights, or members of different
-            classes, whose names are matched where their networks have some; in ``predict``: inverse variances of a member that doesn't draw.
+            classes, which are matched by name where their networks name them; in ``predict``: inverse variances of a
+            member that doesn't draw.
     """
 
     method = "multi"
