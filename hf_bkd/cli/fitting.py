@@ -20,6 +20,7 @@ from ..data.augmentations import CropAndFlip
 from ..data.preprocessing import ImagePreprocessor
 from ..data.preprocessors import Reader, class_names, kind_of, reader_for
 from ..data.views import Views
+from ..models.class_names import order_by_name
 from ..models.classifier import create_classifier
 from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
@@ -236,8 +237,8 @@ def _check_alike(names: list[str], members: list[Teacher], readers: list[Reader]
             raise UserError(
                 f"{name} reads {reader.kind}s in another way than {names[0]} does, so they can't be members"
             )
-        theirs, ours = class_names(member.network), class_names(members[0].network)
-        if theirs != ours and sorted(theirs) == sorted(ours):
+        theirs, ours = member.class_names, members[0].class_names
+        if order_by_name(theirs, ours, name, names[0], "give them the same id2label in their config.json") is not None:
             raise UserError(f"{name} has the classes of {names[0]} in another order, so they can't be members")
 
 

@@ -33,6 +33,7 @@ from .asking import (
     fitting_batch_size,
     shard_name,
 )
+from .belonging import class_order
 from .examples import AnyDataset, Examples
 from .identity import Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
@@ -108,8 +109,9 @@ def add_soft_labels(
             ``left_out.json`` in the folder has each one's number, column and reason.
 
     Returns:
-        The dataset, less rows that were left out, with ``teacher_probs``, ``teacher_variance`` where there are several draws, ``example_id`` and
-        ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
+        The dataset, less rows that were left out, with ``teacher_probs`` of its classes (matched by name with those of
+        the teacher's network, where both have names), ``teacher_variance`` where there are several draws,
+        ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
 
     Raises:
         UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
@@ -175,13 +177,17 @@ def add_soft_labels(
 
 
 class Made(NamedTuple):
-    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so."""
+    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so.
+
+    ``class_names`` are the teacher's, where it knows them.
+    """
 
     examples: Examples
     answers: Answers
     options: LabelOptions
     teacher: dict[str, Any]
     folds: dict[str, Any] | None = None
+    class_names: list[str] | None = None
 
 
 def _loaded(teacher: LabelingTeacher | str | Path | None) -> LabelingTeacher | None:
@@ -196,12 +202,13 @@ def _labeled(
     examples: Examples, teacher: LabelingTeacher, options: LabelOptions, folder: str | Path | None, progress: bool
 ) -> Made:
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
+    options = replace(options, class_order=class_order(teacher, examples.dataset.features))
     described = description(teacher, options.num_samples)
     shards = Shards(folder, _plan(examples, options, described, None))
     examples, options = _as_begun(examples, options, shards)
     answers = ask(examples, teacher, options, shards, "rows", "labeling" if progress else None)
-    source = getattr(teacher, "source", None)
-    return Made(examples, answers, options, described | ({"source": source} if source else {}))
+    source, names = getattr(teacher, "source", None), getattr(teacher, "class_names", None)
+    return Made(examples, answers, options, described | ({"source": source} if source else {}), class_names=names)
 
 
 def _cross_fitted(
@@ -336,6 +343,7 @@ def _table_and_record(
         folds=made.folds,
         mixed_precision=options.mixed_precision,
         held_out=held_out,
+        names=made.class_names,
         **examples.settings,
     )
     return table, record

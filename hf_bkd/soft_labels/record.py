@@ -209,6 +209,7 @@ def make_record(
     mixed_precision: str | None = None,
     held_out: dict | None = None,
     left_out: list[int] | None = None,
+    names: list[str] | None = None,
 ) -> LabelRecord:
     """The record of labels that were just made.
 
@@ -219,10 +220,11 @@ def make_record(
         ids: a summary of them.
         rows: their number N; that of the dataset if not given.
         held_out: what the teacher's own record says if not given.
+        names: of the teacher's classes in order, which count where the dataset has none.
 
     All others are fields of :class:`LabelRecord` and :class:`DatasetRecord`.
     """
-    names = class_names(dataset.features)
+    names = class_names(dataset.features) or names
     record = {
         "format": FORMAT,
         "teacher": teacher,
