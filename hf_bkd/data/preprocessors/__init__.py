@@ -10,6 +10,7 @@ import datasets
 from torch import nn
 
 from ...models.calling import num_classes_of, unwrapped
+from ...models.timm_networks import is_timm, label_names_of
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
 from .audio import audio_preprocessor
@@ -67,6 +68,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     content = Content.of(dataset)
     if content.has_transform:
         return None
+    if getattr(network, "feature_names", None):
+        return feature_preprocessor(network, content.named(network.feature_names))
     kind = network_kind(network)
     if given not in (None, "any") and kind not in (None, given):
         raise UserError(
@@ -138,7 +141,10 @@ def _part(processor: Any, kind: str) -> Any:
 
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order, from its config; ``LABEL_0`` and so on where it has none."""
-    names = getattr(getattr(unwrapped(network), "config", None), "id2label", None) or {}
+    network = unwrapped(network)
+    names = getattr(getattr(network, "config", None), "id2label", None) or {}
+    own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
+    names = names or dict(enumerate(own or ()))
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
 
 
