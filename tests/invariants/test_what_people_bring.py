@@ -119,10 +119,14 @@ class TestLabels:
             labeled(rows(NAMES[::-1], [2, 1, 0, 2]), teacher, folder=tmp_path)
 
 
+def several(members):
+    return MultiTeacher({f"t{number}": member for number, member in enumerate(members)})
+
+
 class TestEnsembles:
     INPUTS = {"x": torch.tensor(SCORES)}
 
-    @pytest.mark.parametrize("make", [EnsembleTeacher, lambda members: MultiTeacher(dict(zip("ab", members)))])
+    @pytest.mark.parametrize("make", [EnsembleTeacher, several])
     def test_bring_members_together_by_name(self, make, tmp_path):
         teacher = make([DeterministicTeacher(Network()), DeterministicTeacher(Network(REVERSED))])
         assert teacher.class_names == NAMES
@@ -132,7 +136,7 @@ class TestEnsembles:
         reversed_names = make([DeterministicTeacher(Network(REVERSED)), DeterministicTeacher(Network())])
         assert np.allclose(reversed_names.predict(self.INPUTS).mean, PROBS[:, ::-1], atol=1e-6)
 
-    @pytest.mark.parametrize("make", [EnsembleTeacher, lambda members: MultiTeacher(dict(zip("ab", members)))])
+    @pytest.mark.parametrize("make", [EnsembleTeacher, several])
     def test_refuse_members_of_other_names(self, make):
         members = [DeterministicTeacher(Network()), DeterministicTeacher(Network(names=FRENCH))]
         with pytest.raises(
@@ -151,13 +155,10 @@ class TestEnsembles:
 
 class TestFits:
     def test_number_the_datasets_labels_as_the_network(self):
-        one = LaplaceTeacher.fit(Network(), rows(), prior_precision=1.0)
-        other = LaplaceTeacher.fit(Network(REVERSED), rows(), prior_precision=1.0)
-        inputs = {"x": torch.tensor(SCORES)}
-        answers = [each.predict(inputs, 1, torch.Generator().manual_seed(0)).mean for each in (one, other)]
-        assert one.link == other.link
-        if one.link != "mc":
-            assert np.allclose(answers[0], answers[1][:, [2, 1, 0]], atol=1e-5)
+        settings = {"prior_precision": 1.0, "link": "probit", "structure": "full"}
+        one, other = (LaplaceTeacher.fit(Network(order), rows(), **settings) for order in ((0, 1, 2), REVERSED))
+        answers = [each.predict({"x": torch.tensor(SCORES)}).mean for each in (one, other)]
+        assert np.allclose(answers[0], answers[1][:, [2, 1, 0]], atol=1e-5)
 
     def test_refuse_a_dataset_of_other_names(self):
         with pytest.raises(
