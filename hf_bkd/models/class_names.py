@@ -7,6 +7,7 @@ from torch import nn
 
 from ..utils.errors import UserError
 from .calling import unwrapped
+from .timm_networks import is_timm, label_names_of
 
 MADE_UP = re.compile(r"LABEL_\d+|\d+")  # names that transformers gives where nobody has given any
 
@@ -17,9 +18,14 @@ def given_names(names: Sequence[str] | None) -> list[str] | None:
 
 
 def names_of_network(network: nn.Module) -> list[str] | None:
-    """Return the names of a network's classes in the order of its outputs; ``None`` if its config has none."""
-    config = getattr(unwrapped(network), "config", None)
-    names = getattr(config, "id2label", None) or {}
+    """Return the names of a network's classes in the order of its outputs; ``None`` where nobody has given any.
+
+    They are its config's, or a plain network's ``label_names`` or those of timm's configuration.
+    """
+    network = unwrapped(network)
+    names = getattr(getattr(network, "config", None), "id2label", None)
+    if not names:
+        return given_names(label_names_of(network) if is_timm(network) else getattr(network, "label_names", None))
     try:
         return given_names([str(names[number]) for number in range(len(names))])
     except (KeyError, TypeError):

@@ -15,6 +15,7 @@ from hf_bkd import (
     MultiTeacher,
     UserError,
     add_soft_labels,
+    make_variational,
 )
 from hf_bkd.soft_labels import check_against_teacher, read
 
@@ -192,6 +193,36 @@ class TestStudents:
         trainer = DistillationTrainer(Network(), args, train_dataset=dataset)
         trainer.train()
         assert trainer.state.log_history[0]["loss"] == pytest.approx(0.0, abs=1e-6)  # it says the same already
+
+
+class TwoHeads(nn.Module):
+    """Its logits come from the head that is made first."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.auxiliary = nn.Linear(3, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = self.body(x).relu()
+        return self.head(hidden), self.auxiliary(hidden)
+
+
+def test_a_posterior_that_the_logits_dont_depend_on_is_refused_and_the_advice_works(tmp_path):
+    args = DistillationTrainingArguments(
+        str(tmp_path), kd_lambda=0.0, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no"
+    )
+    with pytest.raises(UserError, match=r"over the weights of auxiliary, .* make_variational\(network, inputs="):
+        DistillationTrainer(make_variational(TwoHeads(), "head"), args, train_dataset=rows())
+    network = make_variational(TwoHeads(), "head", inputs={"x": torch.tensor(SCORES)})
+    DistillationTrainer(network, args, train_dataset=rows()).train()
+
+
+def test_a_plain_networks_names_count_as_a_configs_do():
+    network = Network(REVERSED, names=None)
+    network.label_names = NAMES[::-1]
+    assert np.allclose(stored(labeled(rows(), DeterministicTeacher(network))), PROBS, atol=1e-6)
+    with pytest.raises(UserError, match="chat"):
+        LaplaceTeacher.fit(network, rows(FRENCH), prior_precision=1.0)
 
 
 @pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])

@@ -10,6 +10,7 @@ import datasets
 from torch import nn
 
 from ...models.calling import num_classes_of, unwrapped
+from ...models.class_names import names_of_network
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
 from .audio import audio_preprocessor
@@ -137,8 +138,9 @@ def _part(processor: Any, kind: str) -> Any:
 
 
 def class_names(network: nn.Module) -> list[str]:
-    """Return the names of a network's classes in order, from its config; ``LABEL_0`` and so on where it has none."""
-    names = getattr(getattr(unwrapped(network), "config", None), "id2label", None) or {}
+    """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
+    own = getattr(getattr(unwrapped(network), "config", None), "id2label", None)
+    names = own or dict(enumerate(names_of_network(network) or ()))
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
 
 
