@@ -1,23 +1,32 @@
-"""What several commands share: arguments, and the text of measures."""
+"""What several commands share: checks of arguments, quiet libraries, and the text of measures."""
 
-import argparse
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers.utils import logging
 
 from ..utils.errors import UserError
-
-
-def add_dataset(command: argparse.ArgumentParser, split: str) -> None:
-    """Add the arguments that say which examples of a dataset a teacher is asked about."""
-    command.add_argument("--dataset", required=True, help="folder or name on the Hub")
-    command.add_argument("--split", default=split, help="default: %(default)s")
-    command.add_argument("--input_column", help="of images or texts, if there are several")
-    command.add_argument("--label_column", help="if it is not called label, labels or fine_label")
-    command.add_argument("--num_samples", type=int, default=10, help="draws from a teacher's posterior")
 
 
 def check_seed(seed: int) -> None:
     """Check that a seed is one that numpy and torch can be given."""
     if not 0 <= seed < 2**32:
         raise UserError(f"seed must be a whole number from 0 to {2**32 - 1}, and it is {seed}")
+
+
+def repository(args: Any) -> str | None:
+    """Return the repository that ``--push_to_hub`` asks for, which is called like the output folder if not named."""
+    if not args.push_to_hub:
+        return None
+    named = args.push_to_hub if isinstance(args.push_to_hub, str) else getattr(args, "hub_model_id", None)
+    return named or Path(args.output_dir).name
+
+
+def quiet() -> None:
+    """Turn off the bars of other libraries, which look otherwise than ours."""
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def metrics_text(metrics: dict[str, float]) -> str:

@@ -1,23 +1,28 @@
 """`hf-bkd evaluate`: how good and how calibrated a saved teacher or student is, and how well it knows its limits."""
 
+from argparse import Namespace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..data.columns import as_classification, as_inputs
-from ..data.loading import load_splits
-from ..data.preprocessors import class_names, kind_of, reader_for
+from ..data.loading import choose_split, load_splits
+from ..data.preprocessors import class_names
 from ..data.subsets import check_labeled
+from ..hub.measures import push_metrics
 from ..metrics import auroc, classification_metrics, entropy
+from ..models.loading_code import task_of
 from ..teachers import predict_all
 from ..teachers.deterministic import best_temperature
-from ..teachers.loading import load_teacher
 from ..utils.checks import check_count
-from ..utils.command_line import Parser
 from ..utils.errors import UserError
+from ..utils.files import bare_name
 from ..utils.processes import processes
-from .arguments import add_dataset, metrics_text
+from . import options
+from .arguments import metrics_text, quiet
+from .examples import examples_of, inputs_of, reader_of
+from .networks import load_trained
 
 
 class Tempered(NamedTuple):
@@ -31,6 +36,7 @@ class Tempered(NamedTuple):
 class OutOfDistribution(NamedTuple):
     """The probability that an out-of-distribution example has the higher entropy than one of the split."""
 
+    split: str
     num_examples: int
     auroc: float
 
@@ -39,43 +45,32 @@ class Evaluation(NamedTuple):
     """The measures of a teacher on a split; ``tempered`` where there is a validation split, ``ood`` if asked for."""
 
     method: str
+    task: str
+    split: str
     num_examples: int
     metrics: dict[str, float]
     tempered: Tempered | None
     ood: OutOfDistribution | None
 
 
-def evaluate(
-    model: str,
-    dataset: str,
-    split: str,
-    num_samples: int,
-    ood: str | None = None,
-    ood_split: str | None = None,
-    input_column: str | None = None,
-    label_column: str | None = None,
-) -> Evaluation:
+def evaluate(arguments: Namespace) -> Evaluation:
     """Measure a teacher, or a classifier, on a labeled split.
 
     Args:
-        model, dataset: folders, or names on the Hub.
-        num_samples: S >= 1, draws from a teacher's posterior.
-        ood, ood_split: a dataset of other classes, whose labels are not read.
-        input_column, label_column: see :func:`hf_bkd.data.columns.as_classification`.
+        arguments: of the command.
 
     Raises:
         UserError: something can't be loaded or does not fit together, or there are no labels.
     """
-    teacher, folder = load_teacher(model)
-    teacher.to(processes().device)
-    network = teacher.network
-    splits = load_splits(dataset, needed=(split,))
-    kind, classes = kind_of(network), class_names(network)
+    teacher = load_trained(arguments.model).to(processes().device)
+    network, processing, num_samples = teacher.network, teacher.processing_class, arguments.num_samples
+    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
+    split = choose_split(splits, arguments.split, ("test",), arguments.dataset)
 
     def predict(name: str) -> tuple[Tensor, Tensor]:
-        rows = as_classification(splits[name], kind, classes, input_column, label_column)
+        rows = examples_of(splits[name], network, class_names(network), arguments, processing)
         check_labeled(rows, name)
-        return predict_all(teacher, reader_for(network, folder, rows).batches(rows, "predicting"), num_samples)
+        return predict_all(teacher, reader_of(network, rows, processing).batches(rows, "predicting"), num_samples)
 
     probs, labels = predict(split)
     tempered = outside = None
@@ -84,41 +79,43 @@ def evaluate(
         temperature = best_temperature(_log(held_out), held_out_labels)
         metrics = classification_metrics(torch.softmax(_log(probs) / temperature, dim=-1), labels)
         tempered = Tempered(temperature, len(held_out), metrics)
-    if ood is not None:
-        rows = as_inputs(load_splits(ood, needed=(ood_split,))[ood_split], kind)
+    if arguments.ood is not None:
+        others = load_splits(arguments.ood)
+        ood_split = choose_split(others, arguments.ood_split, (split,), arguments.ood)
+        rows = inputs_of(others[ood_split], network, None, None, processing)
         if not len(rows):
-            raise UserError(f"the split {ood_split} of {ood} is empty")
+            raise UserError(f"the split {ood_split} of {arguments.ood} is empty")
         generator = torch.Generator().manual_seed(0)
-        batches = reader_for(network, folder, rows).batches(rows, "predicting")
+        batches = reader_of(network, rows, processing).batches(rows, "predicting")
         entropies = [entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches]
-        outside = OutOfDistribution(len(rows), auroc(entropy(probs), torch.cat(entropies)))
-    return Evaluation(teacher.method, len(labels), classification_metrics(probs, labels), tempered, outside)
+        outside = OutOfDistribution(ood_split, len(rows), auroc(entropy(probs), torch.cat(entropies)))
+    metrics, task = classification_metrics(probs, labels), task_of(network) or "tabular-classification"
+    return Evaluation(teacher.method, task, split, len(labels), metrics, tempered, outside)
 
 
 def main(argv: list[str], prog: str) -> None:
     """Measure a saved teacher or student and print what was measured."""
-    description = "Accuracy, NLL, ECE and Brier score of a teacher or a student."
-    parser = Parser(prog=prog, description=description)
-    parser.add_argument("model", help="folder or name on the Hub of a saved teacher or classifier")
-    add_dataset(parser, "test")
-    parser.add_argument(
-        "--ood", metavar="DATASET", help="out-of-distribution examples, of other classes: does entropy detect them?"
-    )
-    parser.add_argument("--ood_split", help="of that dataset; the same as --split if not given")
-    options = parser.read(argv)
-    check_count(num_samples=options.num_samples)
-    options.ood_split = options.ood_split or options.split
-    measured = evaluate(**vars(options))
-    place = f"{options.dataset}, {options.split}"
-    print(f"{options.model} ({measured.method}) on {measured.num_examples} examples of {place}:")
+    arguments = options.evaluate(prog).read(argv)
+    check_count(num_samples=arguments.num_samples)
+    repository = arguments.model if arguments.push_to_hub is True else arguments.push_to_hub
+    if repository and Path(repository).is_dir():
+        raise UserError(f"{repository} is a folder here: pass --push_to_hub with the name of the model's repository")
+    quiet()
+    measured = evaluate(arguments)
+    place = f"{arguments.dataset}, {measured.split}"
+    print(f"{arguments.model} ({measured.method}) on {measured.num_examples} examples of {place}:")
     print(metrics_text(measured.metrics))
     if measured.tempered is not None:
         temperature, number, metrics = measured.tempered
         print(f"after temperature scaling, T = {temperature:.2f} chosen on {number} validation examples:")
         print(metrics_text(metrics))
     if measured.ood is not None:
-        print(f"entropy tells {measured.ood.num_examples} examples of {options.ood}, {options.ood_split} apart:")
-        print(f"auroc {measured.ood.auroc:.4f}")
+        outside = measured.ood
+        print(f"entropy tells {outside.num_examples} examples of {arguments.ood}, {outside.split} apart:")
+        print(f"auroc {outside.auroc:.4f}")
+    if repository:
+        measures = bare_name(arguments.dataset), measured.split, measured.metrics
+        print(f"pushed: {push_metrics(repository, *measures, task=measured.task)}")
 
 
 def _log(probs: Tensor) -> Tensor:

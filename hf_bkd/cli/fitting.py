@@ -4,38 +4,34 @@ import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import timm
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import set_seed
-from transformers.utils import logging
 
 from ..data.augmentations import CropAndFlip
-from ..data.preprocessing import ImagePreprocessor
-from ..data.preprocessors import Reader, class_names, kind_of, reader_for
+from ..data.preprocessors import Preprocessor, class_names
 from ..data.views import Views
 from ..models.class_names import order_by_name
-from ..models.classifier import create_classifier
 from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
-from ..teachers.loading import load_teacher
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset, training_set
 from ..utils.errors import UserError
 from ..utils.files import bare_name
 from ..utils.processes import decided_by_main
-from .examples import Examples
-from .finished import contents
+from .examples import Examples, reader_of
+from .finished import SETTINGS, contents
+from .networks import load_trained
 
 # the options that change a training, beside the training arguments
 CHOSEN = ("model", "dataset", "train_split", "validation_split", "validation_size", "label_column", "augment")
+OPTIONAL = ("dataset_config", "eval_dataset", "image_size")  # as well, where they are given
 
 
 def checkpoints_of(args: DistillationTrainingArguments) -> Path:
@@ -47,12 +43,19 @@ def checkpoints_of(args: DistillationTrainingArguments) -> Path:
 def asked_for(options: Any, args: DistillationTrainingArguments) -> dict[str, Any]:
     """Return all that makes a fitted teacher what it is, as the command line says it."""
     settings = decisive(args) | {name: v for name, v in args.to_dict().items() if name.startswith("kl_")}
-    settings |= {name: getattr(options, name) for name in (*CHOSEN, "input_column", "num_samples")}
+    settings |= chosen(options) | {"input_column": options.input_column, "num_samples": options.num_samples}
     settings |= {"seed": args.seed, "method": options.spec.kind, **asdict(options.spec)}
-    return settings | {
+    settings |= {
         "content of dataset": contents(options.dataset),
         "content of model": [*map(contents, options.model)],
     }
+    return settings | ({"content of eval_dataset": contents(options.eval_dataset)} if options.eval_dataset else {})
+
+
+def chosen(options: Any) -> dict[str, Any]:
+    """Return the options that change a training."""
+    given = [name for name in OPTIONAL if getattr(options, name) is not None]
+    return {name: getattr(options, name) for name in (*CHOSEN, *given)}
 
 
 class CommandLineFitting(Fitting):
@@ -61,15 +64,15 @@ class CommandLineFitting(Fitting):
     Args:
         options, args: what was asked for.
 
-    Subclasses set ``examples`` and ``reader``.
+    Subclasses set ``examples``, ``reader`` and, where there is one, ``processing_class``.
     """
 
     examples: Examples
-    reader: Reader
+    reader: Preprocessor
+    processing_class: Any = None
     size = 1
 
     def __init__(self, options: Any, args: DistillationTrainingArguments):
-        logging.disable_progress_bar()
         self.options, self.args = options, args
         self.num_samples, self.learning_rate, self.seed = options.num_samples, args.learning_rate, args.seed
         self.trainings: list[str] = []  # of all members: their contexts share it
@@ -135,7 +138,7 @@ class CommandLineFitting(Fitting):
     def _check_same_training(self) -> None:
         """Refuse to go on with a training that was begun with other settings."""
         settings = decisive(self.args) | {name: v for name, v in self.args.to_dict().items() if name.startswith("kl_")}
-        settings |= {name: getattr(self.options, name) for name in CHOSEN} | {"seed": self.args.seed}
+        settings |= chosen(self.options) | {"seed": self.args.seed}
         if self.spec is None:
             settings["method"] = self.name.removesuffix(f"-{self.number}")
         else:
@@ -143,7 +146,7 @@ class CommandLineFitting(Fitting):
         for name in ("train", "validation"):
             settings[f"the data's {name} split"] = content_digest(getattr(self.examples, name))
         remedy = "go on with the same, or delete that folder"
-        check_same_settings(self.checkpoints / "settings.json", settings, "a training", remedy)
+        check_same_settings(self.checkpoints / SETTINGS, settings, "a training", remedy)
 
     def facts(self) -> dict[str, Any]:
         """Return what the teacher's card should say of all this."""
@@ -173,10 +176,9 @@ class TrainedNetworks(CommandLineFitting):
 
     def __init__(self, options: Any, args: DistillationTrainingArguments):
         super().__init__(options, args)
-        loaded = [_load(name) for name in options.model]
-        self.loaded = [teacher.to(args.device) for teacher, _ in loaded]
+        self.loaded = [load_trained(name).to(args.device) for name in options.model]
         ensemble = isinstance(options.spec, Ensemble)
-        if ensemble and len(loaded) == 1:
+        if ensemble and len(self.loaded) == 1:
             raise UserError(
                 "an ensemble of one network is that network: pass several trained ones as --model, or the name of an "
                 "architecture to train --members of"
@@ -184,19 +186,17 @@ class TrainedNetworks(CommandLineFitting):
         if not ensemble and isinstance(self.loaded[0], EnsembleTeacher):
             name = options.model[0]
             raise UserError(f"{name} is an ensemble: pass one of its members, such as its folder members/0")
-        network = self.loaded[0].network
-        self.examples = Examples(options, kind_of(network), class_names(network))
+        first = self.loaded[0]
+        self.processing_class = first.processing_class
+        self.examples = Examples(options, first.network, class_names(first.network), self.processing_class)
         validation = self.examples.validation
         if self.examples.validation_split is None and PartialState().is_main_process:
             print(
-                f"note: {len(validation)} examples of the split {options.train_split} are used for validation; if the "
-                "network was trained on them, pass a --validation_split that it has not seen",
+                f"note: {len(validation)} examples of the split {self.examples.train_split} are used for validation; "
+                "if the network was trained on them, pass a --validation_split that it has not seen",
                 file=sys.stderr,
             )
-        readers = [
-            reader_for(teacher.network, folder, validation)
-            for teacher, (_, folder) in zip(self.loaded, loaded, strict=True)
-        ]
+        readers = [reader_of(each.network, validation, each.processing_class) for each in self.loaded]
         _check_alike(options.model, self.loaded, readers)
         self.reader = readers[0]
 
@@ -220,17 +220,7 @@ class TrainedNetworks(CommandLineFitting):
         return self.loaded[self.number]
 
 
-def _load(name: str) -> tuple[Teacher, Path]:
-    try:
-        return load_teacher(name)
-    except UserError as error:
-        near = get_close_matches(name, timm.list_models())
-        raise UserError(
-            f"{error}; architectures with such a name: {', '.join(near)}" if near else str(error)
-        ) from None
-
-
-def _check_alike(names: list[str], members: list[Teacher], readers: list[Reader]) -> None:
+def _check_alike(names: list[str], members: list[Teacher], readers: list[Preprocessor]) -> None:
     """An ensemble prepares inputs once, for all members, and averages class by class."""
     for name, member, reader in zip(names, members, readers, strict=True):
         if reader.settings != readers[0].settings:
@@ -240,52 +230,3 @@ def _check_alike(names: list[str], members: list[Teacher], readers: list[Reader]
         theirs, ours = member.class_names, members[0].class_names
         if order_by_name(theirs, ours, name, names[0], "give them the same id2label in their config.json") is not None:
             raise UserError(f"{name} has the classes of {names[0]} in another order, so they can't be members")
-
-
-class NewNetworks(CommandLineFitting):
-    """New networks of timm architectures, trained from scratch on images.
-
-    Raises:
-        UserError: images that aren't square, or an architecture that can't be built for them.
-    """
-
-    def __init__(self, options: Any, args: DistillationTrainingArguments):
-        super().__init__(options, args)
-        self.examples = Examples(options, "image", None)
-        rows, progress = self.examples.train, not args.disable_tqdm
-        decoded = BatchedDataset.from_images(rows, None, device=args.device, progress=progress)
-        images, classes = decoded.values["pixel_values"], self.examples.classes
-        if images.shape[-1] != images.shape[-2]:
-            raise UserError(
-                f"the images are {images.shape[-2]} x {images.shape[-1]}: networks are trained on square ones"
-            )
-        mean, std = _channel_statistics(images)
-        decoded.preprocessor = ImagePreprocessor(mean, std)
-        self._training_examples = decoded
-        self.shape = {"in_chans": images.shape[1], "image_size": images.shape[-1], "mean": mean, "std": std}
-        self.shape |= {"num_labels": len(classes), "label_names": classes}
-        networks = [member.network() for member in self.members(None)]  # one that can't be built is refused at once
-        self.reader = reader_for(networks[0], None, self.examples.validation)
-
-    def supplied(self, method: str) -> None:
-        """Return nothing: all teachers are new."""
-
-    def network(self, **settings: Any) -> nn.Module:
-        """Return a new network of the member's architecture, initialized by its seed."""
-        models = self.options.model
-        name = models[self.number] if len(models) > 1 else models[0]
-        set_seed(self.args.seed + self.number)
-        try:
-            return create_classifier(name, **self.shape, **settings).to(self.args.device)
-        except TypeError as error:  # of the architecture's constructor
-            raise UserError(f"{name} can't be built with {', '.join(self.shape | settings)} ({error})") from None
-
-
-def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images [N, C, H, W], on the scale of [0, 1]."""
-    levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
-    shares = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
-    shares = [counts / counts.sum() for counts in shares]
-    means = [(share * levels).sum().item() for share in shares]
-    variances = [(share * (levels - mean).square()).sum().item() for share, mean in zip(shares, means, strict=True)]
-    return tuple(round(mean, 4) for mean in means), tuple(round(variance**0.5, 4) for variance in variances)

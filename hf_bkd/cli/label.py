@@ -1,66 +1,38 @@
 """`hf-bkd label`: from a saved teacher and a dataset to soft labels, kept shard by shard until they are done."""
 
 import argparse
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ..data.augmentations import CropAndFlip, RandomResizedCrop
-from ..data.columns import as_classification, as_inputs, has_labels
-from ..data.loading import check_split, load_splits, load_stream
-from ..data.preprocessors import Reader, class_names, kind_of, reader_for
+from ..data.columns import has_labels
+from ..data.loading import check_split, choose_split, load_splits, load_stream
+from ..data.preprocessors import class_names
 from ..data.subsets import check_labeled
 from ..data.views import Views
 from ..metrics import classification_metrics
 from ..soft_labels import add_soft_labels, only_soft_labels
-from ..soft_labels.asking import PRECISIONS, VARIANCES
 from ..soft_labels.sharing import push_soft_labels
-from ..soft_labels.storage import STORAGES
 from ..teachers import Teacher, predict_all
-from ..teachers.loading import load_teacher
 from ..utils.checks import check_count
-from ..utils.command_line import Parser
 from ..utils.errors import UserError
-from ..utils.files import tidy, whole_folder, writable_folder
-from ..utils.locks import sole_user
-from ..utils.processes import decided_by_main, processes
-from .arguments import add_dataset, check_seed
-from .finished import contents, is_finished, mark_finished, remove_unused
+from ..utils.processes import processes
+from . import options
+from .architectures import ImageShape
+from .arguments import check_seed, quiet, repository
+from .examples import examples_of, inputs_of, reader_of
+from .finished import contents, finish
+from .networks import load_trained
 
-AUGMENTATIONS = ("crop_and_flip", "resized_crop")
 SHARD_ROWS = 1024
-FREE = (
-    "output_dir",
-    "push_to_hub",
-    "private",
-    "license",
-    "batch_size",
-)  # of the arguments: they don't change what is saved
+FREE = ("output_dir", "push_to_hub", "hub_private_repo", "license", "batch_size")  # they don't change what is saved
 
 
 def _parse(argv: list[str], prog: str) -> argparse.Namespace:
-    label = Parser(prog=prog, description="Add a teacher's soft labels to a dataset.")
-    label.add_argument("--teacher", required=True, help="folder or name on the Hub of a saved teacher or classifier")
-    label.add_argument("--output_dir", required=True, help="where the labeled dataset is saved")
-    label.add_argument("--temperature", type=float, help="of the probabilities; the teacher's own if not given")
-    label.add_argument("--views", type=int, help="how many augmented views of each image to label; the image as it is")
-    label.add_argument("--augmentation", choices=AUGMENTATIONS, default="crop_and_flip", help="default: %(default)s")
-    label.add_argument("--storage", choices=STORAGES, default="float16", help="default: %(default)s")
-    label.add_argument("--top_k", type=int, default=10, help="classes that top_k keeps (default: %(default)s)")
-    label.add_argument("--variance", choices=VARIANCES, default="auto", help="across draws (default: %(default)s)")
-    label.add_argument("--batch_size", type=int, help="examples per call of the teacher")
-    label.add_argument("--mixed_precision", choices=[name for name in PRECISIONS if name])
-    label.add_argument("--streaming", action="store_true", help="don't load the dataset; saves the labels alone")
-    label.add_argument("--labels_only", action="store_true", help="save the labels and example ids alone")
-    label.add_argument("--held_out", metavar="SPLIT", help="to measure the teacher on; validation, if there is one")
-    label.add_argument("--push_to_hub", metavar="REPOSITORY", help="push the labels and a card there")
-    label.add_argument("--private", action="store_true", help="make a new repository private")
-    label.add_argument("--license", help="that the card names, such as cc-by-4.0; none if not given")
-    label.add_argument("--seed", type=int, default=0)
-    add_dataset(label, "train")
-    arguments = label.read(argv)
+    arguments = options.label(prog).read(argv)
     if arguments.temperature is not None and not arguments.temperature > 0:
         raise UserError(f"--temperature must be above 0, and it is {arguments.temperature:g}")
     check_count(num_samples=arguments.num_samples, top_k=arguments.top_k)
@@ -73,112 +45,95 @@ def _parse(argv: list[str], prog: str) -> argparse.Namespace:
 
 def main(argv: list[str], prog: str = "hf-bkd label") -> None:
     """Label, save, and push if asked to; what is finished when interrupted is kept beside the output folder."""
-    arguments, state = _parse(argv, prog), processes()
-    output_dir = Path(arguments.output_dir)
+    arguments = _parse(argv, prog)
+    quiet()
+    output_dir, name = Path(arguments.output_dir), repository(arguments)
     shards = output_dir.with_name(f"{output_dir.name}.shards")
     settings = {name: value for name, value in vars(arguments).items() if name not in FREE}
     settings |= {f"{name}'s content": contents(getattr(arguments, name)) for name in ("teacher", "dataset")}
-    writable_folder(output_dir.parent)
-    with sole_user(shards):
-        try:
-            done = decided_by_main(lambda: is_finished(output_dir, settings))
-            decided_by_main(lambda: tidy(output_dir))
-            if not done:
-                _label(arguments, output_dir, shards, settings)
-            state.wait_for_everyone()  # until all have read what the main process removes
-            if state.is_main_process:
-                shutil.rmtree(shards, ignore_errors=True)
-        finally:
-            if state.is_main_process:
-                remove_unused(shards)
-    if done and state.is_main_process:
-        print(f"{output_dir} is finished already, by the same command")
-    if arguments.push_to_hub:
-        decided_by_main(lambda: _push(arguments, output_dir))
-    state.destroy_process_group()
+
+    def push() -> str:
+        saved = datasets.load_from_disk(output_dir)
+        shared = {"private": arguments.hub_private_repo, "license": arguments.license}
+        push_soft_labels(saved, name, split=str(saved.split or "train"), **shared)
+        return name
+
+    finish(output_dir, shards, settings, lambda: _labeled(arguments, output_dir, shards), push if name else None)
 
 
-def _push(arguments: argparse.Namespace, output_dir: Path) -> None:
-    saved = datasets.load_from_disk(output_dir)
-    shared = {"split": arguments.split, "private": arguments.private or None, "license": arguments.license}
-    push_soft_labels(saved, arguments.push_to_hub, **shared)
-    print(f"pushed: {arguments.push_to_hub}")
-
-
-def _label(arguments: argparse.Namespace, output_dir: Path, shards: Path, settings: dict[str, Any]) -> None:
-    """Label the split shard by shard and save it."""
-    state = processes()
-    teacher, folder = load_teacher(arguments.teacher)
-    teacher.to(state.device)
+def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> Callable[[Path], str]:
+    """Label the split shard by shard; return what saves it."""
+    teacher = load_trained(arguments.teacher).to(processes().device)
     if arguments.temperature is not None:
         teacher.temperature = arguments.temperature
     rows, held_out = _rows(arguments, teacher)
-    views = _views(arguments, teacher)
-    reader = reader_for(teacher.network, folder, rows)
+    reader = reader_of(teacher.network, rows, teacher.processing_class)
     rows = add_soft_labels(
         rows,
         teacher,
         arguments.num_samples,
         preprocessor=reader,
-        views=views,
+        views=_views(arguments, reader),
         batch_size=arguments.batch_size or reader.batch_size,
         storage=arguments.storage,
         top_k=arguments.top_k,
         variance=arguments.variance,
         mixed_precision=arguments.mixed_precision,
-        held_out=_measured(arguments, teacher, folder, held_out),
+        held_out=_measured(arguments, teacher, held_out),
         seed=arguments.seed,
         folder=shards,
         shard_rows=SHARD_ROWS,
     )
-    rows = only_soft_labels(rows) if arguments.labels_only else rows
-    decided_by_main(lambda: _save(rows, output_dir, settings))
-    if state.is_main_process:
-        print(f"{len(rows)} examples labeled, teacher {teacher.method}: {output_dir}")
 
+    def save(folder: Path) -> str:
+        (only_soft_labels(rows) if arguments.labels_only else rows).save_to_disk(folder)
+        return f"{len(rows)} examples labeled, teacher {teacher.method}: {output_dir}"
 
-def _save(rows: datasets.Dataset, output_dir: Path, settings: dict[str, Any]) -> None:
-    with whole_folder(output_dir) as temporary:
-        rows.save_to_disk(temporary)
-        mark_finished(temporary, settings)
+    return save
 
 
 def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, datasets.Dataset | None]:
     """The examples to label, and those that the teacher is measured on."""
-    kind, classes = kind_of(teacher.network), class_names(teacher.network)
+    network, processing = teacher.network, teacher.processing_class
     columns = arguments.input_column, arguments.label_column
     if arguments.streaming:
-        return as_inputs(load_stream(arguments.dataset, arguments.split), kind, columns[0]), None
-    splits = load_splits(arguments.dataset, needed=(arguments.split,))
-    rows = splits[arguments.split]
+        stream = load_stream(arguments.dataset, arguments.split or "train")
+        return inputs_of(stream, network, *columns, processing), None
+    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
+    split = choose_split(splits, arguments.split, ("train",), arguments.dataset)
+    rows = splits[split]
+    if not len(rows):
+        raise UserError(f"the split {split!r} of {arguments.dataset} is empty: there is nothing to label")
     if not (arguments.label_column or has_labels(rows)):
-        return as_inputs(rows, kind, columns[0]), None
+        return inputs_of(rows, network, *columns, processing), None
     if arguments.held_out is not None:
         check_split(splits, arguments.held_out, arguments.dataset)
+    classes = class_names(network)
     name = arguments.held_out or ("validation" if "validation" in splits else None)
-    held_out = None if name in (None, arguments.split) else as_classification(splits[name], kind, classes, *columns)
-    if held_out is not None:
-        check_labeled(held_out, name)
-    return as_classification(rows, kind, classes, *columns), held_out
+    if name in (None, split):
+        return examples_of(rows, network, classes, arguments, processing), None
+    held_out = examples_of(splits[name], network, classes, arguments, processing)
+    check_labeled(held_out, name)
+    return examples_of(rows, network, classes, arguments, processing), held_out
 
 
-def _views(arguments: argparse.Namespace, teacher: Teacher) -> Views | None:
+def _views(arguments: argparse.Namespace, reader: Any) -> Views | None:
     if arguments.views is None:
         return None
-    if kind_of(teacher.network) != "image":
-        raise UserError("--views are looks of an image, and this teacher reads texts: leave it out")
+    if reader.kind != "image":
+        raise UserError(f"--views are looks of an image, and this teacher reads {reader.kind}: leave it out")
     if arguments.augmentation == "crop_and_flip":
         return Views(CropAndFlip(), num_views=arguments.views, seed=arguments.seed)
-    config = getattr(teacher.network.config, "pretrained_cfg", None) or {}
-    if "input_size" not in config:
+    shape = ImageShape.of_settings(reader.settings, None, None)
+    if shape is None:
         raise UserError("this network doesn't say what size of images it takes: use --augmentation crop_and_flip")
-    return Views(RandomResizedCrop(config["input_size"][-1]), num_views=arguments.views, seed=arguments.seed)
+    return Views(RandomResizedCrop(shape.size), num_views=arguments.views, seed=arguments.seed)
 
 
 def _measured(
-    arguments: argparse.Namespace, teacher: Teacher, folder: Path, held_out: datasets.Dataset | None
+    arguments: argparse.Namespace, teacher: Teacher, held_out: datasets.Dataset | None
 ) -> dict[str, float] | None:
     if held_out is None:
         return None
-    reader: Reader = reader_for(teacher.network, folder, held_out)
+    reader = reader_of(teacher.network, held_out, teacher.processing_class)
     return classification_metrics(*predict_all(teacher, reader.batches(held_out, "measuring"), arguments.num_samples))

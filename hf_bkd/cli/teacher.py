@@ -3,38 +3,31 @@
 The methods and their options are those of the specifications in `teachers`.
 """
 
-import shutil
+from argparse import Namespace
 from collections import defaultdict
-from dataclasses import Field, dataclass, field, fields, make_dataclass
+from collections.abc import Callable
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-import timm
-from accelerate import PartialState
-
 from ..hub.transfer import push_folder
 from ..metrics import classification_metrics
-from ..study.arguments import parse
-from ..teachers import SPECIFICATIONS, Ensemble, Teacher, TeacherSpec, predict_all
+from ..study.arguments import check_training
+from ..teachers import SPECIFICATIONS, Ensemble, TeacherSpec, predict_all
 from ..teachers.specification import resolved
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_choice, check_count
+from ..utils.command_line import Parser, parse_dataclasses
 from ..utils.errors import UserError
-from ..utils.files import tidy, whole_folder, writable_folder
-from ..utils.locks import sole_user
-from ..utils.processes import decided_by_main
-from .arguments import metrics_text
-from .finished import is_finished, mark_finished, remove_unused
-from .fitting import NewNetworks, TrainedNetworks, asked_for, checkpoints_of
+from .architectures import is_architecture
+from .arguments import metrics_text, quiet, repository
+from .finished import finish
+from .fitting import TrainedNetworks, asked_for, checkpoints_of
+from .networks import is_encoder
+from .new_networks import NewNetworks
+from .options import teacher_fit
 
-USAGE = "hf-bkd teacher fit --method METHOD --model MODEL [MODEL ...] --dataset DATASET --output_dir FOLDER [...]"
-DESCRIPTION = """
-Fit a teacher and save it. A trained classifier of images or texts becomes a teacher as it is (deterministic, laplace,
-mc_dropout), or is trained further (variational, ivon); the name of a timm architecture is trained on the dataset from
-scratch, and as many times as there are members for an ensemble. All arguments of transformers' Trainer are taken.
-An interrupted training goes on with the same command.
-"""
 DEFAULTS = {
     "output_dir": "",
     "kd_lambda": 0.0,
@@ -49,44 +42,41 @@ DEFAULTS = {
 FROM_SCRATCH = {"num_train_epochs": 50, "learning_rate": 1e-3, "per_device_train_batch_size": 64}
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class FitOptions:
-    """What is asked for beside the training arguments and the options of the method.
+    """What is asked for beside the training arguments; `cli/options.py` explains it.
+
+    Args:
+        method_options: those that were given, by name.
 
     Raises:
         UserError: something that is missing or unknown, or a number out of its range.
     """
 
-    method: str = _option("", f"One of {', '.join(sorted(SPECIFICATIONS))}.")
-    model: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Folder or Hub name of a trained classifier or teacher, or a timm architecture."},
-    )
-    dataset: str = _option("", "Folder or name on the Hub.")
-    train_split: str = _option("train", "What networks are trained and posteriors fitted on.")
-    validation_split: str | None = _option(
-        None, "What is chosen and measured on; validation if there is one, else a part held out of the training split."
-    )
-    validation_size: int | None = _option(None, "Examples to hold out; a tenth of the training split if not given.")
-    input_column: str | None = _option(None, "Of images or texts, if there are several.")
-    label_column: str | None = _option(None, "If it is not called label, labels or fine_label.")
-    num_samples: int = _option(10, "Draws from the posterior that choices and validation metrics are made with.")
-    augment: bool = _option(False, "Train on random crops and flips of the images.")
+    method: str
+    model: list[str]
+    dataset: str | None
+    dataset_config: str | None
+    eval_dataset: str | None
+    train_split: str | None
+    validation_split: str | None
+    validation_size: int | None
+    input_column: list[str] | None
+    label_column: str | None
+    num_samples: int
+    augment: bool
+    image_size: int | None
+    method_options: dict[str, Any]
 
     def __post_init__(self):
-        self.model = [self.model] if isinstance(self.model, str) else self.model
         for name in ("method", "model", "dataset"):
             if not getattr(self, name):
                 choices = f", one of {', '.join(sorted(SPECIFICATIONS))}" if name == "method" else ""
                 raise UserError(f"pass --{name}{choices}")
         check_choice(sorted(SPECIFICATIONS), method=self.method)
         check_count(num_samples=self.num_samples)
-        if self.validation_size is not None:
-            check_count(validation_size=self.validation_size)
+        sizes = {"validation_size": self.validation_size, "image_size": self.image_size}
+        check_count(**{name: size for name, size in sizes.items() if size is not None})
         self.spec = self._specification()
         if len(self.model) > 1 and not isinstance(self.spec, Ensemble):
             raise UserError(f"a {self.method} teacher is of one network, and --model names {len(self.model)}")
@@ -101,8 +91,7 @@ class FitOptions:
 
     def _specification(self) -> TeacherSpec:
         """The method with the options that were given; the others have the command line's own defaults."""
-        given = {name: getattr(self, name) for name in METHOD_OPTIONS if getattr(self, name, None) is not None}
-        spec, given = resolved(self.method, given)
+        spec, given = resolved(self.method, self.method_options)
         declared = {each.name: each.metadata for each in fields(spec)}
         for name in given:
             if name not in declared:
@@ -113,20 +102,16 @@ class FitOptions:
         return spec(**defaults | given)
 
 
-def is_architecture(name: str) -> bool:
-    """Say whether a model is the name of a timm architecture and no folder."""
-    return not Path(name).is_dir() and timm.is_model(name)
-
-
-def _method_options() -> dict[str, tuple[str, Any, Any]]:
-    """All options of the methods: the specifications' fields that have a help text."""
-    kinds, texts = {}, defaultdict(list)
+def method_options() -> dict[str, tuple[type, dict[str, str]]]:
+    """All options of the methods, the specifications' fields that have a help text: name -> (type, method -> text)."""
+    kinds: dict[str, type] = {}
+    texts: dict[str, dict[str, str]] = defaultdict(dict)
     for method, spec in sorted(SPECIFICATIONS.items()):
         for declared in fields(spec):
             if declared.metadata.get("text"):
                 kinds[declared.name] = declared.metadata["kind"] or _kind_of(get_type_hints(spec)[declared.name])
-                texts[declared.name].append(f"{method}: {_help(declared)}")
-    return {name: (name, kind | None, _option(None, "; ".join(texts[name]) + ".")) for name, kind in kinds.items()}
+                texts[declared.name][method] = _help(declared)
+    return {name: (kind, texts[name]) for name, kind in kinds.items()}
 
 
 def _kind_of(annotation: Any) -> type:
@@ -137,32 +122,49 @@ def _help(declared: Field) -> str:
     data = declared.metadata
     defaults = [data["from_scratch"], data["command_line"], declared.default]
     notes = [", ".join(data["choices"])] if data["choices"] else []
-    notes += [f"{default} if not given" for default in defaults if default is not None][:1]
+    notes += [f"default: {default}" for default in defaults if default is not None][:1]
     return data["text"] + (f" ({'; '.join(notes)})" if notes else "")
 
 
-METHOD_OPTIONS = _method_options()
-Options = make_dataclass("Options", METHOD_OPTIONS.values(), bases=(FitOptions,))
+def _parser(prog: str) -> Parser:
+    """The parser of the command, with the options of all methods."""
+    parser = teacher_fit(prog)
+    group = parser.add_argument_group("options of the methods")
+    for name, (kind, texts) in method_options().items():
+        text = "; ".join(f"{method}: {text}" for method, text in texts.items())
+        group.add_argument(f"--{name}", type=kind, help=text, metavar="VALUE")
+    return parser
 
 
 def parse_fit(argv: list[str], prog: str) -> tuple[FitOptions, DistillationTrainingArguments]:
     """Parse the options and the training arguments, with defaults that suit what is trained.
 
     Raises:
-        UserError: as for ``FitOptions`` and ``parse``; no output folder, or a weight of soft labels.
+        UserError: as for ``FitOptions`` and ``parse_dataclasses``; no output folder, or a weight of soft labels.
     """
-    about = {"prog": prog, "usage": USAGE, "description": DESCRIPTION}
-    options, _ = parse(DEFAULTS, argv, Options, **about)
+
+    def parsed(defaults: dict[str, Any]) -> tuple[FitOptions, DistillationTrainingArguments]:
+        args, values = parse_dataclasses((DistillationTrainingArguments,), defaults, argv, _parser(prog))
+        check_training(args)
+        return _options(values), args
+
+    options, _ = parsed(DEFAULTS)
     defaults = DEFAULTS | (FROM_SCRATCH if options.from_scratch else {})
     if options.spec.learning_rates is not None:
         from_scratch, further = options.spec.learning_rates
         defaults |= {"learning_rate": from_scratch if options.from_scratch else further}
-    options, args = parse(defaults, argv, Options, **about)
+    options, args = parsed(defaults)
     if not args.output_dir:
         raise UserError("pass --output_dir, a new folder for the teacher")
     if args.kd_lambda > 0:
         raise UserError(f"a teacher learns from labels alone, and kd_lambda is {args.kd_lambda}: omit it")
     return options, args
+
+
+def _options(values: Namespace) -> FitOptions:
+    given = {name: getattr(values, name) for name in method_options() if getattr(values, name) is not None}
+    own = {each.name: getattr(values, each.name) for each in fields(FitOptions) if each.name != "method_options"}
+    return FitOptions(**own, method_options=given)
 
 
 def main(argv: list[str], prog: str) -> None:
@@ -172,48 +174,30 @@ def main(argv: list[str], prog: str) -> None:
         UserError: something that is missing, can't be loaded or does not fit together.
     """
     options, args = parse_fit(argv, prog)
-    output_dir, checkpoints = Path(args.output_dir), checkpoints_of(args)
-    settings = asked_for(options, args)
-    writable_folder(output_dir.parent)
-    with sole_user(checkpoints):
-        try:
-            done = decided_by_main(lambda: is_finished(output_dir, settings))
-            decided_by_main(lambda: tidy(output_dir))
-            if not done:
-                _fit(options, args, output_dir, settings)
-            PartialState().wait_for_everyone()
-            if PartialState().is_main_process:
-                shutil.rmtree(checkpoints, ignore_errors=True)
-        finally:
-            if PartialState().is_main_process:
-                remove_unused(checkpoints)
-    if done and PartialState().is_main_process:
-        print(f"{output_dir} is finished already, by the same command")
-    if args.push_to_hub:
-        access = {"private": args.hub_private_repo, "token": args.hub_token}
-        address = decided_by_main(lambda: push_folder(output_dir, args.hub_model_id or output_dir.name, **access))
-        if PartialState().is_main_process:
-            print(f"pushed: {address}")
-    PartialState().destroy_process_group()
+    quiet()
+    output_dir, name = Path(args.output_dir), repository(args)
+
+    def push() -> str:
+        return push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)
+
+    settings, make = asked_for(options, args), lambda: _fitted(options, args, output_dir)
+    finish(output_dir, checkpoints_of(args), settings, make, push if name else None)
 
 
-def _fit(options: FitOptions, args: DistillationTrainingArguments, output_dir: Path, settings: dict) -> None:
-    """Fit the teacher, save it and print how good it is."""
-    context = (NewNetworks if options.from_scratch else TrainedNetworks)(options, args)
+def _fitted(options: FitOptions, args: DistillationTrainingArguments, output_dir: Path) -> Callable[[Path], str]:
+    """Fit the teacher; return what saves it and says how good it is."""
+    is_new = options.from_scratch or is_encoder(options.model[0])
+    context = (NewNetworks if is_new else TrainedNetworks)(options, args)
     teacher = context.fitted(options.spec)
+    teacher.processing_class = context.processing_class
     teacher.record |= context.facts() | options.spec.facts()
     if "validation" not in teacher.record:
         predictions = predict_all(teacher, context.validation_batches(), options.num_samples)
         teacher.record["validation"] = classification_metrics(*predictions)
-    decided_by_main(lambda: _save(teacher, context, output_dir, settings, args.license))
-    if PartialState().is_main_process:
-        size = len(context.examples.validation)
-        metrics = metrics_text(teacher.record["validation"])
-        print(f"{options.spec.method} teacher in {output_dir}; on {size} validation examples: {metrics}")
 
+    def save(folder: Path) -> str:
+        teacher.save_pretrained(folder, license=args.license)
+        size, metrics = len(context.examples.validation), metrics_text(teacher.record["validation"])
+        return f"{options.spec.method} teacher in {output_dir}; on {size} validation examples: {metrics}"
 
-def _save(teacher: Teacher, context: Any, output_dir: Path, settings: dict, license: str | None) -> None:
-    with whole_folder(output_dir) as temporary:
-        teacher.save_pretrained(temporary, license=license)
-        context.reader.save(temporary)
-        mark_finished(temporary, settings)
+    return save

@@ -152,8 +152,20 @@ def as_classification(
     label = label_column or find_label(dataset)
     _check_column(dataset, label)
     inputs = as_inputs(dataset, kind, input_column or find_input(dataset, kind, beside=label))
+    return add_labels(inputs, dataset, label, classes)
+
+
+def add_labels(
+    inputs: datasets.Dataset, dataset: datasets.Dataset, label: str, classes: Sequence[str] | None
+) -> datasets.Dataset:
+    """Return ``inputs`` with the labels of the same rows of ``dataset``; see :func:`as_classification`."""
     names, numbers = numbered_labels(dataset, label, classes)
     return inputs.add_column("label", numbers, feature=datasets.ClassLabel(names=names))
+
+
+def label_names(dataset: datasets.Dataset, label: str) -> list[str]:
+    """Return the names of a label column's classes in order; bare names in alphabetical order."""
+    return numbered_labels(dataset, label, None)[0]
 
 
 def as_inputs(dataset: datasets.Dataset, kind: str, input_column: str | None = None) -> datasets.Dataset:

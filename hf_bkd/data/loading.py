@@ -8,14 +8,16 @@ from ..hub.transfer import without_tokens
 from ..utils.errors import UserError
 from .caches import is_saved_to_disk, loaded_from_disk
 
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
 
 def load_splits(
     name_or_path: str, needed: tuple[str, ...] = (), configuration: str | None = None
 ) -> datasets.DatasetDict:
-    """Load a dataset from a folder (data files, or written by ``save_to_disk``) or from the Hub.
+    """Load a dataset from a folder (data files, or written by ``save_to_disk``), a file or from the Hub.
 
     Args:
-        name_or_path: folder, or name on the Hub.
+        name_or_path: folder; file of CSV, JSON or parquet, which is the split ``train``; or name on the Hub.
         needed: splits that it must have.
         configuration: which of its configurations, where there are several; its own default if not given.
 
@@ -33,6 +35,21 @@ def check_split(splits: datasets.DatasetDict, name: str, dataset: str) -> None:
     """Raise a UserError if the dataset that the user calls ``dataset`` lacks the split ``name``."""
     if name not in splits:
         raise UserError(f"{dataset} has no split {name!r}, only {', '.join(splits)}")
+
+
+def choose_split(splits: datasets.DatasetDict, name: str | None, usual: tuple[str, ...], dataset: str) -> str:
+    """Return the split that was asked for; if none was, the first of the usual ones, or else the only one.
+
+    Raises:
+        UserError: the dataset that the user calls ``dataset`` has no such split.
+    """
+    if name is not None:
+        check_split(splits, name, dataset)
+        return name
+    there = [split for split in usual if split in splits] or (list(splits) if len(splits) == 1 else [])
+    if not there:
+        raise UserError(f"{dataset} has no split {' or '.join(usual)}, only {', '.join(splits)}: name one of them")
+    return there[0]
 
 
 def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
@@ -64,7 +81,7 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
     _check_name(name_or_path)
     path = Path(name_or_path).expanduser()
     local = path.is_dir()
-    if not local and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
+    if not path.exists() and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
         raise UserError(
             f"there is no folder {name_or_path}; pass the path of a dataset's folder or its name on the Hub"
         )
@@ -73,9 +90,13 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
             loaded = loaded_from_disk(path)
             single = isinstance(loaded, datasets.Dataset)
             return datasets.DatasetDict({str(loaded.split or "train"): loaded}) if single else loaded
+        if path.is_file():
+            return _load_file(path)
         return datasets.load_dataset(str(path.resolve()) if local else name_or_path, configuration)
+    except UserError:
+        raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        if local:
+        if path.exists():
             raise UserError(f"{name_or_path} holds no dataset that can be read: {_first_line(error)}") from None
         raise UserError(
             f"the Hub could not deliver {name_or_path!r} ({_first_line(error)}); pass --dataset with a local folder"
@@ -84,3 +105,11 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
 
 def _first_line(error: Exception) -> str:
     return without_tokens((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def _load_file(path: Path) -> datasets.DatasetDict:
+    """Load a file of a table."""
+    if path.suffix.lower() not in BUILDERS:
+        raise UserError(f"{path} is no file of {', '.join(BUILDERS)}: pass one of those, or a folder")
+    tabs = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    return datasets.load_dataset(BUILDERS[path.suffix.lower()], data_files=str(path.resolve()), **tabs)

@@ -9,10 +9,12 @@ from urllib.parse import quote
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, get_token, snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
@@ -107,6 +109,15 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
     except RevisionNotFoundError:
         raise UserError(
             f"the repository {name_or_path} has no revision {revision}: pass one of its branches, tags or commits"
+        ) from None
+    except GatedRepoError:
+        raise UserError(
+            f"the repository {name_or_path} is gated: accept its conditions on the Hub, log in and try again"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"there is neither a folder {name_or_path} nor a repository that you can see on the Hub: check the name, "
+            "or log in if it is private"
         ) from None
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(

@@ -17,11 +17,22 @@ class Perceptron(nn.Module, PyTorchModelHubMixin):
         num_classes: C.
         hidden: widths of the hidden layers.
         dropout: share in [0, 1) of the units of each hidden layer that training drops.
+        label_names: C names of the classes, where they have any.
+        feature_names: of the columns that the features stand in, in their order; a column of lists is one.
     """
 
-    def __init__(self, in_features: int, num_classes: int, hidden: Sequence[int] = (128,), dropout: float = 0.0):
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        hidden: Sequence[int] = (128,),
+        dropout: float = 0.0,
+        label_names: Sequence[str] | None = None,
+        feature_names: Sequence[str] | None = None,
+    ):
         super().__init__()
         self.num_classes = num_classes
+        self.label_names, self.feature_names = label_names, feature_names
         self.register_buffer("mean", torch.zeros(in_features))
         self.register_buffer("std", torch.ones(in_features))
         layers, width = [], in_features

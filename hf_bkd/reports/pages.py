@@ -2,17 +2,16 @@
 
 from collections.abc import Iterable
 
+from .comparisons import LEVEL, Spread, paired_difference
 from .results import (
     DASH,
     REFERENCE,
     Arms,
-    Spread,
     difference_text,
     has_noisy_labels,
     interval_text,
     measure_of,
     over_seeds,
-    paired_difference,
     per_seed,
     reference_of,
     spread_text,
@@ -65,8 +64,20 @@ def teacher_details(results: dict, condition: str, arms: Arms) -> Cells:
 
 
 def _details(name: str, rows: list[dict], columns: dict[str, tuple]) -> Cells:
-    body = [[row["arm"], str(row["seeds"]), *(_number(row, *each) for each in columns.values())] for row in rows]
-    return [[name, "seeds", *columns], *body]
+    body = [
+        [row["arm"], str(row["seeds"]), *(_number(row, *each) for each in columns.values()), *_significance(row)]
+        for row in rows
+    ]
+    return [[name, "seeds", *columns, "p (Holm)", f"detectable, {rows[0]['measure'].unit}"], *body]
+
+
+def _significance(row: dict) -> list[str]:
+    """Return the cells of a difference's corrected p-value and of the difference that could have been seen."""
+    if not row["difference"] or row["difference"].count < 2:
+        return [DASH, DASH]
+    p_value, measure = row["p_value"], row["measure"]
+    shown = "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return [shown, f"{measure.scale * row['detectable']:.{measure.digits}f}"]
 
 
 def _number(row: dict, key: str, scale: int = 1, digits: int = 3, with_std: bool = True) -> str:
@@ -76,34 +87,34 @@ def _number(row: dict, key: str, scale: int = 1, digits: int = 3, with_std: bool
 def _difference_heading(results: dict) -> str:
     measure = measure_of(results)
     unit = "scaled NLL" if measure.source == "scaled_metrics" else measure.unit
-    return f"vs {reference_of(results)} ({unit}, [95 % CI])"
+    return f"vs {reference_of(results)} ({unit}, [95 % CI, Holm])"
 
 
 def verdict(rows: list[dict]) -> str:
     """Return what a table's intervals say, in words: which arms are better or worse, and which can't be told.
 
-    Of the latter it says how large a mean difference would have had to be for its interval to exclude zero.
+    Of the latter it says how large a true difference would have had to be to be seen four times in five.
     """
     reference = next((row["arm"] for row in rows if row["is_reference"]), None)
     if reference is None:
         return "The arm to compare with is not among these runs, so no differences are given."
     it, measure = named(reference), rows[0]["measure"]
-    better, worse, same, undecided, halves = [], [], [], [], []
+    better, worse, same, undecided, detectable = [], [], [], [], []
     for row in (row for row in rows if row["difference"]):
         low, high = sorted(measure.sign * end for end in row["difference"][1:3])
         if row["difference"].count < 2:
             undecided.append(row["arm"])
         elif low <= 0 <= high:
             same.append(row["arm"])
-            halves.append(measure.scale * (high - low) / 2)
+            detectable.append(measure.scale * row["detectable"])
         else:
             (better if low > 0 else worse).append(row)
     heads = {"Better": better, "Worse": worse}
     sentences = [f"{head} than {it}: {_listed(decided)}." for head, decided in heads.items() if decided]
     if same:
-        seen = " to ".join(dict.fromkeys(f"{end(halves):.{measure.digits}f}" for end in (min, max)))
+        seen = " to ".join(dict.fromkeys(f"{end(detectable):.{measure.digits}f}" for end in (min, max)))
         who = "it" if sentences else it
-        limits = f"(the smallest difference that could have been seen: {seen} {measure.unit})"
+        limits = f"(the smallest difference that could have been seen, with 80 % power: {seen} {measure.unit})"
         sentences.append(f"Not distinguishable from {who}: {'; '.join(same)} {limits}.")
     if undecided:
         sentences.append(f"Undecided, with fewer than two shared seeds: {'; '.join(undecided)}.")
@@ -137,7 +148,9 @@ def calibration(condition: str, arms: Arms) -> str:
     if not all(eces.values()):
         return ""
     taught, alone = (min(eces[kind], key=lambda arm, kind=kind: eces[kind][arm].mean) for kind in (True, False))
-    difference = paired_difference(per_seed(arms[taught], "ece"), per_seed(arms[alone], "ece"))
+    pairs = len(eces[True]) * len(eces[False])  # of which these two were chosen, so the interval is Bonferroni's
+    values = (per_seed(arms[arm], "ece") for arm in (taught, alone))
+    difference = paired_difference(*values, level=1 - (1 - LEVEL) / pairs)
     undecided = difference.count < 2 or difference.low <= 0 <= difference.high
     return (
         f"The lowest ECE of {counted(len(eces[True]), 'arm')} with a teacher is {eces[True][taught].mean:.3f} "
@@ -158,18 +171,20 @@ def counted(number: int, noun: str) -> str:
 
 
 def values_of(records: Iterable[dict], key: str) -> str:
-    """Return the different values of a field, such as `4` or `1, 2, 4`; a dash where there is none."""
+    """Return the different values of a field, such as `1, 2, 4`, of many their range; a dash where there is none."""
     values = sorted(
         {record[key] for record in records if record.get(key) is not None}, key=lambda v: (str(type(v)), v)
     )
-    shown = (value if isinstance(value, str) else f"{value:.4g}" for value in values)
-    return ", ".join(dict.fromkeys(shown)) or DASH
+    shown = list(dict.fromkeys(value if isinstance(value, str) else f"{value:.4g}" for value in values))
+    if len(shown) > MOST_NAMED and not any(isinstance(value, str) for value in values):
+        return f"{shown[0]} to {shown[-1]}"
+    return ", ".join(shown) or DASH
 
 
 STUDENTS = """\
 - Accuracy is the final epoch's on the test split; nothing is selected on test.
 - Numbers are mean ± standard deviation (ddof 1) over seeds; accuracy, agreement and convergence noise in percent.
-- "vs {reference}" is the paired difference in {measure} to {it}'s student over shared seeds, in {unit}, with its 95 %
+- "vs {reference}" is the paired difference in {measure} to {it}'s student over shared seeds, in {unit}, with its
   Student-t interval.
 - Convergence noise is the standard deviation (ddof 1) of test accuracy over the last {window} evaluations of a run.
 - Agreement is the share of test examples on which student and teacher predict the same class.
@@ -180,10 +195,20 @@ TEACHERS = """\
 - "Scaled": after temperature scaling of the averaged probabilities, p^(1/T) renormalized, T by NLL on the validation
   split. A teacher that is merely under- or over-confident is helped by this one number as much as by a posterior, so
   compare posteriors by the scaled columns.
-- "vs {reference}" is the paired difference in scaled NLL over shared seeds (negative is better), with its 95 %
-  Student-t interval.
+- "vs {reference}" is the paired difference in scaled NLL over shared seeds (negative is better), with its Student-t
+  interval.
 - AUROC: how well the entropy of a prediction separates out-of-distribution images from the test split's; 0.5 is
   chance.
 - Time: of a prediction with all its draws, in plain passes of the same images through one network, measured in
   alternation. MB: on disk, network and posterior.
+"""
+HOLM = """\
+- The intervals and p of a table are corrected for its m comparisons by Holm's steps: the one with the k-th smallest
+  p-value of the paired t test has the level 1 - 0.05 / (m - k + 1), and from the first interval that covers zero on,
+  all have the level of that one. With a probability of 95 % no arm that equals the reference is said to differ.
+  Tables of several conditions are not corrected for one another. The interval of the two lowest ECE is Bonferroni's
+  for all pairs of an arm with a teacher and one without.
+- "Detectable" is the true difference that would be told from zero in 80 % of repetitions:
+  (t_{1 - a/2} + t_{0.8}) s / sqrt(n), with the interval's level 1 - a, the standard deviation s of the paired
+  differences, and quantiles of Student's t with n - 1 degrees of freedom.
 """

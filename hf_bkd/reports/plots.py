@@ -121,8 +121,8 @@ def _comparison(results: dict, colors: Colors) -> tuple[str, Figure]:
             ax.set_ylim(len(rows) - 0.5, -0.5)
     caption = (
         f"{measure.name[0].upper()}{measure.name[1:]} at the final epoch: diamonds are means, the faint dots single "
-        f"seeds. Beside it the paired difference to the student of the arm {reference}, with its 95 % interval, faint "
-        "where it covers zero; what lies beyond the axis is an arrowhead at its edge."
+        f"seeds. Beside it the paired difference to the student of the arm {reference}, with its interval (95 %, "
+        "Holm), faint where it covers zero; what lies beyond the axis is an arrowhead at its edge."
     )
     return caption, figure
 

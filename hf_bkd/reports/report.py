@@ -20,6 +20,7 @@ from rich.text import Text
 from ..utils.files import write_text
 from ..utils.markdown import escaped, folded, table
 from .pages import (
+    HOLM,
     STUDENTS,
     TEACHERS,
     Cells,
@@ -161,7 +162,7 @@ def _data(results: dict) -> str:
 def _limits(results: dict) -> str:
     records, groups = results["arms"], by_condition(results)
     seeds = {record["seed"] for record in records}
-    compared = sum(bool(row["difference"]) for condition in groups for row in _rows(results, condition))
+    compared = max(sum(bool(row["difference"]) for row in _rows(results, condition)) for condition in groups)
     missing = len(seeds) * sum(map(len, groups.values())) - len(records)
     noisy = [condition for condition, arms in groups.items() if has_noisy_labels(condition, arms)]
     sentences = [
@@ -169,10 +170,7 @@ def _limits(results: dict) -> str:
         "examples."
     ]
     if compared > 1:
-        sentences.append(
-            f"Each of {counted(compared, 'interval')} stands alone: of 20 arms that change nothing, about one would "
-            "exclude zero."
-        )
+        sentences.append("Intervals are corrected for the arms compared within a condition, by Holm's steps.")
     if missing:
         sentences.append(f"{counted(missing, 'run').capitalize()} {'is' if missing == 1 else 'are'} missing so far.")
     if noisy:
@@ -223,14 +221,15 @@ def _uncertainty(results: dict) -> Iterator[str]:
 
 def _how_to_read(results: dict) -> str:
     reference, measure = reference_of(results), measure_of(results)
-    window = max((record.get("noise_window") or 0 for record in results["arms"]), default=0) or "few"
-    return (STUDENTS if kind_of(results) == "study" else TEACHERS).format(
+    windows = sorted({record.get("noise_window") or 0 for record in results["arms"]} - {0})
+    page = (STUDENTS if kind_of(results) == "study" else TEACHERS).format(
         reference=escaped(reference),
         it=escaped(named(reference)),
         measure=measure.name,
         unit=measure.unit,
-        window=window,
+        window=" or ".join(map(str, windows)) or "few",
     )
+    return page + HOLM
 
 
 def _settings(results: dict) -> str:

@@ -6,10 +6,8 @@ What was not measured is omitted, and counted as omitted; it never becomes a zer
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
-from scipy.stats import t as student_t
-
 from ..utils.errors import UserError
+from .comparisons import Comparison, Difference, Spread, holm_comparisons, spread
 
 KINDS = ("study", "teachers", "claims")
 REFERENCE = "deterministic"  # the arm that all others are compared with, unless the results name another
@@ -30,23 +28,6 @@ SETTINGS = {
 
 Runs = dict[int, dict]  # seed -> record
 Arms = dict[str, Runs]
-
-
-class Spread(NamedTuple):
-    """Mean and standard deviation (ddof 1; NaN below two values) of `count` seeds' values."""
-
-    mean: float
-    std: float
-    count: int
-
-
-class Difference(NamedTuple):
-    """Mean paired difference over `count` shared seeds and the two ends of its interval (NaN below two seeds)."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
 
 
 class Measure(NamedTuple):
@@ -121,19 +102,6 @@ def has_noisy_labels(condition: str, arms: Arms) -> bool:
     return any(shares) if shares else "label noise" in condition
 
 
-def paired_difference(a: dict[int, float], b: dict[int, float], level: float = 0.95) -> Difference:
-    """Return the mean of `a - b` over the seeds that both hold, with its Student-t interval.
-
-    `a`, `b`: seed -> value, in any one unit; the result is in that unit. Its ends are NaN when fewer than two seeds
-    are shared, and its mean when none is. ValueError unless 0 < level < 1.
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
-    mean, std, count = spread([a[seed] - b[seed] for seed in a if seed in b])
-    half = float(student_t.ppf((1 + level) / 2, count - 1)) * std / math.sqrt(count) if count > 1 else math.nan
-    return Difference(mean, mean - half, mean + half, count)
-
-
 def interval_text(difference: Difference, scale: int = 1, digits: int = 3) -> str:
     """Return a difference with its interval, such as `+1.07 [-5.79, +7.92]`; without an interval, `+1.07 [–]`."""
     mean, low, high = (f"{scale * value:+.{digits}f}" for value in difference[:3])
@@ -160,12 +128,6 @@ def spread_text(value: Spread, seeds: int, scale: int = 1, digits: int = 3, with
     return text + ("" if count == seeds else f" ({count} of {seeds} seeds)")
 
 
-def spread(values: list[float]) -> Spread:
-    """Return mean, standard deviation and number of some values."""
-    mean = float(np.mean(values)) if values else math.nan
-    return Spread(mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan, len(values))
-
-
 def per_seed(runs: Runs, metric: str, source: str | None = "metrics") -> dict[int, float]:
     """Return seed -> value where it is finite; ``source`` names a dict in the record, None the record itself."""
     values = {seed: ((record.get(source) or {}) if source else record).get(metric) for seed, record in runs.items()}
@@ -184,9 +146,9 @@ def teacher_table(results: dict, condition: str) -> list[dict]:
     as `scaled_nll` and so on, after temperature scaling, and for `temperature`, `relative_time` and `megabytes`.
     """
     arms = by_condition(results)[condition]
-    rows = []
+    rows, compared = [], _compared(results, arms)
     for arm, runs in arms.items():
-        row = _compared(results, arm, arms)
+        row = compared[arm]
         for metric in ("accuracy", "nll", "ece", "brier", "ood_auroc"):
             row[metric] = over_seeds(runs, metric)
             row[f"scaled_{metric}"] = over_seeds(runs, metric, "scaled_metrics")
@@ -210,24 +172,28 @@ def summary_table(results: dict, condition: str | None = None) -> list[dict]:
         raise UserError(f"no condition {condition!r} in these results; there are {list(groups)}")
     chosen = groups if condition is None else {condition: groups[condition]}
     return [
-        {"condition": name, **_compared(results, arm, arms), **_spreads(runs)}
+        {"condition": name, **compared, **_spreads(arms[arm])}
         for name, arms in chosen.items()
-        for arm, runs in arms.items()
+        for arm, compared in _compared(results, arms).items()
     ]
 
 
-def _compared(results: dict, arm: str, arms: Arms) -> dict:
-    """Return a row's keys `arm`, `seeds` (how many runs), `measure`, `is_reference`, and `difference` in that measure.
+def _compared(results: dict, arms: Arms) -> dict[str, dict]:
+    """Return of each arm the keys `arm`, `seeds` (how many runs), `measure`, `is_reference`, and how it compares.
 
-    That is a `Difference` to the reference arm of the same condition; None for itself, and where it is missing.
+    That is a `Difference` to the reference arm of the same condition in that measure, `p_value` and `detectable`, as
+    `holm_comparisons` makes them; None for the reference itself, and where it is missing.
     """
     measure, reference = measure_of(results), reference_of(results)
-    row = {"arm": arm, "seeds": len(arms[arm]), "measure": measure, "is_reference": arm == reference}
-    row["difference"] = None
-    if reference in arms and arm != reference:
-        mine, theirs = (per_seed(arms[each], measure.metric, measure.source) for each in (arm, reference))
-        row["difference"] = paired_difference(mine, theirs)
-    return row
+    values = {arm: per_seed(runs, measure.metric, measure.source) for arm, runs in arms.items()}
+    base = values.pop(reference, None)
+    comparisons = {} if base is None else holm_comparisons(values, base)
+    rows = {}
+    for arm, runs in arms.items():
+        row = {"arm": arm, "seeds": len(runs), "measure": measure, "is_reference": arm == reference}
+        compared = comparisons[arm]._asdict() if arm in comparisons else dict.fromkeys(Comparison._fields)
+        rows[arm] = row | compared
+    return rows
 
 
 def _spreads(runs: Runs) -> dict[str, Spread]:

@@ -119,8 +119,13 @@ def parse(
         options, _ = parse(defaults(kind()), argv, kind, **about)
         defaults = defaults(options)
     options, args = parse_dataclasses((kind, DistillationTrainingArguments), defaults, argv, **about)
+    check_training(args)
+    return options, args
+
+
+def check_training(args: DistillationTrainingArguments) -> None:
+    """Raise a UserError for a training argument out of its range, or no training at all."""
     check_not_negative(**{name: getattr(args, name) for name in NOT_NEGATIVE})
     check_count(**{name: getattr(args, name) for name in AT_LEAST_ONE})
     if not (args.num_train_epochs > 0 or args.max_steps > 0):
         raise UserError(f"num_train_epochs must be above 0, and it is {args.num_train_epochs}")
-    return options, args

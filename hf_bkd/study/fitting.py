@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import PrinterCallback
 
 from ..teachers import Deterministic, DeterministicTeacher, FitContext, Teacher, TeacherSpec
 from ..training.arguments import DistillationTrainingArguments
+from ..training.progress import show_progress
 from ..training.trainer import DistillationTrainer
 from ..utils.files import slug
 
@@ -26,6 +26,7 @@ def train_network(
     optimizer: torch.optim.Optimizer | None = None,
     evaluated: Any = None,
     teacher: Teacher | None = None,
+    processing_class: Any = None,
     prints: bool = True,
     **changes: Any,
 ) -> DistillationTrainer:
@@ -39,6 +40,7 @@ def train_network(
         optimizer: of its parameters, in place of the arguments' own.
         evaluated: what it is evaluated on meanwhile.
         teacher: asked at each step, with ``online_teacher``.
+        processing_class: the network's tokenizer, image processor or feature extractor, where it doesn't know it.
         prints: whether what is logged is printed.
         changes: to the training arguments.
     """
@@ -49,10 +51,13 @@ def train_network(
         eval_dataset=evaluated,
         teacher=teacher,
         optimizers=(optimizer, None),
+        processing_class=processing_class,
     )
-    if not prints:
-        trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=True)
+    progress = show_progress(trainer, bars=not args.disable_tqdm, logs=prints)
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    finally:
+        progress.stop()
     return trainer
 
 

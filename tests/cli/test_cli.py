@@ -165,7 +165,7 @@ def test_an_existing_folder_is_left_alone(home, tmp_path, capsys):
         (["evaluate", "NETWORK", "--dataset", "/nowhere"], "there is no folder /nowhere"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--split", "dev"], "no split 'dev', only train, test"),
         (["evaluate", "DATA", "--dataset", "DATA"], "holds no teacher"),
-        (["evaluate", "NETWORK", "--dataset", "TEXTS"], "no column of images, only text, label"),
+        (["evaluate", "NETWORK", "--dataset", "TEXTS"], "no column of images, only text"),
         (["evaluate", "TEACHER", "--dataset", "DATA", "--label_column", "kind"], "no column 'kind'"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "/nowhere"], "there is no folder /nowhere"),
         (["evaluate", "NETWORK", "--dataset", "DATA", "--ood", "TEXTS"], "no column of images"),

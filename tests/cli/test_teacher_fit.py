@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 
 import datasets
 import pytest
@@ -10,6 +10,7 @@ import torch
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, LaplaceTeacher, Teacher
 from hf_bkd.cli import teacher as command
+from hf_bkd.cli.examples import reader_of
 from hf_bkd.data.preprocessors import class_names, reader_for
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.teachers import SPECIFICATIONS, TeacherSpec, predict_all
@@ -34,9 +35,9 @@ def home(tmp_path_factory):
 
 def probabilities(folder, data, split="validation", num_samples=10):
     """What a reloaded teacher says of a split, and its labels."""
-    teacher, folder = load_teacher(str(folder))
+    teacher, _ = load_teacher(str(folder))
     rows = datasets.load_from_disk(data)[split]
-    return predict_all(teacher, reader_for(teacher.network, folder, rows).batches(rows), num_samples)
+    return predict_all(teacher, reader_of(teacher.network, rows, teacher.processing_class).batches(rows), num_samples)
 
 
 def status(capsys, home, *arguments, **options) -> str:
@@ -125,11 +126,30 @@ def test_laplace_is_fitted_on_the_training_split_as_it_is(home, tmp_path):
     assert teacher.fingerprint() == expected.fingerprint()
 
 
+def test_classes_that_both_sides_name_are_compared(home, tmp_path, capsys):
+    rows = datasets.load_from_disk(home / "images")
+    for names in (["a", "b", "c"], ["left", "b", "c"]):
+        feature = datasets.ClassLabel(names=names)
+        named = datasets.DatasetDict({name: each.cast_column("label", feature) for name, each in rows.items()})
+        named.save_to_disk(tmp_path / names[0])
+        if names[0] == "a":
+            run("evaluate", home / "cnn", dataset=tmp_path / "a")
+            said = capsys.readouterr()
+            assert "have no name in common: they go by number" in said.err
+            assert float(said.out.split()[said.out.split().index("accuracy") + 1]) > 0.9
+        else:
+            said = status(capsys, home, tmp_path / "o", "laplace", "cnn", tmp_path / "left")
+            assert "has some of the network's classes and some others (left, b, c)" in said
+
+
 def test_mc_dropout_from_scratch(home, tmp_path):
     options = {"drop_rate": 0.4, "max_steps": 3, "learning_rate": 1e-3}
     fit(home, tmp_path / "teacher", "mc_dropout", "resnet20_cifar", "images", **options)
     teacher = Teacher.from_pretrained(tmp_path / "teacher")
     assert teacher.network.timm_model.drop_rate == 0.4 and teacher.record["steps"] == 3
+    (tmp_path / "t.csv").write_text("a,label\n" + "".join(f"{row % 2},{row % 2}\n" for row in range(40)))
+    fit(home, tmp_path / "features", "mc_dropout", "mlp-8", tmp_path / "t.csv", **options | {"max_steps": 1})
+    assert Teacher.from_pretrained(tmp_path / "features").network.body[2].p == 0.4
 
 
 def test_an_ensemble_of_one_architecture(home, tmp_path):
@@ -210,9 +230,6 @@ def test_a_new_kind_has_its_method_and_options(monkeypatch):
             return DeterministicTeacher(context.trained().network, temperature=self.by)
 
     assert known["divided"] is Divided
-    options = command._method_options()
-    monkeypatch.setattr(command, "METHOD_OPTIONS", options)
-    monkeypatch.setattr(command, "Options", make_dataclass("Options", options.values(), bases=(command.FitOptions,)))
     given = ["--method", "divided", "--model", "bert", "--dataset", "d", "--output_dir", "o"]
     assert command.parse_fit(given, "fit")[0].spec == Divided(4.0)
     assert command.parse_fit([*given, "--by", "3"], "fit")[0].spec == Divided(3.0)
@@ -267,12 +284,12 @@ def test_arguments_from_a_file(home, tmp_path):
         ("laplace", "resnet21_cifar", "images", {}, "there is no folder resnet21_cifar.*resnet20_cifar"),
         ("laplace", "/nowhere/net", "images", {}, "there is no folder /nowhere/net"),
         ("laplace", "cnn", "/nowhere/data", {}, "there is no folder /nowhere/data"),
-        ("laplace", "cnn", "texts", {}, "no column of images, only text, label"),
-        ("laplace", "bert0", "images", {}, "no column of texts, only image, label"),
+        ("laplace", "cnn", "texts", {}, "no column of images, only text"),
+        ("laplace", "bert0", "images", {}, "no column of texts, only image"),
         ("laplace", "cnn", "images", {"train_split": "training"}, "no split 'training', only train, validation, test"),
         ("laplace", "cnn", "images", {"validation_split": "dev"}, "no split 'dev'"),
         ("laplace", "cnn", "images", {"label_column": "kind"}, "no column 'kind', only image, label"),
-        ("laplace", "cnn", "images", {"input_column": "label"}, "the column 'label' holds no images"),
+        ("laplace", "cnn", "images", {"input_column": "label"}, "no column of images, only label"),
         ("variational", "bert0", "texts", {"augment": 1}, "--augment is for images"),
         ("laplace", "cnn", "images", {"validation_size": 0}, "validation_size must be a whole number of at least 1"),
         ("deterministic", "cnn6_small", "texts", {}, "no column of images"),
@@ -299,11 +316,11 @@ def test_networks_and_data_that_do_not_fit(home, tmp_path, capsys):
     assert "mute holds no tokenizer (tokenizer.json): put the files" in refused(tmp_path / "mute")
 
     bert().bert.save_pretrained(tmp_path / "body")
-    assert "BertModel has no linear layer with 3 outputs" in refused(tmp_path / "body")
+    assert "body holds no tokenizer (tokenizer.json): put the files" in refused(tmp_path / "body")
 
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
-    assert "the network in" in refused(tmp_path / "broken") and "cannot be loaded" in refused(tmp_path / "broken")
+    assert "broken holds the weights of a plain nn.Module: from Python, pass network=" in refused(tmp_path / "broken")
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")

@@ -77,7 +77,7 @@ def test_full_scale_is_an_option():
     digits, images = load("digits"), load("images_multi_teacher")
     small, full = digits.Arguments(), digits.Arguments(full=True)
     assert [digits.study(options).arms[-2].folds for options in (small, full)] == [3, 5]
-    assert len(digits.defaults(full)["seeds"].split(",")) == 10 and "seeds" not in digits.defaults(small)
+    assert [len(digits.defaults(options)["seeds"].split(",")) for options in (small, full)] == [10, 20]
     options, _ = parse(images.defaults, ["--full"], images.Arguments)
     assert options.max_train_samples is None and options.student_model == "resnet18_cifar"
 

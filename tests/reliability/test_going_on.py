@@ -57,8 +57,8 @@ def left(folder) -> list[str]:
 @pytest.mark.parametrize("name", ["label", "fit"])
 def test_a_finished_command_is_recognized_and_what_it_left_is_tidied(command, tmp_path, capsys, monkeypatch, name):
     assert command(name) == 0 and left(tmp_path) == ["out"]
-    monkeypatch.setattr("hf_bkd.cli.label._label", lambda *a: pytest.fail("labeled again"))
-    monkeypatch.setattr("hf_bkd.cli.teacher._fit", lambda *a: pytest.fail("fitted again"))
+    monkeypatch.setattr("hf_bkd.cli.label._labeled", lambda *a: pytest.fail("labeled again"))
+    monkeypatch.setattr("hf_bkd.cli.teacher._fitted", lambda *a: pytest.fail("fitted again"))
     (tmp_path / WORK[name]).mkdir()  # as after a death between the last rename and the tidying
     (tmp_path / WORK[name] / "shard").touch()
     (tmp_path / ".out.unfinished.abc").mkdir()

@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from hf_bkd.reports.claims import Panel, Series
 from hf_bkd.reports.claims.plots import _draw_panel
+from hf_bkd.reports.comparisons import Difference
 from hf_bkd.reports.plots import LARGEST_DOT, _accuracy, _draw_differences, _reliability
 from hf_bkd.reports.plotting import METHODS, OTHERS, colors_of, highlighted
-from hf_bkd.reports.results import MEASURES, Difference
+from hf_bkd.reports.results import MEASURES
 
 
 def panel(**differences):

@@ -12,9 +12,10 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from hf_bkd.reports.pages import verdict
+from hf_bkd.reports.comparisons import Difference
+from hf_bkd.reports.pages import values_of, verdict
 from hf_bkd.reports.report import print_summary, write_report
-from hf_bkd.reports.results import REFERENCE, Difference, kind_of, summary_table
+from hf_bkd.reports.results import REFERENCE, kind_of, summary_table
 from hf_bkd.utils.errors import UserError
 
 ACCURACY = {  # arm -> accuracy of seeds 0, 1, 2
@@ -103,7 +104,8 @@ def test_rows_match_numpy():
         assert rows[arm]["accuracy"] == pytest.approx((np.mean(values), np.std(values, ddof=1), 3))
         assert rows[arm]["nll"] == pytest.approx((0.6, 0.1, 3))
     difference = np.subtract(ACCURACY["Laplace"], ACCURACY["deterministic"])
-    half = stats.t.ppf(0.975, 2) * np.std(difference, ddof=1) / np.sqrt(3)
+    level = 1 - 0.05 / 2  # its p-value is the second smallest of three
+    half = stats.t.ppf((1 + level) / 2, 2) * np.std(difference, ddof=1) / np.sqrt(3)
     mean = difference.mean()
     assert rows["Laplace"]["difference"] == pytest.approx((mean, mean - half, mean + half, 3))
     assert rows[REFERENCE]["difference"] is None
@@ -126,21 +128,23 @@ def test_report_of_one_condition(tmp_path):
     path = write_report(json.loads(json.dumps(results())), tmp_path / "new" / "folder")
     text = path.read_text()
     main, details = tables(text)
-    assert main["arm"] == ["accuracy", "vs deterministic (points, [95 % CI])", "NLL", "ECE"]
+    assert main["arm"] == ["accuracy", "vs deterministic (points, [95 % CI, Holm])", "NLL", "ECE"]
     assert main["one-hot"] == ["86.00 ± 1.00", "-0.33 [-1.85, +1.18]", "0.600 ± 0.100", "0.100 ± 0.000"]
-    assert main["deterministic"][1] == "reference" and details["deterministic"][-1] == "91.00 ± 1.00"
-    assert details["one-hot"][:2] == ["3", "0.200 ± 0.000"] and details["one-hot"][3:] == ["–", "–", "–"]
+    assert main["deterministic"][1] == "reference" and details["deterministic"][-3] == "91.00 ± 1.00"
+    assert details["one-hot"][:2] == ["3", "0.200 ± 0.000"]
+    assert details["one-hot"][3:] == ["–", "–", "–", "0.444", "1.89"]  # p is 4 / 9
     assert details["broken \\| \\$x\\$ [b]"][0] == "3"
     lines = text.splitlines()
     assert lines[0] == "# Digits" and lines[2] == (
-        "- **Finding, with three seeds.** Better than the deterministic teacher: Laplace (+2.07 [+1.69, +2.45] "
-        "points). Worse than the deterministic teacher: broken \\| \\$x\\$ [b] (-16.33 [-17.85, -14.82] points). Not "
-        "distinguishable from it: one-hot (the smallest difference that could have been seen: 1.52 points). The "
+        "- **Finding, with three seeds.** Better than the deterministic teacher: Laplace (+2.07 [+1.52, +2.61] "
+        "points). Worse than the deterministic teacher: broken \\| \\$x\\$ [b] (-16.33 [-19.03, -13.64] points). Not "
+        "distinguishable from it: one-hot (the smallest difference that could have been seen, with 80 % power: 1.89 "
+        "points). The "
         "lowest ECE of three arms with a teacher is 0.100 (deterministic), of 1 without one 0.100 (one-hot): +0.000 "
         "[+0.000, +0.000], not distinguishable."
     )
     assert lines[3] == "- **Data.** my/digits, 87 test examples. 12 runs of 4 arms; the student is cnn4."
-    assert lines[4].startswith("- **Limits.** Three seeds: ") and "Each of three intervals stands alone" in lines[4]
+    assert lines[4].startswith("- **Limits.** Three seeds: ") and "corrected for the arms compared" in lines[4]
     assert "over the last 5 evaluations" in text and "\n### " not in text and "nan" not in text
     assert "| Laplace | laplace | 1 | 1 | 1 | 10 | 1 | 11 |" in text and "- hardware: 2 cores" in text
     names = {"report.md", "comparison.png", "accuracy.png", "reliability.png"}
@@ -156,7 +160,7 @@ def test_a_null_is_printed_as_a_null_and_many_arms_by_their_ends(tmp_path):
     rows = summary_table(results(arms=["one-hot", "deterministic"]))
     assert verdict(rows) == (
         "Not distinguishable from the deterministic teacher: one-hot (the smallest difference that could have been "
-        "seen: 1.52 points)."
+        "seen, with 80 % power: 1.89 points)."
     )
     reference, better = summary_table(results(arms=["deterministic", "Laplace"]))
     many = [reference] + [
@@ -247,7 +251,9 @@ def test_two_conditions_and_sweeps(tmp_path):
             record("S = 100", seed, 0.89 + seed / 100, "noisy", num_samples=100, **sweep),
             record("tuned", seed, 0.89, "noisy", teacher_temperature=2.0 + seed, **sweep),
         ]
+    content["arms"][0]["noise_window"] = 10
     text = write_report(content, tmp_path).read_text()
+    assert "over the last 5 or 10 evaluations" in text
     assert {file.stem for file in tmp_path.glob("*.png")} == {"comparison", "sweep_kd_lambda", "sweep_num_samples"}
     assert "### noisy\n" in text and "### clean\n" in text
     assert "weight of the teacher. Arms: λ = 0.5; Laplace." in text
@@ -263,6 +269,19 @@ def test_settings_show_folds_where_there_are_any(tmp_path):
         "| S | views | folds | seconds a run |" in text
         and "| Laplace | laplace | 1 | 1 | 1 | 10 | 1 | 3 | 10 |" in text
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([4, 4], "4"),
+        ([2.0, 1.0, 4.0], "1, 2, 4"),
+        ([1, 2, 3, 0.5, 2.25], "0.5 to 3"),
+        (list("edcba"), "a, b, c, d, e"),
+    ],
+)
+def test_many_values_of_a_setting_are_their_range(values, shown):
+    assert values_of(({"T": value} for value in values), "T") == shown
 
 
 def test_report_leads_to_numbers_and_students_that_are_there(tmp_path):
@@ -310,7 +329,7 @@ def test_nothing_measured_is_a_dash(tmp_path):
         entry |= {"teacher_metrics": None, "seconds": None, "noise_window": None}
     text = write_report(content, tmp_path).read_text()
     main, details = tables(text)
-    assert main["Laplace"] == ["–"] * 4 and details["Laplace"] == ["3", *["–"] * 5] and "nan" not in text
+    assert main["Laplace"] == ["–"] * 4 and details["Laplace"] == ["3", *["–"] * 7] and "nan" not in text
 
 
 def test_no_runs_yet_and_no_arms(tmp_path):
@@ -364,4 +383,4 @@ def test_a_terminal_of_80_columns_keeps_numbers_whole_and_indents_long_names():
 def test_nothing_is_wrapped_in_a_file(capsys):
     print_summary(bare())
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("Better than") and lines[-1].endswith("1.52 points).")
+    assert lines[-1].startswith("Better than") and lines[-1].endswith("1.89 points).")

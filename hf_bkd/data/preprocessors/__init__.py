@@ -68,6 +68,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     content = Content.of(dataset)
     if content.has_transform:
         return None
+    if getattr(network, "feature_names", None):
+        return feature_preprocessor(network, content.named(network.feature_names))
     kind = network_kind(network)
     if given not in (None, "any") and kind not in (None, given):
         raise UserError(

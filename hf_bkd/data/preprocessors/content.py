@@ -90,6 +90,16 @@ class Content:
             return _texts(names)
         return tuple(names) if kind == "features" else (names[0],)
 
+    def named(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the columns of these names; UserError if the dataset lacks one."""
+        for name in names:
+            if name not in self.features:
+                raise UserError(
+                    f"the network reads the columns {', '.join(names)}, and the dataset has no {name!r}, only "
+                    f"{', '.join(self.dataset.features)}"
+                )
+        return tuple(names)
+
     def ragged(self, columns: Sequence[str]) -> list[str]:
         """Return those of some columns of lists whose lists have several lengths, as far as that can be seen."""
         return [name for name in columns if self._is_ragged(name)]

@@ -1,0 +1,226 @@
+"""`hf-bkd distill`: from a labeled dataset, or a teacher and a dataset, to a saved student."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+from torch import nn
+from transformers import set_seed
+
+from ..data.columns import LABEL_COLUMNS, find_label, has_labels, label_names
+from ..data.loading import choose_split, load_splits
+from ..data.preprocessors import class_names
+from ..data.preprocessors.content import Content
+from ..hub.transfer import push_folder
+from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
+from ..soft_labels.record import LabelRecord
+from ..study.arguments import check_training
+from ..study.fitting import train_network
+from ..study.settings import check_same_settings, decisive
+from ..teachers import Teacher
+from ..training.arguments import DistillationTrainingArguments
+from ..utils.checks import check_count
+from ..utils.command_line import parse_dataclasses
+from ..utils.errors import UserError
+from ..utils.processes import decided_by_main
+from . import options
+from .architectures import ImageShape, StandIn, is_architecture, new_image_network, new_perceptron, reads_features
+from .arguments import metrics_text, quiet, repository
+from .examples import check_column, reader_of
+from .finished import SETTINGS, contents, finish
+from .networks import are_made_up, load_for_classes, load_trained, processor_of, saved_kind
+from .teacher import DEFAULTS, FROM_SCRATCH
+
+CHOSEN = (
+    "student", "teacher", "dataset", "dataset_config", "train_split", "eval_dataset", "eval_split", "input_column",
+    "label_column", "image_size", "ignore_mismatched_sizes",
+)  # fmt: skip
+EVALUATED = ("accuracy", "nll", "ece", "brier")
+
+
+def main(argv: list[str], prog: str) -> None:
+    """Train the student that the command line asks for, save it and print how good it is.
+
+    Raises:
+        UserError: something that is missing, can't be loaded or does not fit together.
+    """
+    arguments, args = parse_distill(argv, prog)
+    quiet()
+    output_dir, name = Path(args.output_dir), repository(args)
+    work = output_dir.with_name(f"{output_dir.name}.training")
+    settings = {name: getattr(arguments, name) for name in CHOSEN} | decisive(args) | {"seed": args.seed}
+    for source in ("student", "teacher", "dataset", "eval_dataset"):
+        settings[f"content of {source}"] = getattr(arguments, source) and contents(getattr(arguments, source))
+
+    def push() -> str:
+        return push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)
+
+    finish(output_dir, work, settings, lambda: _distilled(arguments, args, work, settings), push if name else None)
+
+
+def parse_distill(argv: list[str], prog: str) -> tuple[Namespace, DistillationTrainingArguments]:
+    """Parse the options and the training arguments, with defaults that suit the student."""
+
+    def parsed(defaults: dict[str, Any]) -> tuple[Namespace, DistillationTrainingArguments]:
+        args, arguments = parse_dataclasses((DistillationTrainingArguments,), defaults, argv, options.distill(prog))
+        check_training(args)
+        return arguments, args
+
+    defaults = DEFAULTS | {"kd_lambda": 1.0}
+    arguments, args = parsed(defaults)
+    for name in ("student", "dataset"):
+        if not getattr(arguments, name):
+            raise UserError(f"pass --{name}")
+    if not args.output_dir:
+        raise UserError("pass --output_dir, a new folder for the student")
+    if arguments.image_size is not None:
+        check_count(image_size=arguments.image_size)
+    if is_architecture(arguments.student):
+        arguments, args = parsed(defaults | FROM_SCRATCH)
+    args.online_teacher = arguments.teacher is not None
+    return arguments, args
+
+
+def _distilled(
+    arguments: Namespace, args: DistillationTrainingArguments, work: Path, settings: dict[str, Any]
+) -> Callable[[Path], str]:
+    """Train the student; return what saves it and says how good it is."""
+    rows, evaluated = _rows(arguments, args)
+    teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
+    set_seed(args.seed)
+    student, processing_class = _student(arguments, rows, teacher)
+    remedy = "go on with the same, or delete that folder"
+    decided_by_main(lambda: check_same_settings(work / SETTINGS, settings, "a training", remedy))
+    trainer = train_network(
+        student,
+        args,
+        rows,
+        folder=work / "0",
+        evaluated=evaluated,
+        teacher=teacher,
+        processing_class=processing_class,
+    )
+    metrics = {} if evaluated is None else trainer.evaluate()
+    measured = {name: metrics[f"eval_{name}"] for name in EVALUATED if f"eval_{name}" in metrics}
+
+    def save(folder: Path) -> str:
+        output_dir = Path(args.output_dir)
+        trainer.args.output_dir = str(folder)  # where the card goes
+        trainer.save_model(folder)
+        trainer.create_model_card(output_dir.name)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
+        if evaluated is None:
+            return f"student in {output_dir}; it was not measured: pass --eval_dataset with examples it has not seen"
+        return f"student in {output_dir}; on {len(evaluated)} examples: {metrics_text(measured)}"
+
+    return save
+
+
+def _rows(
+    arguments: Namespace, args: DistillationTrainingArguments
+) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """The examples that the student is trained on, and those that it is measured on, if there are any."""
+    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
+    split = choose_split(splits, arguments.train_split, ("train",), arguments.dataset)
+    rows = splits[split]
+    if not len(rows):
+        raise UserError(f"the split {split!r} of {arguments.dataset} is empty: there is nothing to train on")
+    if args.kd_lambda > 0 and arguments.teacher is None and not teachers_of(rows.column_names):
+        raise UserError(
+            f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
+            "to be asked at each step"
+        )
+    if args.kd_lambda < 1 and _label_of(rows, arguments) is None:
+        find_label(rows)  # which says that there is none
+    if arguments.eval_dataset is not None:
+        others = load_splits(arguments.eval_dataset)
+        chosen = choose_split(others, arguments.eval_split, ("validation", "test"), arguments.eval_dataset)
+    else:
+        others = {name: each for name, each in splits.items() if name != split}
+        usual = [name for name in ("validation", "test") if name in others]
+        if arguments.eval_split is None and not usual:
+            return _selected(rows, arguments), None
+        chosen = choose_split(datasets.DatasetDict(others), arguments.eval_split, tuple(usual), arguments.dataset)
+    evaluated = others[chosen]
+    if not len(evaluated):
+        raise UserError(f"the split {chosen!r} is empty: there is nothing to measure the student on")
+    if _label_of(evaluated, arguments) is None:
+        find_label(evaluated)
+    return _selected(rows, arguments), _selected(evaluated, arguments)
+
+
+def _selected(rows: datasets.Dataset, arguments: Namespace) -> datasets.Dataset:
+    """The rows with the columns that were asked for, as far as they have them, their labels and their soft labels."""
+    soft, label = soft_label_columns(rows), _label_of(rows, arguments)
+    if not soft:  # else the names may be those of the dataset that was labeled
+        for name in arguments.input_column or ():
+            check_column(rows, name)
+    inputs = [name for name in arguments.input_column or () if name in rows.column_names]
+    others = [name for name in rows.column_names if name not in (*LABEL_COLUMNS, label, *soft)]
+    rows = rows.select_columns([*(inputs or others), *filter(None, [label]), *soft])
+    return rows if label in (None, "label") else rows.rename_column(label, "label")
+
+
+def _label_of(rows: datasets.Dataset, arguments: Namespace) -> str | None:
+    """The name of the label column, if there is one; UserError if one that was asked for is not there."""
+    if arguments.label_column and arguments.label_column in rows.column_names:
+        return arguments.label_column
+    if has_labels(rows):
+        return find_label(rows)
+    if arguments.label_column:
+        check_column(rows, arguments.label_column)
+    return None
+
+
+def _student(arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | None) -> tuple[nn.Module, Any]:
+    """The network to train, new or loaded, and its tokenizer or image processor where it is loaded with one."""
+    record = None if teacher is not None else _record(rows)
+    classes, number = _classes(rows, teacher, record)
+    name = arguments.student
+    if not is_architecture(name):
+        kind = saved_kind(name)
+        network = load_for_classes(name, kind, classes, number, arguments.ignore_mismatched_sizes)
+        return network, processor_of(name, kind)
+    classes = classes or [f"LABEL_{each}" for each in range(number)]
+    if reads_features(name):
+        columns = (record and record.preprocessing or {}).get("features")
+        columns = columns or Content.of(rows).columns("features", StandIn(name, "features"))
+        return new_perceptron(name, classes, rows, columns), None
+    return new_image_network(name, classes, _image_shape(arguments, rows, teacher, record)), None
+
+
+def _record(rows: datasets.Dataset) -> LabelRecord | None:
+    """The record of the first teacher's labels, if there is one."""
+    return next((read_record(rows.features, teacher) for teacher in teachers_of(rows.column_names)), None)
+
+
+def _classes(
+    rows: datasets.Dataset, teacher: Teacher | None, record: LabelRecord | None
+) -> tuple[list[str] | None, int]:
+    """The names of the student's classes in order, where they are known, and their number."""
+    of_rows = label_names(rows, "label") if "label" in rows.column_names else None
+    if teacher is not None:
+        names = class_names(teacher.network)
+        return (of_rows if are_made_up(names) and len(of_rows or ()) == len(names) else names), len(names)
+    if record is not None:
+        return record.class_names or of_rows, record.teacher.num_classes
+    if of_rows is None:
+        find_label(rows)  # which says that there is none
+    return of_rows, len(of_rows)
+
+
+def _image_shape(
+    arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | None, record: LabelRecord | None
+) -> ImageShape:
+    """How a new student reads images: as the teacher does, or as its architecture wants them if that isn't known."""
+    Content.of(rows).columns("image", StandIn(arguments.student, "image"))  # which says that there are none
+    size, settings, image_size = arguments.image_size, {}, None
+    if teacher is not None:
+        settings = reader_of(teacher.network, rows, teacher.processing_class).settings
+    elif record is not None:
+        transforms = (record.views or {}).get("transforms", ())
+        cropped = next((each["size"] for each in transforms if "size" in each), None)
+        settings, image_size = record.preprocessing or {}, cropped or (record.dataset.image_size or [None])[-1]
+    return ImageShape.of_settings(settings, image_size, size) or ImageShape.of_architecture(arguments.student, size)

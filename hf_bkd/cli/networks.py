@@ -1,0 +1,179 @@
+"""Saved networks and teachers that a command names: loaded as they are, or as classifiers of its data's classes."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import timm
+import transformers
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_MODELS
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
+from transformers.utils import logging
+
+from ..data.preprocessing import timm_settings
+from ..data.preprocessors import class_names
+from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
+from ..hub.transfer import local_folder
+from ..models.calling import num_classes_of
+from ..models.saving import damage_refused, load_network
+from ..teachers import Teacher
+from ..teachers.loading import load_teacher
+from ..utils.errors import UserError
+from ..utils.files import read_json
+
+CLASSIFIERS = {
+    "image": transformers.AutoModelForImageClassification,
+    "text": transformers.AutoModelForSequenceClassification,
+    "audio": transformers.AutoModelForAudioClassification,
+}
+HEADS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+MADE_UP = re.compile(r"LABEL_\d+|\d+")
+
+
+def has_head(folder: Path) -> bool:
+    """Say whether a folder's network is a classifier already, and no pretrained encoder without a head for classes."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    names = config.get("architectures") or []
+    return not names or any(name.endswith(HEADS) for name in names)
+
+
+def load_for_classes(
+    name: str, kind: str, classes: list[str] | None, num_classes: int, new_head: bool = False
+) -> nn.Module:
+    """Load a saved network as a classifier of some classes, to be trained.
+
+    A pretrained network without a head for classes gets one, with random weights.
+
+    Args:
+        name: folder, or name on the Hub.
+        kind: what it is to read: ``"image"``, ``"text"``, ``"audio"`` or ``"features"``.
+        classes: C names in order, where they are known.
+        num_classes: C.
+        new_head: whether a network of other classes gets a new head too.
+
+    Raises:
+        UserError: it can't be loaded, or is of other classes.
+    """
+    folder = _folder(name)
+    with damage_refused(f"the network in {folder}"):
+        if has_head(folder):
+            network = load_network(folder)
+            own = class_names(network)
+            if num_classes_of(network) == num_classes and not _differ(own, classes):
+                return network.train()
+            if not new_head:
+                raise UserError(
+                    f"{name} knows {len(own)} classes ({shorten(', '.join(own), 40)}) and the labels are of "
+                    f"{num_classes} ({shorten(', '.join(classes or ()), 40)}): pass --ignore_mismatched_sizes for a "
+                    "new head, or another network"
+                )
+        return _with_new_head(folder, kind, classes or [f"LABEL_{number}" for number in range(num_classes)])
+
+
+def is_encoder(name: str) -> bool:
+    """Say whether a saved network is a pretrained one of transformers that has no head for classes."""
+    folder = _folder(name)
+    return not (folder / "teacher.json").is_file() and not has_head(folder)
+
+
+@contextmanager
+def _near_names(name: str) -> Iterator[None]:
+    """Say which architectures are called like a network that is not there."""
+    try:
+        yield
+    except UserError as error:
+        near = get_close_matches(name, timm.list_models())
+        raise UserError(
+            f"{error}; architectures with such a name: {', '.join(near)}" if near else str(error)
+        ) from None
+
+
+def _folder(name: str) -> Path:
+    with _near_names(name):
+        return local_folder(name)
+
+
+def are_made_up(names: Sequence[str]) -> bool:
+    """Say whether names of classes are numbers, or those that transformers gives where nobody has given any."""
+    return all(MADE_UP.fullmatch(name) for name in names)
+
+
+def _differ(own: list[str], classes: list[str] | None) -> bool:
+    """Whether both are names that somebody gave, and not the same ones in the same order."""
+    if classes is None or are_made_up(own) or are_made_up(classes):
+        return False
+    return [name.lower() for name in own] != [name.lower() for name in classes]
+
+
+def _with_new_head(folder: Path, kind: str, classes: list[str]) -> nn.Module:
+    config = read_json(folder / "config.json")
+    if kind == "image" and "architecture" in config and "architectures" not in config:  # timm's own files
+        network = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=len(classes))
+        network.pretrained_cfg["label_names"] = classes
+        return network
+    if kind not in CLASSIFIERS:
+        raise UserError(f"{folder} holds no network for numbers in columns: pass an architecture such as mlp-64-64")
+    names = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that the head is new is what was asked for
+    try:
+        return CLASSIFIERS[kind].from_pretrained(
+            folder, num_labels=len(classes), ignore_mismatched_sizes=True, trust_remote_code=False, **names
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def load_trained(name: str) -> Teacher:
+    """Load a saved teacher, or a trained classifier as one.
+
+    Raises:
+        UserError: there is neither (timm's names that are like it are said), or no tokenizer, image processor or
+            feature extractor that the network needs.
+    """
+    with _near_names(name):
+        teacher, folder = load_teacher(name)
+    if timm_settings(teacher.network) is None and teacher.processing_class is None:
+        processor_of(name, network_kind(teacher.network))  # which says that there is none
+    return teacher
+
+
+def saved_kind(name: str) -> str:
+    """Return what a saved network reads: ``"image"``, ``"audio"``, ``"text"`` or ``"features"``."""
+    folder = _folder(name)
+    if _is_timm(folder):
+        return "image"
+    file = folder / "config.json"
+    config = read_json(file) if file.is_file() else {}
+    known = {"image": IMAGE_MODELS, "audio": AUDIO_MODELS}
+    other = "text" if "model_type" in config else "features"
+    return next((kind for kind, names in known.items() if config.get("model_type") in names), other)
+
+
+def processor_of(name: str, kind: str | None) -> Any:
+    """Return the tokenizer, image processor or feature extractor beside a saved network; ``None`` if it needs none.
+
+    Raises:
+        UserError: there are none of its files.
+    """
+    folder = _folder(name)
+    if kind not in SOURCES or (kind == "image" and _is_timm(folder)):
+        return None
+    inner = ("", "network", "members/0", "members/0/network")
+    processor = saved_processor(kind, *(folder / place for place in inner))
+    if processor is None:
+        raise UserError(
+            f"{folder} holds no {NAMES[kind]} ({SOURCES[kind][0]}): put the files of the one that the network was "
+            "trained with there"
+        )
+    return processor
+
+
+def _is_timm(folder: Path) -> bool:
+    file = folder / "config.json"
+    return file.is_file() and "architecture" in read_json(file)
