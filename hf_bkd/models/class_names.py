@@ -7,21 +7,26 @@ from torch import nn
 
 from ..utils.errors import UserError
 from .calling import unwrapped
+from .timm_networks import is_timm, label_names_of
 
 MADE_UP = re.compile(r"LABEL_\d+|\d+")  # names that transformers gives where nobody has given any
 
 
 def given_names(names: Sequence[str] | None) -> list[str] | None:
     """Return names that somebody has given; ``None`` for made-up ones."""
-    return None if names is None or all(MADE_UP.fullmatch(name) for name in names) else list(names)
+    return None if not names or all(MADE_UP.fullmatch(name) for name in names) else list(names)
 
 
 def names_of_network(network: nn.Module) -> list[str] | None:
-    """Return the names of a network's classes in the order of its outputs; ``None`` if its config has none."""
-    config = getattr(unwrapped(network), "config", None)
-    names = getattr(config, "id2label", None) or {}
+    """Return the names of a network's classes in the order of its outputs; ``None`` where nobody has given any.
+
+    They are its own ``label_names``, as plain networks have them, or its config's, or those of timm's configuration.
+    """
+    network = unwrapped(network)
+    own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
+    names = getattr(getattr(network, "config", None), "id2label", None) or {}
     try:
-        return given_names([str(names[number]) for number in range(len(names))])
+        return given_names(own or [str(names[number]) for number in range(len(names))])
     except (KeyError, TypeError):
         return None
 

@@ -85,7 +85,7 @@ class Teacher(ABC):
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes in the order of the answers, from the network's config; ``None`` if it has none."""
+        """Names of the classes in the order of the answers, as the network has them; ``None`` if it doesn't."""
         names = names_of_network(self.network)
         return names if names is not None and len(names) == self.num_classes else None
 

@@ -78,7 +78,7 @@ class Composite(Teacher):
         Raises:
             UserError: parts of other classes.
         """
-        remedy = "give their networks the same config.id2label"
+        remedy = "give their networks the same config.id2label (or label_names, where they are plain ones)"
         named = [(part.class_names, f"member {number}") for number, part in enumerate(self.parts)]
         first = next((whose for names, whose in named if names is not None), "")
         return [order_by_name(names, self.class_names, whose, first, remedy) for names, whose in named]

@@ -15,6 +15,7 @@ from hf_bkd import (
     MultiTeacher,
     UserError,
     add_soft_labels,
+    make_variational,
 )
 from hf_bkd.soft_labels import check_against_teacher, read
 
@@ -119,10 +120,14 @@ class TestLabels:
             labeled(rows(NAMES[::-1], [2, 1, 0, 2]), teacher, folder=tmp_path)
 
 
+def several(members):
+    return MultiTeacher({f"t{number}": member for number, member in enumerate(members)})
+
+
 class TestEnsembles:
     INPUTS = {"x": torch.tensor(SCORES)}
 
-    @pytest.mark.parametrize("make", [EnsembleTeacher, lambda members: MultiTeacher(dict(zip("ab", members)))])
+    @pytest.mark.parametrize("make", [EnsembleTeacher, several])
     def test_bring_members_together_by_name(self, make, tmp_path):
         teacher = make([DeterministicTeacher(Network()), DeterministicTeacher(Network(REVERSED))])
         assert teacher.class_names == NAMES
@@ -132,7 +137,7 @@ class TestEnsembles:
         reversed_names = make([DeterministicTeacher(Network(REVERSED)), DeterministicTeacher(Network())])
         assert np.allclose(reversed_names.predict(self.INPUTS).mean, PROBS[:, ::-1], atol=1e-6)
 
-    @pytest.mark.parametrize("make", [EnsembleTeacher, lambda members: MultiTeacher(dict(zip("ab", members)))])
+    @pytest.mark.parametrize("make", [EnsembleTeacher, several])
     def test_refuse_members_of_other_names(self, make):
         members = [DeterministicTeacher(Network()), DeterministicTeacher(Network(names=FRENCH))]
         with pytest.raises(
@@ -151,13 +156,10 @@ class TestEnsembles:
 
 class TestFits:
     def test_number_the_datasets_labels_as_the_network(self):
-        one = LaplaceTeacher.fit(Network(), rows(), prior_precision=1.0)
-        other = LaplaceTeacher.fit(Network(REVERSED), rows(), prior_precision=1.0)
-        inputs = {"x": torch.tensor(SCORES)}
-        answers = [each.predict(inputs, 1, torch.Generator().manual_seed(0)).mean for each in (one, other)]
-        assert one.link == other.link
-        if one.link != "mc":
-            assert np.allclose(answers[0], answers[1][:, [2, 1, 0]], atol=1e-5)
+        settings = {"prior_precision": 1.0, "link": "probit", "structure": "full"}
+        one, other = (LaplaceTeacher.fit(Network(order), rows(), **settings) for order in ((0, 1, 2), REVERSED))
+        answers = [each.predict({"x": torch.tensor(SCORES)}).mean for each in (one, other)]
+        assert np.allclose(answers[0], answers[1][:, [2, 1, 0]], atol=1e-5)
 
     def test_refuse_a_dataset_of_other_names(self):
         with pytest.raises(
@@ -191,6 +193,36 @@ class TestStudents:
         trainer = DistillationTrainer(Network(), args, train_dataset=dataset)
         trainer.train()
         assert trainer.state.log_history[0]["loss"] == pytest.approx(0.0, abs=1e-6)  # it says the same already
+
+
+class TwoHeads(nn.Module):
+    """Its logits come from the head that is made first."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.auxiliary = nn.Linear(3, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = self.body(x).relu()
+        return self.head(hidden), self.auxiliary(hidden)
+
+
+def test_a_posterior_that_the_logits_dont_depend_on_is_refused_and_the_advice_works(tmp_path):
+    args = DistillationTrainingArguments(
+        str(tmp_path), kd_lambda=0.0, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no"
+    )
+    with pytest.raises(UserError, match=r"over the weights of auxiliary, .* make_variational\(network, inputs="):
+        DistillationTrainer(make_variational(TwoHeads(), "head"), args, train_dataset=rows())
+    network = make_variational(TwoHeads(), "head", inputs={"x": torch.tensor(SCORES)})
+    DistillationTrainer(network, args, train_dataset=rows()).train()
+
+
+def test_a_plain_networks_names_count_as_a_configs_do():
+    network = Network(REVERSED, names=None)
+    network.label_names = NAMES[::-1]
+    assert np.allclose(stored(labeled(rows(), DeterministicTeacher(network))), PROBS, atol=1e-6)
+    with pytest.raises(UserError, match="chat"):
+        LaplaceTeacher.fit(network, rows(FRENCH), prior_precision=1.0)
 
 
 @pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
