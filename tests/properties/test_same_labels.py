@@ -98,7 +98,7 @@ def run_same(number: int) -> int:
 
 
 def test_in_whatever_batches_order_and_stream():
-    assert run_same(12) >= 4
+    assert run_same(8) >= 3
 
 
 @pytest.mark.slow
@@ -152,10 +152,10 @@ def run_online(folder, number: int) -> int:
     """Losses from stored labels are those with the teacher at hand; both may be refused."""
     trainings = []
 
-    @fast(number, st.one_of(of_numbers(), of_texts(), of_tokens()), st.integers(0, 9))
+    brought = st.one_of(of_numbers(), of_texts(), of_tokens()).filter(lambda case: case.plain and len(case.dataset) > 1)
+
+    @fast(number, brought, st.integers(0, 9))
     def stored_is_online(case, seed):
-        if not case.plain or case.expected is None or len(case.dataset) < 2:
-            return
         teacher = DeterministicTeacher(case.network, temperature=2.0)
         teacher.processing_class = case.processing_class
         torch.manual_seed(seed)
@@ -165,8 +165,6 @@ def run_online(folder, number: int) -> int:
             if type(case.network).__name__ in ("OfTwo", "Named"):
                 student = type(case.network)(student[0])
         start = {name: value.clone() for name, value in student.state_dict().items()}
-        if "label_ids" in case.dataset.column_names:
-            return
         try:
             stored = losses_of(folder, student, labeled(case, teacher), case)
         except UserError:
@@ -181,12 +179,12 @@ def run_online(folder, number: int) -> int:
 
 
 def test_stored_is_online(tmp_path):
-    assert run_online(tmp_path, 6) >= 1
+    assert run_online(tmp_path, 4) >= 1
 
 
 @pytest.mark.slow
 def test_stored_is_online_often(tmp_path):
-    assert run_online(tmp_path, 120) >= 20
+    assert run_online(tmp_path, 60) >= 20
 
 
 CASES = 25
