@@ -11,7 +11,8 @@ from hf_bkd import DeterministicTeacher, UserError, add_soft_labels
 from hf_bkd.data.preprocessors import preprocessor_for
 
 from .demands import Case, answer, outcome_of
-from .pictures import encoded, network_of as image_network, transform_of
+from .pictures import encoded, transform_of
+from .pictures import network_of as image_network
 from .texts import CLS, SEP, network_of, numbers_of, tokenizer_of
 
 LONG, SHORT = "who where when why", "how"
