@@ -16,6 +16,7 @@ from transformers import set_seed
 from ..data.augmentations import CropAndFlip
 from ..data.preprocessors import Preprocessor, class_names
 from ..data.views import Views
+from ..models.class_names import order_by_name
 from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
@@ -226,6 +227,6 @@ def _check_alike(names: list[str], members: list[Teacher], readers: list[Preproc
             raise UserError(
                 f"{name} reads {reader.kind}s in another way than {names[0]} does, so they can't be members"
             )
-        theirs, ours = class_names(member.network), class_names(members[0].network)
-        if theirs != ours and sorted(theirs) == sorted(ours):
+        theirs, ours = member.class_names, members[0].class_names
+        if order_by_name(theirs, ours, name, names[0], "give them the same id2label in their config.json") is not None:
             raise UserError(f"{name} has the classes of {names[0]} in another order, so they can't be members")

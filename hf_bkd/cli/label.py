@@ -1,6 +1,7 @@
 """`hf-bkd label`: from a saved teacher and a dataset to soft labels, kept shard by shard until they are done."""
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from ..data.preprocessors import class_names
 from ..data.subsets import check_labeled
 from ..data.views import Views
 from ..metrics import classification_metrics
-from ..soft_labels import add_soft_labels, only_soft_labels
+from ..soft_labels import add_soft_labels, only_soft_labels, read
 from ..soft_labels.sharing import push_soft_labels
+from ..soft_labels.skipping import LEFT_OUT_FILE
 from ..teachers import Teacher, predict_all
 from ..utils.checks import check_count
 from ..utils.errors import UserError
@@ -83,11 +85,16 @@ def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> C
         seed=arguments.seed,
         folder=shards,
         shard_rows=SHARD_ROWS,
+        on_error=arguments.on_error,
     )
+    left_out = len((read(rows).record.dataset.left_out or ()) if arguments.on_error == "skip" else ())
 
     def save(folder: Path) -> str:
         (only_soft_labels(rows) if arguments.labels_only else rows).save_to_disk(folder)
-        return f"{len(rows)} examples labeled, teacher {teacher.method}: {output_dir}"
+        if left_out:
+            shutil.copy(shards / LEFT_OUT_FILE, folder)
+        said = f" and {left_out} left out that can't be read ({LEFT_OUT_FILE} says why)" if left_out else ""
+        return f"{len(rows)} examples labeled{said}, teacher {teacher.method}: {output_dir}"
 
     return save
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import datasets
 
+from ..models.class_names import given_names, matching_places
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
 
@@ -138,7 +139,8 @@ def as_classification(
         dataset: N rows; labels are a ClassLabel, numbers or names, and -1 or ``None`` where there is none.
         kind: ``"image"`` or ``"text"``.
         classes: the network's C names. Labels go by name where the dataset has the same ones, in whatever order and
-            case, and else by number. If not given, the dataset's own; bare names in alphabetical order.
+            case, and by number where one side's are made up (``LABEL_0``, ``0``). If not given, the dataset's own;
+            bare names in alphabetical order.
         input_column, label_column: names of the columns, where types and usual names don't identify them.
 
     Returns:
@@ -190,7 +192,7 @@ def numbered_labels(
         dataset: N rows.
         label: the label column: a ClassLabel, numbers or names.
         classes: the network's names, in order; the column's own if not given. Labels go by name where both have the
-            same ones, and else by number.
+            same ones, and by number where one side's are made up.
 
     Raises:
         UserError: other classes than the network's, or labels that are neither numbers nor names.
@@ -201,10 +203,12 @@ def numbered_labels(
     if isinstance(feature, datasets.ClassLabel):
         own = feature.names
         known = list(classes or own)
-        places = matching_places(own, known) or list(range(len(own)))
+        places = matching_places(own, known)
+        differ = places is None and None not in (given_names(own), given_names(known))
+        places = places or list(range(len(own)))
         names = [name for _, name in sorted(zip(places, own, strict=True))]
         numbers = dict(enumerate(places))
-        fits = len(own) == len(known)
+        fits = len(own) == len(known) and not differ
     elif _holds(feature, "text"):
         own = sorted({value for value in values if value is not None})
         known = names = list(classes or own)
@@ -222,20 +226,10 @@ def numbered_labels(
     if not fits:
         raise UserError(
             f"the network knows {_listed(known)}, and the column {label} has {_listed(own)}: take a network or "
-            "a label column (--label_column) that fits"
+            "a label column (--label_column) that fits, or, if they are the same in the same order, give the "
+            "network's config.id2label the column's names"
         )
     return names, [numbers.get(value, -1) for value in values]
-
-
-def matching_places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
-    """Return each name's place among the network's ``classes``; ``None`` if one is not among them.
-
-    Case is ignored where names differ by more than their case.
-    """
-    ignores_case = all(len({name.lower() for name in group}) == len(group) for group in (names, classes))
-    key = str.lower if ignores_case else str
-    place = {key(name): number for number, name in enumerate(classes)}
-    return [place[key(name)] for name in names] if all(key(name) in place for name in names) else None
 
 
 def _listed(names: list[str]) -> str:

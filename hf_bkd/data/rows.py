@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 from PIL.Image import DecompressionBombError
 
-from ..utils.errors import UserError
+from ..utils.errors import RowError, UserError
 from ..utils.limits import LIMITS
 
 UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, DecompressionBombError, EOFError)
@@ -95,24 +95,30 @@ def _check_readable(plain: datasets.Dataset, row: int, name: str, number: int) -
         plain.select_columns([name])[row]
     except UNREADABLE as error:
         what = "an image" if isinstance(plain.features[name], datasets.Image) else "a value"
-        raise UserError(
+        raise RowError(
             f"row {number} of column {name} holds {what} that can't be read ({reason(error)}): mend it, or leave the "
-            f"row out with dataset.select([i for i in range(len(dataset)) if i != {number}])"
+            f"row out with dataset.select([i for i in range(len(dataset)) if i != {number}])",
+            int(number),
+            name,
         ) from error
 
 
 def _check_image(name: str, number: int | None, image: Any) -> None:
     row = "a row" if number is None else f"row {number}"
     if image is None:
-        raise UserError(
+        raise RowError(
             f"{row} of column {name} holds no image: leave such rows out with "
-            f"dataset.filter(lambda row: row[{name!r}] is not None)"
+            f"dataset.filter(lambda row: row[{name!r}] is not None)",
+            number,
+            name,
         )
     pixels = getattr(image, "width", 0) * getattr(image, "height", 0)
     if pixels > LIMITS.image_pixels:
-        raise UserError(
+        raise RowError(
             f"{row} of column {name} holds an image of {image.width} x {image.height} pixels, and at most "
-            f"{LIMITS.image_pixels} are read: make it smaller, or set hf_bkd.utils.limits.LIMITS.image_pixels"
+            f"{LIMITS.image_pixels} are read: make it smaller, or set hf_bkd.utils.limits.LIMITS.image_pixels",
+            number,
+            name,
         )
 
 
@@ -169,7 +175,9 @@ def check_present(rows: Mapping[str, Sequence], columns: Sequence[str], numbers:
         for place, value in enumerate(rows[column]):
             if value is None:
                 number = place if numbers is None else numbers[place]
-                raise UserError(
+                raise RowError(
                     f"row {number} of column {column} holds no value: leave such rows out with "
-                    f"dataset.filter(lambda row: row[{column!r}] is not None), or fill them in"
+                    f"dataset.filter(lambda row: row[{column!r}] is not None), or fill them in",
+                    int(number),
+                    column,
                 )

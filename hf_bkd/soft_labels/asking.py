@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import datasets
@@ -20,7 +20,7 @@ from ..utils.errors import UserError
 from ..utils.processes import failing_together, processes
 from ..utils.progress import progress_bar
 from ..utils.random import ExampleGenerator, named_seed
-from .belonging import check_class_count, check_identity
+from .belonging import check_class_count, check_identity, class_order
 from .examples import Batch, Examples, ahead
 from .preparation import NAME as DIGESTS
 from .preparation import check_inputs, input_digests, same_inputs
@@ -55,6 +55,7 @@ class LabelOptions:
     """How a teacher is asked and what is stored of its answers; see :func:`~hf_bkd.add_soft_labels`.
 
     ``stream`` is the teacher's name, if it has one: teachers of several names draw independently with one ``seed``.
+    ``class_order`` are the places among its classes of the dataset's, where these are in another order.
 
     Raises:
         UserError: a number below 1, or an unknown storage, variance or precision.
@@ -69,6 +70,7 @@ class LabelOptions:
     mixed_precision: str | None = None
     shard_rows: int = 1024
     stream: str | None = None
+    class_order: list[int] | None = None
 
     def __post_init__(self):
         check_count(num_samples=self.num_samples, batch_size=self.batch_size, shard_rows=self.shard_rows)
@@ -131,6 +133,7 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
             network that returns probabilities or draws random numbers in evaluation mode.
     """
     check_class_count("the teacher", teacher.num_classes, examples.dataset.features)
+    class_order(teacher, examples.dataset.features)
     if not hasattr(teacher, "preprocessor_for"):
         return
     piece = next((read() for _, read in examples.pieces(2)), None)
@@ -165,6 +168,7 @@ def ask(
         bar_name: name of the progress bar; no bar if ``None``.
     """
     check_class_count("the teacher", teacher.num_classes, examples.dataset.features)
+    options = replace(options, class_order=class_order(teacher, examples.dataset.features))
     names: list[str] = []
     hidden = bar_name is None or not processes().is_main_process
     with failing_together(), progress_bar(disable=hidden, rate="rows") as bar:
@@ -254,9 +258,10 @@ def _predict(teacher: LabelingTeacher, batch: Batch, num_views: int, options: La
                 f"the teacher answered with probabilities {actual}, and for {expected[0]} examples of "
                 f"{expected[1]} classes they would be {expected}: its num_classes or its predict is wrong"
             )
-        answers["probs"].append(prediction.mean.float().cpu().numpy())
+        order = slice(None) if options.class_order is None else options.class_order
+        answers["probs"].append(prediction.mean[:, order].float().cpu().numpy())
         if prediction.variance is not None and options.variance != "none":
-            variance = prediction.variance.float()
+            variance = prediction.variance[:, order].float()
             variance = variance.sum(dim=-1, keepdim=True) if options.variance == "sum" else variance
             answers["variance"].append(variance.cpu().numpy())
     return {name: np.stack(each, axis=1) for name, each in answers.items() if each} | {

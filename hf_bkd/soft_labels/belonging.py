@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.columns import EXAMPLE_ID, LABELS
 from ..data.views import Views
+from ..models.class_names import given_names, order_by_name
 from ..utils.errors import UserError
 from .identity import class_names, fingerprint
 from .record import LabelRecord
@@ -114,6 +115,18 @@ def check_class_count(name: str, num_classes: int, features: Mapping[str, Any]) 
             f"{name} has {num_classes} classes and the dataset's column {counts}: label it with a teacher of its "
             "classes"
         )
+
+
+def class_order(teacher: Any, features: Mapping[str, Any]) -> list[int] | None:
+    """Return the places among a teacher's classes of a dataset's, by name; ``None`` where its answers are in order.
+
+    Raises:
+        UserError: they are other classes.
+    """
+    own = given_names(class_names(features))
+    column = next((name for name, feature in features.items() if getattr(feature, "names", None) == own), "label")
+    remedy = f"pass dataset.cast_column({column!r}, datasets.ClassLabel(names=teacher.class_names))"
+    return order_by_name(getattr(teacher, "class_names", None), own, "the teacher", "the dataset", remedy)
 
 
 def check_identity(expected: np.ndarray, actual: np.ndarray, rows: np.ndarray | None = None) -> None:

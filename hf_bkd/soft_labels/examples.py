@@ -1,7 +1,7 @@
 """A dataset's rows as a teacher gets them: batch by batch, in each view, with the ids of their content."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -54,6 +54,7 @@ class Examples:
             reads of the first row, or that are inputs themselves.
         numbers: of the rows in the dataset that messages speak of; 0, 1, ... if not given.
         draws_by_number: whether draws of rows without image, text or tokens go by the rows' numbers, as they did once.
+        left_out: numbers of the rows that the dataset had and that can't be read.
 
     Raises:
         UserError: views without a number or of something else than images, or a mixing view of a streamed dataset.
@@ -68,9 +69,11 @@ class Examples:
         identity: Identity | None = None,
         numbers: np.ndarray | None = None,
         draws_by_number: bool = False,
+        left_out: Sequence[int] = (),
     ):
         self.dataset, self.preprocessor, self.views = dataset, preprocessor, views
         self.inputs, self.numbers, self.draws_by_number = inputs, numbers, draws_by_number
+        self.left_out = list(left_out)
         self.streamed = isinstance(dataset, datasets.IterableDataset)
         self.num_rows = None if self.streamed else len(dataset)
         self.reads = preprocessor is not None and preprocessor.kind != "function"  # and nothing else than its columns
@@ -102,10 +105,11 @@ class Examples:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the record says of preprocessing and views, as JSON."""
+        """What the record says of preprocessing, views and rows that can't be read, as JSON."""
         return {
             "preprocessing": None if self.preprocessor is None else self.preprocessor.to_dict() or None,
             "views": None if self.views is None else self.views.to_dict(),
+            **({"left_out": self.left_out} if self.left_out else {}),
         }
 
     def select(self, rows: np.ndarray) -> Self:
@@ -120,7 +124,15 @@ class Examples:
     def _changed(
         self, dataset: AnyDataset, identity: Identity | None, numbers: np.ndarray | None, draws_by_number: bool
     ) -> Self:
-        return type(self)(dataset, self.preprocessor, self.views, self.inputs, identity, numbers, draws_by_number)
+        return type(self)(
+            dataset, self.preprocessor, self.views, self.inputs, identity, numbers, draws_by_number, self.left_out
+        )
+
+    def less(self, dataset: datasets.Dataset, left_out: Sequence[int]) -> Self:
+        """A dataset's rows read in the same way, less those of some numbers; the others keep theirs in messages."""
+        numbers = np.setdiff1d(np.arange(len(dataset)), left_out)
+        rows = dataset.select(numbers) if len(left_out) else dataset
+        return type(self)(rows, self.preprocessor, self.views, self.inputs, None, numbers, left_out=left_out)
 
     @cached_property
     def identity(self) -> Identity | None:
@@ -194,6 +206,16 @@ class Examples:
                 inputs = _always(self._as_inputs(tensors[start:stop]))
             keys = positions if self.draws_by_number and self.content is None else ids
             yield Batch(ids, keys, numbers, sizes, inputs)
+
+    def prepare(self, piece: datasets.Dataset, offset: int) -> None:
+        """Read the rows of a piece and make inputs of them: what can't be read is raised."""
+        plain = piece.select_columns(list(self.preprocessor.columns)) if self.reads else piece
+        numbers = self._numbers(offset, offset + len(piece))
+        rows = read_rows(plain, 0, len(piece), numbers)
+        if self.preprocessor is not None:
+            called(self.preprocessor, rows, numbers)
+        else:
+            self._as_inputs(self._tensors(piece)[:])
 
     def _prepared(self, rows: Rows, numbers: np.ndarray) -> dict[str, Tensor]:
         """What the preprocessor makes of rows; UserError if it reads columns that the rows' ids don't cover."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.columns import EXAMPLE_ID
 from ..data.preprocessors import Preprocessor
 from ..data.views import Views
-from ..utils.checks import check_count
+from ..utils.checks import check_choice, check_count
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from ..utils.files import writing
@@ -33,10 +33,12 @@ from .asking import (
     fitting_batch_size,
     shard_name,
 )
+from .belonging import class_order
 from .examples import AnyDataset, Examples
 from .identity import Identity, summarized_ids
 from .record import LabelRecord, as_json, description, make_record
 from .shards import MEMORY, Shards, first_difference, has_begun
+from .skipping import ON_ERROR, check_skipping, first_readable, numbers_left_out
 from .writing import attach_table, label_set
 
 Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
@@ -64,6 +66,7 @@ def add_soft_labels(
     folder: str | Path | None = None,
     shard_rows: int = 1024,
     progress: bool = True,
+    on_error: str = "raise",
 ) -> datasets.Dataset:
     """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484).
 
@@ -100,10 +103,15 @@ def add_soft_labels(
         folder: where finished shards are kept, so that the same call goes on from them; in memory if not given.
         shard_rows: examples a shard.
         progress: whether to show a bar.
+        on_error: what becomes of rows that can't be read (images that are missing or broken, missing values, texts
+            without tokens): ``"raise"`` names the first one; ``"skip"`` reads all rows beforehand and labels the
+            others. How many were left out is warned of, the record has their numbers (``dataset.left_out``), and
+            ``left_out.json`` in the folder has each one's number, column and reason.
 
     Returns:
-        The dataset with ``teacher_probs``, ``teacher_variance`` where there are several draws, ``example_id`` and
-        ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
+        The dataset, less rows that were left out, with ``teacher_probs`` of its classes (matched by name with those of
+        the teacher's network, where both have names), ``teacher_variance`` where there are several draws,
+        ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
 
     Raises:
         UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
@@ -121,6 +129,8 @@ def add_soft_labels(
             "preprocessor=preprocessor_for(network, dataset, processing_class), of hf_bkd.data.preprocessors"
         )
     check_dataset(dataset)
+    check_choice(ON_ERROR, on_error=on_error)
+    check_skipping(dataset, on_error)
     original, streamed = dataset, isinstance(dataset, datasets.IterableDataset)
     teachers = getattr(teacher, "named_members", teacher)
     if not isinstance(teachers, Mapping):
@@ -128,14 +138,26 @@ def add_soft_labels(
     elif name is not None or streamed or not teachers:
         raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
 
+    left_out: list[int] = []
+
+    def read_by(asked: Any) -> Examples:
+        def made(rows: AnyDataset) -> Examples:
+            return examples_of(asked, rows, preprocessor, processing_class, views)
+
+        return made(original) if on_error == "raise" else first_readable(original, made).less(original, left_out)
+
     def examples_for(asked: Any, own_folder: str | Path | None) -> Examples:
-        examples = examples_of(asked, original, preprocessor, processing_class, views)
+        examples = read_by(asked)
         if asked is not None and not has_begun(own_folder):
             check_answers(examples, asked, options)
         return examples
 
     with nullcontext() if folder is None else sole_user(folder):
         folders = {each: folder if each == name or folder is None else Path(folder, each) for each in teachers}
+        if on_error == "skip":
+            teachers = {own_name: _loaded(each) for own_name, each in teachers.items()}
+            left_out += numbers_left_out(map(read_by, teachers.values()), len(dataset), folder)
+            dataset = dataset.select(np.setdiff1d(np.arange(len(dataset)), left_out)) if left_out else dataset
         for own_name, each in teachers.items():
             if len(teachers) > 1 and not isinstance(each, (str, Path)):  # a misfit of the last one comes up first
                 examples_for(each, folders[own_name])
@@ -155,13 +177,17 @@ def add_soft_labels(
 
 
 class Made(NamedTuple):
-    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so."""
+    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so.
+
+    ``class_names`` are the teacher's, where it knows them.
+    """
 
     examples: Examples
     answers: Answers
     options: LabelOptions
     teacher: dict[str, Any]
     folds: dict[str, Any] | None = None
+    class_names: list[str] | None = None
 
 
 def _loaded(teacher: LabelingTeacher | str | Path | None) -> LabelingTeacher | None:
@@ -176,12 +202,13 @@ def _labeled(
     examples: Examples, teacher: LabelingTeacher, options: LabelOptions, folder: str | Path | None, progress: bool
 ) -> Made:
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
+    options = replace(options, class_order=class_order(teacher, examples.dataset.features))
     described = description(teacher, options.num_samples)
     shards = Shards(folder, _plan(examples, options, described, None))
     examples, options = _as_begun(examples, options, shards)
     answers = ask(examples, teacher, options, shards, "rows", "labeling" if progress else None)
-    source = getattr(teacher, "source", None)
-    return Made(examples, answers, options, described | ({"source": source} if source else {}))
+    source, names = getattr(teacher, "source", None), getattr(teacher, "class_names", None)
+    return Made(examples, answers, options, described | ({"source": source} if source else {}), class_names=names)
 
 
 def _cross_fitted(
@@ -316,6 +343,7 @@ def _table_and_record(
         folds=made.folds,
         mixed_precision=options.mixed_precision,
         held_out=held_out,
+        names=made.class_names,
         **examples.settings,
     )
     return table, record

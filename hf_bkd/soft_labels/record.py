@@ -97,6 +97,7 @@ class DatasetRecord(Part):
         fingerprint: hash of the set of ids.
         repeated_ids: N less the number of distinct ids.
         image_size: [channels, height, width] of the images before anything is done to them, if they have one size.
+        left_out: numbers of the rows that the dataset had beside these N and that could not be read.
     """
 
     name: str | None = None
@@ -109,6 +110,7 @@ class DatasetRecord(Part):
     fingerprint: str | None = None
     repeated_ids: int | None = None
     image_size: list[int] | None = None
+    left_out: list[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,8 @@ def make_record(
     folds: dict | None = None,
     mixed_precision: str | None = None,
     held_out: dict | None = None,
+    left_out: list[int] | None = None,
+    names: list[str] | None = None,
 ) -> LabelRecord:
     """The record of labels that were just made.
 
@@ -216,10 +220,11 @@ def make_record(
         ids: a summary of them.
         rows: their number N; that of the dataset if not given.
         held_out: what the teacher's own record says if not given.
+        names: of the teacher's classes in order, which count where the dataset has none.
 
     All others are fields of :class:`LabelRecord` and :class:`DatasetRecord`.
     """
-    names = class_names(dataset.features)
+    names = class_names(dataset.features) or names
     record = {
         "format": FORMAT,
         "teacher": teacher,
@@ -237,6 +242,7 @@ def make_record(
             "rows": len(dataset) if rows is None else rows,
             **identified(identity, ids),
             "image_size": image_size,
+            **({"left_out": left_out} if left_out else {}),
         },
         "class_names": names if names and len(names) == teacher["num_classes"] else None,
         "preprocessing": preprocessing,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..models.calling import Inputs, check_single_label, num_classes_of, to_network, uncompiled, unwrapped
+from ..models.class_names import names_of_network
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, load_network, needed_network, save_network
 from ..models.variational_layers import spread_names
@@ -81,6 +82,12 @@ class Teacher(ABC):
     def num_classes(self) -> int:
         """Number of classes C that the teacher distinguishes."""
         return num_classes_of(self.network)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in the order of the answers, as the network has them; ``None`` if it doesn't."""
+        names = names_of_network(self.network)
+        return names if names is not None and len(names) == self.num_classes else None
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.calling import Inputs, to_network
+from ..models.class_names import order_by_name
 from ..utils.errors import UserError
 from .base import DESCRIPTION, Teacher
 from .predictive import Draws
@@ -75,6 +76,35 @@ class Composite(Teacher):
         for part in self.parts:
             part.to(device)
         return self
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes, of the first part that has some, to whose order the others' answers are brought."""
+        return next((names for part in self.parts if (names := part.class_names) is not None), None)
+
+    def orders(self) -> list[list[int] | None]:
+        """Return the order in which each part's answers are in that of :attr:`class_names`; ``None`` as they are.
+
+        Raises:
+            UserError: parts of other classes.
+        """
+        remedy = "give their networks the same config.id2label (or label_names, where they are plain ones)"
+        named = [(part.class_names, f"member {number}") for number, part in enumerate(self.parts)]
+        first = next((whose for names, whose in named if names is not None), "")
+        return [order_by_name(names, self.class_names, whose, first, remedy) for names, whose in named]
+
+    def part_draws(
+        self, inputs: Inputs, num_samples: int, generators: Sequence[torch.Generator | None]
+    ) -> list[Draws]:
+        """Return the tempered draws of each part, asked with a generator each, all in one order of classes."""
+        drawn = [
+            member_draws(part, inputs, num_samples, generator)
+            for part, generator in zip(self.parts, generators, strict=True)
+        ]
+        return [
+            each if order is None else each._replace(logits=each.logits[..., order])
+            for each, order in zip(drawn, self.orders(), strict=True)
+        ]
 
     def num_draws(self, num_samples: int) -> int:
         """How many independent draws there are: a teacher each, or those of the only one."""

@@ -10,7 +10,7 @@ from ..models.calling import Inputs
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from .base import Teacher
-from .composite import Composite, check_members, joined, member_draws
+from .composite import Composite, check_members, joined
 from .deterministic import Deterministic
 from .predictive import Draws
 from .specification import FitContext, TeacherSpec, option
@@ -24,13 +24,14 @@ class EnsembleTeacher(Composite):
     ``num_draws`` is M: what two draws of one member have in common, averaging more of them does not remove.
 
     Args:
-        members: teachers with the same classes; each applies its own temperature.
+        members: teachers with the same classes, which are matched by name where their networks name them; each applies
+            its own temperature.
         temperature, tempering: of the average, on top of the members' own.
 
     Its ``network`` is the first member's, by which inputs are prepared for all.
 
     Raises:
-        UserError: no members, or members with different numbers of classes.
+        UserError: no members, or members with different numbers or names of classes.
     """
 
     method = "ensemble"
@@ -44,16 +45,19 @@ class EnsembleTeacher(Composite):
         if len(sizes) > 1:
             raise UserError(f"an ensemble's members must know the same classes; these have {sizes} of them")
         self.members = list(members)
+        self.orders()  # refuses other classes
 
     @property
     def parts(self) -> list[Teacher]:
         return self.members
 
     def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
-        return joined([member_draws(member, inputs, num_samples, generator) for member in self.members])
+        return joined(self.part_draws(inputs, num_samples, [generator] * len(self.members)))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256("".join(member.fingerprint() for member in self.members).encode()).hexdigest()[:16]
+        orders = self.orders()
+        content = "".join(member.fingerprint() for member in self.members) + (str(orders) if any(orders) else "")
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

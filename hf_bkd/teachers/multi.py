@@ -35,7 +35,8 @@ class MultiTeacher(Composite):
 
     Raises:
         UserError: no members, a name that can't be part of a column's, unknown weights, or members of different
-            classes; in ``predict``: inverse variances of a member that doesn't draw.
+            classes, which are matched by name where their networks name them; in ``predict``: inverse variances of a
+            member that doesn't draw.
     """
 
     method = "multi"
@@ -62,6 +63,7 @@ class MultiTeacher(Composite):
                 "ClassMap(teacher, classes, num_classes)"
             )
         self.members, self.weights = dict(members), weights
+        self.orders()  # refuses other classes
 
     @property
     def parts(self) -> list[Teacher]:
@@ -78,10 +80,7 @@ class MultiTeacher(Composite):
 
     def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
         """Draw from each member, with randomness of its own; a draw counts its share of its member's weight."""
-        draws = [
-            member_draws(member, inputs, num_samples, named_generator(generator, name))
-            for name, member in self.members.items()
-        ]
+        draws = self.part_draws(inputs, num_samples, [named_generator(generator, name) for name in self.members])
         return joined(draws, self._weights(draws))
 
     def _weights(self, draws: list[Draws]) -> Tensor | None:
@@ -98,7 +97,9 @@ class MultiTeacher(Composite):
         return inverse_variance_weights(torch.stack(variances, dim=-1)).T
 
     def fingerprint(self) -> str:
+        orders = self.orders()
         content = self.weights + "".join(name + member.fingerprint() for name, member in self.members.items())
+        content += str(orders) if any(orders) else ""
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -144,6 +145,10 @@ class ClassMap(Composite):
     @property
     def parts(self) -> list[Teacher]:
         return [self.member]
+
+    @property
+    def class_names(self) -> None:
+        """Nothing: the data's classes have no names here."""
 
     @property
     def num_classes(self) -> int:

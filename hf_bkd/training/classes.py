@@ -1,7 +1,6 @@
 """Class numbers of a training: labels and soft labels are brought to the order of the student's outputs."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,32 +9,13 @@ import datasets
 import torch
 from torch import Tensor, nn
 
-from ..data.columns import LABEL_COLUMNS, is_soft_label_column, matching_places
-from ..models.calling import unwrapped
+from ..data.columns import LABEL_COLUMNS, is_soft_label_column
+from ..models.class_names import given_names, matching_places, names_of_network, order_by_name
 from ..soft_labels.columns import read_record, teachers_of
 from ..soft_labels.record import LabelRecord
 from ..utils.errors import UserError
 
 UNLABELED = -100  # which torch's losses ignore
-MADE_UP = re.compile(r"LABEL_\d+|\d+")  # names that transformers gives where nobody has given any
-
-
-def names_of_network(network: nn.Module) -> list[str] | None:
-    """Return the names of a network's classes in the order of its outputs; ``None`` if its config has none."""
-    network = unwrapped(network)
-    if getattr(network, "label_names", None):
-        return _given(network.label_names)
-    names = getattr(getattr(network, "config", None), "id2label", None) or {}
-    try:
-        listed = [str(names[number]) for number in range(len(names))]
-    except (KeyError, TypeError):
-        return None
-    return _given(listed)
-
-
-def _given(names: Sequence[str]) -> list[str] | None:
-    """Return names that somebody has given; ``None`` for made-up ones."""
-    return None if all(MADE_UP.fullmatch(name) for name in names) else list(names)
 
 
 def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None) -> str | None:
@@ -149,7 +129,7 @@ def read_label_column(
     """
     feature = features[name]
     if isinstance(feature, datasets.ClassLabel):
-        named = classes is not None and _given(feature.names) is not None
+        named = classes is not None and given_names(feature.names) is not None
         remedy = f"pass dataset.cast_column({name!r}, datasets.ClassLabel(names={list(classes or ())}))"
         places = places_among(feature.names, classes, f"the column {name}", remedy) if named else None
         in_order = places is None or places == list(range(len(places)))
@@ -176,30 +156,17 @@ def read_label_column(
 def names_of_column(features: Mapping[str, Any] | None, name: str | None) -> list[str] | None:
     """Return the names that a column of labels has for its classes; ``None`` if it has none."""
     feature = None if features is None or name is None else features[name]
-    return _given(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    return given_names(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
 def names_of_soft_labels(record: LabelRecord | None, dataset: Any) -> list[str] | None:
     """Return the names of the classes of soft labels in their order: their record's, or the dataset's own."""
     if record is not None and record.class_names:
-        return _given(record.class_names)
+        return given_names(record.class_names)
     features = getattr(dataset, "features", None)
     if features is None:
         return getattr(dataset, "class_names", None)
     return names_of_column(features, label_column(features))
-
-
-def names_of_teacher(teacher: Any) -> list[str] | None:
-    """Return the names of a teacher's classes in their order; ``None`` where nobody says them."""
-    if hasattr(teacher, "classes"):  # those of another teacher, mapped to others
-        return None
-    parts = getattr(teacher, "parts", None)
-    if parts:
-        names = [names_of_teacher(part) for part in parts]
-        return names[0] if all(each == names[0] for each in names) else None
-    network = getattr(teacher, "network", None)
-    names = None if network is None else names_of_network(network)
-    return names if names is not None and len(names) == teacher.num_classes else None
 
 
 def order_of(names: Sequence[str] | None, classes: Sequence[str] | None, whose: str) -> list[int] | None:
@@ -208,11 +175,8 @@ def order_of(names: Sequence[str] | None, classes: Sequence[str] | None, whose: 
     Raises:
         UserError: they are other classes.
     """
-    if names is None or classes is None or list(names) == list(classes):
-        return None
-    remedy = f"set the student's config.id2label to {dict(enumerate(names))}"
-    places = places_among(names, classes, whose, remedy)
-    return sorted(range(len(places)), key=places.__getitem__)
+    remedy = f"set the student's config.id2label to {dict(enumerate(names or ()))}"
+    return order_by_name(names, classes, whose, "the student", remedy)
 
 
 def classes_of_student(

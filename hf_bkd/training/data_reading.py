@@ -6,14 +6,15 @@ import datasets
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ..models.calling import unwrapped
+from ..models.calling import check_single_label, unwrapped
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
-from .preparation import check_length, check_student, check_views
+from .preparation import check_length, check_views
 from .prepared import PreparedDataset
 from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
 from .resuming import ResumableTrainer
+from .settings import check_rows
 from .supervision import OnlineTeacher, StoredLabels
 
 
@@ -31,7 +32,7 @@ class DataReadingTrainer(ResumableTrainer):
             prepares: whether rows are prepared here, and not by the caller's collator.
         """
         args, train, student = self.args, self.train_dataset, self.model
-        check_student(student, args)
+        check_single_label(student)
         check_length(student, train)
         classes = classes_of_student(student, train, args.label_names, alphabetical=args.kd_lambda == 0)
         asks = self.place_model_on_device and not self.is_model_parallel
@@ -49,6 +50,7 @@ class DataReadingTrainer(ResumableTrainer):
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
             self._train = self._preparer.loaded(TRAINING_SET, train, self._source, reads_labels)
+            check_rows(train, self._train.dataset, args)
             self._watch_training_set(self._train.dataset, reads_labels)
             self._keep_processor()
         several = isinstance(self.eval_dataset, dict)
@@ -89,13 +91,14 @@ class DataReadingTrainer(ResumableTrainer):
         dataset, collate = self._train
         return self._prepare_inputs(collate(dataset.__getitems__(rows)))
 
-    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        loaded, collator = self._loaded(dataset), self.data_collator
-        self.data_collator = loaded.collate
+    def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """Load a dataset as `Trainer` does; of one to evaluate, the last batch is never dropped."""
+        loaded, collator, drop_last = self._loaded(dataset), self.data_collator, self.args.dataloader_drop_last
+        self.data_collator, self.args.dataloader_drop_last = loaded.collate, drop_last and is_training
         try:
-            return super()._get_dataloader(loaded.dataset, *args, **kwargs)
+            return super()._get_dataloader(loaded.dataset, *args, is_training=is_training, **kwargs)
         finally:
-            self.data_collator = collator
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         """Return the dataset as it is, since what is read of it has been decided already."""

@@ -83,6 +83,9 @@ class EvaluatingTrainer(DataReadingTrainer):
 
 def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
     """Compute accuracy, NLL, ECE and Brier score of the rows that have a label; none if no row has."""
-    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    logits, labels = (
+        torch.cat([torch.as_tensor(part) for part in each]) if isinstance(each, list) else torch.as_tensor(each)
+        for each in (prediction.predictions, prediction.label_ids)
+    )  # lists of batches with eval_do_concat_batches=False
     known = labels != UNLABELED
     return classification_metrics(logits[known].double().softmax(dim=-1), labels[known]) if known.any() else {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..data.rows import reason
 from ..models.calling import call_network, check_logits, evaluation_mode, logits_of, to_network, unwrapped
+from ..models.variational_layers import GaussianWeights
 from ..utils.errors import UserError
 from .supervision import network_inputs
 
@@ -77,3 +78,20 @@ def logits_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what:
         )
     check_logits(logits, network)
     return logits
+
+
+def check_posterior(student: nn.Module, batch: Mapping[str, Tensor]) -> None:
+    """Raise a UserError if a student has variational layers, and its logits of a batch depend on none of them."""
+    network = unwrapped(student)
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, GaussianWeights)}
+    weights = [weight for module in layers.values() for weight in module.parameters() if weight.requires_grad]
+    if not weights:
+        return
+    with torch.enable_grad(), evaluation_mode(network):
+        logits = logits_of(call_network(network, to_network(network_inputs(batch), network)))
+        gradients = torch.autograd.grad(logits.sum(), weights, allow_unused=True) if logits.requires_grad else [None]
+    if all(gradient is None for gradient in gradients):
+        raise UserError(
+            f"the posterior is over the weights of {', '.join(layers)}, which the logits don't depend on: make it "
+            "with make_variational(network, inputs=a few examples' inputs)"
+        )

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.calling import check_single_label
 from ..models.variational_layers import gaussian_kl
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
@@ -79,39 +78,6 @@ def check_views(dataset: Any, args: DistillationTrainingArguments, reads_labels:
         raise UserError(
             f"{views.mixing} mixes two images, which then have no single label: train with kd_lambda=1, towards the "
             "soft labels alone"
-        )
-
-
-def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> None:
-    """Refuse a loss of the caller's where it would not be what is minimized.
-
-    Raises:
-        UserError: it comes with soft labels, or with smoothed ones.
-    """
-    if compute_loss_func is None:
-        return
-    if args.kd_lambda > 0:
-        raise UserError(
-            f"compute_loss_func takes the place of the whole loss, and kd_lambda is {args.kd_lambda:g}: pass "
-            "kd_lambda=0, or omit compute_loss_func"
-        )
-    if args.label_smoothing_factor:
-        raise UserError(
-            "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there instead"
-        )
-
-
-def check_student(model: nn.Module, args: DistillationTrainingArguments) -> None:
-    """Refuse a student that says of itself that it is no classifier, and metrics of inputs that nobody could find.
-
-    Raises:
-        UserError: a multi-label classifier or a regression, or inputs for metrics without a main input's name.
-    """
-    check_single_label(model)
-    if "inputs" in args.include_for_metrics and not hasattr(model, "main_input_name"):
-        raise UserError(
-            f"include_for_metrics has 'inputs', and {type(model).__name__} doesn't say which these are: set its "
-            "attribute main_input_name to the name of its input"
         )
 
 

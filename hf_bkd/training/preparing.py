@@ -20,7 +20,7 @@ from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .classes import LabelColumn, check_one_label, label_column, read_label_column
 from .collating import Collator, kept_columns
-from .first_batch import first_batch, logits_of_first_batch, unmoved_randomness
+from .first_batch import check_posterior, first_batch, logits_of_first_batch, unmoved_randomness
 from .preparation import own_dataset
 from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
 from .supervision import OnlineTeacher, StoredLabels
@@ -97,6 +97,8 @@ class Preparer:
         if not self.asks:
             return None
         num_classes = logits_of_first_batch(self.network, batch, what).shape[-1]
+        if what == TRAINING_SET:
+            check_posterior(self.network, batch)
         if source is not None:
             source.check_num_classes(num_classes)
         return num_classes

@@ -14,7 +14,7 @@ from ..targets import entropy_weights, mix_teachers, mixture_responsibilities, t
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .arguments import DistillationTrainingArguments
-from .classes import names_of_soft_labels, names_of_teacher, order_of
+from .classes import names_of_soft_labels, order_of
 from .draw_variance import AdaptiveLambda, InverseVariance, from_batch
 
 TEACHER_INPUTS = "teacher_inputs"  # of a batch: what an online teacher is asked, where it isn't the student's inputs
@@ -168,7 +168,7 @@ class OnlineTeacher:
         self.reads_labels = args.kd_lambda < 1
         if num_classes is not None:
             self.check_num_classes(num_classes)
-        self.order = order_of(names_of_teacher(teacher), classes, "the teacher")
+        self.order = order_of(getattr(teacher, "class_names", None), classes, "the teacher")
         self.num_batches = 0  # that were asked for without ids, each with its own draws
 
     @property

@@ -16,8 +16,16 @@ from .arguments import DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
 from .evaluating import EvaluatingTrainer, metrics_of
-from .preparation import check_loss, check_trained, own_config
+from .preparation import check_trained, own_config
 from .saving import name_classes, save_student_files, state_to_save
+from .settings import (
+    check_hardware,
+    check_loss,
+    check_metrics,
+    check_network_settings,
+    check_optimizer,
+    check_spread,
+)
 from .supervision import OnlineTeacher
 
 
@@ -78,6 +86,8 @@ class DistillationTrainer(EvaluatingTrainer):
     ):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
         check_loss(compute_loss_func, args)
+        check_metrics(args, compute_metrics, kwargs.get("preprocess_logits_for_metrics"))
+        check_hardware(args)
         own_config(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
@@ -93,6 +103,10 @@ class DistillationTrainer(EvaluatingTrainer):
             **kwargs,
         )
         args.label_smoothing_factor = smoothing
+        check_spread(self)
+        check_network_settings(self.model, args)
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            check_optimizer(self.model, args)
         self.label_names = ["labels"]  # whatever the dataset, or the model's forward, calls them
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True
@@ -201,6 +215,11 @@ class DistillationTrainer(EvaluatingTrainer):
             self._sums, self._summed_steps = {}, 0
         super().log(logs, start_time)
 
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Begin as `Trainer` does, with no terms of a training that failed (for want of memory) before."""
+        self._sums, self._summed_steps = {}, 0
+        return super()._init_training_state(*args, **kwargs)
+
     def _progress(self) -> dict[str, Any]:
         """Add the terms of the loss that are not logged yet, and how many batches a teacher was asked for."""
         return super()._progress() | {
@@ -225,6 +244,8 @@ class DistillationTrainer(EvaluatingTrainer):
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
         check_trained(self.model)
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:

@@ -10,6 +10,14 @@ class UserError(ValueError):
     """One sentence on what is wrong with what the user passed, and what to do; the command line prints it bare."""
 
 
+class RowError(UserError):
+    """A UserError about one row: its number in the dataset and its column, where they are known."""
+
+    def __init__(self, sentence: str, row: int | None = None, column: str | None = None):
+        super().__init__(sentence)
+        self.row, self.column = row, column
+
+
 RESUMABLE = "what was finished is kept: the same command goes on from there"
 
 

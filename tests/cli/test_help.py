@@ -10,6 +10,7 @@ from hf_bkd.cli.distill import parse_distill
 from hf_bkd.cli.teacher import parse_fit
 from hf_bkd.losses import TEMPERATURE_SCALES
 from hf_bkd.soft_labels.asking import PRECISIONS, VARIANCES
+from hf_bkd.soft_labels.skipping import ON_ERROR
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.teachers import SPECIFICATIONS
 
@@ -52,7 +53,7 @@ def test_a_method_is_asked_for_its_options(capsys):
 
 def test_choices_are_those_of_the_library():
     assert sorted(SPECIFICATIONS) == list(options.METHODS)
-    assert options.STORAGES == STORAGES and options.VARIANCES == VARIANCES
+    assert options.ON_ERROR == ON_ERROR and options.STORAGES == STORAGES and options.VARIANCES == VARIANCES
     assert options.TEMPERATURE_SCALES == TEMPERATURE_SCALES
     assert set(options.PRECISIONS) == set(filter(None, PRECISIONS))
 

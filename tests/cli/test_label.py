@@ -1,5 +1,7 @@
 """`hf-bkd label` with what it offers beyond one label an image: views, storages, streams, labels alone, going on."""
 
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -155,6 +157,24 @@ def test_photographs_of_16_bits_are_not_clipped(home, tmp_path, options):
     datasets.Dataset.from_dict({"image": deep}, features=features).save_to_disk(tmp_path / "deep")
     with pytest.raises(UserError, match="images of mode I;16 have more than 8 bits a channel, and would be clipped"):
         run(tmp_path, tmp_path / "o", *options, dataset="deep", teacher=home / "teacher")
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_rows_that_cannot_be_read_are_left_out(home, tmp_path, capsys):
+    whole = rows(6, 3).cast_column("image", datasets.Image(decode=False))
+    files = whole["image"][:]
+    files[0], files[4] = {"bytes": b"no image", "path": None}, None
+    broken = whole.remove_columns("image").add_column("image", files, feature=whole.features["image"])
+    broken.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "broken")
+    places = {"dataset": "broken", "teacher": home / "teacher"}
+    with pytest.raises(UserError, match="row 0 of column image holds an image that can't be read"):
+        run(tmp_path, tmp_path / "o", **places)
+    labeled = run(tmp_path, tmp_path / "o", "--on_error", "skip", **places)
+    assert "4 examples labeled and 2 left out that can't be read (left_out.json says why)" in capsys.readouterr().out
+    assert [each["row"] for each in json.loads((tmp_path / "o" / "left_out.json").read_text())] == [0, 4]
+    assert read(labeled).record.dataset.left_out == [0, 4]
+    expected = add_soft_labels(rows(6, 3).select([1, 2, 3, 5]), teacher(home), preprocessor=PREPROCESS)
+    assert labeled["teacher_probs"][:] == expected["teacher_probs"][:]
 
 
 @pytest.mark.parametrize(

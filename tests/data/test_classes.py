@@ -33,12 +33,21 @@ def test_names_in_another_order_and_case_are_put_in_the_networks():
     assert numbered([0, 1, 1, 0], NAMES, ["POS", "NEG"]) == (["pos", "neg"], [1, 0, 0, 1])
     letters = datasets.ClassLabel(names=["A", "a"])
     assert numbered([0, 1, 1, 0], letters, ["a", "A"]) == (["a", "A"], [1, 0, 0, 1])
-    assert numbered([0, 1, 1, 0], letters, ["a", "b"]) == (["A", "a"], [0, 1, 1, 0])
+    with pytest.raises(UserError, match=r"knows 2 classes \(a, b\), and the column label has 2 classes \(A, a\)"):
+        numbered([0, 1, 1, 0], letters, ["a", "b"])
 
 
 def test_other_names_go_by_number():
     assert numbered([0, 1, 1, 0], NAMES, ["LABEL_0", "LABEL_1"]) == (["neg", "pos"], [0, 1, 1, 0])
     assert numbered([0, 1, 1, 0], datasets.Value("int8"), ["1", "0", "?"])[1] == [0, 1, 1, 0]
+
+
+def test_other_names_on_both_sides_are_never_matched_by_number():
+    animals = datasets.ClassLabel(names=["cat", "dog"])
+    with pytest.raises(UserError, match=r"\(chien, chat\), and .* 2 classes \(cat, dog\): .*id2label"):
+        numbered([0, 1, 1, 0], animals, ["chien", "chat"])
+    assert numbered([0, 1, 1, 0], animals, ["LABEL_0", "LABEL_1"])[1] == [0, 1, 1, 0]
+    assert numbered([0, 1, 1, 0], datasets.ClassLabel(names=["0", "1"]), ["chien", "chat"])[1] == [0, 1, 1, 0]
 
 
 def test_bare_names_are_the_networks():

@@ -84,9 +84,11 @@ class TestTexts:
     def test_are_padded_to_the_longest_and_cut_to_what_the_network_can_read(self, tmp_path):
         tokenizer().save_pretrained(tmp_path)
         reader = reader_for(bert(), tmp_path, texts(1, 0))
-        found = reader({"text": ["who", "w1 w2 nothing", ""]})
-        assert found["input_ids"].tolist() == [[2, 0, 0], [6, 7, 1], [0, 0, 0]]
-        assert found["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 0]]
+        found = reader({"text": ["who", "w1 w2 nothing"]})
+        assert found["input_ids"].tolist() == [[2, 0, 0], [6, 7, 1]]
+        assert found["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
+        with pytest.raises(UserError, match="the text has no tokens"):
+            reader({"text": ["who", ""]})
         with pytest.raises(UserError, match="row 1 of column text holds no value"):
             reader({"text": ["who", None]})
         assert reader({"text": ["w1 " * 50]})["input_ids"].shape == (1, 8)

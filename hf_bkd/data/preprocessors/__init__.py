@@ -10,7 +10,7 @@ import datasets
 from torch import nn
 
 from ...models.calling import num_classes_of, unwrapped
-from ...models.timm_networks import is_timm, label_names_of
+from ...models.class_names import names_of_network
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
 from .audio import audio_preprocessor
@@ -140,11 +140,9 @@ def _part(processor: Any, kind: str) -> Any:
 
 
 def class_names(network: nn.Module) -> list[str]:
-    """Return the names of a network's classes in order, from its config; ``LABEL_0`` and so on where it has none."""
-    network = unwrapped(network)
-    names = getattr(getattr(network, "config", None), "id2label", None) or {}
-    own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
-    names = names or dict(enumerate(own or ()))
+    """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
+    own = getattr(getattr(unwrapped(network), "config", None), "id2label", None)
+    names = own or dict(enumerate(names_of_network(network) or ()))
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
 
 

@@ -12,7 +12,7 @@ from PIL.ExifTags import Base
 from PIL.Image import open as open_image
 from torch import Tensor
 
-from ...utils.errors import UserError
+from ...utils.errors import RowError, UserError
 from ...utils.progress import track
 from ..preprocessing import ImagePreprocessor, Images, decoded, in_mode
 from ..rows import check_present, reason
@@ -107,24 +107,36 @@ def called(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[in
         check_present(rows, preprocessor.columns if preprocessor.kind != "function" else (), numbers)
     try:
         return preprocessor(rows)
-    except UserError:
+    except RowError:
         raise
+    except UserError as error:
+        number = _failing_row(preprocessor, rows, numbers)
+        raise error if number is None else RowError(f"row {number}: {error}", number) from error
     except Exception as error:
-        raise UserError(
+        raise RowError(
             f"the preprocessor can't read {_first_failing(preprocessor, rows, numbers)} ({reason(error)}): mend or "
-            "leave out that row, or pass another preprocessor"
+            "leave out that row, or pass another preprocessor",
+            _failing_row(preprocessor, rows, numbers),
         ) from error
 
 
 def _first_failing(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[int]) -> str:
+    number = _failing_row(preprocessor, rows, numbers)
+    if number is None:
+        return f"rows {numbers[0]} to {numbers[-1]} together"
+    place = list(numbers).index(number)
+    missing = [name for name, values in dict.items(rows) if values[place] is None]
+    return f"row {number}" + (f", where {missing[0]} is missing" if missing else "")
+
+
+def _failing_row(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[int]) -> int | None:
+    """Return the number of the first row that a preprocessor can't read by itself."""
     for place, number in enumerate(numbers):
-        one = {name: values[place : place + 1] for name, values in dict.items(rows)}
         try:
-            preprocessor(one)
+            preprocessor({name: values[place : place + 1] for name, values in dict.items(rows)})
         except Exception:
-            missing = [name for name, values in one.items() if values[0] is None]
-            return f"row {number}" + (f", where {missing[0]} is missing" if missing else "")
-    return f"rows {numbers[0]} to {numbers[-1]} together"
+            return int(number)
+    return None
 
 
 def _head(encoded: Any) -> tuple[str, int, int] | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -37,6 +38,7 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
         )
     tokenizer, taken = deepcopy(tokenizer), argument_names(network)
     _set_padding(tokenizer, network)
+    tokenizer.padding_side = padding_side(network, tokenizer)
     _check_vocabulary(network, tokenizer)
     longest = longest_text(network, tokenizer)
     length = {} if longest is None else {"truncation": True, "max_length": longest}
@@ -44,10 +46,17 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
         check_present(rows, columns)
         batch = tokenizer(*(list(rows[name]) for name in columns), padding=True, return_tensors="pt", **length)
+        _check_tokens(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
         return {name: value for name, value in batch.items() if name in taken}
 
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
     return Preprocessor("text", columns, prepare, settings, processor=tokenizer)
+
+
+def _check_tokens(lengths: Sequence[int]) -> None:
+    """Refuse a text without tokens, of which a network's answer would be that of the padding."""
+    if 0 in lengths:
+        raise UserError("the text has no tokens, and nothing could be said of it: leave it out, or fill it in")
 
 
 def longest_text(network: nn.Module, tokenizer: Any) -> int | None:
@@ -64,6 +73,18 @@ def longest_text(network: nn.Module, tokenizer: Any) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and padding is not None:
             limits.append(module.num_embeddings - padding - 1)
     return min((limit for limit in limits if limit is not None and 0 < limit < UNLIMITED), default=None)
+
+
+def padding_side(network: nn.Module, tokenizer: Any) -> str:
+    """Return the side on which texts are padded, ``"left"`` or ``"right"``, so that a text's answer is its own.
+
+    Classifiers of transformers read a text's first token or find its last one, and count positions from the left: the
+    end is where padding changes nothing, whatever the tokenizer says, which may have been made to generate. Those that
+    read the last position whatever stands there (XLNet) are padded as the tokenizer says, and so are other networks.
+    """
+    config = getattr(network, "config", None)
+    own = getattr(tokenizer, "padding_side", "right")
+    return own if config is None or getattr(config, "summary_type", None) == "last" else "right"
 
 
 def _set_padding(tokenizer: Any, network: nn.Module) -> None:
@@ -106,8 +127,7 @@ def _vocabulary(tokenizer: Any) -> str:
 def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: Any) -> Preprocessor:
     """Make the preprocessor of columns of tokens (``input_ids`` and what belongs to them) of several lengths.
 
-    Rows are padded to the longest of a batch, behind their end or before their start as the tokenizer says, and with
-    the network's padding token.
+    Rows are padded to the longest of a batch, on the :func:`padding_side` and with the network's padding token.
 
     Raises:
         UserError: neither network nor tokenizer name a padding token.
@@ -120,7 +140,7 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
             "rows of tokens of several lengths have to be padded, and neither network nor tokenizer names a padding "
             "token: set network.config.pad_token_id"
         )
-    before, masked = getattr(tokenizer, "padding_side", "right") == "left", "attention_mask" in argument_names(network)
+    before, masked = padding_side(network, tokenizer) == "left", "attention_mask" in argument_names(network)
 
     def padded(values: list, value: int) -> Tensor:
         longest = max(map(len, values))
@@ -129,6 +149,7 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
 
     def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
         check_present(rows, columns)
+        _check_tokens(list(map(len, rows["input_ids"])))
         inputs = {"input_ids": padded(rows["input_ids"], padding)} | {name: padded(rows[name], 0) for name in names}
         if masked and "attention_mask" not in inputs:
             inputs["attention_mask"] = padded([[1] * len(each) for each in rows["input_ids"]], 0)
