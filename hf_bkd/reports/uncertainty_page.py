@@ -30,8 +30,8 @@ that it was taught; the Gaussian prior's precision is, of a few, the best on the
 mean of the draws' probabilities. Coverage is the share of test labels in the smallest set of classes that holds 90 %
 of that mean, and "classes" how many those are on average. AUROC: how well the mean deviance of the draws, and the
 entropy between them, separate the uncertain examples from the test split's. An R-hat above 1.1 says that the chains
-have not mixed; ESS is in independent draws; width is the posterior's, in units of the Gaussian with the same
-curvature.
+have not mixed; one near 1 does not say that they saw all modes, for all begin in one place. ESS is in independent
+draws; width is the posterior's, in units of the Gaussian with the same curvature.
 """
 
 

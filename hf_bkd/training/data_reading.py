@@ -59,8 +59,9 @@ class DataReadingTrainer(ResumableTrainer):
             (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
         ]
         read = [loaded.dataset for loaded in (self._train, *(loaded for _, loaded in self._evaluated)) if loaded]
-        if any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read):
-            args.dataloader_pin_memory = False  # only what is in the CPU's memory can be pinned
+        on_card = any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read)
+        if on_card or args.device.type == "cpu":
+            args.dataloader_pin_memory = False  # only what is in the CPU's memory, and for another device
 
     def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
         """Keep what knows the epoch's view in step with the training."""

@@ -1,11 +1,13 @@
 """The code on a page, and what it is said to print."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```(?:\n\n```text\n(?P<output>.*?)```)?", re.DOTALL)
+SCRIPT = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
@@ -26,6 +28,13 @@ def block(page: str, containing: str) -> str:
     """The code of the one block with some words in it."""
     (code,) = [each.code for each in blocks(page) if containing in each.code]
     return code
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each command of ours that a page shows."""
+    scripts = SCRIPT.findall((ROOT / "docs" / page).read_text())
+    lines = "".join(scripts).splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("hf-bkd ")]
 
 
 def run(page: str, world: dict, capsys, number: int | None = None) -> list[tuple[list[str], list[str]]]:

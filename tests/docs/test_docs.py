@@ -11,18 +11,23 @@ import torch
 
 import hf_bkd
 from hf_bkd import teachers
+from hf_bkd.cli import main
 from hf_bkd.models.saving import save_network
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.study import Arm
 
 from .conftest import CLASSES, write_photos
-from .pages import ROOT, block, blocks, numbers, run, shape
+from .pages import ROOT, block, blocks, commands, numbers, run, shape
 
-WHOLE = {"quick_start.md": (), "own_images.md": ("photos",), "own_texts.md": ("texts",), "features.md": ()}
+WHOLE = {
+    "quick_start.md": ("digits",), "own_images.md": ("photographs",), "own_texts.md": ("texts",),
+    "features.md": ("table", "sound"), "sharing.md": ("photographs", "hub"), "troubleshooting.md": ("numbers",),
+}  # fmt: skip
+SHORT = {command: ["--max_steps", "2", "--use_cpu", "1"] for command in ("teacher", "distill")}
 IN_PARTS = {
     "README.md", "gpu.md", "label_format.md", "own_teacher.md", "posteriors.md", "processes.md", "several_teachers.md",
-    "sharing.md", "students.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
+    "students.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
 }  # fmt: skip
 
 
@@ -48,6 +53,16 @@ def test_a_page_that_is_a_program_runs_from_top_to_bottom(quick, page, capsys, r
     assert {"eval_accuracy", "eval_nll", "eval_ece"} < world["trainer"].evaluate().keys()
 
 
+@pytest.mark.parametrize("page", WHOLE)
+def test_the_commands_of_a_page_do_the_same(page, capsys, request):
+    for fixture in WHOLE[page]:
+        request.getfixturevalue(fixture)
+    assert [words[0] for words in commands(page)] == ["teacher", "label", "distill", "evaluate"]
+    for words in commands(page):
+        main([*words, *SHORT.get(words[0], [])])
+    assert re.search(r"accuracy \d\.\d{4}", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(("number", "fixture"), [(0, "photos"), (1, "texts")])
 def test_the_readmes_examples_print_what_it_shows(quick, number, fixture, capsys, request):
     request.getfixturevalue(fixture)
@@ -68,6 +83,12 @@ def test_the_page_on_students_loads_them(tmp_path):
         exec(blocks("students.md")[number].code, world)
     assert torch.equal(world["student"].fc.weight, network.fc.weight) and world["teacher"].num_classes == CLASSES
     assert torch.equal(world["network"].weight, own.weight) and "classify" in world
+
+
+@pytest.mark.slow
+def test_the_numbers_of_the_quick_start_come_out(capsys):
+    ((expected, printed),) = run("quick_start.md", {}, capsys)
+    np.testing.assert_allclose(numbers(printed), numbers(expected), atol=0.03)
 
 
 @pytest.mark.slow
@@ -161,25 +182,6 @@ def test_the_plain_views_are_the_pictures_that_were_labeled(world, label):
             picture = plain["crop_and_flip"](image, labeled[row]["example_id"], 5, view, padding=2)
             expected = preprocessor.normalize(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])[0]
             torch.testing.assert_close(shown[row], expected, rtol=0, atol=1e-6)
-
-
-def test_labels_are_shared_and_joined_as_the_page_says(world, monkeypatch):
-    pushed = {}
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: pushed[name])
-    monkeypatch.setattr(hf_bkd.Teacher, "push_to_hub", lambda self, name, private: pushed.update({name: private}))
-    world |= {
-        "datasets": datasets,
-        "push_soft_labels": lambda labeled, name, labels_only, private=False: pushed.update(
-            {name: hf_bkd.only_soft_labels(labeled)}
-        ),
-    }
-    exec(block("sharing.md", "num_views=16"), world)
-    world["args"].kd_lambda = 1.0
-    exec(block("sharing.md", "join_soft_labels(images"), world)
-    assert world["train"].views == hf_bkd.Views(hf_bkd.CropAndFlip(), num_views=16)
-    exec(block("sharing.md", "my-company/teacher"), world)
-    assert pushed["my-company/teacher"] is True
-    assert len(world["labeled"].features["teacher_provenance"].names[0]) > 100
 
 
 def test_work_goes_on_as_the_page_of_processes_says(world):

@@ -1,5 +1,7 @@
 """Each message that the page of troubleshooting quotes is one that a reader can get."""
 
+import errno
+import os
 import re
 from collections.abc import Callable
 
@@ -8,11 +10,26 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from transformers import PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor
 
-from hf_bkd import BatchedDataset, DeterministicTeacher, ImagePreprocessor, LaplaceTeacher, MultiTeacher, UserError
-from hf_bkd.data.loading import load_splits
+from hf_bkd import (
+    BatchedDataset,
+    DeterministicTeacher,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    LaplaceTeacher,
+    MultiTeacher,
+    UserError,
+)
+from hf_bkd.data.loading import check_split, load_splits
+from hf_bkd.data.preprocessors import preprocessor_for
+from hf_bkd.data.preprocessors.audio import audio_preprocessor
+from hf_bkd.models.saving import load_network, save_network
 from hf_bkd.soft_labels import attach
 from hf_bkd.soft_labels.reading import stored_labels
+from hf_bkd.training.classes import places_among
+from hf_bkd.utils.files import writing
+from tests.cli.fitting_helpers import bert, tokenizer
 from tests.soft_labels.label_helpers import (
     PREPROCESS,
     RECORD,
@@ -54,6 +71,21 @@ def pictures(*made: Image.Image) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"picture": list(made), "label": [0] * len(made)}, features=features)
 
 
+def numbers(label: str, values: list) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"features": [[0.0] * 4] * len(values), label: values})
+
+
+def larger_tokenizer() -> PreTrainedTokenizerFast:
+    tokens = tokenizer()
+    tokens.add_tokens(["another"])
+    return tokens
+
+
+def full_disk() -> None:
+    with writing("labels"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def of_views() -> datasets.Dataset:
     return quiet(images(), image_teacher(), preprocessor=PREPROCESS, views=VIEWS)
 
@@ -63,17 +95,36 @@ def of_several() -> MultiTeacher:
 
 
 CASES: dict[str, Callable] = {
-    "the columns ... are not a network's inputs as they are": lambda: quiet(texts().select_columns("text"), Teacher()),
-    "this model's config names no mean and std": lambda: ImagePreprocessor.for_model(nn.Linear(2, 2)),
+    "nothing says how ... become the inputs of ...": lambda: preprocessor_for(bert(), texts().select_columns("text")),
+    "nothing says which of the columns ... reads": lambda: preprocessor_for(nn.Linear(4, 3), texts()),
+    "the columns of texts ..., and nothing says which the network reads": lambda: preprocessor_for(
+        bert(), datasets.Dataset.from_dict({"title": ["a"], "review": ["b"]}), tokenizer()
+    ),
+    "... reads ..., and the dataset has no column of ...": lambda: preprocessor_for(bert(), images(), tokenizer()),
+    "the tokenizer's tokens are numbered up to ..., and ... knows ...": lambda: preprocessor_for(
+        bert(), texts(), larger_tokenizer()
+    ),
+    "images of mode ... have more than 8 bits a channel": lambda: quiet(
+        pictures(Image.new("I;16", (2, 2))), image_teacher(), preprocessor=PREPROCESS
+    ),
+    "row ... of column ... holds no value": lambda: preprocessor_for(bert(), texts(), tokenizer())(
+        {"text": ["a", None]}
+    ),
+    "holds sound files, which datasets decodes with torchcodec": lambda: audio_preprocessor(
+        nn.Linear(4, 3), ("audio",), Wav2Vec2FeatureExtractor(), datasets.Audio()
+    ),
     "the images differ in size or mode": lambda: BatchedDataset.from_images(
         pictures(Image.new("RGB", (2, 2)), Image.new("RGB", (3, 2))), PREPROCESS
     ),
-    "images of mode ... can't be read as 8-bit channels": lambda: quiet(
-        pictures(Image.new("P", (2, 2))), image_teacher(), preprocessor=PREPROCESS
+    "... holds no dataset that can be read": lambda: load_splits("."),
+    "... has no split ..., only ...": lambda: check_split(datasets.DatasetDict(train=texts()), "test", "photos"),
+    "the dataset has no labels column": lambda: LaplaceTeacher.fit(
+        nn.Linear(4, 3), numbers("species", [0]), prior_precision=1.0
     ),
-    "batches must be (inputs, labels) pairs or dicts with a 'labels' entry": lambda: LaplaceTeacher.fit(
-        nn.Linear(4, 3), [{"x": BATCH[0], "label": BATCH[1]}], prior_precision=1.0
+    "the network knows ..., and the column ... has ...": lambda: LaplaceTeacher.fit(
+        nn.Linear(4, 3), numbers("label", ["ape", "bee"]), prior_precision=1.0
     ),
+    "... classes ..., which can't be matched by name": lambda: places_among("ab", "ac", "the dataset", "do that"),
     "... has no linear layer ... that could be its head": lambda: LaplaceTeacher.fit(
         nn.Sequential(nn.BatchNorm1d(4)), [BATCH], prior_precision=1.0
     ),
@@ -96,6 +147,11 @@ CASES: dict[str, Callable] = {
     "... is stored as ..., which loses the small probabilities": lambda: stored_labels(
         labeled(storage="top_k", top_k=2), 4.0, 4
     ),
+    "compute_loss_func takes the place of the whole loss": lambda: DistillationTrainer(
+        nn.Linear(4, 3), DistillationTrainingArguments("out", kd_lambda=0.5), compute_loss_func=max
+    ),
+    "... could not be written (No space left on device)": full_disk,
+    "... holds the weights of a plain nn.Module": lambda: (save_network(Doubled(), "mine"), load_network("mine")),
     "several teachers name their labels themselves": lambda: quiet(texts(), of_several(), name="mine"),
     "the Hub could not deliver ...": lambda: load_splits("nobody/has-this"),
 }
@@ -108,6 +164,7 @@ def test_every_quoted_message_is_produced_here():
 @pytest.mark.parametrize("quote", CASES)
 def test_the_message_is_what_is_said(quote, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
     pattern = ".*".join(re.escape(part.strip()) for part in quote.split("..."))
     with pytest.raises(UserError) as error:
         CASES[quote]()

@@ -90,7 +90,8 @@ def changed_records(draw):
     for path in draw(st.lists(st.sampled_from(PATHS), min_size=1, max_size=3)):
         part = record
         for key in path[:-1]:
-            inner = part.get(key) if isinstance(part, dict) else part[key] if isinstance(part, list) and part else None
+            places = part if isinstance(part, dict) else dict(enumerate(part))  # a list may stand where a dict did
+            inner = places.get(key)
             part = inner if isinstance(inner, dict | list) else part
         what = draw(st.sampled_from(["replace", "remove", "add"]))
         if not isinstance(part, dict):
