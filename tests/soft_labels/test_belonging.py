@@ -114,9 +114,7 @@ class TestRefusals:
     @pytest.mark.parametrize("streamed", [False, True])
     def test_labels_of_views_that_only_a_resident_dataset_can_show(self, streamed):
         dataset = labeled(views={"number": 1, "seed": 0, "transforms": [{"name": "CropAndFlip"}]})
-        with pytest.raises(
-            UserError, match="which a stream, a transform or a data_collator can't show"
-        ):
+        with pytest.raises(UserError, match="which a stream, a transform or a data_collator can't show"):
             stored_labels(dataset.to_iterable_dataset() if streamed else dataset, None, 4)
 
 
