@@ -127,6 +127,11 @@ def _rows(
     rows = splits[split]
     if not len(rows):
         raise UserError(f"the split {split!r} of {arguments.dataset} is empty: there is nothing to train on")
+    if set(rows.column_names) == set(soft_label_columns(rows)):
+        raise UserError(
+            f"{arguments.dataset} holds labels without the examples that they are of: join them in Python with "
+            "hf_bkd.join_soft_labels(examples, labels) and save the result, or label without --labels_only"
+        )
     if args.kd_lambda > 0 and arguments.teacher is None and not teachers_of(rows.column_names):
         raise UserError(
             f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "

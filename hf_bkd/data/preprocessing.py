@@ -121,7 +121,7 @@ def check_one_size(shapes: set[tuple[int, ...]]) -> None:
     if len(shapes) > 1:
         raise UserError(
             f"the images differ in size or mode ({sorted(shapes)[:3]}): bring them to one size first, or begin their "
-            "views with RandomResizedCrop; datasets.Image(mode='RGB') brings them to one mode"
+            "views with RandomResizedCrop (--augmentation resized_crop); datasets.Image(mode='RGB') brings them to one mode"
         )
 
 

@@ -250,8 +250,7 @@ def _finding(metrics: dict[str, float], teacher_metrics: dict[str, float] | None
     ece = f" and ECE {metrics['ece']:.4f}" if "ece" in metrics else ""
     text = f"Accuracy {metrics['accuracy']:.4f}{ece} on held-out examples"
     if "accuracy" in (teacher_metrics or {}):
-        difference = metrics["accuracy"] - teacher_metrics["accuracy"]
-        text += f"; the teacher's accuracy is {teacher_metrics['accuracy']:.4f}, the student's {difference:+.4f} to it"
+        text += f"; the teacher's was {teacher_metrics['accuracy']:.4f} on those that it was measured on"
     return f"{text}."
 
 

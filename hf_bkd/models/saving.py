@@ -43,11 +43,18 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
     without = tuple(name.removeprefix("_orig_mod.") for name in without)
     weights = {name: value for name, value in network.state_dict().items() if name not in without}
     if _transformers_class(type(network).__name__) is type(network):
-        network.save_pretrained(folder, state_dict=weights)
+        network.save_pretrained(folder, state_dict=timms_names(network, weights))
         return
     folder.mkdir(parents=True)
     save_file(storable(weights), folder / WEIGHTS, metadata={"format": "pt"})
     save_description(network, folder, without=without)
+
+
+def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of transformers' wrapper of a timm network by timm's names, which both read; others as it is."""
+    if not isinstance(network, transformers.TimmWrapperForImageClassification):
+        return state
+    return {name.removeprefix("timm_model."): value for name, value in state.items()}
 
 
 def _merged(network: nn.Module) -> nn.Module:

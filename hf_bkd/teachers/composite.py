@@ -1,7 +1,7 @@
 """The base class of teachers that are made of other teachers, and how these are asked."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,16 @@ from ..models.class_names import order_by_name
 from ..utils.errors import UserError
 from .base import DESCRIPTION, Teacher
 from .predictive import Draws
+
+
+def check_members(members: Iterable[Any]) -> None:
+    """Raise a UserError if one of the members is no teacher but, for example, a network."""
+    for member in members:
+        if not isinstance(member, Teacher):
+            raise UserError(
+                f"the members must be teachers, and one is a {type(member).__name__}: pass "
+                "DeterministicTeacher(network) for a network"
+            )
 
 
 def member_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:

@@ -10,7 +10,7 @@ from ..models.calling import Inputs
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from .base import Teacher
-from .composite import Composite, joined
+from .composite import Composite, check_members, joined
 from .deterministic import Deterministic
 from .predictive import Draws
 from .specification import FitContext, TeacherSpec, option
@@ -39,6 +39,7 @@ class EnsembleTeacher(Composite):
     def __init__(self, members: Sequence[Teacher], temperature: float = 1.0, tempering: str = "post_average"):
         if not members:
             raise UserError("an ensemble needs at least one member")
+        check_members(members)
         super().__init__(members[0].network, temperature, tempering)
         sizes = sorted({member.num_classes for member in members})
         if len(sizes) > 1:

@@ -13,7 +13,7 @@ from ..utils.checks import check_choice
 from ..utils.errors import UserError
 from ..utils.random import named_generator
 from .base import Teacher
-from .composite import Composite, joined, member_draws
+from .composite import Composite, check_members, joined, member_draws
 from .predictive import Draws, predictive_of
 
 TINY = 1e-30  # least probability whose logarithm is taken
@@ -50,6 +50,7 @@ class MultiTeacher(Composite):
     ):
         if not members:
             raise UserError("a MultiTeacher needs at least one member")
+        check_members(members.values())
         for name in members:
             if not name.isidentifier() or "__" in name:
                 raise UserError(f"a member is called {name!r}; names are letters, digits and single underscores")
@@ -132,6 +133,7 @@ class ClassMap(Composite):
         temperature: float = 1.0,
         tempering: str = "post_average",
     ):
+        check_members([member])
         super().__init__(member.network, temperature, tempering)
         if len(classes) != member.num_classes:
             raise UserError(f"classes has {len(classes)} entries, and the teacher knows {member.num_classes} classes")

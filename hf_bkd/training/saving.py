@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import uncompiled
-from ..models.saving import save_description, storable
+from ..models.saving import save_description, storable, timms_names
 from ..models.timm_networks import IMAGES, is_timm
 from .first_batch import unmoved_randomness
 
@@ -23,14 +23,19 @@ def saves_itself(student: nn.Module) -> bool:
     return isinstance(student, PreTrainedModel) or hasattr(student, "peft_config")
 
 
-def state_to_save(model: nn.Module, state: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+def state_to_save(
+    model: nn.Module, state: dict[str, Tensor] | None, for_resume: bool = False
+) -> dict[str, Tensor] | None:
     """Return the state that the Trainer is to save, by the student's own names; ``None`` leaves it to the Trainer.
 
     Args:
         model: the trainer's.
         state: gathered from several processes, if it is.
+        for_resume: whether it is a checkpoint's, which the Trainer reads by the model's names.
     """
     student = uncompiled(model)
+    if isinstance(student, TimmWrapperForImageClassification) and not for_resume:
+        return timms_names(student, student.state_dict() if state is None else state)
     if state is None and (student is not model or not saves_itself(student)):
         state = student.state_dict()
     return state if saves_itself(student) else storable(state)

@@ -1,6 +1,7 @@
 """The Trainer that trains a student towards soft labels, stored ones or those of a teacher beside it."""
 
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -268,7 +269,8 @@ class DistillationTrainer(EvaluatingTrainer):
         try:
             with writing(folder):
                 name_classes(self.model, self._preparer.classes)
-                super()._save(folder, state_to_save(self.model, state_dict))
+                is_checkpoint = Path(folder).name.startswith("checkpoint-")
+                super()._save(folder, state_to_save(self.model, state_dict, is_checkpoint))
                 if self.args.should_save:
                     save_student_files(self, folder, self._preparer.classes)
         finally:
