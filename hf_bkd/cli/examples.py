@@ -1,10 +1,8 @@
 """The examples that a command names: the columns that a network reads, and labels in the order of its classes."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from textwrap import shorten
 from typing import Any
 
 import datasets
@@ -17,9 +15,7 @@ from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
 from ..data.preprocessors.content import Content
 from ..data.subsets import check_labeled, stratified_split
 from ..utils.errors import UserError
-from ..utils.processes import processes
 from .architectures import StandIn
-from .networks import are_made_up
 
 
 def reader_of(network: nn.Module, rows: Any, processing_class: Any = None) -> Preprocessor:
@@ -107,27 +103,8 @@ def examples_of(
     """
     label = options.label_column or find_label(dataset)
     check_column(dataset, label)
-    _compare_names(dataset.features[label], label, classes)
     inputs = inputs_of(dataset, network, options.input_column, label, processing_class)
     return add_labels(inputs, dataset, label, classes)
-
-
-def _compare_names(feature: Any, label: str, classes: list[str] | None) -> None:
-    """Say it where classes will go by number though both sides name them; UserError where they share some names."""
-    if not isinstance(feature, datasets.ClassLabel) or classes is None or len(classes) != len(feature.names):
-        return
-    theirs, ours = ({name.lower() for name in names} for names in (feature.names, classes))
-    if theirs == ours or are_made_up(feature.names) or are_made_up(classes):
-        return
-    shown = f"({shorten(', '.join(feature.names), 50)}) and the network's ({shorten(', '.join(classes), 50)})"
-    if theirs & ours:
-        raise UserError(
-            f"the column {label} has some of the network's classes and some others {shown}: rename them "
-            "as the network has them, or take another network"
-        )
-    if processes().is_main_process:
-        sentence = f"note: the classes of the column {label} {shown} have no name in common: they go by number"
-        print(sentence, file=sys.stderr)
 
 
 @dataclass

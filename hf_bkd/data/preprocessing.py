@@ -12,6 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from .rows import check_eight_bits
 from .views import Views
 
 Images = Tensor | list[Tensor]  # uint8 [B, C, H, W], or B times [C, H, W] where they differ in size
@@ -83,17 +84,6 @@ def timm_settings(network: nn.Module) -> dict[str, Any] | None:
 
 def _own_settings(network: nn.Module) -> Any:
     return getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
-
-
-def check_eight_bits(images: list[Image]) -> None:
-    """Raise a UserError if there are images of more than 8 bits, whose conversion would clip them."""
-    deep = sorted({image.mode for image in images if image.mode.startswith(("I", "F"))})
-    if deep:
-        raise UserError(
-            f"images of mode {', '.join(deep)} have more than 8 bits a channel, and would be clipped: scale them with "
-            "dataset.map(lambda row: {'image': PIL.Image.fromarray((numpy.asarray(row['image']) / 257).round()"
-            ".astype('uint8'))}), where 257 is for 0 .. 65535 and HIGHEST / 255 for numbers from 0 to HIGHEST"
-        )
 
 
 def in_mode(images: list[Image], mode: str | None) -> list[Image]:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from textwrap import shorten
 from typing import Any
 
 import datasets
-from PIL.Image import DecompressionBombError
+from PIL.Image import DecompressionBombError, Image
 
 from ..utils.errors import RowError, UserError
 from ..utils.limits import LIMITS
@@ -26,7 +27,7 @@ def read_rows(
     Raises:
         UserError: an image that is missing, that can't be decoded or that has more pixels than ``LIMITS`` allows.
     """
-    plain = dataset.with_format(None)
+    plain, modes = _as_stored(dataset)
     numbers = range(start, stop) if numbers is None else numbers
     images = [name for name, feature in plain.features.items() if isinstance(feature, datasets.Image)]
     try:
@@ -39,12 +40,12 @@ def read_rows(
     for name in images:
         for number, image in zip(numbers, rows[name], strict=False):
             _check_image(name, number, image)
-    return rows
+    return _in_modes(rows, modes)
 
 
 def rows_at(dataset: datasets.Dataset, numbers: Sequence[int]) -> dict[str, Any]:
     """Read the rows of some numbers, in that order, as :func:`read_rows` reads those that stand together."""
-    plain = dataset.with_format(None)
+    plain, modes = _as_stored(dataset)
     try:
         rows = plain[list(numbers)]
     except UNREADABLE:
@@ -56,7 +57,36 @@ def rows_at(dataset: datasets.Dataset, numbers: Sequence[int]) -> dict[str, Any]
         if isinstance(feature, datasets.Image):
             for number, image in zip(numbers, rows[name], strict=True):
                 _check_image(name, number, image)
+    return _in_modes(rows, modes)
+
+
+def _as_stored(dataset: datasets.Dataset) -> tuple[datasets.Dataset, dict[str, str]]:
+    """Return a dataset whose images are not converted, and the modes that its columns ask for, by name."""
+    plain = dataset.with_format(None)
+    images = {name: each for name, each in plain.features.items() if isinstance(each, datasets.Image) and each.decode}
+    modes = {name: feature.mode for name, feature in images.items() if feature.mode}
+    for name in modes:
+        plain = plain.cast_column(name, datasets.Image())
+    return plain, modes
+
+
+def _in_modes(rows: dict[str, Any], modes: Mapping[str, str]) -> dict[str, Any]:
+    """Convert the images of some columns; UserError if that would clip them."""
+    for name, mode in modes.items():
+        check_eight_bits([image for image in rows[name] if image.mode != mode])
+        rows[name] = [image if image.mode == mode else image.convert(mode) for image in rows[name]]
     return rows
+
+
+def check_eight_bits(images: list[Image]) -> None:
+    """Raise a UserError if there are images of more than 8 bits, whose conversion would clip them."""
+    deep = sorted({image.mode for image in images if image.mode.startswith(("I", "F"))})
+    if deep:
+        raise UserError(
+            f"images of mode {', '.join(deep)} have more than 8 bits a channel, and would be clipped: scale them with "
+            "dataset.map(lambda row: {'image': PIL.Image.fromarray((numpy.asarray(row['image']) / 257).round()"
+            ".astype('uint8'))}), where 257 is for 0 .. 65535 and HIGHEST / 255 for numbers from 0 to HIGHEST"
+        )
 
 
 def decoded_rows(rows: dict[str, list], features: datasets.Features) -> dict[str, list]:
@@ -70,10 +100,13 @@ def decoded_rows(rows: dict[str, list], features: datasets.Features) -> dict[str
         feature = features[name]
         if not hasattr(feature, "decode_example"):
             continue
-        decoded[name] = [None if value is None else _decoded(name, feature, value) for value in values]
-        if isinstance(feature, datasets.Image):
+        images = isinstance(feature, datasets.Image)
+        stored = replace(feature, mode=None) if images else feature
+        decoded[name] = [None if value is None else _decoded(name, stored, value) for value in values]
+        if images:
             for image in decoded[name]:
                 _check_image(name, None, image)
+            decoded |= _in_modes({name: decoded[name]}, {name: feature.mode} if feature.mode else {})
     return decoded
 
 

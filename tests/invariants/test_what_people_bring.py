@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from hf_bkd import (
@@ -15,6 +16,7 @@ from hf_bkd import (
     MultiTeacher,
     UserError,
     add_soft_labels,
+    create_classifier,
     make_variational,
 )
 from hf_bkd.soft_labels import check_against_teacher, read
@@ -193,6 +195,26 @@ class TestStudents:
         trainer = DistillationTrainer(Network(), args, train_dataset=dataset)
         trainer.train()
         assert trainer.state.log_history[0]["loss"] == pytest.approx(0.0, abs=1e-6)  # it says the same already
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_sixteen_bits_that_a_column_would_clip_are_refused_and_eight_are_converted(streamed):
+    deep = Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype("uint16"))
+    grey = Image.fromarray(np.arange(64).reshape(8, 8).astype("uint8"))
+    network = create_classifier("resnet20_cifar", 3, image_size=8, mean=[0.5] * 3, std=[0.5] * 3).eval()
+    for picture in (deep, grey):
+        features = datasets.Features({"image": datasets.Image()})
+        pictures = datasets.Dataset.from_dict({"image": [grey, picture]}, features=features)
+        pictures = pictures.cast_column("image", datasets.Image(mode="RGB"))
+        given = pictures.to_iterable_dataset() if streamed else pictures
+        if picture is deep:
+            with pytest.raises(UserError, match="I;16 have more than 8 bits"):
+                labeled(given, DeterministicTeacher(network))
+        else:
+            pixels = (torch.tensor(np.asarray(grey)).expand(1, 3, 8, 8) / 255 - 0.5) / 0.5
+            by_hand = network(pixel_values=pixels).logits.softmax(-1).detach()
+            assert np.allclose(stored(labeled(given, DeterministicTeacher(network)))[1], by_hand[0], atol=1e-5)
+    assert pictures[0]["image"].mode == "RGB"  # the dataset is as it was
 
 
 class TwoHeads(nn.Module):

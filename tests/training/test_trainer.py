@@ -224,7 +224,7 @@ def test_a_tokenizers_collator_is_kept(tmp_path):
 
 class TestWhatIsTheCallers:
     def test_arguments_keep_their_values(self, tmp_path):
-        args = arguments(tmp_path, max_grad_norm=1.0, label_smoothing_factor=0.1, dataloader_pin_memory=True)
+        args = arguments(tmp_path, max_grad_norm=1.0, label_smoothing_factor=0.1, kd_lambda=0.5)
         before, model = copy.deepcopy(args.to_dict()), new(Plain)
         optimizers = (IVON(model.parameters(), 0.1, N), None)
         trainer = DistillationTrainer(model, args, train_dataset=resident(), optimizers=optimizers)
