@@ -42,10 +42,12 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     _check_vocabulary(network, tokenizer)
     longest = longest_text(network, tokenizer)
     length = {} if longest is None else {"truncation": True, "max_length": longest}
+    # padding that nothing masks changes the answer, and has to be the same in every batch
+    padding = True if longest is None or "attention_mask" in taken else "max_length"
 
     def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
         check_present(rows, columns)
-        batch = tokenizer(*(list(rows[name]) for name in columns), padding=True, return_tensors="pt", **length)
+        batch = tokenizer(*(list(rows[name]) for name in columns), padding=padding, return_tensors="pt", **length)
         _check_tokens(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
         return {name: value for name, value in batch.items() if name in taken}
 
