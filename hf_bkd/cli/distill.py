@@ -14,6 +14,7 @@ from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.preprocessors.content import Content
 from ..hub.transfer import push_folder
+from ..models.class_names import given_names
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
 from ..soft_labels.record import LabelRecord
 from ..study.arguments import check_training
@@ -30,7 +31,7 @@ from .architectures import ImageShape, StandIn, is_architecture, new_image_netwo
 from .arguments import metrics_text, quiet, repository
 from .examples import check_column, reader_of
 from .finished import SETTINGS, contents, finish
-from .networks import are_made_up, load_for_classes, load_trained, processor_of, saved_kind
+from .networks import load_for_classes, load_trained, processor_of, saved_kind
 from .teacher import DEFAULTS, FROM_SCRATCH
 
 CHOSEN = (
@@ -208,7 +209,7 @@ def _classes(
     of_rows = label_names(rows, "label") if "label" in rows.column_names else None
     if teacher is not None:
         names = class_names(teacher.network)
-        return (of_rows if are_made_up(names) and len(of_rows or ()) == len(names) else names), len(names)
+        return (of_rows if given_names(names) is None and len(of_rows or ()) == len(names) else names), len(names)
     if record is not None:
         return record.class_names or of_rows, record.teacher.num_classes
     if of_rows is None:

@@ -1,7 +1,6 @@
 """Saved networks and teachers that a command names: loaded as they are, or as classifiers of its data's classes."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
 from ..models.calling import num_classes_of
+from ..models.class_names import given_names
 from ..models.saving import damage_refused, load_network
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher
@@ -32,7 +32,6 @@ CLASSIFIERS = {
     "audio": transformers.AutoModelForAudioClassification,
 }
 HEADS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
-MADE_UP = re.compile(r"LABEL_\d+|\d+")
 
 
 def has_head(folder: Path) -> bool:
@@ -98,14 +97,9 @@ def _folder(name: str) -> Path:
         return local_folder(name)
 
 
-def are_made_up(names: Sequence[str]) -> bool:
-    """Say whether names of classes are numbers, or those that transformers gives where nobody has given any."""
-    return all(MADE_UP.fullmatch(name) for name in names)
-
-
 def _differ(own: list[str], classes: list[str] | None) -> bool:
     """Whether both are names that somebody gave, and not the same ones in the same order."""
-    if classes is None or are_made_up(own) or are_made_up(classes):
+    if given_names(own) is None or given_names(classes) is None:
         return False
     return [name.lower() for name in own] != [name.lower() for name in classes]
 

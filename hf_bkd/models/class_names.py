@@ -1,6 +1,5 @@
 """Names of classes: which ones somebody has given, what a network calls its own, and how two sides are matched."""
 
-import re
 from collections.abc import Sequence
 
 from torch import nn
@@ -9,12 +8,14 @@ from ..utils.errors import UserError
 from .calling import unwrapped
 from .timm_networks import is_timm, label_names_of
 
-MADE_UP = re.compile(r"LABEL_\d+|\d+")  # names that transformers gives where nobody has given any
-
 
 def given_names(names: Sequence[str] | None) -> list[str] | None:
-    """Return names that somebody has given; ``None`` for made-up ones."""
-    return None if not names or all(MADE_UP.fullmatch(name) for name in names) else list(names)
+    """Return names that somebody has given; ``None`` for made-up ones: each class' own number, or LABEL_ and that.
+
+    Numbers in another order, such as those of folders 1, 10, 11, 2, are names.
+    """
+    made_up = all(name in (str(number), f"LABEL_{number}") for number, name in enumerate(names or ()))
+    return None if made_up else list(names)
 
 
 def names_of_network(network: nn.Module) -> list[str] | None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
 
@@ -53,6 +55,32 @@ def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str
     if not saves_itself(student):
         images = images_seen(trainer) if is_timm(student) else None
         save_description(student, folder, None if names is None else list(names), images)
+
+
+def warn_if_not_rebuilt(student: nn.Module) -> None:
+    """Log a warning if a transformers model has other weights than its class makes from its config.
+
+    A head that was put in by hand, for example, would be random again in what ``from_pretrained`` loads.
+    """
+    kind = type(student)
+    if not isinstance(student, PreTrainedModel) or getattr(transformers, kind.__name__, None) is not kind:
+        return
+    if isinstance(student, TimmWrapperForImageClassification):
+        return
+    try:
+        with torch.device("meta"), unmoved_randomness():
+            made = kind(student.config).state_dict()
+    except Exception:  # one that can't be made so is left to its own loader
+        return
+    own = student.state_dict()
+    name = next((name for name in own if name not in made or own[name].shape != made[name].shape), None)
+    if name is not None:
+        logger.warning(
+            "%s has %s, which its class doesn't make from its config: what from_pretrained loads will have a random "
+            "part in its place; save such a student's state_dict yourself, or take the class' own head",
+            kind.__name__,
+            name,
+        )
 
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:

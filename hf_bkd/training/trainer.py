@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..losses import LossParts, distillation_loss, temperature_factor
 from ..metrics import convergence_noise
-from ..models.calling import logits_of
+from ..models.calling import logits_of, uncompiled
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
 from .arguments import DistillationTrainingArguments
@@ -17,7 +17,7 @@ from .callbacks import DrawWeights
 from .card import write_training_card
 from .evaluating import EvaluatingTrainer, metrics_of
 from .preparation import check_trained, own_config
-from .saving import name_classes, save_student_files, state_to_save
+from .saving import name_classes, save_student_files, state_to_save, warn_if_not_rebuilt
 from .settings import (
     check_hardware,
     check_loss,
@@ -244,6 +244,7 @@ class DistillationTrainer(EvaluatingTrainer):
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
         check_trained(self.model)
+        warn_if_not_rebuilt(uncompiled(self.model))
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
         try:

@@ -6,6 +6,7 @@ import pytest
 from hf_bkd import UserError
 from hf_bkd.data.columns import as_classification, as_inputs
 from hf_bkd.data.subsets import check_labeled
+from hf_bkd.models.class_names import given_names
 
 TEXTS = ["a b", "c", "d e f", "g"]
 NAMES = datasets.ClassLabel(names=["neg", "pos"])
@@ -95,3 +96,9 @@ def test_columns_that_are_not_clear():
         as_classification(pairs, "text", label_column="mood")
     with pytest.raises(UserError, match="the column 'label' holds no texts"):
         as_classification(pairs, "text", input_column="label")
+
+
+def test_numbers_in_another_order_are_names():
+    assert given_names(["0", "1", "2"]) is None and given_names(["LABEL_0", "LABEL_1"]) is None
+    assert given_names(["1", "10", "2"]) == ["1", "10", "2"]
+    assert given_names(["LABEL_1", "LABEL_0"]) == ["LABEL_1", "LABEL_0"]

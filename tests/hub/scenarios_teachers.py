@@ -41,7 +41,7 @@ def test_a_teacher_predicts_the_same_from_the_hub(hub, name):
         loaded = Teacher.from_pretrained(repo, network=empty(), revision=revision)
         assert type(loaded) is type(teacher) and loaded.describe() == teacher.describe()
         for mine, theirs in zip(expected, predictions(loaded, inputs), strict=True):
-            assert torch.equal(mine, theirs)
+            assert (mine is None and theirs is None) or torch.equal(mine, theirs)
     assert Teacher.from_pretrained(repo, network=empty()).temperature == 9.0
     weights = [path for path, file in first.files.items() if file.lfs]
     assert weights and all(path.endswith(".safetensors") for path in weights)

@@ -83,7 +83,7 @@ def test_students_of_both_kinds_of_features_are_measured(finished):
     for record in results["arms"]:
         assert 0 < record["metrics"]["nll"] < 20 and record["uncertainty"]["auroc"].keys() >= {"mean_deviance"}
     page = (folder / "report.md").read_text()
-    assert "### composition" in page and "### encoder" in page and "| vs no teacher (nats, [95 % CI]) |" in page
+    assert "### composition" in page and "### encoder" in page and "| vs no teacher (nats, [95 % CI, Holm]) |" in page
 
 
 def test_a_teachers_labels_are_around_its_own_logits(finished, home):

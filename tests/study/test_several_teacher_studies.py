@@ -134,7 +134,7 @@ def test_every_student_has_a_posterior_that_was_measured_and_saved(finished):
 def test_the_page_compares_in_nll_with_the_arm_that_the_study_names(finished):
     folder, _ = finished
     page = (folder / "report.md").read_text()
-    assert "| vs one-hot (nats, [95 % CI]) |" in page and "In NLL: Undecided" in page
+    assert "| vs one-hot (nats, [95 % CI, Holm]) |" in page and "In NLL: Undecided" in page
     assert "## What the students do not know" in page and "| 90 % sets: coverage |" in page
     assert "](credible_sets.png)" in page and (folder / "credible_sets.png").stat().st_size > 10_000
     assert "| prior strength | teachers' weights | combined by |" in page and "nan" not in page
