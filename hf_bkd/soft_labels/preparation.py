@@ -92,5 +92,6 @@ def _digest(inputs: Any) -> str:
         value = value.detach().cpu() if isinstance(value, Tensor) else value
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data if value.numel() else b"")
+            packed = value.flatten().clone(memory_format=torch.contiguous_format)  # also of expanded inputs
+            digest.update(packed.view(torch.uint8).numpy().data if value.numel() else b"")
     return digest.hexdigest()

@@ -258,21 +258,23 @@ SENTENCES = {
         "!= 3])"
     ),
     "palette": (
-        "images of mode P can't be read as 8-bit channels: use dataset.cast_column(column, "
+        "row 2: images of mode P can't be read as 8-bit channels: use dataset.cast_column(column, "
         "datasets.Image(mode='RGB')) first"
     ),
     "16 bits": (
-        "images of mode I;16 have more than 8 bits a channel, and would be clipped: scale them with "
+        "row 2: images of mode I;16 have more than 8 bits a channel, and would be clipped: scale them with "
         "dataset.map(lambda row: {'image': PIL.Image.fromarray((numpy.asarray(row['image']) / "
         "257).round().astype('uint8'))}), where 257 is for 0 .. 65535 and HIGHEST / 255 for numbers from 0 to HIGHEST"
     ),
     "other size": (
         "the images differ in size or mode ([(3, 2, 2), (3, 2, 3)]): bring them to one size first, or begin "
-        "their views with RandomResizedCrop; datasets.Image(mode='RGB') brings them to one mode"
+        "their views with RandomResizedCrop (--augmentation resized_crop); datasets.Image(mode='RGB') brings them to "
+        "one mode"
     ),
     "other channels": (
-        "the images differ in size or mode ([(1, 2, 2), (3, 2, 2)]): bring them to one size first, or begin "
-        "their views with RandomResizedCrop; datasets.Image(mode='RGB') brings them to one mode"
+        "row 3: the images differ in size or mode ([(1, 2, 2), (3, 2, 2)]): bring them to one size first, or begin "
+        "their views with RandomResizedCrop (--augmentation resized_crop); datasets.Image(mode='RGB') brings them to "
+        "one mode"
     ),
     "empty split": "the dataset to label is empty",
     "empty split, in memory": "the dataset of images is empty",
