@@ -25,8 +25,8 @@ TEACHER = {"accuracy": 0.92, "nll": 0.3, "ece": 0.02, "brier": 0.1}
         (
             {"accuracy": 0.9, "ece": 0.031},
             TEACHER,
-            "Accuracy 0.9000 and ECE 0.0310 on held-out examples; the teacher's was 0.9200 on those that it was measured "
-            "on.",
+            "Accuracy 0.9000 and ECE 0.0310 on held-out examples; the teacher's was 0.9200 on those that it was "
+            "measured on.",
         ),
         ({"accuracy": 0.9}, None, "Accuracy 0.9000 on held-out examples."),
         ({}, TEACHER, "It has not been evaluated yet."),
