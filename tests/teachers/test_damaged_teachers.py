@@ -133,8 +133,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "weights gone": ("laplace", lambda f: (f / "network" / "model.safetensors").unlink(), "cannot be loaded"),
     "weights missing": (
         "laplace",
-        lambda f: drop(f / "network" / "model.safetensors", "timm_model.fc.weight"),
-        "timm_model.fc.weight",
+        lambda f: drop(f / "network" / "model.safetensors", "fc.weight"),
+        "fc.weight",
     ),
     "weights of seven classes": ("laplace", replace_weights, "cannot be loaded"),
     "config cut off": ("laplace", lambda f: truncate(f / "network" / "config.json"), "config.json"),
