@@ -1,5 +1,6 @@
 """What a trainer is given becomes what it reads: which rows are prepared, by whose preprocessor, with which labels."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,12 +19,14 @@ from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
-from .classes import LabelColumn, check_one_label, label_column, read_label_column
+from .classes import UNLABELED, LabelColumn, check_one_label, label_column, read_label_column
 from .collating import Collator, kept_columns
 from .first_batch import check_posterior, first_batch, logits_of_first_batch, unmoved_randomness
 from .preparation import own_dataset
 from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
 from .supervision import OnlineTeacher, StoredLabels
+
+logger = logging.getLogger(__name__)
 
 TRAINING_SET = "the training set"
 Source = StoredLabels | OnlineTeacher
@@ -143,8 +146,17 @@ class Preparer:
             column = read_label_column(dataset.features, name, self.classes, num_classes)
             if isinstance(dataset, datasets.Dataset):
                 values = dataset.with_format(None)
-                column(values[name][:], first=0)
+                numbers = column(values[name][:], first=0)
                 check_one_label(values, name)
+                missing = int((numbers == UNLABELED).sum())
+                if missing and not optional:
+                    logger.warning(
+                        "%d of %d rows have no label in column %s, and learn from soft labels alone, if at all (a CSV "
+                        "file's NA, None and null are read as missing: keep_default_na=False keeps them)",
+                        missing,
+                        len(numbers),
+                        name,
+                    )
             return column
         except UserError:
             if optional:

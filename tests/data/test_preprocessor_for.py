@@ -376,3 +376,13 @@ class TestNetworksFromFolders:
         network.config._name_or_path = "owner/no-such-network"
         with pytest.raises(UserError, match="pass processing_class=, the tokenizer"):
             preprocessor_for(network, texts(2, 0))
+
+
+def test_columns_of_numbers_are_read_in_the_order_that_the_network_read_first():
+    network = nn.Linear(3, 2)
+    rows = datasets.Dataset.from_dict({"a": [1.0, 2.0], "b": [3.0, 4.0], "c": [5.0, 6.0]})
+    first = preprocessor_for(network, rows)
+    other = preprocessor_for(network, rows.select_columns(["c", "a", "b"]))
+    assert first.columns == other.columns == ("a", "b", "c")
+    assert preprocessor_for(network, rows.rename_column("a", "x")).columns == ("x", "b", "c")
+    assert preprocessor_for(nn.Linear(3, 2), rows.select_columns(["c", "a", "b"])).columns == ("c", "a", "b")

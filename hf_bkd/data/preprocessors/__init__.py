@@ -5,6 +5,7 @@
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import datasets
 from torch import nn
@@ -35,6 +36,7 @@ __all__ = [
     "ready_columns",
 ]
 
+_READ: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # columns of numbers, in their order
 AnyDataset = datasets.Dataset | datasets.IterableDataset
 READS = {"image": "images", "text": "texts", "audio": "sound", "features": "numbers"}
 
@@ -100,6 +102,9 @@ def made(kind: str, network: nn.Module, content: "Content", processing_class: An
         return image_preprocessor(network, columns, processor)
     if kind == "audio":
         return audio_preprocessor(network, columns, processor, content.features.get(columns[0]))
+    if set(_READ.get(network, ())) == set(columns):
+        columns = _READ[network]  # as the network read them first, in whatever order another dataset has them
+    _READ[network] = columns
     return feature_preprocessor(network, columns)
 
 
