@@ -56,7 +56,7 @@ clean:
 
 # uv installs in a fifth of pip's time; where it can't be had, pip does it
 INSTALL = { $(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/pip install -q uv; } && \
-	$(BIN)/python -m uv pip install -q --python $(BIN)/python
+	$(BIN)/python -m uv pip install -q --compile-bytecode --python $(BIN)/python
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
