@@ -1,12 +1,9 @@
 """What can't work is refused before a training: the student is asked once about a few rows of each dataset."""
 
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,19 +14,6 @@ from ..utils.errors import UserError
 from .supervision import network_inputs
 
 ROWS = 2  # of which networks that can't take a batch are told apart
-
-
-@contextmanager
-def unmoved_randomness() -> Iterator[None]:
-    """Put the states of Python's, numpy's and torch's global random generators back after the block."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def first_batch(dataset: Any, collate: Callable[[Any], Any]) -> dict[str, Any] | None:

@@ -18,10 +18,11 @@ from ..data.views import Views
 from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
+from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
 from .classes import UNLABELED, LabelColumn, check_one_label, label_column, read_label_column
 from .collating import Collator, kept_columns
-from .first_batch import check_posterior, first_batch, logits_of_first_batch, unmoved_randomness
+from .first_batch import check_posterior, first_batch, logits_of_first_batch
 from .preparation import own_dataset
 from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
 from .supervision import OnlineTeacher, StoredLabels

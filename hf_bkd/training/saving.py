@@ -15,7 +15,7 @@ from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import uncompiled
 from ..models.saving import save_description, storable, timms_names
 from ..models.timm_networks import IMAGES, is_timm
-from .first_batch import unmoved_randomness
+from ..utils.seeding import unmoved_randomness
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,29 @@
-"""Randomness that networks draw for themselves, from whichever library, is taken from a seed."""
+"""Randomness that networks draw for themselves, from whichever library: taken from a seed, or left as it was."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+
+@contextmanager
+def unmoved_randomness(devices: Sequence[torch.device | int] | None = None) -> Iterator[None]:
+    """Put the states of Python's, numpy's and torch's global random generators back after the block.
+
+    Args:
+        devices: GPUs whose generators are put back beside the host's; all, where any is in use, if not given.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    if devices is None:
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 @contextmanager
@@ -16,13 +34,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         seed: 0 .. 2**63 - 1.
         device: whose generator is seeded beside the host's.
     """
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with unmoved_randomness([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+        yield

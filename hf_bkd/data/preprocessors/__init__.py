@@ -178,4 +178,4 @@ def reader_for(network: nn.Module, folder: Path | None, dataset: AnyDataset | No
             "trained with there"
         )
     content = Content.of(dataset) if dataset is not None else Content({kind: None})
-    return made(kind, network, content if dataset is not None else content, processor)
+    return made(kind, network, content, processor)
