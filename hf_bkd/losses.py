@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .likelihoods import Categorical
 from .utils.checks import check_choice
 
 TEMPERATURE_SCALES = ("product", "squared", "none")
@@ -40,9 +41,7 @@ def kl_to_target(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Te
     Returns:
         Divergences [...], >= 0 up to rounding, in float32 or wider.
     """
-    target = target.to(logits.dtype) if logits.dtype == torch.float64 else target.float()
-    log_student = F.log_softmax(logits.to(target.dtype) / temperature, dim=-1)
-    return (torch.xlogy(target, target) - target * log_student).sum(dim=-1)
+    return Categorical().divergence(target, logits, temperature)
 
 
 class LossParts(NamedTuple):

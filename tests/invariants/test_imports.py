@@ -13,8 +13,10 @@ PACKAGE = Path(__file__).parents[2] / "hf_bkd"
 # from the ground up; a room imports from itself and from the lines before its own, from nothing else
 FLOORS = """
 utils
-losses metrics
-targets uncertainty hub models
+metrics
+targets uncertainty
+likelihoods
+losses hub models
 theory
 data reports
 teachers
