@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 import datasets
 from torch import nn
 
-from ...models.calling import num_classes_of, unwrapped
+from ...models.calling import unwrapped
 from ...models.class_names import names_of_network
+from ...models.heads import num_classes_of
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
 from .audio import audio_preprocessor
