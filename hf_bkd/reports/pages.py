@@ -96,6 +96,7 @@ def _significance(row: dict) -> list[str]:
 def _measured(row: dict, name: str, with_std: bool = True) -> str:
     """Return a student's measure, or its teacher's, as it is read: in percent where that is usual."""
     percent = name.removeprefix("teacher_") in PERCENT
+    percent = percent and not (name == "convergence_noise" and row["rmse"].count)  # it is of the first measure
     return _number(row, name, *((100, 2) if percent else (1, 3)), with_std)
 
 

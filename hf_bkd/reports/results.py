@@ -79,6 +79,11 @@ def headline_of(arms: Arms) -> Measure:
     return next((MEASURES[name] for name in HEADLINES if name in known), MEASURES["accuracy"])
 
 
+def axis_label(measure: Measure) -> str:
+    """Return a measure with its unit, as an axis has it."""
+    return f"{measure.name}, {'%' if measure.unit == 'points' else measure.unit}"
+
+
 def reference_of(results: dict) -> str:
     """Return the name of the arm that the others are compared with."""
     return results.get("reference", REFERENCE)
