@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import entropy
+from .metrics import classification_metrics, entropy, multi_label_metrics, regression_metrics
 from .targets import mix_teachers, temper
 from .utils.errors import UserError
 
@@ -39,6 +39,10 @@ class Likelihood(ABC):
     problem_type: ClassVar[str]
     storages: ClassVar[tuple[str, ...]]
     """How soft labels can be stored, see `soft_labels.storage`."""
+    headline: ClassVar[str]
+    """The one of the measures by which trainings are compared, see `metrics.LOW_IS_BEST`."""
+    label_term: ClassVar[str] = "cross_entropy"
+    """What the loss of the labels is called in logs."""
 
     def num_values(self, num_outputs: int) -> int:
         """Return C for K outputs."""
@@ -73,6 +77,16 @@ class Likelihood(ABC):
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variance of a label drawn from a target over its C values: [...]."""
 
+    def scattered_variance(self, target: Tensor, drawn: Tensor, num_samples: int) -> Tensor:
+        """Return, without bias, the :meth:`label_variance` [...] of what S draws scatter around.
+
+        Args:
+            target: the mean of the draws.
+            drawn: their variance (ddof 1), summed over the C values [...].
+            num_samples: S, for which the mean of S draws is too certain.
+        """
+        return self.label_variance(target) + drawn / num_samples
+
     @abstractmethod
     def entropy(self, target: Tensor) -> Tensor:
         """Return the entropy of a target [...], in nats; UserError where it is no measure of uncertainty."""
@@ -102,6 +116,17 @@ class Likelihood(ABC):
     def labeled(self, labels: Tensor) -> Tensor:
         """Return which examples have a label: bool [...]."""
 
+    def prediction(self, outputs: Tensor) -> Tensor:
+        """Return what outputs [..., K] predict, as a target holds it: values, and their variance where it is known."""
+        return self.values(outputs)
+
+    @abstractmethod
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        """Compute the measures of a :meth:`prediction` against labels, over the examples or positions with a label.
+
+        They are empty if none has one; `metrics` says what each is.
+        """
+
     @abstractmethod
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         """Return what may be wrong with values [..., C] and where it is: sentence -> bool [...]."""
@@ -117,6 +142,7 @@ class Categorical(Likelihood):
 
     name = "categorical"
     problem_type = "single_label_classification"
+    headline = "accuracy"
     storages = ("float16", "float32", "uint8", "top_k")
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
@@ -153,6 +179,10 @@ class Categorical(Likelihood):
     def labeled(self, labels: Tensor) -> Tensor:
         return labels != UNLABELED
 
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        return classification_metrics(prediction[known], labels[known]) if known.any() else {}
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {
             "does not sum to one": ~((values.sum(dim=-1) - 1).abs() <= SUM_TOLERANCE)
@@ -165,6 +195,7 @@ class Bernoulli(Likelihood):
 
     name = "bernoulli"
     problem_type = "multi_label_classification"
+    headline = "mean_average_precision"
     storages = ("float16", "float32", "uint8")
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
@@ -203,6 +234,10 @@ class Bernoulli(Likelihood):
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
 
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        return multi_label_metrics(prediction[known], labels[known]) if known.any() else {}
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {"holds a probability above one": (values > 1 + 1e-6).any(dim=-1)}
 
@@ -219,6 +254,8 @@ class Gaussian(Likelihood):
 
     name = "gaussian"
     problem_type = "regression"
+    headline = "rmse"
+    label_term = "label_loss"
     storages = ("float32", "float16")
 
     observation_variance: tuple[float, ...] | None = None
@@ -309,6 +346,23 @@ class Gaussian(Likelihood):
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
+
+    def scattered_variance(self, target: Tensor, drawn: Tensor, num_samples: int) -> Tensor:
+        return self.label_variance(target)  # the sum of a label's variance given a draw and the draws' own
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        noise = self.noise(outputs)
+        return self.values(outputs) if noise is None else torch.cat([self.values(outputs), noise], dim=-1)
+
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        if not known.any():
+            return {}
+        prediction, labels = prediction[known], labels[known]
+        mean, variance = (
+            prediction.split(labels.shape[-1], dim=-1) if prediction.shape != labels.shape else (prediction, None)
+        )
+        return regression_metrics(mean, labels, variance)
 
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return {"holds a value that is not a finite number": ~values.isfinite().all(dim=-1)}
