@@ -18,8 +18,8 @@ METRICS = {
     "nll": "NLL",
     "ece": "ECE",
     "brier": "Brier",
-    "coverage": "coverage of 90 % intervals",
-    "interval_calibration": "calibration error of intervals",
+    "coverage": "coverage of 90 %",
+    "interval_error": "error of intervals",
 }
 """What pages call each measure, in the order of their columns."""
 HEADLINES = ("mean_average_precision", "rmse", "accuracy")  # of several labels, of numbers, of one class
