@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..models.calling import Inputs, check_single_label, num_classes_of, to_network, uncompiled, unwrapped
+from ..models.calling import Inputs, check_single_label, to_network, unwrapped
 from ..models.class_names import names_of_network
+from ..models.heads import num_classes_of
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, load_network, needed_network, save_network
 from ..models.variational_layers import spread_names
@@ -71,7 +72,7 @@ class Teacher(ABC):
         check_positive(temperature=temperature)
         check_choice(TEMPERINGS, tempering=tempering)
         check_single_label(network)
-        self.network = uncompiled(network)
+        self.network = unwrapped(network, keep_adapters=True)
         self.temperature = float(temperature)
         self.tempering = tempering
         self.record: dict[str, Any] = {}
