@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import entropy
+from .metrics import classification_metrics, entropy, multi_label_metrics, regression_metrics
 from .targets import mix_teachers, temper
 from .utils.errors import UserError
 
@@ -42,6 +42,14 @@ class Likelihood(ABC):
     """How soft labels can be stored, see `soft_labels.storage`."""
     independent: ClassVar[bool] = True
     """Whether the curvature of a label's loss in the outputs is diagonal."""
+    has_temperature: ClassVar[bool] = True
+    """Whether a temperature other than 1 means something."""
+    least_outputs: ClassVar[int] = 1
+    """How many outputs say anything at all."""
+    headline: ClassVar[str]
+    """The one of the measures by which trainings are compared, see `metrics.LOW_IS_BEST`."""
+    label_term: ClassVar[str] = "cross_entropy"
+    """What the loss of the labels is called in logs."""
 
     def num_values(self, num_outputs: int) -> int:
         """Return C for K outputs."""
@@ -83,6 +91,11 @@ class Likelihood(ABC):
 
     def check_temperature(self, temperature: float) -> None:
         """Raise a UserError if a temperature T other than 1 means nothing."""
+        if temperature != 1 and not self.has_temperature:
+            raise UserError(
+                f"a temperature means nothing for regression, and it is {temperature:g}: leave it at 1 (what says how "
+                "far to trust the teacher there is its variance)"
+            )
 
     def joint(self, others: Sequence["Likelihood"]) -> "Likelihood":
         """Return the likelihood whose outputs can say what those of this one and of ``others``, of its kind, say."""
@@ -90,6 +103,11 @@ class Likelihood(ABC):
 
     def check_outputs(self, num_outputs: int) -> None:
         """Raise a UserError if a network has too few outputs for its answer to say anything."""
+        if num_outputs < self.least_outputs:
+            raise UserError(
+                "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
+                "'multi_label_classification' for one label that is there or not"
+            )
 
     @abstractmethod
     def matching(self, labels: Tensor, num_outputs: int) -> tuple["Likelihood", Tensor]:
@@ -106,6 +124,14 @@ class Likelihood(ABC):
         Raises:
             UserError: labels of another kind, of another number than the outputs, or out of range.
         """
+
+    def observing(self, outputs: Tensor, labels: Tensor) -> "Likelihood":
+        """Return this likelihood with what it doesn't know and held-out labels [N, C] tell, by outputs [N, K].
+
+        Raises:
+            UserError: a Gaussian of unknown variance whose outputs are the labels.
+        """
+        return self
 
     @abstractmethod
     def look_like_values(self, outputs: Tensor) -> bool:
@@ -138,6 +164,16 @@ class Likelihood(ABC):
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variance of a label drawn from a target over its C values: [...]."""
 
+    def scattered_variance(self, target: Tensor, drawn: Tensor, num_samples: int) -> Tensor:
+        """Return, without bias, the :meth:`label_variance` [...] of what S draws scatter around.
+
+        Args:
+            target: the mean of the draws.
+            drawn: their variance (ddof 1), summed over the C values [...].
+            num_samples: S, for which the mean of S draws is too certain.
+        """
+        return self.label_variance(target) + drawn / num_samples
+
     @abstractmethod
     def entropy(self, target: Tensor) -> Tensor:
         """Return the entropy of a target [...], in nats; UserError where it is no measure of uncertainty."""
@@ -167,6 +203,17 @@ class Likelihood(ABC):
     def labeled(self, labels: Tensor) -> Tensor:
         """Return which examples have a label: bool [...]."""
 
+    def prediction(self, outputs: Tensor) -> Tensor:
+        """Return what outputs [..., K] predict, as a target holds it: values, and their variance where it is known."""
+        return self.values(outputs)
+
+    @abstractmethod
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        """Compute the measures of a :meth:`prediction` against labels, over the examples or positions with a label.
+
+        They are empty if none has one; `metrics` says what each is.
+        """
+
     @abstractmethod
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         """Return what may be wrong with values [..., C] and where it is: sentence -> bool [...]."""
@@ -182,8 +229,10 @@ class Categorical(Likelihood):
 
     name = "categorical"
     problem_type = "single_label_classification"
+    headline = "accuracy"
     storages = ("float16", "float32", "uint8", "top_k")
     independent = False
+    least_outputs = 2
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.softmax(outputs / temperature, dim=-1)
@@ -196,13 +245,6 @@ class Categorical(Likelihood):
 
     def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
         return (outputs / temperature).log_softmax(dim=-1)
-
-    def check_outputs(self, num_outputs: int) -> None:
-        if num_outputs == 1:
-            raise UserError(
-                "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
-                "'multi_label_classification' for one label that is there or not"
-            )
 
     def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
         self.check_outputs(num_outputs)
@@ -247,10 +289,17 @@ class Categorical(Likelihood):
     def labeled(self, labels: Tensor) -> Tensor:
         return labels != UNLABELED
 
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        return classification_metrics(prediction[known], labels[known]) if known.any() else {}
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {
             "does not sum to one": ~((values.sum(dim=-1) - 1).abs() <= SUM_TOLERANCE)
         }
+
+
+CATEGORICAL = Categorical()
 
 
 @dataclass(frozen=True)
@@ -259,6 +308,7 @@ class Bernoulli(Likelihood):
 
     name = "bernoulli"
     problem_type = "multi_label_classification"
+    headline = "mean_average_precision"
     storages = ("float16", "float32", "uint8")
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
@@ -319,6 +369,10 @@ class Bernoulli(Likelihood):
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
 
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        return multi_label_metrics(prediction[known], labels[known]) if known.any() else {}
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {"holds a probability above one": (values > 1 + 1e-6).any(dim=-1)}
 
@@ -335,6 +389,9 @@ class Gaussian(Likelihood):
 
     name = "gaussian"
     problem_type = "regression"
+    has_temperature = False
+    headline = "rmse"
+    label_term = "label_loss"
     storages = ("float32", "float16")
 
     observation_variance: tuple[float, ...] | None = None
@@ -369,13 +426,6 @@ class Gaussian(Likelihood):
         self.check_temperature(temperature)
         return outputs
 
-    def check_temperature(self, temperature: float) -> None:
-        if temperature != 1:
-            raise UserError(
-                f"a temperature means nothing for regression, and it is {temperature:g}: leave it at 1 (what says how "
-                "far to trust the teacher there is its variance)"
-            )
-
     def joint(self, others: Sequence[Likelihood]) -> Likelihood:
         """Return itself if there are no others; each of several says its own variance, if all of them know one."""
         if not others:
@@ -405,6 +455,19 @@ class Gaussian(Likelihood):
         if known is not None and len(known) != labels.shape[1]:
             raise UserError(f"observation_variance has {len(known)} entries, and there are {labels.shape[1]} labels")
         return likelihood, labels
+
+    def observing(self, outputs: Tensor, labels: Tensor) -> Likelihood:
+        return self if self.knows_variance else self.with_variance((labels - outputs).double().square().mean(dim=0))
+
+    def with_variance(self, variance: Tensor) -> "Gaussian":
+        """Return it with the variance [C] of each number; UserError if one is 0."""
+        if not (variance > 0).all():
+            number = int((variance > 0).int().argmin())
+            raise UserError(
+                f"the network predicts number {number} of each example without any error, so that its noise is 0 and "
+                "the examples say nothing: pass held-out examples whose numbers vary"
+            )
+        return replace(self, observation_variance=tuple(variance.tolist()))
 
     def look_like_values(self, outputs: Tensor) -> bool:
         return False
@@ -485,6 +548,23 @@ class Gaussian(Likelihood):
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
+
+    def scattered_variance(self, target: Tensor, drawn: Tensor, num_samples: int) -> Tensor:
+        return self.label_variance(target)  # the sum of a label's variance given a draw and the draws' own
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        noise = self.noise(outputs)
+        return self.values(outputs) if noise is None else torch.cat([self.values(outputs), noise], dim=-1)
+
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        if not known.any():
+            return {}
+        prediction, labels = prediction[known], labels[known]
+        mean, variance = (
+            prediction.split(labels.shape[-1], dim=-1) if prediction.shape != labels.shape else (prediction, None)
+        )
+        return regression_metrics(mean, labels, variance)
 
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return {"holds a value that is not a finite number": ~values.isfinite().all(dim=-1)}

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..likelihoods import Categorical, Likelihood
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.errors import UserError
 from .calling import Inputs, call_network, check_logits, evaluation_mode, logits_of, split, to_network, unwrapped
 from .problem_types import likelihood_of, problem_type_of_labels, stated_outputs
@@ -25,7 +25,7 @@ class HeadData(NamedTuple):
     features: Tensor
     logits: Tensor
     labels: Tensor
-    likelihood: Likelihood = Categorical()
+    likelihood: Likelihood = CATEGORICAL
 
 
 @torch.no_grad()
@@ -64,10 +64,10 @@ def head_data(
 
 
 def _labeled(features: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return examples as they are, and of a network's answers for each token [B, L, ...] those with a label [M, ...]."""
+    """Return examples as they are, and of answers for each token [B, L, ...] those with a label [M, ...]."""
     if logits.ndim != 3 or labels.shape != logits.shape[:-1]:
         return features, logits, labels
-    there = Categorical().labeled(labels)
+    there = CATEGORICAL.labeled(labels)
     return features[there], logits[there], labels[there]
 
 
