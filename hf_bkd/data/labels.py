@@ -8,7 +8,7 @@
 | the labels that are there | list of `ClassLabel`, whole numbers or names | float32 [C], zeros and ones; NaN         |
 | one number, or C numbers  | number, list of C numbers                    | float32 [C]; NaN if there is no label    |
 
-Which of them it is, the network's likelihood says; where it says nothing, :func:`problem_type_of_labels` does.
+Which of them it is, the network's likelihood says; where it says nothing, :func:`problem_type_of_column` does.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ IN_WORDS = {
 }
 
 
-def problem_type_of_labels(dataset: Any, name: str, per_token: bool = False, num_values: int | None = None) -> str:
+def problem_type_of_column(dataset: Any, name: str, per_token: bool = False, num_values: int | None = None) -> str:
     """Say which problem a column of labels poses, in transformers' words.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from datasets import ClassLabel, Features, List, Value
 
 from hf_bkd.data.columns import find_label, is_label
-from hf_bkd.data.labels import problem_type_of_labels, read_labels
+from hf_bkd.data.labels import problem_type_of_column, read_labels
 from hf_bkd.likelihoods import Bernoulli, Categorical, Gaussian
 from hf_bkd.utils.errors import UserError
 
@@ -137,12 +137,12 @@ def test_labels_of_another_kind_are_refused(values, likelihood, how, sentence):
     ],
 )
 def test_labels_tell_the_problem_where_the_network_does_not(values, how, expected):
-    assert problem_type_of_labels(column(values), "labels", **how) == expected.problem_type
+    assert problem_type_of_column(column(values), "labels", **how) == expected.problem_type
 
 
 def test_whole_numbers_that_may_be_either_are_refused():
     with pytest.raises(UserError, match="pass problem_type='multi_label_classification' or 'regression'"):
-        problem_type_of_labels(column([[0, 3], [1, 2]]), "labels")
+        problem_type_of_column(column([[0, 3], [1, 2]]), "labels")
 
 
 def test_streams_are_read_by_their_features_alone():
