@@ -182,6 +182,20 @@ class Likelihood(ABC):
         """Average the targets [..., M, K] of M teachers with weights [..., M] that sum to one (equal if not given)."""
         return mix_teachers(targets, weights)
 
+    def normalized(self, values: Tensor) -> Tensor:
+        """Return values [..., C] without what rounding did to them; rows of zeros stand for nothing, and stay."""
+        return values
+
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return the target of a teacher that answers with values [..., C].
+
+        Args:
+            values: mean over the draws.
+            variance: of the draws [..., C]; ``None`` if it is unknown.
+            noise: of a label given the draw [..., C]; ``None`` if it is unknown.
+        """
+        return values
+
     @abstractmethod
     def divergence(self, target: Tensor, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         """Return KL(target || likelihood of the outputs at a temperature) [...], in nats, at least in float32."""
@@ -198,6 +212,23 @@ class Likelihood(ABC):
             label_smoothing: epsilon in [0, 1).
             target: the teacher's, whose variance a Gaussian that predicts none takes over.
         """
+
+    def check_label_smoothing(self, label_smoothing: float) -> None:
+        """Raise a UserError if smoothing labels by epsilon > 0 means nothing."""
+        if label_smoothing and not self.has_temperature:
+            raise UserError("label smoothing means nothing for regression: leave label_smoothing_factor out")
+
+    def of_student(self, num_outputs: int, num_values: int | None) -> "Likelihood":
+        """Return the likelihood of a student of K outputs that is taught C values (unknown if not given).
+
+        Raises:
+            UserError: numbers of outputs and of values that don't go together.
+        """
+        return self
+
+    def as_columns(self, labels: Tensor) -> Tensor:
+        """Return labels as the losses take them; those of one label an example, [B], as [B, 1]."""
+        return labels.unsqueeze(-1) if labels.ndim == 1 else labels
 
     @abstractmethod
     def labeled(self, labels: Tensor) -> Tensor:
@@ -285,6 +316,12 @@ class Categorical(Likelihood):
         flat = _wide(outputs).reshape(-1, outputs.shape[-1])
         losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
         return losses.view(labels.shape)
+
+    def normalized(self, values: Tensor) -> Tensor:
+        return values / values.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+    def as_columns(self, labels: Tensor) -> Tensor:
+        return labels
 
     def labeled(self, labels: Tensor) -> Tensor:
         return labels != UNLABELED
@@ -515,12 +552,20 @@ class Gaussian(Likelihood):
         """Return the mean over the labels of KL(N(m, v) || N(mu, s)), with s = v if the network predicts none.
 
         Where nobody knows v either (a target of C means) it is the squared error.
+
+        Raises:
+            UserError: a network that predicts its variance, and a target that has none.
         """
         outputs = _wide(outputs)
         mean, own = self.values(outputs, temperature), self.noise(outputs) if self.predicts_variance else None
         wanted, variance = _mean_and_variance(target.to(outputs.dtype), mean)
         if own is None:
             return ((wanted - mean).square() / (2 * variance)).mean(dim=-1)
+        if target.shape[-1] == mean.shape[-1]:
+            raise UserError(
+                "the student predicts a variance, and the teacher's answers say none: take a student of half as many "
+                "outputs, or label with a teacher that draws or knows its observation_variance"
+            )
         ratio = variance / own
         return (((wanted - mean).square() / own + ratio - 1 - ratio.log()) / 2).mean(dim=-1)
 
@@ -532,8 +577,7 @@ class Gaussian(Likelihood):
         The latter is less log(2 pi) / 2 for a network that predicts its variance, and its part with the mean for one
         that takes over the target's.
         """
-        if label_smoothing:
-            raise UserError("label smoothing means nothing for regression: leave label_smoothing_factor out")
+        self.check_label_smoothing(label_smoothing)
         outputs, there = _wide(outputs), self.labeled(labels)
         mean = self.values(outputs)
         squares = (torch.where(there[..., None], labels.to(mean.dtype), 0) - mean).square()
@@ -545,6 +589,20 @@ class Gaussian(Likelihood):
         else:
             losses = squares / (2 * _mean_and_variance(target.to(mean.dtype), mean)[1])
         return losses.mean(dim=-1).masked_fill(~there, 0)
+
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
+        known = [each for each in (variance, noise) if each is not None]
+        return torch.cat([values, sum(known)], dim=-1) if known else values
+
+    def of_student(self, num_outputs: int, num_values: int | None) -> Likelihood:
+        """Return one that predicts its variance if there are twice as many outputs as values."""
+        if num_values not in (None, num_outputs) and num_outputs != 2 * num_values:
+            raise UserError(
+                f"there are {num_values} numbers an example to predict, and the student has {num_outputs} outputs: "
+                "take one with as many, or with twice as many for a mean and a log-variance each"
+            )
+        return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
