@@ -16,7 +16,8 @@ means over the C labels, so that training without a teacher minimizes what trans
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,12 @@ class Likelihood(ABC):
     problem_type: ClassVar[str]
     storages: ClassVar[tuple[str, ...]]
     """How soft labels can be stored, see `soft_labels.storage`."""
+    independent: ClassVar[bool] = True
+    """Whether the curvature of a label's loss in the outputs is diagonal."""
+    has_temperature: ClassVar[bool] = True
+    """Whether a temperature other than 1 means something."""
+    least_outputs: ClassVar[int] = 1
+    """How many outputs say anything at all."""
     headline: ClassVar[str]
     """The one of the measures by which trainings are compared, see `metrics.LOW_IS_BEST`."""
     label_term: ClassVar[str] = "cross_entropy"
@@ -52,7 +59,6 @@ class Likelihood(ABC):
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the values [..., C] of outputs [..., K]; those of logits at a temperature T > 0."""
 
-    @abstractmethod
     def averaged(self, outputs: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Average the values of S draws, and then temper their mean.
 
@@ -64,6 +70,87 @@ class Likelihood(ABC):
         Returns:
             Values [..., C].
         """
+        if temperature == 1:
+            return averaged(self.values(outputs), weights)
+        return self.values(self.averaged_outputs(outputs, weights), temperature)
+
+    @abstractmethod
+    def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return outputs [..., K] whose values are the average of those of S draws, as :meth:`averaged` has them.
+
+        For values that are too small for their number format these say more than the average does.
+        """
+
+    @abstractmethod
+    def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return outputs [..., K] with these values [..., C], and this :meth:`noise` if the outputs hold one."""
+
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        """Return outputs at temperature T > 0."""
+        return outputs / temperature
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raise a UserError if a temperature T other than 1 means nothing."""
+        if temperature != 1 and not self.has_temperature:
+            raise UserError(
+                f"a temperature means nothing for regression, and it is {temperature:g}: leave it at 1 (what says how "
+                "far to trust the teacher there is its variance)"
+            )
+
+    def joint(self, others: Sequence["Likelihood"]) -> "Likelihood":
+        """Return the likelihood whose outputs can say what those of this one and of ``others``, of its kind, say."""
+        return self
+
+    def check_outputs(self, num_outputs: int) -> None:
+        """Raise a UserError if a network has too few outputs for its answer to say anything."""
+        if num_outputs < self.least_outputs:
+            raise UserError(
+                "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
+                "'multi_label_classification' for one label that is there or not"
+            )
+
+    @abstractmethod
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple["Likelihood", Tensor]:
+        """Return this likelihood and labels as a network of K outputs has them.
+
+        Args:
+            labels: of N examples, as somebody has them.
+            num_outputs: K.
+
+        Returns:
+            A Gaussian that predicts its variance if there are twice as many outputs as labels, others as they are; and
+            labels int64 [N] of a `Categorical`, [N, C] floats of the others.
+
+        Raises:
+            UserError: labels of another kind, of another number than the outputs, or out of range.
+        """
+
+    def observing(self, outputs: Tensor, labels: Tensor) -> "Likelihood":
+        """Return this likelihood with what it doesn't know and held-out labels [N, C] tell, by outputs [N, K].
+
+        Raises:
+            UserError: a Gaussian of unknown variance whose outputs are the labels.
+        """
+        return self
+
+    @abstractmethod
+    def look_like_values(self, outputs: Tensor) -> bool:
+        """Return whether outputs [N, K] can hardly be logits, for they are what a softmax or sigmoid returns."""
+
+    def curvature(self, outputs: Tensor) -> Tensor:
+        """Return the second derivatives [..., K] of a label's negative log-likelihood in each of the outputs.
+
+        Raises:
+            UserError: a Gaussian of unknown variance, or one that predicts it, whose curvature is not defined.
+        """
+        raise NotImplementedError
+
+    def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
+        """Return outputs [..., K] with the values' mean for N(outputs, variance), in closed form.
+
+        Of a Gaussian it is exact. Others are approximated as by MacKay (1992), z / sqrt(1 + pi/8 variance).
+        """
+        return outputs / (1 + math.pi / 8 * variance).sqrt()
 
     @abstractmethod
     def temper(self, values: Tensor, temperature: float) -> Tensor:
@@ -95,6 +182,20 @@ class Likelihood(ABC):
         """Average the targets [..., M, K] of M teachers with weights [..., M] that sum to one (equal if not given)."""
         return mix_teachers(targets, weights)
 
+    def normalized(self, values: Tensor) -> Tensor:
+        """Return values [..., C] without what rounding did to them; rows of zeros stand for nothing, and stay."""
+        return values
+
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return the target of a teacher that answers with values [..., C].
+
+        Args:
+            values: mean over the draws.
+            variance: of the draws [..., C]; ``None`` if it is unknown.
+            noise: of a label given the draw [..., C]; ``None`` if it is unknown.
+        """
+        return values
+
     @abstractmethod
     def divergence(self, target: Tensor, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         """Return KL(target || likelihood of the outputs at a temperature) [...], in nats, at least in float32."""
@@ -111,6 +212,23 @@ class Likelihood(ABC):
             label_smoothing: epsilon in [0, 1).
             target: the teacher's, whose variance a Gaussian that predicts none takes over.
         """
+
+    def check_label_smoothing(self, label_smoothing: float) -> None:
+        """Raise a UserError if smoothing labels by epsilon > 0 means nothing."""
+        if label_smoothing and not self.has_temperature:
+            raise UserError("label smoothing means nothing for regression: leave label_smoothing_factor out")
+
+    def of_student(self, num_outputs: int, num_values: int | None) -> "Likelihood":
+        """Return the likelihood of a student of K outputs that is taught C values (unknown if not given).
+
+        Raises:
+            UserError: numbers of outputs and of values that don't go together.
+        """
+        return self
+
+    def as_columns(self, labels: Tensor) -> Tensor:
+        """Return labels as the losses take them; those of one label an example, [B], as [B, 1]."""
+        return labels.unsqueeze(-1) if labels.ndim == 1 else labels
 
     @abstractmethod
     def labeled(self, labels: Tensor) -> Tensor:
@@ -144,15 +262,38 @@ class Categorical(Likelihood):
     problem_type = "single_label_classification"
     headline = "accuracy"
     storages = ("float16", "float32", "uint8", "top_k")
+    independent = False
+    least_outputs = 2
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.softmax(outputs / temperature, dim=-1)
 
-    def averaged(self, outputs: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        if temperature == 1:
-            return _averaged(self.values(outputs), weights)
-        # targets.temper of the mean, but in logarithms, where nothing is too small for float32
-        return torch.softmax(_log_mean(outputs.log_softmax(dim=-1), weights) / temperature, dim=-1)
+    def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        return _log_mean(outputs.log_softmax(dim=-1), weights)
+
+    def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        return values.log()
+
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        return (outputs / temperature).log_softmax(dim=-1)
+
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
+        self.check_outputs(num_outputs)
+        if labels.is_floating_point() or labels.ndim != 1:
+            raise UserError(
+                f"labels must be class indices [N], not {labels.dtype} of shape {list(labels.shape)}: for labels that "
+                "are each there or not, or for numbers, pass problem_type='multi_label_classification' or 'regression'"
+            )
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= num_outputs:
+            raise UserError(
+                f"labels must be in 0 to {num_outputs - 1}, the network's classes; they go from {lowest} to {highest}"
+            )
+        return self, labels.long()
+
+    def look_like_values(self, outputs: Tensor) -> bool:
+        sums = outputs.double().sum(dim=-1)
+        return bool((outputs >= 0).all() & ((sums - 1).abs() < 1e-4).all())
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
         return temper(values, temperature)
@@ -176,6 +317,12 @@ class Categorical(Likelihood):
         losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
         return losses.view(labels.shape)
 
+    def normalized(self, values: Tensor) -> Tensor:
+        return values / values.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+    def as_columns(self, labels: Tensor) -> Tensor:
+        return labels
+
     def labeled(self, labels: Tensor) -> Tensor:
         return labels != UNLABELED
 
@@ -187,6 +334,9 @@ class Categorical(Likelihood):
         return _probability_problems(values) | {
             "does not sum to one": ~((values.sum(dim=-1) - 1).abs() <= SUM_TOLERANCE)
         }
+
+
+CATEGORICAL = Categorical()
 
 
 @dataclass(frozen=True)
@@ -201,11 +351,33 @@ class Bernoulli(Likelihood):
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.sigmoid(outputs / temperature)
 
-    def averaged(self, outputs: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        if temperature == 1:
-            return _averaged(self.values(outputs), weights)
-        logits = _log_mean(F.logsigmoid(outputs), weights) - _log_mean(F.logsigmoid(-outputs), weights)
-        return torch.sigmoid(logits / temperature)
+    def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        return _log_mean(F.logsigmoid(outputs), weights) - _log_mean(F.logsigmoid(-outputs), weights)
+
+    def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        return torch.logit(values)
+
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
+        labels = _columns(
+            labels, "0 or 1 for each of the network's labels", labels.is_floating_point() or num_outputs == 1
+        )
+        if labels.shape[1] != num_outputs:
+            raise UserError(
+                f"there are {labels.shape[1]} labels an example and {num_outputs} outputs of the network: take a "
+                "network with as many"
+            )
+        wrong = labels[~((labels >= 0) & (labels <= 1))]
+        if len(wrong):
+            raise UserError(f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}")
+        return self, labels
+
+    def look_like_values(self, outputs: Tensor) -> bool:
+        lowest, highest = outputs.min(), outputs.max()  # logits of a new network may all be in [0, 1], but near 0
+        return outputs.numel() >= 16 and bool((lowest >= 0) & (highest <= 1) & (highest - lowest > 0.3))
+
+    def curvature(self, outputs: Tensor) -> Tensor:
+        values = self.values(outputs)
+        return values * (1 - values)
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
         return values if temperature == 1 else torch.sigmoid(torch.logit(values) / temperature)
@@ -254,6 +426,7 @@ class Gaussian(Likelihood):
 
     name = "gaussian"
     problem_type = "regression"
+    has_temperature = False
     headline = "rmse"
     label_term = "label_loss"
     storages = ("float32", "float16")
@@ -274,14 +447,80 @@ class Gaussian(Likelihood):
         return num_outputs // 2 if self.predicts_variance else num_outputs
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
-        _check_no_temperature(temperature)
+        self.check_temperature(temperature)
         return outputs[..., : self.num_values(outputs.shape[-1])]
 
-    def averaged(self, outputs: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        return _averaged(self.values(outputs, temperature), weights)
+    def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        noise = self.noise(outputs)
+        return self.outputs_of(
+            averaged(self.values(outputs), weights), None if noise is None else averaged(noise, weights)
+        )
+
+    def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        return torch.cat([values, noise.log()], dim=-1) if self.predicts_variance else values
+
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        self.check_temperature(temperature)
+        return outputs
+
+    def joint(self, others: Sequence[Likelihood]) -> Likelihood:
+        """Return itself if there are no others; each of several says its own variance, if all of them know one."""
+        if not others:
+            return self
+        return Gaussian(predicts_variance=all(each.knows_variance for each in (self, *others)))
+
+    @property
+    def knows_variance(self) -> bool:
+        """Whether :meth:`noise` is known."""
+        return self.predicts_variance or self.observation_variance is not None
+
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
+        labels = _columns(labels, "a number for each of the network's values", True)
+        wrong = labels[~labels.isfinite()]
+        if len(wrong):
+            raise UserError(
+                f"the numbers to predict must be finite, and one of them is {wrong[0]:g}: leave such examples out"
+            )
+        predicts = self.predicts_variance or not self.knows_variance and num_outputs == 2 * labels.shape[1]
+        likelihood = replace(self, predicts_variance=predicts)
+        if labels.shape[1] != likelihood.num_values(num_outputs):
+            raise UserError(
+                f"there are {labels.shape[1]} numbers an example to predict and {num_outputs} outputs of the network: "
+                "take a network with as many outputs, or twice as many for a mean and a log-variance each"
+            )
+        known = self.observation_variance
+        if known is not None and len(known) != labels.shape[1]:
+            raise UserError(f"observation_variance has {len(known)} entries, and there are {labels.shape[1]} labels")
+        return likelihood, labels
+
+    def observing(self, outputs: Tensor, labels: Tensor) -> Likelihood:
+        return self if self.knows_variance else self.with_variance((labels - outputs).double().square().mean(dim=0))
+
+    def with_variance(self, variance: Tensor) -> "Gaussian":
+        """Return it with the variance [C] of each number; UserError if one is 0."""
+        if not (variance > 0).all():
+            number = int((variance > 0).int().argmin())
+            raise UserError(
+                f"the network predicts number {number} of each example without any error, so that its noise is 0 and "
+                "the examples say nothing: pass held-out examples whose numbers vary"
+            )
+        return replace(self, observation_variance=tuple(variance.tolist()))
+
+    def look_like_values(self, outputs: Tensor) -> bool:
+        return False
+
+    def curvature(self, outputs: Tensor) -> Tensor:
+        noise = self.noise(outputs)
+        if noise is None or self.predicts_variance:
+            said = "predicts its variance" if self.predicts_variance else "has an unknown observation_variance"
+            raise UserError(f"the curvature of a regression that {said} is not known in closed form")
+        return 1 / noise
+
+    def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
+        return outputs
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
-        _check_no_temperature(temperature)
+        self.check_temperature(temperature)
         return values
 
     def noise(self, outputs: Tensor) -> Tensor | None:
@@ -313,12 +552,20 @@ class Gaussian(Likelihood):
         """Return the mean over the labels of KL(N(m, v) || N(mu, s)), with s = v if the network predicts none.
 
         Where nobody knows v either (a target of C means) it is the squared error.
+
+        Raises:
+            UserError: a network that predicts its variance, and a target that has none.
         """
         outputs = _wide(outputs)
         mean, own = self.values(outputs, temperature), self.noise(outputs) if self.predicts_variance else None
         wanted, variance = _mean_and_variance(target.to(outputs.dtype), mean)
         if own is None:
             return ((wanted - mean).square() / (2 * variance)).mean(dim=-1)
+        if target.shape[-1] == mean.shape[-1]:
+            raise UserError(
+                "the student predicts a variance, and the teacher's answers say none: take a student of half as many "
+                "outputs, or label with a teacher that draws or knows its observation_variance"
+            )
         ratio = variance / own
         return (((wanted - mean).square() / own + ratio - 1 - ratio.log()) / 2).mean(dim=-1)
 
@@ -330,8 +577,7 @@ class Gaussian(Likelihood):
         The latter is less log(2 pi) / 2 for a network that predicts its variance, and its part with the mean for one
         that takes over the target's.
         """
-        if label_smoothing:
-            raise UserError("label smoothing means nothing for regression: leave label_smoothing_factor out")
+        self.check_label_smoothing(label_smoothing)
         outputs, there = _wide(outputs), self.labeled(labels)
         mean = self.values(outputs)
         squares = (torch.where(there[..., None], labels.to(mean.dtype), 0) - mean).square()
@@ -343,6 +589,20 @@ class Gaussian(Likelihood):
         else:
             losses = squares / (2 * _mean_and_variance(target.to(mean.dtype), mean)[1])
         return losses.mean(dim=-1).masked_fill(~there, 0)
+
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
+        known = [each for each in (variance, noise) if each is not None]
+        return torch.cat([values, sum(known)], dim=-1) if known else values
+
+    def of_student(self, num_outputs: int, num_values: int | None) -> Likelihood:
+        """Return one that predicts its variance if there are twice as many outputs as values."""
+        if num_values not in (None, num_outputs) and num_outputs != 2 * num_values:
+            raise UserError(
+                f"there are {num_values} numbers an example to predict, and the student has {num_outputs} outputs: "
+                "take one with as many, or with twice as many for a mean and a log-variance each"
+            )
+        return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
@@ -391,18 +651,31 @@ def likelihood_from(content: dict[str, Any] | str | None) -> Likelihood:
     return LIKELIHOODS[problem_type](**content)
 
 
+def averaged(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Average values [S, ..., C] over S draws with weights [S, ...] that sum to one (equal if not given)."""
+    return values.mean(dim=0) if weights is None else (weights[..., None] * values).sum(dim=0)
+
+
 def _wide(outputs: Tensor) -> Tensor:
     return outputs if outputs.dtype == torch.float64 else outputs.float()
-
-
-def _averaged(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean(dim=0) if weights is None else (weights[..., None] * values).sum(dim=0)
 
 
 def _log_mean(logs: Tensor, weights: Tensor | None) -> Tensor:
     """Return the logarithm of the mean [..., C] of what ``logs`` [S, ..., C] are the logarithms of."""
     weighted = logs - math.log(len(logs)) if weights is None else logs + weights[..., None].log()
     return weighted.logsumexp(dim=0)
+
+
+def _columns(labels: Tensor, wanted: str, single: bool) -> Tensor:
+    """Return labels [N, C] in float32 or float64; those of a ``single`` label may lack their last dimension."""
+    if labels.ndim == 1 and single:
+        labels = labels[:, None]
+    if labels.ndim != 2:
+        raise UserError(
+            f"labels must be {wanted}, and they are {labels.dtype} of shape {list(labels.shape)}: for class indices "
+            "pass problem_type='single_label_classification'"
+        )
+    return _wide(labels)
 
 
 def _without_nan(labels: Tensor) -> Tensor:
@@ -426,11 +699,3 @@ def _probability_problems(values: Tensor) -> dict[str, Tensor]:
         "holds a value that is not a finite number": ~values.isfinite().all(dim=-1),
         "holds a negative probability": (values < 0).any(dim=-1),
     }
-
-
-def _check_no_temperature(temperature: float) -> None:
-    if temperature != 1:
-        raise UserError(
-            f"a temperature means nothing for regression, and it is {temperature:g}: leave it at 1 (what says how far "
-            "to trust the teacher there is its variance)"
-        )

@@ -17,10 +17,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .distances import Distance
-from .likelihoods import Categorical, Likelihood
+from .likelihoods import CATEGORICAL, Likelihood
 from .utils.checks import check_choice
 
-CATEGORICAL = Categorical()
 TEMPERATURE_SCALES = ("product", "squared", "none")
 
 

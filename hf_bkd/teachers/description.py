@@ -3,6 +3,7 @@
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ..likelihoods import Likelihood, likelihood_from
 from ..utils.errors import UserError
 from ..utils.files import digest, read_json
 
@@ -26,12 +27,14 @@ class Description(NamedTuple):
     settings: arguments of its constructor.
     record: how it was fitted, and how good it was.
     files: name -> digest of the files that it was written with; empty in what version 0.1 saved.
+    likelihood: of its network's outputs; ``None`` for one of several classes.
     """
 
     method: str
     settings: dict[str, Any]
     record: dict[str, Any]
     files: dict[str, str]
+    likelihood: Likelihood | None = None
 
 
 def read_description(folder: Path, name: str | Path) -> Description:
@@ -45,7 +48,9 @@ def read_description(folder: Path, name: str | Path) -> Description:
         raise UserError(f"{name} holds no teacher: teacher.json is missing")
     try:
         read = read_json(file)
-        return Description(str(read["method"]), read["settings"], dict(read["record"]), dict(read.get("files", {})))
+        likelihood = likelihood_from(read["likelihood"]) if "likelihood" in read else None
+        files = dict(read.get("files", {}))
+        return Description(str(read["method"]), read["settings"], dict(read["record"]), files, likelihood)
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else repr(error)
         raise UserError(f"{file} is damaged ({reason}): save or download the teacher again") from error
