@@ -217,6 +217,12 @@ def encoded_table(
     return pa.table(table)
 
 
+def is_ragged(table: pa.Table, likelihood: Likelihood) -> bool:
+    """Whether a table of :func:`encoded_table` holds an answer for each token of a row."""
+    kind = table.schema.field(likelihood.column).type
+    return pa.types.is_list(kind.field(0).type if pa.types.is_struct(kind) else kind)
+
+
 def _as_variance(what: str, variance: np.ndarray, shape: tuple[int, ...], other: tuple[int, ...]) -> np.ndarray:
     """A variance as float32, for float16 would lose all below 6e-8; UserError if it has neither shape."""
     variance = np.asarray(variance)

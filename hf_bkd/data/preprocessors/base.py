@@ -37,6 +37,8 @@ class Preprocessor:
         mode: of PIL, to which images are converted; as they are if not given.
         of_pictures: uint8 images [B, C, H, W], or B times [C, H, W], on any device, to the network's inputs: what
             ``prepare`` makes of the same pictures in a dataset. ``None`` where no images are read.
+        prepare_labeled: rows, and the class numbers of their words (or tokens), B tensors int64 [W], to inputs and
+            ``labels`` int64 [B, L] of the tokens; ``None`` where there are neither.
     """
 
     kind: str
@@ -47,10 +49,43 @@ class Preprocessor:
     normalization: ImagePreprocessor | None = None
     mode: str | None = None
     of_pictures: Callable[[Images], dict[str, Tensor]] | None = None
+    prepare_labeled: Callable[[Rows, Sequence[Tensor]], dict[str, Tensor]] | None = None
 
     def __call__(self, rows: Rows) -> dict[str, Tensor]:
         """Turn a batch of rows into inputs."""
         return self.prepare(rows)
+
+    def labeled(self, rows: Rows, labels: Sequence[Tensor], numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Turn rows with one label for each of their words, or tokens, into inputs and labels of their tokens.
+
+        Args:
+            rows: column name -> B values.
+            labels: B tensors int64 [W] of class numbers.
+            numbers: what the rows are called, [B].
+
+        Returns:
+            The inputs, and ``labels`` int64 [B, L]: that of a word stands at its first piece; other pieces, special
+            tokens and padding have none (-100).
+
+        Raises:
+            UserError: rows that aren't divided into words or tokens, or with another number of these than of labels.
+        """
+        if self.prepare_labeled is None:
+            raise UserError(
+                f"there is a label for each word, and column {', '.join(self.columns)} isn't divided into words: "
+                "bring it to lists of words, or of input_ids"
+            )
+        column = "input_ids" if "input_ids" in self.columns else self.columns[0]
+        lengths = [len(row) for row in rows[column]]
+        for number, length, own in zip(numbers, lengths, labels, strict=True):
+            if length != len(own):
+                raise RowError(
+                    f"row {number} of column {column} has {length} words or tokens, and {len(own)} labels: mend the "
+                    "row, or leave it out",
+                    int(number),
+                    column,
+                )
+        return called(lambda these: self.prepare_labeled(these, labels), rows, numbers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is recorded with labels of these inputs."""
