@@ -44,6 +44,8 @@ class Likelihood(ABC):
     """Whether the curvature of a label's loss in the outputs is diagonal."""
     has_temperature: ClassVar[bool] = True
     """Whether a temperature other than 1 means something."""
+    exact: ClassVar[bool] = False
+    """Whether a normal distribution of the outputs can be integrated over, as by :meth:`marginal`."""
     least_outputs: ClassVar[int] = 1
     """How many outputs say anything at all."""
     headline: ClassVar[str]
@@ -155,9 +157,13 @@ class Likelihood(ABC):
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
         """Return outputs [..., K] with the values' mean for N(outputs, variance), in closed form.
 
-        Of a Gaussian it is exact. Others are approximated as by MacKay (1992), z / sqrt(1 + pi/8 variance).
+        It is ``exact`` of a Gaussian, and for others MacKay's approximation (1992), z / sqrt(1 + pi/8 variance).
         """
         return outputs / (1 + math.pi / 8 * variance).sqrt()
+
+    def marginal(self, outputs: Tensor, variance: Tensor) -> tuple["Likelihood", Tensor]:
+        """Return the likelihood of a label for N(outputs, variance), and its outputs."""
+        return self, self.integrated(outputs, variance)
 
     @abstractmethod
     def temper(self, values: Tensor, temperature: float) -> Tensor:
@@ -400,6 +406,7 @@ class Gaussian(Likelihood):
     name = "gaussian"
     problem_type = "regression"
     has_temperature = False
+    exact = True
     headline = "rmse"
     label_term = "label_loss"
     storages = ("float32", "float16")
@@ -483,12 +490,24 @@ class Gaussian(Likelihood):
     def curvature(self, outputs: Tensor) -> Tensor:
         noise = self.noise(outputs)
         if noise is None or self.predicts_variance:
-            said = "predicts its variance" if self.predicts_variance else "has an unknown observation_variance"
-            raise UserError(f"the curvature of a regression that {said} is not known in closed form")
+            raise UserError(
+                "the network predicts its own variance, whose curvature is not known in closed form: take an "
+                "ensemble, dropout or a variational posterior"
+                if self.predicts_variance
+                else "the variance of the numbers around the network's is unknown: pass validation examples, which "
+                "tell it, or problem_type=Gaussian(observation_variance=...)"
+            )
         return 1 / noise
 
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
         return outputs
+
+    def marginal(self, outputs: Tensor, variance: Tensor) -> tuple[Likelihood, Tensor]:
+        noise = self.noise(outputs)
+        if noise is None:
+            raise UserError("the variance of a number is unknown: pass Gaussian(observation_variance=...)")
+        total = Gaussian(predicts_variance=True)
+        return total, total.outputs_of(self.values(outputs), noise + variance)
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
         self.check_temperature(temperature)
