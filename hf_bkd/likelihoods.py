@@ -46,6 +46,8 @@ class Likelihood(ABC):
     """Whether a temperature other than 1 means something."""
     least_outputs: ClassVar[int] = 1
     """How many outputs say anything at all."""
+    target_has_variance: ClassVar[bool] = False
+    """Whether a target holds the variance of a label beside the values."""
     headline: ClassVar[str]
     """The one of the measures by which trainings are compared, see `metrics.LOW_IS_BEST`."""
     label_term: ClassVar[str] = "cross_entropy"
@@ -427,6 +429,7 @@ class Gaussian(Likelihood):
     name = "gaussian"
     problem_type = "regression"
     has_temperature = False
+    target_has_variance = True
     headline = "rmse"
     label_term = "label_loss"
     storages = ("float32", "float16")
