@@ -39,7 +39,20 @@ class Likelihood(ABC):
     name: ClassVar[str]
     problem_type: ClassVar[str]
     storages: ClassVar[tuple[str, ...]]
-    """How soft labels can be stored, see `soft_labels.storage`."""
+    """How soft labels can be stored, see `soft_labels.storage`; the first if nobody says."""
+    column: ClassVar[str] = "teacher_probs"
+    """Name of the column of a dataset that holds the values."""
+    called: ClassVar[str] = "classes"
+    """What the C values are of."""
+    classes_in: ClassVar[str | None] = None
+    """Whether a dataset's label column names the C values: of a ``"single"`` class a row, or in a ``"list"``."""
+    least_values: ClassVar[int] = 1
+    smallest: ClassVar[float] = 0.0
+    """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
+    summaries: ClassVar[tuple[str, ...]] = ()
+    """What a message says of a row that is no answer: its sum, minimum or maximum."""
+    remedy: ClassVar[str]
+    """What to pass instead of such a row."""
     independent: ClassVar[bool] = True
     """Whether the curvature of a label's loss in the outputs is diagonal."""
     has_temperature: ClassVar[bool] = True
@@ -247,6 +260,26 @@ class Likelihood(ABC):
         They are empty if none has one; `metrics` says what each is.
         """
 
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return whole numbers from 0 to 255, uint8 [..., C], for probabilities float64 [..., C]."""
+        raise NotImplementedError
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        """Return the probabilities float32 [..., C] for which :meth:`to_bytes` stores such numbers."""
+        raise NotImplementedError
+
+    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Return what may be wrong with numbers [..., C] of :meth:`to_bytes`, as :meth:`problems` does."""
+        return {}
+
+    def scale(self, values: Tensor) -> Tensor | float:
+        """Return the unit, [C] or one for all, in which values [N, ..., C] are compared."""
+        return 1.0
+
+    @abstractmethod
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return how far values [..., C] are from others [...]: 0 where they are equal, and little below 0.02."""
+
     @abstractmethod
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         """Return what may be wrong with values [..., C] and where it is: sentence -> bool [...]."""
@@ -266,6 +299,11 @@ class Categorical(Likelihood):
     storages = ("float16", "float32", "uint8", "top_k")
     independent = False
     least_outputs = 2
+    classes_in = "single"
+    least_values = 2
+    smallest = 2.0**-149
+    summaries = ("sum", "minimum")
+    remedy = "pass class probabilities, not logits or counts"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.softmax(outputs / temperature, dim=-1)
@@ -332,6 +370,29 @@ class Categorical(Likelihood):
         known = self.labeled(labels)
         return classification_metrics(prediction[known], labels[known]) if known.any() else {}
 
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return 255 sqrt(p), rounded: steps of equal size in the Hellinger distance."""
+        roots = (255 * values.sqrt()).round().clamp(0, 255).to(torch.uint8)
+        if not roots.any(dim=-1).all():
+            raise UserError(
+                "storage='uint8' can't hold a distribution in which each class has less than 1 / 260,100: use float16 "
+                "or top_k"
+            )
+        return roots
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        squares = numbers.float().square()
+        return squares / squares.sum(dim=-1, keepdim=True)
+
+    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
+        sums = numbers.float().square().sum(dim=-1) / 255**2
+        tolerance = (1 + numbers.shape[-1] ** 0.5 / 510) ** 2 - 1 + SUM_TOLERANCE  # each root is off by 1/510 at most
+        return {"does not sum to one": ~((sums > 0) & ((sums - 1).abs() <= tolerance))}
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the total variation."""
+        return (values - others).abs().sum(dim=-1) / 2
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {
             "does not sum to one": ~((values.sum(dim=-1) - 1).abs() <= SUM_TOLERANCE)
@@ -349,6 +410,11 @@ class Bernoulli(Likelihood):
     problem_type = "multi_label_classification"
     headline = "mean_average_precision"
     storages = ("float16", "float32", "uint8")
+    called = "labels"
+    classes_in = "list"
+    smallest = 2.0**-25  # from 1, where float32 is coarser than at 0
+    summaries = ("minimum", "maximum")
+    remedy = "pass probabilities of labels, not logits"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.sigmoid(outputs / temperature)
@@ -412,6 +478,17 @@ class Bernoulli(Likelihood):
         known = self.labeled(labels)
         return multi_label_metrics(prediction[known], labels[known]) if known.any() else {}
 
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return 255 arcsin(sqrt(p)) / (pi / 2), rounded: steps of equal size in p's own standard deviation."""
+        return (510 / math.pi * values.clamp(0, 1).sqrt().asin()).round().to(torch.uint8)
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        return (numbers.float() * (math.pi / 510)).sin().square()
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the largest total variation of a label."""
+        return (values - others).abs().amax(dim=-1)
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {"holds a probability above one": (values > 1 + 1e-6).any(dim=-1)}
 
@@ -433,6 +510,9 @@ class Gaussian(Likelihood):
     headline = "rmse"
     label_term = "label_loss"
     storages = ("float32", "float16")
+    column = "teacher_mean"
+    called = "numbers"
+    remedy = "pass finite numbers"
 
     observation_variance: tuple[float, ...] | None = None
     predicts_variance: bool = False
@@ -626,6 +706,16 @@ class Gaussian(Likelihood):
             prediction.split(labels.shape[-1], dim=-1) if prediction.shape != labels.shape else (prediction, None)
         )
         return regression_metrics(mean, labels, variance)
+
+    def scale(self, values: Tensor) -> Tensor:
+        """Return the standard deviation of each number over all rows, 1 where they are all equal."""
+        flat = values.reshape(-1, values.shape[-1]).double()
+        spread = flat.std(dim=0, correction=0)
+        return torch.where(spread > 0, spread, 1).to(values.dtype)
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the largest difference of a number, in units of ``scale``."""
+        return ((values - others).abs() / scale).amax(dim=-1)
 
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return {"holds a value that is not a finite number": ~values.isfinite().all(dim=-1)}

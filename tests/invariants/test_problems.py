@@ -3,11 +3,22 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from hf_bkd.likelihoods import Gaussian
-from tests.training.problem_helpers import KINDS, C, examples, hot, labeled, numbers, rows, student, teacher, trained
+from tests.training.problem_helpers import (
+    KINDS,
+    C,
+    examples,
+    hot,
+    labeled,
+    numbers,
+    rows,
+    student,
+    teacher,
+    trained,
+    trainer,
+)
 from tests.training.training_helpers import arguments, largest_difference, losses
 
 
@@ -39,10 +50,6 @@ def test_a_resumed_training_is_an_uninterrupted_one(tmp_path, kind):
     dataset = labeled(kind)
     settings = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "epoch", "eval_dataset": examples(kind)}
     whole = trained(tmp_path / "whole", kind, dataset, **settings)
-    from tests.training.problem_helpers import trainer
-
-    half = trainer(tmp_path / "half", kind, dataset, **settings)
-    half.args.max_steps = 3
     half = trainer(tmp_path / "half", kind, dataset, **settings | {"max_steps": 3, "num_train_epochs": 1})
     half.train()
     again = trainer(tmp_path / "half", kind, dataset, **settings)
@@ -63,8 +70,8 @@ def transformers_loss(folder, model, dataset) -> list[float]:
 def classifier(problem_type, outputs=C) -> BertForSequenceClassification:
     torch.manual_seed(5)
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=20, num_labels=outputs, problem_type=problem_type, max_position_embeddings=16, **small)
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 16}
+    config = BertConfig(vocab_size=20, num_labels=outputs, problem_type=problem_type, **small, **still)
     return BertForSequenceClassification(config)
 
 
@@ -80,8 +87,10 @@ def test_lambda_0_is_transformers_own_training(tmp_path, problem_type, labels, o
     generator = torch.Generator().manual_seed(0)
     dataset = rows(labels=labels, input_ids=torch.randint(1, 20, (len(labels), 6), generator=generator).tolist())
     dataset = dataset.remove_columns("features")
-    ours = trained(tmp_path, "labels", dataset, model=classifier(problem_type, outputs), kd_lambda=0.0, learning_rate=0.1)
-    assert losses(ours) == pytest.approx(transformers_loss(tmp_path, classifier(problem_type, outputs), dataset), abs=1e-6)
+    model = classifier(problem_type, outputs)
+    ours = trained(tmp_path, "labels", dataset, model=model, kd_lambda=0.0, learning_rate=0.1)
+    theirs = transformers_loss(tmp_path, classifier(problem_type, outputs), dataset)
+    assert losses(ours) == pytest.approx(theirs, abs=1e-6)
 
 
 def test_distilling_labels_is_binary_cross_entropy_on_soft_targets(tmp_path):
@@ -123,11 +132,3 @@ def test_a_student_of_mean_and_variance_learns_both(tmp_path):
     measured = torch.tensor(dataset["teacher_variance"][:]) + torch.tensor(dataset["teacher_noise"][:])
     prediction = ours.likelihood.prediction(torch.tensor(ours.predict(dataset).predictions))
     assert (prediction[:, C:] / measured).log().abs().mean() < 0.3
-
-
-class Bare(nn.Linear):
-    def __init__(self, outputs):
-        super().__init__(6, outputs)
-
-    def forward(self, features):
-        return super().forward(features)

@@ -325,9 +325,7 @@ class TestTheLookAtTheFirstRows:
     def test_refuses_what_says_that_it_predicts_something_else(self, tmp_path):
         student = with_names()
         student.config.problem_type = "multi_label_classification"
-        with pytest.raises(
-            UserError, match="the student predicts labels that are each there or not .*, and the soft labels one class for"
-        ):
+        with pytest.raises(UserError, match="predicts labels that are each there or not .*, and the soft labels one"):
             trained(tmp_path, student, rows())
         with pytest.raises(UserError, match="no parameter of the student is trained"):
             trained(tmp_path, new(Plain).requires_grad_(False), rows())
