@@ -39,7 +39,20 @@ class Likelihood(ABC):
     name: ClassVar[str]
     problem_type: ClassVar[str]
     storages: ClassVar[tuple[str, ...]]
-    """How soft labels can be stored, see `soft_labels.storage`."""
+    """How soft labels can be stored, see `soft_labels.storage`; the first if nobody says."""
+    column: ClassVar[str] = "teacher_probs"
+    """Name of the column of a dataset that holds the values."""
+    called: ClassVar[str] = "classes"
+    """What the C values are of."""
+    classes_in: ClassVar[str | None] = None
+    """Whether a dataset's label column names the C values: of a ``"single"`` class a row, or in a ``"list"``."""
+    least_values: ClassVar[int] = 1
+    smallest: ClassVar[float] = 0.0
+    """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
+    summaries: ClassVar[tuple[str, ...]] = ()
+    """What a message says of a row that is no answer: its sum, minimum or maximum."""
+    remedy: ClassVar[str]
+    """What to pass instead of such a row."""
     independent: ClassVar[bool] = True
     """Whether the curvature of a label's loss in the outputs is diagonal."""
     has_temperature: ClassVar[bool] = True
@@ -48,6 +61,8 @@ class Likelihood(ABC):
     """Whether a normal distribution of the outputs can be integrated over, as by :meth:`marginal`."""
     least_outputs: ClassVar[int] = 1
     """How many outputs say anything at all."""
+    target_has_variance: ClassVar[bool] = False
+    """Whether a target holds the variance of a label beside the values."""
     headline: ClassVar[str]
     """The one of the measures by which trainings are compared, see `metrics.LOW_IS_BEST`."""
     label_term: ClassVar[str] = "cross_entropy"
@@ -205,6 +220,20 @@ class Likelihood(ABC):
         """Average the targets [..., M, K] of M teachers with weights [..., M] that sum to one (equal if not given)."""
         return mix_teachers(targets, weights)
 
+    def normalized(self, values: Tensor) -> Tensor:
+        """Return values [..., C] without what rounding did to them; rows of zeros stand for nothing, and stay."""
+        return values
+
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return the target of a teacher that answers with values [..., C].
+
+        Args:
+            values: mean over the draws.
+            variance: of the draws [..., C]; ``None`` if it is unknown.
+            noise: of a label given the draw [..., C]; ``None`` if it is unknown.
+        """
+        return values
+
     @abstractmethod
     def divergence(self, target: Tensor, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         """Return KL(target || likelihood of the outputs at a temperature) [...], in nats, at least in float32."""
@@ -222,6 +251,23 @@ class Likelihood(ABC):
             target: the teacher's, whose variance a Gaussian that predicts none takes over.
         """
 
+    def check_label_smoothing(self, label_smoothing: float) -> None:
+        """Raise a UserError if smoothing labels by epsilon > 0 means nothing."""
+        if label_smoothing and not self.has_temperature:
+            raise UserError("label smoothing means nothing for regression: leave label_smoothing_factor out")
+
+    def of_student(self, num_outputs: int, num_values: int | None) -> "Likelihood":
+        """Return the likelihood of a student of K outputs that is taught C values (unknown if not given).
+
+        Raises:
+            UserError: numbers of outputs and of values that don't go together.
+        """
+        return self
+
+    def as_columns(self, labels: Tensor) -> Tensor:
+        """Return labels as the losses take them; those of one label an example, [B], as [B, 1]."""
+        return labels.unsqueeze(-1) if labels.ndim == 1 else labels
+
     @abstractmethod
     def labeled(self, labels: Tensor) -> Tensor:
         """Return which examples have a label: bool [...]."""
@@ -236,6 +282,26 @@ class Likelihood(ABC):
 
         They are empty if none has one; `metrics` says what each is.
         """
+
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return whole numbers from 0 to 255, uint8 [..., C], for probabilities float64 [..., C]."""
+        raise NotImplementedError
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        """Return the probabilities float32 [..., C] for which :meth:`to_bytes` stores such numbers."""
+        raise NotImplementedError
+
+    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Return what may be wrong with numbers [..., C] of :meth:`to_bytes`, as :meth:`problems` does."""
+        return {}
+
+    def scale(self, values: Tensor) -> Tensor | float:
+        """Return the unit, [C] or one for all, in which values [N, ..., C] are compared."""
+        return 1.0
+
+    @abstractmethod
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return how far values [..., C] are from others [...]: 0 where they are equal, and little below 0.02."""
 
     @abstractmethod
     def problems(self, values: Tensor) -> dict[str, Tensor]:
@@ -256,6 +322,11 @@ class Categorical(Likelihood):
     storages = ("float16", "float32", "uint8", "top_k")
     independent = False
     least_outputs = 2
+    classes_in = "single"
+    least_values = 2
+    smallest = 2.0**-149
+    summaries = ("sum", "minimum")
+    remedy = "pass class probabilities, not logits or counts"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.softmax(outputs / temperature, dim=-1)
@@ -308,12 +379,41 @@ class Categorical(Likelihood):
         losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
         return losses.view(labels.shape)
 
+    def normalized(self, values: Tensor) -> Tensor:
+        return values / values.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+    def as_columns(self, labels: Tensor) -> Tensor:
+        return labels
+
     def labeled(self, labels: Tensor) -> Tensor:
         return labels != UNLABELED
 
     def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
         known = self.labeled(labels)
         return classification_metrics(prediction[known], labels[known]) if known.any() else {}
+
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return 255 sqrt(p), rounded: steps of equal size in the Hellinger distance."""
+        roots = (255 * values.sqrt()).round().clamp(0, 255).to(torch.uint8)
+        if not roots.any(dim=-1).all():
+            raise UserError(
+                "storage='uint8' can't hold a distribution in which each class has less than 1 / 260,100: use float16 "
+                "or top_k"
+            )
+        return roots
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        squares = numbers.float().square()
+        return squares / squares.sum(dim=-1, keepdim=True)
+
+    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
+        sums = numbers.float().square().sum(dim=-1) / 255**2
+        tolerance = (1 + numbers.shape[-1] ** 0.5 / 510) ** 2 - 1 + SUM_TOLERANCE  # each root is off by 1/510 at most
+        return {"does not sum to one": ~((sums > 0) & ((sums - 1).abs() <= tolerance))}
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the total variation."""
+        return (values - others).abs().sum(dim=-1) / 2
 
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {
@@ -332,6 +432,11 @@ class Bernoulli(Likelihood):
     problem_type = "multi_label_classification"
     headline = "mean_average_precision"
     storages = ("float16", "float32", "uint8")
+    called = "labels"
+    classes_in = "list"
+    smallest = 2.0**-25  # from 1, where float32 is coarser than at 0
+    summaries = ("minimum", "maximum")
+    remedy = "pass probabilities of labels, not logits"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.sigmoid(outputs / temperature)
@@ -389,6 +494,17 @@ class Bernoulli(Likelihood):
         known = self.labeled(labels)
         return multi_label_metrics(prediction[known], labels[known]) if known.any() else {}
 
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return 255 arcsin(sqrt(p)) / (pi / 2), rounded: steps of equal size in p's own standard deviation."""
+        return (510 / math.pi * values.clamp(0, 1).sqrt().asin()).round().to(torch.uint8)
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        return (numbers.float() * (math.pi / 510)).sin().square()
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the largest total variation of a label."""
+        return (values - others).abs().amax(dim=-1)
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {"holds a probability above one": (values > 1 + 1e-6).any(dim=-1)}
 
@@ -407,9 +523,13 @@ class Gaussian(Likelihood):
     problem_type = "regression"
     has_temperature = False
     exact = True
+    target_has_variance = True
     headline = "rmse"
     label_term = "label_loss"
     storages = ("float32", "float16")
+    column = "teacher_mean"
+    called = "numbers"
+    remedy = "pass finite numbers"
 
     observation_variance: tuple[float, ...] | None = None
     predicts_variance: bool = False
@@ -546,12 +666,20 @@ class Gaussian(Likelihood):
         """Return the mean over the labels of KL(N(m, v) || N(mu, s)), with s = v if the network predicts none.
 
         Where nobody knows v either (a target of C means) it is the squared error.
+
+        Raises:
+            UserError: a network that predicts its variance, and a target that has none.
         """
         outputs = _wide(outputs)
         mean, own = self.values(outputs, temperature), self.noise(outputs) if self.predicts_variance else None
         wanted, variance = _mean_and_variance(target.to(outputs.dtype), mean)
         if own is None:
             return ((wanted - mean).square() / (2 * variance)).mean(dim=-1)
+        if target.shape[-1] == mean.shape[-1]:
+            raise UserError(
+                "the student predicts a variance, and the teacher's answers say none: take a student of half as many "
+                "outputs, or label with a teacher that draws or knows its observation_variance"
+            )
         ratio = variance / own
         return (((wanted - mean).square() / own + ratio - 1 - ratio.log()) / 2).mean(dim=-1)
 
@@ -563,8 +691,7 @@ class Gaussian(Likelihood):
         The latter is less log(2 pi) / 2 for a network that predicts its variance, and its part with the mean for one
         that takes over the target's.
         """
-        if label_smoothing:
-            raise UserError("label smoothing means nothing for regression: leave label_smoothing_factor out")
+        self.check_label_smoothing(label_smoothing)
         outputs, there = _wide(outputs), self.labeled(labels)
         mean = self.values(outputs)
         squares = (torch.where(there[..., None], labels.to(mean.dtype), 0) - mean).square()
@@ -576,6 +703,20 @@ class Gaussian(Likelihood):
         else:
             losses = squares / (2 * _mean_and_variance(target.to(mean.dtype), mean)[1])
         return losses.mean(dim=-1).masked_fill(~there, 0)
+
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
+        known = [each for each in (variance, noise) if each is not None]
+        return torch.cat([values, sum(known)], dim=-1) if known else values
+
+    def of_student(self, num_outputs: int, num_values: int | None) -> Likelihood:
+        """Return one that predicts its variance if there are twice as many outputs as values."""
+        if num_values not in (None, num_outputs) and num_outputs != 2 * num_values:
+            raise UserError(
+                f"there are {num_values} numbers an example to predict, and the student has {num_outputs} outputs: "
+                "take one with as many, or with twice as many for a mean and a log-variance each"
+            )
+        return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
@@ -596,6 +737,16 @@ class Gaussian(Likelihood):
             prediction.split(labels.shape[-1], dim=-1) if prediction.shape != labels.shape else (prediction, None)
         )
         return regression_metrics(mean, labels, variance)
+
+    def scale(self, values: Tensor) -> Tensor:
+        """Return the standard deviation of each number over all rows, 1 where they are all equal."""
+        flat = values.reshape(-1, values.shape[-1]).double()
+        spread = flat.std(dim=0, correction=0)
+        return torch.where(spread > 0, spread, 1).to(values.dtype)
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the largest difference of a number, in units of ``scale``."""
+        return ((values - others).abs() / scale).amax(dim=-1)
 
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return {"holds a value that is not a finite number": ~values.isfinite().all(dim=-1)}
