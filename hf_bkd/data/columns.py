@@ -13,8 +13,8 @@ EXAMPLE_ID = "example_id"
 PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
 MEAN, NOISE = "teacher_mean", "teacher_noise"  # of a regression, in the place of the probabilities
 VALUES = (PROBS, MEAN)
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-LABELS = ("label", "labels", "label_ids")  # which are never a network's inputs
+LABELS = ("label", "labels", "label_ids")  # which the Trainer takes for labels too
+LABEL_COLUMNS = (*LABELS, "fine_label")  # where labels are looked for, and which are never a network's inputs
 LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
 
 
@@ -25,7 +25,7 @@ def is_soft_label_column(name: str) -> bool:
 
 def is_label(name: str, feature: Any) -> bool:
     """Whether a column holds what an example is to be called, not the example."""
-    return name in LABELS or isinstance(feature, datasets.ClassLabel) or holds_label_lists(name, feature)
+    return name in LABEL_COLUMNS or isinstance(feature, datasets.ClassLabel) or holds_label_lists(name, feature)
 
 
 def holds_label_lists(name: str, feature: Any) -> bool:

@@ -61,7 +61,7 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
             "the preprocessor makes other inputs of the same rows each time, so that nobody could see again what was "
             "labeled: pass the one of evaluation, and augmentations as views="
         )
-    check_network(teacher.network, inputs)
+    check_network(teacher.network, inputs, kind_of(teacher)[0])
 
 
 def asked(teacher: LabelingTeacher, batch: Batch, num_views: int, options: LabelOptions) -> dict[str, np.ndarray]:

@@ -6,13 +6,12 @@ from typing import Any, Protocol
 import datasets
 
 from ..data.columns import LABELS
-from ..likelihoods import Likelihood
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.class_names import given_names, order_by_name
 from ..models.token_networks import classifies_tokens
 from ..utils.errors import UserError
 from .identity import class_names
 from .record import LabelRecord
-from .storage import CLASSES
 
 
 class Labels(Protocol):
@@ -60,7 +59,7 @@ def check_class_count(
     name: str,
     num_classes: int,
     features: Mapping[str, Any],
-    likelihood: Likelihood = CLASSES,
+    likelihood: Likelihood = CATEGORICAL,
     per_token: bool = False,
 ) -> None:
     """UserError if ``name`` has another number of classes than the label column, or than all that might be one."""
@@ -93,7 +92,7 @@ def kind_of(teacher: Any) -> tuple[Likelihood, bool]:
     """Return what a teacher's values are of, and whether it says that it answers for each token of an example."""
     network = getattr(teacher, "network", None)
     own = network is not None and classifies_tokens(network)
-    return getattr(teacher, "likelihood", CLASSES), getattr(teacher, "per_token", own)
+    return getattr(teacher, "likelihood", CATEGORICAL), getattr(teacher, "per_token", own)
 
 
 def class_order(teacher: Any, features: Mapping[str, Any]) -> list[int] | None:

@@ -6,10 +6,10 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from ..likelihoods import Likelihood, likelihood_from
+from ..likelihoods import CATEGORICAL, Likelihood, likelihood_from
 from ..utils.checks import check_choice, check_count
 from ..utils.random import ExampleGenerator, named_seed
-from .storage import AUTO, CLASSES, STORAGES, chosen_storage
+from .storage import AUTO, STORAGES, chosen_storage
 
 VARIANCES = ("auto", "full", "sum", "none")
 PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,13 +73,13 @@ class LabelOptions:
         Raises:
             UserError: a storage that such labels can't have.
         """
-        own = None if likelihood.problem_type == CLASSES.problem_type else likelihood.problem_type
+        own = None if likelihood.problem_type == CATEGORICAL.problem_type else likelihood.problem_type
         return replace(self, storage=chosen_storage(self.storage, likelihood), problem_type=own)
 
     @property
     def likelihood(self) -> Likelihood:
         """What the values are of."""
-        return likelihood_from(self.problem_type or CLASSES.problem_type)
+        return likelihood_from(self.problem_type or CATEGORICAL.problem_type)
 
     @property
     def draw_seed(self) -> int:

@@ -3,12 +3,13 @@
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
+from ..likelihoods import CATEGORICAL
 from .asking import Answers
 from .examples import Examples
 from .identity import Identity
 from .options import LabelOptions
 from .shards import Shards
-from .storage import AUTO, CLASSES
+from .storage import AUTO
 
 
 class Made(NamedTuple):
@@ -31,7 +32,7 @@ def plan_of(
     """All that decides the labels, as JSON; ``teacher`` is ``None`` where each fold has its own."""
     dataset, settled = examples.dataset, asdict(options)
     if options.storage == AUTO:  # of teachers that are fitted later
-        settled["storage"] = CLASSES.storages[0]
+        settled["storage"] = CATEGORICAL.storages[0]
     return {
         "teacher": teacher,
         "folds": folds,

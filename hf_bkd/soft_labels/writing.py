@@ -11,12 +11,12 @@ import torch
 
 from ..data.caches import caches_elsewhere
 from ..data.columns import EXAMPLE_ID, NOISE, RECORD, VALUES, VARIANCE
-from ..likelihoods import Likelihood
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .column_names import check_reserved, column, is_record_column, soft_label_columns
 from .record import LabelRecord, decode_record, encode_record
-from .storage import CLASSES, check_parts, chosen_storage, encode, shape_error
+from .storage import check_parts, chosen_storage, encode, shape_error
 
 ZEROS = 4096  # rows that are written at once
 
@@ -178,7 +178,7 @@ def encoded_table(
     storage: str,
     top_k: int,
     numbers: np.ndarray | None = None,
-    likelihood: Likelihood = CLASSES,
+    likelihood: Likelihood = CATEGORICAL,
     noise: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
 ) -> pa.Table:

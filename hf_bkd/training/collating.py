@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.columns import EXAMPLE_ID, is_soft_label_column
+from ..data.columns import EXAMPLE_ID, LABELS, is_soft_label_column
 from ..models.calling import taken_inputs
 from .supervision import OnlineTeacher, StoredLabels
-
-LABELS = ("labels", "label", "label_ids")  # which the Trainer's collators call ``labels``
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class Collator:
         batch = dict(self.per_example([{name: example[name] for name in names} for example in features]))
         if self.source is not None:
             own = [name for name in features[0] if is_soft_label_column(name)]
-            batch |= self.source.decoded({name: [example[name] for example in features] for name in own})
+            rows = {name: [example[name] for example in features] for name in own}
+            batch |= self.source.decoded(rows, mask=batch.get("attention_mask"))
             if EXAMPLE_ID in own:
                 batch[EXAMPLE_ID] = torch.tensor([int(example[EXAMPLE_ID]) for example in features])
         return batch
