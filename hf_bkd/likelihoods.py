@@ -51,6 +51,8 @@ class Likelihood(ABC):
     """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
     summaries: ClassVar[tuple[str, ...]] = ()
     """What a message says of a row that is no answer: its sum, minimum or maximum."""
+    unit: ClassVar[str] = "total variation"
+    """Of :meth:`distance`."""
     remedy: ClassVar[str]
     """What to pass instead of such a row."""
     independent: ClassVar[bool] = True
@@ -519,6 +521,7 @@ class Gaussian(Likelihood):
     storages = ("float32", "float16")
     column = "teacher_mean"
     called = "numbers"
+    unit = "standard deviations"
     remedy = "pass finite numbers"
 
     observation_variance: tuple[float, ...] | None = None
@@ -728,7 +731,7 @@ class Gaussian(Likelihood):
         """Return the standard deviation of each number over all rows, 1 where they are all equal."""
         flat = values.reshape(-1, values.shape[-1]).double()
         spread = flat.std(dim=0, correction=0)
-        return torch.where(spread > 0, spread, 1).to(values.dtype)
+        return torch.where(spread > 0, spread, 1).float()
 
     def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Return the largest difference of a number, in units of ``scale``."""

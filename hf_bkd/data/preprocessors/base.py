@@ -55,13 +55,13 @@ class Preprocessor:
         """Turn a batch of rows into inputs."""
         return self.prepare(rows)
 
-    def labeled(self, rows: Rows, labels: Sequence[Tensor], numbers: Sequence[int]) -> dict[str, Tensor]:
+    def labeled(self, rows: Rows, labels: Sequence[Tensor], numbers: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Turn rows with one label for each of their words, or tokens, into inputs and labels of their tokens.
 
         Args:
             rows: column name -> B values.
-            labels: B tensors int64 [W] of class numbers.
-            numbers: what the rows are called, [B].
+            labels: B tensors int64 [W] of class numbers; empty ones of rows without labels.
+            numbers: what the rows are called, [B], where that is known.
 
         Returns:
             The inputs, and ``labels`` int64 [B, L]: that of a word stands at its first piece; other pieces, special
@@ -76,16 +76,18 @@ class Preprocessor:
                 "bring it to lists of words, or of input_ids"
             )
         column = "input_ids" if "input_ids" in self.columns else self.columns[0]
-        lengths = [len(row) for row in rows[column]]
-        for number, length, own in zip(numbers, lengths, labels, strict=True):
-            if length != len(own):
+        for place, (row, own) in enumerate(zip(rows[column], labels, strict=True)):
+            if len(own) not in (0, len(row)):
+                name = "a row" if numbers is None else f"row {numbers[place]}"
                 raise RowError(
-                    f"row {number} of column {column} has {length} words or tokens, and {len(own)} labels: mend the "
-                    "row, or leave it out",
-                    int(number),
+                    f"{name} of column {column} has {len(row)} words or tokens, and {len(own)} labels: mend the row, "
+                    "or leave it out",
+                    None if numbers is None else int(numbers[place]),
                     column,
                 )
-        return called(lambda these: self.prepare_labeled(these, labels), rows, numbers)
+        known = numbers if numbers is not None else range(len(labels))
+        with_labels = {**rows, "labels": list(labels)}
+        return called(lambda these: self.prepare_labeled(these, these["labels"]), with_labels, known)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is recorded with labels of these inputs."""

@@ -174,7 +174,9 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
         return inputs
 
     def prepare_labeled(rows: dict[str, list], labels: Sequence[Tensor]) -> dict[str, Tensor]:
-        return prepare(rows) | {"labels": padded([each.tolist() for each in labels], UNLABELED)}
+        own = zip(labels, rows["input_ids"], strict=True)
+        values = [each.tolist() or [UNLABELED] * len(tokens) for each, tokens in own]
+        return prepare(rows) | {"labels": padded(values, UNLABELED)}
 
     settings = {"tokens": list(columns), "padding": padding}
     return Preprocessor("text", columns, prepare, settings, processor=tokenizer, prepare_labeled=prepare_labeled)

@@ -41,13 +41,14 @@ def labels_of_pieces(words: np.ndarray, labels: Sequence[Tensor]) -> Tensor:
 
     Args:
         words: int64 [B, L], the word that each token belongs to, -1 of none.
-        labels: B tensors int64 [W], of all words of a row, also of those that were cut off.
+        labels: B tensors int64 [W], of all words of a row, also of those that were cut off; empty if it has no labels.
 
     Returns:
         int64 [B, L], ``UNLABELED`` at all other tokens.
     """
     before = np.pad(words, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    first = (words >= 0) & (words != before)
+    labeled = np.array([len(each) > 0 for each in labels])
+    first = (words >= 0) & (words != before) & labeled[:, None]
     flat = np.concatenate([np.empty(0, np.int64), *(each.numpy() for each in labels)])
     starts = np.cumsum([0, *map(len, labels)])[:-1]
     aligned = np.full(words.shape, UNLABELED, np.int64)
