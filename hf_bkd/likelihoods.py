@@ -51,12 +51,16 @@ class Likelihood(ABC):
     """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
     summaries: ClassVar[tuple[str, ...]] = ()
     """What a message says of a row that is no answer: its sum, minimum or maximum."""
+    unit: ClassVar[str] = "total variation"
+    """Of :meth:`distance`."""
     remedy: ClassVar[str]
     """What to pass instead of such a row."""
     independent: ClassVar[bool] = True
     """Whether the curvature of a label's loss in the outputs is diagonal."""
     has_temperature: ClassVar[bool] = True
     """Whether a temperature other than 1 means something."""
+    exact: ClassVar[bool] = False
+    """Whether a normal distribution of the outputs can be integrated over, as by :meth:`marginal`."""
     least_outputs: ClassVar[int] = 1
     """How many outputs say anything at all."""
     target_has_variance: ClassVar[bool] = False
@@ -170,9 +174,13 @@ class Likelihood(ABC):
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
         """Return outputs [..., K] with the values' mean for N(outputs, variance), in closed form.
 
-        Of a Gaussian it is exact. Others are approximated as by MacKay (1992), z / sqrt(1 + pi/8 variance).
+        It is ``exact`` of a Gaussian, and for others MacKay's approximation (1992), z / sqrt(1 + pi/8 variance).
         """
         return outputs / (1 + math.pi / 8 * variance).sqrt()
+
+    def marginal(self, outputs: Tensor, variance: Tensor) -> tuple["Likelihood", Tensor]:
+        """Return the likelihood of a label for N(outputs, variance), and its outputs."""
+        return self, self.integrated(outputs, variance)
 
     @abstractmethod
     def temper(self, values: Tensor, temperature: float) -> Tensor:
@@ -181,16 +189,6 @@ class Likelihood(ABC):
     def noise(self, outputs: Tensor) -> Tensor | None:
         """Return a label's variance [..., C] beside the values; ``None`` where these imply it, or nobody knows it."""
         return None
-
-    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Return the target that a teacher's answer makes: its values [..., C], beside them a Gaussian's variance.
-
-        Args:
-            mean: of the draws.
-            variance: between the draws, ``None`` if it is unknown.
-            noise: a label's given the draw, likewise.
-        """
-        return mean
 
     @abstractmethod
     def label_variance(self, target: Tensor) -> Tensor:
@@ -506,12 +504,14 @@ class Gaussian(Likelihood):
     name = "gaussian"
     problem_type = "regression"
     has_temperature = False
+    exact = True
     target_has_variance = True
     headline = "rmse"
     label_term = "label_loss"
     storages = ("float32", "float16")
     column = "teacher_mean"
     called = "numbers"
+    unit = "standard deviations"
     remedy = "pass finite numbers"
 
     observation_variance: tuple[float, ...] | None = None
@@ -593,12 +593,24 @@ class Gaussian(Likelihood):
     def curvature(self, outputs: Tensor) -> Tensor:
         noise = self.noise(outputs)
         if noise is None or self.predicts_variance:
-            said = "predicts its variance" if self.predicts_variance else "has an unknown observation_variance"
-            raise UserError(f"the curvature of a regression that {said} is not known in closed form")
+            raise UserError(
+                "the network predicts its own variance, whose curvature is not known in closed form: take an "
+                "ensemble, dropout or a variational posterior"
+                if self.predicts_variance
+                else "the variance of the numbers around the network's is unknown: pass validation examples, which "
+                "tell it, or problem_type=Gaussian(observation_variance=...)"
+            )
         return 1 / noise
 
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
         return outputs
+
+    def marginal(self, outputs: Tensor, variance: Tensor) -> tuple[Likelihood, Tensor]:
+        noise = self.noise(outputs)
+        if noise is None:
+            raise UserError("the variance of a number is unknown: pass Gaussian(observation_variance=...)")
+        total = Gaussian(predicts_variance=True)
+        return total, total.outputs_of(self.values(outputs), noise + variance)
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
         self.check_temperature(temperature)
@@ -611,10 +623,6 @@ class Gaussian(Likelihood):
         if self.observation_variance is None:
             return None
         return means.new_tensor(self.observation_variance).expand_as(means)
-
-    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        known = [each for each in (variance, noise) if each is not None]
-        return torch.cat([mean, torch.stack(known).sum(dim=0)], dim=-1) if known else mean
 
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variances of a target [..., 2 C]."""
@@ -708,7 +716,7 @@ class Gaussian(Likelihood):
         """Return the standard deviation of each number over all rows, 1 where they are all equal."""
         flat = values.reshape(-1, values.shape[-1]).double()
         spread = flat.std(dim=0, correction=0)
-        return torch.where(spread > 0, spread, 1).to(values.dtype)
+        return torch.where(spread > 0, spread, 1).float()
 
     def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Return the largest difference of a number, in units of ``scale``."""
