@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import CATEGORICAL, Gaussian, Likelihood
-from ..models.problem_types import likelihood_of
+from ..models.problem_types import likelihood_of, stated_problem_type
 from ..utils.errors import UserError
 from .columns import find_label, numbered_labels
 from .labels import problem_type_of_column, read_labels
@@ -52,7 +52,8 @@ class DatasetBatches:
         self.dataset, self.preprocessor = dataset, preprocessor
         label = find_label(dataset)
         classes = class_names(network)
-        told = problem_type_of_column(dataset, label, num_values=len(classes))
+        said = problem_type or stated_problem_type(network)
+        told = None if said else problem_type_of_column(dataset, label, num_values=len(classes))
         self.likelihood = likelihood_of(network, problem_type, told)
         self.labels = _labels(dataset, label, classes, self.likelihood)
         self.columns = ready_columns(network, dataset) if preprocessor is None else preprocessor.columns

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hf_bkd import (
     DeterministicTeacher,
     EnsembleTeacher,
     LangevinTeacher,
+    LaplaceTeacher,
     MCDropoutTeacher,
     MultiTeacher,
     OracleTeacher,
@@ -22,7 +24,7 @@ from hf_bkd import (
 )
 from hf_bkd.likelihoods import Bernoulli, Gaussian
 from hf_bkd.teachers import Deterministic, Ensemble, FitContext, IVONVariational, Laplace, MCDropout, Variational
-from hf_bkd.teachers.examples import likelihood_by
+from hf_bkd.teachers.examples import likelihood_by, predict_all
 from hf_bkd.teachers.multi import ClassMap
 from hf_bkd.teachers.predictive import Draws, predictive_of
 
@@ -315,3 +317,70 @@ def test_what_is_of_classes_alone_refuses_others_before_any_work():
         UserError, match="draws around exact probabilities are of classes, and the problem type is mul"
     ):
         OracleTeacher(net, concentration=3.0, likelihood=MULTI)
+
+
+NAMES = ["nucleus", "membrane", "cytoplasm"]
+
+
+def table(**columns):
+    """40 rows of 4 features with labels."""
+    return datasets.Dataset.from_dict({"x": X.tolist()}).add_column("label", columns["label"], feature=columns["of"])
+
+
+def test_a_dataset_says_which_labels_are_there_by_name():
+    net = network()
+    net.label_names = ["Membrane", "Cytoplasm", "Nucleus"]
+    probs = net(X).detach().sigmoid()
+    hot = (torch.rand(40, 3, generator=seeded(5)) < probs).float()
+    there = [[NAMES.index(net.label_names[c].lower()) for c in row.nonzero().flatten()] for row in hot]
+    rows = table(label=there, of=datasets.List(datasets.ClassLabel(names=NAMES)))
+    teacher = DeterministicTeacher.fit(net, rows)
+    expected = DeterministicTeacher.fit(net, in_batches(X, hot), problem_type=MULTI)
+    assert teacher.likelihood == Bernoulli() and teacher.class_names == net.label_names
+    assert teacher.temperature == pytest.approx(expected.temperature, rel=1e-5)
+    assert teacher.record == expected.record
+    answers, labels = predict_all(teacher, rows)
+    assert torch.equal(labels, hot) and torch.equal(answers, teacher.predict(X).mean)
+
+
+def test_a_dataset_of_numbers_and_predictions_of_all_of_it():
+    y = network(1)(X).detach() + torch.randn(40, 1, generator=seeded(5))
+    rows = table(label=y[:, 0].tolist(), of=datasets.Value("float32"))
+    teacher = LaplaceTeacher.fit(network(1), rows, rows)
+    targets, labels = predict_all(teacher, rows)
+    answer = teacher.predict(X)
+    torch.testing.assert_close(labels, y)
+    torch.testing.assert_close(targets, torch.cat([answer.mean, answer.variance + answer.noise], dim=1))
+    measures = teacher.likelihood.measures(targets, labels)
+    assert measures == pytest.approx(teacher.record["validation"], rel=1e-5) and "coverage" in measures
+    two = table(label=y.expand(40, 2).tolist(), of=datasets.List(datasets.Value("float32")))
+    with pytest.raises(UserError, match="an example has 2 labels, and the network predicts 1"):
+        DeterministicTeacher.fit(network(1), two, problem_type=NUMBERS)
+    whole = table(label=[2] * 40, of=datasets.Value("int64"))
+    assert DeterministicTeacher.fit(network(1), whole, problem_type=NUMBERS).num_classes == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "of", "outputs", "problem_type", "words"),
+    [
+        ([0.5] * 39 + [None], datasets.Value("float32"), 1, None, "row 39 of column label has no label"),
+        ([0.5] * 39 + [float("inf")], datasets.Value("float32"), 1, None, "row 39 of column label has the label inf"),
+        ([[0.0, 1.0, 3.0]] * 40, datasets.List(datasets.Value("float32")), 3, MULTI, "row 0 .* has the label 3"),
+        ([[0, 7]] * 40, datasets.List(datasets.Value("int64")), 3, MULTI, "row 0 of column label has the label 7"),
+        ([1] * 40, datasets.Value("int64"), 3, MULTI, "predicts labels that are each there or not, and column label"),
+        (
+            [[0, 1]] * 40,
+            datasets.List(datasets.Value("int64")),
+            3,
+            "single_label_classification",
+            "neither class numbers nor names but List",
+        ),
+    ],
+)
+def test_labels_of_a_dataset_that_dont_fit_are_refused_before_the_network_is_asked(
+    label, of, outputs, problem_type, words
+):
+    net = network(outputs)
+    with pytest.raises(UserError, match=words):
+        DeterministicTeacher.fit(net, table(label=label, of=of), problem_type=problem_type)
+    assert net.passes == 0
