@@ -51,6 +51,8 @@ class Likelihood(ABC):
     """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
     summaries: ClassVar[tuple[str, ...]] = ()
     """What a message says of a row that is no answer: its sum, minimum or maximum."""
+    unit: ClassVar[str] = "total variation"
+    """Of :meth:`distance`."""
     remedy: ClassVar[str]
     """What to pass instead of such a row."""
     independent: ClassVar[bool] = True
@@ -212,16 +214,6 @@ class Likelihood(ABC):
 
     def normalized(self, values: Tensor) -> Tensor:
         """Return values [..., C] without what rounding did to them; rows of zeros stand for nothing, and stay."""
-        return values
-
-    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Return the target of a teacher that answers with values [..., C].
-
-        Args:
-            values: mean over the draws.
-            variance: of the draws [..., C]; ``None`` if it is unknown.
-            noise: of a label given the draw [..., C]; ``None`` if it is unknown.
-        """
         return values
 
     @abstractmethod
@@ -527,6 +519,7 @@ class Gaussian(Likelihood):
     storages = ("float32", "float16")
     column = "teacher_mean"
     called = "numbers"
+    unit = "standard deviations"
     remedy = "pass finite numbers"
 
     observation_variance: tuple[float, ...] | None = None
@@ -698,11 +691,6 @@ class Gaussian(Likelihood):
             losses = squares / (2 * _mean_and_variance(target.to(mean.dtype), mean)[1])
         return losses.mean(dim=-1).masked_fill(~there, 0)
 
-    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
-        known = [each for each in (variance, noise) if each is not None]
-        return torch.cat([values, sum(known)], dim=-1) if known else values
-
     def of_student(self, num_outputs: int, num_values: int | None) -> Likelihood:
         """Return one that predicts its variance if there are twice as many outputs as values."""
         if num_values not in (None, num_outputs) and num_outputs != 2 * num_values:
@@ -744,7 +732,7 @@ class Gaussian(Likelihood):
         """Return the standard deviation of each number over all rows, 1 where they are all equal."""
         flat = values.reshape(-1, values.shape[-1]).double()
         spread = flat.std(dim=0, correction=0)
-        return torch.where(spread > 0, spread, 1).to(values.dtype)
+        return torch.where(spread > 0, spread, 1).float()
 
     def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Return the largest difference of a number, in units of ``scale``."""

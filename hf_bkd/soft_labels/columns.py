@@ -127,6 +127,11 @@ class SoftLabels:
         """float32, shaped as the values: variance of a number given the draw."""
         return None if self.stored_noise is None else self._shown(self.stored_noise.float())
 
+    @property
+    def scale(self) -> Tensor | float:
+        """The unit in which values are compared, see :meth:`~hf_bkd.likelihoods.Likelihood.scale`."""
+        return self.layout.likelihood.scale(self.parts["probs"])  # of numbers, which are stored as they are
+
     def _is_summed(self, variance: Tensor) -> bool:
         return variance.shape[-1] == 1 < self.num_classes
 

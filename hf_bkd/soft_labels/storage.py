@@ -27,11 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..likelihoods import SUM_TOLERANCE, Categorical, Likelihood
+from ..likelihoods import CATEGORICAL, SUM_TOLERANCE, Likelihood
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 
-CLASSES = Categorical()
 STORAGES = ("float16", "float32", "uint8", "top_k")
 AUTO = "auto"
 EXACT = "float32"
@@ -59,7 +58,7 @@ def chosen_storage(storage: str, likelihood: Likelihood) -> str:
 
 
 def encode(
-    values: np.ndarray, storage: str, top_k: int = 10, likelihood: Likelihood = CLASSES
+    values: np.ndarray, storage: str, top_k: int = 10, likelihood: Likelihood = CATEGORICAL
 ) -> dict[str, np.ndarray]:
     """The arrays [..., L] that are stored for values [..., C].
 
@@ -110,7 +109,7 @@ def _as_floats(values: np.ndarray, storage: str, likelihood: Likelihood) -> np.n
     return stored
 
 
-def decode(parts: Mapping[str, Tensor], num_classes: int, likelihood: Likelihood = CLASSES) -> Tensor:
+def decode(parts: Mapping[str, Tensor], num_classes: int, likelihood: Likelihood = CATEGORICAL) -> Tensor:
     """Values float32 [..., C] of the stored tensors [..., L], on their device.
 
     Those of ``float32`` and ``float16`` are returned as they are stored; those of classes in others sum to one.
@@ -129,7 +128,7 @@ def check_parts(
     parts: Mapping[str, Tensor],
     num_classes: int,
     numbers: Sequence[int] | np.ndarray | None = None,
-    likelihood: Likelihood = CLASSES,
+    likelihood: Likelihood = CATEGORICAL,
 ) -> None:
     """Refuse rows [N, ...] that don't hold one answer, or one for each view, with a UserError on the first.
 

@@ -11,12 +11,12 @@ import torch
 
 from ..data.caches import caches_elsewhere
 from ..data.columns import EXAMPLE_ID, NOISE, RECORD, VALUES, VARIANCE
-from ..likelihoods import Likelihood
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .column_names import check_reserved, column, is_record_column, soft_label_columns
 from .record import LabelRecord, decode_record, encode_record
-from .storage import CLASSES, check_parts, chosen_storage, encode, shape_error
+from .storage import check_parts, chosen_storage, encode, shape_error
 
 ZEROS = 4096  # rows that are written at once
 
@@ -178,7 +178,7 @@ def encoded_table(
     storage: str,
     top_k: int,
     numbers: np.ndarray | None = None,
-    likelihood: Likelihood = CLASSES,
+    likelihood: Likelihood = CATEGORICAL,
     noise: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
 ) -> pa.Table:
@@ -215,6 +215,12 @@ def encoded_table(
     if example_ids is not None:
         table[EXAMPLE_ID] = pa.array(example_ids, pa.int64())
     return pa.table(table)
+
+
+def is_ragged(table: pa.Table, likelihood: Likelihood) -> bool:
+    """Whether a table of :func:`encoded_table` holds an answer for each token of a row."""
+    kind = table.schema.field(likelihood.column).type
+    return pa.types.is_list(kind.field(0).type if pa.types.is_struct(kind) else kind)
 
 
 def _as_variance(what: str, variance: np.ndarray, shape: tuple[int, ...], other: tuple[int, ...]) -> np.ndarray:

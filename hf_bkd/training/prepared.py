@@ -140,13 +140,16 @@ class Preparation:
         if self.asked is not None:
             others |= self.asked.batch(rows)
         own = tensors or {name: rows[name] for name in self.prepare.columns}
-        if self.views is None:
+        labels = None if self.labels is None else self.labels(rows[self.labels.name], None)
+        of_words = isinstance(labels, list) and getattr(self.prepare, "prepare_labeled", None) is not None
+        if of_words:
+            inputs = self.prepare.labeled(own, labels)
+        elif self.views is None:
             inputs = dict(self.prepare(own))
         else:
             shown = look(self.prepare.pictures(own), others[EXAMPLE_ID], self.views, view, self.pool)
             inputs = dict(self.prepare.of_pictures(shown))
-        if self.labels is not None:
-            labels = self.labels(rows[self.labels.name], None)
+        if labels is not None and not of_words:
             others["labels"] = placed(labels, inputs, self.labels.name) if isinstance(labels, list) else labels
         if self.stored is not None:
             others |= self.stored.decoded(rows, view, inputs.get("attention_mask"))
