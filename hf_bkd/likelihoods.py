@@ -190,6 +190,16 @@ class Likelihood(ABC):
         """Return a label's variance [..., C] beside the values; ``None`` where these imply it, or nobody knows it."""
         return None
 
+    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return the target of a teacher that answers with these values: them, and a Gaussian's variance beside them.
+
+        Args:
+            mean: of the draws [..., C].
+            variance: between the draws [..., C]; ``None`` if it is unknown.
+            noise: of a label given the draw [..., C]; ``None`` if it is unknown.
+        """
+        return mean
+
     @abstractmethod
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variance of a label drawn from a target over its C values: [...]."""
@@ -259,6 +269,14 @@ class Likelihood(ABC):
     def as_columns(self, labels: Tensor) -> Tensor:
         """Return labels as the losses take them; those of one label an example, [B], as [B, 1]."""
         return labels.unsqueeze(-1) if labels.ndim == 1 else labels
+
+    def nats(self, num_values: int) -> float:
+        """Return how many nats of an example's negative log-likelihood :meth:`label_loss` counts as 1.
+
+        Raises:
+            UserError: a Gaussian that doesn't predict its variance, whose loss is in the labels' unit.
+        """
+        return num_values if self.independent else 1.0
 
     @abstractmethod
     def labeled(self, labels: Tensor) -> Tensor:
@@ -634,6 +652,11 @@ class Gaussian(Likelihood):
             return None
         return means.new_tensor(self.observation_variance).expand_as(means)
 
+    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
+        known = [each for each in (variance, noise) if each is not None]
+        return torch.cat([mean, torch.stack(known).sum(dim=0)], dim=-1) if known else mean
+
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variances of a target [..., 2 C]."""
         return target.chunk(2, dim=-1)[1].sum(dim=-1)
@@ -706,6 +729,14 @@ class Gaussian(Likelihood):
                 "take one with as many, or with twice as many for a mean and a log-variance each"
             )
         return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
+
+    def nats(self, num_values: int) -> float:
+        if not self.predicts_variance:
+            raise UserError(
+                "a posterior that is trained by squared errors would be as wide as their unit makes it: take a "
+                "network with twice as many outputs, means and then log-variances, or a Laplace posterior"
+            )
+        return num_values
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
