@@ -92,13 +92,26 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
         config.label2id = {name: number for number, name in enumerate(names)}
 
 
+def name_problem(model: nn.Module, problem_type: str) -> None:
+    """Write what its outputs mean into a network or its config, if it doesn't say it, so that others read them alike.
+
+    The attribute ``problem_type`` of one without transformers' config is saved with it.
+    """
+    network = unwrapped(model, keep_adapters=True)
+    config = getattr(network, "config", None)
+    says = config if hasattr(config, "problem_type") else network
+    if getattr(says, "problem_type", None) is None:
+        says.problem_type = problem_type
+
+
 def images_seen(trainer: Any) -> dict[str, Any]:
     """Return what is known of the images that a student was trained on, by timm's names.
 
     Where its preprocessor doesn't say which size they have, the first image of the training set does.
     """
-    dataset, collate = getattr(trainer, "_train", None) or (None, None)
-    prepare = getattr(getattr(collate, "preparation", None), "prepare", None)
+    loaded = getattr(trainer, "_train", None)
+    dataset = getattr(loaded, "dataset", None)
+    prepare = getattr(getattr(getattr(loaded, "collate", None), "preparation", None), "prepare", None)
     reader = getattr(dataset, "preprocessor", None)
     settings = reader.to_dict() if isinstance(reader, ImagePreprocessor) else getattr(prepare, "settings", {})
     known = {name: settings[name] for name in IMAGES if name in settings}
