@@ -226,6 +226,16 @@ class Likelihood(ABC):
         """Return values [..., C] without what rounding did to them; rows of zeros stand for nothing, and stay."""
         return values
 
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return the target of a teacher that answers with values [..., C].
+
+        Args:
+            values: mean over the draws.
+            variance: of the draws [..., C]; ``None`` if it is unknown.
+            noise: of a label given the draw [..., C]; ``None`` if it is unknown.
+        """
+        return values
+
     @abstractmethod
     def divergence(self, target: Tensor, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         """Return KL(target || likelihood of the outputs at a temperature) [...], in nats, at least in float32."""
@@ -708,6 +718,11 @@ class Gaussian(Likelihood):
         else:
             losses = squares / (2 * _mean_and_variance(target.to(mean.dtype), mean)[1])
         return losses.mean(dim=-1).masked_fill(~there, 0)
+
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
+        known = [each for each in (variance, noise) if each is not None]
+        return torch.cat([values, sum(known)], dim=-1) if known else values
 
     def of_student(self, num_outputs: int, num_values: int | None) -> Likelihood:
         """Return one that predicts its variance if there are twice as many outputs as values."""
