@@ -7,6 +7,7 @@ import datasets
 from ..hub.transfer import without_tokens
 from ..utils.errors import UserError
 from .caches import is_saved_to_disk, loaded_from_disk
+from .sounds import files_without_torchcodec
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -92,7 +93,8 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
             return datasets.DatasetDict({str(loaded.split or "train"): loaded}) if single else loaded
         if path.is_file():
             return _load_file(path)
-        return datasets.load_dataset(str(path.resolve()) if local else name_or_path, configuration)
+        with files_without_torchcodec():
+            return datasets.load_dataset(str(path.resolve()) if local else name_or_path, configuration)
     except UserError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -103,7 +105,9 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
         ) from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
+        error = error.__cause__
     return without_tokens((str(error).splitlines() or [type(error).__name__])[0])
 
 
