@@ -70,6 +70,12 @@ def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
     check_split(splits, split, name_or_path)
     if splits[split].features is None:
         raise UserError(f"{name_or_path!r} doesn't say what columns it has: load it without streaming")
+    sounds = [name for name, feature in splits[split].features.items() if isinstance(feature, datasets.Audio)]
+    if sounds and not datasets.config.TORCHCODEC_AVAILABLE:
+        raise UserError(
+            f"the column {sounds[0]} of {name_or_path!r} holds files of sound, which datasets streams with torchcodec "
+            "alone: load it without streaming, or pip install torchcodec"
+        )
     return splits[split]
 
 

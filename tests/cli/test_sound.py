@@ -17,11 +17,13 @@ from hf_bkd import (
     DistillationTrainer,
     DistillationTrainingArguments,
     LaplaceTeacher,
+    UserError,
     add_soft_labels,
     join_soft_labels,
     load_splits,
     only_soft_labels,
 )
+from hf_bkd.data.loading import load_stream
 from hf_bkd.data.sounds import Sound, torchcodec_works
 from tests.cli.fitting_helpers import run
 
@@ -107,3 +109,8 @@ def test_a_file_that_is_no_sound_is_named_and_can_be_left_out(home, tmp_path, ca
     assert "holds no sound that can be read" in said and "3.wav" in said
     run("label", **words, output_dir=tmp_path / "others", on_error="skip")
     assert "15 examples labeled and 1 left out" in capsys.readouterr().out
+
+
+def test_a_stream_of_files_needs_torchcodec_and_says_so(home):
+    with pytest.raises(UserError, match="which datasets streams with torchcodec alone: load it without streaming"):
+        load_stream(str(home / "sounds"), "train")
