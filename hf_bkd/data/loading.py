@@ -1,6 +1,7 @@
 """Loading a dataset from a folder or from the Hub."""
 
 from pathlib import Path
+from textwrap import shorten
 
 import datasets
 
@@ -9,6 +10,7 @@ from ..utils.errors import UserError
 from .caches import is_saved_to_disk, loaded_from_disk
 from .sounds import files_without_torchcodec
 
+OF_NETWORKS = ("config.json", "teacher.json", "network.json", "model.safetensors")
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -66,7 +68,7 @@ def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
     try:
         splits = datasets.load_dataset(str(path.resolve()) if path.is_dir() else name_or_path, streaming=True)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{name_or_path!r} can't be streamed ({_first_line(error)})") from None
+        raise UserError(f"{name_or_path!r} can't be streamed ({_brief(error)})") from None
     check_split(splits, split, name_or_path)
     if splits[split].features is None:
         raise UserError(f"{name_or_path!r} doesn't say what columns it has: load it without streaming")
@@ -104,17 +106,20 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
     except UserError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if any((path / file).is_file() for file in OF_NETWORKS):
+            raise UserError(f"{name_or_path} holds a network, and a dataset is needed: pass another folder") from None
         if path.exists():
-            raise UserError(f"{name_or_path} holds no dataset that can be read: {_first_line(error)}") from None
+            raise UserError(f"{name_or_path} holds no dataset that can be read: {_brief(error)}") from None
         raise UserError(
-            f"the Hub could not deliver {name_or_path!r} ({_first_line(error)}); pass --dataset with a local folder"
+            f"the Hub could not deliver {name_or_path!r} ({_brief(error)}); check the name, log in "
+            "(hf auth login) if it is private or gated, or pass a local folder"
         ) from None
 
 
-def _first_line(error: BaseException) -> str:
+def _brief(error: BaseException) -> str:
     if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
         error = error.__cause__
-    return without_tokens((str(error).splitlines() or [type(error).__name__])[0])
+    return shorten(without_tokens(str(error)), 200) or type(error).__name__
 
 
 def _load_file(path: Path) -> datasets.DatasetDict:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
+from .taking import taking
 
 Inputs = Mapping[str, Tensor] | Tensor
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
@@ -278,7 +279,8 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in layers]
     try:
-        logits = logits_of(call_network(network, inputs))
+        with taking(network, inputs):
+            logits = logits_of(call_network(network, inputs))
     finally:
         for hook in hooks:
             hook.remove()

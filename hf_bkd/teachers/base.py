@@ -232,7 +232,10 @@ class Teacher(ABC):
         folder = local_folder(name_or_path, revision)
         description_file = folder / DESCRIPTION
         if not description_file.is_file():
-            raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
+            raise UserError(
+                f"{name_or_path} holds no teacher (teacher.json is missing), and no network with a config.json either: "
+                "pass the folder that save_pretrained wrote"
+            )
         try:
             description = read_json(description_file)
             method, settings, record = str(description["method"]), description["settings"], dict(description["record"])
