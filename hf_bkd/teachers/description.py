@@ -45,7 +45,10 @@ def read_description(folder: Path, name: str | Path) -> Description:
     """
     file = folder / DESCRIPTION
     if not file.is_file():
-        raise UserError(f"{name} holds no teacher: teacher.json is missing")
+        raise UserError(
+            f"{name} holds no teacher (teacher.json is missing), and no network with a config.json either: pass the "
+            "folder that save_pretrained wrote"
+        )
     try:
         read = read_json(file)
         likelihood = likelihood_from(read["likelihood"]) if "likelihood" in read else None
