@@ -11,6 +11,7 @@ from torch import nn
 
 from ...models.calling import unwrapped
 from ...models.class_names import names_of_network
+from ...models.estimators import EstimatorNetwork
 from ...models.heads import num_classes_of
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
@@ -21,6 +22,7 @@ from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, folders_of, network_kind, saved_processor
+from .tables import table_preprocessor
 from .texts import text_preprocessor, token_preprocessor
 
 __all__ = [
@@ -67,6 +69,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     content = Content.of(dataset)
     if content.has_transform:
         return None
+    if isinstance(network, EstimatorNetwork):
+        return table_preprocessor(network, dataset)
     if getattr(network, "feature_names", None):
         return feature_preprocessor(network, content.named(network.feature_names))
     kind = network_kind(network)
