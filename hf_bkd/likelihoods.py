@@ -16,7 +16,8 @@ means over the C labels, so that training without a teacher minimizes what trans
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,8 @@ class Likelihood(ABC):
     problem_type: ClassVar[str]
     storages: ClassVar[tuple[str, ...]]
     """How soft labels can be stored, see `soft_labels.storage`."""
+    independent: ClassVar[bool] = True
+    """Whether the curvature of a label's loss in the outputs is diagonal."""
 
     def num_values(self, num_outputs: int) -> int:
         """Return C for K outputs."""
@@ -48,7 +51,6 @@ class Likelihood(ABC):
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the values [..., C] of outputs [..., K]; those of logits at a temperature T > 0."""
 
-    @abstractmethod
     def averaged(self, outputs: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Average the values of S draws, and then temper their mean.
 
@@ -60,6 +62,69 @@ class Likelihood(ABC):
         Returns:
             Values [..., C].
         """
+        if temperature == 1:
+            return averaged(self.values(outputs), weights)
+        return self.values(self.averaged_outputs(outputs, weights), temperature)
+
+    @abstractmethod
+    def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return outputs [..., K] whose values are the average of those of S draws, as :meth:`averaged` has them.
+
+        For values that are too small for their number format these say more than the average does.
+        """
+
+    @abstractmethod
+    def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return outputs [..., K] with these values [..., C], and this :meth:`noise` if the outputs hold one."""
+
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        """Return outputs at temperature T > 0."""
+        return outputs / temperature
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raise a UserError if a temperature T other than 1 means nothing."""
+
+    def joint(self, others: Sequence["Likelihood"]) -> "Likelihood":
+        """Return the likelihood whose outputs can say what those of this one and of ``others``, of its kind, say."""
+        return self
+
+    def check_outputs(self, num_outputs: int) -> None:
+        """Raise a UserError if a network has too few outputs for its answer to say anything."""
+
+    @abstractmethod
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple["Likelihood", Tensor]:
+        """Return this likelihood and labels as a network of K outputs has them.
+
+        Args:
+            labels: of N examples, as somebody has them.
+            num_outputs: K.
+
+        Returns:
+            A Gaussian that predicts its variance if there are twice as many outputs as labels, others as they are; and
+            labels int64 [N] of a `Categorical`, [N, C] floats of the others.
+
+        Raises:
+            UserError: labels of another kind, of another number than the outputs, or out of range.
+        """
+
+    @abstractmethod
+    def look_like_values(self, outputs: Tensor) -> bool:
+        """Return whether outputs [N, K] can hardly be logits, for they are what a softmax or sigmoid returns."""
+
+    def curvature(self, outputs: Tensor) -> Tensor:
+        """Return the second derivatives [..., K] of a label's negative log-likelihood in each of the outputs.
+
+        Raises:
+            UserError: a Gaussian of unknown variance, or one that predicts it, whose curvature is not defined.
+        """
+        raise NotImplementedError
+
+    def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
+        """Return outputs [..., K] with the values' mean for N(outputs, variance), in closed form.
+
+        Of a Gaussian it is exact. Others are approximated as by MacKay (1992), z / sqrt(1 + pi/8 variance).
+        """
+        return outputs / (1 + math.pi / 8 * variance).sqrt()
 
     @abstractmethod
     def temper(self, values: Tensor, temperature: float) -> Tensor:
@@ -118,15 +183,44 @@ class Categorical(Likelihood):
     name = "categorical"
     problem_type = "single_label_classification"
     storages = ("float16", "float32", "uint8", "top_k")
+    independent = False
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.softmax(outputs / temperature, dim=-1)
 
-    def averaged(self, outputs: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        if temperature == 1:
-            return _averaged(self.values(outputs), weights)
-        # targets.temper of the mean, but in logarithms, where nothing is too small for float32
-        return torch.softmax(_log_mean(outputs.log_softmax(dim=-1), weights) / temperature, dim=-1)
+    def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        return _log_mean(outputs.log_softmax(dim=-1), weights)
+
+    def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        return values.log()
+
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        return (outputs / temperature).log_softmax(dim=-1)
+
+    def check_outputs(self, num_outputs: int) -> None:
+        if num_outputs == 1:
+            raise UserError(
+                "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
+                "'multi_label_classification' for one label that is there or not"
+            )
+
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
+        self.check_outputs(num_outputs)
+        if labels.is_floating_point() or labels.ndim != 1:
+            raise UserError(
+                f"labels must be class indices [N], not {labels.dtype} of shape {list(labels.shape)}: for labels that "
+                "are each there or not, or for numbers, pass problem_type='multi_label_classification' or 'regression'"
+            )
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= num_outputs:
+            raise UserError(
+                f"labels must be in 0 to {num_outputs - 1}, the network's classes; they go from {lowest} to {highest}"
+            )
+        return self, labels.long()
+
+    def look_like_values(self, outputs: Tensor) -> bool:
+        sums = outputs.double().sum(dim=-1)
+        return bool((outputs >= 0).all() & ((sums - 1).abs() < 1e-4).all())
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
         return temper(values, temperature)
@@ -170,11 +264,33 @@ class Bernoulli(Likelihood):
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.sigmoid(outputs / temperature)
 
-    def averaged(self, outputs: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        if temperature == 1:
-            return _averaged(self.values(outputs), weights)
-        logits = _log_mean(F.logsigmoid(outputs), weights) - _log_mean(F.logsigmoid(-outputs), weights)
-        return torch.sigmoid(logits / temperature)
+    def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        return _log_mean(F.logsigmoid(outputs), weights) - _log_mean(F.logsigmoid(-outputs), weights)
+
+    def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        return torch.logit(values)
+
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
+        labels = _columns(
+            labels, "0 or 1 for each of the network's labels", labels.is_floating_point() or num_outputs == 1
+        )
+        if labels.shape[1] != num_outputs:
+            raise UserError(
+                f"there are {labels.shape[1]} labels an example and {num_outputs} outputs of the network: take a "
+                "network with as many"
+            )
+        wrong = labels[~((labels >= 0) & (labels <= 1))]
+        if len(wrong):
+            raise UserError(f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}")
+        return self, labels
+
+    def look_like_values(self, outputs: Tensor) -> bool:
+        lowest, highest = outputs.min(), outputs.max()  # logits of a new network may all be in [0, 1], but near 0
+        return outputs.numel() >= 16 and bool((lowest >= 0) & (highest <= 1) & (highest - lowest > 0.3))
+
+    def curvature(self, outputs: Tensor) -> Tensor:
+        values = self.values(outputs)
+        return values * (1 - values)
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
         return values if temperature == 1 else torch.sigmoid(torch.logit(values) / temperature)
@@ -237,14 +353,74 @@ class Gaussian(Likelihood):
         return num_outputs // 2 if self.predicts_variance else num_outputs
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
-        _check_no_temperature(temperature)
+        self.check_temperature(temperature)
         return outputs[..., : self.num_values(outputs.shape[-1])]
 
-    def averaged(self, outputs: Tensor, weights: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        return _averaged(self.values(outputs, temperature), weights)
+    def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        noise = self.noise(outputs)
+        return self.outputs_of(
+            averaged(self.values(outputs), weights), None if noise is None else averaged(noise, weights)
+        )
+
+    def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        return torch.cat([values, noise.log()], dim=-1) if self.predicts_variance else values
+
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        self.check_temperature(temperature)
+        return outputs
+
+    def check_temperature(self, temperature: float) -> None:
+        if temperature != 1:
+            raise UserError(
+                f"a temperature means nothing for regression, and it is {temperature:g}: leave it at 1 (what says how "
+                "far to trust the teacher there is its variance)"
+            )
+
+    def joint(self, others: Sequence[Likelihood]) -> Likelihood:
+        """Return itself if there are no others; each of several says its own variance, if all of them know one."""
+        if not others:
+            return self
+        return Gaussian(predicts_variance=all(each.knows_variance for each in (self, *others)))
+
+    @property
+    def knows_variance(self) -> bool:
+        """Whether :meth:`noise` is known."""
+        return self.predicts_variance or self.observation_variance is not None
+
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
+        labels = _columns(labels, "a number for each of the network's values", True)
+        wrong = labels[~labels.isfinite()]
+        if len(wrong):
+            raise UserError(
+                f"the numbers to predict must be finite, and one of them is {wrong[0]:g}: leave such examples out"
+            )
+        predicts = self.predicts_variance or not self.knows_variance and num_outputs == 2 * labels.shape[1]
+        likelihood = replace(self, predicts_variance=predicts)
+        if labels.shape[1] != likelihood.num_values(num_outputs):
+            raise UserError(
+                f"there are {labels.shape[1]} numbers an example to predict and {num_outputs} outputs of the network: "
+                "take a network with as many outputs, or twice as many for a mean and a log-variance each"
+            )
+        known = self.observation_variance
+        if known is not None and len(known) != labels.shape[1]:
+            raise UserError(f"observation_variance has {len(known)} entries, and there are {labels.shape[1]} labels")
+        return likelihood, labels
+
+    def look_like_values(self, outputs: Tensor) -> bool:
+        return False
+
+    def curvature(self, outputs: Tensor) -> Tensor:
+        noise = self.noise(outputs)
+        if noise is None or self.predicts_variance:
+            said = "predicts its variance" if self.predicts_variance else "has an unknown observation_variance"
+            raise UserError(f"the curvature of a regression that {said} is not known in closed form")
+        return 1 / noise
+
+    def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
+        return outputs
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
-        _check_no_temperature(temperature)
+        self.check_temperature(temperature)
         return values
 
     def noise(self, outputs: Tensor) -> Tensor | None:
@@ -337,18 +513,31 @@ def likelihood_from(content: dict[str, Any] | str | None) -> Likelihood:
     return LIKELIHOODS[problem_type](**content)
 
 
+def averaged(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Average values [S, ..., C] over S draws with weights [S, ...] that sum to one (equal if not given)."""
+    return values.mean(dim=0) if weights is None else (weights[..., None] * values).sum(dim=0)
+
+
 def _wide(outputs: Tensor) -> Tensor:
     return outputs if outputs.dtype == torch.float64 else outputs.float()
-
-
-def _averaged(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean(dim=0) if weights is None else (weights[..., None] * values).sum(dim=0)
 
 
 def _log_mean(logs: Tensor, weights: Tensor | None) -> Tensor:
     """Return the logarithm of the mean [..., C] of what ``logs`` [S, ..., C] are the logarithms of."""
     weighted = logs - math.log(len(logs)) if weights is None else logs + weights[..., None].log()
     return weighted.logsumexp(dim=0)
+
+
+def _columns(labels: Tensor, wanted: str, single: bool) -> Tensor:
+    """Return labels [N, C] in float32 or float64; those of a ``single`` label may lack their last dimension."""
+    if labels.ndim == 1 and single:
+        labels = labels[:, None]
+    if labels.ndim != 2:
+        raise UserError(
+            f"labels must be {wanted}, and they are {labels.dtype} of shape {list(labels.shape)}: for class indices "
+            "pass problem_type='single_label_classification'"
+        )
+    return _wide(labels)
 
 
 def _without_nan(labels: Tensor) -> Tensor:
@@ -372,11 +561,3 @@ def _probability_problems(values: Tensor) -> dict[str, Tensor]:
         "holds a value that is not a finite number": ~values.isfinite().all(dim=-1),
         "holds a negative probability": (values < 0).any(dim=-1),
     }
-
-
-def _check_no_temperature(temperature: float) -> None:
-    if temperature != 1:
-        raise UserError(
-            f"a temperature means nothing for regression, and it is {temperature:g}: leave it at 1 (what says how far "
-            "to trust the teacher there is its variance)"
-        )

@@ -62,8 +62,12 @@ def entropy_weights(probs: Tensor) -> Tensor:
     Returns:
         Weights [..., M], summing to one; equal where all teachers are certain.
     """
-    teachers = probs.shape[-2]
-    entropies = entropy(probs)
+    return weights_by_entropy(entropy(probs))
+
+
+def weights_by_entropy(entropies: Tensor) -> Tensor:
+    """Weigh M teachers by the entropies [..., M] of what they say, as :func:`entropy_weights` does."""
+    teachers = entropies.shape[-1]
     total = entropies.sum(dim=-1, keepdim=True)
     shares = torch.where(total > 0, entropies / total, 1 / teachers)
     return (1 - shares) / (teachers - 1) if teachers > 1 else torch.ones_like(entropies)

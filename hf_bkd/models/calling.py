@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..likelihoods import Categorical, Likelihood
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
 
@@ -158,22 +159,21 @@ def check_single_label(network: nn.Module) -> None:
         )
 
 
-def check_logits(logits: Tensor, network: nn.Module) -> None:
-    """Refuse probabilities where logits [B, C] are needed: a softmax of them would flatten every answer.
+def check_logits(logits: Tensor, network: nn.Module, likelihood: Likelihood = Categorical()) -> None:
+    """Refuse probabilities where logits [..., C] are needed: a softmax or sigmoid of them would flatten every answer.
 
     Raises:
-        UserError: every row is a distribution.
+        UserError: every row is what a softmax or sigmoid returns.
     """
-    sums = logits.double().sum(dim=-1)
-    if logits.ndim == 2 and len(logits) and bool((logits >= 0).all() & ((sums - 1).abs() < 1e-4).all()):
+    if len(logits) and likelihood.look_like_values(logits):
         raise UserError(
-            f"{type(network).__name__} returns probabilities, and logits are needed: leave out the softmax at its "
-            "end, or return their logarithms"
+            f"{type(network).__name__} returns probabilities, and logits are needed: leave out the softmax or sigmoid "
+            "at its end, or return what goes into it"
         )
 
 
 @torch.no_grad()
-def check_network(network: nn.Module, inputs: Inputs) -> None:
+def check_network(network: nn.Module, inputs: Inputs, likelihood: Likelihood = Categorical()) -> None:
     """Ask a network about a few examples: its answers must be logits, and the same each time.
 
     Raises:
@@ -185,7 +185,7 @@ def check_network(network: nn.Module, inputs: Inputs) -> None:
         for seed in range(2):
             with seeded(seed, device):
                 answers.append(logits_of(call_network(network, inputs)))
-    check_logits(answers[0], network)
+    check_logits(answers[0], network, likelihood)
     if not torch.allclose(*answers, rtol=1e-3, atol=1e-3):
         raise UserError(
             f"{type(network).__name__} draws random numbers in evaluation mode, so that its answers depend on the "

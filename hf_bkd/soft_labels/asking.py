@@ -14,6 +14,7 @@ from accelerate.utils import find_executable_batch_size, gather_object
 
 from ..data.columns import EXAMPLE_ID
 from ..data.rows import reason
+from ..likelihoods import Categorical
 from ..models.calling import check_network
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
@@ -147,7 +148,7 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
             "the preprocessor makes other inputs of the same rows each time, so that nobody could see again what was "
             "labeled: pass the one of evaluation, and augmentations as views="
         )
-    check_network(teacher.network, inputs)
+    check_network(teacher.network, inputs, getattr(teacher, "likelihood", Categorical()))
 
 
 def ask(

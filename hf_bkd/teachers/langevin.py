@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..likelihoods import Likelihood
 from ..metrics import classification_metrics
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
 from ..models.heads import classification_head, head_data, head_features
@@ -52,8 +53,9 @@ class LangevinTeacher(Teacher):
         weights: Mapping[str, Tensor],
         temperature: float = 1.0,
         tempering: str = "per_sample",
+        likelihood: Likelihood | str | None = None,
     ):
-        super().__init__(network, temperature, tempering)
+        super().__init__(network, temperature, tempering, likelihood)
         parameters = dict(network.named_parameters())
         for name, value in weights.items():
             if name not in parameters or value.shape[1:] != parameters[name].shape:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..likelihoods import Likelihood
 from ..metrics import classification_metrics
 from ..models.calling import Inputs
 from ..models.heads import HeadData, classification_head, head_data, head_features
@@ -61,8 +62,9 @@ class LaplaceTeacher(Teacher):
         link: str = "probit",
         temperature: float = 1.0,
         tempering: str = "post_average",
+        likelihood: Likelihood | str | None = None,
     ):
-        super().__init__(network, temperature, tempering)
+        super().__init__(network, temperature, tempering, likelihood)
         check_choice(LINKS, link=link)
         check_positive(prior_precision=prior_precision)
         head = classification_head(network)[1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..likelihoods import Likelihood
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
 from ..models.heads import classification_head, head_features
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
@@ -97,8 +98,9 @@ class VariationalTeacher(Teacher):
         factors: Mapping[str, Tensor] | None = None,
         temperature: float = 1.0,
         tempering: str = "per_sample",
+        likelihood: Likelihood | str | None = None,
     ):
-        super().__init__(network, temperature, tempering)
+        super().__init__(network, temperature, tempering, likelihood)
         if std is None:
             if factors is not None:
                 raise UserError("factors were given without std: pass both, or neither to read them from the network")

@@ -6,7 +6,8 @@ import datasets
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ..models.calling import check_single_label, unwrapped
+from ..models.calling import unwrapped
+from ..models.problem_types import likelihood_of
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
@@ -32,7 +33,7 @@ class DataReadingTrainer(ResumableTrainer):
             prepares: whether rows are prepared here, and not by the caller's collator.
         """
         args, train, student = self.args, self.train_dataset, self.model
-        check_single_label(student)
+        likelihood_of(student)
         check_length(student, train)
         classes = classes_of_student(student, train, args.label_names, alphabetical=args.kd_lambda == 0)
         asks = self.place_model_on_device and not self.is_model_parallel
