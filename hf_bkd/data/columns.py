@@ -13,6 +13,7 @@ EXAMPLE_ID = "example_id"
 PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
 LABELS = ("label", "labels", "label_ids")  # which the Trainer takes for labels too
 LABEL_COLUMNS = (*LABELS, "fine_label")  # where labels are looked for, and which are never a network's inputs
+LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
 
 
 def is_soft_label_column(name: str) -> bool:
@@ -22,7 +23,12 @@ def is_soft_label_column(name: str) -> bool:
 
 def is_label(name: str, feature: Any) -> bool:
     """Whether a column holds what an example is to be called, not the example."""
-    return name in LABEL_COLUMNS or isinstance(feature, datasets.ClassLabel)
+    return name in LABEL_COLUMNS or isinstance(feature, datasets.ClassLabel) or _holds_label_lists(name, feature)
+
+
+def _holds_label_lists(name: str, feature: Any) -> bool:
+    is_list = isinstance(feature, (datasets.List, datasets.LargeList))
+    return is_list and (name in LABELS_OF_TOKENS or isinstance(feature.feature, datasets.ClassLabel))
 
 
 def find_columns(dataset: datasets.Dataset) -> tuple[str, str]:
@@ -60,18 +66,43 @@ def find_input(dataset: datasets.Dataset, kind: str, beside: str | None = None) 
     return names[0]
 
 
-def find_label(dataset: datasets.Dataset) -> str:
-    """Return the name of the label column; UserError if there is none of the usual names."""
-    if not has_labels(dataset):
+def find_label(dataset: datasets.Dataset, classes: Sequence[str] | None = None) -> str:
+    """Return the name of the label column: of a usual name, or the only one of lists of classes.
+
+    Args:
+        dataset: its features.
+        classes: names of a network's classes, by which one of several columns of lists is chosen.
+
+    Raises:
+        UserError: there is none, or there are several of lists.
+    """
+    usual = next((name for name in LABEL_COLUMNS if name in dataset.features), None)
+    if usual is not None:
+        return usual
+    lists = [name for name, feature in dataset.features.items() if _holds_label_lists(name, feature)]
+    if len(lists) > 1 and classes is not None:
+        lists = [name for name in lists if _are_classes_of(dataset.features[name].feature, classes)] or lists
+    if len(lists) > 1:
+        first, *others = lists
+        raise UserError(
+            f"the dataset has several columns of labels ({', '.join(lists)}): pass "
+            f"dataset.remove_columns({others!r}), if {first} is the one that is meant"
+        )
+    if not lists:
         raise UserError(
             f"the dataset has no labels column (label, labels or fine_label), only {', '.join(dataset.column_names)}"
         )
-    return next(name for name in LABEL_COLUMNS if name in dataset.features)
+    return lists[0]
+
+
+def _are_classes_of(feature: Any, classes: Sequence[str]) -> bool:
+    names = getattr(feature, "names", None)
+    return names is not None and len(names) == len(classes) and matching_places(names, classes) is not None
 
 
 def has_labels(dataset: datasets.Dataset) -> bool:
-    """Return whether there is a label column of a usual name."""
-    return any(name in dataset.features for name in LABEL_COLUMNS)
+    """Return whether there is a label column, of a usual name or of lists of classes."""
+    return any(name in LABEL_COLUMNS or _holds_label_lists(name, each) for name, each in dataset.features.items())
 
 
 def _holds(feature: object, kind: str) -> bool:
