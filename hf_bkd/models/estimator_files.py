@@ -10,7 +10,7 @@ import numpy as np
 
 from ..utils.environment import version_of
 from ..utils.errors import UserError
-from .estimators import name_of
+from .estimator_parts import name_of
 
 FILE = "estimator.skops"
 UNSEEN = ("n_jobs", "verbose", "_sklearn_version")  # parameters that change no answer
@@ -91,7 +91,9 @@ def _feed(digest: Any, value: Any, above: list[int]) -> None:
     if isinstance(value, np.ndarray):
         _feed_array(digest, value, above)
         return
-    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+    if _changes_no_answer(value):
+        value = type(value)
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         digest.update(f"{value.__module__}.{value.__qualname__}\0".encode())
         return
     if id(value) in above:
@@ -111,6 +113,13 @@ def _feed(digest: Any, value: Any, above: list[int]) -> None:
     digest.update(f"{type(value).__name__} {len(parts)}\0".encode())
     for part in parts:
         _feed(digest, part, above)
+
+
+def _changes_no_answer(value: Any) -> bool:
+    """Whether an object counts what was asked (as trees of neighbors, whose rows stand beside them) or draws."""
+    kind = type(value)
+    is_search = kind.__module__.startswith("sklearn.neighbors.") and kind.__name__.startswith(("KDTree", "BallTree"))
+    return is_search or kind.__module__.startswith("numpy.random")
 
 
 def _feed_array(digest: Any, array: np.ndarray, above: list[int]) -> None:
@@ -151,6 +160,8 @@ def _trusted(io: Any, file: Path) -> list[str]:
 
 
 def _is_sklearn_class(name: str) -> bool:
+    if name == "numpy.dtype":
+        return True
     module, _, attribute = name.rpartition(".")
     if not module.startswith("sklearn."):
         return False

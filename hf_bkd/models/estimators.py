@@ -1,44 +1,34 @@
 """Estimators of scikit-learn, and of libraries with its interface, called as networks that read tables."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..likelihoods import Bernoulli, Categorical, Gaussian, likelihood_from
 from ..utils.errors import UserError
-
-AVERAGING = ("ForestClassifier", "BaggingClassifier", "VotingClassifier", "CalibratedClassifierCV")
-"""Ensembles of scikit-learn whose ``predict_proba`` is the mean of their members'."""
-
-
-class Member(NamedTuple):
-    """One of the estimators that an ensemble averages.
-
-    columns: numbers of the features that it reads, or ``None`` for all.
-    weight: what it counts, with a sum of 1 over the members.
-    """
-
-    estimator: Any
-    columns: Any
-    weight: float
+from .estimator_parts import answers_of, classes_of, fitted, members_of, name_of, problem_type_of, steps_of, transformed
 
 
 class EstimatorNetwork(nn.Module):
-    """A fitted estimator as a network: its input is a table of B rows, its logits are log-probabilities [B, C].
+    """A fitted estimator as a network: its input is a table of B rows, its outputs are those of its likelihood.
+
+    A classifier's are log-probabilities [B, C], those of an estimator of labels that are each there or not the logits
+    of their probabilities [B, C], and a regressor's its numbers [B, C].
 
     Args:
-        estimator: anything fitted with ``predict_proba``, or ``predict`` alone, and ``classes_``: an estimator of
-            scikit-learn, a pipeline or a search of these, or a class with the same interface.
+        estimator: anything fitted with ``predict_proba``, or ``predict`` alone: an estimator of scikit-learn, a
+            pipeline or a search of these, or a class with the same interface.
         class_names: C names in the order of the answers. Names among ``classes_`` are matched, and a number k is the
             k-th; classes that the estimator has never seen get probability 0. If not given, the estimator's own.
         feature_names: the columns of a dataset in the order of the estimator's features; ``feature_names_in_`` if not
             given.
 
     Raises:
-        UserError: an estimator that is not fitted or no classifier, or names that don't fit it.
+        UserError: an estimator that is not fitted or none that predicts labels, or names that don't fit it.
     """
 
     def __init__(
@@ -47,9 +37,8 @@ class EstimatorNetwork(nn.Module):
         super().__init__()
         self.estimator = fitted(estimator)
         self.anchor = nn.Parameter(torch.empty(0, dtype=torch.float64), requires_grad=False)  # knows the device
-        own = classes_of(self.estimator)
-        self.label_names, self.places = _named(own, class_names)
-        self.num_classes = len(self.label_names or own)
+        self.problem_type = problem_type_of(self.estimator)
+        self.label_names, self.places, self.num_classes = self._answers(class_names)
         self.fitted_names = _names_of_features(self.estimator)
         self.num_features = _number_of_features(self.estimator)
         self.feature_names = list(feature_names or self.fitted_names or ()) or None
@@ -60,36 +49,51 @@ class EstimatorNetwork(nn.Module):
                 f"{self.num_features} features: name each of them once, in their order"
             )
 
+    def _answers(self, names: Sequence[str] | None) -> tuple[list[str] | None, list[int] | None, int]:
+        """Return the names of the C values, the place of each of the estimator's classes among them, and C."""
+        if self.problem_type == Categorical.problem_type:
+            own = classes_of(self.estimator)
+            names, places = _named(own, names)
+            return names, places, len(names or own)
+        own = classes_of(self.estimator) if self.problem_type == Bernoulli.problem_type else None
+        final = steps_of(self.estimator)[-1]
+        number = int(getattr(final, "n_outputs_", 0)) or 1 if own is None else len(own)
+        if names is not None and len(names) != number and hasattr(final, "n_outputs_" if own is None else "classes_"):
+            raise UserError(f"class_names has {len(names)} names, and {name_of(final)} predicts {number} values")
+        return (None, None, number) if names is None else ([str(name) for name in names], None, len(names))
+
     @property
     def reads_texts(self) -> bool:
         """Whether the estimator reads a text in each row, as a pipeline that begins with a vectorizer does."""
-        first = _steps(self.estimator)[0]
+        first = steps_of(self.estimator)[0]
         return any(kind.__name__ in ("CountVectorizer", "HashingVectorizer") for kind in type(first).__mro__)
 
     @property
-    def members(self) -> list[Member]:
-        """What the estimator averages, equally or by weights; itself alone where it is no average."""
-        return _members(_steps(self.estimator)[-1])
+    def num_members(self) -> int:
+        """Number of members that the estimator averages, its draws; 1 where it is no average."""
+        return len(members_of(self.estimator))
 
     def forward(self, table: Any) -> Tensor:
-        """Return log-probabilities [B, C] of a table."""
-        logs, weights = self.draws(table)
-        logs = logs if weights is None else logs + weights[..., None].log()
-        return logs.log_softmax(dim=-1) if len(logs) == 1 else logs.logsumexp(dim=0).log_softmax(dim=-1)
+        """Return outputs [B, C] of a table."""
+        outputs, weights = self.draws(table)
+        return likelihood_from(self.problem_type).averaged_outputs(outputs, weights)
 
     def draws(self, table: Any) -> tuple[Tensor, Tensor | None]:
-        """Return each member's log-probabilities [S, B, C] of a table, and what it counts [S, B] unless equally."""
-        features, members = self._as_fitted(table), self.members
+        """Return each member's outputs [S, B, C] of a table, and what it counts [S, B] unless all count equally."""
+        features, members = self._as_fitted(table), members_of(self.estimator)
         if len(members) == 1:
-            probs = self._in_places(answers_of(self.estimator, features))[None]
+            values = self._in_places(answers_of(self.estimator, features, self.problem_type))[None]
         else:
-            features = self._transformed(features)
-            probs = np.stack([self._in_places(self._of_member(each, features)) for each in members])
-        with np.errstate(divide="ignore"):
-            logs = torch.from_numpy(np.log(probs)).to(self.anchor.device)
-        weights = torch.tensor([each.weight for each in members], dtype=logs.dtype, device=logs.device)
+            features, classes = transformed(self.estimator, features), classes_of(self.estimator)
+            answers = (each.answers(features, classes, self.problem_type) for each in members)
+            values = np.stack([self._in_places(each) for each in answers])
+        outputs = torch.from_numpy(values)
+        if self.problem_type != Gaussian.problem_type:
+            outputs = likelihood_from(self.problem_type).outputs_of(outputs)
+        weights = outputs.new_tensor([each.weight for each in members])
         equal = bool((weights == weights[0]).all())
-        return logs, None if equal else weights[:, None].expand(-1, logs.shape[1])
+        device = self.anchor.device
+        return outputs.to(device), None if equal else weights[:, None].expand(-1, outputs.shape[1]).to(device)
 
     def _as_fitted(self, table: Any) -> Any:
         """Return a table as the estimator's ``fit`` got it: with names of columns, as an array, or as texts."""
@@ -103,89 +107,21 @@ class EstimatorNetwork(nn.Module):
             return table.iloc[:, 0].tolist()
         if self.fitted_names is None:
             return table.to_numpy()
-        if len(table.columns) == len(self.fitted_names):
-            table = table.set_axis(self.fitted_names, axis=1)
-        return table
-
-    def _transformed(self, features: Any) -> Any:
-        for step in _steps(self.estimator)[:-1]:
-            features = step.transform(features) if hasattr(step, "transform") else features
-        return features
-
-    def _of_member(self, member: Member, features: Any) -> np.ndarray:
-        """Return the probabilities of a member for all classes that its ensemble knows."""
-        estimator, own = member.estimator, len(self.places)
-        if not _takes_names(estimator):
-            features = features.to_numpy() if isinstance(features, pd.DataFrame) else features
-            features = features.astype(np.float32) if _is_tree(estimator) else features  # as a forest rounds them
-        if member.columns is not None:
-            features = features[:, member.columns]
-        answers = answers_of(estimator, features)
-        if answers.shape[1] == own:
-            return answers
-        return _spread(answers, np.asarray(estimator.classes_, dtype=int), own)  # it has not drawn all classes
+        return table.set_axis(self.fitted_names, axis=1) if table.shape[1] == len(self.fitted_names) else table
 
     def _in_places(self, answers: np.ndarray) -> np.ndarray:
-        """Return probabilities [B, C] in the order of the answers."""
-        own = len(self.places)
-        if answers.ndim != 2 or answers.shape[1] != own:
+        """Return an estimator's answers [B, K] in the order of the C values, 0 for classes that it has never seen."""
+        expected = self.num_classes if self.places is None else len(self.places)
+        if answers.ndim != 2 or answers.shape[1] != expected:
             raise UserError(
-                f"{name_of(self.estimator)} answers with an array of shape {list(answers.shape)}, and probabilities "
-                f"[{len(answers)}, {own}] of its classes_ are needed"
+                f"{name_of(self.estimator)} answers with an array of shape {list(answers.shape)}, and "
+                f"[{len(answers)}, {expected}] is expected: pass class_names, the names of all that it predicts"
             )
-        return _spread(answers, np.asarray(self.places), self.num_classes)
-
-
-def answers_of(estimator: Any, features: Any) -> np.ndarray:
-    """Return an estimator's probabilities of its classes [B, C], 0 and 1 where it only predicts a class."""
-    if not has_probabilities(estimator):
-        predicted, known = np.asarray(estimator.predict(features)), np.asarray(estimator.classes_)
-        return (predicted.reshape(-1, 1) == known[None]).astype(np.float64)
-    answers = estimator.predict_proba(features)
-    return np.asarray(answers.toarray() if hasattr(answers, "toarray") else answers, dtype=np.float64)
-
-
-def fitted(estimator: Any) -> Any:
-    """Return a fitted classifier, that of a search as the best one that was found.
-
-    Raises:
-        UserError: a class, an estimator that is not fitted, or one that answers with something else than classes.
-    """
-    if isinstance(estimator, type) or not hasattr(estimator, "predict"):
-        what = estimator.__name__ if isinstance(estimator, type) else type(estimator).__name__
-        raise UserError(f"{what} is no fitted estimator: pass an object with predict_proba, after its fit(X, y)")
-    estimator = getattr(estimator, "best_estimator_", estimator)
-    final = _steps(estimator)[-1]
-    if hasattr(final, "classes_"):
-        return estimator
-    kind = _estimator_type(final)
-    if kind not in (None, "classifier"):
-        raise UserError(f"{name_of(final)} is a {kind}, and a teacher of classes is needed: pass a fitted classifier")
-    raise UserError(
-        f"{name_of(final)} has no classes_, as if it were not fitted: call its fit(X, y) first, or "
-        "SklearnTeacher.fit(estimator, dataset)"
-    )
-
-
-def classes_of(estimator: Any) -> list[Any]:
-    """Return the values that an estimator knows as classes; UserError if they are several answers for each row."""
-    classes = _steps(estimator)[-1].classes_
-    if isinstance(classes, (list, tuple)) and any(np.ndim(each) for each in classes):
-        raise UserError(
-            f"{name_of(estimator)} answers {len(classes)} questions for each row, and only one class for each can be "
-            "taught: fit an estimator for each of them"
-        )
-    return np.asarray(classes).tolist()
-
-
-def name_of(estimator: Any) -> str:
-    """Return the name of an estimator's class, of a pipeline that of its last step."""
-    return type(_steps(estimator)[-1]).__name__
-
-
-def has_probabilities(estimator: Any) -> bool:
-    """Return whether an estimator answers with probabilities, and not with classes alone."""
-    return hasattr(estimator, "predict_proba")
+        if self.places in (None, list(range(self.num_classes))):
+            return answers
+        spread = np.zeros((len(answers), self.num_classes))
+        spread[:, self.places] = answers
+        return spread
 
 
 def is_number(value: Any) -> bool:
@@ -216,53 +152,6 @@ def _named(classes: list[Any], names: Sequence[str] | None) -> tuple[list[str] |
     return names, places
 
 
-def _steps(estimator: Any) -> list[Any]:
-    """Return the steps of a pipeline, ``None`` for those that do nothing; of any other estimator itself alone."""
-    steps = getattr(estimator, "steps", None)
-    if not isinstance(steps, list) or not any(kind.__name__ == "Pipeline" for kind in type(estimator).__mro__):
-        return [estimator]
-    steps = [None if step in (None, "passthrough") else step for _, step in steps]
-    return [*steps[:-1], *_steps(getattr(steps[-1], "best_estimator_", steps[-1]))]
-
-
-def _members(estimator: Any) -> list[Member]:
-    definer = next((kind for kind in type(estimator).__mro__ if "predict_proba" in vars(kind)), None)
-    kind = definer.__name__ if definer is not None and definer.__module__.startswith("sklearn.") else None
-    single = [Member(estimator, None, 1.0)]
-    if kind not in AVERAGING or not has_probabilities(estimator):
-        return single
-    if kind == "CalibratedClassifierCV":
-        members, columns, weights = estimator.calibrated_classifiers_, None, None
-    else:
-        members, weights = list(estimator.estimators_), getattr(estimator, "_weights_not_none", None)
-        columns = getattr(estimator, "estimators_features_", None)
-    if len(members) == 1:
-        return single
-    weights = np.ones(len(members)) if weights is None else np.asarray(weights, dtype=np.float64)
-    weights = weights / weights.sum()
-    columns = [None] * len(members) if columns is None else columns
-    return [Member(*each) for each in zip(members, columns, weights.tolist(), strict=True) if each[2] > 0]
-
-
-def _is_tree(estimator: Any) -> bool:
-    return any(kind.__name__ == "BaseDecisionTree" for kind in type(estimator).__mro__)
-
-
-def _takes_names(estimator: Any) -> bool:
-    """Whether a member was fitted on a table with names, as those of a vote are; those of a forest are not."""
-    first = getattr(estimator, "estimator", estimator)
-    return hasattr(first, "feature_names_in_")
-
-
-def _spread(answers: np.ndarray, places: np.ndarray, width: int) -> np.ndarray:
-    """Put columns into their places among ``width``, all others 0."""
-    if width == answers.shape[1] and np.array_equal(places, np.arange(width)):
-        return answers
-    spread = np.zeros((len(answers), width))
-    spread[:, places] = answers
-    return spread
-
-
 def _names_of_features(estimator: Any) -> list[str] | None:
     names = getattr(estimator, "feature_names_in_", None)
     return None if names is None else [str(name) for name in names]
@@ -273,14 +162,3 @@ def _number_of_features(estimator: Any) -> int | None:
         return int(estimator.n_features_in_)
     except (AttributeError, TypeError):
         return None
-
-
-def _estimator_type(estimator: Any) -> str | None:
-    """Return what scikit-learn calls the kind of an estimator, such as ``"regressor"``, if it says so."""
-    own = getattr(estimator, "_estimator_type", None)
-    if own is None and hasattr(estimator, "__sklearn_tags__"):
-        try:
-            own = estimator.__sklearn_tags__().estimator_type
-        except (AttributeError, TypeError):
-            own = None
-    return own

@@ -8,6 +8,7 @@ from .base import Teacher
 from .deterministic import Deterministic, DeterministicTeacher
 from .dropout import MCDropout, MCDropoutTeacher
 from .ensemble import Ensemble, EnsembleTeacher
+from .estimator import SklearnTeacher
 from .examples import predict_all
 from .ivon import IVON, IVONVariational
 from .langevin import LangevinTeacher
@@ -36,6 +37,7 @@ __all__ = [
     "MultiTeacher",
     "OracleTeacher",
     "Predictive",
+    "SklearnTeacher",
     "Teacher",
     "TeacherSpec",
     "Variational",

@@ -6,13 +6,14 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..likelihoods import Gaussian
 from ..models.calling import Inputs
 from ..models.estimator_files import fingerprint_of, load_estimator, parameters_of, save_estimator, versions_of
-from ..models.estimators import EstimatorNetwork, has_probabilities, name_of
+from ..models.estimator_parts import has_probabilities, name_of
+from ..models.estimators import EstimatorNetwork
 from ..utils.errors import UserError
 from .base import Teacher
 from .predictive import Draws
@@ -61,7 +62,8 @@ class SklearnTeacher(Teacher):
             "class_names": None if class_names is None else list(network.label_names),
             "feature_names": None if feature_names is None else list(feature_names),
         }
-        if len(network.members) == 1 and not has_probabilities(network.estimator):
+        classifies = self.likelihood.problem_type != Gaussian.problem_type
+        if classifies and network.num_members == 1 and not has_probabilities(network.estimator):
             warnings.warn(
                 f"{name_of(estimator)} has no predict_proba, so that its soft labels are 0 and 1: "
                 "CalibratedClassifierCV(FrozenEstimator(estimator)).fit(X, y) has probabilities",
@@ -124,7 +126,7 @@ class SklearnTeacher(Teacher):
 
     def num_draws(self, num_samples: int) -> int:
         """Number of members that are averaged."""
-        return len(self.network.members)
+        return self.network.num_members
 
     def fingerprint(self) -> str:
         """Hash all that the estimator has learned and its parameters to 16 hexadecimal digits."""

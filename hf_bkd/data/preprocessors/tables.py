@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ...models.class_names import given_names
-from ...models.estimators import EstimatorNetwork, name_of
+from ...models.estimator_parts import name_of
+from ...models.estimators import EstimatorNetwork
 from ...utils.errors import UserError
 from ..columns import LABEL_COLUMNS, LABELS
 from .base import Preprocessor
