@@ -1,7 +1,7 @@
 """The teacher of tables: a classifier of scikit-learn, or any with its interface; a forest's trees are its draws."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +30,7 @@ class SklearnTeacher(Teacher):
     probabilities of 0 and 1.
 
     A forest knows the rows by heart that it was fitted on: label them by forests that were fitted without them
-    (``add_soft_labels(rows, folds=5, fit=lambda rest, fold: SklearnTeacher.fit(forest, rest))``).
+    (``add_soft_labels(rows, folds=5, fit=SklearnTeacher.fitting(forest))``).
 
     Args:
         estimator: fitted.
@@ -77,6 +77,7 @@ class SklearnTeacher(Teacher):
         dataset: Any,
         *,
         label_column: str | None = None,
+        class_names: Sequence[str] | None = None,
         feature_names: Sequence[str] | None = None,
         **settings: Any,
     ) -> Self:
@@ -86,6 +87,7 @@ class SklearnTeacher(Teacher):
             estimator: any of scikit-learn's classifiers, or a pipeline that ends in one; it is left as it is.
             dataset: N rows of a `datasets.Dataset`, each with a label.
             label_column: by default ``label``, ``labels`` or ``fine_label``.
+            class_names: of all classes, where the dataset may lack some; if not given, those of its labels.
             feature_names: the columns to read; all of numbers and words if not given, less labels and ids.
             settings: ``temperature`` and ``tempering``.
 
@@ -95,7 +97,7 @@ class SklearnTeacher(Teacher):
         from ..data.tables import labels_and_names, table_and_columns  # teachers need no datasets to answer
 
         table, columns = table_and_columns(dataset, feature_names, label_column)
-        labels, names = labels_and_names(dataset, label_column)
+        labels, names = labels_and_names(dataset, label_column, class_names)
         estimator = _copy(estimator)
         try:
             estimator.fit(table, labels)
@@ -105,6 +107,14 @@ class SklearnTeacher(Teacher):
         teacher = cls(estimator, names, None if named else columns, **settings)
         teacher.record = {"examples": len(labels), "columns": list(columns)}
         return teacher
+
+    @classmethod
+    def fitting(cls, estimator: Any, **options: Any) -> "Fitting":
+        """Return what fits a teacher of this estimator for each fold: ``add_soft_labels(rows, folds=5, fit=...)``.
+
+        ``options`` are those of :meth:`fit`.
+        """
+        return Fitting(cls, estimator, options)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -160,8 +170,34 @@ class SklearnTeacher(Teacher):
         """Nothing, for the same reason."""
 
 
+class Fitting:
+    """A function that fits a teacher of an estimator to the rows that a fold lacks, and says how all rows are read."""
+
+    def __init__(self, teacher: type[SklearnTeacher], estimator: Any, options: dict[str, Any]):
+        self.teacher, self.estimator, self.options = teacher, estimator, dict(options)
+
+    def __call__(self, rest: Any, fold: int) -> SklearnTeacher:
+        """Fit a teacher of the rows of ``rest``."""
+        return self.teacher.fit(self.estimator, rest, **self.options)
+
+    def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
+        """Make the preprocessor of all rows, and keep the names of all classes, of which a fold may lack one."""
+        from ..data.tables import labels_and_names, reader_of_table
+
+        if self.options.get("class_names") is None:
+            self.options["class_names"] = labels_and_names(dataset, self.options.get("label_column"))[1]
+        return reader_of_table(dataset, self.options.get("feature_names"), self.options.get("label_column"))
+
+
 def _table(inputs: Any) -> Any:
-    return inputs["table"] if isinstance(inputs, dict) and "table" in inputs else inputs
+    if not isinstance(inputs, Mapping):
+        return inputs
+    if "table" not in inputs:
+        raise UserError(
+            "the teacher reads rows as a table, and nothing says so before it is fitted: pass "
+            "fit=SklearnTeacher.fitting(estimator), or preprocessor=teacher.preprocessor_for(dataset)"
+        )
+    return inputs["table"]
 
 
 def _copy(estimator: Any) -> Any:
