@@ -23,7 +23,7 @@ def save_estimator(estimator: Any, folder: Path) -> None:
         UserError: skops is not installed, or the estimator has parts that could not be loaded again: functions, or
             classes of others than scikit-learn.
     """
-    io = _skops("saving")
+    io = skops_io("saving")
     folder.mkdir(parents=True)
     try:
         io.dump(estimator, folder / FILE)
@@ -38,7 +38,7 @@ def load_estimator(folder: Path) -> Any:
     Raises:
         UserError: skops is not installed, the file is missing, or it asks for other classes.
     """
-    io = _skops("loading")
+    io = skops_io("loading")
     file = Path(folder) / FILE
     if not file.is_file():
         raise UserError(f"{folder} holds no estimator, for {FILE} is missing: save it again")
@@ -136,7 +136,8 @@ def _feed_array(digest: Any, array: np.ndarray, above: list[int]) -> None:
         digest.update(np.ascontiguousarray(array).tobytes())
 
 
-def _skops(what: str) -> Any:
+def skops_io(what: str) -> Any:
+    """Import what reads and writes estimators; UserError, with ``what`` it is needed for, if it is not installed."""
     try:
         import skops.io
     except ImportError as error:

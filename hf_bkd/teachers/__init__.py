@@ -10,6 +10,7 @@ from .dropout import MCDropout, MCDropoutTeacher
 from .ensemble import Ensemble, EnsembleTeacher
 from .estimator import SklearnTeacher
 from .examples import predict_all
+from .forest import Forest
 from .ivon import IVON, IVONVariational
 from .langevin import LangevinTeacher
 from .laplace import Laplace, LaplaceTeacher
@@ -28,6 +29,7 @@ __all__ = [
     "Ensemble",
     "EnsembleTeacher",
     "FitContext",
+    "Forest",
     "IVONVariational",
     "LangevinTeacher",
     "Laplace",
