@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import entropy
+from .metrics import classification_metrics, entropy, multi_label_metrics, regression_metrics
 from .targets import mix_teachers, temper
 from .utils.errors import UserError
 
@@ -39,9 +39,36 @@ class Likelihood(ABC):
     name: ClassVar[str]
     problem_type: ClassVar[str]
     storages: ClassVar[tuple[str, ...]]
-    """How soft labels can be stored, see `soft_labels.storage`."""
+    """How soft labels can be stored, see `soft_labels.storage`; the first if nobody says."""
+    column: ClassVar[str] = "teacher_probs"
+    """Name of the column of a dataset that holds the values."""
+    called: ClassVar[str] = "classes"
+    """What the C values are of."""
+    classes_in: ClassVar[str | None] = None
+    """Whether a dataset's label column names the C values: of a ``"single"`` class a row, or in a ``"list"``."""
+    least_values: ClassVar[int] = 1
+    smallest: ClassVar[float] = 0.0
+    """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
+    summaries: ClassVar[tuple[str, ...]] = ()
+    """What a message says of a row that is no answer: its sum, minimum or maximum."""
+    unit: ClassVar[str] = "total variation"
+    """Of :meth:`distance`."""
+    remedy: ClassVar[str]
+    """What to pass instead of such a row."""
     independent: ClassVar[bool] = True
     """Whether the curvature of a label's loss in the outputs is diagonal."""
+    has_temperature: ClassVar[bool] = True
+    """Whether a temperature other than 1 means something."""
+    exact: ClassVar[bool] = False
+    """Whether a normal distribution of the outputs can be integrated over, as by :meth:`marginal`."""
+    least_outputs: ClassVar[int] = 1
+    """How many outputs say anything at all."""
+    target_has_variance: ClassVar[bool] = False
+    """Whether a target holds the variance of a label beside the values."""
+    headline: ClassVar[str]
+    """The one of the measures by which trainings are compared, see `metrics.LOW_IS_BEST`."""
+    label_term: ClassVar[str] = "cross_entropy"
+    """What the loss of the labels is called in logs."""
 
     def num_values(self, num_outputs: int) -> int:
         """Return C for K outputs."""
@@ -83,6 +110,11 @@ class Likelihood(ABC):
 
     def check_temperature(self, temperature: float) -> None:
         """Raise a UserError if a temperature T other than 1 means nothing."""
+        if temperature != 1 and not self.has_temperature:
+            raise UserError(
+                f"a temperature means nothing for regression, and it is {temperature:g}: leave it at 1 (what says how "
+                "far to trust the teacher there is its variance)"
+            )
 
     def joint(self, others: Sequence["Likelihood"]) -> "Likelihood":
         """Return the likelihood whose outputs can say what those of this one and of ``others``, of its kind, say."""
@@ -90,22 +122,42 @@ class Likelihood(ABC):
 
     def check_outputs(self, num_outputs: int) -> None:
         """Raise a UserError if a network has too few outputs for its answer to say anything."""
+        if num_outputs < self.least_outputs:
+            raise UserError(
+                "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
+                "'multi_label_classification' for one label that is there or not"
+            )
+
+    def matching(self, labels: Tensor, num_outputs: int) -> tuple["Likelihood", Tensor]:
+        """Return this likelihood and :meth:`checked_labels` for a network of K outputs.
+
+        A Gaussian predicts its variance if there are twice as many outputs as labels, and it is not known.
+        """
+        self.check_outputs(num_outputs)
+        return self, self.checked_labels(labels, num_outputs)
 
     @abstractmethod
-    def matching(self, labels: Tensor, num_outputs: int) -> tuple["Likelihood", Tensor]:
-        """Return this likelihood and labels as a network of K outputs has them.
+    def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
+        """Return the labels of N examples in one form.
 
         Args:
-            labels: of N examples, as somebody has them.
-            num_outputs: K.
+            labels: as somebody has them; those of one value may lack their last dimension.
+            num_values: C.
 
         Returns:
-            A Gaussian that predicts its variance if there are twice as many outputs as labels, others as they are; and
-            labels int64 [N] of a `Categorical`, [N, C] floats of the others.
+            int64 [N] of a `Categorical`, [N, C] floats of the others.
 
         Raises:
-            UserError: labels of another kind, of another number than the outputs, or out of range.
+            UserError: labels of another kind, of another number than the values, or out of range.
         """
+
+    def observing(self, outputs: Tensor, labels: Tensor) -> "Likelihood":
+        """Return this likelihood with what it doesn't know and held-out labels [N, C] tell, by outputs [N, K].
+
+        Raises:
+            UserError: a Gaussian of unknown variance whose outputs are the labels.
+        """
+        return self
 
     @abstractmethod
     def look_like_values(self, outputs: Tensor) -> bool:
@@ -122,9 +174,13 @@ class Likelihood(ABC):
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
         """Return outputs [..., K] with the values' mean for N(outputs, variance), in closed form.
 
-        Of a Gaussian it is exact. Others are approximated as by MacKay (1992), z / sqrt(1 + pi/8 variance).
+        It is ``exact`` of a Gaussian, and for others MacKay's approximation (1992), z / sqrt(1 + pi/8 variance).
         """
         return outputs / (1 + math.pi / 8 * variance).sqrt()
+
+    def marginal(self, outputs: Tensor, variance: Tensor) -> tuple["Likelihood", Tensor]:
+        """Return the likelihood of a label for N(outputs, variance), and its outputs."""
+        return self, self.integrated(outputs, variance)
 
     @abstractmethod
     def temper(self, values: Tensor, temperature: float) -> Tensor:
@@ -138,6 +194,16 @@ class Likelihood(ABC):
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variance of a label drawn from a target over its C values: [...]."""
 
+    def scattered_variance(self, target: Tensor, drawn: Tensor, num_samples: int) -> Tensor:
+        """Return, without bias, the :meth:`label_variance` [...] of what S draws scatter around.
+
+        Args:
+            target: the mean of the draws.
+            drawn: their variance (ddof 1), summed over the C values [...].
+            num_samples: S, for which the mean of S draws is too certain.
+        """
+        return self.label_variance(target) + drawn / num_samples
+
     @abstractmethod
     def entropy(self, target: Tensor) -> Tensor:
         """Return the entropy of a target [...], in nats; UserError where it is no measure of uncertainty."""
@@ -145,6 +211,20 @@ class Likelihood(ABC):
     def mixed(self, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Average the targets [..., M, K] of M teachers with weights [..., M] that sum to one (equal if not given)."""
         return mix_teachers(targets, weights)
+
+    def normalized(self, values: Tensor) -> Tensor:
+        """Return values [..., C] without what rounding did to them; rows of zeros stand for nothing, and stay."""
+        return values
+
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return the target of a teacher that answers with values [..., C].
+
+        Args:
+            values: mean over the draws.
+            variance: of the draws [..., C]; ``None`` if it is unknown.
+            noise: of a label given the draw [..., C]; ``None`` if it is unknown.
+        """
+        return values
 
     @abstractmethod
     def divergence(self, target: Tensor, outputs: Tensor, temperature: float = 1.0) -> Tensor:
@@ -163,9 +243,57 @@ class Likelihood(ABC):
             target: the teacher's, whose variance a Gaussian that predicts none takes over.
         """
 
+    def check_label_smoothing(self, label_smoothing: float) -> None:
+        """Raise a UserError if smoothing labels by epsilon > 0 means nothing."""
+        if label_smoothing and not self.has_temperature:
+            raise UserError("label smoothing means nothing for regression: leave label_smoothing_factor out")
+
+    def of_student(self, num_outputs: int, num_values: int | None) -> "Likelihood":
+        """Return the likelihood of a student of K outputs that is taught C values (unknown if not given).
+
+        Raises:
+            UserError: numbers of outputs and of values that don't go together.
+        """
+        return self
+
+    def as_columns(self, labels: Tensor) -> Tensor:
+        """Return labels as the losses take them; those of one label an example, [B], as [B, 1]."""
+        return labels.unsqueeze(-1) if labels.ndim == 1 else labels
+
     @abstractmethod
     def labeled(self, labels: Tensor) -> Tensor:
         """Return which examples have a label: bool [...]."""
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        """Return what outputs [..., K] predict, as a target holds it: values, and their variance where it is known."""
+        return self.values(outputs)
+
+    @abstractmethod
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        """Compute the measures of a :meth:`prediction` against labels, over the examples or positions with a label.
+
+        They are empty if none has one; `metrics` says what each is.
+        """
+
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return whole numbers from 0 to 255, uint8 [..., C], for probabilities float64 [..., C]."""
+        raise NotImplementedError
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        """Return the probabilities float32 [..., C] for which :meth:`to_bytes` stores such numbers."""
+        raise NotImplementedError
+
+    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Return what may be wrong with numbers [..., C] of :meth:`to_bytes`, as :meth:`problems` does."""
+        return {}
+
+    def scale(self, values: Tensor) -> Tensor | float:
+        """Return the unit, [C] or one for all, in which values [N, ..., C] are compared."""
+        return 1.0
+
+    @abstractmethod
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return how far values [..., C] are from others [...]: 0 where they are equal, and little below 0.02."""
 
     @abstractmethod
     def problems(self, values: Tensor) -> dict[str, Tensor]:
@@ -182,8 +310,15 @@ class Categorical(Likelihood):
 
     name = "categorical"
     problem_type = "single_label_classification"
+    headline = "accuracy"
     storages = ("float16", "float32", "uint8", "top_k")
     independent = False
+    least_outputs = 2
+    classes_in = "single"
+    least_values = 2
+    smallest = 2.0**-149
+    summaries = ("sum", "minimum")
+    remedy = "pass class probabilities, not logits or counts"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.softmax(outputs / temperature, dim=-1)
@@ -197,26 +332,18 @@ class Categorical(Likelihood):
     def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
         return (outputs / temperature).log_softmax(dim=-1)
 
-    def check_outputs(self, num_outputs: int) -> None:
-        if num_outputs == 1:
-            raise UserError(
-                "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
-                "'multi_label_classification' for one label that is there or not"
-            )
-
-    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
-        self.check_outputs(num_outputs)
+    def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
         if labels.is_floating_point() or labels.ndim != 1:
             raise UserError(
                 f"labels must be class indices [N], not {labels.dtype} of shape {list(labels.shape)}: for labels that "
                 "are each there or not, or for numbers, pass problem_type='multi_label_classification' or 'regression'"
             )
         lowest, highest = int(labels.min()), int(labels.max())
-        if lowest < 0 or highest >= num_outputs:
+        if lowest < 0 or highest >= num_values:
             raise UserError(
-                f"labels must be in 0 to {num_outputs - 1}, the network's classes; they go from {lowest} to {highest}"
+                f"labels must be in 0 to {num_values - 1}, the network's classes; they go from {lowest} to {highest}"
             )
-        return self, labels.long()
+        return labels.long()
 
     def look_like_values(self, outputs: Tensor) -> bool:
         sums = outputs.double().sum(dim=-1)
@@ -244,13 +371,49 @@ class Categorical(Likelihood):
         losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
         return losses.view(labels.shape)
 
+    def normalized(self, values: Tensor) -> Tensor:
+        return values / values.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+    def as_columns(self, labels: Tensor) -> Tensor:
+        return labels
+
     def labeled(self, labels: Tensor) -> Tensor:
         return labels != UNLABELED
+
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        return classification_metrics(prediction[known], labels[known]) if known.any() else {}
+
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return 255 sqrt(p), rounded: steps of equal size in the Hellinger distance."""
+        roots = (255 * values.sqrt()).round().clamp(0, 255).to(torch.uint8)
+        if not roots.any(dim=-1).all():
+            raise UserError(
+                "storage='uint8' can't hold a distribution in which each class has less than 1 / 260,100: use float16 "
+                "or top_k"
+            )
+        return roots
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        squares = numbers.float().square()
+        return squares / squares.sum(dim=-1, keepdim=True)
+
+    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
+        sums = numbers.float().square().sum(dim=-1) / 255**2
+        tolerance = (1 + numbers.shape[-1] ** 0.5 / 510) ** 2 - 1 + SUM_TOLERANCE  # each root is off by 1/510 at most
+        return {"does not sum to one": ~((sums > 0) & ((sums - 1).abs() <= tolerance))}
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the total variation."""
+        return (values - others).abs().sum(dim=-1) / 2
 
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {
             "does not sum to one": ~((values.sum(dim=-1) - 1).abs() <= SUM_TOLERANCE)
         }
+
+
+CATEGORICAL = Categorical()
 
 
 @dataclass(frozen=True)
@@ -259,7 +422,13 @@ class Bernoulli(Likelihood):
 
     name = "bernoulli"
     problem_type = "multi_label_classification"
+    headline = "mean_average_precision"
     storages = ("float16", "float32", "uint8")
+    called = "labels"
+    classes_in = "list"
+    smallest = 2.0**-25  # from 1, where float32 is coarser than at 0
+    summaries = ("minimum", "maximum")
+    remedy = "pass probabilities of labels, not logits"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.sigmoid(outputs / temperature)
@@ -270,19 +439,13 @@ class Bernoulli(Likelihood):
     def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
         return torch.logit(values)
 
-    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
-        labels = _columns(
-            labels, "0 or 1 for each of the network's labels", labels.is_floating_point() or num_outputs == 1
-        )
-        if labels.shape[1] != num_outputs:
-            raise UserError(
-                f"there are {labels.shape[1]} labels an example and {num_outputs} outputs of the network: take a "
-                "network with as many"
-            )
+    def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
+        single = labels.is_floating_point() or num_values == 1
+        labels = _columns(labels, num_values, "0 or 1 for each of the network's labels", single)
         wrong = labels[~((labels >= 0) & (labels <= 1))]
         if len(wrong):
             raise UserError(f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}")
-        return self, labels
+        return labels
 
     def look_like_values(self, outputs: Tensor) -> bool:
         lowest, highest = outputs.min(), outputs.max()  # logits of a new network may all be in [0, 1], but near 0
@@ -319,6 +482,21 @@ class Bernoulli(Likelihood):
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
 
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        return multi_label_metrics(prediction[known], labels[known]) if known.any() else {}
+
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return 255 arcsin(sqrt(p)) / (pi / 2), rounded: steps of equal size in p's own standard deviation."""
+        return (510 / math.pi * values.clamp(0, 1).sqrt().asin()).round().to(torch.uint8)
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        return (numbers.float() * (math.pi / 510)).sin().square()
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the largest total variation of a label."""
+        return (values - others).abs().amax(dim=-1)
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {"holds a probability above one": (values > 1 + 1e-6).any(dim=-1)}
 
@@ -335,7 +513,16 @@ class Gaussian(Likelihood):
 
     name = "gaussian"
     problem_type = "regression"
+    has_temperature = False
+    exact = True
+    target_has_variance = True
+    headline = "rmse"
+    label_term = "label_loss"
     storages = ("float32", "float16")
+    column = "teacher_mean"
+    called = "numbers"
+    unit = "standard deviations"
+    remedy = "pass finite numbers"
 
     observation_variance: tuple[float, ...] | None = None
     predicts_variance: bool = False
@@ -369,13 +556,6 @@ class Gaussian(Likelihood):
         self.check_temperature(temperature)
         return outputs
 
-    def check_temperature(self, temperature: float) -> None:
-        if temperature != 1:
-            raise UserError(
-                f"a temperature means nothing for regression, and it is {temperature:g}: leave it at 1 (what says how "
-                "far to trust the teacher there is its variance)"
-            )
-
     def joint(self, others: Sequence[Likelihood]) -> Likelihood:
         """Return itself if there are no others; each of several says its own variance, if all of them know one."""
         if not others:
@@ -388,23 +568,34 @@ class Gaussian(Likelihood):
         return self.predicts_variance or self.observation_variance is not None
 
     def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
-        labels = _columns(labels, "a number for each of the network's values", True)
+        twice = labels.ndim <= 2 and num_outputs == 2 * labels.reshape(len(labels), -1).shape[1]
+        likelihood = replace(self, predicts_variance=True) if twice and not self.knows_variance else self
+        return likelihood, likelihood.checked_labels(labels, likelihood.num_values(num_outputs))
+
+    def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
+        labels = _columns(labels, num_values, "a number for each of the network's outputs", True)
         wrong = labels[~labels.isfinite()]
         if len(wrong):
             raise UserError(
                 f"the numbers to predict must be finite, and one of them is {wrong[0]:g}: leave such examples out"
             )
-        predicts = self.predicts_variance or not self.knows_variance and num_outputs == 2 * labels.shape[1]
-        likelihood = replace(self, predicts_variance=predicts)
-        if labels.shape[1] != likelihood.num_values(num_outputs):
-            raise UserError(
-                f"there are {labels.shape[1]} numbers an example to predict and {num_outputs} outputs of the network: "
-                "take a network with as many outputs, or twice as many for a mean and a log-variance each"
-            )
         known = self.observation_variance
-        if known is not None and len(known) != labels.shape[1]:
-            raise UserError(f"observation_variance has {len(known)} entries, and there are {labels.shape[1]} labels")
-        return likelihood, labels
+        if known is not None and len(known) != num_values:
+            raise UserError(f"observation_variance has {len(known)} entries, and there are {num_values} labels")
+        return labels
+
+    def observing(self, outputs: Tensor, labels: Tensor) -> Likelihood:
+        return self if self.knows_variance else self.with_variance((labels - outputs).double().square().mean(dim=0))
+
+    def with_variance(self, variance: Tensor) -> "Gaussian":
+        """Return it with the variance [C] of each number; UserError if one is 0."""
+        if not (variance > 0).all():
+            number = int((variance > 0).int().argmin())
+            raise UserError(
+                f"the network predicts number {number} of each example without any error, so that its noise is 0 and "
+                "the examples say nothing: pass held-out examples whose numbers vary"
+            )
+        return replace(self, observation_variance=tuple(variance.tolist()))
 
     def look_like_values(self, outputs: Tensor) -> bool:
         return False
@@ -412,12 +603,24 @@ class Gaussian(Likelihood):
     def curvature(self, outputs: Tensor) -> Tensor:
         noise = self.noise(outputs)
         if noise is None or self.predicts_variance:
-            said = "predicts its variance" if self.predicts_variance else "has an unknown observation_variance"
-            raise UserError(f"the curvature of a regression that {said} is not known in closed form")
+            raise UserError(
+                "the network predicts its own variance, whose curvature is not known in closed form: take an "
+                "ensemble, dropout or a variational posterior"
+                if self.predicts_variance
+                else "the variance of the numbers around the network's is unknown: pass validation examples, which "
+                "tell it, or problem_type=Gaussian(observation_variance=...)"
+            )
         return 1 / noise
 
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
         return outputs
+
+    def marginal(self, outputs: Tensor, variance: Tensor) -> tuple[Likelihood, Tensor]:
+        noise = self.noise(outputs)
+        if noise is None:
+            raise UserError("the variance of a number is unknown: pass Gaussian(observation_variance=...)")
+        total = Gaussian(predicts_variance=True)
+        return total, total.outputs_of(self.values(outputs), noise + variance)
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
         self.check_temperature(temperature)
@@ -452,12 +655,20 @@ class Gaussian(Likelihood):
         """Return the mean over the labels of KL(N(m, v) || N(mu, s)), with s = v if the network predicts none.
 
         Where nobody knows v either (a target of C means) it is the squared error.
+
+        Raises:
+            UserError: a network that predicts its variance, and a target that has none.
         """
         outputs = _wide(outputs)
         mean, own = self.values(outputs, temperature), self.noise(outputs) if self.predicts_variance else None
         wanted, variance = _mean_and_variance(target.to(outputs.dtype), mean)
         if own is None:
             return ((wanted - mean).square() / (2 * variance)).mean(dim=-1)
+        if target.shape[-1] == mean.shape[-1]:
+            raise UserError(
+                "the student predicts a variance, and the teacher's answers say none: take a student of half as many "
+                "outputs, or label with a teacher that draws or knows its observation_variance"
+            )
         ratio = variance / own
         return (((wanted - mean).square() / own + ratio - 1 - ratio.log()) / 2).mean(dim=-1)
 
@@ -469,8 +680,7 @@ class Gaussian(Likelihood):
         The latter is less log(2 pi) / 2 for a network that predicts its variance, and its part with the mean for one
         that takes over the target's.
         """
-        if label_smoothing:
-            raise UserError("label smoothing means nothing for regression: leave label_smoothing_factor out")
+        self.check_label_smoothing(label_smoothing)
         outputs, there = _wide(outputs), self.labeled(labels)
         mean = self.values(outputs)
         squares = (torch.where(there[..., None], labels.to(mean.dtype), 0) - mean).square()
@@ -483,8 +693,49 @@ class Gaussian(Likelihood):
             losses = squares / (2 * _mean_and_variance(target.to(mean.dtype), mean)[1])
         return losses.mean(dim=-1).masked_fill(~there, 0)
 
+    def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
+        known = [each for each in (variance, noise) if each is not None]
+        return torch.cat([values, sum(known)], dim=-1) if known else values
+
+    def of_student(self, num_outputs: int, num_values: int | None) -> Likelihood:
+        """Return one that predicts its variance if there are twice as many outputs as values."""
+        if num_values not in (None, num_outputs) and num_outputs != 2 * num_values:
+            raise UserError(
+                f"there are {num_values} numbers an example to predict, and the student has {num_outputs} outputs: "
+                "take one with as many, or with twice as many for a mean and a log-variance each"
+            )
+        return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
+
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
+
+    def scattered_variance(self, target: Tensor, drawn: Tensor, num_samples: int) -> Tensor:
+        return self.label_variance(target)  # the sum of a label's variance given a draw and the draws' own
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        noise = self.noise(outputs)
+        return self.values(outputs) if noise is None else torch.cat([self.values(outputs), noise], dim=-1)
+
+    def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
+        known = self.labeled(labels)
+        if not known.any():
+            return {}
+        prediction, labels = prediction[known], labels[known]
+        mean, variance = (
+            prediction.split(labels.shape[-1], dim=-1) if prediction.shape != labels.shape else (prediction, None)
+        )
+        return regression_metrics(mean, labels, variance)
+
+    def scale(self, values: Tensor) -> Tensor:
+        """Return the standard deviation of each number over all rows, 1 where they are all equal."""
+        flat = values.reshape(-1, values.shape[-1]).double()
+        spread = flat.std(dim=0, correction=0)
+        return torch.where(spread > 0, spread, 1).float()
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the largest difference of a number, in units of ``scale``."""
+        return ((values - others).abs() / scale).amax(dim=-1)
 
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return {"holds a value that is not a finite number": ~values.isfinite().all(dim=-1)}
@@ -528,14 +779,19 @@ def _log_mean(logs: Tensor, weights: Tensor | None) -> Tensor:
     return weighted.logsumexp(dim=0)
 
 
-def _columns(labels: Tensor, wanted: str, single: bool) -> Tensor:
-    """Return labels [N, C] in float32 or float64; those of a ``single`` label may lack their last dimension."""
+def _columns(labels: Tensor, num_values: int, wanted: str, single: bool) -> Tensor:
+    """Return labels [N, C] in float32 or float64; those of a ``single`` value may lack their last dimension."""
     if labels.ndim == 1 and single:
         labels = labels[:, None]
     if labels.ndim != 2:
         raise UserError(
             f"labels must be {wanted}, and they are {labels.dtype} of shape {list(labels.shape)}: for class indices "
             "pass problem_type='single_label_classification'"
+        )
+    if labels.shape[1] != num_values:
+        raise UserError(
+            f"an example has {labels.shape[1]} labels, and the network predicts {num_values}: take a network that "
+            "predicts as many"
         )
     return _wide(labels)
 

@@ -11,6 +11,8 @@ from ..utils.limits import LIMITS
 
 EXAMPLE_ID = "example_id"
 PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
+MEAN, NOISE = "teacher_mean", "teacher_noise"  # of a regression, in the place of the probabilities
+VALUES = (PROBS, MEAN)
 LABELS = ("label", "labels", "label_ids")  # which the Trainer takes for labels too
 LABEL_COLUMNS = (*LABELS, "fine_label")  # where labels are looked for, and which are never a network's inputs
 LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
@@ -18,15 +20,16 @@ LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
 
 def is_soft_label_column(name: str) -> bool:
     """Whether a column belongs to this library and not to a model's inputs."""
-    return name == EXAMPLE_ID or name.split("__")[0] in (PROBS, VARIANCE, RECORD)
+    return name == EXAMPLE_ID or name.split("__")[0] in (*VALUES, VARIANCE, NOISE, RECORD)
 
 
 def is_label(name: str, feature: Any) -> bool:
     """Whether a column holds what an example is to be called, not the example."""
-    return name in LABEL_COLUMNS or isinstance(feature, datasets.ClassLabel) or _holds_label_lists(name, feature)
+    return name in LABEL_COLUMNS or isinstance(feature, datasets.ClassLabel) or holds_label_lists(name, feature)
 
 
-def _holds_label_lists(name: str, feature: Any) -> bool:
+def holds_label_lists(name: str, feature: Any) -> bool:
+    """Return whether a column holds a list of classes for each row: of its tokens, or those that are there."""
     is_list = isinstance(feature, (datasets.List, datasets.LargeList))
     return is_list and (name in LABELS_OF_TOKENS or isinstance(feature.feature, datasets.ClassLabel))
 
@@ -79,7 +82,7 @@ def find_label(dataset: datasets.Dataset, classes: Sequence[str] | None = None) 
     usual = next((name for name in LABEL_COLUMNS if name in dataset.features), None)
     if usual is not None:
         return usual
-    lists = [name for name, feature in dataset.features.items() if _holds_label_lists(name, feature)]
+    lists = [name for name, feature in dataset.features.items() if holds_label_lists(name, feature)]
     if len(lists) > 1 and classes is not None:
         lists = [name for name in lists if _are_classes_of(dataset.features[name].feature, classes)] or lists
     if len(lists) > 1:
@@ -102,7 +105,7 @@ def _are_classes_of(feature: Any, classes: Sequence[str]) -> bool:
 
 def has_labels(dataset: datasets.Dataset) -> bool:
     """Return whether there is a label column, of a usual name or of lists of classes."""
-    return any(name in LABEL_COLUMNS or _holds_label_lists(name, each) for name, each in dataset.features.items())
+    return any(name in LABEL_COLUMNS or holds_label_lists(name, each) for name, each in dataset.features.items())
 
 
 def _holds(feature: object, kind: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..likelihoods import Categorical, Likelihood
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
 
@@ -159,7 +159,7 @@ def check_single_label(network: nn.Module) -> None:
         )
 
 
-def check_logits(logits: Tensor, network: nn.Module, likelihood: Likelihood = Categorical()) -> None:
+def check_logits(logits: Tensor, network: nn.Module, likelihood: Likelihood = CATEGORICAL) -> None:
     """Refuse probabilities where logits [..., C] are needed: a softmax or sigmoid of them would flatten every answer.
 
     Raises:
@@ -173,7 +173,7 @@ def check_logits(logits: Tensor, network: nn.Module, likelihood: Likelihood = Ca
 
 
 @torch.no_grad()
-def check_network(network: nn.Module, inputs: Inputs, likelihood: Likelihood = Categorical()) -> None:
+def check_network(network: nn.Module, inputs: Inputs, likelihood: Likelihood = CATEGORICAL) -> None:
     """Ask a network about a few examples: its answers must be logits, and the same each time.
 
     Raises:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..utils.checks import check_choice, check_positive
 from ..utils.errors import UserError
-from .belonging import NAMED, check_class_count
+from .belonging import NAMED
 from .columns import check_reserved
 from .identity import Identity, class_names, summarized_ids
+from .kinds import check_class_count
 from .record import make_record
 from .writing import attach
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..likelihoods import Categorical, Likelihood, likelihood_from
+from ..likelihoods import CATEGORICAL, Likelihood, likelihood_from
 from ..models.calling import Inputs, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
@@ -290,7 +290,7 @@ class Teacher(ABC):
 
     def _likelihood_as_json(self) -> dict[str, Any]:
         """Return nothing for one of C classes, as older records say of it."""
-        return {} if self.likelihood == Categorical() else self.likelihood.as_json()
+        return {} if self.likelihood == CATEGORICAL else self.likelihood.as_json()
 
     def _weights(self) -> dict[str, Tensor]:
         spread = spread_names(self.network)

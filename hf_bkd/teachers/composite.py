@@ -37,7 +37,7 @@ def joint_likelihood(members: Iterable[Teacher]) -> Likelihood:
 
 
 def member_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
-    """Return a member's tempered draws, those of classes as log-probabilities; a single one where it tempers their average."""
+    """Return a member's tempered draws, of classes as log-probabilities; a single one if it tempers their average."""
     if tempers_average(member):
         mean = member.predict(inputs, num_samples, generator).mean
         return Draws(member.likelihood.outputs_of(mean)[None])

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..likelihoods import Categorical
+from ..likelihoods import CATEGORICAL
 from ..models.calling import Inputs
 from ..targets import TEACHER_WEIGHTS, inverse_variance_weights, weights_by_entropy
 from ..utils.checks import check_choice
@@ -28,8 +28,9 @@ class MultiTeacher(Composite):
 
     Args:
         members: name -> teacher; each applies its own temperature and may read its own network's inputs.
-        weights: ``"equal"``, ``"entropy"`` (:func:`~hf_bkd.targets.entropy_weights`; none for a regression) or ``"inverse_variance"`` (of
-            the members' means; :func:`~hf_bkd.targets.inverse_variance_weights`), the latter two for each example.
+        weights: ``"equal"``, ``"entropy"`` (:func:`~hf_bkd.targets.entropy_weights`, refused for a regression) or
+            ``"inverse_variance"`` (of the members' means; :func:`~hf_bkd.targets.inverse_variance_weights`), the
+            latter two for each example.
         temperature: of the weighted mean, on top of the members' own.
 
     Its ``network`` is the first member's, by which inputs are prepared for all.
@@ -133,7 +134,7 @@ class ClassMap(Composite):
         tempering: str = "post_average",
     ):
         super().__init__([member], temperature, tempering)
-        if self.likelihood != Categorical():
+        if self.likelihood != CATEGORICAL:
             raise UserError(
                 f"a ClassMap adds probabilities of classes of which one is right, and this teacher's problem type is "
                 f"{self.likelihood.problem_type}: take a teacher of the data's labels"

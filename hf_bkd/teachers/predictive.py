@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..likelihoods import Categorical, Likelihood, averaged
+from ..likelihoods import CATEGORICAL, Likelihood, averaged
 
 
 class Predictive(NamedTuple):
@@ -56,7 +56,7 @@ class Draws(NamedTuple):
 
 
 def predictive_of(
-    drawn: Draws, temperature: float, tempering: str, return_samples: bool, likelihood: Likelihood = Categorical()
+    drawn: Draws, temperature: float, tempering: str, return_samples: bool, likelihood: Likelihood = CATEGORICAL
 ) -> Predictive:
     """Average draws and temper them, one by one or their average (see :class:`~hf_bkd.Teacher`)."""
     outputs, weights = drawn.logits.float(), drawn.weights

@@ -31,11 +31,13 @@ class FitContext(Protocol):
         num_train: N, the examples that networks are trained on.
         learning_rate: that of the training.
         seed: of what is drawn beside a training's own randomness.
+        problem_type: what the networks' outputs mean, where they don't say it.
     """
 
     num_samples: int
     learning_rate: float
     seed: int
+    problem_type: str | None = None
 
     @property
     def num_train(self) -> int: ...

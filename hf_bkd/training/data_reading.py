@@ -1,22 +1,24 @@
 """A Trainer that prepares the rows of its datasets itself, each by the student's own preprocessor."""
 
+from dataclasses import replace
 from typing import Any
 
 import datasets
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from ..likelihoods import CATEGORICAL
 from ..models.calling import unwrapped
-from ..models.problem_types import likelihood_of
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
 from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
+from .problem import Problem, told_likelihood
 from .resuming import ResumableTrainer
 from .settings import check_rows
-from .supervision import OnlineTeacher, StoredLabels
+from .supervision import OnlineTeacher, StoredLabels, likelihoods_taught
 
 
 class DataReadingTrainer(ResumableTrainer):
@@ -33,13 +35,18 @@ class DataReadingTrainer(ResumableTrainer):
             prepares: whether rows are prepared here, and not by the caller's collator.
         """
         args, train, student = self.args, self.train_dataset, self.model
-        likelihood_of(student)
         check_length(student, train)
+        taught = {}
+        if train is not None and args.kd_lambda > 0:
+            taught = likelihoods_taught(train, teacher if args.online_teacher else None)
+        told = told_likelihood(student, args.problem_type, taught)
         classes = classes_of_student(student, train, args.label_names, alphabetical=args.kd_lambda == 0)
         asks = self.place_model_on_device and not self.is_model_parallel
-        self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks)
+        self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks, told)
         if train is not None and args.kd_lambda > 0:
             num_labels = getattr(getattr(unwrapped(student), "config", None), "num_labels", None)
+            if told is not None and not told.has_temperature:
+                num_labels = None  # which may count variances
             if args.online_teacher:
                 self._source = OnlineTeacher(teacher, train, args, num_labels, classes)
             else:
@@ -51,6 +58,7 @@ class DataReadingTrainer(ResumableTrainer):
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
             self._train = self._preparer.loaded(TRAINING_SET, train, self._source, reads_labels)
+            self._preparer = replace(self._preparer, problem=self._train.problem)
             check_rows(train, self._train.dataset, args)
             self._watch_training_set(self._train.dataset, reads_labels)
             self._keep_processor()
@@ -63,6 +71,12 @@ class DataReadingTrainer(ResumableTrainer):
         on_card = any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read)
         if on_card or args.device.type == "cpu":
             args.dataloader_pin_memory = False  # only what is in the CPU's memory, and for another device
+
+    @property
+    def problem(self) -> Problem:
+        """What the student predicts, as its training set says, or the first one that is to be evaluated."""
+        loaded = [*([self._train] if self._train else []), *(loaded for _, loaded in self._evaluated)]
+        return loaded[0].problem if loaded else Problem(self._preparer.told or CATEGORICAL)
 
     def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
         """Keep what knows the epoch's view in step with the training."""

@@ -16,14 +16,16 @@ from torch import Tensor
 from transformers import default_data_collator
 
 from ..data.columns import EXAMPLE_ID
+from ..data.label_values import LabelColumn
 from ..data.preprocessing import Pool, look
 from ..data.rows import check_present, decoded_rows, rows_at
 from ..data.views import Views
 from ..soft_labels.columns import soft_label_columns
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
-from .classes import LabelColumn
+from .classes import ClassColumn
 from .supervision import TEACHER_INPUTS, StoredLabels
+from .tokens import placed
 
 AnyDataset = datasets.Dataset | datasets.IterableDataset
 Rows = dict[str, Any]
@@ -110,7 +112,7 @@ class Preparation:
 
     dataset: AnyDataset
     prepare: Prepare
-    labels: LabelColumn | None = None
+    labels: ClassColumn | LabelColumn | None = None
     stored: StoredLabels | None = None
     asked: AskedRows | None = None
     views: Views | None = None
@@ -133,19 +135,25 @@ class Preparation:
             tensors: the student's columns as tensors, where it takes them as they are.
         """
         others: dict[str, Any] = {}
-        if self.labels is not None:
-            others["labels"] = self.labels(rows[self.labels.name], None)
-        if self.stored is not None:
-            others |= self.stored.decoded(rows, view)
-            if EXAMPLE_ID in rows:
-                others[EXAMPLE_ID] = torch.as_tensor(np.asarray(rows[EXAMPLE_ID], np.int64))
+        if self.stored is not None and EXAMPLE_ID in rows:
+            others[EXAMPLE_ID] = torch.as_tensor(np.asarray(rows[EXAMPLE_ID], np.int64))
         if self.asked is not None:
             others |= self.asked.batch(rows)
         own = tensors or {name: rows[name] for name in self.prepare.columns}
-        if self.views is None:
-            return dict(self.prepare(own)) | others
-        shown = look(self.prepare.pictures(own), others[EXAMPLE_ID], self.views, view, self.pool)
-        return dict(self.prepare.of_pictures(shown)) | others
+        labels = None if self.labels is None else self.labels(rows[self.labels.name], None)
+        of_words = isinstance(labels, list) and getattr(self.prepare, "prepare_labeled", None) is not None
+        if of_words:
+            inputs = self.prepare.labeled(own, labels)
+        elif self.views is None:
+            inputs = dict(self.prepare(own))
+        else:
+            shown = look(self.prepare.pictures(own), others[EXAMPLE_ID], self.views, view, self.pool)
+            inputs = dict(self.prepare.of_pictures(shown))
+        if labels is not None and not of_words:
+            others["labels"] = placed(labels, inputs, self.labels.name) if isinstance(labels, list) else labels
+        if self.stored is not None:
+            others |= self.stored.decoded(rows, view, inputs.get("attention_mask"))
+        return inputs | others
 
 
 class PreparedDataset(torch.utils.data.Dataset):

@@ -92,6 +92,13 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
         config.label2id = {name: number for number, name in enumerate(names)}
 
 
+def name_problem(model: nn.Module, problem_type: str) -> None:
+    """Write what its outputs mean into a network's config, if it doesn't say it, so that others read them alike."""
+    config = getattr(unwrapped(model, keep_adapters=True), "config", None)
+    if hasattr(config, "problem_type") and config.problem_type is None:
+        config.problem_type = problem_type
+
+
 def images_seen(trainer: Any) -> dict[str, Any]:
     """Return what is known of the images that a student was trained on, by timm's names.
 

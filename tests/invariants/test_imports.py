@@ -16,6 +16,7 @@ utils
 metrics
 targets uncertainty
 likelihoods
+distances
 losses hub models
 theory
 data reports

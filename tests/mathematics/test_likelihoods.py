@@ -9,6 +9,7 @@ from torch import distributions
 
 from hf_bkd.likelihoods import LIKELIHOODS, Bernoulli, Categorical, Gaussian, likelihood_from
 from hf_bkd.losses import kl_to_target
+from hf_bkd.targets import adaptive_lambda, noise_ratio
 from hf_bkd.utils.errors import UserError
 
 S, B, C = 7, 5, 4
@@ -159,3 +160,52 @@ def test_values_that_can_be_none_are_named():
 def test_the_divergence_of_the_losses_is_the_categorical_one():
     target, logits = torch.rand(B, C).softmax(-1), torch.randn(B, C)
     assert torch.equal(kl_to_target(target, logits, 2.0), Categorical().divergence(target, logits, 2.0))
+
+
+def test_the_target_of_an_answer_holds_the_variance_of_a_label():
+    mean, variance, noise = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.25]]), torch.tensor([[1.0, 1.0]])
+    assert Gaussian().target(mean, variance, noise).tolist() == [[1, 2, 1.5, 1.25]]
+    assert Gaussian().target(mean, variance).tolist() == [[1, 2, 0.5, 0.25]]
+    assert Gaussian().target(mean).tolist() == mean.tolist()
+    assert Bernoulli().target(mean, variance).tolist() == mean.tolist()
+
+
+def test_a_student_of_twice_as_many_outputs_predicts_its_variance():
+    assert Gaussian((0.5,)).of_student(2, 1) == Gaussian(predicts_variance=True)
+    assert Gaussian((0.5,)).of_student(1, 1) == Gaussian()
+    assert Bernoulli().of_student(4, 4) == Bernoulli()
+    with pytest.raises(UserError, match="3 numbers an example to predict, and the student has 2 outputs"):
+        Gaussian().of_student(2, 3)
+    with pytest.raises(UserError, match="the student predicts a variance, and the teacher's answers say none"):
+        Gaussian(predicts_variance=True).divergence(torch.ones(1, 2), torch.ones(1, 4))
+
+
+def test_measures_are_of_the_labeled_positions_alone():
+    p = torch.tensor([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.5, 0.5]]])
+    labels = torch.tensor([[0, 0], [1, -100]])
+    assert Categorical().measures(p, labels)["accuracy"] == pytest.approx(1 / 3)
+    assert Categorical().measures(p, torch.full_like(labels, -100)) == {}
+    hot = torch.tensor([[1.0, 0.0], [torch.nan, torch.nan]])
+    assert Bernoulli().measures(p[0], hot)["accuracy"] == 1
+    both = Gaussian(predicts_variance=True)
+    outputs = torch.tensor([[1.0, 0.0], [2.0, torch.log(torch.tensor(4.0))]])
+    measures = both.measures(both.prediction(outputs), torch.tensor([[2.0], [torch.nan]]))
+    assert measures["rmse"] == 1 and measures["nll"] == pytest.approx(0.5 + 0.9189385)
+    assert set(Gaussian().measures(Gaussian().prediction(outputs[:, :1]), torch.ones(2, 1))) == {"rmse", "mae"}
+
+
+def test_the_adaptive_lambda_of_bernoullis_is_that_of_two_classes():
+    """Two classes are one Bernoulli: both variances are doubled by the second class, and their ratio is not."""
+    drawn = torch.rand(6, 50, 1, dtype=torch.float64)
+    classes = torch.cat([drawn, 1 - drawn], dim=-1)
+    ratios = []
+    for likelihood, draws in ((Bernoulli(), drawn), (Categorical(), classes)):
+        mean, variance = draws.mean(dim=0), draws.var(dim=0)
+        summed = variance.sum(dim=-1)
+        label = likelihood.scattered_variance(mean, summed, 6)
+        ratios.append((noise_ratio(mean, variance, 6, label), adaptive_lambda(mean, variance, 6, 0.3, label)))
+    assert ratios[0][0] == pytest.approx(ratios[1][0])
+    torch.testing.assert_close(ratios[0][1], ratios[1][1])
+    means = drawn.mean(dim=0)
+    label = Gaussian().scattered_variance(Gaussian().target(means, drawn.var(dim=0), torch.ones_like(means)), means, 6)
+    torch.testing.assert_close(label, drawn.var(dim=0).sum(dim=-1) + 1)

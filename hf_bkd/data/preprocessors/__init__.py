@@ -17,13 +17,14 @@ from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
 from .audio import audio_preprocessor
 from .base import Preprocessor, called
-from .content import INPUT_NAMES, Content, columns_as_inputs, ready_columns
+from .content import INPUT_NAMES, Content, columns_as_inputs, holds_words, ready_columns
 from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, folders_of, network_kind, saved_processor
 from .tables import table_preprocessor
 from .texts import text_preprocessor, token_preprocessor
+from .tokens import tokenizer_hash
 
 __all__ = [
     "MODES",
@@ -33,6 +34,7 @@ __all__ = [
     "columns_as_inputs",
     "preprocessor_for",
     "ready_columns",
+    "tokenizer_hash",
 ]
 
 _READ: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # columns of numbers, in their order
@@ -47,7 +49,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
         network: a model of transformers, one of timm (plain or in transformers' wrapper), or any module.
         dataset: its features say which columns are images, texts, sound and numbers. Labels, soft labels and columns
             called ``id`` or ``idx`` are never read. Of texts it is the only column, or the one called ``text`` or
-            ``sentence``, or a pair such as ``premise`` and ``hypothesis``.
+            ``sentence``, or a pair such as ``premise`` and ``hypothesis``; a network of tokens reads lists of words,
+            such as ``tokens``, where there are some.
         processing_class: a tokenizer, image processor, feature extractor or processor of transformers; a transform of
             one image (torchvision's or timm's); an :class:`~hf_bkd.ImagePreprocessor`; or any function from rows
             (column name -> list) to inputs. If not given, what lies beside the network's weights, or timm's data
@@ -98,7 +101,7 @@ def _made(kind: str, network: nn.Module, content: Content, processing_class: Any
     if processor is None and kind in SOURCES:
         processor = saved_processor(kind, *folders_of(network))
     if kind == "text":
-        return text_preprocessor(network, columns, processor)
+        return text_preprocessor(network, columns, processor, holds_words(content.features[columns[0]]))
     if kind == "image":
         return image_preprocessor(network, columns, processor)
     if kind == "audio":

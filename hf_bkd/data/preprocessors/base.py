@@ -37,6 +37,8 @@ class Preprocessor:
         mode: of PIL, to which images are converted; as they are if not given.
         of_pictures: uint8 images [B, C, H, W], or B times [C, H, W], on any device, to the network's inputs: what
             ``prepare`` makes of the same pictures in a dataset. ``None`` where no images are read.
+        prepare_labeled: rows, and the class numbers of their words (or tokens), B tensors int64 [W], to inputs and
+            ``labels`` int64 [B, L] of the tokens; ``None`` where there are neither.
     """
 
     kind: str
@@ -47,10 +49,45 @@ class Preprocessor:
     normalization: ImagePreprocessor | None = None
     mode: str | None = None
     of_pictures: Callable[[Images], dict[str, Tensor]] | None = None
+    prepare_labeled: Callable[[Rows, Sequence[Tensor]], dict[str, Tensor]] | None = None
 
     def __call__(self, rows: Rows) -> dict[str, Tensor]:
         """Turn a batch of rows into inputs."""
         return self.prepare(rows)
+
+    def labeled(self, rows: Rows, labels: Sequence[Tensor], numbers: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Turn rows with one label for each of their words, or tokens, into inputs and labels of their tokens.
+
+        Args:
+            rows: column name -> B values.
+            labels: B tensors int64 [W] of class numbers; empty ones of rows without labels.
+            numbers: what the rows are called, [B], where that is known.
+
+        Returns:
+            The inputs, and ``labels`` int64 [B, L]: that of a word stands at its first piece; other pieces, special
+            tokens and padding have none (-100).
+
+        Raises:
+            UserError: rows that aren't divided into words or tokens, or with another number of these than of labels.
+        """
+        if self.prepare_labeled is None:
+            raise UserError(
+                f"there is a label for each word, and column {', '.join(self.columns)} isn't divided into words: "
+                "bring it to lists of words, or of input_ids"
+            )
+        column = "input_ids" if "input_ids" in self.columns else self.columns[0]
+        for place, (row, own) in enumerate(zip(rows[column], labels, strict=True)):
+            if len(own) not in (0, len(row)):
+                name = "a row" if numbers is None else f"row {numbers[place]}"
+                raise RowError(
+                    f"{name} of column {column} has {len(row)} words or tokens, and {len(own)} labels: mend the row, "
+                    "or leave it out",
+                    None if numbers is None else int(numbers[place]),
+                    column,
+                )
+        known = numbers if numbers is not None else range(len(labels))
+        with_labels = {**rows, "labels": list(labels)}
+        return called(lambda these: self.prepare_labeled(these, these["labels"]), with_labels, known)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is recorded with labels of these inputs."""

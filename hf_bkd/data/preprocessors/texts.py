@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...likelihoods import UNLABELED
 from ...models.calling import argument_names
 from ...utils.errors import UserError
 from ..rows import check_present
 from .base import Preprocessor
+from .tokens import labels_of_pieces, words_of
 
 UNLIMITED = 10**6  # what tokenizers without a maximum length say is more than this
 
 
-def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: Any) -> Preprocessor:
+def text_preprocessor(
+    network: nn.Module, columns: tuple[str, ...], tokenizer: Any, in_words: bool = False
+) -> Preprocessor:
     """Make the preprocessor of a column of texts, or of two columns of pairs.
 
     Texts are cut to what the network can read and padded to the longest of a batch, with the network's own padding
@@ -26,6 +30,7 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     Args:
         network: reads the texts.
         columns: one column of texts or two of pairs, in their order.
+        in_words: whether the texts are lists of words, each of which has pieces of its own.
         tokenizer: of transformers; a copy of it is used.
 
     Raises:
@@ -45,14 +50,25 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     # padding that nothing masks changes the answer, and has to be the same in every batch
     padding = True if longest is None or "attention_mask" in taken else "max_length"
 
-    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
+    def tokenized(rows: dict[str, list]) -> Any:
         check_present(rows, columns)
-        batch = tokenizer(*(list(rows[name]) for name in columns), padding=padding, return_tensors="pt", **length)
+        texts = (list(rows[name]) for name in columns)
+        batch = tokenizer(*texts, padding=padding, return_tensors="pt", is_split_into_words=in_words, **length)
         _check_tokens(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
-        return {name: value for name, value in batch.items() if name in taken}
+        return batch
+
+    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
+        return {name: value for name, value in tokenized(rows).items() if name in taken}
+
+    def prepare_labeled(rows: dict[str, list], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        batch = tokenized(rows)
+        inputs = {name: value for name, value in batch.items() if name in taken}
+        return inputs | {"labels": labels_of_pieces(words_of(batch), labels)}
 
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
-    return Preprocessor("text", columns, prepare, settings, processor=tokenizer)
+    settings |= {"words": True} if in_words else {}
+    labeled = prepare_labeled if in_words else None
+    return Preprocessor("text", columns, prepare, settings, processor=tokenizer, prepare_labeled=labeled)
 
 
 def _check_tokens(lengths: Sequence[int]) -> None:
@@ -157,4 +173,10 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
             inputs["attention_mask"] = padded([[1] * len(each) for each in rows["input_ids"]], 0)
         return inputs
 
-    return Preprocessor("text", columns, prepare, {"tokens": list(columns), "padding": padding}, processor=tokenizer)
+    def prepare_labeled(rows: dict[str, list], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        own = zip(labels, rows["input_ids"], strict=True)
+        values = [each.tolist() or [UNLABELED] * len(tokens) for each, tokens in own]
+        return prepare(rows) | {"labels": padded(values, UNLABELED)}
+
+    settings = {"tokens": list(columns), "padding": padding}
+    return Preprocessor("text", columns, prepare, settings, processor=tokenizer, prepare_labeled=prepare_labeled)
