@@ -13,7 +13,8 @@ def placed(labels: Sequence[Tensor], inputs: Mapping[str, Tensor], name: str) ->
     """Return the labels of tokens as one tensor, ``UNLABELED`` where inputs are padded or rows have none.
 
     Args:
-        labels: int64 [L] of each of B rows, one for each of its tokens; empty where a row has no labels.
+        labels: int64 of each of B rows, one for each of its tokens, or of its inputs where these are padded already;
+            empty where a row has no labels.
         inputs: of the network for these rows; an ``attention_mask`` [B, L] says where they are padded.
         name: of the column of labels, in errors.
 
@@ -23,11 +24,12 @@ def placed(labels: Sequence[Tensor], inputs: Mapping[str, Tensor], name: str) ->
     Raises:
         UserError: a row has another number of labels than tokens.
     """
+    mask, longest = inputs.get("attention_mask"), next(iter(inputs.values())).shape[1]
+    mask = torch.ones(len(labels), longest) if mask is None else mask
     lengths = torch.tensor([len(row) for row in labels])
-    mask = inputs.get("attention_mask")
-    mask = torch.ones(next(iter(inputs.values())).shape[:2]) if mask is None else mask
-    mask = mask.bool() & (lengths > 0).unsqueeze(1).to(mask.device)
-    check_lengths(name, lengths, mask.sum(dim=1).cpu())
-    result = torch.full(mask.shape, UNLABELED, device=mask.device)
-    result[mask] = torch.cat(list(labels)).to(mask.device) if len(labels) else result[mask]
+    places = mask.bool().masked_fill((lengths == longest).unsqueeze(1).to(mask.device), True)
+    places = places.masked_fill((lengths == 0).unsqueeze(1).to(mask.device), False)
+    check_lengths(name, lengths, places.sum(dim=1).cpu())
+    result = torch.full(places.shape, UNLABELED, device=mask.device)
+    result[places] = torch.cat(list(labels)).to(mask.device)
     return result

@@ -127,7 +127,8 @@ def test_distilling_numbers_weighs_each_by_its_variance(tmp_path):
 
 def test_a_student_of_mean_and_variance_learns_both(tmp_path):
     dataset = labeled("numbers")
-    ours = trained(tmp_path, "numbers and variances", dataset, kd_lambda=1.0, learning_rate=0.05, num_train_epochs=150)
+    learned = {"optim": "adamw_torch", "max_steps": 400, "per_device_train_batch_size": 22, "kd_lambda": 1.0}
+    ours = trained(tmp_path, "numbers and variances", dataset, **learned)
     assert ours.likelihood == Gaussian(predicts_variance=True)
     measured = torch.tensor(dataset["teacher_variance"][:]) + torch.tensor(dataset["teacher_noise"][:])
     prediction = ours.likelihood.prediction(torch.tensor(ours.predict(dataset).predictions))

@@ -5,8 +5,18 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForTokenClassification
 
-from hf_bkd import DistillationTrainer, VariationalTeacher, add_soft_labels, make_variational
-from hf_bkd.likelihoods import CATEGORICAL, Bernoulli, Gaussian
+from hf_bkd import (
+    DeterministicTeacher,
+    DistillationTrainer,
+    EnsembleTeacher,
+    Teacher,
+    VariationalTeacher,
+    make_variational,
+)
+from hf_bkd.likelihoods import Bernoulli, Gaussian
+from hf_bkd.soft_labels import attach
+from hf_bkd.soft_labels.identity import Identity
+from hf_bkd.utils.random import ExampleGenerator
 from tests.training.training_helpers import arguments
 
 N, D, C, WORDS = 22, 6, 3, 20
@@ -28,7 +38,8 @@ class Rows(nn.Module):
 def tagger(seed=0, **changes) -> BertForTokenClassification:
     torch.manual_seed(seed)
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=WORDS, num_labels=C, max_position_embeddings=16, **small | changes)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 16}
+    config = BertConfig(vocab_size=WORDS, num_labels=C, **small | still | changes)
     return BertForTokenClassification(config)
 
 
@@ -71,14 +82,19 @@ def student(kind) -> nn.Module:
     }[kind]()
 
 
-def teacher(kind) -> VariationalTeacher:
+def teacher(kind) -> Teacher:
     torch.manual_seed(3)
-    likelihood = {"labels": Bernoulli(), "tokens": CATEGORICAL}.get(kind, Gaussian((0.5, 0.25, 1.0)))
-    network = tagger(3) if kind == "tokens" else Rows()
+    if kind == "tokens":
+        return EnsembleTeacher([DeterministicTeacher(sharper(tagger(seed)), temperature=1.0) for seed in (3, 4)])
+    likelihood = Bernoulli() if kind == "labels" else Gaussian((0.5, 0.25, 1.0))
+    return VariationalTeacher(make_variational(sharper(Rows()), "head", initial_std=0.3), likelihood=likelihood)
+
+
+def sharper(network: nn.Module) -> nn.Module:
     with torch.no_grad():
         for weight in network.parameters():
             weight *= 3
-    return VariationalTeacher(make_variational(network.eval(), "head", initial_std=0.3), likelihood=likelihood)
+    return network.eval()
 
 
 def examples(kind) -> datasets.Dataset:
@@ -90,9 +106,21 @@ def examples(kind) -> datasets.Dataset:
 KINDS = ["labels", "numbers", "numbers and variances", "tokens"]
 
 
-def labeled(kind, dataset=None, **options) -> datasets.Dataset:
-    options = {"storage": "float32", "seed": 3, "progress": False, "num_samples": 6, "variance": "full"} | options
-    return add_soft_labels(examples(kind) if dataset is None else dataset, teacher(kind), **options)
+def labeled(kind, dataset=None, num_samples=6, seed=3) -> datasets.Dataset:
+    """Attach a teacher's answers by hand, with the draws of an online teacher of that seed."""
+    dataset, by = examples(kind) if dataset is None else dataset, teacher(kind)
+    columns = [name for name in dataset.column_names if name != "labels"]
+    inputs = {name: torch.tensor(dataset[name][:]) for name in columns}
+    ids = Identity(tuple(columns)).of_dataset(dataset)
+    answer = by.predict(inputs, num_samples, ExampleGenerator(torch.from_numpy(ids), seed))
+    record = {"format": 1, "temperature": 1.0, "tempering": "per_sample", "num_samples": num_samples, "seed": seed}
+    record |= by.likelihood.as_json() | {"teacher": {"method": "variational", "num_classes": C}}
+    parts, lengths = [answer.mean, answer.variance, answer.noise], None
+    if kind == "tokens":
+        there, record["positions"] = inputs["attention_mask"].bool(), "tokens"
+        lengths, parts = there.sum(dim=1).numpy(), [None if each is None else each[there] for each in parts]
+    mean, variance, noise = (None if each is None else each.numpy() for each in parts)
+    return attach(dataset, mean, record, variance, storage="float32", noise=noise, lengths=lengths)
 
 
 def trainer(folder, kind, dataset, **changes) -> DistillationTrainer:
