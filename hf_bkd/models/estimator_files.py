@@ -11,8 +11,8 @@ import numpy as np
 from ..utils.environment import version_of
 from ..utils.errors import UserError
 from .estimator_parts import name_of
+from .saving import ESTIMATOR
 
-FILE = "estimator.skops"
 UNSEEN = ("n_jobs", "verbose", "_sklearn_version")  # parameters that change no answer
 
 
@@ -26,10 +26,10 @@ def save_estimator(estimator: Any, folder: Path) -> None:
     io = skops_io("saving")
     folder.mkdir(parents=True)
     try:
-        io.dump(estimator, folder / FILE)
+        io.dump(estimator, folder / ESTIMATOR)
     except Exception as error:
         raise UserError(f"{name_of(estimator)} can't be saved by skops ({type(error).__name__}: {error})") from error
-    _trusted(io, folder / FILE)
+    _trusted(io, folder / ESTIMATOR)
 
 
 def load_estimator(folder: Path) -> Any:
@@ -39,9 +39,9 @@ def load_estimator(folder: Path) -> Any:
         UserError: skops is not installed, the file is missing, or it asks for other classes.
     """
     io = skops_io("loading")
-    file = Path(folder) / FILE
+    file = Path(folder) / ESTIMATOR
     if not file.is_file():
-        raise UserError(f"{folder} holds no estimator, for {FILE} is missing: save it again")
+        raise UserError(f"{folder} holds no estimator, for {ESTIMATOR} is missing: save it again")
     estimator = io.load(file, trusted=_trusted(io, file))
     _check_trees(estimator)
     return estimator

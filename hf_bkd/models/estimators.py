@@ -57,8 +57,8 @@ class EstimatorNetwork(nn.Module):
             return names, places, len(names or own)
         own = classes_of(self.estimator) if self.problem_type == Bernoulli.problem_type else None
         final = steps_of(self.estimator)[-1]
-        number = int(getattr(final, "n_outputs_", 0)) or 1 if own is None else len(own)
-        if names is not None and len(names) != number and hasattr(final, "n_outputs_" if own is None else "classes_"):
+        number = _number_of_outputs(final) if own is None else len(own)
+        if names is not None and len(names) != number and own is not None:
             raise UserError(f"class_names has {len(names)} names, and {name_of(final)} predicts {number} values")
         return (None, None, number) if names is None else ([str(name) for name in names], None, len(names))
 
@@ -150,6 +150,12 @@ def _named(classes: list[Any], names: Sequence[str] | None) -> tuple[list[str] |
             f"({', '.join(names[:5])}): name all its classes ({', '.join(own[:5])})"
         )
     return names, places
+
+
+def _number_of_outputs(regressor: Any) -> int:
+    """Return how many numbers a regressor predicts, as it says itself or by its coefficients; 1 if it says nothing."""
+    coefficients = getattr(regressor, "coef_", None)
+    return int(getattr(regressor, "n_outputs_", 0)) or (len(coefficients) if np.ndim(coefficients) == 2 else 1)
 
 
 def _names_of_features(estimator: Any) -> list[str] | None:

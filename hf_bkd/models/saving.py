@@ -25,6 +25,7 @@ from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .problem_types import stated_problem_type
 from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
 
+ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
 logger = logging.getLogger(__name__)
@@ -162,6 +163,11 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         read_json(folder / name) if (folder / name).is_file() else {} for name in (CONFIG, DESCRIPTION)
     )
     former = (folder / FORMER_WEIGHTS).is_file()
+    if any((folder / place / ESTIMATOR).is_file() for place in ("", "network")):
+        raise UserError(
+            f"{folder} holds an estimator of scikit-learn, which is no network to train or to predict with here: it is "
+            "a teacher (SklearnTeacher.from_pretrained), and learns from weighted_rows(dataset)"
+        )
     if not holds_network(folder):
         raise UserError(f"{folder} holds no network that could be loaded: save it again")
     if "pretrained_cfg" in config and "architectures" not in config:

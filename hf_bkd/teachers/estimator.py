@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..likelihoods import Gaussian
 from ..models.calling import Inputs
 from ..models.estimator_files import fingerprint_of, load_estimator, parameters_of, save_estimator, versions_of
-from ..models.estimator_parts import has_probabilities, name_of
+from ..models.estimator_parts import estimator_type, has_probabilities, name_of, steps_of
 from ..models.estimators import EstimatorNetwork
 from ..utils.errors import UserError
 from .base import Teacher
@@ -97,8 +97,8 @@ class SklearnTeacher(Teacher):
         from ..data.tables import labels_and_names, table_and_columns  # teachers need no datasets to answer
 
         table, columns = table_and_columns(dataset, feature_names, label_column)
-        labels, names = labels_and_names(dataset, label_column, class_names)
         estimator = _copy(estimator)
+        labels, names = labels_and_names(dataset, label_column, class_names, estimator_type(steps_of(estimator)[-1]))
         try:
             estimator.fit(table, labels)
         except (ValueError, TypeError) as error:
@@ -185,7 +185,8 @@ class Fitting:
         from ..data.tables import labels_and_names, reader_of_table
 
         if self.options.get("class_names") is None:
-            self.options["class_names"] = labels_and_names(dataset, self.options.get("label_column"))[1]
+            kind = estimator_type(steps_of(self.estimator)[-1])
+            self.options["class_names"] = labels_and_names(dataset, self.options.get("label_column"), None, kind)[1]
         return reader_of_table(dataset, self.options.get("feature_names"), self.options.get("label_column"))
 
 
