@@ -64,7 +64,7 @@ def fitted(estimator: Any) -> Any:
     final = steps_of(estimator)[-1]
     kind = estimator_type(final)
     if kind not in (None, "classifier", "regressor"):
-        raise UserError(f"{name_of(final)} is a {kind}, which predicts no labels: pass a classifier or a regressor")
+        raise UserError(f"{name_of(final)} is of the kind {kind!r}, which predicts no labels: pass a classifier or a regressor")
     if kind == "regressor" and _is_fitted(final) or hasattr(final, "classes_"):
         return estimator
     raise UserError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..likelihoods import Bernoulli, Categorical, Gaussian, likelihood_from
 from ..utils.errors import UserError
+from .class_names import given_names
 from .estimator_parts import answers_of, classes_of, fitted, members_of, name_of, problem_type_of, steps_of, transformed
 
 
@@ -61,6 +62,24 @@ class EstimatorNetwork(nn.Module):
         if names is not None and len(names) != number and own is not None:
             raise UserError(f"class_names has {len(names)} names, and {name_of(final)} predicts {number} values")
         return (None, None, number) if names is None else ([str(name) for name in names], None, len(names))
+
+    @property
+    def known_names(self) -> list[str] | None:
+        """The names of the C values, without those that only say a class' own number."""
+        return given_names(self.label_names) if self.is_numbered else self.label_names
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the estimator knows its classes by whole numbers."""
+        own = classes_of(self.estimator) if self.problem_type == Categorical.problem_type else None
+        return own is not None and all(map(is_number, own))
+
+    @property
+    def takes_missing(self) -> bool | None:
+        """Whether the estimator takes tables in which values are missing; ``None`` if it doesn't say."""
+        if len(steps_of(self.estimator)) > 1 or not hasattr(self.estimator, "__sklearn_tags__"):
+            return None
+        return bool(self.estimator.__sklearn_tags__().input_tags.allow_nan)
 
     @property
     def reads_texts(self) -> bool:

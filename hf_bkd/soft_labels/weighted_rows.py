@@ -8,18 +8,23 @@ import numpy as np
 import pandas as pd
 
 from ..data.columns import LABEL_COLUMNS, numbered_labels
-from ..data.tables import table_and_columns
+from ..data.tables import labels_and_names, table_and_columns
+from ..likelihoods import CATEGORICAL, Gaussian
 from ..models.class_names import given_names
 from ..utils.checks import check_share
 from ..utils.errors import UserError
+from .columns import SoftLabels
 from .reading import read, stored_labels
+
+
+LEAST_VARIANCE = 0.01  # of the rows' mean variance: where all trees agree by chance
 
 
 class WeightedRows(NamedTuple):
     """What ``estimator.fit(features, labels, sample_weight=weights)`` takes.
 
     features: a table of M rows.
-    labels: [M], of the kind that the dataset's label column holds.
+    labels: [M], of the kind that the dataset's label column holds; [M] or [M, C] of numbers.
     weights: float64 [M], above 0.
     """
 
@@ -46,13 +51,16 @@ def weighted_rows(
     weight below ``least_weight`` is kept with the probability weight / least_weight, and then weighs ``least_weight``:
     there are fewer rows, and the mean of each weight is as it was.
 
+    Of a regression each row stays one: its label is the teacher's mean, mixed with the row's own as above, and its
+    weight 1 / variance, at most 100 times that of a row of average variance, and 1 on average.
+
     Args:
         dataset: N rows with soft labels.
         kd_lambda: lambda in [0, 1]; rows without a label have lambda 1.
         name: the teacher's, where there are labels of several.
         label_column: by default ``label``, ``labels`` or ``fine_label``; none is needed for a lambda of 1.
         feature_names: the columns of the table; all of numbers and words if not given, less labels and ids.
-        least_weight: in [0, 1); 0 keeps all classes with any weight.
+        least_weight: in [0, 1]; 0 keeps all classes with any weight.
         seed: of what is kept.
         allow_unrecorded_labels: whether labels may be used that don't say what they were made for.
 
@@ -67,6 +75,13 @@ def weighted_rows(
         raise UserError("the soft labels are of several views of each row, and a table has one: label it without views")
     column = label_column or next((each for each in LABEL_COLUMNS if each in dataset.features), None)
     names = None if labels.record is None else labels.record.class_names
+    if labels.layout.likelihood.problem_type == Gaussian.problem_type:
+        return _numbers(dataset, labels, kd_lambda, column, feature_names)
+    if labels.layout.likelihood != CATEGORICAL or labels.lengths is not None:
+        raise UserError(
+            "rows are repeated for each class, and these soft labels are of several labels a row, or of tokens: teach "
+            "a network"
+        )
     target = labels.probs.double().numpy()
     target = target / target.sum(axis=1, keepdims=True)
     if kd_lambda < 1:
@@ -78,6 +93,27 @@ def weighted_rows(
     table, _ = table_and_columns(dataset, feature_names, column)
     values = _class_values(dataset.features.get(column), names, labels.num_classes)
     return WeightedRows(table.iloc[rows].reset_index(drop=True), values[classes], weights[rows, classes])
+
+
+def _numbers(
+    dataset: datasets.Dataset,
+    labels: SoftLabels,
+    kd_lambda: float,
+    column: str | None,
+    feature_names: Sequence[str] | None,
+) -> WeightedRows:
+    """Return each row once, with its mean and 1 / variance."""
+    target = labels.values.double().numpy()
+    if kd_lambda < 1:
+        own, _ = labels_and_names(dataset, column, kind="regressor")
+        target = kd_lambda * target + (1 - kd_lambda) * own.reshape(len(own), -1)
+    known = [each.double().reshape(len(target), -1) for each in (labels.variance, labels.noise) if each is not None]
+    variance = sum(each.mean(dim=1).numpy() for each in known) if known else np.ones(len(target))
+    variance = np.maximum(variance, LEAST_VARIANCE * variance.mean())
+    weights = 1 / variance if variance.any() else np.ones(len(target))
+    table, _ = table_and_columns(dataset, feature_names, column)
+    target = target[:, 0] if target.shape[1] == 1 else target
+    return WeightedRows(table, target, weights / weights.mean())
 
 
 def _mixed(probs: np.ndarray, numbers: Sequence[int], kd_lambda: float) -> np.ndarray:

@@ -119,7 +119,7 @@ class SklearnTeacher(Teacher):
     @property
     def class_names(self) -> list[str] | None:
         """Names of the classes in the order of the answers; ``None`` where they are only numbered."""
-        return self.network.label_names
+        return self.network.known_names
 
     def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
         return Draws(*self.network.draws(_table(inputs)))

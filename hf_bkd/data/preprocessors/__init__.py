@@ -151,5 +151,7 @@ def _part(processor: Any, kind: str) -> Any:
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
     own = getattr(getattr(unwrapped(network), "config", None), "id2label", None)
+    if isinstance(network, EstimatorNetwork) and network.known_names:
+        own = dict(enumerate(network.known_names))  # "0" and "1" are names to an estimator of strings
     names = own or dict(enumerate(names_of_network(network) or ()))
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]

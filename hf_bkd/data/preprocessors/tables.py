@@ -7,11 +7,13 @@ import datasets
 import numpy as np
 import pandas as pd
 
+from ...likelihoods import Categorical
 from ...models.class_names import given_names
 from ...models.estimator_parts import name_of
 from ...models.estimators import EstimatorNetwork
 from ...utils.errors import UserError
 from ..columns import LABEL_COLUMNS, LABELS
+from ..labels import IN_WORDS
 from .base import Preprocessor
 from .content import Content
 
@@ -29,11 +31,16 @@ def table_preprocessor(network: EstimatorNetwork, dataset: Any) -> Preprocessor:
             among them, or classes that can't be told from the dataset's.
     """
     _check_numbers(network, dataset.features)
-    columns = _columns(network, dataset)
-    features = dataset.features
-    return Preprocessor(
-        "table", columns, lambda rows: {TABLE: table_of(rows, columns, features)}, {"table": list(columns)}
-    )
+    _check_kind(network, dataset.features)
+    columns, features = _columns(network, dataset), dataset.features
+
+    def prepare(rows: dict[str, list]) -> dict[str, pd.DataFrame]:
+        table = table_of(rows, columns, features)
+        if network.takes_missing is False:
+            _check_whole(table, network)
+        return {TABLE: table}
+
+    return Preprocessor("table", columns, prepare, {TABLE: list(columns)})
 
 
 def table_of(rows: Mapping[str, Sequence], columns: Sequence[str], features: Mapping[str, Any]) -> pd.DataFrame:
@@ -112,7 +119,7 @@ def _check_numbers(network: EstimatorNetwork, features: Mapping[str, Any]) -> No
 
     As of ``class_encode_column``, which sorts 10 before 2.
     """
-    if network.label_names is not None:
+    if network.known_names is not None or not network.is_numbered:
         return
     numbers = [str(number) for number in range(network.num_classes)]
     for name in LABEL_COLUMNS:
@@ -123,6 +130,25 @@ def _check_numbers(network: EstimatorNetwork, features: Mapping[str, Any]) -> No
                 f"as names in another order ({_listed(names)}), so that nothing says whether 2 is the number or the "
                 "name: pass class_names, the names of the classes 0, 1, 2 and so on"
             )
+
+
+def _check_kind(network: EstimatorNetwork, features: Mapping[str, Any]) -> None:
+    """UserError if a column of labels is of classes, and the estimator predicts something else than one of them."""
+    for name in LABEL_COLUMNS:
+        if isinstance(features.get(name), datasets.ClassLabel) and network.problem_type != Categorical.problem_type:
+            raise UserError(
+                f"{name_of(network.estimator)} predicts {IN_WORDS[network.problem_type]}, and the column {name} holds "
+                "one class a row: pass a classifier that was fitted on these classes"
+            )
+
+
+def _check_whole(table: pd.DataFrame, network: EstimatorNetwork) -> None:
+    missing = table.isna().any(axis=0)
+    if missing.any():
+        raise UserError(
+            f"a value of column {table.columns[missing.argmax()]} is missing, and {name_of(network.estimator)} takes "
+            "none: leave such rows out (on_error='skip'), or fit a pipeline that begins with SimpleImputer()"
+        )
 
 
 def _values(values: Sequence[Any], feature: Any) -> Any:
