@@ -24,7 +24,8 @@ class WeightedRows(NamedTuple):
     """What ``estimator.fit(features, labels, sample_weight=weights)`` takes.
 
     features: a table of M rows.
-    labels: [M], of the kind that the dataset's label column holds; [M] or [M, C] of numbers.
+    labels: classes [M] as the dataset's label column holds them, their numbers if it has none; or a regression's [M] or
+        [M, C].
     weights: float64 [M], above 0.
     """
 
@@ -134,9 +135,9 @@ def _without_small(weights: np.ndarray, least: float, seed: int) -> np.ndarray:
 
 
 def _class_values(feature: Any, names: Sequence[str] | None, number: int) -> np.ndarray:
-    """Return the classes as a label column holds them: by name, or by number."""
+    """Return the classes as a label column holds them, by name or by number; by number where there is no column."""
     dtype, names = str(getattr(feature, "dtype", "")), given_names(names)
-    if names is None or isinstance(feature, datasets.ClassLabel):
+    if names is None or feature is None or isinstance(feature, datasets.ClassLabel):
         return np.arange(number)
     if dtype.startswith(("int", "uint", "float", "double")):
         try:
