@@ -103,8 +103,7 @@ class DataReadingTrainer(ResumableTrainer):
 
     def batch_of(self, rows: list[int]) -> dict[str, Any]:
         """Return a batch of the training set's rows of some numbers, as the loader makes it."""
-        dataset, collate = self._train
-        return self._prepare_inputs(collate(dataset.__getitems__(rows)))
+        return self._prepare_inputs(self._train.collate(self._train.dataset.__getitems__(rows)))
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """Load a dataset as `Trainer` does; of one to evaluate, the last batch is never dropped."""

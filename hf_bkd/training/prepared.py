@@ -5,7 +5,7 @@ the columns that the student's preprocessor reads (or those that are its network
 inputs, and all others stay behind, whatever ``remove_unused_columns`` says.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -126,13 +126,16 @@ class Preparation:
         read += [] if self.asked is None else self.asked.columns
         return list(dict.fromkeys(read))
 
-    def batch(self, rows: Rows, view: int = 0, tensors: Rows | None = None) -> dict[str, Any]:
+    def batch(
+        self, rows: Rows, view: int = 0, tensors: Rows | None = None, numbers: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """Return the student's inputs, labels and soft labels of some rows in a view, and the teacher's inputs.
 
         Args:
             rows: column name -> B values, images decoded.
             view: number of the view.
             tensors: the student's columns as tensors, where it takes them as they are.
+            numbers: of the rows in the dataset, for messages, where they are known.
         """
         others: dict[str, Any] = {}
         if self.stored is not None and EXAMPLE_ID in rows:
@@ -150,9 +153,10 @@ class Preparation:
             shown = look(self.prepare.pictures(own), others[EXAMPLE_ID], self.views, view, self.pool)
             inputs = dict(self.prepare.of_pictures(shown))
         if labels is not None and not of_words:
-            others["labels"] = placed(labels, inputs, self.labels.name) if isinstance(labels, list) else labels
+            of_tokens = isinstance(labels, list)
+            others["labels"] = placed(labels, inputs, self.labels.name, numbers) if of_tokens else labels
         if self.stored is not None:
-            others |= self.stored.decoded(rows, view, inputs.get("attention_mask"))
+            others |= self.stored.decoded(rows, view, inputs.get("attention_mask"), numbers)
         return inputs | others
 
 
@@ -189,7 +193,8 @@ class PreparedDataset(torch.utils.data.Dataset):
         check_present(rows, [name for name in self.preparation.prepare.columns if name in rows], indices)
         if self._arrays is not None:
             rows |= self._arrays[indices]
-        return self.preparation.batch(rows, self.view, None if self._tensors is None else dict(self._tensors[indices]))
+        tensors = None if self._tensors is None else dict(self._tensors[indices])
+        return self.preparation.batch(rows, self.view, tensors, indices)
 
     @property
     def views(self) -> Views | None:

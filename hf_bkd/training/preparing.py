@@ -17,6 +17,7 @@ from ..data.preprocessing import Pool, StoredImages
 from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
 from ..data.views import Views
 from ..likelihoods import CATEGORICAL, Likelihood
+from ..models.calling import check_logits
 from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
@@ -30,10 +31,12 @@ from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDatase
 from .problem import Problem, problem_of_batch, problem_of_column
 from .settings import check_problem
 from .supervision import OnlineTeacher, StoredLabels
+from .tokens import check_all_lengths
 
 logger = logging.getLogger(__name__)
 
 TRAINING_SET = "the training set"
+MORE_ROWS = 16  # by which a sigmoid's values are told from logits
 Source = StoredLabels | OnlineTeacher
 
 
@@ -93,14 +96,17 @@ class Preparer:
                 labels = batch.get("labels") if isinstance(batch, Mapping) else None
                 asked = labels if source is None or source.reads_labels else None
                 problem = problem_of_batch(self._told, _all_labels(dataset, asked), outputs, _values_of(source))
-                self._check(outputs, batch, asked, problem, source)
+                self._check(loaded, outputs, batch, asked, problem, source)
                 return loaded._replace(problem=problem)
             preparation = self._preparation(dataset, source)
-            batch, outputs = self._ask(what, _loaded(preparation, self.args.view_order), source)
-            problem, labels = self._labels(dataset, outputs, source, optional=needs_labels is False)
+            unlabeled = _loaded(preparation, self.args.view_order)
+            batch, outputs = self._ask(what, unlabeled, source)
+            problem, labels = self._labels(
+                dataset, preparation.prepare, outputs, source, optional=needs_labels is False
+            )
             if labels is None and needs_labels:
                 raise _without_labels(what, dataset.column_names)
-            self._check(outputs, batch, None, problem, source)
+            self._check(unlabeled, outputs, batch, None, problem, source)
             return _loaded(replace(preparation, labels=labels), self.args.view_order)._replace(problem=problem)
 
     @property
@@ -124,12 +130,23 @@ class Preparer:
         return batch, outputs
 
     def _check(
-        self, outputs: Tensor | None, batch: Any, labels: Tensor | None, problem: Problem, source: Source | None
+        self,
+        loaded: Loaded,
+        outputs: Tensor | None,
+        batch: Any,
+        labels: Tensor | None,
+        problem: Problem,
+        source: Source | None,
     ) -> None:
         """Refuse outputs that labels or targets of a batch don't go together with."""
         check_problem(problem.likelihood, self.args)
         if outputs is not None:
             check_outputs(self.network, outputs, labels, problem)
+            if problem.likelihood.independent and problem.likelihood.has_temperature:  # which few logits don't tell
+                more = first_batch(loaded.dataset, loaded.collate, MORE_ROWS)
+                if isinstance(more, Mapping):
+                    outputs_of_more = outputs_of_first_batch(self.network, more, "the dataset")
+                    check_logits(outputs_of_more, self.network, problem.likelihood)
         if source is not None and isinstance(batch, Mapping):
             source.check_batch(batch, problem, outputs)
 
@@ -162,7 +179,7 @@ class Preparer:
         return dataset if usual else dataset.remove_columns(name)
 
     def _labels(
-        self, dataset: Any, outputs: Tensor | None, source: Source | None, optional: bool
+        self, dataset: Any, prepare: Prepare, outputs: Tensor | None, source: Source | None, optional: bool
     ) -> tuple[Problem, LabelColumn | ClassColumn | None]:
         """Return the problem that labels pose, and how they are read, after a look at all of them.
 
@@ -180,6 +197,8 @@ class Preparer:
                 values = dataset.with_format(None)
                 labels = column(values[name][:], first=0)
                 check_one_label(values, name)
+                if problem.per_token and isinstance(prepare, AsTheyAre):
+                    check_all_lengths(dataset, name, prepare.columns)
                 if not optional:
                     _warn_of_missing(labels, name, problem.likelihood)
             return problem, column

@@ -126,25 +126,32 @@ class StoredLabels:
         self.kd_lambda(batch, target)
         check_target(target, problem, outputs)
 
-    def decoded(self, rows: Mapping[str, Any], view: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
+    def decoded(
+        self,
+        rows: Mapping[str, Any],
+        view: int = 0,
+        mask: Tensor | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
         """Decode the soft labels of some rows, column name -> B values.
 
         Args:
             rows: with the columns of soft labels.
             view: of them.
             mask: [B, L], 0 where the inputs are padded, by which labels of tokens are placed.
+            numbers: of the rows in the dataset, for messages, where they are known.
 
         Returns:
             The values [B, C] or [B, L, C] of each teacher, and those variances that are used.
         """
         columns = {
-            name: stored.layout.of_rows(list(rows[name]), view, mask)
+            name: stored.layout.of_rows(list(rows[name]), view, mask, numbers)
             for name, stored in self.stored.items()
             if name in rows
         }
         for name, layout in self._variances.items():
             if name not in columns and name in rows:
-                variance = layout.variance_of_rows(list(rows[name]), view, mask)
+                variance = layout.variance_of_rows(list(rows[name]), view, mask, numbers)
                 columns[name] = variance[..., 0] if variance.shape[-1] < layout.num_classes else variance
         return columns
 
@@ -274,7 +281,7 @@ class OnlineTeacher:
             ) from error
         check_target(target, problem, outputs)
 
-    def decoded(self, rows: Mapping[str, Any], view: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
+    def decoded(self, rows: Mapping[str, Any], *where: Any, **more: Any) -> dict[str, Tensor]:
         """Return no columns: nothing is stored."""
         return {}
 
