@@ -190,16 +190,6 @@ class Likelihood(ABC):
         """Return a label's variance [..., C] beside the values; ``None`` where these imply it, or nobody knows it."""
         return None
 
-    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Return the target of a teacher that answers with these values: them, and a Gaussian's variance beside them.
-
-        Args:
-            mean: of the draws [..., C].
-            variance: between the draws [..., C]; ``None`` if it is unknown.
-            noise: of a label given the draw [..., C]; ``None`` if it is unknown.
-        """
-        return mean
-
     @abstractmethod
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variance of a label drawn from a target over its C values: [...]."""
@@ -654,11 +644,6 @@ class Gaussian(Likelihood):
         if self.observation_variance is None:
             return None
         return means.new_tensor(self.observation_variance).expand_as(means)
-
-    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
-        known = [each for each in (variance, noise) if each is not None]
-        return torch.cat([mean, torch.stack(known).sum(dim=0)], dim=-1) if known else mean
 
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variances of a target [..., 2 C]."""
