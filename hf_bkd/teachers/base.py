@@ -32,7 +32,7 @@ from ..utils.errors import UserError
 from ..utils.files import digests, temporary_folder, whole_folder
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
-from .folders import DESCRIPTION, TEACHER_FILES, check_files, is_description, read_description
+from .description import DESCRIPTION, TEACHER_FILES, check_files, is_description, read_description
 from .predictive import Draws, Predictive, predictive_of
 
 TEMPERINGS = ("per_sample", "post_average")
@@ -237,26 +237,27 @@ class Teacher(ABC):
             UserError: no teacher there, another kind of teacher, damaged files, or weights of another network.
         """
         folder = local_folder(name_or_path, revision)
-        described = read_description(folder, name_or_path)
+        description = read_description(folder, name_or_path)
+        method = description.method
         kinds = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
-        kind = kinds.get(described.method)
+        kind = kinds.get(method)
         if kind is None:
             raise UserError(
-                f"{name_or_path} holds a teacher of the unknown method {described.method!r}; known are "
-                f"{', '.join(kinds)} (import the module that defines it)"
+                f"{name_or_path} holds a teacher of the unknown method {method!r}; known are {', '.join(kinds)} "
+                "(import the module that defines it)"
             )
         if not issubclass(kind, cls):
             raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
         posterior = folder / "posterior.safetensors"
         with damage_refused(f"the teacher in {folder}"):
             tensors = load_file(posterior) if posterior.is_file() else {}
-            settings = described.settings
-            if "likelihood" in inspect.signature(kind).parameters:  # one made of others has theirs
-                settings = settings | described.likelihood
+            settings, likelihood = description.settings, description.likelihood
+            if likelihood is not None and "likelihood" in inspect.signature(kind).parameters:  # composites have theirs
+                settings = settings | {"likelihood": likelihood}
             teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
-            teacher.likelihood = described.likelihood.get("likelihood", teacher.likelihood)
-        check_files(folder, described.files)
-        teacher.record, teacher.source = described.record, source_of(name_or_path, folder)
+            teacher.likelihood = likelihood or teacher.likelihood
+        check_files(folder, description.files)
+        teacher.record, teacher.source = description.record, source_of(name_or_path, folder)
         teacher._load_processing_class(folder)
         return teacher
 

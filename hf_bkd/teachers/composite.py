@@ -14,7 +14,7 @@ from ..models.calling import Inputs, to_network
 from ..models.class_names import order_by_name
 from ..utils.errors import UserError
 from .base import Teacher
-from .folders import DESCRIPTION
+from .description import DESCRIPTION
 from .predictive import Draws
 
 

@@ -1,4 +1,4 @@
-"""The folders of saved teachers: their description, and whether their files are those that belong to it."""
+"""The file that describes a saved teacher: what it is, and which other files it was written with."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,43 +20,54 @@ TEACHER_FILES = (*_WEIGHTS, *(f"members/**/{name}" for name in (*_WEIGHTS, DESCR
 """What an older teacher may have left in a folder, beside the description, and would be taken for the new one's."""
 
 
-class Described(NamedTuple):
-    """What ``teacher.json`` says.
+class Description(NamedTuple):
+    """What a saved teacher's description says.
 
-    ``likelihood`` has one entry of this name, or none where it is that of one of C classes, as in older folders.
+    method: the name of its kind.
+    settings: arguments of its constructor.
+    record: how it was fitted, and how good it was.
+    files: name -> digest of the files that it was written with; empty in what version 0.1 saved.
+    likelihood: of its network's outputs; ``None`` for one of several classes.
     """
 
     method: str
     settings: dict[str, Any]
     record: dict[str, Any]
-    files: dict[str, Any]
-    likelihood: dict[str, Likelihood]
+    files: dict[str, str]
+    likelihood: Likelihood | None = None
 
 
-def read_description(folder: Path, name: str | Path) -> Described:
-    """Read the description in the folder of a teacher called ``name``; UserError if there is none or it is damaged."""
+def read_description(folder: Path, name: str | Path) -> Description:
+    """Read the description of the teacher in a folder, which the user called ``name``.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
     file = folder / DESCRIPTION
     if not file.is_file():
-        raise UserError(f"{name} holds no teacher: teacher.json is missing")
+        raise UserError(
+            f"{name} holds no teacher (teacher.json is missing), and no network with a config.json either: pass the "
+            "folder that save_pretrained wrote"
+        )
     try:
-        content = read_json(file)
-        method, settings, record = str(content["method"]), content["settings"], dict(content["record"])
-        said = {"likelihood": likelihood_from(content["likelihood"])} if "likelihood" in content else {}
-        return Described(method, settings, record, dict(content.get("files", {})), said)
+        read = read_json(file)
+        likelihood = likelihood_from(read["likelihood"]) if "likelihood" in read else None
+        files = dict(read.get("files", {}))
+        return Description(str(read["method"]), read["settings"], dict(read["record"]), files, likelihood)
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else repr(error)
         raise UserError(f"{file} is damaged ({reason}): save or download the teacher again") from error
 
 
 def is_description(file: Path) -> bool:
-    """Whether a file is what a teacher's ``save_pretrained`` writes, be it of a kind that nobody knows here."""
+    """Whether a file is what ``Teacher.save_pretrained`` writes, be it of a kind that nobody knows here."""
     try:
         return {"method", "settings", "record"} <= read_json(file).keys()
     except UserError:
         return False
 
 
-def check_files(folder: Path, files: dict[str, Any]) -> None:
+def check_files(folder: Path, files: dict[str, str]) -> None:
     """Raise a UserError unless the files of a teacher are those that its description was written with."""
     for name, expected in files.items():
         path = PurePosixPath(name)
