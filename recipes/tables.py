@@ -16,8 +16,8 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
@@ -172,8 +172,8 @@ def claim_of(title: str, measured: dict, names: list[str], student: str, place: 
     alone, _, _ = share(losses, "labels")
     return Claim(
         title,
-        f"Share of the forest's gain in {names[place]} that a {student} keeps: {kept:.2f} [{low:.2f}, {high:.2f}] with "
-        f"the forest's labels of its own and further rows, {alone:.2f} with those of its own rows alone.\n"
+        f"Share of the forest's gain in {names[place]} that a {student} keeps: {kept:.2f} [{low:.2f}, {high:.2f}] "
+        f"with the forest's labels of its own and further rows, {alone:.2f} with those of its own rows alone.\n"
         + shown(measured, names),
         "The bar of the project: 95 % of what the forest gains over the same student without it.",
         [Check(f"{title}: share of the gain in {names[place]}", BAR, kept, compare="at least")],
@@ -198,8 +198,8 @@ def claims(options: Options) -> list[Claim]:
 if __name__ == "__main__":
     main(
         "tables",
-        "Tables that scikit-learn ships; a random forest teaches by weighted rows, its labels of its own training rows "
-        "cross-fitted.",
+        "Tables that scikit-learn ships; a random forest teaches by weighted rows, its labels of its own training "
+        "rows cross-fitted.",
         claims,
         Options,
     )

@@ -64,7 +64,9 @@ def fitted(estimator: Any) -> Any:
     final = steps_of(estimator)[-1]
     kind = estimator_type(final)
     if kind not in (None, "classifier", "regressor"):
-        raise UserError(f"{name_of(final)} is of the kind {kind!r}, which predicts no labels: pass a classifier or a regressor")
+        raise UserError(
+            f"{name_of(final)} is of the kind {kind!r}, which predicts no labels: pass a classifier or a regressor"
+        )
     if kind == "regressor" and _is_fitted(final) or hasattr(final, "classes_"):
         return estimator
     raise UserError(
@@ -99,7 +101,7 @@ def problem_type_of(estimator: Any) -> str:
 
 
 def classes_of(estimator: Any) -> list[Any] | None:
-    """Return the values that an estimator knows as classes, lists of them for several labels; a regressor's are None."""
+    """Return the values that an estimator knows as classes, lists of them for several labels; ``None`` of numbers."""
     classes = getattr(steps_of(estimator)[-1], "classes_", None)
     if classes is None:
         return None

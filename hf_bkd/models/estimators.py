@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from ..likelihoods import Bernoulli, Categorical, Gaussian, likelihood_from
 from ..utils.errors import UserError
 from .class_names import given_names
-from .estimator_parts import answers_of, classes_of, fitted, members_of, name_of, problem_type_of, steps_of, transformed
+from .estimator_parts import (
+    answers_of,
+    classes_of,
+    fitted,
+    members_of,
+    name_of,
+    problem_type_of,
+    steps_of,
+    transformed,
+)
 
 
 class EstimatorNetwork(nn.Module):

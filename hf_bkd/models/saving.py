@@ -152,8 +152,8 @@ def check_loadable(folder: Path) -> None:
     """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
     if any((folder / place / ESTIMATOR).is_file() for place in ("", "network")):
         raise UserError(
-            f"{folder} holds an estimator of scikit-learn, which is no network to train or to predict with here: it is "
-            "a teacher (SklearnTeacher.from_pretrained), and learns from weighted_rows(dataset)"
+            f"{folder} holds an estimator of scikit-learn, which is no network to train or to predict with here: it "
+            "is a teacher (SklearnTeacher.from_pretrained), and learns from weighted_rows(dataset)"
         )
     if (folder / "adapter_config.json").is_file() and not holds_network(folder):
         raise UserError(

@@ -16,7 +16,6 @@ from ..utils.errors import UserError
 from .columns import SoftLabels
 from .reading import read, stored_labels
 
-
 LEAST_VARIANCE = 0.01  # of the rows' mean variance: where all trees agree by chance
 
 
@@ -24,8 +23,8 @@ class WeightedRows(NamedTuple):
     """What ``estimator.fit(features, labels, sample_weight=weights)`` takes.
 
     features: a table of M rows.
-    labels: classes [M] as the dataset's label column holds them, their numbers if it has none; or a regression's [M] or
-        [M, C].
+    labels: classes [M] as the dataset's label column holds them, their numbers if there is none; or a regression's
+        numbers, [M] or [M, C].
     weights: float64 [M], above 0.
     """
 
@@ -73,7 +72,9 @@ def weighted_rows(
     stored_labels(dataset, None, None, allow_unrecorded_labels)
     labels = read(dataset, name)
     if labels.num_views > 1:
-        raise UserError("the soft labels are of several views of each row, and a table has one: label it without views")
+        raise UserError(
+            "the soft labels are of several views of each row, and a table has one: label it without views"
+        )
     column = label_column or next((each for each in LABEL_COLUMNS if each in dataset.features), None)
     names = None if labels.record is None else labels.record.class_names
     if labels.layout.likelihood.problem_type == Gaussian.problem_type:

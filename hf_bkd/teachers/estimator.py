@@ -218,7 +218,7 @@ def _unfit(estimator: Any, error: Exception) -> UserError:
     remedy = ""
     if "convert string to float" in str(error):
         remedy = (
-            ": put make_column_transformer((OneHotEncoder(handle_unknown='ignore'), make_column_selector(dtype_include="
-            "object)), remainder='passthrough') before it in a pipeline, which makes numbers of words"
+            ": put make_column_transformer((OneHotEncoder(handle_unknown='ignore'), "
+            "make_column_selector(dtype_include=object)), remainder='passthrough') before it in a pipeline, which makes numbers of words"
         )
     return UserError(f"{name_of(estimator)} can't be fitted on these rows ({reason(error)}){remedy}")
