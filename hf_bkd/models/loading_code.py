@@ -5,6 +5,8 @@ from typing import NamedTuple
 import transformers
 from torch import nn
 
+from ..likelihoods import Gaussian
+from .estimators import EstimatorNetwork
 from .perceptron import Perceptron
 from .plain_networks import DESCRIPTION, arguments_of, source_file
 from .timm_networks import WEIGHTS, Unknown, is_timm, is_timms_own, timm_config
@@ -30,7 +32,9 @@ def task_of(network: nn.Module) -> str | None:
     """Return the Hub's name of what a classifier does; ``None`` if its inputs don't say."""
     if is_timm(network):
         return "image-classification"
-    if isinstance(network, Perceptron):
+    if isinstance(network, EstimatorNetwork) and network.problem_type == Gaussian.problem_type:
+        return "tabular-regression"
+    if isinstance(network, (Perceptron, EstimatorNetwork)):
         return "tabular-classification"
     return TASKS.get(getattr(network, "main_input_name", None) or "")
 

@@ -25,6 +25,7 @@ from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .problem_types import stated_problem_type
 from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
 
+ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,11 @@ def holds_network(folder: str | Path) -> bool:
 
 def check_loadable(folder: Path) -> None:
     """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
+    if any((folder / place / ESTIMATOR).is_file() for place in ("", "network")):
+        raise UserError(
+            f"{folder} holds an estimator of scikit-learn, which is no network to train or to predict with here: it "
+            "is a teacher (SklearnTeacher.from_pretrained), and learns from weighted_rows(dataset)"
+        )
     if (folder / "adapter_config.json").is_file() and not holds_network(folder):
         raise UserError(
             f"{folder} holds PEFT's adapters without their network: save the two as one, by "

@@ -79,7 +79,8 @@ def add_soft_labels(
         views: augmentations under which each image is labeled, so that a student can see the same pictures; needs
             ``views.num_views`` and a teacher or a ``preprocessor`` that reads images.
         folds: number of parts, 2 .. N.
-        fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
+        fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks. Its
+            method ``preprocessor_for(dataset)``, if it has one, makes the preprocessor.
         batch_size: examples per call of the teacher; halved until they fit on a GPU.
         seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
             these are; teachers of different names draw independently.
@@ -134,7 +135,7 @@ def add_soft_labels(
 
     def read_by(asked: Any) -> Examples:
         def made(rows: AnyDataset) -> Examples:
-            return examples_of(asked, rows, preprocessor, processing_class, views)
+            return examples_of(fit if asked is None else asked, rows, preprocessor, processing_class, views)
 
         return made(original) if on_error == "raise" else first_readable(original, made).less(original, left_out)
 

@@ -23,6 +23,7 @@ from .pages import ROOT, block, blocks, commands, numbers, run, shape
 WHOLE = {
     "quick_start.md": ("digits",), "own_images.md": ("photographs",), "own_texts.md": ("texts",),
     "features.md": ("table", "sound"), "sharing.md": ("photographs", "hub"), "troubleshooting.md": ("numbers",),
+    "tables.md": ("table",),
 }  # fmt: skip
 SHORT = {command: ["--max_steps", "2", "--use_cpu", "1"] for command in ("teacher", "distill")}
 IN_PARTS = {
@@ -55,6 +56,8 @@ def test_a_page_that_is_a_program_runs_from_top_to_bottom(quick, page, capsys, r
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_the_commands_of_a_page_do_the_same(page, capsys, request):
+    if page == "tables.md":
+        pytest.importorskip("skops")
     for fixture in WHOLE[page]:
         request.getfixturevalue(fixture)
     assert [words[0] for words in commands(page)] == ["teacher", "label", "distill", "evaluate"]

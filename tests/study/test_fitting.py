@@ -47,7 +47,9 @@ def trainings(monkeypatch):
 
 
 def test_every_kind_is_tried_here():
-    assert {arm.teacher.kind for arm in ARMS.values()} == set(SPECIFICATIONS)
+    assert {arm.teacher.kind for arm in ARMS.values()} == {
+        kind for kind, spec in SPECIFICATIONS.items() if not spec.reads_tables
+    }
 
 
 @pytest.mark.parametrize("name", ARMS)

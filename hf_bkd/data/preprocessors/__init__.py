@@ -11,6 +11,7 @@ from torch import nn
 
 from ...models.calling import unwrapped
 from ...models.class_names import names_of_network
+from ...models.estimators import EstimatorNetwork
 from ...models.heads import num_classes_of
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
@@ -21,6 +22,7 @@ from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, folders_of, network_kind, saved_processor
+from .tables import table_preprocessor
 from .texts import text_preprocessor, token_preprocessor
 from .tokens import tokenizer_hash
 
@@ -70,6 +72,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     content = Content.of(dataset)
     if content.has_transform:
         return None
+    if isinstance(network, EstimatorNetwork):
+        return table_preprocessor(network, dataset)
     if getattr(network, "feature_names", None):
         return feature_preprocessor(network, content.named(network.feature_names))
     kind = network_kind(network)
@@ -147,5 +151,7 @@ def _part(processor: Any, kind: str) -> Any:
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
     own = getattr(getattr(unwrapped(network), "config", None), "id2label", None)
+    if isinstance(network, EstimatorNetwork) and network.known_names:
+        own = dict(enumerate(network.known_names))  # "0" and "1" are names to an estimator of strings
     names = own or dict(enumerate(names_of_network(network) or ()))
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
