@@ -260,6 +260,14 @@ class Likelihood(ABC):
         """Return labels as the losses take them; those of one label an example, [B], as [B, 1]."""
         return labels.unsqueeze(-1) if labels.ndim == 1 else labels
 
+    def nats(self, num_values: int) -> float:
+        """Return how many nats of an example's negative log-likelihood :meth:`label_loss` counts as 1.
+
+        Raises:
+            UserError: a Gaussian that doesn't predict its variance, whose loss is in the labels' unit.
+        """
+        return num_values if self.independent else 1.0
+
     @abstractmethod
     def labeled(self, labels: Tensor) -> Tensor:
         """Return which examples have a label: bool [...]."""
@@ -706,6 +714,14 @@ class Gaussian(Likelihood):
                 "take one with as many, or with twice as many for a mean and a log-variance each"
             )
         return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
+
+    def nats(self, num_values: int) -> float:
+        if not self.predicts_variance:
+            raise UserError(
+                "a posterior that is trained by squared errors would be as wide as their unit makes it: take a "
+                "network with twice as many outputs, means and then log-variances, or a Laplace posterior"
+            )
+        return num_values
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import CATEGORICAL, Gaussian, Likelihood
-from ..models.problem_types import likelihood_of
+from ..models.problem_types import likelihood_of, stated_problem_type
 from ..models.token_networks import classifies_tokens
 from ..utils.errors import UserError
 from .columns import find_label, numbered_labels
@@ -53,7 +53,8 @@ class DatasetBatches:
         self.dataset, self.preprocessor = dataset, preprocessor
         classes, per_token = class_names(network), classifies_tokens(network)
         label = find_label(dataset, classes)
-        told = problem_type_of_column(dataset, label, per_token, len(classes))
+        said = problem_type or stated_problem_type(network)
+        told = None if said else problem_type_of_column(dataset, label, per_token, len(classes))
         self.likelihood = likelihood_of(network, problem_type, told)
         self.labels = _labels(dataset, label, classes, self.likelihood, per_token)
         self.columns = ready_columns(network, dataset) if preprocessor is None else preprocessor.columns

@@ -22,6 +22,7 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
+from .problem_types import stated_problem_type
 from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
 
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
@@ -105,6 +106,10 @@ def save_description(
     else:
         names = label_names or getattr(network, "label_names", None)
         description = described(network, without) | ({"label_names": names} if names else {})
+    said = stated_problem_type(network)
+    if said is not None:
+        described_in = config if description is None else description
+        described_in["problem_type"] = said
     for name, content in ((CONFIG, config), (DESCRIPTION, description)):
         if content is None:
             (folder / name).unlink(missing_ok=True)  # an older network's, whose weights have been replaced
@@ -180,6 +185,9 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         raise UserError(f"{folder} holds the weights of another network than the one passed: {reason}") from None
     if description.get("label_names"):
         network.label_names = description["label_names"]
+    said = (description or config).get("problem_type")
+    if isinstance(said, str):
+        network.problem_type = said
     return network.eval()
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..models.heads import num_classes_of
 from ..utils.checks import check_positive
 from ..utils.errors import UserError
+from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 from .variational import VariationalTeacher
 
@@ -264,10 +266,13 @@ class IVONVariational(TeacherSpec):
         return {"posterior": "ivon"}
 
     def fit(self, context: FitContext) -> VariationalTeacher:
-        network, size = context.network(), context.num_train
+        network = context.network()
+        likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
+        size = context.num_train * likelihood.nats(likelihood.num_values(num_classes_of(network)))
         hess_init = 1 / (size * self.initial_std**2) if self.hess_init is None else self.hess_init
         rate = context.learning_rate if self.lr is None else self.lr
         optimizer = IVON(
             network.parameters(), lr=rate, ess=size, hess_init=hess_init, betas=self.betas, seed=context.seed
         )
-        return VariationalTeacher(context.train(network, optimizer), optimizer.posterior_std(network))
+        trained = context.train(network, optimizer)
+        return VariationalTeacher(trained, optimizer.posterior_std(network), likelihood=likelihood)

@@ -271,15 +271,16 @@ class Laplace(TeacherSpec):
         return (Deterministic(),)
 
     def fit(self, context: FitContext) -> Teacher:
+        trained = context.trained()
         return LaplaceTeacher.fit(
-            context.trained().network,
+            trained.network,
             context.train_batches(),
             context.validation_batches(),
             structure=self.structure,
             link=self.link,
             prior_precision=self.prior_precision,
             num_samples=context.num_samples,
-            problem_type=context.problem_type,
+            problem_type=context.problem_type or trained.likelihood,
         )
 
 

@@ -146,7 +146,7 @@ class Preparation:
         labels = None if self.labels is None else self.labels(rows[self.labels.name], None)
         of_words = isinstance(labels, list) and getattr(self.prepare, "prepare_labeled", None) is not None
         if of_words:
-            inputs = self.prepare.labeled(own, labels)
+            inputs = self.prepare.labeled(own, labels, numbers)
         elif self.views is None:
             inputs = dict(self.prepare(own))
         else:

@@ -93,10 +93,15 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
 
 
 def name_problem(model: nn.Module, problem_type: str) -> None:
-    """Write what its outputs mean into a network's config, if it doesn't say it, so that others read them alike."""
-    config = getattr(unwrapped(model, keep_adapters=True), "config", None)
-    if hasattr(config, "problem_type") and config.problem_type is None:
-        config.problem_type = problem_type
+    """Write what its outputs mean into a network or its config, if it doesn't say it, so that others read them alike.
+
+    The attribute ``problem_type`` of one without transformers' config is saved with it.
+    """
+    network = unwrapped(model, keep_adapters=True)
+    config = getattr(network, "config", None)
+    says = config if hasattr(config, "problem_type") else network
+    if getattr(says, "problem_type", None) is None:
+        says.problem_type = problem_type
 
 
 def images_seen(trainer: Any) -> dict[str, Any]:

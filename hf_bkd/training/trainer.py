@@ -199,7 +199,8 @@ class DistillationTrainer(EvaluatingTrainer):
         complexity = gaussian_kl(self.model)
         if complexity is not None:
             share = 1.0 if num_items is None else self._count_items(batch) / num_items.clamp_min(1)
-            loss = loss + self._kl_weight() * share * complexity / len(self.train_dataset)
+            examples = len(self.train_dataset) * self.likelihood.nats(self.problem.num_values or 1)
+            loss = loss + self._kl_weight() * share * complexity / examples
         return loss if num_items is None else loss * self.accelerator.num_processes
 
     def _kl_weight(self) -> float:

@@ -141,15 +141,18 @@ def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Gener
     return torch.randn(shape, generator=generator, device=device).to(like)
 
 
-def example_normal(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw N(0, 1) noise [S, B, K], each example's own: an :class:`ExampleGenerator` draws it by the examples' ids."""
+def example_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw N(0, 1) noise [S, B, ..., K], each example's own: an :class:`ExampleGenerator` draws it by their ids.
+
+    Of tokens, [S, B, L, K], each has the same whatever L its example is padded to, at the end.
+    """
     if not isinstance(generator, ExampleGenerator):
         return standard_normal(shape, like, generator)
-    samples, batch, width = shape
+    samples, batch, *positions, width = shape
     draws = replace(generator.draws, ids=generator.draws.ids.to(like.device))
-    noise = draws.normal(samples * width, generator.asked)
+    noise = draws.normal(math.prod(positions) * samples * width, generator.asked)
     generator.asked += 1
-    return noise.reshape(batch, samples, width).transpose(0, 1).to(like)
+    return noise.reshape(batch, *positions, samples, width).movedim(-2, 0).to(like)
 
 
 GAMMA_ROUNDS = 8  # each is accepted with a probability above 0.95

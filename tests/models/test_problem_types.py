@@ -1,6 +1,7 @@
 """What a network's outputs mean: as it says, as somebody says of it, or as its labels tell."""
 
 import pytest
+import timm
 import torch
 import transformers
 from torch import nn
@@ -9,7 +10,9 @@ from hf_bkd import UserError
 from hf_bkd.likelihoods import Bernoulli, Categorical, Gaussian
 from hf_bkd.models.calling import check_logits
 from hf_bkd.models.heads import head_data
+from hf_bkd.models.perceptron import Perceptron
 from hf_bkd.models.problem_types import likelihood_of
+from hf_bkd.models.saving import load_network, save_network
 
 MULTI, NUMBERS = Bernoulli.problem_type, Gaussian.problem_type
 
@@ -147,3 +150,22 @@ def test_probabilities_of_labels_are_told_from_logits():
     for fine in (logits, torch.rand(10, 3) * 0.1, torch.rand(2, 3)):  # a new network's logits are near 0
         check_logits(fine, plain(3), Bernoulli())
     check_logits(logits.sigmoid(), plain(3), Gaussian())
+
+
+@pytest.mark.parametrize("kind", ["plain", "timm", "ours"])
+def test_a_saved_network_says_it_again(kind, tmp_path):
+    made = {
+        "plain": lambda: plain(3),
+        "timm": lambda: timm.create_model("cnn6_small", num_classes=3),
+        "ours": lambda: Perceptron(4, 3),
+    }
+    network = made[kind]()
+    network.problem_type = MULTI
+    save_network(network, tmp_path / "n")
+    again = load_network(tmp_path / "n", made[kind]() if kind == "plain" else None)
+    assert likelihood_of(again) == Bernoulli()
+    save_network(made[kind](), tmp_path / "other")
+    assert likelihood_of(load_network(tmp_path / "other", made[kind]())) == Categorical()
+    if kind == "timm":
+        theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "n")
+        assert likelihood_of(theirs) == Bernoulli()

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ...likelihoods import UNLABELED
 from ...utils.errors import UserError
-from .base import Preprocessor
 
 PROBES = (
     "The quick brown fox, 12.5 km/h, jumps over O'Neill's naive cafe.",
     "THE Quick  brown\tfox\n\u00c9t\u00e9 \u4f60\u597d \u0437\u0434\u0440 e\u0301 \ufb01 \u2014 \U0001f600",
     "unbelievably <tag> [x] a_b@c.org #1",
 )
+SAMPLED = 256  # words of a vocabulary
 
 
 def words_of(batch: Any) -> np.ndarray:
@@ -56,16 +56,20 @@ def labels_of_pieces(words: np.ndarray, labels: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(aligned)
 
 
-def tokenizer_hash(preprocessor: Preprocessor | None) -> str | None:
+def tokenizer_hash(preprocessor: Any) -> str | None:
     """Return a hash of what decides how a preprocessor divides texts into tokens; ``None`` if it reads no texts.
 
-    It is of the vocabulary and of the tokens of a few texts with all kinds of characters, whole and in words, so that
-    two tokenizers of one hash make the same tokens, in whatever version of their library.
+    It is of the vocabulary and of the tokens of a few texts, some with all kinds of characters and some of its own
+    words in several cases, whole and in words, so that two tokenizers of one hash make the same tokens, in whatever
+    version of their library.
     """
-    if preprocessor is None or "vocabulary" not in preprocessor.settings:
+    if "vocabulary" not in getattr(preprocessor, "settings", ()):
         return None
     tokenizer = preprocessor.processor
-    whole = tokenizer(list(PROBES))["input_ids"]
-    in_words = tokenizer([text.split(" ") for text in PROBES], is_split_into_words=True)["input_ids"]
+    vocabulary = sorted(tokenizer.get_vocab())
+    own = " ".join(vocabulary[:: -(-len(vocabulary) // SAMPLED)])
+    texts = [*PROBES, own, own.upper(), own.title()]
+    whole = tokenizer(texts)["input_ids"]
+    in_words = tokenizer([text.split(" ") for text in texts], is_split_into_words=True)["input_ids"]
     content = json.dumps([preprocessor.settings["vocabulary"], whole, in_words])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
