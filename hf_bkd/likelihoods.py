@@ -616,7 +616,7 @@ class Gaussian(Likelihood):
                 "ensemble, dropout or a variational posterior"
                 if self.predicts_variance
                 else "the variance of the numbers around the network's is unknown: pass validation examples, which "
-                "tell it, or problem_type=Gaussian(observation_variance=...)"
+                "tell it, or problem_type=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
             )
         return 1 / noise
 
@@ -626,7 +626,10 @@ class Gaussian(Likelihood):
     def marginal(self, outputs: Tensor, variance: Tensor) -> tuple[Likelihood, Tensor]:
         noise = self.noise(outputs)
         if noise is None:
-            raise UserError("the variance of a number is unknown: pass Gaussian(observation_variance=...)")
+            raise UserError(
+                "the variance of the numbers around the network's is unknown: pass "
+                "likelihood=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
+            )
         total = Gaussian(predicts_variance=True)
         return total, total.outputs_of(self.values(outputs), noise + variance)
 

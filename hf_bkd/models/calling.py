@@ -94,7 +94,7 @@ def logits_of(outputs: Any) -> Tensor:
         outputs: a tensor, a ModelOutput or dict with "logits", or a tuple whose first tensor [B, C] they are.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or they lack the dimension of the outputs.
     """
     if isinstance(outputs, tuple | list):
         logits = next((item for item in outputs if isinstance(item, Tensor) and item.ndim >= 2), None)
@@ -102,6 +102,11 @@ def logits_of(outputs: Any) -> Tensor:
         logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
     if not isinstance(logits, Tensor):
         raise UserError(f"the model returned a {type(outputs).__name__} without logits")
+    if logits.ndim < 2:
+        raise UserError(
+            f"the model returned logits of shape {list(logits.shape)}, and they must be [examples, outputs]: return "
+            "[examples, 1] for one output, without .squeeze() at its end"
+        )
     return logits
 
 
@@ -160,14 +165,15 @@ def check_logits(logits: Tensor, network: nn.Module, likelihood: Likelihood = CA
     Raises:
         UserError: every row is what a softmax or sigmoid returns.
     """
-    if len(logits) and likelihood.look_like_values(logits):
+    made = logits.grad_fn.name() if logits.grad_fn is not None else ""
+    ends_in_one = made.startswith(("Sigmoid", "Softmax")) and likelihood.has_temperature
+    if len(logits) and (ends_in_one or likelihood.look_like_values(logits)):
         raise UserError(
             f"{type(network).__name__} returns probabilities, and logits are needed: leave out the softmax or sigmoid "
             "at its end, or return what goes into it"
         )
 
 
-@torch.no_grad()
 def check_network(network: nn.Module, inputs: Inputs, likelihood: Likelihood = CATEGORICAL) -> None:
     """Ask a network about a few examples: its answers must be logits, and the same each time.
 
@@ -178,7 +184,7 @@ def check_network(network: nn.Module, inputs: Inputs, likelihood: Likelihood = C
     answers = []
     with evaluation_mode(network):
         for seed in range(2):
-            with seeded(seed, device):
+            with seeded(seed, device), torch.enable_grad():  # which tells what made the answers
                 answers.append(logits_of(call_network(network, inputs)))
     check_logits(answers[0], network, likelihood)
     if not torch.allclose(*answers, rtol=1e-3, atol=1e-3):

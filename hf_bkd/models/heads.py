@@ -11,6 +11,7 @@ from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.errors import UserError
 from .calling import Inputs, call_network, check_logits, evaluation_mode, logits_of, split, to_network, unwrapped
 from .problem_types import likelihood_of, problem_type_of_labels, stated_outputs
+from .taking import taking
 
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
 
@@ -136,7 +137,8 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in layers]
     try:
-        logits = logits_of(call_network(network, inputs))
+        with taking(network, inputs):
+            logits = logits_of(call_network(network, inputs))
     finally:
         for hook in hooks:
             hook.remove()

@@ -13,7 +13,8 @@ from ..likelihoods import Likelihood
 from ..models.calling import Inputs, to_network
 from ..models.class_names import order_by_name
 from ..utils.errors import UserError
-from .base import DESCRIPTION, Teacher
+from .base import Teacher
+from .description import DESCRIPTION
 from .predictive import Draws
 
 

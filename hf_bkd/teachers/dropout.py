@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..models.calling import Inputs, call_network, evaluation_mode, logits_of, split
+from ..models.taking import taking
 from ..models.variational_layers import GaussianWeights
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
@@ -81,5 +82,6 @@ class MCDropout(TeacherSpec):
         few = {name: value[:8] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[:8]
         untrained = context.network(**settings)
         likelihood = likelihood_by(untrained, context.validation_batches(), context.problem_type)
-        MCDropoutTeacher(untrained, likelihood=likelihood).predict(few, 2)  # refused before it is trained for nothing
+        with taking(untrained, few):
+            MCDropoutTeacher(untrained, likelihood=likelihood).predict(few, 2)  # refused before training for nothing
         return MCDropoutTeacher(context.trained(**settings).network, likelihood=likelihood)

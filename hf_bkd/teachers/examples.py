@@ -11,6 +11,7 @@ from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import call_network, evaluation_mode, logits_of, split, to_network
 from ..models.heads import labeled
 from ..models.problem_types import likelihood_of, problem_type_of_labels
+from ..models.taking import taking
 from ..utils.errors import UserError
 from .base import Teacher
 
@@ -47,7 +48,8 @@ def predict_all(
     targets, labels = [], []
     for batch in batches:
         inputs, batch_labels = split(batch)
-        answer = teacher.predict(inputs, num_samples, generator)
+        with taking(teacher.network, inputs):
+            answer = teacher.predict(inputs, num_samples, generator)
         target, batch_labels = labeled(likelihood.target(*answer[:2], answer.noise).cpu(), batch_labels.cpu())
         targets.append(target)
         labels.append(batch_labels)

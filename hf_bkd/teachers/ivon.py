@@ -59,7 +59,8 @@ class IVON(torch.optim.Optimizer):
         params: parameters, or groups of them, in float32 or float64. Those that need no gradient are not drawn.
         lr: learning rate, >= 0, read at each step. g is an average, not a sum: the lr of SGD with momentum beta1,
             divided by 1 - beta1.
-        ess: lambda in the paper, the number of training examples N, >= 1, if the loss is a mean over examples.
+        ess: lambda in the paper, the number of training examples N, >= 1, if the loss is a mean over examples; N C if
+            it is one over the C labels of each too.
         hess_init: h at the start, > 0. It sets the first draws' sigma: smaller is noisier, and too small fails.
         betas: beta1 of the gradient's and beta2 of the Hessian's running average, each in [0, 1). h takes about
             1 / (1 - beta2) steps to learn: in a training of fewer, sigma stays near what ``hess_init`` made it.

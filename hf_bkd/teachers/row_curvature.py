@@ -87,8 +87,7 @@ ROW_STRUCTURES = {kind.structure: kind for kind in (SharedRows, DiagonalCurvatur
 
 
 def kind_of_curvature(structure: str, likelihood: Likelihood) -> type[Curvature]:
-    """Return the class of a structure of a likelihood's curvature; UserError if it is unknown."""
-    check_choice(STRUCTURES, structure=structure)
+    """Return the class of a structure of a likelihood's curvature."""
     return (ROW_STRUCTURES if likelihood.independent else STRUCTURES)[structure]
 
 
@@ -99,6 +98,7 @@ def fitted_curvature(data: HeadData, head: nn.Linear, structure: str = "kron") -
         UserError: unknown structure, a full one of too many weights, or a regression whose variance is unknown or
             predicted.
     """
+    check_choice(STRUCTURES, structure=structure)
     kind = kind_of_curvature(structure, data.likelihood)
     if not data.likelihood.independent:
         return curvature_of(data, head, structure)

@@ -142,15 +142,15 @@ def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Gener
 
 
 def example_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw N(0, 1) noise [S, B, ..., K], each example's own: an :class:`ExampleGenerator` draws it by their ids.
+    """Draw N(0, 1) noise [S, B, ..., K], each example's own: an :class:`ExampleGenerator` draws it by the examples' ids.
 
-    Of tokens, [S, B, L, K], each has the same whatever L its example is padded to, at the end.
+    Of examples with positions [S, B, L, K], what a position gets does not depend on how many come after it.
     """
     if not isinstance(generator, ExampleGenerator):
         return standard_normal(shape, like, generator)
     samples, batch, *positions, width = shape
     draws = replace(generator.draws, ids=generator.draws.ids.to(like.device))
-    noise = draws.normal(math.prod(positions) * samples * width, generator.asked)
+    noise = draws.normal(samples * width * math.prod(positions), generator.asked)
     generator.asked += 1
     return noise.reshape(batch, *positions, samples, width).movedim(-2, 0).to(like)
 

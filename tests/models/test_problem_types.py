@@ -6,9 +6,9 @@ import torch
 import transformers
 from torch import nn
 
-from hf_bkd import UserError
+from hf_bkd import MCDropoutTeacher, UserError
 from hf_bkd.likelihoods import Bernoulli, Categorical, Gaussian
-from hf_bkd.models.calling import check_logits
+from hf_bkd.models.calling import check_logits, check_network
 from hf_bkd.models.heads import head_data
 from hf_bkd.models.perceptron import Perceptron
 from hf_bkd.models.problem_types import likelihood_of
@@ -169,3 +169,21 @@ def test_a_saved_network_says_it_again(kind, tmp_path):
     if kind == "timm":
         theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "n")
         assert likelihood_of(theirs) == Bernoulli()
+
+
+def test_a_sigmoid_or_softmax_at_the_end_shows_in_the_first_two_examples():
+    x = torch.randn(2, 4)
+    for end, likelihood in ((nn.Sigmoid(), Bernoulli()), (nn.Softmax(dim=-1), Bernoulli())):
+        with pytest.raises(UserError, match="returns probabilities, and logits are needed"):
+            check_network(nn.Sequential(*plain(3), end), x, likelihood)
+    check_network(nn.Sequential(*plain(3), nn.Sigmoid()), x, Gaussian())  # numbers in [0, 1]
+    check_network(plain(3), x, Bernoulli())
+
+
+def test_outputs_without_a_dimension_of_their_own_are_refused():
+    class Squeezed(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).squeeze(-1)
+
+    with pytest.raises(UserError, match="shape .2., and they must be .examples, outputs.: return .examples, 1. for"):
+        MCDropoutTeacher(Squeezed(4, 1), likelihood=NUMBERS).predict(torch.randn(2, 4))
