@@ -452,7 +452,10 @@ class Bernoulli(Likelihood):
         labels = _columns(labels, num_values, "0 or 1 for each of the network's labels", single)
         wrong = labels[~((labels >= 0) & (labels <= 1))]
         if len(wrong):
-            raise UserError(f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}")
+            raise UserError(
+                f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}: leave out such "
+                "examples, or pass problem_type='regression' for numbers"
+            )
         return labels
 
     def look_like_values(self, outputs: Tensor) -> bool:
