@@ -719,7 +719,8 @@ class Gaussian(Likelihood):
                 f"there are {num_values} numbers an example to predict, and the student has {num_outputs} outputs: "
                 "take one with as many, or with twice as many for a mean and a log-variance each"
             )
-        return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
+        predicts = self.predicts_variance if num_values is None else num_outputs == 2 * num_values
+        return Gaussian(predicts_variance=predicts)
 
     def nats(self, num_values: int) -> float:
         if not self.predicts_variance:
