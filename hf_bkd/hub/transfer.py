@@ -30,7 +30,19 @@ from ..utils.errors import UserError
 from ..utils.files import bare_name
 
 OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # files of a saved model
-OTHER_FORMS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "*onnx*", "coreml/*"]
+OTHER_FORMS = [
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.tflite",
+    "*.gguf",
+    "*onnx*",
+    "coreml/*",
+]
 STARS = "***"
 UNAUTHORIZED = 401  # of HTTP
 

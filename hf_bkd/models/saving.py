@@ -155,8 +155,8 @@ def check_loadable(folder: Path) -> None:
         )
     if not any(folder.glob("*.safetensors*")):
         raise UserError(
-            f"{folder} holds no weights in safetensors, and pickled ones (pytorch_model.bin) could run code: where you "
-            "trust them, load the network from Python and write it anew with model.save_pretrained(folder)"
+            f"{folder} holds no weights in safetensors, and pickled ones (pytorch_model.bin) could run code: where "
+            "you trust them, load the network from Python and write it anew with model.save_pretrained(folder)"
         )
 
 

@@ -233,8 +233,8 @@ class Teacher(ABC):
         description_file = folder / DESCRIPTION
         if not description_file.is_file():
             raise UserError(
-                f"{name_or_path} holds no teacher (teacher.json is missing), and no network with a config.json either: "
-                "pass the folder that save_pretrained wrote"
+                f"{name_or_path} holds no teacher (teacher.json is missing), and no network with a config.json "
+                "either: pass the folder that save_pretrained wrote"
             )
         try:
             description = read_json(description_file)

@@ -7,7 +7,6 @@ from transformers.utils import logging
 
 from ..hub.transfer import local_folder, source_of
 from ..models.saving import damage_refused, holds_network, load_network
-from ..utils.errors import UserError
 from .base import Teacher
 from .deterministic import DeterministicTeacher
 

@@ -88,7 +88,9 @@ class Preprocessor:
         for start in track(starts, progress if len(starts) > 5 else None):
             stop = min(start + self.batch_size, len(dataset))
             rows = read_rows(dataset, start, stop)
-            yield called(self, rows, range(start, stop)) | ({"labels": torch.tensor(rows["label"])} if "label" in rows else {})
+            yield called(self, rows, range(start, stop)) | (
+                {"labels": torch.tensor(rows["label"])} if "label" in rows else {}
+            )
 
     def save(self, folder: Path) -> None:
         """Save the files by which the preprocessor is made again."""
