@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
-from ..models.calling import uncompiled
+from ..models.calling import classification_head, uncompiled, unwrapped
+from ..models.loading_code import AUTOMATIC
 from ..models.saving import save_description, storable, timms_names
 from ..models.timm_networks import IMAGES, is_timm
 from ..utils.seeding import unmoved_randomness
@@ -62,6 +63,8 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
 
     A head that was put in by hand, for example, would be random again in what ``from_pretrained`` loads.
     """
+    if hasattr(student, "peft_config"):
+        _warn_if_head_is_lost(student)
     kind = type(student)
     if not isinstance(student, PreTrainedModel) or getattr(transformers, kind.__name__, None) is not kind:
         return
@@ -80,6 +83,21 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
             "part in its place; save such a student's state_dict yourself, or take the class' own head",
             kind.__name__,
             name,
+        )
+
+
+def _warn_if_head_is_lost(student: nn.Module) -> None:
+    """Log a warning if the head of a student with adapters of PEFT is new, and they neither train nor save it."""
+    network = unwrapped(student)
+    if any(name.endswith(AUTOMATIC) for name in getattr(network.config, "architectures", None) or ()):
+        return  # it was loaded with its head
+    name, head = classification_head(network)
+    if not any(weight.requires_grad for weight in head.parameters()):
+        logger.warning(
+            "the head %s is new, and the adapters neither train nor save it: what is loaded from them would have "
+            "another, random one; give the adapters' config modules_to_save=[%r]",
+            name,
+            name.rpartition(".")[2],
         )
 
 
