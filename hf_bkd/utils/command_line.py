@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from .config_files import boolean, read_arguments
 from .errors import UserError
 
+UNKNOWN = "unrecognized arguments: "  # as argparse says it
 WIDEST = 110  # columns of a help text
 OBJECTS = ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")  # never files
 
@@ -80,6 +81,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a sentence."""
+        words = message.removeprefix(UNKNOWN).split()
+        if message.startswith(UNKNOWN) and any(os.path.exists(word) for word in words):
+            raise UserError(f"{message}: of several files pass their folder, and put a name with spaces in quotes")
         raise UserError(f"{message} (--help lists all arguments)")
 
     def spelled(self, argv: list[str]) -> list[str]:
@@ -142,7 +146,7 @@ def parse_dataclasses(
     read_arguments(parser, argv, {name for kind in kinds for name in getattr(kind, "COMMA_LISTS", ())})
     values, unknown = parser.parse_known_args(argv)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"{UNKNOWN}{' '.join(unknown)}")
     may_be_empty = {name for named in fields for name, field in named.items() if field.default == ""}
     values = vars(checked(parser, values, may_be_empty))
     made = [_made(kind, {name: values.pop(name) for name in named}) for kind, named in zip(kinds, fields, strict=True)]
