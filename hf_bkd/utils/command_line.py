@@ -81,8 +81,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a sentence."""
-        words = message.removeprefix(UNKNOWN).split()
-        if message.startswith(UNKNOWN) and any(os.path.exists(word) for word in words):
+        rest = message.removeprefix(UNKNOWN)
+        if rest != message and any(os.path.exists(word) for word in (rest, *rest.split())):
             raise UserError(f"{message}: of several files pass their folder, and put a name with spaces in quotes")
         raise UserError(f"{message} (--help lists all arguments)")
 
