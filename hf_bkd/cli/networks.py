@@ -18,8 +18,8 @@ from ..data.preprocessing import timm_settings
 from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
-from ..models.calling import num_classes_of
 from ..models.class_names import given_names
+from ..models.heads import num_classes_of
 from ..models.saving import check_loadable, damage_refused, load_network
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
-from .calling import uncompiled, unwrapped
+from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
 
@@ -58,7 +58,7 @@ def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def _merged(network: nn.Module) -> nn.Module:
-    network = uncompiled(network)
+    network = unwrapped(network, keep_adapters=True)
     return unwrapped(deepcopy(network).merge_and_unload() if hasattr(network, "merge_and_unload") else network)
 
 
