@@ -19,7 +19,7 @@ from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
 from ..models.calling import num_classes_of
-from ..models.class_names import given_names
+from ..models.class_names import both_name
 from ..models.saving import damage_refused, load_network
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher
@@ -99,9 +99,7 @@ def _folder(name: str) -> Path:
 
 def _differ(own: list[str], classes: list[str] | None) -> bool:
     """Whether both are names that somebody gave, and not the same ones in the same order."""
-    if given_names(own) is None or given_names(classes) is None:
-        return False
-    return [name.lower() for name in own] != [name.lower() for name in classes]
+    return both_name(own, classes) and [name.lower() for name in own] != [name.lower() for name in classes]
 
 
 def _with_new_head(folder: Path, kind: str, classes: list[str]) -> nn.Module:

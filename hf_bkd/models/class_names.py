@@ -18,8 +18,34 @@ def given_names(names: Sequence[str] | None) -> list[str] | None:
     return None if made_up else list(names)
 
 
+def both_name(names: Sequence[str] | None, classes: Sequence[str] | None) -> bool:
+    """Return whether two sides' names are to be matched: both have some, and neither's are made up.
+
+    Numbers in their order are the names of the same numbers in another order, and of nothing else.
+    """
+    if not names or not classes:
+        return False
+    made_up = given_names(names) is None or given_names(classes) is None
+    return sorted(names) == sorted(classes) if made_up else True
+
+
+def check_not_shuffled(column: str, classes: Sequence[str] | None) -> None:
+    """Refuse a column of bare numbers where classes are called by these numbers in another order.
+
+    Raises:
+        UserError: a label could be a class' name or its place.
+    """
+    numbers = [str(number) for number in range(len(classes or ()))]
+    if classes is not None and list(classes) != numbers and sorted(classes) == sorted(numbers):
+        raise UserError(
+            f"the column {column} holds numbers, and the classes are called {_first(classes)} in this order: "
+            f"use dataset.cast_column({column!r}, datasets.ClassLabel(names={numbers})) if they are their names, or "
+            f"names={list(classes)} in it if they are their places"
+        )
+
+
 def names_of_network(network: nn.Module) -> list[str] | None:
-    """Return the names of a network's classes in the order of its outputs; ``None`` where nobody has given any.
+    """Return the names of a network's classes in the order of its outputs; ``None`` where it has none but LABEL_0.
 
     They are its own ``label_names``, as plain networks have them, or its config's, or those of timm's configuration.
     """
@@ -27,9 +53,10 @@ def names_of_network(network: nn.Module) -> list[str] | None:
     own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
     names = getattr(getattr(network, "config", None), "id2label", None) or {}
     try:
-        return given_names(own or [str(names[number]) for number in range(len(names))])
+        stated = list(own or [str(names[number]) for number in range(len(names))])
     except (KeyError, TypeError):
         return None
+    return None if all(name == f"LABEL_{number}" for number, name in enumerate(stated)) else stated
 
 
 def matching_places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
@@ -54,12 +81,12 @@ def order_by_name(
         remedy: what to do where they are the same classes in the same order.
 
     Returns:
-        C places; ``None`` where both have one order, or nobody has said one of them.
+        C places; ``None`` where both have one order, or nobody has said one of them (:func:`both_name`).
 
     Raises:
         UserError: they are other classes.
     """
-    if names is None or classes is None or list(names) == list(classes):
+    if not both_name(names, classes) or list(names) == list(classes):
         return None
     places = matching_places(names, classes)
     if places is None or len(names) != len(classes):

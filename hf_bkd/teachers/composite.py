@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.calling import Inputs, to_network
-from ..models.class_names import order_by_name
+from ..models.class_names import given_names, order_by_name
 from ..utils.errors import UserError
 from .base import DESCRIPTION, Teacher
 from .predictive import Draws
@@ -79,8 +79,12 @@ class Composite(Teacher):
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes, of the first part that has some, to whose order the others' answers are brought."""
-        return next((names for part in self.parts if (names := part.class_names) is not None), None)
+        """Names of the classes, of the first part that has some, to whose order the others' answers are brought.
+
+        Numbers are names only where no part has others.
+        """
+        stated = [names for part in self.parts if (names := part.class_names) is not None]
+        return next((names for names in stated if given_names(names) is not None), next(iter(stated), None))
 
     def orders(self) -> list[list[int] | None]:
         """Return the order in which each part's answers are in that of :attr:`class_names`; ``None`` as they are.
@@ -90,8 +94,9 @@ class Composite(Teacher):
         """
         remedy = "give their networks the same config.id2label (or label_names, where they are plain ones)"
         named = [(part.class_names, f"member {number}") for number, part in enumerate(self.parts)]
-        first = next((whose for names, whose in named if names is not None), "")
-        return [order_by_name(names, self.class_names, whose, first, remedy) for names, whose in named]
+        classes = self.class_names
+        first = next((whose for names, whose in named if names == classes), "")
+        return [order_by_name(names, classes, whose, first, remedy) for names, whose in named]
 
     def part_draws(
         self, inputs: Inputs, num_samples: int, generators: Sequence[torch.Generator | None]
