@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
+from .heads import stated_classes
 
 Inputs = Mapping[str, Tensor] | Tensor
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
@@ -40,15 +41,16 @@ def split(batch: Mapping[str, Tensor] | tuple | list) -> tuple[Inputs, Tensor]:
 
 def num_classes_of(network: nn.Module) -> int:
     """Return the number of classes that a network states, or else of its classification head's outputs."""
-    return _stated_classes(uncompiled(network)) or classification_head(network)[1].out_features
+    return stated_classes(uncompiled(network)) or classification_head(network)[1].out_features
 
 
 def check_single_label(network: nn.Module) -> None:
     """Refuse a network of another kind of prediction than one class for each example, if its config says so.
 
     Raises:
-        UserError: a multi-label classifier or a regression.
+        UserError: a multi-label classifier, a regression, or a network that was built without a head.
     """
+    stated_classes(unwrapped(network))
     config = getattr(uncompiled(network), "config", None)
     kind = getattr(config, "problem_type", None)
     if kind in ("multi_label_classification", "regression") or getattr(config, "num_labels", None) == 1:
@@ -168,7 +170,7 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     get_classifier = getattr(getattr(network, "timm_model", network), "get_classifier", None)
     if get_classifier is not None and isinstance(get_classifier(), tuple):
         raise UserError(f"{type(network).__name__} averages the logits of several heads: choose a network with one")
-    classes = _stated_classes(network)
+    classes = stated_classes(network)
     linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     heads = [(name, module) for name, module in linears if classes in (None, module.out_features)]
     if not heads:
@@ -190,11 +192,6 @@ def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:
     named = [name for name in names if name in taken]
     takes_any = _takes(type(unwrapped(network)).forward, "")
     return named or (list(names) if takes_any or len(names) == 1 else [])
-
-
-def _stated_classes(network: nn.Module) -> int | None:
-    """Return the number of classes that a network states, if it does."""
-    return getattr(getattr(network, "config", None), "num_labels", None) or getattr(network, "num_classes", None)
 
 
 def call_network(network: nn.Module, inputs: Inputs) -> Any:
@@ -269,7 +266,7 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     layers = {
         module: name
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and _stated_classes(network) in (None, module.out_features)
+        if isinstance(module, nn.Linear) and stated_classes(network) in (None, module.out_features)
     }
     seen: list[tuple[str, Tensor, Tensor]] = []
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from ..utils.errors import UserError
 from .calling import unwrapped
+from .heads import stated_classes
 from .timm_networks import is_timm, label_names_of
 
 
@@ -56,7 +57,9 @@ def names_of_network(network: nn.Module) -> list[str] | None:
         stated = list(own or [str(names[number]) for number in range(len(names))])
     except (KeyError, TypeError):
         return None
-    return None if all(name == f"LABEL_{number}" for number, name in enumerate(stated)) else stated
+    if all(name == f"LABEL_{number}" for number, name in enumerate(stated)):
+        return None
+    return stated if stated_classes(network) in (None, len(stated)) else None  # those of a head that was replaced
 
 
 def matching_places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
@@ -90,12 +93,19 @@ def order_by_name(
         return None
     places = matching_places(names, classes)
     if places is None or len(names) != len(classes):
-        raise UserError(
-            f"{whose} has the classes {_first(names)}, and {others} {_first(classes)}, which can't be matched by "
-            f"name: take one of the other's classes, or, if they are the same in the same order, {remedy}"
-        )
+        raise UserError(unmatched(names, classes, whose, others, remedy))
     order = sorted(range(len(places)), key=places.__getitem__)
     return None if order == list(range(len(order))) else order
+
+
+def unmatched(names: Sequence[str], classes: Sequence[str], whose: str, others: str, remedy: str) -> str:
+    """Return the sentence for two sides of other classes; arguments as for :func:`order_by_name`."""
+    same = f", or, if they are the same in the same order, {remedy}" if len(names) == len(classes) else ""
+    numbers = "" if same else f" ({len(names)} and {len(classes)})"
+    return (
+        f"{whose} has the classes {_first(names)}, and {others} {_first(classes)}{numbers}, which can't be matched by "
+        f"name: take one of the other's classes{same}"
+    )
 
 
 def _first(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..utils.errors import UserError
+from .heads import outputs_of_head
 from .variational_layers import GaussianWeights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # as timm and transformers call them
@@ -53,9 +54,7 @@ def label_names_of(network: nn.Module) -> list[str] | None:
 
 def num_outputs(network: nn.Module) -> int:
     """Return the number of classes of a timm network, also where its head has been replaced by another layer."""
-    head = network.get_classifier() if hasattr(network, "get_classifier") else None
-    head = head[0] if isinstance(head, tuple) else head
-    return getattr(head, "out_features", None) or getattr(head, "out_channels", None) or network.num_classes
+    return outputs_of_head(network, network.num_classes)
 
 
 def timm_config(

@@ -17,6 +17,7 @@ from ..models.class_names import (
     matching_places,
     names_of_network,
     order_by_name,
+    unmatched,
 )
 from ..soft_labels.columns import read_record, teachers_of
 from ..soft_labels.record import LabelRecord
@@ -67,11 +68,7 @@ def places_among(names: Sequence[str], classes: Sequence[str], whose: str, remed
     """
     places = matching_places(names, classes)
     if places is None:
-        there, here = (", ".join(each[:5]) + ", ..." * (len(each) > 5) for each in (list(names), list(classes)))
-        raise UserError(
-            f"{whose} has the classes {there}, and the student {here}, which can't be matched by name: take a student "
-            f"of these classes, or, if they are the same in the same order, {remedy}"
-        )
+        raise UserError(unmatched(names, classes, whose, "the student", remedy))
     return places
 
 
@@ -142,7 +139,7 @@ def read_label_column(
         in_order = places is None or places == list(range(len(places)))
         return LabelColumn(name, None if in_order else dict(enumerate(places)), num_classes)
     dtype = str(getattr(feature, "dtype", ""))
-    if dtype in ("string", "large_string"):
+    if _are_texts(feature):
         if classes is None:
             raise UserError(
                 f"the column {name} holds names, and nothing says which number each has: use "
@@ -159,6 +156,33 @@ def read_label_column(
         f"the labels in column {name} are neither class numbers nor names but {feature}: only one class for each row "
         "can be taught"
     )
+
+
+def check_outputs(features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int) -> None:
+    """Refuse a student that has another number of outputs than its labels have classes.
+
+    Args:
+        features: of the training set.
+        name: of its column of labels.
+        classes: names of the student's classes, where they are known; those of labels may be some of them.
+        num_classes: of the student.
+
+    Raises:
+        UserError: a class without an output, or outputs that no label can have and no name explains.
+    """
+    own = getattr(features[name], "names", None) or (classes if _are_texts(features[name]) else None)
+    if not own or len(own) == num_classes or (both_name(own, classes) and len(own) < len(classes) == num_classes):
+        return
+    more = f", or, if there are to be more, pass dataset.cast_column({name!r}, datasets.ClassLabel(num_classes="
+    more = f"{more}{num_classes}))" if len(own) < num_classes and not _are_texts(features[name]) else ""
+    raise UserError(
+        f"the student has {num_classes} outputs, and the column {name} {len(own)} classes: build it with {len(own)} "
+        f"(num_classes= of timm, num_labels= of transformers){more}"
+    )
+
+
+def _are_texts(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")) in ("string", "large_string")
 
 
 def names_of_column(features: Mapping[str, Any] | None, name: str | None) -> list[str] | None:
@@ -214,7 +238,7 @@ def _names_of_data(dataset: Any, label_names: Sequence[str] | None, alphabetical
         if given_names(names) is not None:
             return names
     column = label_column(features, label_names)
-    bare = column is not None and str(getattr(features[column], "dtype", "")) in ("string", "large_string")
+    bare = column is not None and _are_texts(features[column])
     if alphabetical and bare and isinstance(dataset, datasets.Dataset):
         return sorted({value for value in dataset.with_format(None)[column][:] if value is not None})
     return given_names(names_of_column(features, column))
