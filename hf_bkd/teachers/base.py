@@ -57,7 +57,8 @@ class Teacher(ABC):
     it was on held-out examples. It is saved with the teacher, shown on its card and written into the record of its
     labels; so is ``source``, the folder or repository that the teacher was loaded from. ``processing_class``, the
     tokenizer, image processor or feature extractor by which its network reads a dataset, is what the fit was given or
-    the folder held; it can be set, and is saved with the network (a function of one's own isn't: it is passed again).
+    the folder held; it can be set, and is saved with the network. Of a function or a transform only the name is: a
+    loaded teacher reads no dataset before it is set or passed again.
 
     Raises:
         UserError: temperature not above 0 and finite, unknown tempering, or a network that is a multi-label
@@ -205,6 +206,7 @@ class Teacher(ABC):
                 save_file(tensors, temporary / "posterior.safetensors")
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
             description["record"] = self.record
+            description |= self._not_saved()
             description["files"] = digests(temporary, DESCRIPTION)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
             if not has_card_of_another(folder):
@@ -255,7 +257,7 @@ class Teacher(ABC):
             teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
         _check_files(folder, files)
         teacher.record, teacher.source = record, source_of(name_or_path, folder)
-        teacher._load_processing_class(folder)
+        teacher._load_processing_class(folder, description.get("reads_by"))
         return teacher
 
     def push_to_hub(
@@ -283,10 +285,18 @@ class Teacher(ABC):
         own = self.processing_class
         save_processor(processor_of(self.network) if own is None else own, folder / "network")
 
-    def _load_processing_class(self, folder: Path) -> None:
-        from ..data.preprocessors.saved import processor_beside
+    def _not_saved(self) -> dict[str, str]:
+        """Name the function or transform that read the teacher's examples and is not saved, if there is one."""
+        from ..data.preprocessors.saved import NotSaved
 
-        self.processing_class = processor_beside(self.network, folder / "network", folder)
+        place = NotSaved.of(self.processing_class, self.network)
+        return {} if place is None else {"reads_by": place.name}
+
+    def _load_processing_class(self, folder: Path, not_saved: str | None) -> None:
+        from ..data.preprocessors.saved import NotSaved, processor_beside
+
+        beside = processor_beside(self.network, folder / "network", folder)
+        self.processing_class = beside if not_saved is None else NotSaved(str(not_saved))
 
 
 def _all_subclasses(cls: type) -> list[type]:

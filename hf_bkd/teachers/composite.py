@@ -61,7 +61,9 @@ def joined(draws: Sequence[Draws], shares: Tensor | None = None) -> Draws:
 
 
 def _reads(preprocessor: Any) -> Any:
-    return None if preprocessor is None else (preprocessor.columns, preprocessor.to_dict())
+    if preprocessor is None:
+        return None
+    return preprocessor.columns, preprocessor.to_dict() or getattr(preprocessor.processor, "__qualname__", "function")
 
 
 class Composite(Teacher):
@@ -128,7 +130,7 @@ class Composite(Teacher):
         own = self.processing_class if processing_class is None else processing_class
         first, *others = [part.preprocessor_for(dataset, own) for part in self.parts]
         for other in others:
-            if _reads(other) != _reads(first):
+            if other is not first and (None in (other, first) or not other.reads_as(first)):
                 raise UserError(
                     f"the members of this {type(self).__name__} prepare examples differently ({_reads(first)} and "
                     f"{_reads(other)}), and get the same inputs: pass processing_class= for all, or label with each "
@@ -139,7 +141,11 @@ class Composite(Teacher):
     def _save_processing_class(self, folder: Path) -> None:
         """Nothing: each part saves its own, and what was set for all of them."""
 
-    def _load_processing_class(self, folder: Path) -> None:
+    def _not_saved(self) -> dict[str, str]:
+        """Nothing: each part says it."""
+        return {}
+
+    def _load_processing_class(self, folder: Path, not_saved: str | None) -> None:
         """Nothing: each part has loaded its own."""
 
     def _save_networks(self, folder: Path) -> None:

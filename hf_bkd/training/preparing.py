@@ -283,6 +283,4 @@ def _asked(teacher: Any, dataset: Any, student: Prepare) -> AskedRows:
 
 def _reads_the_same(one: Prepare, other: Prepare) -> bool:
     """Return whether two networks get the same images, so that they need be prepared only once."""
-    if not all(getattr(each, "kind", None) == "image" and each.settings for each in (one, other)):
-        return False
-    return (one.columns, one.settings) == (other.columns, other.settings)
+    return all(getattr(each, "kind", None) == "image" for each in (one, other)) and one.reads_as(other)

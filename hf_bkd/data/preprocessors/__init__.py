@@ -20,7 +20,7 @@ from .content import INPUT_NAMES, Content, columns_as_inputs, ready_columns
 from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
-from .saved import NAMES, SOURCES, folders_of, network_kind, saved_processor
+from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
 from .texts import text_preprocessor, token_preprocessor
 
 __all__ = [
@@ -60,10 +60,13 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
 
     Raises:
         UserError: nothing says how rows become inputs, no column that the network could read, several and nothing that
-            says which, or a ``processing_class`` for another kind of input than the network's.
+            says which, or a ``processing_class`` for another kind of input than the network's, or one that was not
+            saved with a teacher.
     """
     if isinstance(processing_class, Preprocessor):
         return processing_class
+    if isinstance(processing_class, NotSaved):
+        processing_class.refuse(unwrapped(network))
     network, given = unwrapped(network), _kind_of_processor(processing_class)
     if given == "function" or isinstance(processing_class, ImagePreprocessor):
         return function_preprocessor(processing_class, dataset)

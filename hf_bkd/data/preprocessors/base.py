@@ -18,6 +18,7 @@ from ..preprocessing import ImagePreprocessor, Images, decoded, in_mode
 from ..rows import check_present, reason
 
 Rows = dict[str, list]
+OPAQUE = ("Lambda", "<function", " object at ", "<lambda>")  # in the text of a transform
 ORIENTATION = Base.Orientation
 
 
@@ -51,6 +52,16 @@ class Preprocessor:
     def __call__(self, rows: Rows) -> dict[str, Tensor]:
         """Turn a batch of rows into inputs."""
         return self.prepare(rows)
+
+    def reads_as(self, other: "Preprocessor") -> bool:
+        """Return whether another preprocessor surely makes the same inputs of a dataset.
+
+        Of functions, and of transforms with functions in them, settings don't say what they do: they must be the same.
+        """
+        if (self.columns, self.settings) != (other.columns, other.settings):
+            return False
+        says_all = bool(self.settings) and not any(sign in str(self.settings) for sign in OPAQUE)
+        return says_all or self.processor == other.processor
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is recorded with labels of these inputs."""

@@ -40,7 +40,7 @@ def image_preprocessor(network: nn.Module, columns: tuple[str, ...], processor: 
             return _timm_preprocessor(network, columns, dict(processor.data_config))
         return _processed(network, columns, processor)
     if processor is not None:
-        return _transformed(columns, processor, MODES[3], {"transform": str(processor)})
+        return _transformed(columns, processor, MODES[3], {"transform": str(processor)}, kept=processor)
     if timm_settings(network) is not None:
         return _timm_preprocessor(network, columns, timm_data_config(network))
     raise UserError(
