@@ -27,7 +27,7 @@ from .asking import (
 from .examples import Examples
 from .plan import Made, as_begun, plan_of
 from .record import as_json, description
-from .shards import MEMORY, Shards, first_difference
+from .shards import MEMORY, Shards, first_difference, has_begun
 
 Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
 
@@ -53,6 +53,7 @@ def cross_fitted(
 
     first = fitted(0) if asks else None
     examples = read_by(first)
+    begun = has_begun(folder)
     shards = Shards(folder, plan_of(examples, options, None, folds))
     examples, options = as_begun(examples, options, shards)
     tables, teachers = [], []
@@ -68,7 +69,8 @@ def cross_fitted(
             teacher = first if asks and fold == 0 else fitted(fold)
             if asks:
                 _check_reading(examples, read_by(teacher), fold)
-            check_answers(own, teacher, options)
+            if not begun:
+                check_answers(own, teacher, options)
             described = _remembered(shards, name, fold, described, as_json(description(teacher, options.num_samples)))
             bar_name = f"labeling fold {fold + 1} of {folds}" if progress else None
             fitting = replace(options, batch_size=fitting_batch_size(own, teacher, options))
