@@ -13,7 +13,7 @@ from transformers import default_data_collator
 
 from ..data.columns import EXAMPLE_ID, LABEL_COLUMNS, is_label, is_soft_label_column
 from ..data.preprocessing import Pool, StoredImages
-from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
+from ..data.preprocessors import Preprocessor, check_ready, preprocessor_for, ready_columns
 from ..data.views import Views
 from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
@@ -120,6 +120,8 @@ class Preparer:
     def _as_given(self, dataset: Any, source: Source | None) -> Loaded:
         """Read a dataset whose owner, transform or collator makes the student's inputs."""
         network = self.network if self.args.remove_unused_columns else None
+        if is_prepared(dataset):
+            check_ready(self.network, dataset, self.processing)
         if isinstance(dataset, datasets.Dataset) and is_prepared(dataset) and network is not None:
             features = dataset.features
             names = [name for name in features if not is_soft_label_column(name)]

@@ -97,6 +97,9 @@ def of_several() -> MultiTeacher:
 
 CASES: dict[str, Callable] = {
     "nothing says how ... become the inputs of ...": lambda: preprocessor_for(bert(), texts().select_columns("text")),
+    "... holds the tokens ..., and the network's tokenizer makes ... of its ...": lambda: preprocessor_for(
+        bert(), datasets.Dataset.from_dict({"text": ["w1 w2"], "input_ids": [[9, 3]]}), tokenizer()
+    ),
     "what makes the inputs of this ..., was not saved with the teacher": lambda: preprocessor_for(
         nn.Linear(4, 3), texts(), NotSaved("my_function")
     ),

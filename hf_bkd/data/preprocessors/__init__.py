@@ -21,7 +21,8 @@ from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
-from .texts import text_preprocessor, token_preprocessor
+from .texts import text_preprocessor
+from .tokens import check_tokens, token_preprocessor
 
 __all__ = [
     "MODES",
@@ -85,12 +86,31 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     ready = ready_columns(network, dataset, kind)
     if ready is not None:
         ragged = content.ragged(ready)
+        check_ready(network, dataset, processing_class)
         if "input_ids" in ragged:
-            tokenizer = processing_class or saved_processor("text", *folders_of(network))
-            return token_preprocessor(network, ready, tokenizer)
+            return token_preprocessor(network, ready, _tokenizer(network, processing_class))
         if not ragged or set(ready) & set(INPUT_NAMES):
             return None
     return made(kind or content.only_kind(network), network, content, processing_class)
+
+
+def check_ready(network: nn.Module, dataset: AnyDataset, processing_class: Any = None) -> None:
+    """Refuse columns that are a network's inputs as they are, and tokens that another tokenizer made.
+
+    Arguments as for :func:`preprocessor_for`; see :func:`~hf_bkd.data.preprocessors.tokens.check_tokens`.
+    """
+    network, content = unwrapped(network), Content.of(dataset)
+    whole = [name for name in ready_columns(network, dataset) or () if content.may_be_tokens(name)]
+    of_its_own = len(whole) == 1 and whole[0] not in INPUT_NAMES and network_kind(network) in (None, "text")
+    column = "input_ids" if "input_ids" in whole else whole[0] if of_its_own else None
+    if column is not None:
+        tokenizer = _tokenizer(network, processing_class) if content.of_kind("text") else None
+        check_tokens(network, content, column, tokenizer)
+
+
+def _tokenizer(network: nn.Module, processing_class: Any) -> Any:
+    own = _part(processing_class, "text") if _kind_of_processor(processing_class) in ("text", "any") else None
+    return saved_processor("text", *folders_of(network)) if own is None else own
 
 
 def made(kind: str, network: nn.Module, content: "Content", processing_class: Any = None) -> Preprocessor:
