@@ -102,3 +102,11 @@ def test_rows_that_lost_their_label_are_counted_aloud(tmp_path, caplog):
     rows = datasets.Dataset.from_dict({"x": x.tolist(), "label": ["A", None, "C"] * 2}).class_encode_column("label")
     DistillationTrainer(torch.nn.Linear(4, 2), arguments(tmp_path), train_dataset=rows)
     assert "2 of 6 rows have no label in column label" in caplog.text and "keep_default_na=False" in caplog.text
+
+
+def test_the_best_model_is_not_looked_for_without_labels(tmp_path):
+    args = arguments(tmp_path, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps")
+    with pytest.raises(UserError, match="load_best_model_at_end compares evaluations, and the evaluation set has no"):
+        bare = points().remove_columns("labels")
+        DistillationTrainer(torch.nn.Linear(4, 3), args, train_dataset=points(), eval_dataset=bare)
+    DistillationTrainer(torch.nn.Linear(4, 3), args, train_dataset=points(), eval_dataset=points())
