@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
             f"nothing says how texts become the inputs of {type(network).__name__}: pass processing_class=, the "
             "tokenizer that it was trained with"
         )
-    tokenizer, taken = deepcopy(tokenizer), argument_names(network)
+    tokenizer, taken = deepcopy(tokenizer), tuple(argument_names(network))
     _set_padding(tokenizer, network)
     tokenizer.padding_side = padding_side(network, tokenizer)
     _check_vocabulary(network, tokenizer)
@@ -43,15 +44,34 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     length = {} if longest is None else {"truncation": True, "max_length": longest}
     # padding that nothing masks changes the answer, and has to be the same in every batch
     padding = True if longest is None or "attention_mask" in taken else "max_length"
-
-    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
-        check_present(rows, columns)
-        batch = tokenizer(*(list(rows[name]) for name in columns), padding=padding, return_tensors="pt", **length)
-        check_lengths(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
-        return {name: value for name, value in batch.items() if name in taken}
-
+    prepare = TextPreparation(columns, tokenizer, taken, {"padding": padding, **length})
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
     return Preprocessor("text", columns, prepare, settings, processor=tokenizer)
+
+
+@dataclass(frozen=True)
+class TextPreparation:
+    """A preparation of texts, which worker processes can have.
+
+    Args:
+        columns: of texts.
+        tokenizer: makes the tokens.
+        taken: names of what the network takes.
+        settings: of each call of the tokenizer.
+    """
+
+    columns: tuple[str, ...]
+    tokenizer: Any
+    taken: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """Turn rows into tokens and what belongs to them."""
+        check_present(rows, self.columns)
+        texts = (list(rows[name]) for name in self.columns)
+        batch = self.tokenizer(*texts, return_tensors="pt", **self.settings)
+        check_lengths(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
+        return {name: value for name, value in batch.items() if name in self.taken}
 
 
 def check_lengths(lengths: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """Columns of tokens that are there already: made by the network's own tokenizer, or refused, and padded."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice, permutations
 from typing import Any
 
@@ -157,7 +158,7 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
     Raises:
         UserError: neither network nor tokenizer name a padding token.
     """
-    config, names = getattr(network, "config", None), [name for name in columns if name != "input_ids"]
+    config = getattr(network, "config", None)
     padding = getattr(config, "pad_token_id", None)
     padding = getattr(tokenizer, "pad_token_id", None) if padding is None else padding
     if padding is None:
@@ -165,19 +166,40 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
             "rows of tokens of several lengths have to be padded, and neither network nor tokenizer names a padding "
             "token: set network.config.pad_token_id"
         )
-    before, masked = padding_side(network, tokenizer) == "left", "attention_mask" in argument_names(network)
+    prepare = TokenPreparation(
+        columns, padding, padding_side(network, tokenizer), "attention_mask" in argument_names(network)
+    )
+    return Preprocessor("text", columns, prepare, {"tokens": list(columns), "padding": padding}, processor=tokenizer)
 
-    def padded(values: list, value: int) -> Tensor:
-        longest = max(map(len, values))
-        fill = [[value] * (longest - len(each)) for each in values]
-        return torch.tensor([[*f, *v] if before else [*v, *f] for f, v in zip(fill, values, strict=True)])
 
-    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
-        check_present(rows, columns)
-        check_lengths(list(map(len, rows["input_ids"])))
-        inputs = {"input_ids": padded(rows["input_ids"], padding)} | {name: padded(rows[name], 0) for name in names}
-        if masked and "attention_mask" not in inputs:
-            inputs["attention_mask"] = padded([[1] * len(each) for each in rows["input_ids"]], 0)
+@dataclass(frozen=True)
+class TokenPreparation:
+    """A preparation of rows of tokens, which worker processes can have.
+
+    Args:
+        columns: of tokens and what belongs to them.
+        padding: token that rows are padded with.
+        side: on which they are.
+        masked: whether the network takes a mask.
+    """
+
+    columns: tuple[str, ...]
+    padding: int
+    side: str
+    masked: bool
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """Pad the rows to the longest of them."""
+        check_present(rows, self.columns)
+        ids = rows["input_ids"]
+        check_lengths(list(map(len, ids)))
+        inputs = {name: self._padded(rows[name], self.padding * (name == "input_ids")) for name in self.columns}
+        if self.masked and "attention_mask" not in inputs:
+            inputs["attention_mask"] = self._padded([[1] * len(each) for each in ids], 0)
         return inputs
 
-    return Preprocessor("text", columns, prepare, {"tokens": list(columns), "padding": padding}, processor=tokenizer)
+    def _padded(self, values: list, value: int) -> Tensor:
+        longest = max(map(len, values))
+        fill = [[value] * (longest - len(each)) for each in values]
+        before = self.side == "left"
+        return torch.tensor([[*f, *v] if before else [*v, *f] for f, v in zip(fill, values, strict=True)])
