@@ -1,7 +1,7 @@
 """The base class of teachers that are made of other teachers, and how these are asked."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -60,6 +60,11 @@ def joined(draws: Sequence[Draws], shares: Tensor | None = None) -> Draws:
     return Draws(logits, torch.cat(within), sizes)
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Return whether two parts' preprocessors of a dataset make the same inputs of it."""
+    return one is other or (None not in (one, other) and one.reads_as(other))
+
+
 def _reads(preprocessor: Any) -> Any:
     if preprocessor is None:
         return None
@@ -103,10 +108,15 @@ class Composite(Teacher):
     def part_draws(
         self, inputs: Inputs, num_samples: int, generators: Sequence[torch.Generator | None]
     ) -> list[Draws]:
-        """Return the tempered draws of each part, asked with a generator each, all in one order of classes."""
+        """Return the tempered draws of each part, asked with a generator each, all in one order of classes.
+
+        Inputs are the same for all, or a mapping of mappings, each part's own in their order.
+        """
+        values = list(inputs.values()) if isinstance(inputs, Mapping) else []
+        own = values if values and all(isinstance(each, Mapping) for each in values) else [inputs] * len(self.parts)
         drawn = [
-            member_draws(part, inputs, num_samples, generator)
-            for part, generator in zip(self.parts, generators, strict=True)
+            member_draws(part, each, num_samples, generator)
+            for part, each, generator in zip(self.parts, own, generators, strict=True)
         ]
         return [
             each if order is None else each._replace(logits=each.logits[..., order])
@@ -127,16 +137,19 @@ class Composite(Teacher):
 
     def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
         """Make the preprocessor by which all parts read a dataset; UserError if they would read it differently."""
-        own = self.processing_class if processing_class is None else processing_class
-        first, *others = [part.preprocessor_for(dataset, own) for part in self.parts]
+        first, *others = self._preprocessors(dataset, processing_class)
         for other in others:
-            if other is not first and (None in (other, first) or not other.reads_as(first)):
+            if not alike(first, other):
                 raise UserError(
                     f"the members of this {type(self).__name__} prepare examples differently ({_reads(first)} and "
                     f"{_reads(other)}), and get the same inputs: pass processing_class= for all, or label with each "
                     "of them by itself, as add_soft_labels does with a mapping of teachers"
                 )
         return first
+
+    def _preprocessors(self, dataset: Any, processing_class: Any) -> list[Any]:
+        own = self.processing_class if processing_class is None else processing_class
+        return [part.preprocessor_for(dataset, own) for part in self.parts]
 
     def _save_processing_class(self, folder: Path) -> None:
         """Nothing: each part saves its own, and what was set for all of them."""

@@ -15,7 +15,7 @@ from ...models.class_names import names_of_network
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
 from .audio import audio_preprocessor
-from .base import Preprocessor, called
+from .base import Preprocessor, called, several
 from .content import INPUT_NAMES, Content, columns_as_inputs, ready_columns
 from .features import feature_preprocessor
 from .functions import function_preprocessor
@@ -35,6 +35,7 @@ __all__ = [
     "preprocessor_for",
     "reader_for",
     "ready_columns",
+    "several",
 ]
 
 _READ: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # columns of numbers, in their order

@@ -1,7 +1,8 @@
 """What every preprocessor is: rows of a dataset to the inputs of one network."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,17 @@ class Preprocessor:
         """Save the files by which the preprocessor is made again."""
         if hasattr(self.processor, "save_pretrained"):
             self.processor.save_pretrained(folder)
+
+
+def several(preprocessors: Mapping[str, Preprocessor]) -> Preprocessor:
+    """Make one preprocessor of several networks' that read the same columns: name -> what its own makes of rows."""
+    settings = {name: each.settings for name, each in preprocessors.items()}
+    columns = next(iter(preprocessors.values())).columns
+    return Preprocessor("several", columns, partial(_each_its_own, dict(preprocessors)), settings)
+
+
+def _each_its_own(preprocessors: dict[str, Preprocessor], rows: Rows) -> dict[str, dict[str, Tensor]]:
+    return {name: dict(each(rows)) for name, each in preprocessors.items()}
 
 
 def called(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[int]) -> Any:
