@@ -1,6 +1,6 @@
 """Names of classes: which ones somebody has given, what a network calls its own, and how two sides are matched."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -52,14 +52,38 @@ def names_of_network(network: nn.Module) -> list[str] | None:
     """
     network = unwrapped(network)
     own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
-    names = getattr(getattr(network, "config", None), "id2label", None) or {}
-    try:
-        stated = list(own or [str(names[number]) for number in range(len(names))])
-    except (KeyError, TypeError):
-        return None
+    stated = list(own or _names_of_config(getattr(network, "config", None)) or ())
     if all(name == f"LABEL_{number}" for number, name in enumerate(stated)):
         return None
     return stated if stated_classes(network) in (None, len(stated)) else None  # those of a head that was replaced
+
+
+def _names_of_config(config: object) -> list[str] | None:
+    """Return the names of a config's ``id2label``, or of its ``label2id`` where that alone has some.
+
+    Raises:
+        UserError: each has the same ones, in another order.
+    """
+    by_number, by_name = (getattr(config, name, None) or {} for name in ("id2label", "label2id"))
+    one = _in_order(dict(by_number) if isinstance(by_number, Mapping) else dict(enumerate(by_number)))
+    other = _in_order({number: name for name, number in dict(by_name).items()})
+    if one and other and one != other and sorted(one) == sorted(other):
+        raise UserError(
+            f"the network's config.id2label says {_first(one)}, and its config.label2id {_first(other)}: set "
+            "config.label2id = {name: number for number, name in config.id2label.items()}, or id2label by label2id, "
+            "whichever is right"
+        )
+    return one if given_names(other) is None or given_names(one) is not None else other
+
+
+def _in_order(names: Mapping) -> list[str] | None:
+    """Return names by number as a list, be the numbers written as texts; ``None`` if one is missing."""
+    try:
+        by_number = {int(number): str(name) for number, name in names.items()}
+    except (TypeError, ValueError):
+        return None
+    complete = by_number.keys() == set(range(len(names)))
+    return [by_number[number] for number in sorted(by_number)] if complete else None
 
 
 def matching_places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:

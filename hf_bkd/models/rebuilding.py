@@ -20,6 +20,8 @@ IN_TRAINING_ALONE = (
     "momentum", "p", "drop_prob", "drop_rate", "inplace", "grad_checkpointing", "gradient_checkpointing", "dropout",
     "layerdrop",
 )  # fmt: skip
+OF_ACCELERATE = ("_original_forward", "_old_forward", "_hf_hook")  # beside a forward that it exchanged
+OF_LIBRARIES = ("torch.", "transformers.", "accelerate.", "peft.", "functools")  # hooks that change no answer
 ANYWAY = ("training", "num_classes", "num_labels", "name_or_path")  # the shape of the weights decides
 
 
@@ -46,8 +48,11 @@ def first_difference(
         kind = type(own.get(name))
         if not _same(kind, type(module)) and not (without and _is_gaussian(kind, type(module))):
             return f"{name} is {kind.__name__}, and {maker} makes it {type(module).__name__}"
-        if "forward" in vars(own[name]) and not hasattr(own[name], "_original_forward"):  # accelerate's own
+        if "forward" in vars(own[name]) and not any(hasattr(own[name], each) for each in OF_ACCELERATE):
             return f"the forward of {name or 'the network'} was exchanged"
+        hooks = [*own[name]._forward_hooks.values(), *own[name]._forward_pre_hooks.values()]
+        if any(not str(getattr(hook, "__module__", "")).startswith(OF_LIBRARIES) for hook in hooks):
+            return f"{name or 'the network'} has a hook"
         for attribute, value in vars(module).items():
             if attribute.startswith("_") or attribute in (*ANYWAY, *ignored) or not _is_plain(value):
                 continue

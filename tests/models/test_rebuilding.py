@@ -106,3 +106,14 @@ def test_what_is_as_its_config_says_is_saved_as_ever(make, tmp_path):
     assert difference_when_loaded(network) is None
     DeterministicTeacher(network).save_pretrained(tmp_path / "teacher")
     assert isinstance(Teacher.from_pretrained(tmp_path / "teacher").network, transformers.PreTrainedModel)
+
+
+def test_a_hook_of_the_users_is_a_difference_and_accelerates_is_none():
+    network = bert()
+    network.enable_input_require_grads()
+    assert difference_when_loaded(network) is None
+    handle = network.classifier.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert difference_when_loaded(network) == "classifier has a hook"
+    handle.remove()
+    network._original_forward, network.forward = network.forward, network.forward  # as accelerate does
+    assert "forward" in vars(network) and difference_when_loaded(network) is None

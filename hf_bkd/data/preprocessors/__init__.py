@@ -170,9 +170,8 @@ def _part(processor: Any, kind: str) -> Any:
 
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
-    own = getattr(getattr(unwrapped(network), "config", None), "id2label", None)
-    names = own or dict(enumerate(names_of_network(network) or ()))
-    return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
+    names, number = names_of_network(network), num_classes_of(network)
+    return names if names is not None and len(names) == number else [f"LABEL_{each}" for each in range(number)]
 
 
 def kind_of(network: nn.Module) -> str:
