@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import datasets
+import torch
 from torch import nn
 
 from ...models.calling import num_classes_of, unwrapped
@@ -22,7 +23,7 @@ from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
 from .texts import text_preprocessor
-from .tokens import check_tokens, token_preprocessor
+from .tokens import check_tokens, some_rows, token_preprocessor
 
 __all__ = [
     "MODES",
@@ -40,6 +41,7 @@ __all__ = [
 
 _READ: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # columns of numbers, in their order
 AnyDataset = datasets.Dataset | datasets.IterableDataset
+ANOTHER_RESIZE = 0.1  # mean difference of pixels, in standard deviations, that another interpolation makes at most
 READS = {"image": "images", "text": "texts", "audio": "sound", "features": "numbers"}
 
 
@@ -96,17 +98,42 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
 
 
 def check_ready(network: nn.Module, dataset: AnyDataset, processing_class: Any = None) -> None:
-    """Refuse columns that are a network's inputs as they are, and tokens that another tokenizer made.
+    """Refuse columns that are a network's inputs as they are, and that another tokenizer or image processor made.
 
-    Arguments as for :func:`preprocessor_for`; see :func:`~hf_bkd.data.preprocessors.tokens.check_tokens`.
+    Arguments as for :func:`preprocessor_for`; see :func:`~hf_bkd.data.preprocessors.tokens.check_tokens`. Images that
+    stand beside ready ``pixel_values`` are prepared by the network's own processor, where it is known, and compared.
     """
     network, content = unwrapped(network), Content.of(dataset)
-    whole = [name for name in ready_columns(network, dataset) or () if content.may_be_tokens(name)]
+    ready = ready_columns(network, dataset) or ()
+    if "pixel_values" in ready and content.of_kind("image") and network_kind(network) == "image":
+        _check_pictures(network, content, processing_class)
+    whole = [name for name in ready if content.may_be_tokens(name)]
     of_its_own = len(whole) == 1 and whole[0] not in INPUT_NAMES and network_kind(network) in (None, "text")
     column = "input_ids" if "input_ids" in whole else whole[0] if of_its_own else None
     if column is not None:
         tokenizer = _tokenizer(network, processing_class) if content.of_kind("text") else None
         check_tokens(network, content, column, tokenizer)
+
+
+def _check_pictures(network: nn.Module, content: Content, processing_class: Any) -> None:
+    try:
+        own = made("image", network, content, processing_class)
+    except UserError:  # nothing says how, so that nothing can be compared
+        return
+    (column,) = own.columns
+    for number, row in some_rows(content, "pixel_values", [column]).items():
+        try:
+            expected = own({column: [row[column]]})["pixel_values"][0]
+        except UserError:  # an image that can't be read, and isn't
+            continue
+        ready = torch.as_tensor(row["pixel_values"], dtype=torch.float32)
+        if ready.shape != expected.shape or (ready - expected).abs().mean() > ANOTHER_RESIZE:
+            raise UserError(
+                f"row {number} of column pixel_values holds something else {list(ready.shape)} than the preprocessing "
+                f"of {type(network).__name__} makes of its {column} {list(expected.shape)}: pass "
+                "dataset.remove_columns('pixel_values'), so that the images are read, or, if they are right, "
+                f"dataset.remove_columns({column!r})"
+            )
 
 
 def _tokenizer(network: nn.Module, processing_class: Any) -> Any:

@@ -1,6 +1,6 @@
 """Columns of tokens that are there already: made by the network's own tokenizer, or refused, and padded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, permutations
 from typing import Any
@@ -41,7 +41,8 @@ def check_tokens(network: nn.Module, content: Content, column: str, tokenizer: A
     Raises:
         UserError: they are another tokenizer's.
     """
-    rows = _some_rows(content, column)
+    others = [*content.of_kind("text"), *({"attention_mask"} & content.features.keys())]
+    rows = some_rows(content, column, others)
     _check_vocabulary(network, content.dataset, column, rows)
     rows = {number: row for number, row in rows.items() if row[column] and not isinstance(row[column][0], list)}
     _check_padding(network, column, rows)
@@ -71,9 +72,8 @@ def check_tokens(network: nn.Module, content: Content, column: str, tokenizer: A
             )
 
 
-def _some_rows(content: Content, column: str) -> dict[int, dict[str, Any]]:
-    """Return some rows by number: their tokens, texts and mask."""
-    others = [*content.of_kind("text"), *({"attention_mask"} & content.features.keys())]
+def some_rows(content: Content, column: str, others: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Return some columns of ``COMPARED`` rows, evenly spaced, by the rows' numbers."""
     dataset = content.dataset.select_columns([column, *others])
     if not isinstance(dataset, datasets.Dataset):
         return dict(enumerate(islice(dataset, COMPARED)))
