@@ -206,7 +206,7 @@ class Teacher(ABC):
                 save_file(tensors, temporary / "posterior.safetensors")
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
             description["record"] = self.record
-            description |= self._not_saved()
+            description |= self._reading()
             description["files"] = digests(temporary, DESCRIPTION)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
             if not has_card_of_another(folder):
@@ -257,7 +257,7 @@ class Teacher(ABC):
             teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
         _check_files(folder, files)
         teacher.record, teacher.source = record, source_of(name_or_path, folder)
-        teacher._load_processing_class(folder, description.get("reads_by"))
+        teacher._load_processing_class(folder, description)
         return teacher
 
     def push_to_hub(
@@ -285,18 +285,21 @@ class Teacher(ABC):
         own = self.processing_class
         save_processor(processor_of(self.network) if own is None else own, folder / "network")
 
-    def _not_saved(self) -> dict[str, str]:
-        """Name the function or transform that read the teacher's examples and is not saved, if there is one."""
+    def _reading(self) -> dict[str, Any]:
+        """Describe what of the teacher's reading has no files: the order of columns, a function that isn't saved."""
+        from ..data.preprocessors import order_of_columns
         from ..data.preprocessors.saved import NotSaved
 
-        place = NotSaved.of(self.processing_class, self.network)
-        return {} if place is None else {"reads_by": place.name}
+        place, columns = NotSaved.of(self.processing_class, self.network), order_of_columns(self.network)
+        return ({} if place is None else {"reads_by": place.name}) | ({"columns": list(columns)} if columns else {})
 
-    def _load_processing_class(self, folder: Path, not_saved: str | None) -> None:
+    def _load_processing_class(self, folder: Path, description: dict[str, Any]) -> None:
+        from ..data.preprocessors import set_order_of_columns
         from ..data.preprocessors.saved import NotSaved, processor_beside
 
-        beside = processor_beside(self.network, folder / "network", folder)
+        beside, not_saved = processor_beside(self.network, folder / "network", folder), description.get("reads_by")
         self.processing_class = beside if not_saved is None else NotSaved(str(not_saved))
+        set_order_of_columns(self.network, tuple(map(str, description.get("columns") or ())))
 
 
 def _all_subclasses(cls: type) -> list[type]:

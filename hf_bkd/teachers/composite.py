@@ -154,11 +154,11 @@ class Composite(Teacher):
     def _save_processing_class(self, folder: Path) -> None:
         """Nothing: each part saves its own, and what was set for all of them."""
 
-    def _not_saved(self) -> dict[str, str]:
+    def _reading(self) -> dict[str, Any]:
         """Nothing: each part says it."""
         return {}
 
-    def _load_processing_class(self, folder: Path, not_saved: str | None) -> None:
+    def _load_processing_class(self, folder: Path, description: dict[str, Any]) -> None:
         """Nothing: each part has loaded its own."""
 
     def _save_networks(self, folder: Path) -> None:

@@ -2,12 +2,21 @@
 
 import functools
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from torchvision import transforms
 
-from hf_bkd import DeterministicTeacher, EnsembleTeacher, ImagePreprocessor, MultiTeacher, Teacher, UserError
+from hf_bkd import (
+    DeterministicTeacher,
+    EnsembleTeacher,
+    ImagePreprocessor,
+    LaplaceTeacher,
+    MultiTeacher,
+    Teacher,
+    UserError,
+)
 from hf_bkd.data.preprocessors import preprocessor_for
 from hf_bkd.soft_labels import add_soft_labels, read
 from hf_bkd.teachers import predict_all
@@ -75,13 +84,26 @@ def test_what_is_saved_is_not_asked_for(reader, tmp_path):
         [transforms.Compose([TRANSFORM, transforms.Lambda(change)]) for change in (torch.sqrt, torch.square)],
     ],
 )
-@pytest.mark.parametrize("make", [EnsembleTeacher, lambda members: MultiTeacher({"a": members[0], "b": members[1]})])
-def test_members_with_functions_of_their_own_are_not_taken_to_read_the_same(make, readers):
+def test_members_with_functions_of_their_own_are_not_taken_to_read_the_same(readers):
     members = [DeterministicTeacher(timm_vit()) for _ in readers]
     for member, reader in zip(members, readers, strict=True):
         member.processing_class = reader
     with pytest.raises(UserError, match="prepare examples differently"):
-        make(members).preprocessor_for(mixed())
+        EnsembleTeacher(members).preprocessor_for(mixed())
+    assert MultiTeacher({"a": members[0], "b": members[1]}).preprocessor_for(mixed()).kind == "several"
     for member in members:
         member.processing_class = readers[0]
-    assert make(members).preprocessor_for(mixed()) is not None
+    assert EnsembleTeacher(members).preprocessor_for(mixed()).kind != "several"
+
+
+def test_columns_of_numbers_are_read_in_the_order_that_they_were_fitted_in(tmp_path):
+    values = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    rows = datasets.Dataset.from_dict({"a": values[:, 0], "b": values[:, 1], "label": [0, 1, 2] * 3})
+    network = torch.nn.Linear(2, 3)
+    teacher = LaplaceTeacher.fit(network, rows, prior_precision=1.0)
+    expected = network(torch.from_numpy(values)).softmax(-1)
+    turned = rows.select_columns(["label", "b", "a"])
+    for make in (lambda each: each, lambda each: EnsembleTeacher([each])):
+        make(DeterministicTeacher(teacher.network)).save_pretrained(tmp_path / "teacher")
+        loaded = Teacher.from_pretrained(tmp_path / "teacher", torch.nn.Linear(2, 3))
+        assert torch.allclose(predict_all(loaded, turned)[0], expected, atol=1e-6)

@@ -33,9 +33,11 @@ __all__ = [
     "class_names",
     "columns_as_inputs",
     "kind_of",
+    "order_of_columns",
     "preprocessor_for",
     "reader_for",
     "ready_columns",
+    "set_order_of_columns",
     "several",
 ]
 
@@ -157,6 +159,17 @@ def made(kind: str, network: nn.Module, content: "Content", processing_class: An
         columns = _READ[network]  # as the network read them first, in whatever order another dataset has them
     _READ[network] = columns
     return feature_preprocessor(network, columns)
+
+
+def order_of_columns(network: nn.Module) -> tuple[str, ...]:
+    """Return the columns of numbers that a network read side by side, in their order; none if it did not."""
+    return _READ.get(unwrapped(network), ())
+
+
+def set_order_of_columns(network: nn.Module, columns: tuple[str, ...]) -> None:
+    """Let a network read columns of these names in this order, whatever order a dataset has them in."""
+    if columns:
+        _READ[unwrapped(network)] = columns
 
 
 def _kind_of_processor(processor: Any) -> str | None:
