@@ -6,7 +6,7 @@ from torch import nn
 
 from ..utils.errors import UserError
 from .calling import unwrapped
-from .heads import stated_classes
+from .outputs import stated_classes
 from .timm_networks import is_timm, label_names_of
 
 

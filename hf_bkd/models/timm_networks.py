@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..utils.errors import UserError
-from .heads import outputs_of_head
+from .outputs import outputs_of_head
 from .rebuilding import IN_TRAINING_ALONE, first_difference
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # as timm and transformers call them

@@ -13,6 +13,7 @@ from ..models.calling import Inputs, to_network
 from ..models.class_names import given_names, order_by_name
 from ..utils.errors import UserError
 from .base import DESCRIPTION, Teacher
+from .description import Description
 from .predictive import Draws
 
 
@@ -158,7 +159,7 @@ class Composite(Teacher):
         """Nothing: each part says it."""
         return {}
 
-    def _load_processing_class(self, folder: Path, description: dict[str, Any]) -> None:
+    def _load_processing_class(self, folder: Path, description: Description) -> None:
         """Nothing: each part has loaded its own."""
 
     def _save_networks(self, folder: Path) -> None:

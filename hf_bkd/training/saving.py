@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
-from ..models.calling import uncompiled
+from ..models.calling import unwrapped
 from ..models.plain_networks import DESCRIPTION, described
 from ..models.rebuilding import difference_when_loaded
 from ..models.saving import save_description, storable, timms_names
@@ -36,7 +36,7 @@ def state_to_save(
         state: gathered from several processes, if it is.
         for_resume: whether it is a checkpoint's, which the Trainer reads by the model's names.
     """
-    student = uncompiled(model)
+    student = unwrapped(model, keep_adapters=True)
     if isinstance(student, TimmWrapperForImageClassification) and not for_resume:
         return timms_names(student, student.state_dict() if state is None else state)
     if state is None and (student is not model or not saves_itself(student)):
@@ -52,7 +52,7 @@ def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str
         folder: with the student's weights.
         names: of the student's classes in the order of its outputs, where they are known.
     """
-    student = uncompiled(trainer.model)
+    student = unwrapped(trainer.model, keep_adapters=True)
     if difference_when_loaded(student) is not None:
         write_json(Path(folder) / DESCRIPTION, described(student))  # so that it isn't loaded without its own code
     elif saves_itself(student):
@@ -80,7 +80,7 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     """Write the names of the classes into a transformers model's config, if it has none but LABEL_0 and so on."""
-    config = getattr(uncompiled(model), "config", None)
+    config = getattr(unwrapped(model, keep_adapters=True), "config", None)
     own = getattr(config, "id2label", None)
     if names and own and len(own) == len(names) and all(own.get(i) == f"LABEL_{i}" for i in range(len(own))):
         config.id2label = dict(enumerate(names))

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, DistillationTrainingArguments, LaplaceTeacher, UserError
-from hf_bkd.models.calling import num_classes_of
+from hf_bkd.models.heads import num_classes_of
 from hf_bkd.models.class_names import names_of_network
 
 INPUTS = np.eye(4, dtype=np.float32)

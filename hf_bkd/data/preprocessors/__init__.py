@@ -3,7 +3,6 @@
 :func:`preprocessor_for` is what labeling, fitting, training and the command line ask; each kind of input has a file.
 """
 
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,10 +10,11 @@ import datasets
 import torch
 from torch import nn
 
-from ...models.calling import num_classes_of, unwrapped
+from ...models.calling import unwrapped
 from ...models.class_names import names_of_network
+from ...models.heads import num_classes_of
 from ...utils.errors import UserError
-from ..preprocessing import ImagePreprocessor, timm_settings
+from ..preprocessing import ImagePreprocessor
 from .audio import audio_preprocessor
 from .base import Preprocessor, called, several
 from .content import INPUT_NAMES, Content, columns_as_inputs, ready_columns
@@ -28,14 +28,11 @@ from .tokens import check_tokens, some_rows, token_preprocessor
 __all__ = [
     "MODES",
     "Preprocessor",
-    "Reader",
     "called",
     "class_names",
     "columns_as_inputs",
-    "kind_of",
     "order_of_columns",
     "preprocessor_for",
-    "reader_for",
     "ready_columns",
     "set_order_of_columns",
     "several",
@@ -96,7 +93,7 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
             return token_preprocessor(network, ready, _tokenizer(network, processing_class))
         if not ragged or set(ready) & set(INPUT_NAMES):
             return None
-    return made(kind or content.only_kind(network), network, content, processing_class)
+    return _made(kind or content.only_kind(network), network, content, processing_class)
 
 
 def check_ready(network: nn.Module, dataset: AnyDataset, processing_class: Any = None) -> None:
@@ -119,7 +116,7 @@ def check_ready(network: nn.Module, dataset: AnyDataset, processing_class: Any =
 
 def _check_pictures(network: nn.Module, content: Content, processing_class: Any) -> None:
     try:
-        own = made("image", network, content, processing_class)
+        own = _made("image", network, content, processing_class)
     except UserError:  # nothing says how, so that nothing can be compared
         return
     (column,) = own.columns
@@ -143,7 +140,7 @@ def _tokenizer(network: nn.Module, processing_class: Any) -> Any:
     return saved_processor("text", *folders_of(network)) if own is None else own
 
 
-def made(kind: str, network: nn.Module, content: "Content", processing_class: Any = None) -> Preprocessor:
+def _made(kind: str, network: nn.Module, content: Content, processing_class: Any = None) -> Preprocessor:
     """Make the preprocessor of a kind of input."""
     columns = content.columns(kind, network)
     processor = _part(processing_class, kind)
@@ -154,7 +151,7 @@ def made(kind: str, network: nn.Module, content: "Content", processing_class: An
     if kind == "image":
         return image_preprocessor(network, columns, processor)
     if kind == "audio":
-        return audio_preprocessor(network, columns, processor, content.features.get(columns[0]))
+        return audio_preprocessor(network, columns, processor)
     if set(_READ.get(network, ())) == set(columns):
         columns = _READ[network]  # as the network read them first, in whatever order another dataset has them
     _READ[network] = columns
@@ -212,33 +209,3 @@ def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
     names, number = names_of_network(network), num_classes_of(network)
     return names if names is not None and len(names) == number else [f"LABEL_{each}" for each in range(number)]
-
-
-def kind_of(network: nn.Module) -> str:
-    """Return what a network reads, ``"image"``, ``"text"`` or ``"audio"``; UserError if it doesn't say."""
-    kind = network_kind(unwrapped(network))
-    if kind is None:
-        taken = getattr(network, "main_input_name", "tensors")
-        raise UserError(f"{type(network).__name__} reads {taken}: only classifiers of images and of texts can be used")
-    return kind
-
-
-Reader = Preprocessor
-
-
-def reader_for(network: nn.Module, folder: Path | None, dataset: AnyDataset | None) -> Preprocessor:
-    """Make the preprocessor by which ``network``, saved in ``folder``, reads the column ``image`` or ``text``.
-
-    Raises:
-        UserError: the folder has no tokenizer, or no image processor.
-    """
-    kind = kind_of(network)
-    network = unwrapped(network)
-    processor = None if folder is None else saved_processor(kind, Path(folder), Path(folder) / "network")
-    if processor is None and (kind != "image" or timm_settings(network) is None):
-        raise UserError(
-            f"{folder} holds no {NAMES[kind]} ({SOURCES[kind][0]}): put the files of the one that the network was "
-            "trained with there"
-        )
-    content = Content.of(dataset) if dataset is not None else Content({kind: None})
-    return made(kind, network, content, processor)

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image, fromarray
+from PIL.Image import new as new_image
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, Images, in_mode, timm_settings
+from ..rows import reason
 from .base import Preprocessor
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -102,6 +104,13 @@ def _timm_preprocessor(network: nn.Module, columns: tuple[str, ...], config: dic
 
 def _processed(network: nn.Module, columns: tuple[str, ...], processor: Any) -> Preprocessor:
     mode = _mode(network, getattr(getattr(network, "config", None), "num_channels", None) or 3)
+    try:
+        _of_one(processor, new_image(mode, (64, 64)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{type(network).__name__} reads images of mode {mode}, and the {type(processor).__name__} does not "
+            f"({reason(error)}): pass the processing_class that the network was trained with"
+        ) from error
     return _transformed(columns, partial(_of_one, processor), mode, processor.to_dict(), kept=processor)
 
 
