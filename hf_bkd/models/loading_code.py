@@ -9,6 +9,7 @@ from ..utils.files import bare_name
 from .calling import unwrapped
 from .perceptron import Perceptron
 from .plain_networks import DESCRIPTION, arguments_of, source_file
+from .rebuilding import difference_when_loaded
 from .timm_networks import WEIGHTS, Unknown, is_timm, is_timms_own, timm_config
 
 PLACE = "PATH_OR_REPOSITORY"
@@ -53,6 +54,8 @@ def loading_of(network: nn.Module, with_processor: bool = False) -> Loading:
     kind = type(network)
     if hasattr(network, "peft_config"):
         return Loading("peft", "\n".join(_adapters(network, with_processor)))
+    if difference_when_loaded(network) is not None:
+        return Loading("pytorch", _of_any_module(network))
     if isinstance(network, transformers.PreTrainedModel):
         return _of_transformers(network, with_processor)
     if isinstance(network, Perceptron):
@@ -137,7 +140,7 @@ def _of_any_module(network: nn.Module) -> str:
     kind, arguments = type(network), arguments_of(network)
     if is_timm(network):
         arguments = None  # those of its class, which timm calls
-    ours = not kind.__module__.startswith(("torch.", "timm."))
+    ours = not kind.__module__.startswith(("torch.", "timm.", "transformers."))
     call = None if arguments is None else ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     built = f"{kind.__name__}({call})" if ours and call is not None else "..."
     note = "" if built != "..." else f"  # build the network that {DESCRIPTION} describes"

@@ -157,7 +157,7 @@ def activation_changed(network):
 def test_a_network_that_timm_cannot_make_anew_is_saved_as_a_plain_module_with_a_sentence(
     change, reason, tmp_path, caplog
 ):
-    saving._warn.cache_clear()
+    saving._warn_of_plain.cache_clear()
     network = timm_network("test_resnet")
     change(network)
     with caplog.at_level(logging.WARNING):
