@@ -9,12 +9,12 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import unwrapped
 from ..models.saving import save_description, storable, timms_names
-from ..models.timm_networks import IMAGES, is_timm
+from ..models.timm_networks import IMAGES, is_timm, wraps_timm
 from ..utils.seeding import unmoved_randomness
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def state_to_save(
         for_resume: whether it is a checkpoint's, which the Trainer reads by the model's names.
     """
     student = unwrapped(model, keep_adapters=True)
-    if isinstance(student, TimmWrapperForImageClassification) and not for_resume:
+    if wraps_timm(student) and not for_resume:
         return timms_names(student, student.state_dict() if state is None else state)
     if state is None and (student is not model or not saves_itself(student)):
         state = student.state_dict()
@@ -65,7 +65,7 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
     kind = type(student)
     if not isinstance(student, PreTrainedModel) or getattr(transformers, kind.__name__, None) is not kind:
         return
-    if isinstance(student, TimmWrapperForImageClassification):
+    if wraps_timm(student):
         return
     try:
         with torch.device("meta"), unmoved_randomness():

@@ -20,6 +20,8 @@ from hf_bkd.study import Arm
 from .conftest import CLASSES, write_photos
 from .pages import ROOT, block, blocks, commands, numbers, run, shape
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 WHOLE = {
     "quick_start.md": ("digits",), "own_images.md": ("photographs",), "own_texts.md": ("texts",),
     "features.md": ("table", "sound"), "sharing.md": ("photographs", "hub"), "troubleshooting.md": ("numbers",),

@@ -22,6 +22,8 @@ from tests.study.study_helpers import DEFAULTS, STUDY, run, words
 from tests.teachers.saving_helpers import IMAGES, ensemble, laplace
 from tests.teachers.teacher_helpers import small_cnn
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def saved_teacher(folder: Path) -> None:
     torch.manual_seed(0)

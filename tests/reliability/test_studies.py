@@ -18,6 +18,8 @@ from hf_bkd.study.workers import in_workers
 from tests.reliability.real_processes import forked, is_alive, killed, used_by_another, wait_for
 from tests.study.study_helpers import STUDY, Splits, blobs, plain, run, status
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 ARMS = "one-hot,laplace"
 SAVING = {"arms": ARMS, "num_train_epochs": 3, "save_strategy": "epoch"}
 

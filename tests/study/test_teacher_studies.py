@@ -21,7 +21,10 @@ from hf_bkd.study import (
     Splits,
     Study,
 )
+from tests.pictures import drawn
 from tests.study.study_helpers import blobs, plain, run
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 DROPOUT = Arm("MC dropout", MCDropout(), "mlp-16", {"dropout": 0.2})
 ARMS = (DETERMINISTIC, ENSEMBLE, DROPOUT, LAPLACE, WHOLE_NETWORK, Arm("IVON", IVONVariational(lr=0.1)))
@@ -39,7 +42,8 @@ STUDY = Study("teachers", ARMS, {"": with_outsiders}, students=False)
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, run(STUDY, folder)
+    with drawn():
+        return folder, run(STUDY, folder)
 
 
 def test_every_teacher_is_measured(finished):
