@@ -146,7 +146,8 @@ def test_the_page_compares_in_nll_with_the_arm_that_the_study_names(finished):
 
 def test_a_finished_study_goes_on_from_its_records(finished):
     folder, records = finished
-    assert run(STORED, folder)["arms"] == list(records.values())
+    with drawn():
+        assert run(STORED, folder)["arms"] == list(records.values())
 
 
 WIDE = Arm("wide", Laplace(link="mc"), "mlp-32")

@@ -21,10 +21,7 @@ from hf_bkd.study import (
     Splits,
     Study,
 )
-from tests.pictures import drawn
 from tests.study.study_helpers import blobs, plain, run
-
-pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 DROPOUT = Arm("MC dropout", MCDropout(), "mlp-16", {"dropout": 0.2})
 ARMS = (DETERMINISTIC, ENSEMBLE, DROPOUT, LAPLACE, WHOLE_NETWORK, Arm("IVON", IVONVariational(lr=0.1)))
@@ -42,8 +39,7 @@ STUDY = Study("teachers", ARMS, {"": with_outsiders}, students=False)
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    with drawn():
-        return folder, run(STUDY, folder)
+    return folder, run(STUDY, folder)
 
 
 def test_every_teacher_is_measured(finished):
