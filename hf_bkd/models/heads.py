@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from .calling import Inputs, call_network, check_logits, evaluation_mode, logits_of, split, to_network, unwrapped
+from .taking import taking
 
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
 
@@ -124,7 +125,8 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in layers]
     try:
-        logits = logits_of(call_network(network, inputs))
+        with taking(network, inputs):
+            logits = logits_of(call_network(network, inputs))
     finally:
         for hook in hooks:
             hook.remove()

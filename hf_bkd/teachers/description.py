@@ -42,7 +42,10 @@ def read_description(folder: Path, name: str | Path) -> Description:
     """
     file = folder / DESCRIPTION
     if not file.is_file():
-        raise UserError(f"{name} holds no teacher: teacher.json is missing")
+        raise UserError(
+            f"{name} holds no teacher (teacher.json is missing), and no network with a config.json either: pass the "
+            "folder that save_pretrained wrote"
+        )
     try:
         read = read_json(file)
         return Description(str(read["method"]), read["settings"], dict(read["record"]), dict(read.get("files", {})))

@@ -24,7 +24,7 @@ from ..data.preprocessing import (
     stacked,
 )
 from ..data.preprocessors import Preprocessor
-from ..data.rows import read_rows
+from ..data.rows import as_stored, read_rows
 from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
 from ..soft_labels.columns import PROBS, VARIANCE, SoftLabels, column, teachers_of
@@ -282,4 +282,5 @@ def training_set(
     """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
     if reader.only_normalizes(dataset):
         return BatchedDataset.from_images(dataset, reader.normalization, device=device)
-    return dataset.with_transform(lambda rows: reader(rows) | {"labels": torch.tensor(rows["label"])})
+    plain, finished = as_stored(dataset)
+    return plain.with_transform(lambda rows: reader(finished(rows)) | {"labels": torch.tensor(rows["label"])})

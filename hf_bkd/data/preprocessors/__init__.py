@@ -98,7 +98,7 @@ def _made(kind: str, network: nn.Module, content: Content, processing_class: Any
     if kind == "image":
         return image_preprocessor(network, columns, processor)
     if kind == "audio":
-        return audio_preprocessor(network, columns, processor, content.features.get(columns[0]))
+        return audio_preprocessor(network, columns, processor)
     if set(_READ.get(network, ())) == set(columns):
         columns = _READ[network]  # as the network read them first, in whatever order another dataset has them
     _READ[network] = columns

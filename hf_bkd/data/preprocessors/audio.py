@@ -4,7 +4,6 @@ import inspect
 import json
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,27 +11,25 @@ from torch import Tensor, nn
 from ...models.calling import argument_names
 from ...utils.errors import UserError
 from ..rows import check_present
+from ..sounds import at_rate
 from .base import Preprocessor
 
 
-def audio_preprocessor(
-    network: nn.Module, columns: tuple[str, ...], extractor: Any, feature: Any = None
-) -> Preprocessor:
+def audio_preprocessor(network: nn.Module, columns: tuple[str, ...], extractor: Any) -> Preprocessor:
     """Make the preprocessor of a column of sound.
 
-    ``datasets.Audio`` is decoded at the extractor's sampling rate. Lists of samples are taken to have it. Where clips
-    of several lengths are padded the network needs an attention mask, or its answer would depend on the other clips
-    of the batch.
+    Files of ``datasets.Audio`` are decoded at the extractor's sampling rate, by torchcodec where it works, or else wav
+    files by SciPy and others by soundfile. Lists of samples are taken to have that rate. Where clips of several
+    lengths are padded the network needs an attention mask, or its answer would depend on the other clips of the batch.
 
     Args:
         network: reads the sound.
         columns: one column, of ``datasets.Audio``, of structs with ``array`` and ``sampling_rate``, or of lists.
         extractor: a feature extractor of transformers.
-        feature: the column's.
 
     Raises:
-        UserError: no extractor, or sound files that ``datasets`` can't decode here; when rows are read: another
-            sampling rate, or clips of several lengths that the extractor pads without a mask.
+        UserError: no extractor; when rows are read: files that can't be decoded here, samples of another rate, or
+            clips of several lengths that the extractor pads without a mask.
     """
     if extractor is None:
         raise UserError(
@@ -40,11 +37,6 @@ def audio_preprocessor(
             "feature extractor"
         )
     (column,) = columns
-    if isinstance(feature, datasets.Audio) and not datasets.config.TORCHCODEC_AVAILABLE:
-        raise UserError(
-            f"the column {column} holds sound files, which datasets decodes with torchcodec: pip install torchcodec, "
-            "or bring their samples as a column of lists"
-        )
     taken, rate = argument_names(network), extractor.sampling_rate
     pads_none = inspect.signature(type(extractor).__call__).parameters.get("padding")
     padding = {"padding": True} if pads_none is not None and pads_none.default is False else {}
@@ -56,8 +48,8 @@ def audio_preprocessor(
         if padding and "attention_mask" not in batch and len({len(clip) for clip in clips}) > 1:
             raise UserError(
                 f"the clips of column {column} have several lengths, and the feature extractor pads them without a "
-                "mask, so that a clip's label would depend on its neighbors: set its return_attention_mask = True, "
-                "or bring the clips to one length"
+                "mask, so that a clip's label would depend on its neighbors: set its return_attention_mask = True "
+                "(in its preprocessor_config.json too), or bring the clips to one length"
             )
         return {name: torch.as_tensor(value) for name, value in batch.items() if name in taken}
 
@@ -67,10 +59,8 @@ def audio_preprocessor(
 
 def _samples(value: Any, rate: int, column: str) -> np.ndarray:
     """Return the samples of a clip, float32 [T], the mean of its channels."""
-    encoded = getattr(value, "_hf_encoded", None)
-    if encoded is not None and value["sampling_rate"] != rate:
-        value = datasets.Audio(sampling_rate=rate).decode_example(encoded)
-    if encoded is not None or isinstance(value, dict):
+    value = at_rate(value, rate)
+    if hasattr(value, "_hf_encoded") or isinstance(value, dict):
         if value["sampling_rate"] != rate:
             raise UserError(
                 f"column {column} holds sound of {value['sampling_rate']} samples a second, and the network reads "
