@@ -4,6 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
+unexport PYTHONDONTWRITEBYTECODE  # each process that a test starts would compile the package anew
 
 .PHONY: demo test test-all bench gpu gpu-kit card lint types docs install clean
 
