@@ -37,7 +37,7 @@ def whole(tmp_path_factory):
     return numbers(folder), time.monotonic() - started
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_study_ends_in_the_same_numbers(whole, tmp_path, kills):
     expected, seconds = whole
     rng, done, number = random.Random(kills), 0, 0
