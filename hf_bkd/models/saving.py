@@ -23,7 +23,7 @@ from ..utils.files import read_json, write_json
 from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .rebuilding import difference_when_loaded, is_of_transformers
-from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
+from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config, wraps_timm
 
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
@@ -56,7 +56,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
 
 def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of transformers' wrapper of a timm network by timm's names, which both read."""
-    if not isinstance(network, transformers.TimmWrapperForImageClassification):
+    if not wraps_timm(network):
         return state
     return {name.removeprefix("timm_model."): value for name, value in state.items()}
 
