@@ -281,7 +281,7 @@ class OnlineTeacher:
         except UserError:
             raise
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            given = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+            given = ", ".join(f"{name} {list(getattr(value, 'shape', value))}" for name, value in inputs.items())
             raise UserError(
                 f"the teacher can't answer about the training set ({given}; {reason(error)}): set its "
                 "processing_class, by which its network's inputs are made"
@@ -294,11 +294,10 @@ class OnlineTeacher:
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor | int:
         """Count the targets of a batch: of its examples, or of their tokens."""
-        inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
-        first = next(iter(inputs.values()))
         if not self.per_token:
-            return len(first)
-        return inputs["attention_mask"].sum() if "attention_mask" in inputs else first[:, :, ...].numel()
+            return len(next(iter(batch.values())))
+        inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
+        return inputs["attention_mask"].sum() if "attention_mask" in inputs else next(iter(inputs.values())).numel()
 
     def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
         """Ask the teacher for the target [B, C] of the batch's rows, or [B, L, C] of their tokens."""
@@ -306,8 +305,7 @@ class OnlineTeacher:
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
             self.num_batches += 1
-            first = next(iter(inputs.values()))
-            ids, view = torch.arange(len(first), device=first.device), self.num_batches
+            ids, view = torch.arange(len(next(iter(batch.values()))), device=self.args.device), self.num_batches
         return self._target(inputs, ExampleGenerator(ids, self.args.teacher_seed, view))
 
     def _target(self, inputs: Mapping[str, Tensor], generator: ExampleGenerator) -> Tensor:
