@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, likelihood_from
 from ..utils.errors import UserError
 from .calling import unwrapped
+from .outputs import stated_classes
 
 
 def likelihood_of(
@@ -47,9 +48,8 @@ def stated_problem_type(network: nn.Module) -> str | None:
 
 
 def stated_outputs(network: nn.Module) -> int | None:
-    """Return the number of outputs that a network states, if it does."""
-    network = unwrapped(network, keep_adapters=True)
-    return getattr(getattr(network, "config", None), "num_labels", None) or getattr(network, "num_classes", None)
+    """Return the number of outputs that a network states, if it does, or that its replaced head has."""
+    return stated_classes(unwrapped(network, keep_adapters=True))
 
 
 def problem_type_of_labels(labels: Tensor, outputs: Tensor) -> str:
