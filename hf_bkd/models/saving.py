@@ -23,7 +23,7 @@ from ..utils.files import read_json, write_json
 from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .rebuilding import difference_when_loaded, is_of_transformers
-from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
+from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config, wraps_timm
 
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
@@ -56,7 +56,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
 
 def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of transformers' wrapper of a timm network by timm's names, which both read."""
-    if not isinstance(network, transformers.TimmWrapperForImageClassification):
+    if not wraps_timm(network):
         return state
     return {name.removeprefix("timm_model."): value for name, value in state.items()}
 
@@ -159,8 +159,8 @@ def check_loadable(folder: Path) -> None:
         )
     if not any(folder.glob("*.safetensors*")):
         raise UserError(
-            f"{folder} holds no weights in safetensors, and pickled ones (pytorch_model.bin) could run code: where you "
-            "trust them, load the network from Python and write it anew with model.save_pretrained(folder)"
+            f"{folder} holds no weights in safetensors, and pickled ones (pytorch_model.bin) could run code: where "
+            "you trust them, load the network from Python and write it anew with model.save_pretrained(folder)"
         )
 
 

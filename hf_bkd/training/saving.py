@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import unwrapped
+from ..models.heads import classification_head
+from ..models.loading_code import AUTOMATIC
 from ..models.plain_networks import DESCRIPTION, described
 from ..models.rebuilding import difference_when_loaded
 from ..models.saving import save_description, storable, timms_names
-from ..models.timm_networks import IMAGES, is_timm
+from ..models.timm_networks import IMAGES, is_timm, wraps_timm
 from ..utils.files import write_json
 from ..utils.seeding import unmoved_randomness
 
@@ -37,7 +39,7 @@ def state_to_save(
         for_resume: whether it is a checkpoint's, which the Trainer reads by the model's names.
     """
     student = unwrapped(model, keep_adapters=True)
-    if isinstance(student, TimmWrapperForImageClassification) and not for_resume:
+    if wraps_timm(student) and not for_resume:
         return timms_names(student, student.state_dict() if state is None else state)
     if state is None and (student is not model or not saves_itself(student)):
         state = student.state_dict()
@@ -67,6 +69,8 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
 
     A head that was put in by hand would be random in what ``from_pretrained`` loads, and an activation the old one.
     """
+    if hasattr(student, "peft_config"):
+        _warn_if_head_is_lost(student)
     difference = difference_when_loaded(student)
     if difference is not None:
         logger.warning(
@@ -75,6 +79,21 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
             "this one",
             type(student).__name__,
             difference,
+        )
+
+
+def _warn_if_head_is_lost(student: nn.Module) -> None:
+    """Log a warning if the head of a student with adapters of PEFT is new, and they neither train nor save it."""
+    network = unwrapped(student)
+    if any(name.endswith(AUTOMATIC) for name in getattr(network.config, "architectures", None) or ()):
+        return  # it was loaded with its head
+    name, head = classification_head(network)
+    if not any(weight.requires_grad for weight in head.parameters()):
+        logger.warning(
+            "the head %s is new, and the adapters neither train nor save it: what is loaded from them would have "
+            "another, random one; give the adapters' config modules_to_save=[%r]",
+            name,
+            name.rpartition(".")[2],
         )
 
 

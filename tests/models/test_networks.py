@@ -295,7 +295,7 @@ def test_number_of_classes_excludes_inner_linear_layers():
 
 def test_hook_is_removed_when_forward_raises():
     model = plain_network()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserError, match=r"Sequential can't take inputs \[2, 5\] \(RuntimeError"):
         head_features(model, torch.randn(2, 5))
     assert not model[3]._forward_pre_hooks
 
