@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
+from .outputs import stated_classes
 
 Inputs = Mapping[str, Tensor] | Tensor
 
@@ -105,10 +106,15 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
-    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format."""
+    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format.
+
+    Mappings in a mapping, each of which is another network's inputs, are left to that.
+    """
     weight = next(network.parameters())
 
-    def move(value: Tensor) -> Tensor:
+    def move(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return value
         dtype = weight.dtype if value.is_floating_point() else value.dtype
         return value.to(weight.device, dtype, non_blocking=weight.device.type != "cpu")
 
@@ -141,8 +147,9 @@ def check_single_label(network: nn.Module) -> None:
     """Refuse a network of another kind of prediction than one class for each example, if its config says so.
 
     Raises:
-        UserError: a multi-label classifier or a regression.
+        UserError: a multi-label classifier, a regression, or a network that was built without a head.
     """
+    stated_classes(unwrapped(network))
     config = getattr(unwrapped(network, keep_adapters=True), "config", None)
     kind = getattr(config, "problem_type", None)
     if kind in ("multi_label_classification", "regression") or getattr(config, "num_labels", None) == 1:
