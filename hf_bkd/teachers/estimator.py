@@ -219,6 +219,7 @@ def _unfit(estimator: Any, error: Exception) -> UserError:
     if "convert string to float" in str(error):
         remedy = (
             ": put make_column_transformer((OneHotEncoder(handle_unknown='ignore'), "
-            "make_column_selector(dtype_include=object)), remainder='passthrough') before it in a pipeline, which makes numbers of words"
+            "make_column_selector(dtype_include=object)), remainder='passthrough') before it "
+            "in a pipeline, which makes numbers of words"
         )
     return UserError(f"{name_of(estimator)} can't be fitted on these rows ({reason(error)}){remedy}")
