@@ -146,7 +146,7 @@ class VariationalTeacher(Teacher):
         factors = {name: factor.to(mean) for name, factor in self.factors.items()}
         directions = output_directions(features, factors[weight], factors.get(bias))
         along = example_normal((num_samples, *directions.shape[:-1]), mean, generator)
-        return draws + torch.einsum("sbr,brc->sbc", along, directions)
+        return draws + torch.einsum("s...r,...rc->s...c", along, directions)
 
     def _draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
         means, drawn = dict(self.network.named_parameters()), {}

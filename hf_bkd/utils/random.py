@@ -142,7 +142,7 @@ def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Gener
 
 
 def example_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw N(0, 1) noise [S, B, ..., K], each example's own: an :class:`ExampleGenerator` draws it by the examples' ids.
+    """Draw N(0, 1) noise [S, B, ..., K], each example's own: an :class:`ExampleGenerator` draws it by their ids.
 
     Of examples with positions [S, B, L, K], what a position gets does not depend on how many come after it.
     """

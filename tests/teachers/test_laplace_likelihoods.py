@@ -9,12 +9,22 @@ import torch.nn.functional as F
 from sklearn.linear_model import BayesianRidge
 from torch import nn
 
-from hf_bkd import DeterministicTeacher, EnsembleTeacher, LaplaceTeacher, MultiTeacher, Teacher, UserError
+from hf_bkd import (
+    DeterministicTeacher,
+    EnsembleTeacher,
+    LaplaceTeacher,
+    MultiTeacher,
+    Teacher,
+    UserError,
+    VariationalTeacher,
+    make_variational,
+)
 from hf_bkd.likelihoods import Bernoulli, Gaussian
 from hf_bkd.models.heads import head_data
 from hf_bkd.teachers.laplace_precision import calibrated_noise
+from hf_bkd.utils.random import ExampleGenerator
 from tests.teachers.laplace_reference import BIAS, EACH
-from tests.teachers.teacher_helpers import SmallNetwork, assert_equal_means, in_batches, seeded
+from tests.teachers.teacher_helpers import SmallNetwork, assert_equal_means, in_batches, seeded, vary_spread
 
 MULTI, NUMBERS = Bernoulli.problem_type, Gaussian.problem_type
 EXACT = pytest.mark.parametrize("structure", ["kron", "full"])
@@ -307,6 +317,21 @@ def test_each_token_is_answered_as_an_example_of_its_own(link):
     expected = flat.predict(x.flatten(0, 1), 3, seeded())
     torch.testing.assert_close(answer.mean.flatten(0, 1), expected.mean)
     assert link != "mc" or torch.equal(answer.variance.flatten(0, 1), expected.variance)
+
+
+def test_what_a_token_is_answered_does_not_depend_on_the_padding_behind_it():
+    torch.manual_seed(0)
+    net, x, ids = Tokens(), torch.randn(2, 6, 4, generator=seeded(4)), torch.tensor([7, 8])
+    labels = torch.randint(3, (2, 6), generator=seeded(5))
+    laplace = LaplaceTeacher.fit(net, [(x, labels)], prior_precision=0.5, link="mc")
+    variational = VariationalTeacher(vary_spread(make_variational(Tokens(), "head", rank=2)))
+    for teacher in (laplace, variational):
+        answers = [
+            teacher.predict(x[rows, :length], 4, ExampleGenerator(ids[rows], 3)).mean
+            for rows, length in ((slice(0, 2), 6), (slice(1, 2), 4))
+        ]
+        assert answers[0].shape == (2, 6, 3)
+        torch.testing.assert_close(answers[1][0], answers[0][1, :4])
 
 
 Y = torch.randn(20, 2, generator=seeded(6))
