@@ -79,7 +79,7 @@ def label(prog: str) -> Parser:
     add("--temperature", None, "of the probabilities (default: the teacher's own)", type=float)
     add("--views", None, "augmented views of each image to label (default: the image as it is)", type=int)
     add("--augmentation", "crop_and_flip", "of the views", choices=AUGMENTATIONS)
-    add("--storage", "float16", "of the probabilities", choices=STORAGES)
+    add("--storage", "auto", "of the labels: float16 if auto, of a regression float32", choices=("auto", *STORAGES))
     add("--top_k", 10, "classes that top_k keeps", type=int)
     add("--variance", "auto", "across draws", choices=VARIANCES)
     add("--labels_only", False, "save the labels and example ids alone")

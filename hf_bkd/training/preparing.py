@@ -167,6 +167,7 @@ class Preparer:
     def _preparation(self, dataset: Any, source: Source | None) -> Preparation:
         own = _prepare(self.network, self._without_labels(dataset), self.processing, self.per_example)
         if isinstance(source, StoredLabels):
+            source.check_tokenizer(own)
             views, pool = _views(dataset, source, own)
             return Preparation(dataset, own, stored=source, views=views, pool=pool)
         asked = None if source is None else _asked(source.teacher, self._without_labels(dataset), own)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID, is_soft_label_column
+from ..data.preprocessors import tokenizer_hash
 from ..data.rows import reason
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..soft_labels.belonging import Facts, check_belonging
@@ -117,6 +118,12 @@ class StoredLabels:
         """Raise a UserError if the student has another number of classes."""
         for stored in self.stored.values():
             check_belonging(stored.layout, Facts(num_classes=num_classes))
+
+    def check_tokenizer(self, prepare: Any) -> None:
+        """Raise a UserError if labels of tokens were made for those of another tokenizer than the student's."""
+        for stored in self.stored.values():
+            if stored.layout.record is not None and stored.layout.record.tokenizer is not None:
+                check_belonging(stored.layout, Facts(tokenizer=tokenizer_hash(prepare)))
 
     def check_batch(self, batch: Mapping[str, Tensor], problem: Problem, outputs: Tensor | None) -> None:
         """Raise a UserError if a batch lacks what the loss reads, or the student can't be taught it."""

@@ -68,8 +68,8 @@ def _check_lengths(name: str, lengths: Tensor, expected: Tensor, numbers: Sequen
     if wrong:
         first = wrong[0]
         raise UserError(
-            f"row {first if numbers is None else numbers[first]} of column {name} has {int(lengths[first])} labels, and "
-            f"its example {int(expected[first])} tokens ({len(wrong)} such rows): give each token one, "
+            f"row {first if numbers is None else numbers[first]} of column {name} has {int(lengths[first])} labels, "
+            f"and its example {int(expected[first])} tokens ({len(wrong)} such rows): give each token one, "
             f"{UNLABELED} where it has none"
         )
 

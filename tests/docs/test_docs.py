@@ -16,6 +16,8 @@ from hf_bkd.models.saving import save_network
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.study import Arm
+from tests.soft_labels.label_helpers import quiet
+from tests.soft_labels.test_problems import KINDS
 
 from .conftest import CLASSES, write_photos
 from .pages import ROOT, block, blocks, commands, numbers, run, shape
@@ -171,6 +173,23 @@ def test_the_plain_reader_reads_every_storage(label, storage):
     probs = read(labeled).probs
     np.testing.assert_allclose(plain["probs"], probs / probs.sum(dim=-1, keepdim=True), rtol=0, atol=1e-6)
     assert plain["probs"].shape == (12, 3, CLASSES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_plain_reader_reads_every_kind(quick, kind):
+    teacher, dataset, preprocessor, storage = KINDS[kind]
+    labeled = quiet(dataset(9), teacher(), preprocessor=preprocessor, **{"storage": "auto"} | storage)
+    hf_bkd.only_soft_labels(labeled).to_parquet("labels.parquet")
+    exec(block("label_format.md", "pyarrow.parquet"), plain := {})
+    labels = read(labeled)
+    expected = labels.values if kind.startswith(("multi", "labels", "regr")) else normalized(labels.values)
+    np.testing.assert_allclose(plain["probs"][:, 0], expected, rtol=1e-6, atol=1e-6)
+    if labels.lengths is not None:
+        assert plain["lengths"].to_pylist() == labels.lengths.tolist()
+
+
+def normalized(probs):
+    return probs / probs.sum(dim=-1, keepdim=True)
 
 
 def test_the_plain_views_are_the_pictures_that_were_labeled(world, label):

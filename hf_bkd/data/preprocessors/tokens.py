@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...likelihoods import UNLABELED
 from ...utils.errors import UserError
-from .base import Preprocessor
 
 PROBES = (
     "The quick brown fox, 12.5 km/h, jumps over O'Neill's naive cafe.",
@@ -57,14 +56,14 @@ def labels_of_pieces(words: np.ndarray, labels: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(aligned)
 
 
-def tokenizer_hash(preprocessor: Preprocessor | None) -> str | None:
+def tokenizer_hash(preprocessor: Any) -> str | None:
     """Return a hash of what decides how a preprocessor divides texts into tokens; ``None`` if it reads no texts.
 
     It is of the vocabulary and of the tokens of a few texts, some with all kinds of characters and some of its own
     words in several cases, whole and in words, so that two tokenizers of one hash make the same tokens, in whatever
     version of their library.
     """
-    if preprocessor is None or "vocabulary" not in preprocessor.settings:
+    if "vocabulary" not in getattr(preprocessor, "settings", ()):
         return None
     tokenizer = preprocessor.processor
     vocabulary = sorted(tokenizer.get_vocab())
