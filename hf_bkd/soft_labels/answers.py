@@ -13,7 +13,7 @@ from ..models.calling import check_network
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .examples import Batch, Examples
-from .kinds import check_class_count, class_order, kind_of
+from .kinds import check_class_count, check_label_kind, class_order, kind_of
 from .options import LabelingTeacher, LabelOptions
 from .preparation import same_inputs
 
@@ -150,8 +150,9 @@ def check_teacher(examples: Examples, teacher: LabelingTeacher) -> list[int] | N
     """Return the places among a teacher's classes of the dataset's, where these are in another order.
 
     Raises:
-        UserError: a teacher of other classes than the dataset's.
+        UserError: a teacher of another kind of labels, or of other classes, than the dataset's.
     """
     features = examples.dataset.features
+    check_label_kind(features, teacher)
     check_class_count("the teacher", teacher.num_classes, features, *kind_of(teacher))
     return class_order(teacher, features)

@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import datasets
 
-from ..data.columns import LABELS
+from ..data.columns import LABEL_COLUMNS, LABELS
+from ..data.labels import IN_WORDS, can_hold
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.class_names import given_names, order_by_name
 from ..models.token_networks import classifies_tokens
@@ -86,6 +87,27 @@ def check_class_names(labeled: list[str] | None, own: list[str] | None) -> None:
         else f"class {where} is {labeled[where]!r} there and {own[where]!r} here"
     )
     raise UserError(f"the soft labels were made for other classes than the dataset's: {difference}; label it again")
+
+
+def check_label_kind(features: Mapping[str, Any], teacher: Any) -> None:
+    """Refuse a dataset whose labels, in a column of a usual name, are of another kind than the teacher's.
+
+    Of a plain network's classifier only its answers tell whether they are of tokens: then nothing is refused here.
+    """
+    likelihood, per_token = kind_of(teacher)
+    if likelihood.classes_in == "single" and not hasattr(getattr(teacher, "network", None), "config"):
+        return
+    usual = {name: features[name] for name in LABEL_COLUMNS if name in features}
+    try:
+        unfit = [name for name, each in usual.items() if not can_hold(each, name, likelihood, per_token)]
+    except UserError:  # a column that holds no labels
+        return
+    if usual and len(unfit) == len(usual):
+        predicts = "one class for each token" if per_token else IN_WORDS[likelihood.problem_type]
+        raise UserError(
+            f"the teacher predicts {predicts}, and the dataset's column {unfit[0]} holds {usual[unfit[0]]}: take a "
+            f"teacher of its kind, or pass dataset.remove_columns({unfit}) if these are labels of something else"
+        )
 
 
 def kind_of(teacher: Any) -> tuple[Likelihood, bool]:

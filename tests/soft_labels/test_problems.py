@@ -184,12 +184,13 @@ def test_variances_of_tokens_are_kept_as_those_of_examples(variance):
 
 def test_labels_of_several_views():
     teacher = KindTeacher(Bernoulli(), num_features=12, input_name="pixel_values")
-    labels = read(quiet(images(5), teacher, preprocessor=PREPROCESS, views=VIEWS, storage="uint8"))
+    pictures = images(5).remove_columns("label")
+    labels = read(quiet(pictures, teacher, preprocessor=PREPROCESS, views=VIEWS, storage="uint8"))
     assert labels.values.shape == (5, 3, 4) and labels.variance.shape == (5, 3)
     token = TokenTeacher(num_classes=4)
     token.predict = lambda inputs, *how: Answer(torch.full((len(inputs["pixel_values"]), 2, 4), 0.25), None)
     with pytest.raises(UserError, match="answers for each token: label without views"):
-        quiet(images(5), token, preprocessor=PREPROCESS, views=VIEWS)
+        quiet(pictures, token, preprocessor=PREPROCESS, views=VIEWS)
 
 
 class TestSideBySide:
@@ -212,11 +213,16 @@ class TestSideBySide:
         assert not {"problem_type", "positions", "tokenizer"} & set(record)
 
 
-def test_a_class_column_beside_numbers_says_nothing_of_them():
-    made = quiet(
-        rows(6),
-        KindTeacher(Gaussian(), num_classes=2),
-        storage="auto",
-        preprocessor=lambda r: {"x": torch.tensor(r["x"])},
-    )
+def features_of(batch):
+    return {"x": torch.tensor(batch["x"])}
+
+
+def test_a_column_of_classes_beside_numbers_is_refused_unless_it_is_of_something_else():
+    teacher = KindTeacher(Gaussian(), num_classes=2)
+    with pytest.raises(
+        UserError, match=r"the teacher predicts numbers, and the dataset's column label holds ClassLabel"
+    ):
+        quiet(rows(6), teacher, storage="auto", preprocessor=features_of)
+    assert not teacher.calls
+    made = quiet(rows(6).rename_column("label", "own"), teacher, storage="auto", preprocessor=features_of)
     assert read(made).record.class_names is None and read(made).values.shape == (6, 2)
