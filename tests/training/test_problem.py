@@ -221,6 +221,10 @@ REFUSED = {
         lambda: {"kind": "numbers", "dataset": rows(labels=[[0.0, float("nan"), 1.0], *numbers()[1:]]), **PLAIN},
         "row 0 of column labels has the label nan, which is no finite number",
     ),
+    "classes of one output": (
+        lambda: {"model": Rows(1), "dataset": rows(labels=[number % 2 for number in range(N)]), **PLAIN},
+        "one output can't tell classes apart: pass problem_type='regression' for a number, or 'multi_label",
+    ),
     "labels of another number": (
         lambda: {"kind": "labels", "dataset": rows(labels=[[0.0, 1.0]] * N), **PLAIN},
         "row 0 of column labels has 2 numbers, and the network has 3",
