@@ -106,6 +106,9 @@ class Preparer:
             )
             if labels is None and needs_labels:
                 raise _without_labels(what, dataset.column_names)
+            if isinstance(preparation.prepare, AsTheyAre) and isinstance(dataset, datasets.Dataset):
+                for name in source.of_tokens if isinstance(source, StoredLabels) else ():
+                    check_all_lengths(dataset, name, preparation.prepare.columns)
             self._check(unlabeled, outputs, batch, None, problem, source)
             return _loaded(replace(preparation, labels=labels), self.args.view_order)._replace(problem=problem)
 

@@ -114,6 +114,11 @@ class StoredLabels:
         """The temperature T_t of the targets."""
         return next(iter(self.stored.values())).wanted
 
+    @property
+    def of_tokens(self) -> list[str]:
+        """The columns that hold an answer for each token of a row."""
+        return [name for name, stored in self.stored.items() if stored.layout.ragged]
+
     def check_num_classes(self, num_classes: int) -> None:
         """Raise a UserError if the student has another number of classes."""
         for stored in self.stored.values():

@@ -253,6 +253,10 @@ REFUSED = {
         },
         "row 0 of column labels has 8 labels, and its example 3 tokens .19 such rows.: give each token",
     ),
+    "soft labels of other tokens": (
+        lambda: {"kind": "tokens", "dataset": others_tokens()},
+        "row 4 of column teacher_probs has 6 labels, and its example 7 tokens .1 such rows",
+    ),
     "probabilities of a sigmoid": (
         lambda: {"model": Sigmoid(problem_type="multi_label_classification"), "dataset": rows(labels=hot()), **PLAIN},
         "returns probabilities, and logits are needed",
@@ -270,6 +274,13 @@ REFUSED = {
         "problem_type is 'ranking'; it must be one of",
     ),
 }
+
+
+def others_tokens():
+    """Return labeled sentences of which one has lost its last token's answer."""
+    data = labeled("tokens").remove_columns("teacher_variance")
+    cut = [row[:-1] if place == 4 else row for place, row in enumerate(data["teacher_probs"][:])]
+    return data.remove_columns("teacher_probs").add_column("teacher_probs", cut, feature=data.features["teacher_probs"])
 
 
 class Sigmoid(Rows):
