@@ -452,7 +452,10 @@ class Bernoulli(Likelihood):
         labels = _columns(labels, num_values, "0 or 1 for each of the network's labels", single)
         wrong = labels[~((labels >= 0) & (labels <= 1))]
         if len(wrong):
-            raise UserError(f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}")
+            raise UserError(
+                f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}: leave out such "
+                "examples, or pass problem_type='regression' for numbers"
+            )
         return labels
 
     def look_like_values(self, outputs: Tensor) -> bool:
@@ -716,7 +719,8 @@ class Gaussian(Likelihood):
                 f"there are {num_values} numbers an example to predict, and the student has {num_outputs} outputs: "
                 "take one with as many, or with twice as many for a mean and a log-variance each"
             )
-        return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
+        predicts = self.predicts_variance if num_values is None else num_outputs == 2 * num_values
+        return Gaussian(predicts_variance=predicts)
 
     def nats(self, num_values: int) -> float:
         if not self.predicts_variance:

@@ -75,8 +75,8 @@ def check_outputs(student: nn.Module, outputs: Tensor, labels: Tensor | None, pr
 def _no_classifier(network: nn.Module, logits: Tensor, rows: int, answers: list[int]) -> UserError:
     return UserError(
         f"the student, a {type(network).__name__}, returns logits of shape {list(logits.shape)} for {rows} rows, "
-        f"and a classifier's are {[*answers, 'classes']}, of two classes or more: take a network with a "
-        "classification head"
+        f"and a classifier's are {[*answers, 'classes']}, of two classes or more, and a regression's "
+        f"{[*answers, 'numbers']}: take a network with such a head"
     )
 
 

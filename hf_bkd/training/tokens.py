@@ -57,7 +57,7 @@ def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[st
     expected = longest
     if "attention_mask" in columns:
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), longest.cumsum(0)])
-        attended = torch.from_numpy(pc.list_flatten(table["attention_mask"]).to_numpy()).cumsum(0)
+        attended = torch.from_numpy(pc.list_flatten(table["attention_mask"]).to_numpy().astype("int64")).cumsum(0)
         attended = torch.cat([torch.zeros(1, dtype=attended.dtype), attended])
         expected = torch.where(lengths == longest, longest, attended[starts[1:]] - attended[starts[:-1]])
     _check_lengths(name, lengths, torch.where(lengths == 0, 0, expected))

@@ -1,8 +1,13 @@
 """What holds for one class per example holds for labels, numbers and tokens: stored is online, small is large."""
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from hf_bkd.likelihoods import Gaussian
@@ -133,3 +138,34 @@ def test_a_student_of_mean_and_variance_learns_both(tmp_path):
     measured = torch.tensor(dataset["teacher_variance"][:]) + torch.tensor(dataset["teacher_noise"][:])
     prediction = ours.likelihood.prediction(torch.tensor(ours.predict(dataset).predictions))
     assert (prediction[:, C:] / measured).log().abs().mean() < 0.3
+
+
+def in_each_process(rank: int, folder: Path, kind: str) -> None:
+    """Train as one of two gloo processes; the first writes what it logged into ``folder``."""
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
+    sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes}
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    made = in_two_steps(folder, kind, 4)
+    if made.is_world_process_zero():
+        (folder / "said.json").write_text(json.dumps(made.state.log_history))
+    torch.distributed.destroy_process_group()
+
+
+def in_two_steps(folder, kind, batch_size):
+    settings = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 3}
+    given = {"per_device_train_batch_size": batch_size, "eval_dataset": examples(kind)}
+    return trained(folder, kind, labeled(kind), **given, **settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_are_one(tmp_path, kind):
+    """With other numbers of labeled tokens in each."""
+    alone = in_two_steps(tmp_path, kind, 8)
+    torch.multiprocessing.start_processes(in_each_process, (tmp_path, kind), 2, start_method="fork")
+    both = json.loads((tmp_path / "said.json").read_text())
+    for name in ("loss", "distillation", "eval_loss", f"eval_{alone.likelihood.headline}"):
+        expected = losses(alone, name)
+        assert expected and [entry[name] for entry in both if name in entry] == pytest.approx(expected, rel=1e-5)

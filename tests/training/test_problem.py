@@ -3,10 +3,12 @@
 import datasets
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import ClassLabel, List, Value
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorForTokenClassification
 
-from hf_bkd import BatchedDataset, DistillationTrainingArguments, UserError
+from hf_bkd import BatchedDataset, DistillationTrainer, DistillationTrainingArguments, UserError
+from hf_bkd.distances import distance_of
 from hf_bkd.likelihoods import Bernoulli, Categorical, Gaussian
 from tests.training.problem_helpers import (
     KINDS,
@@ -25,7 +27,8 @@ from tests.training.problem_helpers import (
     trained,
     trainer,
 )
-from tests.training.training_helpers import arguments, largest_difference, losses
+from tests.training.training_helpers import Plain, arguments, largest_difference, losses, new, resident
+from tests.training.training_helpers import examples as classes_of_rows
 
 PLAIN = {"kd_lambda": 0.0}
 CLASSES = [number % C for number in range(N)]
@@ -164,8 +167,6 @@ def test_ragged_sentences_are_padded_as_transformers_collator_does(tmp_path):
                 for name in features[0]
             }
 
-    from hf_bkd import DistillationTrainer
-
     data = sentences()
     collator = DataCollatorForTokenClassification(Tokenizer())
     given = {"train_dataset": data, "data_collator": collator}
@@ -219,6 +220,10 @@ REFUSED = {
     "numbers that are not": (
         lambda: {"kind": "numbers", "dataset": rows(labels=[[0.0, float("nan"), 1.0], *numbers()[1:]]), **PLAIN},
         "row 0 of column labels has the label nan, which is no finite number",
+    ),
+    "classes of one output": (
+        lambda: {"model": Rows(1), "dataset": rows(labels=[number % 2 for number in range(N)]), **PLAIN},
+        "one output can't tell classes apart: pass problem_type='regression' for a number, or 'multi_label",
     ),
     "labels of another number": (
         lambda: {"kind": "labels", "dataset": rows(labels=[[0.0, 1.0]] * N), **PLAIN},
@@ -295,3 +300,37 @@ def test_an_adaptive_lambda_of_labels_and_of_numbers(tmp_path):
         lambdas = made._source.kd_lambda(batch, made._source.target(batch))
         assert lambdas.shape == (N,) and (lambdas > 0.7 * 6 / 7 - 1e-6).all() and (lambdas <= 0.7).all()
         assert lambdas.std() > 0 and D
+
+
+def one_class(folder, dataset, **changes):
+    made = DistillationTrainer(new(Plain), arguments(folder, **changes), train_dataset=dataset)
+    made.train()
+    return made
+
+
+@pytest.mark.parametrize("name", ["dkd", "dist", "standardized"])
+@pytest.mark.parametrize("kd_lambda", [0.4, 1.0])
+def test_a_step_of_each_distance_is_written_out(tmp_path, name, kd_lambda):
+    """At a target of temperature 2 and a student of 4, whose factor is T_s^2."""
+    values, whole = classes_of_rows(), {"per_device_train_batch_size": N, "max_steps": 1, "kd_lambda": kd_lambda}
+    settings = {"teacher_temperature": 2.0, "student_temperature": 4.0, "temperature_scale": "squared"}
+    options = {"distance": name, "dkd_beta": 3.0, "dist_gamma": 2.0}
+    made = one_class(tmp_path, resident(values), **whole, **settings, **options)
+    model = new(Plain)
+    logits, target = model(values["features"]), values["teacher_probs"].sqrt()
+    target = target / target.sum(dim=-1, keepdim=True)
+    distance = distance_of(name, dkd_beta=3.0, dist_gamma=2.0)(target, logits, values["labels"], 4.0).mean()
+    loss = (1 - kd_lambda) * F.cross_entropy(logits, values["labels"]) + kd_lambda * 16 * distance
+    assert losses(made)[0] == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight -= 0.1 * weight.grad
+    assert largest_difference(model, made.model) < 1e-5
+
+
+def test_dkd_reads_labels_whatever_lambda_is(tmp_path):
+    values = classes_of_rows()
+    del values["labels"]
+    with pytest.raises(UserError, match="the training set has no labels column"):
+        one_class(tmp_path, resident(values), kd_lambda=1.0, distance="dkd")
