@@ -27,7 +27,7 @@ from .examples import AnyDataset, Examples
 from .identity import summarized_ids
 from .kinds import class_order, kind_of
 from .options import LabelingTeacher, LabelOptions
-from .plans import Made, as_begun, plan_of
+from .plan import Made, as_begun, plan_of
 from .record import LabelRecord, description, make_record
 from .record_checks import TOKENS
 from .shards import Shards, has_begun
