@@ -143,22 +143,6 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def check_single_label(network: nn.Module) -> None:
-    """Refuse a network of another kind of prediction than one class for each example, if its config says so.
-
-    Raises:
-        UserError: a multi-label classifier or a regression.
-    """
-    config = getattr(unwrapped(network, keep_adapters=True), "config", None)
-    kind = getattr(config, "problem_type", None)
-    if kind in ("multi_label_classification", "regression") or getattr(config, "num_labels", None) == 1:
-        said = f"problem_type {kind!r}" if kind else "a single output"
-        raise UserError(
-            f"{type(network).__name__} has {said}, and only classifiers with one class for each example can teach or "
-            "be taught yet: build it with num_labels of at least 2 and problem_type='single_label_classification'"
-        )
-
-
 def check_logits(logits: Tensor, network: nn.Module, likelihood: Likelihood = CATEGORICAL) -> None:
     """Refuse probabilities where logits [..., C] are needed: a softmax or sigmoid of them would flatten every answer.
 

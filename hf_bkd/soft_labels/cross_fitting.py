@@ -19,7 +19,7 @@ from .answers import fitting_batch_size
 from .asking import Answers, ask, finished_answers, shard_name
 from .examples import Examples
 from .options import LabelingTeacher, LabelOptions
-from .plans import Made, as_begun, plan_of
+from .plan import Made, as_begun, plan_of
 from .record import as_json, description
 from .shards import MEMORY, Shards, first_difference
 

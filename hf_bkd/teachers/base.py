@@ -178,8 +178,7 @@ class Teacher(ABC):
         """Describe the teacher as JSON, for the record of its labels."""
         settings = self.get_state()[0] | {"temperature": self.temperature, "tempering": self.tempering}
         facts = {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
-        facts |= self._likelihood_as_json()
-        return facts | ({"record": self.record} if self.record else {})
+        return facts | self._likelihood_as_json() | ({"record": self.record} if self.record else {})
 
     def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
         """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card.

@@ -22,7 +22,7 @@ from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, folders_of, network_kind, saved_processor
 from .texts import text_preprocessor, token_preprocessor
-from .tokens import tokenizer_hash
+from .word_labels import tokenizer_hash
 
 __all__ = [
     "MODES",

@@ -14,7 +14,7 @@ from ...models.calling import argument_names
 from ...utils.errors import UserError
 from ..rows import check_present
 from .base import Preprocessor
-from .tokens import labels_of_pieces, words_of
+from .word_labels import labels_of_pieces, words_of
 
 UNLIMITED = 10**6  # what tokenizers without a maximum length say is more than this
 
