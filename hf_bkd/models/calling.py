@@ -111,10 +111,15 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
-    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format."""
+    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format.
+
+    Mappings in a mapping, each of which is another network's inputs, are left to that.
+    """
     weight = next(network.parameters())
 
-    def move(value: Tensor) -> Tensor:
+    def move(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return value
         dtype = weight.dtype if value.is_floating_point() else value.dtype
         return value.to(weight.device, dtype, non_blocking=weight.device.type != "cpu")
 

@@ -79,7 +79,8 @@ def add_soft_labels(
         views: augmentations under which each image is labeled, so that a student can see the same pictures; needs
             ``views.num_views`` and a teacher or a ``preprocessor`` that reads images.
         folds: number of parts, 2 .. N.
-        fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks.
+        fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks, which
+            reads them by its own preprocessor unless one is passed.
         batch_size: examples per call of the teacher; halved until they fit on a GPU.
         seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
             these are; teachers of different names draw independently.
@@ -118,12 +119,13 @@ def add_soft_labels(
         raise UserError("pass either a teacher, or folds together with fit")
     if None not in (preprocessor, processing_class):
         raise UserError("pass either preprocessor or processing_class: each says how rows become inputs")
-    if folds is not None and processing_class is not None:
+    if folds is not None and on_error == "skip" and preprocessor is None:
         raise UserError(
-            "with folds there is no network yet that a processing_class could be for: pass "
-            "preprocessor=preprocessor_for(network, dataset, processing_class), of hf_bkd.data.preprocessors"
+            "with folds and on_error='skip' rows are read before there is a teacher that says how: pass preprocessor="
         )
     check_dataset(dataset)
+    if folds is not None and isinstance(dataset, datasets.IterableDataset):
+        raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
     check_choice(ON_ERROR, on_error=on_error)
     check_skipping(dataset, on_error)
     original, streamed = dataset, isinstance(dataset, datasets.IterableDataset)
@@ -159,11 +161,11 @@ def add_soft_labels(
         for own_name, each in teachers.items():
             own_folder = folders[own_name]
             each, named = _loaded(each), replace(options, stream=own_name)
-            examples = examples_for(each, own_folder)
             if folds is None:
-                made = _labeled(examples, each, named, own_folder, progress)
+                made = _labeled(examples_for(each, own_folder), each, named, own_folder, progress)
             else:
-                made = cross_fitted(examples, folds, fit, named, own_folder, progress)
+                asks = preprocessor is None and (processing_class is not None or dataset.format["type"] != "custom")
+                made = cross_fitted(read_by, asks, dataset, folds, fit, named, own_folder, progress)
             table, record = _table_and_record(made, held_out, own_folder)
             if streamed:
                 return label_set(table, record, own_name)
