@@ -1,4 +1,4 @@
-"""Each part of a dataset is labeled by a teacher that was fitted without it."""
+"""Cross-fitting: each example is labeled by a teacher that was fitted without it."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,42 +15,63 @@ from ..likelihoods import likelihood_from
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.processes import decided_by_main
-from .answers import fitting_batch_size
+from .answers import check_answers, fitting_batch_size
 from .asking import Answers, ask, finished_answers, shard_name
 from .examples import Examples
 from .options import LabelingTeacher, LabelOptions
-from .plans import Made, as_begun, plan_of
+from .plan import Made, as_begun, plan_of
 from .record import as_json, description
-from .shards import MEMORY, Shards, first_difference
+from .shards import MEMORY, Shards, first_difference, has_begun
 
 Fit = Callable[[datasets.Dataset, int], LabelingTeacher]
 
 
 def cross_fitted(
-    examples: Examples, folds: int, fit: Fit, options: LabelOptions, folder: str | Path | None, progress: bool
+    read_by: Callable[[Any], Examples],
+    asks: bool,
+    dataset: datasets.Dataset,
+    folds: int,
+    fit: Fit,
+    options: LabelOptions,
+    folder: str | Path | None,
+    progress: bool,
 ) -> Made:
-    """Label each fold by a teacher of its own; finished folds are not fitted again."""
-    if examples.streamed:
-        raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
+    """Label each fold by a teacher of its own; finished folds are not fitted again.
+
+    ``asks`` is whether the teachers say how rows are read: then the first is fitted in any case.
+    """
+    parts = _fold_indices(len(dataset), folds, options.seed)
+
+    def fitted(fold: int) -> LabelingTeacher:
+        return fit(dataset.select(np.setdiff1d(np.arange(len(dataset)), parts[fold])), fold)
+
+    first = fitted(0) if asks else None
+    examples = read_by(first)
+    begun = has_begun(folder)
     shards = Shards(folder, plan_of(examples, options, None, folds))
     examples, options = as_begun(examples, options, shards)
-    parts, tables, teachers = _fold_indices(examples.num_rows, folds, options.seed), [], []
+    tables, teachers = [], []
     sizes: set[tuple[int, ...]] = set()
     for fold, part in enumerate(parts):
         own, name = examples.select(part), f"fold-{fold:04d}"
         shard_names = [shard_name(name, number) for number in range(-(-len(part) // options.shard_rows))]
         described = decided_by_main(lambda: shards.recall(name))  # noqa: B023
-        fitted = _of_kind(options, described or {}, *teachers[:1])
+        kind = _of_kind(options, described or {}, *teachers[:1])
         finished = decided_by_main(lambda: all(each in shards for each in shard_names))  # noqa: B023
         if described and finished:
-            table, own_sizes = finished_answers(own, fitted, shards, name)
+            table, own_sizes = finished_answers(own, kind, shards, name)
         else:
-            rest = np.setdiff1d(np.arange(examples.num_rows), part)
-            teacher = fit(examples.dataset.select(rest), fold)
-            described = _remembered(shards, name, fold, described, as_json(description(teacher, options.num_samples)))
+            teacher = first if asks and fold == 0 else fitted(fold)
+            if asks:
+                _check_reading(examples, read_by(teacher), fold)
+            now = as_json(description(teacher, options.num_samples))
+            kind = _of_kind(options, now, *teachers[:1])
+            _check_classes(now, fold, *teachers[:1])
+            if not begun:
+                check_answers(own, teacher, kind)
+            described = _remembered(shards, name, fold, described, now)
             bar_name = f"labeling fold {fold + 1} of {folds}" if progress else None
-            fitted = _of_kind(options, described, *teachers[:1])
-            fitting = replace(fitted, batch_size=fitting_batch_size(own, teacher, fitted))
+            fitting = replace(kind, batch_size=fitting_batch_size(own, teacher, kind))
             table, own_sizes = ask(own, teacher, fitting, shards, name, bar_name)
         tables.append(deque(table.to_batches()))
         sizes |= own_sizes
@@ -59,7 +80,7 @@ def cross_fitted(
     shards.forget()
     whole = Answers(shards.assembled(_in_order(tables, parts, options.shard_rows)), sizes)
     weights = [each["weights"] for each in teachers]
-    return Made(examples, whole, fitted, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
+    return Made(examples, whole, kind, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
 
 
 def _of_kind(options: LabelOptions, described: dict[str, Any], first: dict[str, Any] | None = None) -> LabelOptions:
@@ -71,6 +92,27 @@ def _of_kind(options: LabelOptions, described: dict[str, Any], first: dict[str, 
             "it give teachers of one kind"
         )
     return options.of_kind(own)
+
+
+def _check_classes(described: dict[str, Any], fold: int, first: dict[str, Any] | None = None) -> None:
+    """Raise a UserError if the teacher of a fold says that it knows other classes than that of the ``first`` one."""
+    own, firsts = ((each.get("num_classes"), each.get("class_names")) for each in (described, first or described))
+    if own != firsts:
+        raise UserError(
+            f"the teacher of fold {fold + 1} knows the classes {own[1] or own[0]}, and that of the first "
+            f"{firsts[1] or firsts[0]}, since a fold lacks some: give all of them to each, by class_names or "
+            "dataset.class_encode_column('label')"
+        )
+
+
+def _check_reading(first: Examples, own: Examples, fold: int) -> None:
+    """Raise a UserError if the teacher of a fold reads rows in another way than that of the first."""
+    (columns, settings), (own_columns, own_settings) = ((each.identity, each.settings) for each in (first, own))
+    if (columns, settings) != (own_columns, own_settings):
+        raise UserError(
+            f"the teacher of fold {fold + 1} prepares examples differently ({own_columns}, {own_settings}) than that "
+            f"of the first ({columns}, {settings}): let fit build them alike, or pass preprocessor="
+        )
 
 
 def _in_order(tables: list[deque[pa.RecordBatch]], parts: list[np.ndarray], size: int) -> Iterator[pa.Table]:

@@ -8,7 +8,7 @@ import datasets
 from ..data.columns import LABEL_COLUMNS, LABELS
 from ..data.labels import IN_WORDS, can_hold
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.class_names import given_names, order_by_name
+from ..models.class_names import both_name, given_names, order_by_name
 from ..models.token_networks import classifies_tokens
 from ..utils.errors import UserError
 from .identity import class_names
@@ -80,6 +80,8 @@ def check_class_names(labeled: list[str] | None, own: list[str] | None) -> None:
     """UserError if labels were made for other classes than the dataset's, where both name them."""
     if labeled is None or own is None or labeled == own:
         return
+    if given_names(labeled) is None and not both_name(labeled, own):
+        return
     where = next((i for i, pair in enumerate(zip(labeled, own, strict=False)) if pair[0] != pair[1]), None)
     difference = (
         f"{len(labeled)} classes against {len(own)}"
@@ -123,7 +125,7 @@ def class_order(teacher: Any, features: Mapping[str, Any]) -> list[int] | None:
     Raises:
         UserError: they are other classes.
     """
-    own = given_names(class_names(features, *kind_of(teacher)))
+    own = class_names(features, *kind_of(teacher))
     column = next((name for name, each in features.items() if _names_in(each) == own), "label")
     cast = "datasets.ClassLabel(names=teacher.class_names)"
     cast = f"datasets.List({cast})" if hasattr(features.get(column), "feature") else cast

@@ -27,7 +27,7 @@ from .examples import AnyDataset, Examples
 from .identity import summarized_ids
 from .kinds import class_order, kind_of
 from .options import LabelingTeacher, LabelOptions
-from .plans import Made, as_begun, plan_of
+from .plan import Made, as_begun, plan_of
 from .record import LabelRecord, description, make_record
 from .record_checks import TOKENS
 from .shards import Shards, has_begun
@@ -59,7 +59,7 @@ def add_soft_labels(
     progress: bool = True,
     on_error: str = "raise",
 ) -> datasets.Dataset:
-    """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484).
+    """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484), or what else it predicts.
 
     The processes of an accelerate launch share the rows; one process, several, and one that was killed and started
     again with the same ``folder`` give the same columns. With ``folds`` and ``fit`` instead of a teacher the labels
@@ -79,8 +79,8 @@ def add_soft_labels(
         views: augmentations under which each image is labeled, so that a student can see the same pictures; needs
             ``views.num_views`` and a teacher or a ``preprocessor`` that reads images.
         folds: number of parts, 2 .. N.
-        fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks. Its
-            method ``preprocessor_for(dataset)``, if it has one, makes the preprocessor.
+        fit: called as ``fit(rest, fold)`` for each fold; returns a teacher for the examples that ``rest`` lacks, which
+            reads them by its own preprocessor unless one is passed.
         batch_size: examples per call of the teacher; halved until they fit on a GPU.
         seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
             these are; teachers of different names draw independently.
@@ -104,24 +104,28 @@ def add_soft_labels(
     Returns:
         The dataset, less rows that were left out, with ``teacher_probs`` of its classes (matched by name with those of
         the teacher's network, where both have names), ``teacher_variance`` where there are several draws,
-        ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
+        ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone. A
+        regression's have ``teacher_mean`` instead, and ``teacher_noise`` where that is known; a teacher that answers
+        for each token gives each row as many answers.
 
     Raises:
         UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
-            can't be made from the columns, a teacher that knows other classes than the dataset or answers with
-            something that is no distribution, or a folder of another labeling, damaged, or without space.
+            can't be made from the columns, a teacher that knows another kind of labels or other classes than the
+            dataset, or answers with something that is no distribution, or a folder of another labeling, damaged, or
+            without space.
     """
     options = LabelOptions(num_samples, batch_size, seed, storage, top_k, variance, mixed_precision, shard_rows)
     if (teacher is None) == (folds is None) or (folds is None) != (fit is None):
         raise UserError("pass either a teacher, or folds together with fit")
     if None not in (preprocessor, processing_class):
         raise UserError("pass either preprocessor or processing_class: each says how rows become inputs")
-    if folds is not None and processing_class is not None:
+    if folds is not None and on_error == "skip" and preprocessor is None:
         raise UserError(
-            "with folds there is no network yet that a processing_class could be for: pass "
-            "preprocessor=preprocessor_for(network, dataset, processing_class), of hf_bkd.data.preprocessors"
+            "with folds and on_error='skip' rows are read before there is a teacher that says how: pass preprocessor="
         )
     check_dataset(dataset)
+    if folds is not None and isinstance(dataset, datasets.IterableDataset):
+        raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
     check_choice(ON_ERROR, on_error=on_error)
     check_skipping(dataset, on_error)
     original, streamed = dataset, isinstance(dataset, datasets.IterableDataset)
@@ -135,7 +139,7 @@ def add_soft_labels(
 
     def read_by(asked: Any) -> Examples:
         def made(rows: AnyDataset) -> Examples:
-            return examples_of(fit if asked is None else asked, rows, preprocessor, processing_class, views)
+            return examples_of(asked, rows, preprocessor, processing_class, views)
 
         return made(original) if on_error == "raise" else first_readable(original, made).less(original, left_out)
 
@@ -157,11 +161,11 @@ def add_soft_labels(
         for own_name, each in teachers.items():
             own_folder = folders[own_name]
             each, named = _loaded(each), replace(options, stream=own_name)
-            examples = examples_for(each, own_folder)
             if folds is None:
-                made = _labeled(examples, each, named, own_folder, progress)
+                made = _labeled(examples_for(each, own_folder), each, named, own_folder, progress)
             else:
-                made = cross_fitted(examples, folds, fit, named, own_folder, progress)
+                asks = preprocessor is None and (processing_class is not None or dataset.format["type"] != "custom")
+                made = cross_fitted(read_by, asks, dataset, folds, fit, named, own_folder, progress)
             table, record = _table_and_record(made, held_out, own_folder)
             if streamed:
                 return label_set(table, record, own_name)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..likelihoods import CATEGORICAL
 from ..models.calling import unwrapped
+from ..utils.errors import UserError
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
@@ -67,6 +68,7 @@ class DataReadingTrainer(ResumableTrainer):
         self._evaluated = [
             (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
         ]
+        self._check_best_model()
         read = [loaded.dataset for loaded in (self._train, *(loaded for _, loaded in self._evaluated)) if loaded]
         on_card = any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read)
         if on_card or args.device.type == "cpu":
@@ -77,6 +79,16 @@ class DataReadingTrainer(ResumableTrainer):
         """What the student predicts, as its training set says, or the first one that is to be evaluated."""
         loaded = [*([self._train] if self._train else []), *(loaded for _, loaded in self._evaluated)]
         return loaded[0].problem if loaded else Problem(self._preparer.told or CATEGORICAL)
+
+    def _check_best_model(self) -> None:
+        """Refuse to look for the best model by evaluations that have no labels, and so no metrics."""
+        read = [getattr(loaded.collate, "preparation", None) for _, loaded in self._evaluated]
+        unlabeled = read and all(each is not None and each.labels is None for each in read)
+        if unlabeled and self.args.load_best_model_at_end:
+            raise UserError(
+                "load_best_model_at_end compares evaluations, and the evaluation set has no labels: omit it, or pass "
+                "an eval_dataset with labels"
+            )
 
     def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
         """Keep what knows the epoch's view in step with the training."""

@@ -14,7 +14,7 @@ from transformers import default_data_collator
 from ..data.columns import EXAMPLE_ID, is_label, is_soft_label_column
 from ..data.label_values import LabelColumn
 from ..data.preprocessing import Pool, StoredImages
-from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
+from ..data.preprocessors import Preprocessor, check_ready, preprocessor_for, ready_columns
 from ..data.views import Views
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import check_logits
@@ -23,7 +23,7 @@ from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
-from .classes import ClassColumn, check_one_label, label_column, read_column
+from .classes import ClassColumn, check_number_of_outputs, check_one_label, label_column, read_column
 from .collating import Collator, kept_columns
 from .first_batch import check_outputs, check_posterior, first_batch, outputs_of_first_batch
 from .preparation import own_dataset
@@ -97,21 +97,32 @@ class Preparer:
                 asked = labels if source is None or source.reads_labels else None
                 problem = problem_of_batch(self._told, _all_labels(dataset, asked), outputs, _values_of(source))
                 self._check(loaded, outputs, batch, asked, problem, source)
+                if is_prepared(dataset) and needs_labels:
+                    self._check_number_of_outputs(dataset, problem)
                 return loaded._replace(problem=problem)
             preparation = self._preparation(dataset, source)
             unlabeled = _loaded(preparation, self.args.view_order)
             batch, outputs = self._ask(what, unlabeled, source)
-            problem, labels = self._labels(
-                dataset, preparation.prepare, outputs, source, optional=needs_labels is False
-            )
+            problem, labels = self._labels(dataset, preparation.prepare, outputs, source, needs_labels)
             if labels is None and needs_labels:
                 raise _without_labels(what, dataset.column_names)
+            if isinstance(preparation.prepare, AsTheyAre) and isinstance(dataset, datasets.Dataset):
+                for name in source.of_tokens if isinstance(source, StoredLabels) else ():
+                    check_all_lengths(dataset, name, preparation.prepare.columns)
             self._check(unlabeled, outputs, batch, None, problem, source)
+            if needs_labels:
+                self._check_number_of_outputs(dataset, problem)
             return _loaded(replace(preparation, labels=labels), self.args.view_order)._replace(problem=problem)
 
     @property
     def _told(self) -> Likelihood | None:
         return self.told if self.problem is None else self.problem.likelihood
+
+    def _check_number_of_outputs(self, dataset: Any, problem: Problem) -> None:
+        """Compare a classifier's number of outputs with its labels' classes, where these are known."""
+        name = label_column(dataset.features, self.args.label_names)
+        if name is not None and problem.num_values is not None and problem.is_plain:
+            check_number_of_outputs(dataset.features, name, self.classes, problem.num_values)
 
     def _ask(
         self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None
@@ -153,6 +164,8 @@ class Preparer:
     def _as_given(self, dataset: Any, source: Source | None) -> Loaded:
         """Read a dataset whose owner, transform or collator makes the student's inputs."""
         network = self.network if self.args.remove_unused_columns else None
+        if is_prepared(dataset):
+            check_ready(self.network, dataset, self.processing)
         if isinstance(dataset, datasets.Dataset) and is_prepared(dataset) and network is not None:
             features = dataset.features
             names = [name for name in features if not is_soft_label_column(name)]
@@ -180,13 +193,14 @@ class Preparer:
         return dataset if usual else dataset.remove_columns(name)
 
     def _labels(
-        self, dataset: Any, prepare: Prepare, outputs: Tensor | None, source: Source | None, optional: bool
+        self, dataset: Any, prepare: Prepare, outputs: Tensor | None, source: Source | None, needs_labels: bool | None
     ) -> tuple[Problem, LabelColumn | ClassColumn | None]:
         """Return the problem that labels pose, and how they are read, after a look at all of them.
 
-        There is ``None`` to read where there are none; those that are ``optional``, since they aren't read in this
+        There is ``None`` to read where there are none; those that aren't needed, since they aren't read in this
         training, are left alone if they don't fit.
         """
+        optional = needs_labels is False
         num_values = _values_of(source)
         try:
             name = label_column(dataset.features, self.args.label_names)
@@ -202,6 +216,8 @@ class Preparer:
                     check_all_lengths(dataset, name, prepare.columns)
                 if not optional:
                     _warn_of_missing(labels, name, problem.likelihood)
+                if needs_labels and self.args.kd_lambda == 0 and problem.is_plain:
+                    _warn_of_more_outputs(dataset.features[name], name, int(labels.max()), problem.num_values)
             return problem, column
         except UserError:
             if optional:
@@ -255,6 +271,18 @@ def _warn_of_missing(labels: Tensor | list[Tensor], name: str, likelihood: Likel
             missing,
             len(labels),
             name,
+        )
+
+
+def _warn_of_more_outputs(feature: Any, name: str, highest: int, num_classes: int | None) -> None:
+    """Warn of a student with more outputs than bare numbers reach; where the classes have names it is refused."""
+    if _is_single(feature) and "int" in feature.dtype and 0 <= highest < (num_classes or 0) - 1:
+        logger.warning(
+            "the labels of column %s go up to %d, and the student has %d outputs: build it with as many as there are "
+            "classes, unless some are in no row",
+            name,
+            highest,
+            num_classes,
         )
 
 
@@ -321,6 +349,4 @@ def _asked(teacher: Any, dataset: Any, student: Prepare) -> AskedRows:
 
 def _reads_the_same(one: Prepare, other: Prepare) -> bool:
     """Return whether two networks get the same images, so that they need be prepared only once."""
-    if not all(getattr(each, "kind", None) == "image" and each.settings for each in (one, other)):
-        return False
-    return (one.columns, one.settings) == (other.columns, other.settings)
+    return all(getattr(each, "kind", None) == "image" for each in (one, other)) and one.reads_as(other)

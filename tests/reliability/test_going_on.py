@@ -23,8 +23,8 @@ WORK = {"label": "out.shards", "fit": "out.training", "distill": "out.training"}
 DATA = {"distill": "labeled"}
 PUSHES = {
     "label": "hf_bkd.cli.label.push_soft_labels",
-    "fit": "hf_bkd.cli.teacher.push_folder",
-    "distill": "hf_bkd.cli.distill.push_folder",
+    "fit": "hf_bkd.cli.arguments.push_folder",
+    "distill": "hf_bkd.cli.arguments.push_folder",
 }
 
 

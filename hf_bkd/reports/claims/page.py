@@ -52,7 +52,8 @@ def _block(text: str) -> str:
     if not all(line.startswith("|") for line in lines):
         return escaped(text, markup=True)
     rows = ([each.strip() for each in line.strip().strip("|").split("|")] for line in lines)
-    return "\n".join(f"| {' | '.join(c if set(c) == {'-'} else escaped(c, markup=True) for c in row)} |" for row in rows)
+    shown = ((each if set(each) == {"-"} else escaped(each, markup=True) for each in row) for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in shown)
 
 
 def print_claims(results: dict[str, Any], console: Console | None = None) -> None:
