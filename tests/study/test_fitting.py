@@ -22,6 +22,8 @@ from hf_bkd.study.teaching import CellFitting, Teaching
 from hf_bkd.teachers import SPECIFICATIONS, EnsembleTeacher, TeacherSpec
 from tests.study.study_helpers import STUDY, blobs, cell_of, run, status
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 ARMS = {
     "deterministic": DETERMINISTIC,
     "deterministic, scaled": Arm("scaled", Deterministic(scaled=True)),
