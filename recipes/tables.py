@@ -3,7 +3,7 @@
 Half of the rows train, half test; the forest's labels of its own rows are cross-fitted. Further rows, of which nobody
 knows the label, are made of the training rows and labeled by the forest as well.
 
-    python recipes/tables.py          ten minutes on two cores
+    python recipes/tables.py          about five minutes of processor time
 """
 
 from collections.abc import Callable
@@ -175,7 +175,7 @@ def claim_of(title: str, measured: dict, names: list[str], student: str, place: 
         f"Share of the forest's gain in {names[place]} that a {student} keeps: {kept:.2f} [{low:.2f}, {high:.2f}] "
         f"with the forest's labels of its own and further rows, {alone:.2f} with those of its own rows alone.\n"
         + shown(measured, names),
-        "The bar of the project: 95 % of what the forest gains over the same student without it.",
+        "The bar of the project: 95 % of what the forest gains over the same student without it",
         [Check(f"{title}: share of the gain in {names[place]}", BAR, kept, compare="at least")],
         caveat="Where the forest is no better than the student alone there is no gain to keep, and no share is shown.",
     )

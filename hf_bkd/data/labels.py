@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
-from ..models.class_names import given_names, matching_places
+from ..models.class_names import both_name, matching_places
 from ..utils.errors import UserError
 from .label_values import LabelColumn, are_hot, as_arrow, lengths_of
 
@@ -142,7 +142,7 @@ def _classes(
     """Return the network's numbers of a ClassLabel's, or its names where the column holds names."""
     single = getattr(feature, "feature", feature)
     if isinstance(single, datasets.ClassLabel):
-        if given_names(classes) is None or given_names(single.names) is None:
+        if not both_name(single.names, classes):
             return None, None
         places = matching_places(single.names, classes)
         if places is None:

@@ -11,8 +11,7 @@ from ..likelihoods import CATEGORICAL, Bernoulli, Gaussian, Likelihood, likeliho
 from ..utils.errors import UserError
 from .columns import find_label, numbered_labels
 from .labels import problem_type_of_column, read_labels
-from .preprocessors.base import Preprocessor
-from .preprocessors.tables import TABLE, readable_columns, table_of
+from .preprocessors.tables import readable_columns, table_of
 from .rows import read_rows
 
 
@@ -34,14 +33,6 @@ def table_and_columns(
     names = _columns(dataset, columns, label_column)
     plain = dataset.select_columns(list(names))
     return table_of(read_rows(plain, 0, len(plain)), names, plain.features), names
-
-
-def reader_of_table(
-    dataset: Any, columns: Sequence[str] | None = None, label_column: str | None = None
-) -> Preprocessor:
-    """Make the preprocessor of rows to a table of the columns that :func:`table_and_columns` takes."""
-    names, features = _columns(dataset, columns, label_column), dataset.features
-    return Preprocessor("table", names, lambda rows: {TABLE: table_of(rows, names, features)}, {TABLE: list(names)})
 
 
 def _columns(dataset: Any, columns: Sequence[str] | None, label_column: str | None) -> tuple[str, ...]:

@@ -113,8 +113,8 @@ def logits_of(outputs: Any) -> Tensor:
 def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
     """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format.
 
-    Mappings in a mapping, each of which is another network's inputs, are left to that; tables, which estimators read,
-    stay as they are.
+    Mappings in a mapping, each of which is another network's inputs, are left to that, and tables, which estimators
+    read, stay as they are.
     """
     weight = next(network.parameters())
 

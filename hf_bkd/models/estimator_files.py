@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,8 @@ def save_estimator(estimator: Any, folder: Path) -> None:
 
 def load_estimator(folder: Path) -> Any:
     """Load what :func:`save_estimator` saved; no class is made that is not scikit-learn's, numpy's or Python's own.
+
+    scikit-learn warns of a file that another version of it wrote.
 
     Raises:
         UserError: skops is not installed, the file is missing, or it asks for other classes.
@@ -201,15 +202,3 @@ def _trees(value: Any, seen: set[int]) -> list[Any]:
     else:
         parts = list(getattr(value, "__dict__", {}).values())
     return [tree for part in parts for tree in _trees(part, seen)]
-
-
-def warn_of_version(saved: dict[str, str]) -> None:
-    """Warn if an estimator was saved by another version of scikit-learn, whose answers may be others."""
-    now = version_of("scikit-learn")
-    before = saved.get("scikit-learn")
-    if before and now and before != now:
-        warnings.warn(
-            f"the estimator was saved by scikit-learn {before}, and this is {now}, which may answer otherwise: "
-            "compare a few answers, or fit it again",
-            stacklevel=3,
-        )

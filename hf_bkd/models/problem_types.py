@@ -36,7 +36,7 @@ def likelihood_of(
             "out, or set the network's config.problem_type"
         )
     likelihood = given or likelihood_from(stated or _by_transformers_rule(network) or otherwise)
-    likelihood.check_outputs(stated_outputs(network) or 2)
+    likelihood.check_outputs(stated_classes(unwrapped(network, keep_adapters=True)) or 2)
     return likelihood
 
 
@@ -45,11 +45,6 @@ def stated_problem_type(network: nn.Module) -> str | None:
     network = unwrapped(network, keep_adapters=True)
     said = getattr(getattr(network, "config", None), "problem_type", None) or getattr(network, "problem_type", None)
     return said if isinstance(said, str) else None
-
-
-def stated_outputs(network: nn.Module) -> int | None:
-    """Return the number of outputs that a network states, if it does, or that its replaced head has."""
-    return stated_classes(unwrapped(network, keep_adapters=True))
 
 
 def problem_type_of_labels(labels: Tensor, outputs: Tensor) -> str:

@@ -18,9 +18,8 @@ from ..utils.processes import decided_by_main
 from .answers import check_answers, fitting_batch_size
 from .asking import Answers, ask, finished_answers, shard_name
 from .examples import Examples
-from .kinds import kind_of
 from .options import LabelingTeacher, LabelOptions
-from .plans import Made, as_begun, plan_of
+from .plan import Made, as_begun, plan_of
 from .record import as_json, description
 from .shards import MEMORY, Shards, first_difference, has_begun
 
@@ -57,20 +56,22 @@ def cross_fitted(
         own, name = examples.select(part), f"fold-{fold:04d}"
         shard_names = [shard_name(name, number) for number in range(-(-len(part) // options.shard_rows))]
         described = decided_by_main(lambda: shards.recall(name))  # noqa: B023
-        own_options = _of_kind(options, described or {}, *teachers[:1])
+        kind = _of_kind(options, described or {}, *teachers[:1])
         finished = decided_by_main(lambda: all(each in shards for each in shard_names))  # noqa: B023
         if described and finished:
-            table, own_sizes = finished_answers(own, own_options, shards, name)
+            table, own_sizes = finished_answers(own, kind, shards, name)
         else:
             teacher = first if asks and fold == 0 else fitted(fold)
             if asks:
                 _check_reading(examples, read_by(teacher), fold)
+            now = as_json(description(teacher, options.num_samples))
+            kind = _of_kind(options, now, *teachers[:1])
+            _check_classes(now, fold, *teachers[:1])
             if not begun:
-                check_answers(own, teacher, options.of_kind(kind_of(teacher)[0]))
-            described = _remembered(shards, name, fold, described, as_json(description(teacher, options.num_samples)))
+                check_answers(own, teacher, kind)
+            described = _remembered(shards, name, fold, described, now)
             bar_name = f"labeling fold {fold + 1} of {folds}" if progress else None
-            own_options = _of_kind(options, described, *teachers[:1])
-            fitting = replace(own_options, batch_size=fitting_batch_size(own, teacher, own_options))
+            fitting = replace(kind, batch_size=fitting_batch_size(own, teacher, kind))
             table, own_sizes = ask(own, teacher, fitting, shards, name, bar_name)
         tables.append(deque(table.to_batches()))
         sizes |= own_sizes
@@ -79,17 +80,7 @@ def cross_fitted(
     shards.forget()
     whole = Answers(shards.assembled(_in_order(tables, parts, options.shard_rows)), sizes)
     weights = [each["weights"] for each in teachers]
-    return Made(examples, whole, own_options, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
-
-
-def _check_reading(first: Examples, own: Examples, fold: int) -> None:
-    """Raise a UserError if the teacher of a fold reads rows in another way than that of the first."""
-    (columns, settings), (own_columns, own_settings) = ((each.identity, each.settings) for each in (first, own))
-    if (columns, settings) != (own_columns, own_settings):
-        raise UserError(
-            f"the teacher of fold {fold + 1} prepares examples differently ({own_columns}, {own_settings}) than that "
-            f"of the first ({columns}, {settings}): let fit build them alike, or pass preprocessor="
-        )
+    return Made(examples, whole, kind, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
 
 
 def _of_kind(options: LabelOptions, described: dict[str, Any], first: dict[str, Any] | None = None) -> LabelOptions:
@@ -101,6 +92,27 @@ def _of_kind(options: LabelOptions, described: dict[str, Any], first: dict[str, 
             "it give teachers of one kind"
         )
     return options.of_kind(own)
+
+
+def _check_classes(described: dict[str, Any], fold: int, first: dict[str, Any] | None = None) -> None:
+    """Raise a UserError if the teacher of a fold says that it knows other classes than that of the ``first`` one."""
+    own, firsts = ((each.get("num_classes"), each.get("class_names")) for each in (described, first or described))
+    if own != firsts:
+        raise UserError(
+            f"the teacher of fold {fold + 1} knows the classes {own[1] or own[0]}, and that of the first "
+            f"{firsts[1] or firsts[0]}, since a fold lacks some: give all of them to each, by class_names or "
+            "dataset.class_encode_column('label')"
+        )
+
+
+def _check_reading(first: Examples, own: Examples, fold: int) -> None:
+    """Raise a UserError if the teacher of a fold reads rows in another way than that of the first."""
+    (columns, settings), (own_columns, own_settings) = ((each.identity, each.settings) for each in (first, own))
+    if (columns, settings) != (own_columns, own_settings):
+        raise UserError(
+            f"the teacher of fold {fold + 1} prepares examples differently ({own_columns}, {own_settings}) than that "
+            f"of the first ({columns}, {settings}): let fit build them alike, or pass preprocessor="
+        )
 
 
 def _in_order(tables: list[deque[pa.RecordBatch]], parts: list[np.ndarray], size: int) -> Iterator[pa.Table]:

@@ -27,7 +27,7 @@ from .examples import AnyDataset, Examples
 from .identity import summarized_ids
 from .kinds import class_order, kind_of
 from .options import LabelingTeacher, LabelOptions
-from .plans import Made, as_begun, plan_of
+from .plan import Made, as_begun, plan_of
 from .record import LabelRecord, description, make_record
 from .record_checks import TOKENS
 from .shards import Shards, has_begun
@@ -59,7 +59,7 @@ def add_soft_labels(
     progress: bool = True,
     on_error: str = "raise",
 ) -> datasets.Dataset:
-    """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484).
+    """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484), or what else it predicts.
 
     The processes of an accelerate launch share the rows; one process, several, and one that was killed and started
     again with the same ``folder`` give the same columns. With ``folds`` and ``fit`` instead of a teacher the labels
@@ -104,12 +104,15 @@ def add_soft_labels(
     Returns:
         The dataset, less rows that were left out, with ``teacher_probs`` of its classes (matched by name with those of
         the teacher's network, where both have names), ``teacher_variance`` where there are several draws,
-        ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
+        ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone. A
+        regression's have ``teacher_mean`` instead, and ``teacher_noise`` where that is known; a teacher that answers
+        for each token gives each row as many answers.
 
     Raises:
         UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
-            can't be made from the columns, a teacher that knows other classes than the dataset or answers with
-            something that is no distribution, or a folder of another labeling, damaged, or without space.
+            can't be made from the columns, a teacher that knows another kind of labels or other classes than the
+            dataset, or answers with something that is no distribution, or a folder of another labeling, damaged, or
+            without space.
     """
     options = LabelOptions(num_samples, batch_size, seed, storage, top_k, variance, mixed_precision, shard_rows)
     if (teacher is None) == (folds is None) or (folds is None) != (fit is None):

@@ -18,8 +18,9 @@ PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class LabelingTeacher(Protocol):
     """What labeling asks of a teacher.
 
-    Two things are optional: its ``device``, where views are made, and ``num_draws(num_samples)``, how many draws it
-    averages when asked for S.
+    Optional are its ``device``, where views are made; ``num_draws(num_samples)``, how many draws it averages when
+    asked for S; ``likelihood``, what its values are of, if not of one of C classes; and ``per_token``, whether it says
+    that it answers for each token, with ``mean`` [B, L, C].
     """
 
     @property

@@ -74,7 +74,8 @@ def check_against_teacher(
         **labels.storage_options(),
     )
     answered = read(again, record.stream)
-    order = order_by_name(answered.record.class_names, record.class_names, "this teacher", column, "label again")
+    names = answered.record.class_names
+    order = order_by_name(names, record.class_names, "this teacher", column, "label again")
     everything = torch.arange(len(chosen))
     values = answered.rows(everything) if order is None else answered.rows(everything)[..., order]
     if labels.lengths is not None:

@@ -1,7 +1,7 @@
 """The teacher of tables: a classifier of scikit-learn, or any with its interface; a forest's trees are its draws."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -109,12 +109,13 @@ class SklearnTeacher(Teacher):
         return teacher
 
     @classmethod
-    def fitting(cls, estimator: Any, **options: Any) -> "Fitting":
+    def fitting(cls, estimator: Any, **options: Any) -> Callable[[Any, int], Self]:
         """Return what fits a teacher of this estimator for each fold: ``add_soft_labels(rows, folds=5, fit=...)``.
 
-        ``options`` are those of :meth:`fit`.
+        ``options`` are those of :meth:`fit`; of labels that are names without a ``ClassLabel``, ``class_names`` are
+        needed if a fold may lack one.
         """
-        return Fitting(cls, estimator, options)
+        return lambda rest, fold: cls.fit(estimator, rest, **options)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -170,33 +171,13 @@ class SklearnTeacher(Teacher):
         """Nothing, for the same reason."""
 
 
-class Fitting:
-    """A function that fits a teacher of an estimator to the rows that a fold lacks, and says how all rows are read."""
-
-    def __init__(self, teacher: type[SklearnTeacher], estimator: Any, options: dict[str, Any]):
-        self.teacher, self.estimator, self.options = teacher, estimator, dict(options)
-
-    def __call__(self, rest: Any, fold: int) -> SklearnTeacher:
-        """Fit a teacher of the rows of ``rest``."""
-        return self.teacher.fit(self.estimator, rest, **self.options)
-
-    def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
-        """Make the preprocessor of all rows, and keep the names of all classes, of which a fold may lack one."""
-        from ..data.tables import labels_and_names, reader_of_table
-
-        if self.options.get("class_names") is None:
-            kind = estimator_type(steps_of(self.estimator)[-1])
-            self.options["class_names"] = labels_and_names(dataset, self.options.get("label_column"), None, kind)[1]
-        return reader_of_table(dataset, self.options.get("feature_names"), self.options.get("label_column"))
-
-
 def _table(inputs: Any) -> Any:
     if not isinstance(inputs, Mapping):
         return inputs
     if "table" not in inputs:
         raise UserError(
-            "the teacher reads rows as a table, and nothing says so before it is fitted: pass "
-            "fit=SklearnTeacher.fitting(estimator), or preprocessor=teacher.preprocessor_for(dataset)"
+            f"the teacher reads a table, and gets {', '.join(inputs)}: pass the DataFrame itself, or "
+            "preprocessor=teacher.preprocessor_for(dataset)"
         )
     return inputs["table"]
 
@@ -219,7 +200,7 @@ def _unfit(estimator: Any, error: Exception) -> UserError:
     if "convert string to float" in str(error):
         remedy = (
             ": put make_column_transformer((OneHotEncoder(handle_unknown='ignore'), "
-            "make_column_selector(dtype_include=object)), remainder='passthrough') before it in a pipeline, which "
-            "makes numbers of words"
+            "make_column_selector(dtype_include=object)), remainder='passthrough') before it "
+            "in a pipeline, which makes numbers of words"
         )
     return UserError(f"{name_of(estimator)} can't be fitted on these rows ({reason(error)}){remedy}")

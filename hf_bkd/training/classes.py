@@ -166,7 +166,9 @@ def read_label_column(
     )
 
 
-def check_class_count(features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int) -> None:
+def check_number_of_outputs(
+    features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int
+) -> None:
     """Refuse a student that has another number of outputs than its labels have classes.
 
     Args:
@@ -249,7 +251,7 @@ def _names_of_data(dataset: Any, label_names: Sequence[str] | None, alphabetical
     column = label_column(features, label_names)
     feature = None if column is None else features[column]
     several = hasattr(feature, "feature")
-    bare = feature is not None and _are_texts(feature.feature if several else feature)
+    bare = column is not None and _are_texts(feature.feature if several else feature)
     if alphabetical and bare and isinstance(dataset, datasets.Dataset):
         rows = [row for row in dataset.with_format(None)[column][:] if row is not None]
         return sorted({name for row in rows for name in (row if several else [row]) if name is not None})

@@ -23,7 +23,7 @@ from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
-from .classes import ClassColumn, check_class_count, check_one_label, label_column, read_column
+from .classes import ClassColumn, check_number_of_outputs, check_one_label, label_column, read_column
 from .collating import Collator, kept_columns
 from .first_batch import check_outputs, check_posterior, first_batch, outputs_of_first_batch
 from .preparation import own_dataset
@@ -98,7 +98,7 @@ class Preparer:
                 problem = problem_of_batch(self._told, _all_labels(dataset, asked), outputs, _values_of(source))
                 self._check(loaded, outputs, batch, asked, problem, source)
                 if is_prepared(dataset) and needs_labels:
-                    self._check_class_count(dataset, problem, outputs)
+                    self._check_number_of_outputs(dataset, problem)
                 return loaded._replace(problem=problem)
             preparation = self._preparation(dataset, source)
             unlabeled = _loaded(preparation, self.args.view_order)
@@ -106,20 +106,23 @@ class Preparer:
             problem, labels = self._labels(dataset, preparation.prepare, outputs, source, needs_labels)
             if labels is None and needs_labels:
                 raise _without_labels(what, dataset.column_names)
+            if isinstance(preparation.prepare, AsTheyAre) and isinstance(dataset, datasets.Dataset):
+                for name in source.of_tokens if isinstance(source, StoredLabels) else ():
+                    check_all_lengths(dataset, name, preparation.prepare.columns)
             self._check(unlabeled, outputs, batch, None, problem, source)
             if needs_labels:
-                self._check_class_count(dataset, problem, outputs)
+                self._check_number_of_outputs(dataset, problem)
             return _loaded(replace(preparation, labels=labels), self.args.view_order)._replace(problem=problem)
-
-    def _check_class_count(self, dataset: Any, problem: Problem, outputs: Tensor | None) -> None:
-        """Compare the student's number of outputs with its labels' classes, where these are known."""
-        name = label_column(dataset.features, self.args.label_names)
-        if name is not None and outputs is not None and problem.is_plain:
-            check_class_count(dataset.features, name, self.classes, outputs.shape[-1])
 
     @property
     def _told(self) -> Likelihood | None:
         return self.told if self.problem is None else self.problem.likelihood
+
+    def _check_number_of_outputs(self, dataset: Any, problem: Problem) -> None:
+        """Compare a classifier's number of outputs with its labels' classes, where these are known."""
+        name = label_column(dataset.features, self.args.label_names)
+        if name is not None and problem.num_values is not None and problem.is_plain:
+            check_number_of_outputs(dataset.features, name, self.classes, problem.num_values)
 
     def _ask(
         self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None
@@ -194,10 +197,11 @@ class Preparer:
     ) -> tuple[Problem, LabelColumn | ClassColumn | None]:
         """Return the problem that labels pose, and how they are read, after a look at all of them.
 
-        There is ``None`` to read where there are none; those that aren't needed, since this training doesn't read
-        them, are left alone if they don't fit.
+        There is ``None`` to read where there are none; those that aren't needed, since they aren't read in this
+        training, are left alone if they don't fit.
         """
-        num_values, optional = _values_of(source), needs_labels is False
+        optional = needs_labels is False
+        num_values = _values_of(source)
         try:
             name = label_column(dataset.features, self.args.label_names)
             problem = problem_of_column(self._told, dataset, name, outputs, num_values)
@@ -212,8 +216,8 @@ class Preparer:
                     check_all_lengths(dataset, name, prepare.columns)
                 if not optional:
                     _warn_of_missing(labels, name, problem.likelihood)
-                if needs_labels and self.args.kd_lambda == 0 and problem.is_plain and outputs is not None:
-                    _warn_of_more_outputs(dataset.features[name], name, int(labels.max()), outputs.shape[-1])
+                if needs_labels and self.args.kd_lambda == 0 and problem.is_plain:
+                    _warn_of_more_outputs(dataset.features[name], name, int(labels.max()), problem.num_values)
             return problem, column
         except UserError:
             if optional:

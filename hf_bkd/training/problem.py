@@ -78,6 +78,7 @@ def problem_of_column(
         told = likelihood_from(None if name is None else problem_type_of_column(dataset, name, per_token, width))
     if width is None:
         return Problem(told, per_token)
+    told.check_outputs(width)
     if num_values is None and name is not None and told.independent:
         num_values = _width(dataset, name)
     return Problem(likelihood := told.of_student(width, num_values), per_token, likelihood.num_values(width))
@@ -93,6 +94,7 @@ def problem_of_batch(
     if told is None:
         told = likelihood_from(None if labels is None else problem_type_of_labels(labels, outputs))
     width = outputs.shape[-1]
+    told.check_outputs(width)
     if labels is not None and told.independent:
         labels = told.as_columns(labels)
         num_values = num_values or labels.shape[-1]

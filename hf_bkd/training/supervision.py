@@ -114,6 +114,11 @@ class StoredLabels:
         """The temperature T_t of the targets."""
         return next(iter(self.stored.values())).wanted
 
+    @property
+    def of_tokens(self) -> list[str]:
+        """The columns that hold an answer for each token of a row."""
+        return [name for name, stored in self.stored.items() if stored.layout.ragged]
+
     def check_num_classes(self, num_classes: int) -> None:
         """Raise a UserError if the student has another number of classes."""
         for stored in self.stored.values():
@@ -215,6 +220,10 @@ class StoredLabels:
         return self.adaptive(batch, target) if self.adaptive else self.args.kd_lambda
 
 
+def _num_examples(batch: Mapping[str, Tensor]) -> int:
+    return len(next(iter(network_inputs(batch).values())))
+
+
 class OnlineTeacher:
     """The targets that a teacher computes from the inputs that the student sees.
 
@@ -275,7 +284,7 @@ class OnlineTeacher:
         if problem.num_values is not None:
             self.check_num_classes(problem.num_values)
         inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
-        ids = torch.arange(len(next(iter(inputs.values()))))
+        ids = torch.arange(_num_examples(batch))
         try:
             target = self._target(inputs, ExampleGenerator(ids, self.args.teacher_seed))
         except UserError:
@@ -295,9 +304,10 @@ class OnlineTeacher:
     def count(self, batch: Mapping[str, Tensor]) -> Tensor | int:
         """Count the targets of a batch: of its examples, or of their tokens."""
         if not self.per_token:
-            return len(next(iter(batch.values())))
-        inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
-        return inputs["attention_mask"].sum() if "attention_mask" in inputs else next(iter(inputs.values())).numel()
+            return _num_examples(batch)
+        inputs = network_inputs(batch)
+        first = next(iter(inputs.values()))
+        return inputs["attention_mask"].sum() if "attention_mask" in inputs else first[:, :, ...].numel()
 
     def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
         """Ask the teacher for the target [B, C] of the batch's rows, or [B, L, C] of their tokens."""
@@ -305,7 +315,7 @@ class OnlineTeacher:
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
             self.num_batches += 1
-            ids, view = torch.arange(len(next(iter(batch.values()))), device=self.args.device), self.num_batches
+            ids, view = torch.arange(_num_examples(batch), device=self.args.device), self.num_batches
         return self._target(inputs, ExampleGenerator(ids, self.args.teacher_seed, view))
 
     def _target(self, inputs: Mapping[str, Tensor], generator: ExampleGenerator) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[st
 
     Args:
         dataset: the rows.
-        name: of the column of labels.
+        name: of the column of labels, or of soft labels.
         columns: of inputs, of which the first holds a list for each row; one of the name ``attention_mask`` says how
             many of its entries are no padding.
 
@@ -57,7 +58,7 @@ def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[st
     expected = longest
     if "attention_mask" in columns:
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), longest.cumsum(0)])
-        attended = torch.from_numpy(pc.list_flatten(table["attention_mask"]).to_numpy()).cumsum(0)
+        attended = torch.from_numpy(pc.list_flatten(table["attention_mask"]).to_numpy().astype("int64")).cumsum(0)
         attended = torch.cat([torch.zeros(1, dtype=attended.dtype), attended])
         expected = torch.where(lengths == longest, longest, attended[starts[1:]] - attended[starts[:-1]])
     _check_lengths(name, lengths, torch.where(lengths == 0, 0, expected))
@@ -75,4 +76,5 @@ def _check_lengths(name: str, lengths: Tensor, expected: Tensor, numbers: Sequen
 
 
 def _lengths(rows: Any) -> Tensor:
+    rows = pc.struct_field(rows, "probs") if pa.types.is_struct(rows.type) else rows
     return torch.from_numpy(pc.list_value_length(rows).fill_null(0).to_numpy().astype("int64"))

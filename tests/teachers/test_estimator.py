@@ -257,8 +257,11 @@ def test_cross_fitted_forests_know_all_classes():
     rows = table().select([*range(100), 149])  # one of the third class, which one of the folds lacks
     labeled = add_soft_labels(rows, folds=3, fit=SklearnTeacher.fitting(FOREST), progress=False)
     assert np.array(labeled["teacher_probs"]).shape == (101, 3) and labeled[100]["teacher_probs"][2] == 0
-    with pytest.raises(UserError, match="SklearnTeacher.fitting"):
-        add_soft_labels(rows, folds=3, fit=lambda rest, fold: SklearnTeacher.fit(FOREST, rest), progress=False)
+    words = rows.map(lambda row: {"name": NAMES[row["label"]]}).remove_columns("label").rename_column("name", "label")
+    with pytest.raises(UserError, match="since a fold lacks some"):
+        add_soft_labels(words, folds=3, fit=SklearnTeacher.fitting(FOREST), progress=False)
+    fit = SklearnTeacher.fitting(FOREST, class_names=NAMES)
+    assert add_soft_labels(words, folds=3, fit=fit, progress=False)["teacher_probs"][:] == labeled["teacher_probs"][:]
 
 
 def test_members_of_an_ensemble_may_be_forests():

@@ -221,6 +221,10 @@ REFUSED = {
         lambda: {"kind": "numbers", "dataset": rows(labels=[[0.0, float("nan"), 1.0], *numbers()[1:]]), **PLAIN},
         "row 0 of column labels has the label nan, which is no finite number",
     ),
+    "classes of one output": (
+        lambda: {"model": Rows(1), "dataset": rows(labels=[number % 2 for number in range(N)]), **PLAIN},
+        "one output can't tell classes apart: pass problem_type='regression' for a number, or 'multi_label",
+    ),
     "labels of another number": (
         lambda: {"kind": "labels", "dataset": rows(labels=[[0.0, 1.0]] * N), **PLAIN},
         "row 0 of column labels has 2 numbers, and the network has 3",
@@ -249,6 +253,10 @@ REFUSED = {
         },
         "row 0 of column labels has 8 labels, and its example 3 tokens .19 such rows.: give each token",
     ),
+    "soft labels of other tokens": (
+        lambda: {"kind": "tokens", "dataset": others_tokens()},
+        "row 4 of column teacher_probs has 6 labels, and its example 7 tokens .1 such rows",
+    ),
     "probabilities of a sigmoid": (
         lambda: {"model": Sigmoid(problem_type="multi_label_classification"), "dataset": rows(labels=hot()), **PLAIN},
         "returns probabilities, and logits are needed",
@@ -266,6 +274,13 @@ REFUSED = {
         "problem_type is 'ranking'; it must be one of",
     ),
 }
+
+
+def others_tokens():
+    """Return labeled sentences of which one has lost its last token's answer."""
+    data = labeled("tokens").remove_columns("teacher_variance")
+    cut = [row[:-1] if place == 4 else row for place, row in enumerate(data["teacher_probs"][:])]
+    return data.remove_columns("teacher_probs").add_column("teacher_probs", cut, feature=data.features["teacher_probs"])
 
 
 class Sigmoid(Rows):

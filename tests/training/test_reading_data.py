@@ -319,7 +319,7 @@ class TestTheLookAtTheFirstRows:
             def forward(self, features):
                 return self.layers(features).sum(dim=0)
 
-        with pytest.raises(UserError, match=r"a OfNone, returns logits of shape \[4\] for 2 rows"):
+        with pytest.raises(UserError, match=r"returned logits of shape \[4\], and they must be \[examples, outputs\]"):
             trained(tmp_path, new(OfNone), rows())
 
     def test_refuses_what_says_that_it_predicts_something_else(self, tmp_path):

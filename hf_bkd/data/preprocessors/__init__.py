@@ -26,7 +26,7 @@ from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_pro
 from .tables import table_preprocessor
 from .texts import text_preprocessor
 from .tokens import check_tokens, some_rows, token_preprocessor
-from .words import tokenizer_hash
+from .word_labels import tokenizer_hash
 
 __all__ = [
     "MODES",
@@ -214,6 +214,7 @@ def _part(processor: Any, kind: str) -> Any:
 
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
-    known = network.known_names if isinstance(network, EstimatorNetwork) else None  # "0" is a name to an estimator
-    names, number = known or names_of_network(network), num_classes_of(network)
-    return list(names) if names is not None and len(names) == number else [f"LABEL_{each}" for each in range(number)]
+    names, number = names_of_network(network), num_classes_of(network)
+    if isinstance(network, EstimatorNetwork):
+        names = network.known_names  # "0" and "1" are names to an estimator of strings
+    return names if names is not None and len(names) == number else [f"LABEL_{each}" for each in range(number)]

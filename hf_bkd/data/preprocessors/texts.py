@@ -13,7 +13,7 @@ from ...models.calling import argument_names
 from ...utils.errors import UserError
 from ..rows import check_present
 from .base import Preprocessor
-from .words import labels_of_pieces, words_of
+from .word_labels import labels_of_pieces, words_of
 
 UNLIMITED = 10**6  # what tokenizers without a maximum length say is more than this
 
@@ -48,9 +48,8 @@ def text_preprocessor(
     length = {} if longest is None else {"truncation": True, "max_length": longest}
     # padding that nothing masks changes the answer, and has to be the same in every batch
     padding = True if longest is None or "attention_mask" in taken else "max_length"
-    prepare = TextPreparation(
-        columns, tokenizer, taken, {"padding": padding, **length} | ({"is_split_into_words": True} if in_words else {})
-    )
+    settings = {"padding": padding, "is_split_into_words": in_words, **length}
+    prepare = TextPreparation(columns, tokenizer, taken, settings)
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
     settings |= {"words": True} if in_words else {}
     labeled = prepare.labeled if in_words else None
@@ -75,12 +74,12 @@ class TextPreparation:
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
         """Turn rows into tokens and what belongs to them."""
-        return self._taken_of(self._tokenized(rows))
+        return self._inputs(self._tokenized(rows))
 
     def labeled(self, rows: dict[str, list], labels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Turn rows of words with a label each into tokens with theirs."""
+        """Turn rows of words, with a label for each, into tokens and their labels."""
         batch = self._tokenized(rows)
-        return self._taken_of(batch) | {"labels": labels_of_pieces(words_of(batch), labels)}
+        return self._inputs(batch) | {"labels": labels_of_pieces(words_of(batch), labels)}
 
     def _tokenized(self, rows: dict[str, list]) -> Any:
         check_present(rows, self.columns)
@@ -89,7 +88,7 @@ class TextPreparation:
         check_lengths(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
         return batch
 
-    def _taken_of(self, batch: Any) -> dict[str, Tensor]:
+    def _inputs(self, batch: Any) -> dict[str, Tensor]:
         return {name: value for name, value in batch.items() if name in self.taken}
 
 

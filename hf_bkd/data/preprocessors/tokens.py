@@ -201,7 +201,7 @@ class TokenPreparation:
         return inputs
 
     def labeled(self, rows: dict[str, list], labels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Pad the rows, and the labels of their tokens."""
+        """Pad rows with a label for each token, and their labels, where there are some."""
         own = zip(labels, rows["input_ids"], strict=True)
         values = [each.tolist() or [UNLABELED] * len(tokens) for each, tokens in own]
         return self(rows) | {"labels": self._padded(values, UNLABELED)}

@@ -1,4 +1,4 @@
-"""What decides a labeling, as its folder knows it, and what a labeling made."""
+"""What decides a labeling, by which a folder knows it again, and what it makes."""
 
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
