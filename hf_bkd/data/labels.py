@@ -40,26 +40,26 @@ def problem_type_of_column(dataset: Any, name: str, per_token: bool = False, num
         num_values: of the network; one float a row is a class number where it has several.
 
     Raises:
-        UserError: the column holds no labels, or lists of whole numbers that may be either.
+        UserError: the column holds no labels, or lists of whole numbers, or of a stream's numbers, that may be either.
     """
     feature = dataset.features[name]
     is_list, inner = _shape_of(feature, name)
     if not is_list:
         is_number = inner == "float" and num_values in (None, 1)
         return Gaussian.problem_type if is_number else Categorical.problem_type
-    if per_token and inner != "float":
+    if per_token:
         return Categorical.problem_type
     if inner == "name":
         return Bernoulli.problem_type
     rows = _rows_of(dataset, name)
     if rows is not None and are_hot(rows):
         return Bernoulli.problem_type
-    if inner == "float":
+    if rows is not None and inner == "float":
         return Gaussian.problem_type
     if rows is not None and len(np.unique(lengths_of(rows))) > 1:
         return Bernoulli.problem_type
     raise UserError(
-        f"column {name} holds lists of whole numbers, which may be the labels that are there or numbers to predict: "
+        f"column {name} holds lists of {'whole ' * (inner == 'whole')}numbers, which may be the labels that are there or numbers to predict: "
         f"pass problem_type={Bernoulli.problem_type!r} or {Gaussian.problem_type!r}"
     )
 

@@ -54,7 +54,8 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
     if piece is None:
         return
     batch, again = (next(examples.batches(piece, 0, 2, device_of(teacher))) for _ in range(2))
-    asked(teacher, batch, 1, options)
+    answer = asked(teacher, batch, 1, options)
+    check_label_kind(examples.dataset.features, teacher, "lengths" in answer)
     inputs = batch.inputs(0)
     if not same_inputs(inputs, again.inputs(0)):
         raise UserError(

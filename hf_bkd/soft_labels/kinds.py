@@ -91,24 +91,28 @@ def check_class_names(labeled: list[str] | None, own: list[str] | None) -> None:
     raise UserError(f"the soft labels were made for other classes than the dataset's: {difference}; label it again")
 
 
-def check_label_kind(features: Mapping[str, Any], teacher: Any) -> None:
+def check_label_kind(features: Mapping[str, Any], teacher: Any, per_token: bool | None = None) -> None:
     """Refuse a dataset whose labels, in a column of a usual name, are of another kind than the teacher's.
 
-    Of a plain network's classifier only its answers tell whether they are of tokens: then nothing is refused here.
+    Args:
+        features: of the dataset.
+        teacher: that is to label it.
+        per_token: whether it has answered for each token; of a plain network's classifier nothing else tells it.
     """
-    likelihood, per_token = kind_of(teacher)
-    if likelihood.classes_in == "single" and not hasattr(getattr(teacher, "network", None), "config"):
-        return
+    likelihood, own = kind_of(teacher)
+    silent = likelihood.classes_in == "single" and not hasattr(getattr(teacher, "network", None), "config")
+    kinds = (per_token,) if per_token is not None else (False, True) if silent else (own,)
     usual = {name: features[name] for name in LABEL_COLUMNS if name in features}
     try:
-        unfit = [name for name, each in usual.items() if not can_hold(each, name, likelihood, per_token)]
+        unfit = [name for name, each in usual.items() if not any(can_hold(each, name, likelihood, k) for k in kinds)]
     except UserError:  # a column that holds no labels
         return
     if usual and len(unfit) == len(usual):
-        predicts = "one class for each token" if per_token else IN_WORDS[likelihood.problem_type]
+        predicts = "one class for each token" if kinds == (True,) else IN_WORDS[likelihood.problem_type]
         raise UserError(
             f"the teacher predicts {predicts}, and the dataset's column {unfit[0]} holds {usual[unfit[0]]}: take a "
-            f"teacher of its kind, or pass dataset.remove_columns({unfit}) if these are labels of something else"
+            f"teacher of its kind (its network's problem_type says which), or pass dataset.remove_columns({unfit}) if "
+            "these are labels of something else"
         )
 
 

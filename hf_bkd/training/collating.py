@@ -10,6 +10,7 @@ from torch import nn
 
 from ..data.columns import EXAMPLE_ID, LABELS, is_soft_label_column
 from ..models.calling import taken_inputs
+from .problem import Problem
 from .supervision import OnlineTeacher, StoredLabels
 
 
@@ -21,16 +22,25 @@ class Collator:
         per_example: makes a batch of what else the examples hold.
         source: of the targets, or ``None``.
         network: whose inputs alone are kept of the examples; all that they hold if not given.
+        problem: whose labels all batches must hold, where labels are read.
     """
 
     per_example: Callable[[list], Any]
     source: StoredLabels | OnlineTeacher | None
     network: nn.Module | None = None
+    problem: Problem | None = None
 
     def __call__(self, features: Any) -> Any:
-        """Make a batch of a list of examples, or return a batch as it is."""
+        """Make a batch of a list of examples, or return a batch as it is; UserError if its labels are of no use."""
         if isinstance(features, dict):
             return features
+        batch = self._batch(features)
+        labels = batch.get("labels") if isinstance(batch, Mapping) else None
+        if self.problem is not None and isinstance(labels, torch.Tensor):
+            self.problem.check_labels(labels)
+        return batch
+
+    def _batch(self, features: list) -> Any:
         if not isinstance(features[0], Mapping):
             return self.per_example(features)
         names = [name for name in features[0] if not is_soft_label_column(name)]

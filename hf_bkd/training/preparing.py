@@ -99,7 +99,8 @@ class Preparer:
                 self._check(loaded, outputs, batch, asked, problem, source)
                 if is_prepared(dataset) and needs_labels:
                     self._check_number_of_outputs(dataset, problem)
-                return loaded._replace(problem=problem)
+                read = None if asked is None else problem
+                return loaded._replace(collate=replace(loaded.collate, problem=read), problem=problem)
             preparation = self._preparation(dataset, source)
             unlabeled = _loaded(preparation, self.args.view_order)
             batch, outputs = self._ask(what, unlabeled, source)

@@ -29,6 +29,13 @@ class Problem(NamedTuple):
         """Whether it is one class for each example."""
         return not (self.likelihood.independent or self.per_token)
 
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise a UserError if labels that somebody else has read are none of this problem; NaN and -100 are none."""
+        labels = self.likelihood.as_columns(labels)
+        there = labels[self.likelihood.labeled(labels)]
+        if len(there) and self.num_values is not None:
+            self.likelihood.checked_labels(there.cpu(), self.num_values)
+
 
 def told_likelihood(
     network: nn.Module, problem_type: str | None, teachers: Mapping[str, Likelihood]
@@ -99,11 +106,10 @@ def problem_of_batch(
         labels = told.as_columns(labels)
         num_values = num_values or labels.shape[-1]
     likelihood = told.of_student(width, num_values)
+    problem = Problem(likelihood, per_token, likelihood.num_values(width))
     if labels is not None:
-        there = labels[likelihood.labeled(labels)]
-        if len(there):
-            likelihood.matching(there.cpu(), width)
-    return Problem(likelihood, per_token, likelihood.num_values(width))
+        problem.check_labels(labels)
+    return problem
 
 
 def _width(dataset: Any, name: str) -> int | None:

@@ -258,3 +258,12 @@ def test_plain_timm_of_an_array_column_with_extras():
     soft = labeled(rows, DeterministicTeacher(network))
     np.testing.assert_allclose(soft["teacher_probs"][:], expected(network, torch.tensor(pixels)), atol=1e-6)
     assert read(soft).record.dataset.json["identity"]["columns"] == ["pixel_values"]
+
+
+@pytest.mark.parametrize("labels", [[[1, 0, 1]] * 30, [["a", "c"]] * 30, [[0.5, 2.0, -1.0]] * 30])
+def test_a_plain_classifier_is_not_asked_about_rows_of_several_labels_or_numbers(labels):
+    dataset, network = numbers().remove_columns("label").add_column("label", labels), nn.Linear(3, 3)
+    with pytest.raises(UserError, match="predicts one class for each example, and the dataset's column label holds"):
+        labeled(dataset, DeterministicTeacher(network))
+    network.problem_type = "multi_label_classification"  # as the sentence advises
+    assert read(labeled(dataset, DeterministicTeacher(network))).record.problem_type == network.problem_type
