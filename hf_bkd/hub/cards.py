@@ -60,7 +60,7 @@ A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 <details>
 <summary>How it was taught</summary>
 
-loss = (1 - lambda) CE(labels) + lambda * scale * KL(teacher, student)
+loss = (1 - lambda) {{ of_labels }}(labels) + lambda * scale * KL(teacher, student)
 
 | | |
 | --- | --- |
@@ -202,6 +202,7 @@ def write_student_card(
     code: str,
     license: str | None = None,
     figures: dict[str, str] | None = None,
+    of_labels: str = "CE",
 ) -> None:
     """Write ``README.md``: a model card with metrics that the Hub can read.
 
@@ -218,6 +219,7 @@ def write_student_card(
         library, code: what loads the student, see :func:`~hf_bkd.models.loading_code.loading_of`.
         license: the Hub's name of the student's license, such as ``"mit"``; the card names none if not given.
         figures: file -> caption.
+        of_labels: the loss of the labels, for short: cross-entropy, or a regression's negative log-likelihood.
     """
     dataset = bare_name(dataset)
     known = {name: metrics[name] for name in METRICS if name in metrics}
@@ -242,6 +244,7 @@ def write_student_card(
         measured=escaped(measured, markup=True),
         measures=measures_table({"student": metrics} | ({"teacher": teacher_metrics} if teacher_metrics else {})),
         code=code,
+        of_labels=of_labels,
         facts={escaped(name): shown(value) for name, value in facts.items() if value not in (None, "")},
         figures={file: escaped(caption) for file, caption in (figures or {}).items()},
     )

@@ -181,9 +181,16 @@ def _named(classes: list[Any], names: Sequence[str] | None) -> tuple[list[str] |
 
 
 def _number_of_outputs(regressor: Any) -> int:
-    """Return how many numbers a regressor predicts, as it says itself or by its coefficients; 1 if it says nothing."""
-    coefficients = getattr(regressor, "coef_", None)
-    return int(getattr(regressor, "n_outputs_", 0)) or (len(coefficients) if np.ndim(coefficients) == 2 else 1)
+    """Return how many numbers a fitted regressor predicts, of a row of zeros; 1 if it can't be asked."""
+    number = _number_of_features(regressor)
+    if number is None:
+        return 1
+    try:
+        row = pd.DataFrame(np.zeros((1, number)), columns=_names_of_features(regressor))
+        row = row if hasattr(regressor, "feature_names_in_") else row.to_numpy()
+        return answers_of(regressor, row, Gaussian.problem_type).shape[-1]
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError):
+        return 1
 
 
 def _names_of_features(estimator: Any) -> list[str] | None:

@@ -176,8 +176,8 @@ def _table(inputs: Any) -> Any:
         return inputs
     if "table" not in inputs:
         raise UserError(
-            f"the teacher reads a table, and gets {', '.join(inputs)}: pass the DataFrame itself, or "
-            "preprocessor=teacher.preprocessor_for(dataset)"
+            f"the teacher reads a table, and gets {', '.join(inputs)}: pass it as {{'table': table}}, "
+            "or preprocessor=teacher.preprocessor_for(dataset)"
         )
     return inputs["table"]
 

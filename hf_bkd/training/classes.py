@@ -180,11 +180,15 @@ def check_number_of_outputs(
     Raises:
         UserError: a class without an output, or outputs that no label can have and no name explains.
     """
-    own = getattr(features[name], "names", None) or (classes if _are_texts(features[name]) else None)
+    several = hasattr(features[name], "feature")
+    single = features[name].feature if several else features[name]
+    own = getattr(single, "names", None) or (classes if _are_texts(single) else None)
     if not own or len(own) == num_classes or (both_name(own, classes) and len(own) < len(classes) == num_classes):
         return
-    more = f", or, if there are to be more, pass dataset.cast_column({name!r}, datasets.ClassLabel(num_classes="
-    more = f"{more}{num_classes}))" if len(own) < num_classes and not _are_texts(features[name]) else ""
+    wider = f"datasets.ClassLabel(num_classes={num_classes})"
+    wider = f"datasets.List({wider})" if several else wider
+    more = f", or, if there are to be more, pass dataset.cast_column({name!r}, {wider})"
+    more = more if len(own) < num_classes and not _are_texts(single) else ""
     raise UserError(
         f"the student has {num_classes} outputs, and the column {name} {len(own)} classes: build it with {len(own)} "
         f"(num_classes= of timm, num_labels= of transformers){more}"

@@ -122,7 +122,7 @@ class Preparer:
     def _check_number_of_outputs(self, dataset: Any, problem: Problem) -> None:
         """Compare a classifier's number of outputs with its labels' classes, where these are known."""
         name = label_column(dataset.features, self.args.label_names)
-        if name is not None and problem.num_values is not None and problem.is_plain:
+        if name is not None and problem.num_values is not None:
             check_number_of_outputs(dataset.features, name, self.classes, problem.num_values)
 
     def _ask(

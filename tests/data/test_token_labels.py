@@ -191,3 +191,18 @@ def test_batches_for_a_fit_have_the_labels_of_tokens():
     with pytest.raises(UserError, match="row 1 of column ner_tags has no label"):
         empty = rows(labels=[LABELS[0], [], LABELS[2]])
         DatasetBatches(empty, tagger(), preprocessor_for(tagger(), empty, tokenizer()))
+
+
+def test_a_word_that_is_missing_is_refused_by_row():
+    with pytest.raises(UserError, match="row 1: one of the words is missing .None.: fill it in, or give it the empty"):
+        add_soft_labels(rows([ROWS[0], [None], ROWS[2]]), teacher(), progress=False)
+    made = add_soft_labels(rows([ROWS[0], [""], ROWS[2]]), teacher(), progress=False)  # as it advises
+    assert [len(row) for row in made["teacher_probs"][:]] == [9, 2, 5]
+
+
+def test_tags_with_decimals_are_no_classes_of_tokens():
+    tags = datasets.Dataset.from_dict({"tokens": ROWS, "labels": [[float(tag) for tag in row] for row in LABELS]})
+    with pytest.raises(
+        UserError, match="predicts one class for each token, and column labels holds List.Value.'float"
+    ):
+        DatasetBatches(tags, tagger(), preprocessor_for(tagger(), tags, tokenizer()))

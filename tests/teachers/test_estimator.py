@@ -19,7 +19,9 @@ from sklearn.ensemble import (
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
+from sklearn.multioutput import MultiOutputRegressor, RegressorChain
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, KBinsDiscretizer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
@@ -337,3 +339,18 @@ def test_saving_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "skops.io", None)
     with pytest.raises(UserError, match="pip install 'hf_bkd\\[tables\\]'"):
         SklearnTeacher(linear()).save_pretrained(tmp_path / "teacher")
+
+
+@pytest.mark.parametrize("regressor", [MultiOutputRegressor(Ridge()), RegressorChain(Ridge()), KNeighborsRegressor()])
+def test_how_many_numbers_a_regressor_predicts_it_is_asked_where_it_does_not_say(regressor):
+    targets = X.to_numpy() @ np.array([[1.0, 0], [0, 1], [1, 1], [2, 0]])
+    for fitted in (regressor.fit(X, targets), make_pipeline(StandardScaler(), regressor).fit(X, targets)):
+        made = add_soft_labels(table(names=None).remove_columns("label"), SklearnTeacher(fitted), progress=False)
+        np.testing.assert_allclose(np.array(made["teacher_mean"]), fitted.predict(X), rtol=1e-5)
+
+
+def test_a_table_for_an_ensemble_of_estimators_goes_by_its_name():
+    both = EnsembleTeacher([SklearnTeacher(linear()), SklearnTeacher(linear(labels=Y[::-1]))])
+    with pytest.raises(UserError, match="reads a table, and gets .*: pass it as .'table': table., or preprocessor"):
+        both.predict(X, 1)
+    assert both.predict({"table": X}, 1).mean.shape == (150, 3)

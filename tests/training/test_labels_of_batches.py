@@ -10,7 +10,11 @@ from tests.training.training_helpers import arguments, losses
 
 HOT = [[1.0, 0.0, 1.0]] * 10
 LATER = {
-    "numbers, where the first rows are zeros and ones": (None, HOT + numbers()[10:], "must be 0 to 1, and one .* -0.2"),
+    "numbers, where the first rows are zeros and ones": (
+        None,
+        HOT + numbers()[10:],
+        "must be 0 to 1, and one .* -0.2",
+    ),
     "a label of minus one": ("multi_label_classification", [*HOT, *[[-1.0, 1, 1]] * 12], "must be 0 to 1.* is -1"),
     "rows of -100": ("multi_label_classification", [*HOT, *[[-100.0] * 3] * 12], "must be 0 to 1.* is -100"),
     "an infinite number": ("regression", [*HOT, *[[float("inf"), 0.0, 0.0]] * 12], "must be finite, .* is inf"),

@@ -145,3 +145,18 @@ def test_other_classes_of_another_number_are_not_called_the_same(tmp_path):
     with pytest.raises(UserError, match=r"cat, dog, bird, and the student name 0, .*\.\.\. \(3 and 10\)") as e:
         first_loss(network, rows(), tmp_path)
     assert "in the same order" not in str(e.value) and len(str(e.value)) < 300
+
+
+def test_outputs_and_classes_of_several_labels_are_counted_too(tmp_path):
+    lists = datasets.Dataset.from_dict({"x": INPUTS.tolist(), "label": [[0], [0, 1], [1], []]})
+    lists = lists.cast_column("x", datasets.List(datasets.Value("float32"), length=4))
+    named = lists.cast_column("label", datasets.List(datasets.ClassLabel(names=["cat", "dog"])))
+    network, settings = student(3), {"kd_lambda": 0.0, "problem_type": "multi_label_classification", "use_cpu": True}
+    arguments = DistillationTrainingArguments(str(tmp_path), report_to="none", **settings)
+    with pytest.raises(
+        UserError, match="student has 3 outputs, and the column label 2 classes: .* pass dataset.cast_c"
+    ):
+        DistillationTrainer(network, arguments, train_dataset=named)
+    wider = lists.cast_column("label", datasets.List(datasets.ClassLabel(num_classes=3)))  # as it advises
+    DistillationTrainer(network, arguments, train_dataset=wider)
+    DistillationTrainer(student(2), arguments, train_dataset=named)

@@ -83,7 +83,9 @@ class TextPreparation:
 
     def _tokenized(self, rows: dict[str, list]) -> Any:
         check_present(rows, self.columns)
-        texts = (list(rows[name]) for name in self.columns)
+        texts = [list(rows[name]) for name in self.columns]
+        if self.settings["is_split_into_words"] and any(None in row for column in texts for row in column):
+            raise UserError("one of the words is missing (None): fill it in, or give it the empty text ''")
         batch = self.tokenizer(*texts, return_tensors="pt", **self.settings)
         check_lengths(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
         return batch
