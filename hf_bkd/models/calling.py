@@ -44,18 +44,24 @@ def num_classes_of(network: nn.Module) -> int:
 
 
 def check_single_label(network: nn.Module) -> None:
-    """Refuse a network of another kind of prediction than one class for each example, if its config says so.
+    """Refuse a network of another kind of prediction than one class for each example, if it says so.
 
     Raises:
-        UserError: a multi-label classifier or a regression.
+        UserError: a multi-label classifier, a regression, or a network of timm without its head.
     """
-    config = getattr(uncompiled(network), "config", None)
+    network = uncompiled(network)
+    config = getattr(network, "config", None)
     kind = getattr(config, "problem_type", None)
     if kind in ("multi_label_classification", "regression") or getattr(config, "num_labels", None) == 1:
         said = f"problem_type {kind!r}" if kind else "a single output"
         raise UserError(
             f"{type(network).__name__} has {said}, and only classifiers with one class for each example can teach or "
             "be taught yet: build it with num_labels of at least 2 and problem_type='single_label_classification'"
+        )
+    if _stated_classes(network) == 0:
+        raise UserError(
+            f"{type(network).__name__} has no classification head (num_classes=0): build it with a num_classes of at "
+            "least 2, or give it one by network.reset_classifier(num_classes)"
         )
 
 

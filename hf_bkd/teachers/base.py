@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..models.calling import Inputs, check_single_label, num_classes_of, to_network, uncompiled, unwrapped
+from ..models.calling import (
+    Inputs,
+    check_single_label,
+    evaluation_mode,
+    num_classes_of,
+    to_network,
+    uncompiled,
+    unwrapped,
+)
 from ..models.class_names import names_of_network
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, load_network, needed_network, save_network
@@ -116,7 +124,10 @@ class Teacher(ABC):
 
     @abstractmethod
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution."""
+        """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution.
+
+        :meth:`predict` calls it with the network in evaluation mode.
+        """
 
     def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
         """Draw from the posterior; overridden where draws don't count equally or aren't independent."""
@@ -134,7 +145,7 @@ class Teacher(ABC):
         generator: torch.Generator | None = None,
         return_samples: bool = False,
     ) -> Predictive:
-        """Predict class probabilities for one batch.
+        """Predict class probabilities for one batch, with the network in evaluation mode, and then in its own.
 
         Args:
             inputs: keyword arguments of the network's forward, or its first argument; B examples, on any device.
@@ -147,7 +158,8 @@ class Teacher(ABC):
         """
         check_count(num_samples=num_samples)
         own = isinstance(generator, ExampleGenerator)  # then what the network draws by itself is the examples' too
-        with seeded(generator.host_seed(), self.device) if own else nullcontext():
+        random = seeded(generator.host_seed(), self.device) if own else nullcontext()
+        with random, evaluation_mode(self.network):
             drawn = self.draws(to_network(inputs, self.network), num_samples, generator)
         return predictive_of(drawn, self.temperature, self.tempering, return_samples)
 

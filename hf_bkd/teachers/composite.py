@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..models.calling import Inputs, to_network
+from ..models.calling import Inputs, evaluation_mode, to_network
 from ..models.class_names import order_by_name
 from ..utils.errors import UserError
 from .base import DESCRIPTION, Teacher
@@ -30,7 +30,8 @@ def member_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: t
     """Return a member's tempered draws, as log-probabilities; a single one where it tempers their average."""
     if tempers_average(member):
         return Draws(member.predict(inputs, num_samples, generator).mean.log()[None])
-    drawn = member.draws(to_network(inputs, member.network), num_samples, generator)
+    with evaluation_mode(member.network):
+        drawn = member.draws(to_network(inputs, member.network), num_samples, generator)
     return drawn._replace(logits=(drawn.logits.float() / member.temperature).log_softmax(dim=-1))
 
 

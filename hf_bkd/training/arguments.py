@@ -21,7 +21,7 @@ CHOICES = {
 
 # of the Trainer's own, which takes any number
 NOT_NEGATIVE = ("learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm", "adam_epsilon")
-LOW_IS_BEST = ("nll", "ece", "brier")  # of the metrics of an evaluation
+LOW_IS_BEST = ("nll", "ece", "brier")  # of the metrics of an evaluation, behind the name of one of several sets
 
 
 @dataclass
@@ -113,7 +113,8 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         check_not_negative(**{name: getattr(self, name) for name in NOT_NEGATIVE})
-        if self.greater_is_better is None and (self.metric_for_best_model or "").removeprefix("eval_") in LOW_IS_BEST:
+        metric = self.metric_for_best_model or ""
+        if self.greater_is_better is None and metric.rpartition("_")[2] in LOW_IS_BEST:
             self.greater_is_better = False
         super().__post_init__()
         check_share(kd_lambda=self.kd_lambda, kl_warmup=self.kl_warmup, kl_annealing=self.kl_annealing)

@@ -7,12 +7,13 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from ..models.calling import check_single_label, unwrapped
+from ..utils.errors import UserError
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
-from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
+from .preparing import TRAINING_SET, Loaded, Preparer, has_labels, is_prepared
 from .resuming import ResumableTrainer
 from .settings import check_rows
 from .supervision import OnlineTeacher, StoredLabels
@@ -58,6 +59,9 @@ class DataReadingTrainer(ResumableTrainer):
         self._evaluated = [
             (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
         ]
+        if args.eval_strategy != "no":
+            for each, _ in self._evaluated:
+                self._check_measured(each)
         read = [loaded.dataset for loaded in (self._train, *(loaded for _, loaded in self._evaluated)) if loaded]
         on_card = any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read)
         if on_card or args.device.type == "cpu":
@@ -85,6 +89,14 @@ class DataReadingTrainer(ResumableTrainer):
             return self._train
         known = next((loaded for each, loaded in self._evaluated if each is dataset), None)
         return known or self._preparer.loaded("the dataset", dataset)
+
+    def _check_measured(self, dataset: Any) -> None:
+        """Raise a UserError if there is nothing to measure on a dataset, for no row has a label."""
+        if not has_labels(self._loaded(dataset)):
+            raise UserError(
+                "no row of the evaluation set has a label, so that nothing can be measured on it: pass another "
+                "eval_dataset, or ask for the answers alone by trainer.predict(dataset)"
+            )
 
     def batch_of(self, rows: list[int]) -> dict[str, Any]:
         """Return a batch of the training set's rows of some numbers, as the loader makes it."""
