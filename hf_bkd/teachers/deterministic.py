@@ -47,6 +47,7 @@ class DeterministicTeacher(Teacher):
         return 1
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        self.network.eval()
         return logits_of(call_network(self.network, inputs))[None]
 
 

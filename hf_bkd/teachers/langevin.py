@@ -168,6 +168,7 @@ class LangevinTeacher(Teacher):
         return teacher
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        self.network.eval()
         drawn = self._draw(num_samples, generator)
         head_name, head = classification_head(self.network)
         weight, bias = f"{head_name}.weight", f"{head_name}.bias"

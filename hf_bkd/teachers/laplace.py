@@ -142,6 +142,7 @@ class LaplaceTeacher(Teacher):
         return num_samples if self.link == "mc" else 1
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        self.network.eval()
         features, logits = (seen.float() for seen in head_features(self.network, inputs))
         if self.curvature.device != features.device:
             self.curvature = self.curvature.to(features.device)

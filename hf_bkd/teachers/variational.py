@@ -119,6 +119,7 @@ class VariationalTeacher(Teacher):
         )
 
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        self.network.eval()
         head_name, _ = classification_head(self.network)
         weight, bias = f"{head_name}.weight", f"{head_name}.bias"
         with_factors = weight in self.factors or not self.factors

@@ -1,4 +1,4 @@
-"""Twenty public bug reports about the same work in other libraries, brought here: right, or refused in one sentence."""
+"""Twenty public bug reports about the same work in other libraries, brought here: right, or refused."""
 
 import datasets
 import numpy as np
@@ -269,7 +269,7 @@ def test_transformers_20887_outputs_with_hidden_states(setting, tmp_path):
 
 
 def test_sentence_transformers_2749_several_evaluation_sets(tmp_path):
-    """huggingface/sentence-transformers#2749: KeyError 'eval_loss' when the best model of several sets is asked for."""
+    """huggingface/sentence-transformers#2749: KeyError 'eval_loss' for the best model of several sets."""
     sets = {"one": points(), "two": points((1, 1, 2, 0))}
     rows = labeled(points(), linear())
     settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "max_steps": -1}
@@ -454,7 +454,7 @@ def test_datasets_1872_a_format_that_hides_columns(kind, tmp_path):
 
 
 def test_pytorch_image_models_2421_a_network_without_its_head(tmp_path):
-    """huggingface/pytorch-image-models#2421: reset_classifier(0) left num_classes as it was; features are no logits."""
+    """huggingface/pytorch-image-models#2421: reset_classifier(0) kept num_classes; features are no logits."""
     pictures = [Image.fromarray(np.full((32, 32, 3), 60 * number, "uint8")) for number in range(3)]
     rows = datasets.Dataset.from_dict({"image": pictures}, datasets.Features({"image": datasets.Image()}))
     made = timm.create_model("test_resnet", num_classes=0)
