@@ -157,6 +157,11 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
         )
 
 
+def head_parameters(name: str) -> tuple[str, str]:
+    """Return what a network calls the weight and the bias of its layer of some name, ``""`` for itself."""
+    return f"{name}.weight".removeprefix("."), f"{name}.bias".removeprefix(".")
+
+
 def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     """Find the linear layer that makes the logits of a timm, transformers or plain network.
 

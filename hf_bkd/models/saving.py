@@ -22,7 +22,16 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from .calling import uncompiled, unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
-from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
+from .timm_networks import (
+    CONFIG,
+    WEIGHTS,
+    Unknown,
+    check_stays_here,
+    is_timm,
+    made_by_timm,
+    refresh_label_names,
+    timm_config,
+)
 
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
@@ -43,6 +52,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
     without = tuple(name.removeprefix("_orig_mod.") for name in without)
     weights = {name: value for name, value in network.state_dict().items() if name not in without}
     if _transformers_class(type(network).__name__) is type(network):
+        refresh_label_names(network)
         network.save_pretrained(folder, state_dict=timms_names(network, weights))
         return
     folder.mkdir(parents=True)

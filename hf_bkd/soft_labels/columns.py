@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import EXAMPLE_ID, PROBS, RECORD, VARIANCE, is_soft_label_column
+from ..data.columns import EXAMPLE_ID, PROBS, RECORD, RENAMED, VARIANCE, is_soft_label_column
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
@@ -71,7 +71,7 @@ def check_reserved(features: Mapping[str, Any]) -> None:
         if not ours:
             raise UserError(
                 f"the dataset has a column {name} of its own, a name that soft labels need: pass "
-                f"dataset.rename_column({name!r}, {'own_' + name!r})"
+                f"dataset.rename_column({name!r}, {RENAMED + name!r})"
             )
 
 

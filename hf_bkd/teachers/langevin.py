@@ -17,6 +17,7 @@ from ..models.calling import (
     evaluation_mode,
     head_data,
     head_features,
+    head_parameters,
     logits_of,
     split,
     to_network,
@@ -171,7 +172,7 @@ class LangevinTeacher(Teacher):
         self.network.eval()
         drawn = self._draw(num_samples, generator)
         head_name, head = classification_head(self.network)
-        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        weight, bias = head_parameters(head_name)
         if weight in drawn and drawn.keys() <= {weight, bias}:
             features = head_features(self.network, inputs)[0].float()
             products = features @ drawn[weight].to(features).mT

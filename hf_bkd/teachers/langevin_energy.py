@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from ..models.calling import HeadData, Inputs, call_arguments, classification_head, logits_of
+from ..models.calling import HeadData, Inputs, call_arguments, classification_head, head_parameters, logits_of
 from ..targets import mix_teachers, mixed_target, mixture_energy, mixture_responsibilities
 from ..utils.errors import UserError
 
@@ -142,9 +142,8 @@ class HeadEnergy:
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """Weights [..., P] by the names of the network's parameters, [..., *shape]."""
         rows = theta.unflatten(-1, (self.classes, -1))
-        if not self.has_bias:
-            return {f"{self.name}.weight": rows}
-        return {f"{self.name}.weight": rows[..., :-1], f"{self.name}.bias": rows[..., -1]}
+        weight, bias = head_parameters(self.name)
+        return {weight: rows[..., :-1], bias: rows[..., -1]} if self.has_bias else {weight: rows}
 
     def curvature(self, theta: Tensor) -> Whitening:
         """Average U's Hessian over theta [K, P], for more than 1,000 weights in Kronecker approximation.

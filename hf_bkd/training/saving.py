@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TimmWrapperForImageClassification, Tra
 from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import uncompiled
 from ..models.saving import save_description, storable, timms_names
-from ..models.timm_networks import IMAGES, is_timm
+from ..models.timm_networks import IMAGES, is_timm, refresh_label_names
 from ..utils.seeding import unmoved_randomness
 
 logger = logging.getLogger(__name__)
@@ -85,11 +85,13 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     """Write the names of the classes into a transformers model's config, if it has none but LABEL_0 and so on."""
-    config = getattr(uncompiled(model), "config", None)
+    model = uncompiled(model)
+    config = getattr(model, "config", None)
     own = getattr(config, "id2label", None)
     if names and own and len(own) == len(names) and all(own.get(i) == f"LABEL_{i}" for i in range(len(own))):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
+    refresh_label_names(model)
 
 
 def images_seen(trainer: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def audio_preprocessor(
 
     ``datasets.Audio`` is decoded at the extractor's sampling rate. Lists of samples are taken to have it. Where clips
     of several lengths are padded the network needs an attention mask, or its answer would depend on the other clips
-    of the batch.
+    of the batch; one that normalizes groups of channels over time (wav2vec2-base) reads the padding all the same.
 
     Args:
         network: reads the sound.
@@ -32,7 +32,7 @@ def audio_preprocessor(
 
     Raises:
         UserError: no extractor, or sound files that ``datasets`` can't decode here; when rows are read: another
-            sampling rate, or clips of several lengths that the extractor pads without a mask.
+            sampling rate, or clips of several lengths whose padding is not masked or is read all the same.
     """
     if extractor is None:
         raise UserError(
@@ -45,6 +45,7 @@ def audio_preprocessor(
             f"the column {column} holds sound files, which datasets decodes with torchcodec: pip install torchcodec, "
             "or bring their samples as a column of lists"
         )
+    over_time = getattr(getattr(network, "config", None), "feat_extract_norm", None) == "group"
     taken, rate = argument_names(network), extractor.sampling_rate
     pads_none = inspect.signature(type(extractor).__call__).parameters.get("padding")
     padding = {"padding": True} if pads_none is not None and pads_none.default is False else {}
@@ -53,7 +54,13 @@ def audio_preprocessor(
         check_present(rows, columns)
         clips = [_samples(value, rate, column) for value in rows[column]]
         batch = extractor(clips, sampling_rate=rate, return_tensors="pt", **padding)
-        if padding and "attention_mask" not in batch and len({len(clip) for clip in clips}) > 1:
+        several = padding and len({len(clip) for clip in clips}) > 1
+        if several and over_time:
+            raise UserError(
+                f"the clips of column {column} have several lengths, and {type(network).__name__} normalizes over time, "
+                "padding included, so that a clip's label would depend on its neighbors: bring the clips to one length"
+            )
+        if several and "attention_mask" not in batch:
             raise UserError(
                 f"the clips of column {column} have several lengths, and the feature extractor pads them without a "
                 "mask, so that a clip's label would depend on its neighbors: set its return_attention_mask = True, "

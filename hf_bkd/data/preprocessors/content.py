@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ...models.calling import argument_names, unwrapped
 from ...utils.errors import UserError
-from ..columns import LABEL_COLUMNS, is_label, is_soft_label_column
+from ..columns import LABEL_COLUMNS, RENAMED, is_label, is_soft_label_column
 
 IDS = ("id", "idx", "index", "guid", "uid", "uuid", "__index_level_0__", "Unnamed: 0")
+OTHERS = (*LABEL_COLUMNS, *IDS)
 INPUT_NAMES = ("input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds")
 TEXTS = ("text", "sentence")  # which of several columns of texts is read
 PAIRS = (
@@ -36,13 +37,12 @@ class Content:
         """Read a dataset's features; UserError if a streamed one doesn't say what its columns are."""
         if dataset.features is None:
             raise UserError(
-                "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), or "
-                "dataset.resolve_features()"
+                "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), of datasets.Features"
             )
         features = {
             name: feature
             for name, feature in dataset.features.items()
-            if not (is_label(name, feature) or is_soft_label_column(name) or name in (*LABEL_COLUMNS, *IDS))
+            if not (is_label(name, feature) or is_soft_label_column(name.removeprefix(RENAMED)) or name in OTHERS)
         }
         return cls(features, dataset)
 
