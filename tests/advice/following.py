@@ -7,7 +7,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
+import numpy
+import PIL.Image
 import pytest
+from torch import nn
 
 import hf_bkd
 from hf_bkd import UserError
@@ -57,7 +61,7 @@ def _text(node: ast.AST) -> str:
 
 
 def advises(*pieces: str) -> Callable[[Callable], Callable]:
-    """Say that a test follows the advice of the messages that hold these pieces of text, each of which it must meet."""
+    """Say that a test follows the advice of the messages that hold these pieces of text, and must meet them all."""
 
     def note(test: Callable) -> Callable:
         FOLLOWED.update(dict.fromkeys(pieces, test.__name__))
@@ -87,3 +91,13 @@ def code(message: str, pattern: str) -> str:
     found = re.search(pattern, message)
     assert found, message
     return found[1]
+
+
+def follow(source: str, **names: Any) -> Any:
+    """Run an expression or an assignment from a message, by what a reader has imported and these names."""
+    public = {name: getattr(hf_bkd, name) for name in hf_bkd.__all__}
+    world = {"datasets": datasets, "numpy": numpy, "PIL": PIL, "nn": nn, "hf_bkd": hf_bkd} | public | names
+    try:
+        return eval(source, world)
+    except SyntaxError:
+        return exec(source, world)

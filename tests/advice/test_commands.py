@@ -18,7 +18,7 @@ from hf_bkd.utils.files import writable_folder
 from hf_bkd.utils.limits import LIMITS, Limits
 
 from ..cli.fitting_helpers import CLASSES, bert, cnn, images, texts, tokenizer
-from .following import advises, code, refused
+from .following import advises, code, follow, refused
 from .things import by_hand, linear, points, same
 
 FAST = ["--max_steps", "1", "--use_cpu", "1", "--disable_tqdm", "1", "--per_device_train_batch_size", "4"]
@@ -92,8 +92,9 @@ def test_labels_are_joined_to_their_examples(home, tmp_path):
     run(label, *given, "--labels_only", "--output_dir", tmp_path / "alone")
     training = ["--student", home / "other", *FAST, "--output_dir", tmp_path / "student", "--dataset"]
     message = refused(lambda: run(distill, *training, tmp_path / "alone"))
-    examples, labels = datasets.load_from_disk(home / "images")["train"], datasets.load_from_disk(tmp_path / "alone")
-    eval(code(message, r"with (hf_bkd\.\w+\(.*?\))")).save_to_disk(tmp_path / "joined")
+    examples, labels = datasets.load_from_disk(home / "images"), datasets.load_from_disk(tmp_path / "alone")
+    joined = follow(code(message, r"with (hf_bkd\.\w+\(.*?\))"), examples=examples["train"], labels=labels)
+    joined.save_to_disk(tmp_path / "joined")
     same(probs(tmp_path / "joined"), teaching(home), 1e-3)
     run(distill, *training, tmp_path / "joined")
     assert code(message, r"without (--\w+)") == "--labels_only"  # as which it was labeled in the other tests
@@ -186,7 +187,7 @@ def test_a_limit_is_raised(monkeypatch):
     message = refused(lambda: LIMITS.check("a record", num_views=10**6))
     import hf_bkd.utils.limits  # noqa: F401
 
-    exec(f"{code(message, r'set (hf_bkd[.a-zA-Z_]+)')} = 10**6")
+    follow(f"{code(message, r'set (hf_bkd[.a-zA-Z_]+)')} = 10**6")
     LIMITS.check("a record", num_views=10**6)
     monkeypatch.setenv(code(message, r"variable (\w+)"), str(10**6))
     Limits().check("a record", num_views=10**6)
@@ -203,6 +204,6 @@ def test_a_network_is_given_the_columns_names(home, tmp_path):
     network.config = Config()
     message = refused(lambda: fitted(dataset, network))
     name = code(message, r"give the network's (config\.\w+)")
-    exec(f"network.{name} = dict(enumerate(dataset.features['label'].names))")
+    follow(f"network.{name} = dict(enumerate(dataset.features['label'].names))", network=network, dataset=dataset)
     same(fitted(dataset, network), fitted(points()))
     assert code(message, r"\((--\w+)\)") == "--label_column"

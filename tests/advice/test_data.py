@@ -14,7 +14,7 @@ from hf_bkd.data.preprocessing import check_one_size, decoded
 from hf_bkd.data.preprocessors import preprocessor_for
 
 from ..properties.texts import CLS, SEP, numbers_of, tokenizer_of
-from .following import advises, code, refused
+from .following import advises, code, follow, refused
 from .things import (
     TEXTS,
     Seeing,
@@ -45,29 +45,31 @@ def fitted(dataset, network=None, **settings):
 def test_rows_without_a_label_are_left_out():
     dataset = points((0, -1, 2, 0))
     call = code(refused(lambda: fitted(dataset)), CALL)
-    same(fitted(eval(call)), fitted(dataset.select([0, 2, 3])))
+    same(fitted(follow(call, dataset=dataset)), fitted(dataset.select([0, 2, 3])))
 
 
 @advises("] is not None)")
 def test_rows_whose_label_is_missing_are_left_out():
     dataset = points((0, None, 2, 0))
     call = code(refused(lambda: class_numbers(dataset, "label")), CALL)
-    assert class_numbers(eval(call), "label") == [0, 2, 0]
+    assert class_numbers(follow(call, dataset=dataset), "label") == [0, 2, 0]
 
 
 @advises("are not class numbers but")
 def test_labels_that_are_names_are_encoded():
     dataset = datasets.Dataset.from_dict({"label": ["dog", "cat"]})
-    assert class_numbers(eval(code(refused(lambda: class_numbers(dataset, "label")), CALL)), "label") == [1, 0]
+    call = code(refused(lambda: class_numbers(dataset, "label")), CALL)
+    assert class_numbers(follow(call, dataset=dataset), "label") == [1, 0]
     dataset = pictures().remove_columns("label").add_column("label", ["dog", "cat", "eel"])
-    assert find_columns(eval(code(refused(lambda: find_columns(dataset)), CALL))) == ("image", "label")
+    call = code(refused(lambda: find_columns(dataset)), CALL)
+    assert find_columns(follow(call, dataset=dataset)) == ("image", "label")
 
 
 @advises("can't be read as 8-bit channels")
 def test_images_of_odd_modes_are_converted():
-    dataset, column = pictures("CMYK"), "image"
+    dataset = pictures("CMYK")
     call = code(refused(lambda: decoded(dataset["image"][:])), CALL)
-    given = decoded(eval(call)["image"][:])
+    given = decoded(follow(call, dataset=dataset, column="image")["image"][:])
     same(given, [np.asarray(image.convert("RGB")).transpose(2, 0, 1) for image in dataset["image"][:]])
 
 
@@ -77,14 +79,13 @@ def test_images_of_several_modes_are_brought_to_one():
     dataset = datasets.Dataset.from_dict({"image": images}, datasets.Features({"image": datasets.Image()}))
     shapes = lambda rows: {tuple(decoded([image])[0].shape) for image in rows["image"][:]}  # noqa: E731
     feature = code(refused(lambda: check_one_size(shapes(dataset))), r"(datasets\.Image\(.*?\))")
-    check_one_size(shapes(dataset.cast_column("image", eval(feature))))
+    check_one_size(shapes(dataset.cast_column("image", follow(feature))))
 
 
 @advises("this model's config names no mean and std")
 def test_a_mean_and_a_deviation_are_passed():
-    network, mean, std = Seeing(), (0.5,) * 3, (0.5,) * 3
-    call = code(refused(lambda: ImagePreprocessor.for_model(network)), r"pass (.*)").replace("=...", "={}")
-    made = eval(call.format("mean", "std"))
+    call = code(refused(lambda: ImagePreprocessor.for_model(Seeing())), r"pass (.*)")
+    made = follow(call.replace("=...", "=(0.5, 0.5, 0.5)"))
     same(made({"image": pictures()["image"][:]})["pixel_values"], pixels(pictures()))
 
 
@@ -121,7 +122,7 @@ def test_sound_needs_its_feature_extractor():
 def test_clips_of_several_lengths_need_a_mask():
     (network, extractor), dataset = hearing(), sound((64, 48))
     set_it = code(refused(lambda: labeled(dataset, network, processing_class=extractor)), r"set its (.*?),")
-    exec(f"extractor.{set_it}")
+    follow(f"extractor.{set_it}", extractor=extractor)
     soft = stored(labeled(dataset, network, processing_class=extractor))
     same(soft, [heard(network, each) for each in dataset["audio"]])
     with pytest.raises(UserError, match="normalizes over time, padding included"):  # which no mask can mend
@@ -132,7 +133,7 @@ def test_clips_of_several_lengths_need_a_mask():
 def test_sound_of_another_rate_is_refused_with_the_feature_that_resamples():
     (network, extractor), dataset = hearing(), sound((64, 64), rate=50)
     call = code(refused(lambda: labeled(dataset, network, processing_class=extractor)), r"(datasets\.Audio\(.*?\))")
-    assert eval(call).sampling_rate == extractor.sampling_rate  # which decodes with torchcodec, that isn't needed here
+    assert follow(call).sampling_rate == extractor.sampling_rate  # what decodes needs torchcodec
 
 
 @advises("are not a network's inputs as they are")
@@ -146,28 +147,30 @@ def test_a_function_makes_the_inputs_of_rows_that_are_none():
         return columns_as_inputs(dataset.with_format("torch")[:], dataset.features)
 
     name, value = code(refused(asked), r"for images: (.*)\)$").split("=", 1)
-    same(stored(labeled(dataset, network, **{name: eval(value)})), by_hand(network, pixels(dataset)))
+    same(
+        stored(labeled(dataset, network, **{name: follow(value, network=network)})), by_hand(network, pixels(dataset))
+    )
 
 
 @advises("and nothing says which the network reads: use dataset.rename_columns")
 def test_the_column_that_is_read_is_renamed():
     dataset, network = texts(None, "review").add_column("title", ["how"] * 4), bert()
     message = refused(lambda: labeled(dataset, network, processing_class=tokenizer()))
-    same(stored(labeled(eval(code(message, CALL)), network, processing_class=tokenizer())), answers(network))
-    pair = labeled(
-        dataset.rename_columns(eval(code(message, r"or (\{.*\}) for pairs"))), network, processing_class=tokenizer()
-    )
+    renamed = follow(code(message, CALL), dataset=dataset)
+    same(stored(labeled(renamed, network, processing_class=tokenizer())), answers(network))
+    both = dataset.rename_columns(follow(code(message, r"or (\{.*\}) for pairs")))
+    pair = labeled(both, network, processing_class=tokenizer())
     tokens = [[CLS, *numbers_of(text), SEP, *numbers_of("how"), SEP] for text in TEXTS]
     same(stored(pair), np.concatenate([by_hand(network, [row]) for row in tokens]))
 
 
 @advises("the streamed dataset doesn't say what its columns are: pass", "so that nobody could tell whose labels these")
 def test_a_stream_is_told_its_columns():
-    features, network = points(None).features, linear()
+    network = linear()
     dataset = points(None).to_iterable_dataset().map(lambda row: row)
     for ask in (lambda: labeled(dataset, network), lambda: preprocessor_for(network, dataset)):
         call = code(refused(ask), CALL)
-        same(stored(labeled(eval(call), network)), by_hand(network))
+        same(stored(labeled(follow(call, dataset=dataset, features=points(None).features), network)), by_hand(network))
 
 
 class Adding(Seeing):
@@ -199,19 +202,19 @@ def test_a_function_reads_lists_of_several_lengths():
 
 @advises("nothing says how images become the inputs of")
 def test_images_need_a_mean_and_a_deviation():
-    dataset, network, mean, std = pictures(), Seeing(), (0.5,) * 3, (0.5,) * 3
+    dataset, network = pictures(), Seeing()
     message = refused(lambda: labeled(dataset, network))
     name, call = code(message, r"pass (\w+)="), code(message, r"(ImagePreprocessor\(.*\))")
-    given = labeled(dataset, network, **{name: eval(call.replace("=...", "={}").format("mean", "std"))})
+    given = labeled(dataset, network, **{name: follow(call.replace("=...", "=(0.5, 0.5, 0.5)"))})
     same(stored(given), by_hand(network, pixels(dataset)))
 
 
 @advises("channels, and its data configuration has the means of")
 def test_a_network_of_other_channels_needs_their_means():
     network = timm.create_model("test_resnet", num_classes=3, in_chans=4).eval()
-    dataset, mean, std = pictures("RGBA", 32), (0.5,) * 4, (0.5,) * 4
+    dataset = pictures("RGBA", 32)
     name, call = code(refused(lambda: labeled(dataset, network)), r"pass (.*)").split("=", 1)
-    given = labeled(dataset, network, **{name: eval(call.replace("=...", "={}").format("mean", "std"))})
+    given = labeled(dataset, network, **{name: follow(call.replace("=...", "=(0.5,) * 4"))})
     arrays = np.stack([np.asarray(image, np.float32) for image in dataset["image"][:]]).transpose(0, 3, 1, 2)
     same(stored(given), by_hand(network, (arrays / 255 - 0.5) / 0.5))
 
@@ -222,9 +225,11 @@ def test_a_function_reads_images_of_two_channels():
     network.pretrained_cfg = {**network.pretrained_cfg, "mean": (0.5, 0.5), "std": (0.5, 0.5)}
     network.pretrained_cfg["input_size"] = (2, 32, 32)
     dataset = pictures(size=32)
-    two = lambda rows: {
-        "x": torch.stack([torch.tensor(np.asarray(i)).permute(2, 0, 1)[:2] / 255 for i in rows["image"]])
-    }  # noqa: E731,E501
+
+    def two(rows):
+        images = [torch.tensor(np.asarray(image)).permute(2, 0, 1)[:2] / 255 for image in rows["image"]]
+        return {"x": torch.stack(images)}
+
     name = code(refused(lambda: labeled(dataset, network)), r"pass (\w+)=, a function")
     same(stored(labeled(dataset, network, **{name: two})), by_hand(network, two(dataset[:])["x"]))
 
@@ -256,8 +261,8 @@ def test_a_tokenizer_is_given_a_token_to_pad_with():
     network.config.pad_token_id = None
     tokenizer = tokenizer_of(True, eos_token="[PAD]")
     message = refused(lambda: labeled(dataset, network, processing_class=tokenizer))
-    exec(code(message, r"set (tokenizer\.pad_token = [\w.]+)"))
-    exec(code(message, r"and (network\.config\.pad_token_id = [\w.]+)"))
+    for pattern in (r"set (tokenizer\.pad_token = [\w.]+)", r"and (network\.config\.pad_token_id = [\w.]+)"):
+        follow(code(message, pattern), network=network, tokenizer=tokenizer)
     same(stored(labeled(dataset, network, processing_class=tokenizer)), answers(network))
 
 
@@ -265,7 +270,8 @@ def test_a_tokenizer_is_given_a_token_to_pad_with():
 def test_a_decoder_is_told_what_padding_is():
     dataset, network, tokenizer = texts(), bert("gpt2"), tokenizer_of(True, pad_token="[PAD]")
     network.config.pad_token_id = None
-    exec(code(refused(lambda: labeled(dataset, network, processing_class=tokenizer)), r"set (.*)"))
+    message = refused(lambda: labeled(dataset, network, processing_class=tokenizer))
+    follow(code(message, r"set (.*)"), network=network, tokenizer=tokenizer)
     same(stored(labeled(dataset, network, processing_class=tokenizer)), answers(network))
 
 
@@ -274,7 +280,7 @@ def test_a_network_of_tokens_is_told_what_padding_is():
     dataset = datasets.Dataset.from_dict({"input_ids": [[CLS, *numbers_of(text), SEP] for text in TEXTS]})
     network = bert()
     network.config.pad_token_id = None
-    exec(f"{code(refused(lambda: labeled(dataset, network)), r'set (.*)')} = 0")
+    follow(f"{code(refused(lambda: labeled(dataset, network)), r'set (.*)')} = 0", network=network)
     same(stored(labeled(dataset, network)), answers(network))
 
 
@@ -284,9 +290,6 @@ def test_deep_images_are_scaled():
     features = datasets.Features({"image": datasets.Image()})
     dataset = datasets.Dataset.from_dict({"image": [Image.fromarray(array) for array in arrays]}, features=features)
     network = create_classifier("resnet20_cifar", 3, image_size=8, mean=[0.5] * 3, std=[0.5] * 3).eval()
-    scaled = eval(
-        code(refused(lambda: labeled(dataset, network)), r"(dataset\.map\(.*\)), where"),
-        globals() | {"dataset": dataset},
-    )
+    scaled = follow(code(refused(lambda: labeled(dataset, network)), r"(dataset\.map\(.*\)), where"), dataset=dataset)
     eight = np.stack([np.round(array / 257) for array in arrays])[:, None].repeat(3, axis=1).astype("f4")
     same(stored(labeled(scaled, network)), by_hand(network, (eight / 255 - 0.5) / 0.5))

@@ -21,7 +21,7 @@ from hf_bkd.models.saving import load_network, save_network
 from hf_bkd.training.sharpness import sharpness
 
 from ..properties.texts import tokenizer_of
-from .following import advises, code, refused
+from .following import advises, code, follow, refused
 from .things import (
     X,
     answers,
@@ -47,14 +47,15 @@ def test_a_network_says_that_it_has_one_class_for_each_example():
     network = bert()
     network.config.problem_type = "multi_label_classification"
     name, value = code(refused(lambda: DeterministicTeacher(network)), r"(problem_type='.*')").split("=")
-    setattr(network.config, name, eval(value))
+    setattr(network.config, name, follow(value))
     same(stored(labeled(texts(), network, processing_class=tokenizer())), answers(network))
 
 
 @advises("has no classification head (num_classes=0)")
 def test_a_network_without_a_head_is_given_one():
-    network, num_classes = timm.create_model("test_resnet", num_classes=0).eval(), 3
-    exec(code(refused(lambda: DeterministicTeacher(network)), r"(network\.\w+\(.*\))"))
+    network = timm.create_model("test_resnet", num_classes=0).eval()
+    call = code(refused(lambda: DeterministicTeacher(network)), r"(network\.\w+\(.*\))")
+    follow(call, network=network, num_classes=3)
     dataset = pictures(size=32)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
     by_timm = torch.stack([transform(image) for image in dataset["image"][:]])
@@ -65,14 +66,14 @@ class Dropping(nn.Linear):
     passed = "{}"  # to dropout, as code
 
     def forward(self, x):
-        return F.dropout(super().forward(x), 0.5, **eval(self.passed))
+        return F.dropout(super().forward(x), 0.5, **follow(self.passed, self=self))
 
 
 @advises("draws random numbers in evaluation mode")
 def test_dropout_is_told_the_mode():
     network = Dropping(3, 3)
     message = refused(lambda: labeled(points(), network))
-    assert eval(code(message, r"or take (\w+)"))(network).predict(INPUTS, 5).variance.min() > 0
+    assert follow(code(message, r"or take (\w+)"))(network).predict(INPUTS, 5).variance.min() > 0
     network.passed = f"dict({code(message, r'give F.dropout (.*?),')})"
     logits = X @ network.weight.detach().numpy().T + network.bias.detach().numpy()
     same(stored(labeled(points(), network)), torch.from_numpy(logits).double().softmax(-1))
@@ -90,7 +91,7 @@ def test_a_plain_network_is_built_for_its_weights(tmp_path):
 @advises("the members must be teachers, and one is a")
 def test_a_network_becomes_a_teacher():
     network = linear()
-    member = eval(code(refused(lambda: EnsembleTeacher([network])), r"pass (.*) for"))
+    member = follow(code(refused(lambda: EnsembleTeacher([network])), r"pass (.*) for"), network=network)
     same(EnsembleTeacher([member]).predict(INPUTS).mean, by_hand(network))
 
 
@@ -108,7 +109,7 @@ def test_a_large_head_has_another_structure(monkeypatch):
     monkeypatch.setattr("hf_bkd.teachers.curvature.MOST_FULL_WEIGHTS", 5)
     fit = lambda **settings: LaplaceTeacher.fit(linear(), BATCHES, prior_precision=1e9, **settings)  # noqa: E731
     name, value = code(refused(lambda: fit(structure="full")), r"use (\w+='\w+')").split("=")
-    same(fit(**{name: eval(value)}).predict(INPUTS).mean, by_hand(linear()))  # so narrow a posterior has one answer
+    same(fit(**{name: follow(value)}).predict(INPUTS).mean, by_hand(linear()))  # so narrow a posterior has one answer
 
 
 @advises("all draws are the same, so this network has no dropout")
@@ -130,7 +131,7 @@ def test_weights_are_drawn_before_the_backward_pass():
 
     call = code(refused(step), r"call (\w+\(\))")
     optimizer.zero_grad()
-    eval(f"optimizer.{call}")
+    follow(f"optimizer.{call}", optimizer=optimizer)
     step()
     assert not torch.equal(network.weight, linear().weight)
 
@@ -139,18 +140,20 @@ def test_weights_are_drawn_before_the_backward_pass():
 def test_frozen_weights_are_unfrozen():
     network = linear().requires_grad_(False)
     fit = lambda: LangevinTeacher.fit(network, BATCHES, parameters="all", **SHORT)  # noqa: E731
-    eval(code(refused(fit), r"(network\.requires_grad_\(True\))"))
+    follow(code(refused(fit), r"(network\.requires_grad_\(True\))"), network=network)
     assert (fit().predict(INPUTS, 5).variance > 0).all()
     model = linear().requires_grad_(False)
-    eval(code(refused(lambda: sharpness(model, BATCHES)), r"(model\.requires_grad_\(True\))"))
+    follow(code(refused(lambda: sharpness(model, BATCHES)), r"(model\.requires_grad_\(True\))"), model=model)
     assert sharpness(model, BATCHES).trace > 0
 
 
 @advises("the members know different numbers of classes")
 def test_a_member_of_other_classes_is_mapped():
-    teacher, classes, num_classes = DeterministicTeacher(nn.Linear(3, 2)), [0, 2], 3
+    teacher = DeterministicTeacher(nn.Linear(3, 2))
     call = code(refused(lambda: MultiTeacher({"a": DeterministicTeacher(linear()), "b": teacher})), r"as (ClassMap.*)")
-    both = MultiTeacher({"a": DeterministicTeacher(linear()), "b": eval(call)})
+    both = MultiTeacher(
+        {"a": DeterministicTeacher(linear()), "b": follow(call, teacher=teacher, classes=[0, 2], num_classes=3)}
+    )
     mapped = by_hand(teacher.network)
     expected = np.stack([mapped[:, 0], np.zeros(4), mapped[:, 1]], axis=1)
     same(both.predict(INPUTS).mean, (by_hand(linear()) + expected) / 2)
@@ -159,7 +162,8 @@ def test_a_member_of_other_classes_is_mapped():
 @advises("a linear layer cannot be replaced in itself")
 def test_a_single_layer_is_put_into_a_network():
     layer = linear()
-    network = make_variational(eval(code(refused(lambda: make_variational(layer)), r"as (nn\..*)")), initial_std=1e-6)
+    call = code(refused(lambda: make_variational(layer)), r"as (nn\..*)")
+    network = make_variational(follow(call, layer=layer), initial_std=1e-6)
     same(VariationalTeacher(network).predict(INPUTS).mean, by_hand(linear()), 1e-4)
 
 
@@ -167,13 +171,12 @@ def test_a_single_layer_is_put_into_a_network():
 def test_a_posterior_is_that_of_the_optimizer():
     network = linear()
     optimizer = IVON(network.parameters(), lr=0.0, ess=4, hess_init=1e12)
-    with optimizer.sampled_params() if hasattr(optimizer, "sampled_params") else torch.enable_grad():
-        optimizer.perturb()
-        F.cross_entropy(network(BATCHES[0][0]), BATCHES[0][1]).backward()
+    optimizer.perturb()
+    F.cross_entropy(network(BATCHES[0][0]), BATCHES[0][1]).backward()
     optimizer.step()
     message = refused(lambda: VariationalTeacher(network))
     name, value = code(message, r"pass (std=.*)").split("=", 1)
-    teacher = VariationalTeacher(network, **{name: eval(value)})
+    teacher = VariationalTeacher(network, **{name: follow(value, optimizer=optimizer, network=network)})
     same(teacher.predict(INPUTS, 20).mean, by_hand(network), 1e-3)
 
 
@@ -195,5 +198,5 @@ def test_a_posterior_is_made_over_the_head_that_answers():
     assert type(network.auxiliary) is not nn.Linear
     message = refused(lambda: VariationalTeacher(network).predict(INPUTS))
     call = code(message, r"(make_variational\(.*\)) before").replace("a few examples' inputs", "INPUTS")
-    network = TwoHeads()
-    same(VariationalTeacher(eval(call)).predict(INPUTS, 4000).mean, by_hand(TwoHeads().head), 2e-2)
+    made = follow(call, network=TwoHeads(), INPUTS=INPUTS)
+    same(VariationalTeacher(made).predict(INPUTS, 4000).mean, by_hand(TwoHeads().head), 2e-2)

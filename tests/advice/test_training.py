@@ -22,7 +22,7 @@ from hf_bkd import (
 from hf_bkd.data.augmentations import Mixup
 from hf_bkd.training.sharpness import sharpness
 
-from .following import advises, code, refused
+from .following import advises, code, follow, refused
 from .test_networks import BATCHES, TwoHeads
 from .test_soft_labels import divergence
 from .things import (
@@ -50,7 +50,7 @@ def hard(network, labels=(0, 1, 2, 0), inputs=X):
 
 def argument(message, pattern=r"pass " + ARGUMENT):
     """A keyword argument of a message, as a dict."""
-    return eval(f"dict({code(message, pattern)})")
+    return follow(f"dict({code(message, pattern)})")
 
 
 @advises(
@@ -60,12 +60,13 @@ def test_adaptive_lambda_is_given_variances(tmp_path):
     teacher = LaplaceTeacher.fit(linear(), BATCHES, prior_precision=1.0, link="mc")
     settings = {"lambda_schedule": "adaptive", "kd_lambda": 0.5}
     message = refused(lambda: trainer(tmp_path, linear(1), points(), online_teacher=True, teacher=teacher, **settings))
-    add_soft_labels, dataset = labeled, points()
-    single = eval(code(message, r"label with (add_soft_labels)"))(dataset, DeterministicTeacher(linear()))
+    dataset = points()
+    label = follow(code(message, r"label with (\w+)"))
+    single = label(dataset, DeterministicTeacher(linear()), progress=False)
     message = refused(lambda: trainer(tmp_path, linear(1), single, **settings))
     link, variance = argument(message, r"LaplaceTeacher with (link='mc')"), argument(message, r"and (variance='full')")
     several = labeled(dataset, LaplaceTeacher.fit(linear(), BATCHES, prior_precision=1.0, **link), **variance)
-    assert add_soft_labels is labeled and logged(trainer(tmp_path, linear(1), several, **settings), "distillation") > 0
+    assert logged(trainer(tmp_path, linear(1), several, **settings), "distillation") > 0
 
 
 @advises("needs labels at the temperature of their draws, whose variance is stored")
@@ -107,7 +108,7 @@ def test_one_of_several_columns_of_labels_is_named(tmp_path):
     dataset = dataset.add_column("labels", [0, 1, 2, 0]) if "labels" not in dataset.column_names else dataset
     message = refused(lambda: trainer(tmp_path, linear(), dataset, kd_lambda=0.0))
     for pattern in (r"pass (dataset\.\w+\(.*?\))", r"or (dataset\.\w+\(.*?\))"):
-        given = eval(code(message, pattern))
+        given = follow(code(message, pattern), dataset=dataset)
         expected = hard(linear(), given["labels" if "labels" in given.column_names else "label"][:])
         assert logged(trainer(tmp_path, linear(), given, kd_lambda=0.0)) == pytest.approx(expected)
 
@@ -118,7 +119,7 @@ def test_names_are_encoded(tmp_path):
     soft = labeled(dataset.remove_columns("label"), linear()).add_column("label", dataset["label"][:])
     message = refused(lambda: trainer(tmp_path, linear(), soft, kd_lambda=0.5))
     dataset = soft
-    given = eval(code(message, r"use (dataset\.\w+\(.*?\))"))
+    given = follow(code(message, r"use (dataset\.\w+\(.*?\))"), dataset=dataset)
     assert logged(trainer(tmp_path, linear(), given, kd_lambda=0.5), "cross_entropy") == pytest.approx(hard(linear()))
 
 
@@ -127,7 +128,7 @@ def test_rows_without_labels_are_predicted(tmp_path):
     dataset, student = points(None), linear()
     made = trainer(tmp_path, student, points(), kd_lambda=0.0)
     call = code(refused(lambda: made.evaluate(dataset)), r"by (trainer\.predict\(dataset\))")
-    same(torch.tensor(eval(call, {"trainer": made, "dataset": dataset}).predictions).softmax(-1), by_hand(student))
+    same(torch.tensor(follow(call, trainer=made, dataset=dataset).predictions).softmax(-1), by_hand(student))
 
 
 class Looking(nn.Module):
@@ -154,10 +155,9 @@ def test_gradients_of_the_head_alone_are_measured(tmp_path):
 
 @advises("which the logits don't depend on: make it")
 def test_a_posterior_is_made_over_the_head_that_is_trained(tmp_path):
-    network, inputs = TwoHeads(), {"input": torch.from_numpy(X)}  # noqa: F841
     message = refused(lambda: trainer(tmp_path, make_variational(TwoHeads()), points(), kd_lambda=0.0))
     call = code(message, r"(make_variational\(.*\))").replace("a few examples' inputs", "inputs")
-    network = eval(call)
+    network = follow(call, network=TwoHeads(), inputs={"input": torch.from_numpy(X)})
     before = {name: value.clone() for name, value in network.state_dict().items()}
     trainer(tmp_path, network, points(), kd_lambda=0.0, kl_warmup=0.0).train()
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
@@ -177,7 +177,7 @@ def test_mixed_images_are_taught_by_soft_labels_alone(tmp_path):
 def test_a_frozen_student_is_unfrozen(tmp_path):
     student = linear().requires_grad_(False)
     train = lambda: logged(trainer(tmp_path, student, points(), kd_lambda=0.0))  # noqa: E731
-    eval(code(refused(train), r"call (student\.\w+\(\w+\))"))
+    follow(code(refused(train), r"call (student\.\w+\(\w+\))"), student=student)
     assert train() == pytest.approx(hard(linear()))
 
 
@@ -218,13 +218,12 @@ def test_rows_without_labels_are_taught_by_soft_labels(tmp_path):
 
 @advises("and what makes the student's inputs can't show them")
 def test_a_student_of_views_is_given_an_image_preprocessor(tmp_path):
-    mean, std = (0.5,) * 3, (0.5,) * 3
-    own = ImagePreprocessor(mean, std)
+    own = ImagePreprocessor((0.5,) * 3, (0.5,) * 3)
     dataset = labeled(pictures(), Seeing(), views=Views(CropAndFlip(0), num_views=1), processing_class=own)
     function = {"preprocessor": lambda rows: {"x": pixels(pictures())[: len(rows["image"])]}}
     message = refused(lambda: trainer(tmp_path, Seeing(), dataset, **function))
-    call = code(message, r"(ImagePreprocessor\(.*\))").replace("=...", "={}").format("mean", "std")
-    assert logged(trainer(tmp_path, Seeing(), dataset, processing_class=eval(call))) == pytest.approx(0, abs=1e-5)
+    call = code(message, r"(ImagePreprocessor\(.*\))").replace("=...", "=(0.5, 0.5, 0.5)")
+    assert logged(trainer(tmp_path, Seeing(), dataset, processing_class=follow(call))) == pytest.approx(0, abs=1e-5)
 
 
 @advises("takes the place of the whole loss, and kd_lambda is")
@@ -264,7 +263,7 @@ def test_the_hessian_is_computed_in_double_precision(monkeypatch):
         else (_ for _ in ()).throw(ArpackNoConvergence("", np.array([]), np.array([])))
     )
     monkeypatch.setattr(module, "eigsh", single)
-    eval(code(refused(lambda: sharpness(model, BATCHES)), r"pass (model\.double\(\))"))
+    follow(code(refused(lambda: sharpness(model, BATCHES)), r"pass (model\.double\(\))"), model=model)
     p = torch.from_numpy(by_hand(linear()))
     ones = torch.cat([torch.from_numpy(X), torch.ones(4, 1)], dim=1).double()
     hessian = (
@@ -289,7 +288,7 @@ def test_an_online_teacher_has_its_own_temperature(tmp_path):
     teacher = DeterministicTeacher(linear())
     settings = {"online_teacher": True, "teacher": teacher, "temperature_scale": "none"}
     train = lambda: trainer(tmp_path, linear(1), points(), teacher_temperature=2.0, **settings)  # noqa: E731
-    exec(f"{code(refused(train), r'so set (.*)')} = 2.0")
+    follow(f"{code(refused(train), r'so set (.*)')} = 2.0", teacher=teacher)
     assert logged(train()) == pytest.approx(divergence(by_hand(linear(), temperature=2.0), by_hand(linear(1))), 1e-4)
 
 

@@ -57,8 +57,9 @@ def audio_preprocessor(
         several = padding and len({len(clip) for clip in clips}) > 1
         if several and over_time:
             raise UserError(
-                f"the clips of column {column} have several lengths, and {type(network).__name__} normalizes over time, "
-                "padding included, so that a clip's label would depend on its neighbors: bring the clips to one length"
+                f"the clips of column {column} have several lengths, and {type(network).__name__} normalizes over "
+                "time, padding included, so that a clip's label would depend on its neighbors: bring the clips to one "
+                "length"
             )
         if several and "attention_mask" not in batch:
             raise UserError(

@@ -37,7 +37,8 @@ class Content:
         """Read a dataset's features; UserError if a streamed one doesn't say what its columns are."""
         if dataset.features is None:
             raise UserError(
-                "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), of datasets.Features"
+                "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), with its "
+                "datasets.Features"
             )
         features = {
             name: feature
