@@ -2,13 +2,12 @@
 
 import datasets
 import numpy as np
-import pytest
 import timm
 import torch
 import transformers
 from PIL import Image
 
-from hf_bkd import ImagePreprocessor, LaplaceTeacher, UserError, create_classifier
+from hf_bkd import ImagePreprocessor, LaplaceTeacher, create_classifier
 from hf_bkd.data.columns import class_numbers, find_columns
 from hf_bkd.data.preprocessing import check_one_size, decoded
 from hf_bkd.data.preprocessors import preprocessor_for
@@ -125,8 +124,15 @@ def test_clips_of_several_lengths_need_a_mask():
     follow(f"extractor.{set_it}", extractor=extractor)
     soft = stored(labeled(dataset, network, processing_class=extractor))
     same(soft, [heard(network, each) for each in dataset["audio"]])
-    with pytest.raises(UserError, match="normalizes over time, padding included"):  # which no mask can mend
-        labeled(dataset, hearing("group")[0], processing_class=extractor)
+
+
+@advises("time, padding included, so that a clip's label would depend on its neighbors")
+def test_a_network_that_normalizes_over_time_reads_clips_one_by_one():
+    (network, extractor), dataset = hearing("group", return_attention_mask=True), sound((64, 48))  # no mask mends it
+    message = refused(lambda: labeled(dataset, network, processing_class=extractor))
+    settings = follow(f"dict({code(message, r'with (batch_size=1)')})")
+    soft = stored(labeled(dataset, network, processing_class=extractor, **settings))
+    same(soft, [heard(network, each) for each in dataset["audio"]])
 
 
 @advises("samples a second, and the network reads")

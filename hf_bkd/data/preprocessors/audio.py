@@ -59,7 +59,7 @@ def audio_preprocessor(
             raise UserError(
                 f"the clips of column {column} have several lengths, and {type(network).__name__} normalizes over "
                 "time, padding included, so that a clip's label would depend on its neighbors: bring the clips to one "
-                "length"
+                "length, or label one at a time with batch_size=1"
             )
         if several and "attention_mask" not in batch:
             raise UserError(
