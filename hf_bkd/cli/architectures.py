@@ -17,7 +17,7 @@ from ..models.classifier import create_classifier
 from ..models.perceptron import Perceptron
 from ..utils.errors import UserError
 
-PERCEPTRON = re.compile(r"mlp((?:-\d+)*)")
+PERCEPTRON = re.compile(r"mlp((?:-[1-9]\d*)*)")
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as image processors have them
 
 

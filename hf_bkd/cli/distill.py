@@ -31,7 +31,7 @@ from .architectures import ImageShape, StandIn, is_architecture, new_image_netwo
 from .arguments import metrics_text, quiet, repository
 from .examples import check_column, reader_of
 from .finished import SETTINGS, contents, finish
-from .networks import load_for_classes, load_trained, processor_of, saved_kind
+from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
 from .teacher import DEFAULTS, FROM_SCRATCH
 
 CHOSEN = (
@@ -88,8 +88,10 @@ def _distilled(
     arguments: Namespace, args: DistillationTrainingArguments, work: Path, settings: dict[str, Any]
 ) -> Callable[[Path], str]:
     """Train the student; return what saves it and says how good it is."""
-    rows, evaluated = _rows(arguments, args)
+    if not is_architecture(arguments.student):
+        check_is_network(arguments.student)
     teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
+    rows, evaluated = _rows(arguments, args)
     set_seed(args.seed)
     student, processing_class = _student(arguments, rows, teacher)
     remedy = "go on with the same, or delete that folder"

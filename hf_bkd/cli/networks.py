@@ -18,9 +18,9 @@ from ..data.preprocessing import timm_settings
 from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
-from ..models.calling import classification_head, num_classes_of
 from ..models.class_names import given_names
-from ..models.saving import damage_refused, holds_network, load_network
+from ..models.heads import classification_head, num_classes_of
+from ..models.saving import check_loadable, damage_refused, holds_network, load_network
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher
 from ..utils.errors import UserError
@@ -74,6 +74,11 @@ def load_for_classes(
         return _with_new_head(folder, kind, classes or [f"LABEL_{number}" for number in range(num_classes)])
 
 
+def check_is_network(name: str) -> None:
+    """Raise a UserError if a folder or a repository of the Hub is not there, or holds no network."""
+    check_loadable(_network_folder(name))
+
+
 def is_encoder(name: str) -> bool:
     """Say whether a saved network is a pretrained one of transformers that has no head for classes."""
     folder = _folder(name)
@@ -86,7 +91,7 @@ def _near_names(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        near = get_close_matches(name, timm.list_models())
+        near = get_close_matches(name.lower(), [*timm.list_models(), "mlp-64", "mlp-64-64"])
         raise UserError(
             f"{error}; architectures with such a name: {', '.join(near)}" if near else str(error)
         ) from None

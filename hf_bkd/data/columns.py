@@ -12,8 +12,8 @@ from ..utils.limits import LIMITS
 EXAMPLE_ID = "example_id"
 RENAMED = "own_"  # before the name of a column that a user had, and soft labels need
 PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-LABELS = ("label", "labels", "label_ids")  # which are never a network's inputs
+LABELS = ("label", "labels", "label_ids")  # which the Trainer takes for labels too
+LABEL_COLUMNS = (*LABELS, "fine_label")  # where labels are looked for, and which are never a network's inputs
 
 
 def is_soft_label_column(name: str) -> bool:
@@ -23,7 +23,7 @@ def is_soft_label_column(name: str) -> bool:
 
 def is_label(name: str, feature: Any) -> bool:
     """Whether a column holds what an example is to be called, not the example."""
-    return name in LABELS or isinstance(feature, datasets.ClassLabel)
+    return name in LABEL_COLUMNS or isinstance(feature, datasets.ClassLabel)
 
 
 def find_columns(dataset: datasets.Dataset) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
-from .calling import uncompiled, unwrapped
+from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .timm_networks import (
     CONFIG,
@@ -68,7 +68,7 @@ def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def _merged(network: nn.Module) -> nn.Module:
-    network = uncompiled(network)
+    network = unwrapped(network, keep_adapters=True)
     return unwrapped(deepcopy(network).merge_and_unload() if hasattr(network, "merge_and_unload") else network)
 
 
@@ -152,6 +152,24 @@ def holds_network(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in (CONFIG, DESCRIPTION, WEIGHTS, FORMER_WEIGHTS))
 
 
+def check_loadable(folder: Path) -> None:
+    """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
+    if (folder / "adapter_config.json").is_file() and not holds_network(folder):
+        raise UserError(
+            f"{folder} holds PEFT's adapters without their network: save the two as one, by "
+            "model.merge_and_unload().save_pretrained(folder)"
+        )
+    if not holds_network(folder):
+        raise UserError(
+            f"{folder} holds no network: there is neither a {CONFIG} nor a {WEIGHTS}, which save_pretrained writes"
+        )
+    if not any(folder.glob("*.safetensors*")):
+        raise UserError(
+            f"{folder} holds no weights in safetensors, and pickled ones (pytorch_model.bin) could run code: where you "
+            "trust them, load the network from Python and write it anew with model.save_pretrained(folder)"
+        )
+
+
 def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     """Load a saved network, in evaluation mode; only networks of transformers, timm and this library are instantiated.
 
@@ -167,8 +185,7 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         read_json(folder / name) if (folder / name).is_file() else {} for name in (CONFIG, DESCRIPTION)
     )
     former = (folder / FORMER_WEIGHTS).is_file()
-    if not holds_network(folder):
-        raise UserError(f"{folder} holds no network that could be loaded: save it again")
+    check_loadable(folder)
     if "pretrained_cfg" in config and "architectures" not in config:
         network = made_by_timm(folder, config) if network is None else network
     elif config and not description and not is_ours(config):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.columns import is_label
 from ..data.preprocessing import Images, Pool, look
 from ..data.preprocessors import Preprocessor, called, columns_as_inputs
-from ..data.rows import Watched, read_rows
+from ..data.rows import Watched, read_rows, undecoded
 from ..data.views import Views
 from ..utils.errors import UserError
 from .columns import is_soft_label_column
@@ -183,7 +183,7 @@ class Examples:
             rows = list(itertools.islice(stream, size))
             if not rows:
                 return
-            yield number, lambda rows=rows: datasets.Dataset.from_list(rows, features=features)
+            yield number, lambda rows=rows: undecoded(rows, features)
 
     def batches(self, piece: datasets.Dataset, offset: int, size: int, device: torch.device) -> Iterator[Batch]:
         """The rows of a piece that has ``offset`` rows before it, with views made on ``device``."""

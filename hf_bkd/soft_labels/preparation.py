@@ -24,9 +24,10 @@ NAME = b"inputs"  # of the hashes, beside a shard's columns
 def input_digests(
     examples: Examples, piece: datasets.Dataset, first: int, rows: Sequence[int] | None = None
 ) -> dict[int, str]:
-    """Return hashes of the inputs that some rows of a piece become, by row; without those that differ each time.
+    """Return hashes of the inputs that some rows of a piece become, by row.
 
-    None where the plan of the labeling says how images are prepared.
+    None where the plan of the labeling says how images are prepared, or where the first of the rows becomes something
+    else each time.
 
     Args:
         examples: of which the piece is a part.
@@ -37,12 +38,12 @@ def input_digests(
     """
     if examples.views is not None or isinstance(getattr(examples.preprocessor, "processor", None), ImagePreprocessor):
         return {}
-    digests = {}
-    for row in _sampled(examples, piece) if rows is None else rows:
-        one = piece.select([row])
-        before, after = (_digest(next(examples.batches(one, first + row, 1, CPU)).inputs(0)) for _ in range(2))
-        digests |= {row: before} if before == after else {}
-    return digests
+
+    def made(row: int) -> str:
+        return _digest(next(examples.batches(piece.select([row]), first + row, 1, CPU)).inputs(0))
+
+    digests = {row: made(row) for row in (_sampled(examples, piece) if rows is None else rows)}
+    return digests if all(made(row) == digests[row] for row in list(digests)[:1]) else {}
 
 
 def check_inputs(examples: Examples, piece: datasets.Dataset, first: int, shard: pa.Table, folder: Any) -> None:

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..data.augmentations import CropAndFlip
 from ..data.preprocessing import ImagePreprocessor
-from ..data.preprocessors import reader_for
+from ..data.preprocessors import preprocessor_for
+from ..data.preprocessors.saved import TOKENIZER_FILES, saved_processor
 from ..data.views import Views
 from ..hub.transfer import local_folder
 from ..models.classifier import create_classifier
@@ -78,7 +79,11 @@ class Texts:
         with _loading(self.folder), torch.device("meta"):
             self.config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
             network = AutoModelForSequenceClassification.from_config(self.config)
-        self.preprocess = reader_for(network, self.folder, None)
+        tokenizer = saved_processor("text", self.folder)
+        if tokenizer is None:
+            raise UserError(f"{self.folder} holds no tokenizer ({TOKENIZER_FILES[0]}): put the files of its own there")
+        features = datasets.Features({self.column: datasets.Value("string")})
+        self.preprocess = preprocessor_for(network, datasets.Dataset.from_dict({self.column: []}, features), tokenizer)
 
     def views(self, seed: int, number: int | None = None) -> None:
         """Texts are not augmented."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -18,38 +18,21 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..models.calling import (
-    Inputs,
-    check_single_label,
-    evaluation_mode,
-    num_classes_of,
-    to_network,
-    uncompiled,
-    unwrapped,
-)
+from ..models.calling import Inputs, check_single_label, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
+from ..models.heads import num_classes_of
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, load_network, needed_network, save_network
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
-from ..utils.files import digest, digests, read_json, temporary_folder, whole_folder
+from ..utils.files import digests, temporary_folder, whole_folder
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
+from .description import DESCRIPTION, TEACHER_FILES, check_files, is_description, read_description
 from .predictive import Draws, Predictive, predictive_of
 
 TEMPERINGS = ("per_sample", "post_average")
-DESCRIPTION = "teacher.json"
-_WEIGHTS = (
-    "network/*.safetensors",
-    "network/*.safetensors.index.json",
-    "network/config.json",
-    "network/network.json",
-    "posterior.safetensors",
-    *(f"network/{name}" for name in ("*processor_config.json", "*token*.json", "*vocab*", "merges.txt", "*.model")),
-)
-TEACHER_FILES = (*_WEIGHTS, *(f"members/**/{name}" for name in (*_WEIGHTS, DESCRIPTION, "README.md")))
-"""What an older teacher may have left in a folder, beside the description, and would be taken for the new one's."""
 
 
 class Teacher(ABC):
@@ -79,7 +62,7 @@ class Teacher(ABC):
         check_positive(temperature=temperature)
         check_choice(TEMPERINGS, tempering=tempering)
         check_single_label(network)
-        self.network = uncompiled(network)
+        self.network = unwrapped(network, keep_adapters=True)
         self.temperature = float(temperature)
         self.tempering = tempering
         self.record: dict[str, Any] = {}
@@ -205,7 +188,7 @@ class Teacher(ABC):
         """
         folder = Path(folder)
         older = folder / DESCRIPTION
-        if older.exists() and not _is_description(older):
+        if older.exists() and not is_description(older):
             raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
         settings, tensors = self.get_state()
         settings = settings | {"temperature": self.temperature, "tempering": self.tempering}
@@ -242,16 +225,8 @@ class Teacher(ABC):
             UserError: no teacher there, another kind of teacher, damaged files, or weights of another network.
         """
         folder = local_folder(name_or_path, revision)
-        description_file = folder / DESCRIPTION
-        if not description_file.is_file():
-            raise UserError(f"{name_or_path} holds no teacher: teacher.json is missing")
-        try:
-            description = read_json(description_file)
-            method, settings, record = str(description["method"]), description["settings"], dict(description["record"])
-            files = dict(description.get("files", {}))
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error) if isinstance(error, UserError) else repr(error)
-            raise UserError(f"{description_file} is damaged ({reason}): save or download the teacher again") from error
+        description = read_description(folder, name_or_path)
+        method = description.method
         kinds = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
         kind = kinds.get(method)
         if kind is None:
@@ -264,9 +239,9 @@ class Teacher(ABC):
         posterior = folder / "posterior.safetensors"
         with damage_refused(f"the teacher in {folder}"):
             tensors = load_file(posterior) if posterior.is_file() else {}
-            teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
-        _check_files(folder, files)
-        teacher.record, teacher.source = record, source_of(name_or_path, folder)
+            teacher = kind.from_state(kind._load_networks(folder, network), description.settings, tensors)
+        check_files(folder, description.files)
+        teacher.record, teacher.source = description.record, source_of(name_or_path, folder)
         teacher._load_processing_class(folder)
         return teacher
 
@@ -303,25 +278,3 @@ class Teacher(ABC):
 
 def _all_subclasses(cls: type) -> list[type]:
     return [kind for sub in cls.__subclasses__() for kind in (sub, *_all_subclasses(sub))]
-
-
-def _is_description(file: Path) -> bool:
-    """Whether a file is what :meth:`Teacher.save_pretrained` writes, be it of a kind that nobody knows here."""
-    try:
-        return {"method", "settings", "record"} <= read_json(file).keys()
-    except UserError:
-        return False
-
-
-def _check_files(folder: Path, files: dict[str, Any]) -> None:
-    """Raise a UserError unless the files of a teacher are those that its description was written with."""
-    for name, expected in files.items():
-        path = PurePosixPath(name)
-        inside = not path.is_absolute() and ".." not in path.parts
-        if not inside or not (folder / name).is_file():
-            raise UserError(f"{folder} lacks {name}, which {DESCRIPTION} names: save or download the teacher again")
-        if digest(folder / name) != expected:
-            raise UserError(
-                f"{folder / name} is not the file that {DESCRIPTION} was written with, because saving was interrupted "
-                "or the file has changed since: save or download the teacher again"
-            )

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..models.calling import HeadData
+from ..models.heads import HeadData
 from ..utils.checks import check_choice
 from ..utils.errors import UserError
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..metrics import classification_metrics
-from ..models.calling import Inputs, call_network, head_data, logits_of
+from ..models.calling import Inputs, call_network, logits_of
+from ..models.heads import head_data
 from .base import Teacher
 from .examples import batches_of, used_processor
 from .specification import FitContext, TeacherSpec, option

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..models.calling import Inputs, call_network, evaluation_mode, logits_of, split
+from ..models.taking import taking
 from ..models.variational_layers import GaussianWeights
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
@@ -78,5 +79,7 @@ class MCDropout(TeacherSpec):
         settings = {} if self.drop_rate is None else {"drop_rate": self.drop_rate}
         inputs, _ = split(next(iter(context.validation_batches())))
         few = {name: value[:8] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[:8]
-        MCDropoutTeacher(context.network(**settings)).predict(few, 2)  # refused before it is trained for nothing
+        network = context.network(**settings)
+        with taking(network, few):
+            MCDropoutTeacher(network).predict(few, 2)  # refused before it is trained for nothing
         return MCDropoutTeacher(context.trained(**settings).network)

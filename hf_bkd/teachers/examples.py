@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.calling import split
+from ..models.taking import taking
 from ..utils.errors import UserError
 from .base import Teacher
 
@@ -41,7 +42,8 @@ def predict_all(
     probs, labels = [], []
     for batch in batches:
         inputs, batch_labels = split(batch)
-        probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
+        with taking(teacher.network, inputs):
+            probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
         labels.append(batch_labels.cpu())
     if not probs:
         raise UserError("there are no examples to predict: the batches are empty")

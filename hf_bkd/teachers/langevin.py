@@ -10,18 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..metrics import classification_metrics
-from ..models.calling import (
-    Inputs,
-    call_arguments,
-    classification_head,
-    evaluation_mode,
-    head_data,
-    head_features,
-    head_parameters,
-    logits_of,
-    split,
-    to_network,
-)
+from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
+from ..models.heads import classification_head, head_data, head_features, head_parameters
 from ..utils.checks import (
     SUM_TOLERANCE,
     check_choice,

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from ..models.calling import HeadData, Inputs, call_arguments, classification_head, head_parameters, logits_of
+from ..models.calling import Inputs, call_arguments, logits_of
+from ..models.heads import HeadData, classification_head, head_parameters
 from ..targets import mix_teachers, mixed_target, mixture_energy, mixture_responsibilities
 from ..utils.errors import UserError
 

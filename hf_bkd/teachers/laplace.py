@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..metrics import classification_metrics
-from ..models.calling import HeadData, Inputs, classification_head, head_data, head_features
+from ..models.calling import Inputs
+from ..models.heads import HeadData, classification_head, head_data, head_features
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal

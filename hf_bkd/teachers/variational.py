@@ -8,17 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..models.calling import (
-    Inputs,
-    call_arguments,
-    classification_head,
-    evaluation_mode,
-    head_features,
-    head_parameters,
-    logits_of,
-    split,
-    to_network,
-)
+from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
+from ..models.heads import classification_head, head_features, head_parameters
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError

@@ -23,8 +23,8 @@ from ..data.preprocessing import (
     look,
     stacked,
 )
-from ..data.preprocessors import Preprocessor, Reader
-from ..data.rows import read_rows
+from ..data.preprocessors import Preprocessor
+from ..data.rows import as_stored, read_rows
 from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
 from ..soft_labels.columns import PROBS, VARIANCE, SoftLabels, column, teachers_of
@@ -99,16 +99,19 @@ class BatchedDataset(torch.utils.data.Dataset):
         if len(dataset) == 0:
             raise UserError("the dataset of images is empty")
         plain = dataset.with_format(None)
-        images, ids, pictures = [], [], plain.select_columns([image_column])
-        mode = getattr(preprocessor, "mode", None)
+        ids, pictures, mode = [], plain.select_columns([image_column]), getattr(preprocessor, "mode", None)
+        pixels: Any = None if resident else StoredImages(dataset, image_column, mode)
         batches = range(0, len(dataset), 1000)
         for start in track(batches, "decoding images" if progress and len(batches) > 5 else None):
-            rows = read_rows(pictures, start, min(start + 1000, len(dataset)))[image_column]
+            stop = min(start + 1000, len(dataset))
+            rows = read_rows(pictures, start, stop)[image_column]
             ids.append(content_ids(rows))
             if resident:
-                images.append(stacked(decoded(rows if mode is None else in_mode(rows, mode))))
-                check_one_size({tuple(batch.shape[1:]) for batch in (images[0], images[-1])})
-        pixels = torch.cat(images).to(device) if resident else StoredImages(dataset, image_column, mode)
+                images = stacked(decoded(rows if mode is None else in_mode(rows, mode)))
+                if pixels is None:
+                    pixels = torch.empty((len(dataset), *images.shape[1:]), dtype=images.dtype, device=device)
+                check_one_size({tuple(each.shape[1:]) for each in (pixels, images)})
+                pixels[start:stop] = images
         labels = torch.tensor(class_numbers(plain, label_column)).to(pixels.device)
         values = {"pixel_values": pixels, "labels": labels}
         names, ids = getattr(dataset.features[label_column], "names", None), np.concatenate(ids)
@@ -273,8 +276,11 @@ def _inputs(preprocessor: ImagePreprocessor | Preprocessor, pictures: Images) ->
     return preprocessor.of_pictures(pictures)
 
 
-def training_set(reader: Reader, dataset: datasets.Dataset, device: torch.device) -> BatchedDataset | datasets.Dataset:
+def training_set(
+    reader: Preprocessor, dataset: datasets.Dataset, device: torch.device
+) -> BatchedDataset | datasets.Dataset:
     """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
     if reader.only_normalizes(dataset):
         return BatchedDataset.from_images(dataset, reader.normalization, device=device)
-    return dataset.with_transform(lambda rows: reader(rows) | {"labels": torch.tensor(rows["label"])})
+    plain, finished = as_stored(dataset)
+    return plain.with_transform(lambda rows: reader(finished(rows)) | {"labels": torch.tensor(rows["label"])})

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import Trainer
 
 from ..hub.cards import METRICS, write_student_card
-from ..models.calling import uncompiled
+from ..models.calling import unwrapped
 from ..models.loading_code import loading_of, task_of
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
@@ -50,7 +50,7 @@ def write_training_card(
     }
     dataset = given.get("dataset") or (record and record.dataset.name) or "unknown"
     tags = given.get("tags") or []
-    student = uncompiled(trainer.model)
+    student = unwrapped(trainer.model, keep_adapters=True)
     write_student_card(
         folder,
         title=name,

@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.columns import EXAMPLE_ID, is_soft_label_column
+from ..data.columns import EXAMPLE_ID, LABELS, is_soft_label_column
 from ..models.calling import taken_inputs
 from .supervision import OnlineTeacher, StoredLabels
-
-LABELS = ("labels", "label", "label_ids")  # which the Trainer's collators call ``labels``
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from ..models.calling import call_network, classification_head, evaluation_mode, head_features, logits_of
+from ..models.calling import call_network, evaluation_mode, logits_of
+from ..models.heads import classification_head, head_features
 from ..theory.sgd_noise import squared_gradient_norms
 from ..utils.checks import check_count
 from ..utils.errors import UserError

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 from transformers import default_data_collator
 
-from ..data.columns import EXAMPLE_ID, LABEL_COLUMNS, is_label, is_soft_label_column
+from ..data.columns import EXAMPLE_ID, is_label, is_soft_label_column
 from ..data.preprocessing import Pool, StoredImages
 from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
 from ..data.views import Views
@@ -132,7 +132,7 @@ class Preparer:
     def _without_labels(self, dataset: Any) -> Any:
         """Return a dataset without a column of labels that only the arguments tell from the inputs."""
         name = label_column(dataset.features, self.args.label_names)
-        usual = name is None or is_label(name, dataset.features[name]) or name in LABEL_COLUMNS
+        usual = name is None or is_label(name, dataset.features[name])
         return dataset if usual else dataset.remove_columns(name)
 
     def _labels(self, dataset: Any, num_classes: int | None, optional: bool) -> LabelColumn | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import SaveStrategy, has_length
 
-from ..models.calling import uncompiled
+from ..models.calling import unwrapped
 from ..utils.files import writing
 from ..utils.processes import decided_by_main, failing_together
 from .checkpoints import GOES_ON, RECORD, check_complete, check_same_model, last_checkpoint, recorded
@@ -45,7 +45,7 @@ class ResumableTrainer(Trainer):
             check_complete(resume_from_checkpoint)
         resume_from_checkpoint = resume_from_checkpoint or None
         if resume_from_checkpoint is not None:
-            check_same_model(Path(resume_from_checkpoint), uncompiled(self.model))
+            check_same_model(Path(resume_from_checkpoint), unwrapped(self.model, keep_adapters=True))
         with writing(self.args.output_dir):
             self._training_id = decided_by_main(lambda: begun(self.args.output_dir, resume_from_checkpoint, last))
         if resume_from_checkpoint is None:
@@ -111,10 +111,12 @@ class ResumableTrainer(Trainer):
             rotate(folder, self._training_id, limit, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, uncompiled(self.model if model is None else model))
+        super()._load_from_checkpoint(
+            resume_from_checkpoint, unwrapped(self.model if model is None else model, keep_adapters=True)
+        )
 
     def _load_best_model(self) -> None:
-        model, self.model = self.model, uncompiled(self.model)
+        model, self.model = self.model, unwrapped(self.model, keep_adapters=True)
         try:
             super()._load_best_model()
         finally:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
-from ..models.calling import uncompiled
+from ..models.calling import unwrapped
 from ..models.saving import save_description, storable, timms_names
 from ..models.timm_networks import IMAGES, is_timm, refresh_label_names
 from ..utils.seeding import unmoved_randomness
@@ -35,7 +35,7 @@ def state_to_save(
         state: gathered from several processes, if it is.
         for_resume: whether it is a checkpoint's, which the Trainer reads by the model's names.
     """
-    student = uncompiled(model)
+    student = unwrapped(model, keep_adapters=True)
     if isinstance(student, TimmWrapperForImageClassification) and not for_resume:
         return timms_names(student, student.state_dict() if state is None else state)
     if state is None and (student is not model or not saves_itself(student)):
@@ -51,7 +51,7 @@ def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str
         folder: with the student's weights.
         names: of the student's classes in the order of its outputs, where they are known.
     """
-    student = uncompiled(trainer.model)
+    student = unwrapped(trainer.model, keep_adapters=True)
     if not saves_itself(student):
         images = images_seen(trainer) if is_timm(student) else None
         save_description(student, folder, None if names is None else list(names), images)
@@ -85,7 +85,7 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     """Write the names of the classes into a transformers model's config, if it has none but LABEL_0 and so on."""
-    model = uncompiled(model)
+    model = unwrapped(model, keep_adapters=True)
     config = getattr(model, "config", None)
     own = getattr(config, "id2label", None)
     if names and own and len(own) == len(names) and all(own.get(i) == f"LABEL_{i}" for i in range(len(own))):

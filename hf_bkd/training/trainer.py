@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..losses import LossParts, distillation_loss, temperature_factor
 from ..metrics import convergence_noise
-from ..models.calling import logits_of, uncompiled
+from ..models.calling import logits_of, unwrapped
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
 from .arguments import DistillationTrainingArguments
@@ -246,7 +246,7 @@ class DistillationTrainer(EvaluatingTrainer):
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
         check_trained(self.model)
-        warn_if_not_rebuilt(uncompiled(self.model))
+        warn_if_not_rebuilt(unwrapped(self.model, keep_adapters=True))
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
         try:

@@ -10,7 +10,6 @@ from hf_bkd.cli.distill import main as distill
 from hf_bkd.cli.label import main as label
 from hf_bkd.cli.teacher import main as fit
 from hf_bkd.data.columns import as_classification
-from hf_bkd.data.loading import load_splits
 from hf_bkd.data.preprocessors import class_names
 from hf_bkd.soft_labels import read
 from hf_bkd.teachers.loading import load_teacher
@@ -169,16 +168,6 @@ def test_help_lists_all_arguments(capsys):
     with pytest.raises(SystemExit) as end:
         hf_bkd.cli.main(["label", code(message, r"\((--\w+)")])
     assert not end.value.code and "--teacher" in capsys.readouterr().out
-
-
-@advises("); pass --dataset with a local folder")
-def test_a_dataset_is_a_local_folder(home, monkeypatch):
-    def unreachable(*args, **settings):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    assert "--dataset with a local folder" in refused(lambda: load_splits("somebody/images"))
-    assert len(load_splits(str(home / "images"))["train"]) == 12
 
 
 @advises("if you trust it, set hf_bkd.utils.limits.LIMITS")

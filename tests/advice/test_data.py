@@ -120,7 +120,7 @@ def test_sound_needs_its_feature_extractor():
 @advises("set its return_attention_mask = True")
 def test_clips_of_several_lengths_need_a_mask():
     (network, extractor), dataset = hearing(), sound((64, 48))
-    set_it = code(refused(lambda: labeled(dataset, network, processing_class=extractor)), r"set its (.*?),")
+    set_it = code(refused(lambda: labeled(dataset, network, processing_class=extractor)), r"set its (\w+ = \w+)")
     follow(f"extractor.{set_it}", extractor=extractor)
     soft = stored(labeled(dataset, network, processing_class=extractor))
     same(soft, [heard(network, each) for each in dataset["audio"]])

@@ -88,6 +88,16 @@ def test_a_plain_network_is_built_for_its_weights(tmp_path):
     )
 
 
+@advises("holds no weights in safetensors, and pickled ones")
+def test_pickled_weights_are_written_anew(tmp_path):
+    model = bert()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    call = code(refused(lambda: load_network(tmp_path)), r"with (model\.\w+\(folder\))")
+    follow(call, model=model, folder=tmp_path)
+    same(answers(load_network(tmp_path)), answers(bert()))
+
+
 @advises("the members must be teachers, and one is a")
 def test_a_network_becomes_a_teacher():
     network = linear()

@@ -11,7 +11,7 @@ import torch
 from hf_bkd import DeterministicTeacher, DistillationTrainer, LaplaceTeacher, Teacher
 from hf_bkd.cli import teacher as command
 from hf_bkd.cli.examples import reader_of
-from hf_bkd.data.preprocessors import class_names, reader_for
+from hf_bkd.data.preprocessors import class_names, preprocessor_for
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.teachers import SPECIFICATIONS, TeacherSpec, predict_all
 from hf_bkd.teachers.loading import load_teacher
@@ -121,7 +121,7 @@ def test_a_classifier_of_images(home, tmp_path, method):
 def test_laplace_is_fitted_on_the_training_split_as_it_is(home, tmp_path):
     fit(home, tmp_path / "teacher", "laplace", "cnn", "images", prior_precision=4)
     teacher, rows = Teacher.from_pretrained(tmp_path / "teacher"), datasets.load_from_disk(home / "images")
-    reader = reader_for(teacher.network, None, rows["train"])
+    reader = preprocessor_for(teacher.network, rows["train"])
     expected = LaplaceTeacher.fit(teacher.network, reader.batches(rows["train"]), prior_precision=4.0)
     assert teacher.fingerprint() == expected.fingerprint()
 

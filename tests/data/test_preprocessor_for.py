@@ -320,19 +320,15 @@ class TestSound:
             preprocessor(rows[:])
         assert preprocessor(rows[:1])["input_values"].shape == (1, 900)
 
-    def test_of_another_sampling_rate_or_in_files_that_cannot_be_decoded(self, monkeypatch):
+    def test_of_another_sampling_rate(self):
         rows = datasets.Dataset.from_dict({"audio": [{"array": [0.1] * 900, "sampling_rate": 8000}], "label": [0]})
         preprocessor = preprocessor_for(wav2vec(), rows, transformers.Wav2Vec2FeatureExtractor())
         with pytest.raises(
             UserError, match="8000 samples a second, and the network reads 16000: use dataset.cast_column"
         ):
             preprocessor(rows[:])
-        monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
-        files = sound_files()
-        with pytest.raises(UserError, match="pip install torchcodec"):
-            preprocessor_for(wav2vec(), files, transformers.Wav2Vec2FeatureExtractor())
 
-    def test_files_are_decoded_at_the_networks_rate(self, monkeypatch):
+    def test_files_that_torchcodec_decodes_are_decoded_at_the_networks_rate(self, monkeypatch):
         class Decoder(dict):
             _hf_encoded = {"path": "a.wav", "bytes": b""}
 

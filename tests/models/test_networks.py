@@ -12,8 +12,9 @@ from torch import nn
 
 from hf_bkd import UserError
 from hf_bkd.models import cifar_resnet
-from hf_bkd.models.calling import classification_head, head_features, logits_of
+from hf_bkd.models.calling import logits_of
 from hf_bkd.models.classifier import create_classifier
+from hf_bkd.models.heads import classification_head, head_features
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

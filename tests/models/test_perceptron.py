@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_bkd import Perceptron
-from hf_bkd.models.calling import classification_head
+from hf_bkd.models.heads import classification_head
 
 
 def features(rows: int = 50) -> torch.Tensor:

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from hf_bkd import Teacher, UserError
+from hf_bkd.cli import distill
 from hf_bkd.reports.report import write_report
 from hf_bkd.study.arguments import parse
 from hf_bkd.study.run import run as run_study
 from hf_bkd.utils.files import digests, writing
+from tests.cli.fitting_helpers import labeled_table
 from tests.reliability.faults import count, failing
 from tests.reliability.training_runs import tiny
 from tests.soft_labels import label_helpers
@@ -63,7 +65,15 @@ def study(folder: Path) -> None:
     run_study(STUDY, options, args)
 
 
+def distilled(folder: Path) -> None:
+    data = folder.parent / "labeled"
+    labeled_table().save_to_disk(data)
+    options = {"dataset": data, "output_dir": folder / "run", "num_train_epochs": 1, "disable_tqdm": 1}
+    distill.main(["--student=mlp-4", *(f"--{name}={value}" for name, value in options.items())], "hf-bkd distill")
+
+
 CALLS = {call.__name__: call for call in (saved_teacher, replaced_teacher, labels, student, card, pushed_teacher)}
+COMMANDS = {"study": study, "distilled": distilled}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +142,7 @@ def test_each_write_of_a_report_fails(tmp_path, results, error):
 
 
 @pytest.mark.parametrize("options", ["ro", "size=4k"])
-@pytest.mark.parametrize("name", [*CALLS, "study"])
+@pytest.mark.parametrize("name", [*CALLS, *COMMANDS])
 def test_a_real_disk_that_is_read_only_or_full(tmp_path, name, options):
     place = tmp_path / "disk"
     place.mkdir()
@@ -143,18 +153,18 @@ def test_a_real_disk_that_is_read_only_or_full(tmp_path, name, options):
         if options != "ro":
             (place / "mine").write_bytes(bytes(4096))
         with pytest.raises(UserError) as refused:
-            (CALLS | {"study": study})[name](place)
+            (CALLS | COMMANDS)[name](place)
         check(refused.value, place)
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.parametrize("name", [*CALLS, "study"])
+@pytest.mark.parametrize("name", [*CALLS, *COMMANDS])
 def test_a_disk_that_is_gone(tmp_path, name):
     """A file stands where the folder was, as beneath a mount that is gone."""
     (tmp_path / "disk").write_text("mine")
     with pytest.raises(UserError) as refused:
-        (CALLS | {"study": study})[name](tmp_path / "disk")
+        (CALLS | COMMANDS)[name](tmp_path / "disk")
     check(refused.value, tmp_path / "disk")
     assert (tmp_path / "disk").read_text() == "mine"
 

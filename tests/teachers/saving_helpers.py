@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_bkd import create_classifier
-from hf_bkd.models.calling import classification_head
+from hf_bkd.models.heads import classification_head
 from hf_bkd.teachers import (
     DeterministicTeacher,
     EnsembleTeacher,

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hf_bkd.models.calling import HeadData, head_data
+from hf_bkd.models.heads import HeadData, head_data
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers import curvature as curvature_module
 from hf_bkd.teachers.curvature import (

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from hf_bkd import LaplaceTeacher
-from hf_bkd.models.calling import head_data
+from hf_bkd.models.heads import head_data
 from tests.teachers.laplace_reference import BIAS, EACH, gauss_newton
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 

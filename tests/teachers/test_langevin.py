@@ -13,7 +13,8 @@ from torch.distributions import Dirichlet
 
 from hf_bkd import LangevinTeacher, Teacher, UserError, add_soft_labels
 from hf_bkd.metrics import classification_metrics
-from hf_bkd.models.calling import classification_head, logits_of
+from hf_bkd.models.calling import logits_of
+from hf_bkd.models.heads import classification_head
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points, small_bert, small_cnn
 
 SHORT = {"steps": 60, "burn_in": 20, "thinning": 5, "chains": 3}

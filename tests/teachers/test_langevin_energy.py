@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Dirichlet
 
-from hf_bkd.models.calling import head_data
+from hf_bkd.models.heads import head_data
 from hf_bkd.targets import entropy_weights, mixture_responsibilities
 from hf_bkd.teachers.langevin_chains import ChainSettings, _in_minibatches, _whitened, sample_weights
 from hf_bkd.teachers.langevin_energy import (

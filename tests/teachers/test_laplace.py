@@ -7,7 +7,7 @@ from torch.distributions import MultivariateNormal
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BatchEncoding
 
-from hf_bkd.models.calling import head_data
+from hf_bkd.models.heads import head_data
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers.curvature import Curvature, KroneckerCurvature
 from hf_bkd.utils.errors import UserError

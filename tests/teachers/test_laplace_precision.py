@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_bkd.metrics import classification_metrics
-from hf_bkd.models.calling import HeadData, head_data
+from hf_bkd.models.heads import HeadData, head_data
 from hf_bkd.teachers import LaplaceTeacher
 from hf_bkd.teachers import laplace as laplace_module
 from tests.teachers.laplace_reference import BIAS, EACH, bridge, gauss_newton, library_fit, logit_covariance

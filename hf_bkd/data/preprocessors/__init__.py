@@ -3,17 +3,17 @@
 :func:`preprocessor_for` is what labeling, fitting, training and the command line ask; each kind of input has a file.
 """
 
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import datasets
 from torch import nn
 
-from ...models.calling import num_classes_of, unwrapped
+from ...models.calling import unwrapped
 from ...models.class_names import names_of_network
+from ...models.heads import num_classes_of
 from ...utils.errors import UserError
-from ..preprocessing import ImagePreprocessor, timm_settings
+from ..preprocessing import ImagePreprocessor
 from .audio import audio_preprocessor
 from .base import Preprocessor, called
 from .content import INPUT_NAMES, Content, columns_as_inputs, ready_columns
@@ -26,13 +26,10 @@ from .texts import text_preprocessor, token_preprocessor
 __all__ = [
     "MODES",
     "Preprocessor",
-    "Reader",
     "called",
     "class_names",
     "columns_as_inputs",
-    "kind_of",
     "preprocessor_for",
-    "reader_for",
     "ready_columns",
 ]
 
@@ -87,10 +84,10 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
             return token_preprocessor(network, ready, tokenizer)
         if not ragged or set(ready) & set(INPUT_NAMES):
             return None
-    return made(kind or content.only_kind(network), network, content, processing_class)
+    return _made(kind or content.only_kind(network), network, content, processing_class)
 
 
-def made(kind: str, network: nn.Module, content: "Content", processing_class: Any = None) -> Preprocessor:
+def _made(kind: str, network: nn.Module, content: Content, processing_class: Any = None) -> Preprocessor:
     """Make the preprocessor of a kind of input."""
     columns = content.columns(kind, network)
     processor = _part(processing_class, kind)
@@ -101,7 +98,7 @@ def made(kind: str, network: nn.Module, content: "Content", processing_class: An
     if kind == "image":
         return image_preprocessor(network, columns, processor)
     if kind == "audio":
-        return audio_preprocessor(network, columns, processor, content.features.get(columns[0]))
+        return audio_preprocessor(network, columns, processor)
     if set(_READ.get(network, ())) == set(columns):
         columns = _READ[network]  # as the network read them first, in whatever order another dataset has them
     _READ[network] = columns
@@ -149,33 +146,3 @@ def class_names(network: nn.Module) -> list[str]:
     own = getattr(getattr(unwrapped(network), "config", None), "id2label", None)
     names = own or dict(enumerate(names_of_network(network) or ()))
     return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
-
-
-def kind_of(network: nn.Module) -> str:
-    """Return what a network reads, ``"image"``, ``"text"`` or ``"audio"``; UserError if it doesn't say."""
-    kind = network_kind(unwrapped(network))
-    if kind is None:
-        taken = getattr(network, "main_input_name", "tensors")
-        raise UserError(f"{type(network).__name__} reads {taken}: only classifiers of images and of texts can be used")
-    return kind
-
-
-Reader = Preprocessor
-
-
-def reader_for(network: nn.Module, folder: Path | None, dataset: AnyDataset | None) -> Preprocessor:
-    """Make the preprocessor by which ``network``, saved in ``folder``, reads the column ``image`` or ``text``.
-
-    Raises:
-        UserError: the folder has no tokenizer, or no image processor.
-    """
-    kind = kind_of(network)
-    network = unwrapped(network)
-    processor = None if folder is None else saved_processor(kind, Path(folder), Path(folder) / "network")
-    if processor is None and (kind != "image" or timm_settings(network) is None):
-        raise UserError(
-            f"{folder} holds no {NAMES[kind]} ({SOURCES[kind][0]}): put the files of the one that the network was "
-            "trained with there"
-        )
-    content = Content.of(dataset) if dataset is not None else Content({kind: None})
-    return made(kind, network, content, processor)

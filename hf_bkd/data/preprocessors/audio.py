@@ -4,7 +4,6 @@ import inspect
 import json
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,27 +11,26 @@ from torch import Tensor, nn
 from ...models.calling import argument_names
 from ...utils.errors import UserError
 from ..rows import check_present
+from ..sounds import at_rate
 from .base import Preprocessor
 
 
-def audio_preprocessor(
-    network: nn.Module, columns: tuple[str, ...], extractor: Any, feature: Any = None
-) -> Preprocessor:
+def audio_preprocessor(network: nn.Module, columns: tuple[str, ...], extractor: Any) -> Preprocessor:
     """Make the preprocessor of a column of sound.
 
-    ``datasets.Audio`` is decoded at the extractor's sampling rate. Lists of samples are taken to have it. Where clips
-    of several lengths are padded the network needs an attention mask, or its answer would depend on the other clips
-    of the batch; one that normalizes groups of channels over time (wav2vec2-base) reads the padding all the same.
+    Files of ``datasets.Audio`` are decoded at the extractor's sampling rate, by torchcodec where it works, or else wav
+    files by SciPy and others by soundfile. Lists of samples are taken to have that rate. Where clips of several
+    lengths are padded the network needs an attention mask, or its answer would depend on the other clips of the batch;
+    one that normalizes groups of channels over time (wav2vec2-base) reads the padding all the same.
 
     Args:
         network: reads the sound.
         columns: one column, of ``datasets.Audio``, of structs with ``array`` and ``sampling_rate``, or of lists.
         extractor: a feature extractor of transformers.
-        feature: the column's.
 
     Raises:
-        UserError: no extractor, or sound files that ``datasets`` can't decode here; when rows are read: another
-            sampling rate, or clips of several lengths whose padding is not masked or is read all the same.
+        UserError: no extractor; when rows are read: files that can't be decoded here, samples of another rate, or
+            clips of several lengths whose padding is not masked or is read all the same.
     """
     if extractor is None:
         raise UserError(
@@ -40,11 +38,6 @@ def audio_preprocessor(
             "feature extractor"
         )
     (column,) = columns
-    if isinstance(feature, datasets.Audio) and not datasets.config.TORCHCODEC_AVAILABLE:
-        raise UserError(
-            f"the column {column} holds sound files, which datasets decodes with torchcodec: pip install torchcodec, "
-            "or bring their samples as a column of lists"
-        )
     over_time = getattr(getattr(network, "config", None), "feat_extract_norm", None) == "group"
     taken, rate = argument_names(network), extractor.sampling_rate
     pads_none = inspect.signature(type(extractor).__call__).parameters.get("padding")
@@ -64,8 +57,8 @@ def audio_preprocessor(
         if several and "attention_mask" not in batch:
             raise UserError(
                 f"the clips of column {column} have several lengths, and the feature extractor pads them without a "
-                "mask, so that a clip's label would depend on its neighbors: set its return_attention_mask = True, "
-                "or bring the clips to one length"
+                "mask, so that a clip's label would depend on its neighbors: set its return_attention_mask = True "
+                "(in its preprocessor_config.json too), or bring the clips to one length"
             )
         return {name: torch.as_tensor(value) for name, value in batch.items() if name in taken}
 
@@ -75,10 +68,8 @@ def audio_preprocessor(
 
 def _samples(value: Any, rate: int, column: str) -> np.ndarray:
     """Return the samples of a clip, float32 [T], the mean of its channels."""
-    encoded = getattr(value, "_hf_encoded", None)
-    if encoded is not None and value["sampling_rate"] != rate:
-        value = datasets.Audio(sampling_rate=rate).decode_example(encoded)
-    if encoded is not None or isinstance(value, dict):
+    value = at_rate(value, rate)
+    if hasattr(value, "_hf_encoded") or isinstance(value, dict):
         if value["sampling_rate"] != rate:
             raise UserError(
                 f"column {column} holds sound of {value['sampling_rate']} samples a second, and the network reads "

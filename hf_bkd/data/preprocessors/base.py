@@ -15,7 +15,7 @@ from torch import Tensor
 from ...utils.errors import RowError, UserError
 from ...utils.progress import track
 from ..preprocessing import ImagePreprocessor, Images, decoded, in_mode
-from ..rows import check_present, reason
+from ..rows import check_present, read_rows, reason
 
 Rows = dict[str, list]
 ORIENTATION = Base.Orientation
@@ -86,8 +86,9 @@ class Preprocessor:
         """Yield inputs, and ``labels`` if there are any, in order and un-augmented; ``progress`` names a bar."""
         starts = range(0, len(dataset), self.batch_size)
         for start in track(starts, progress if len(starts) > 5 else None):
-            rows = dataset[start : start + self.batch_size]
-            yield self(rows) | ({"labels": torch.tensor(rows["label"])} if "label" in rows else {})
+            stop = min(start + self.batch_size, len(dataset))
+            rows = read_rows(dataset, start, stop)
+            yield called(self, rows, range(start, stop)) | ({"labels": torch.tensor(rows["label"])} if "label" in rows else {})
 
     def save(self, folder: Path) -> None:
         """Save the files by which the preprocessor is made again."""

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from ...models.calling import argument_names, unwrapped
 from ...utils.errors import UserError
-from ..columns import LABEL_COLUMNS, RENAMED, is_label, is_soft_label_column
+from ..columns import RENAMED, is_label, is_soft_label_column
 
 IDS = ("id", "idx", "index", "guid", "uid", "uuid", "__index_level_0__", "Unnamed: 0")
-OTHERS = (*LABEL_COLUMNS, *IDS)
 INPUT_NAMES = ("input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds")
 TEXTS = ("text", "sentence")  # which of several columns of texts is read
 PAIRS = (
@@ -43,7 +42,7 @@ class Content:
         features = {
             name: feature
             for name, feature in dataset.features.items()
-            if not (is_label(name, feature) or is_soft_label_column(name.removeprefix(RENAMED)) or name in OTHERS)
+            if not (is_label(name, feature) or is_soft_label_column(name.removeprefix(RENAMED)) or name in IDS)
         }
         return cls(features, dataset)
 
@@ -77,7 +76,7 @@ class Content:
         Raises:
             UserError: there is none, or there are several of texts and nothing says which.
         """
-        names = self.of_kind(kind) if self.dataset is not None else list(self.features)
+        names = self.of_kind(kind)
         if kind == "audio" and not names:
             names = [name for name in self.of_kind("features") if _is_list(self.features[name])]
         if not names:

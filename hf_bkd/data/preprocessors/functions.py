@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...utils.errors import UserError
 from ..preprocessing import Images, stacked
-from ..rows import Watched, read_rows
+from ..rows import Watched, read_rows, undecoded
 from .base import Preprocessor, called
 
 AnyDataset = datasets.Dataset | datasets.IterableDataset
@@ -45,4 +45,4 @@ def _first_row(dataset: AnyDataset) -> dict[str, list]:
     rows = list(dataset.decode(False).take(1))
     if not rows:
         raise UserError("the dataset to label is empty")
-    return read_rows(datasets.Dataset.from_list(rows, features=dataset.features), 0, 1)
+    return read_rows(undecoded(rows, dataset.features), 0, 1)

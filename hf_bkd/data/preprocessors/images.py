@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image, fromarray
+from PIL.Image import new as new_image
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, Images, in_mode, timm_settings
+from ..rows import reason
 from .base import Preprocessor
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -103,6 +105,13 @@ def _processed(network: nn.Module, columns: tuple[str, ...], processor: Any) -> 
         return torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"])[0]
 
     mode = _mode(network, getattr(getattr(network, "config", None), "num_channels", None) or 3)
+    try:
+        one(new_image(mode, (64, 64)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{type(network).__name__} reads images of mode {mode}, and the {type(processor).__name__} does not "
+            f"({reason(error)}): pass the processing_class that the network was trained with"
+        ) from error
     return _transformed(columns, one, mode, processor.to_dict(), kept=processor)
 
 
