@@ -16,15 +16,16 @@ from .supervision import network_inputs
 ROWS = 2  # of which networks that can't take a batch are told apart
 
 
-def first_batch(dataset: Any, collate: Callable[[Any], Any]) -> dict[str, Any] | None:
+def first_batch(dataset: Any, collate: Callable[[Any], Any], batch_size: int = ROWS) -> dict[str, Any] | None:
     """Return a batch of the first rows of a dataset, as the Trainer's loader would make it; ``None`` without rows."""
+    size = min(ROWS, batch_size)
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        indices = list(range(min(ROWS, len(dataset))))
+        indices = list(range(min(size, len(dataset))))
         if not indices:
             return None
         fetch = getattr(dataset, "__getitems__", None)
         return collate(fetch(indices) if fetch else [dataset[index] for index in indices])
-    rows = list(islice(iter(dataset), ROWS))
+    rows = list(islice(iter(dataset), size))
     return collate(rows) if rows else None
 
 

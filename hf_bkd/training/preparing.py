@@ -91,7 +91,8 @@ class Preparer:
 
     def _ask(self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None) -> int | None:
         """Ask the student about a few rows and return how many classes it has, where it can be asked."""
-        batch = first_batch(*loaded)
+        args, trains = self.args, what == TRAINING_SET
+        batch = first_batch(*loaded, args.per_device_train_batch_size if trains else args.per_device_eval_batch_size)
         if not isinstance(batch, Mapping):
             return None
         if needs_labels and "labels" not in batch:
@@ -101,7 +102,7 @@ class Preparer:
         if not self.asks:
             return None
         num_classes = logits_of_first_batch(self.network, batch, what).shape[-1]
-        if what == TRAINING_SET:
+        if trains:
             check_posterior(self.network, batch)
         if source is not None:
             source.check_num_classes(num_classes)
@@ -188,7 +189,7 @@ def has_labels(loaded: Loaded) -> bool:
     preparation = getattr(loaded.collate, "preparation", None)
     if preparation is None:
         with unmoved_randomness():
-            batch = first_batch(*loaded)
+            batch = first_batch(*loaded, 1)
         return not isinstance(batch, Mapping) or "labels" in batch
     column, rows = preparation.labels, preparation.dataset
     if column is None or not isinstance(rows, datasets.Dataset):

@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import pytest
 import timm
 import torch
 import transformers
@@ -23,6 +24,7 @@ from .things import (
     by_hand,
     labeled,
     linear,
+    logged,
     pictures,
     pixels,
     points,
@@ -30,6 +32,7 @@ from .things import (
     stored,
     texts,
     tokenizer,
+    trainer,
 )
 
 CALL = r"(dataset\.\w+\(.*\))"
@@ -127,12 +130,18 @@ def test_clips_of_several_lengths_need_a_mask():
 
 
 @advises("time, padding included, so that a clip's label would depend on its neighbors")
-def test_a_network_that_normalizes_over_time_reads_clips_one_by_one():
+def test_a_network_that_normalizes_over_time_reads_clips_one_by_one(tmp_path):
     (network, extractor), dataset = hearing("group", return_attention_mask=True), sound((64, 48))  # no mask mends it
     message = refused(lambda: labeled(dataset, network, processing_class=extractor))
-    settings = follow(f"dict({code(message, r'with (batch_size=1)')})")
-    soft = stored(labeled(dataset, network, processing_class=extractor, **settings))
-    same(soft, [heard(network, each) for each in dataset["audio"]])
+    settings = follow(f"dict({code(message, r'time .(batch_size=1)')})")
+    soft = labeled(dataset, network, processing_class=extractor, **settings)
+    same(stored(soft), [heard(network, each) for each in dataset["audio"]])
+    train = lambda **passed: trainer(  # noqa: E731
+        tmp_path, hearing("group")[0], soft, eval_dataset=soft.add_column("label", [0, 1]), processing_class=extractor,
+        eval_strategy="steps", **passed,
+    )  # fmt: skip
+    settings = code(refused(train), r"training (per_device.*)\)").replace(" and ", ", ")
+    assert logged(train(**follow(f"dict({settings})"))) == pytest.approx(0, abs=1e-6)  # it says so already
 
 
 @advises("samples a second, and the network reads")

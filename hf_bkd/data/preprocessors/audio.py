@@ -52,7 +52,8 @@ def audio_preprocessor(network: nn.Module, columns: tuple[str, ...], extractor: 
             raise UserError(
                 f"the clips of column {column} have several lengths, and {type(network).__name__} normalizes over "
                 "time, padding included, so that a clip's label would depend on its neighbors: bring the clips to one "
-                "length, or label one at a time with batch_size=1"
+                "length, or read one at a time (batch_size=1; in a training per_device_train_batch_size=1 and "
+                "per_device_eval_batch_size=1)"
             )
         if several and "attention_mask" not in batch:
             raise UserError(
