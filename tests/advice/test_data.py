@@ -141,7 +141,7 @@ def test_a_network_that_normalizes_over_time_reads_clips_one_by_one(tmp_path):
         eval_strategy="steps", **passed,
     )  # fmt: skip
     settings = code(refused(train), r"training (per_device.*)\)").replace(" and ", ", ")
-    assert logged(train(**follow(f"dict({settings})"))) == pytest.approx(0, abs=1e-6)  # it says so already
+    assert logged(train(**follow(f"dict({settings})"))) == pytest.approx(0, abs=1e-3)  # but for dropout
 
 
 @advises("samples a second, and the network reads")
