@@ -1,5 +1,7 @@
 """A Trainer that prepares the rows of its datasets itself, each by the student's own preprocessor."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
@@ -23,6 +25,7 @@ class DataReadingTrainer(ResumableTrainer):
     """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared`."""
 
     _source: StoredLabels | OnlineTeacher | None = None
+    _read: Sequence[tuple[Any, Loaded]] = ()  # what is evaluated at the moment
 
     def _read_data(self, teacher: Any, processing: Any, prepares: bool) -> None:
         """Say how each dataset is read, and refuse those on which the training could not go on.
@@ -87,8 +90,17 @@ class DataReadingTrainer(ResumableTrainer):
     def _loaded(self, dataset: Any) -> Loaded:
         if dataset is self.train_dataset and self._train is not None:
             return self._train
-        known = next((loaded for each, loaded in self._evaluated if each is dataset), None)
+        known = next((loaded for each, loaded in (*self._evaluated, *self._read) if each is dataset), None)
         return known or self._preparer.loaded("the dataset", dataset)
+
+    @contextmanager
+    def _reading(self, dataset: Any) -> Iterator[None]:
+        """Decide once, for the block, how a dataset is read."""
+        self._read = [(dataset, self._loaded(dataset))]
+        try:
+            yield
+        finally:
+            self._read = []
 
     def _check_measured(self, dataset: Any) -> None:
         """Raise a UserError if there is nothing to measure on a dataset, for no row has a label."""

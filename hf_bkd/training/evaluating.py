@@ -73,9 +73,11 @@ class EvaluatingTrainer(DataReadingTrainer):
         """
         given = self.eval_dataset if eval_dataset is None else eval_dataset
         given = self.eval_dataset[given] if isinstance(given, str) else given
-        if given is not None and not isinstance(given, dict):  # each of several comes here by itself
+        if given is None or isinstance(given, dict):  # each of several comes here by itself
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        with self._reading(given):
             self._check_measured(given)
-        return super().evaluate(eval_dataset, *args, **kwargs)
+            return super().evaluate(eval_dataset, *args, **kwargs)
 
     def evaluation_loop(
         self,
