@@ -150,6 +150,22 @@ def test_a_network_of_other_classes_is_given_a_new_head(home, tmp_path):
     assert not np.allclose(network.timm_model.fc.weight.detach(), cnn(1).timm_model.fc.weight.detach(), atol=1e-2)
 
 
+@advises("has a label to measure the student by: pass another one as --eval_split")
+def test_a_split_whose_labels_are_hidden_measures_nothing(home, tmp_path, capsys):
+    rows = datasets.load_from_disk(home / "images")
+    rows["test"] = rows["validation"].map(lambda row: {"label": -1})
+    rows.save_to_disk(tmp_path / "rows")
+    words = ["--student", home / "other", "--dataset", tmp_path / "rows", "--kd_lambda", "0", *FAST]
+    message = refused(lambda: run(distill, *words, "--output_dir", tmp_path / "one", "--eval_split", "test"))
+    run(distill, *words, "--output_dir", tmp_path / "two", code(message, r"as (--\w+)"), "validation")
+    assert "on 9 examples" in capsys.readouterr().out
+    del rows["validation"]
+    rows.save_to_disk(tmp_path / "hidden")
+    words[words.index(tmp_path / "rows")] = tmp_path / "hidden"
+    run(distill, *words, "--output_dir", tmp_path / "three")  # which was trained, and then ended in an error or NaN
+    assert "it was not measured" in capsys.readouterr().out
+
+
 @advises("this network doesn't say what size of images it takes")
 def test_views_of_a_network_of_any_size_are_crops_and_flips(home, tmp_path):
     teacher = DeterministicTeacher(cnn())
