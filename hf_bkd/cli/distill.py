@@ -13,7 +13,6 @@ from ..data.columns import LABEL_COLUMNS, find_label, has_labels, label_names
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.preprocessors.content import Content
-from ..hub.transfer import push_folder
 from ..models.class_names import given_names
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
 from ..soft_labels.record import LabelRecord
@@ -29,7 +28,7 @@ from ..utils.errors import UserError
 from ..utils.processes import decided_by_main
 from . import options
 from .architectures import ImageShape, StandIn, is_architecture, new_image_network, new_perceptron, reads_features
-from .arguments import metrics_text, quiet, repository
+from .arguments import metrics_text, pushing, quiet
 from .examples import check_column, reader_of
 from .finished import SETTINGS, contents, finish
 from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
@@ -50,16 +49,12 @@ def main(argv: list[str], prog: str) -> None:
     """
     arguments, args = parse_distill(argv, prog)
     quiet()
-    output_dir, name = Path(args.output_dir), repository(args)
+    output_dir = Path(args.output_dir)
     work = output_dir.with_name(f"{output_dir.name}.training")
     settings = {name: getattr(arguments, name) for name in CHOSEN} | decisive(args) | {"seed": args.seed}
     for source in ("student", "teacher", "dataset", "eval_dataset"):
         settings[f"content of {source}"] = getattr(arguments, source) and contents(getattr(arguments, source))
-
-    def push() -> str:
-        return push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)
-
-    finish(output_dir, work, settings, lambda: _distilled(arguments, args, work, settings), push if name else None)
+    finish(output_dir, work, settings, lambda: _distilled(arguments, args, work, settings), pushing(args))
 
 
 def parse_distill(argv: list[str], prog: str) -> tuple[Namespace, DistillationTrainingArguments]:

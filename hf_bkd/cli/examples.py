@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import datasets
@@ -24,11 +24,11 @@ def reader_of(network: nn.Module, rows: Any, processing_class: Any = None) -> Pr
     if preprocessor is not None:
         return preprocessor
     names = ready_columns(network, rows)
+    return Preprocessor("features", names, partial(_as_tensors, names), {})
 
-    def prepare(columns: dict[str, list]) -> dict[str, Tensor]:
-        return {name: torch.as_tensor(columns[name]) for name in names}
 
-    return Preprocessor("features", names, prepare, {})
+def _as_tensors(names: tuple[str, ...], columns: dict[str, list]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(columns[name]) for name in names}
 
 
 def _columns_of(network: nn.Module | StandIn, dataset: Any, processing_class: Any) -> tuple[str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from ..data.preprocessing import timm_settings
 from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
-from ..models.class_names import given_names
+from ..models.class_names import both_name
 from ..models.heads import classification_head, num_classes_of
 from ..models.saving import check_loadable, damage_refused, holds_network, load_network
 from ..teachers import Teacher
@@ -111,9 +111,7 @@ def _network_folder(name: str) -> Path:
 
 def _differ(own: list[str], classes: list[str] | None) -> bool:
     """Whether both are names that somebody gave, and not the same ones in the same order."""
-    if given_names(own) is None or given_names(classes) is None:
-        return False
-    return [name.lower() for name in own] != [name.lower() for name in classes]
+    return both_name(own, classes) and [name.lower() for name in own] != [name.lower() for name in classes]
 
 
 def _with_new_head(folder: Path, kind: str, classes: list[str]) -> nn.Module:

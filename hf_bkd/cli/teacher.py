@@ -11,7 +11,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from ..hub.transfer import push_folder
 from ..metrics import classification_metrics
 from ..study.arguments import check_training
 from ..teachers import SPECIFICATIONS, Ensemble, TeacherSpec, predict_all
@@ -21,7 +20,7 @@ from ..utils.checks import check_choice, check_count
 from ..utils.command_line import Parser, parse_dataclasses
 from ..utils.errors import UserError
 from .architectures import is_architecture
-from .arguments import metrics_text, quiet, repository
+from .arguments import metrics_text, pushing, quiet
 from .finished import finish
 from .fitting import TrainedNetworks, asked_for, checkpoints_of
 from .networks import is_encoder
@@ -126,13 +125,14 @@ def _help(declared: Field) -> str:
     return data["text"] + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _parser(prog: str) -> Parser:
-    """The parser of the command, with the options of all methods."""
+def _parser(prog: str, argv: list[str]) -> Parser:
+    """The parser of the command, with the options of all methods; its help shows those of the method in argv."""
     parser = teacher_fit(prog)
     group = parser.add_argument_group("options of the methods")
+    words = {word.partition("=")[2] or word for word in argv}
     for name, (kind, texts) in method_options().items():
         text = "; ".join(f"{method}: {text}" for method, text in texts.items())
-        group.add_argument(f"--{name}", type=kind, help=text, metavar="VALUE")
+        group.add_argument(f"--{name}", type=kind, help=text, metavar="VALUE").rare = not words & texts.keys()
     return parser
 
 
@@ -144,7 +144,7 @@ def parse_fit(argv: list[str], prog: str) -> tuple[FitOptions, DistillationTrain
     """
 
     def parsed(defaults: dict[str, Any]) -> tuple[FitOptions, DistillationTrainingArguments]:
-        args, values = parse_dataclasses((DistillationTrainingArguments,), defaults, argv, _parser(prog))
+        args, values = parse_dataclasses((DistillationTrainingArguments,), defaults, argv, _parser(prog, argv))
         check_training(args)
         return _options(values), args
 
@@ -175,13 +175,9 @@ def main(argv: list[str], prog: str) -> None:
     """
     options, args = parse_fit(argv, prog)
     quiet()
-    output_dir, name = Path(args.output_dir), repository(args)
-
-    def push() -> str:
-        return push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)
-
+    output_dir = Path(args.output_dir)
     settings, make = asked_for(options, args), lambda: _fitted(options, args, output_dir)
-    finish(output_dir, checkpoints_of(args), settings, make, push if name else None)
+    finish(output_dir, checkpoints_of(args), settings, make, pushing(args))
 
 
 def _fitted(options: FitOptions, args: DistillationTrainingArguments, output_dir: Path) -> Callable[[Path], str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 
-from ..models.class_names import given_names, matching_places
+from ..models.class_names import check_not_shuffled, given_names, matching_places
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
 
@@ -217,6 +217,7 @@ def numbered_labels(
         numbers = dict(zip(own, places or (), strict=False))
         fits = places is not None
     elif _is_number(feature):
+        check_not_shuffled(label, classes)
         highest = max((value for value in values if value is not None), default=-1)
         own = [str(number) for number in range(max(highest + 1, len(classes or ())))]
         known = names = list(classes or own)

@@ -90,6 +90,8 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
     _check_name(name_or_path)
     path = Path(name_or_path).expanduser()
     local = path.is_dir()
+    if not path.exists() and set("*?[") & set(name_or_path):
+        raise UserError(f"{name_or_path} is a pattern: pass the folder, whose files are read together, or one of them")
     if not path.exists() and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
         raise UserError(
             f"there is no folder {name_or_path}; pass the path of a dataset's folder or its name on the Hub"

@@ -30,7 +30,19 @@ from ..utils.errors import UserError
 from ..utils.files import bare_name
 
 OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # files of a saved model
-OTHER_FORMS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "*onnx*", "coreml/*"]
+OTHER_FORMS = [
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.tflite",
+    "*.gguf",
+    "*onnx*",
+    "coreml/*",
+]
 STARS = "***"
 UNAUTHORIZED = 401  # of HTTP
 
@@ -108,7 +120,8 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
     Raises:
         UserError: the name is neither a folder nor a repository that the Hub can deliver.
     """
-    name, path = without_tokens(str(name_or_path)), Path(name_or_path).expanduser()
+    name_or_path = re.sub("^(hf[-_]hub|local-dir):", "", str(name_or_path))  # as timm has names
+    name, path = without_tokens(name_or_path), Path(name_or_path).expanduser()
     if not name.strip():
         raise UserError("the name of a folder or a repository is empty: pass one")
     if path.is_dir():
@@ -116,7 +129,7 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
     if path.is_file():
         raise UserError(f"{name} is a file: pass the folder that a network was saved in")
     try:
-        return Path(snapshot_download(str(name_or_path), revision=revision, ignore_patterns=OTHER_FORMS))
+        return Path(snapshot_download(name_or_path, revision=revision, ignore_patterns=OTHER_FORMS))
     except HFValidationError:
         raise UserError(f"there is no folder {name}") from None
     except RevisionNotFoundError:

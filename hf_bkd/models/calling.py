@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
+from .outputs import stated_classes
 
 Inputs = Mapping[str, Tensor] | Tensor
 
@@ -105,10 +106,15 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
-    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format."""
+    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format.
+
+    Mappings in a mapping, each of which is another network's inputs, are left to that.
+    """
     weight = next(network.parameters())
 
-    def move(value: Tensor) -> Tensor:
+    def move(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return value
         dtype = weight.dtype if value.is_floating_point() else value.dtype
         return value.to(weight.device, dtype, non_blocking=weight.device.type != "cpu")
 
@@ -141,21 +147,16 @@ def check_single_label(network: nn.Module) -> None:
     """Refuse a network of another kind of prediction than one class for each example, if it says so.
 
     Raises:
-        UserError: a multi-label classifier, a regression, or a network of timm without its head.
+        UserError: a multi-label classifier, a regression, or a network that was built without a head.
     """
-    network = unwrapped(network, keep_adapters=True)
-    config = getattr(network, "config", None)
+    stated_classes(unwrapped(network))
+    config = getattr(unwrapped(network, keep_adapters=True), "config", None)
     kind = getattr(config, "problem_type", None)
     if kind in ("multi_label_classification", "regression") or getattr(config, "num_labels", None) == 1:
         said = f"problem_type {kind!r}" if kind else "a single output"
         raise UserError(
             f"{type(network).__name__} has {said}, and only classifiers with one class for each example can teach or "
             "be taught yet: build it with num_labels of at least 2 and problem_type='single_label_classification'"
-        )
-    if 0 in (getattr(config, "num_labels", None), getattr(network, "num_classes", None)):
-        raise UserError(
-            f"{type(network).__name__} has no classification head (num_classes=0): build it with a num_classes of at "
-            "least 2, or give it one by network.reset_classifier(num_classes)"
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from .calling import Inputs, call_network, check_logits, evaluation_mode, logits_of, split, to_network, unwrapped
+from .outputs import stated_classes
 from .taking import taking
 
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
@@ -61,12 +62,7 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
 
 def num_classes_of(network: nn.Module) -> int:
     """Return the number of classes that a network states, or else of its classification head's outputs."""
-    return _stated_classes(unwrapped(network, keep_adapters=True)) or classification_head(network)[1].out_features
-
-
-def _stated_classes(network: nn.Module) -> int | None:
-    """Return the number of classes that a network states, if it does."""
-    return getattr(getattr(network, "config", None), "num_labels", None) or getattr(network, "num_classes", None)
+    return stated_classes(unwrapped(network, keep_adapters=True)) or classification_head(network)[1].out_features
 
 
 def head_parameters(name: str) -> tuple[str, str]:
@@ -91,7 +87,7 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     get_classifier = getattr(getattr(network, "timm_model", network), "get_classifier", None)
     if get_classifier is not None and isinstance(get_classifier(), tuple):
         raise UserError(f"{type(network).__name__} averages the logits of several heads: choose a network with one")
-    classes = _stated_classes(network)
+    classes = stated_classes(network)
     linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     heads = [(name, module) for name, module in linears if classes in (None, module.out_features)]
     if not heads:
@@ -121,7 +117,7 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     layers = {
         module: name
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and _stated_classes(network) in (None, module.out_features)
+        if isinstance(module, nn.Linear) and stated_classes(network) in (None, module.out_features)
     }
     seen: list[tuple[str, Tensor, Tensor]] = []
 

@@ -22,6 +22,7 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
+from .rebuilding import difference_when_loaded, is_of_transformers
 from .timm_networks import (
     CONFIG,
     WEIGHTS,
@@ -51,10 +52,13 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
     folder, network = Path(folder), _merged(network)
     without = tuple(name.removeprefix("_orig_mod.") for name in without)
     weights = {name: value for name, value in network.state_dict().items() if name not in without}
-    if _transformers_class(type(network).__name__) is type(network):
+    if is_of_transformers(network):
         refresh_label_names(network)
-        network.save_pretrained(folder, state_dict=timms_names(network, weights))
-        return
+        difference = difference_when_loaded(network, without)
+        if difference is None:
+            network.save_pretrained(folder, state_dict=timms_names(network, weights))
+            return
+        _warn_of_plain(type(network).__name__, "transformers", difference)
     folder.mkdir(parents=True)
     save_file(storable(weights), folder / WEIGHTS, metadata={"format": "pt"})
     save_description(network, folder, without=without)
@@ -107,10 +111,7 @@ def save_description(
             config = timm_config(network, label_names, images, without)
         except Unknown as difference:
             architecture = network.pretrained_cfg["architecture"]
-            _warn(
-                f"the {architecture} is saved as a plain module, for timm can't make it anew ({difference}): load it "
-                "with hf_bkd.models.saving.load_network(folder, network=...), built as this one"
-            )
+            _warn_of_plain(architecture, "timm", difference)
             description = described(network, without)
     else:
         names = label_names or getattr(network, "label_names", None)
@@ -123,9 +124,12 @@ def save_description(
 
 
 @functools.cache
-def _warn(sentence: str) -> None:
-    """Log a sentence once, however many checkpoints are saved."""
-    logger.warning(sentence)
+def _warn_of_plain(name: str, library: str, difference: Any) -> None:
+    """Log once, however many checkpoints are saved, that a network's own library could not load it as it is."""
+    logger.warning(
+        f"the {name} is saved as a plain module, for {library} can't make it anew ({difference}): load it with "
+        "hf_bkd.models.saving.load_network(folder, network=...), built as this one"
+    )
 
 
 @contextmanager
@@ -165,8 +169,8 @@ def check_loadable(folder: Path) -> None:
         )
     if not any(folder.glob("*.safetensors*")):
         raise UserError(
-            f"{folder} holds no weights in safetensors, and pickled ones (pytorch_model.bin) could run code: where you "
-            "trust them, load the network from Python and write it anew with model.save_pretrained(folder)"
+            f"{folder} holds no weights in safetensors, and pickled ones (pytorch_model.bin) could run code: where "
+            "you trust them, load the network from Python and write it anew with model.save_pretrained(folder)"
         )
 
 

@@ -21,7 +21,6 @@ def taking(network: nn.Module, inputs: Mapping[str, Tensor] | Tensor) -> Iterato
         named = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
         given = ", ".join(f"{name} {list(value.shape)}" for name, value in named.items())
         raise UserError(
-            f"{type(network).__name__} can't take {given} "
-            f"({shorten(f'{type(error).__name__}: {error}', 200)}): pass the processing_class that it was trained with, "
-            "or batches of the inputs that its forward takes"
+            f"{type(network).__name__} can't take {given} ({shorten(f'{type(error).__name__}: {error}', 200)}): pass "
+            "the processing_class that it was trained with, or batches of the inputs that its forward takes"
         ) from error

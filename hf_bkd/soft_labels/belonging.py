@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.columns import EXAMPLE_ID, LABELS
 from ..data.views import Views
-from ..models.class_names import given_names, order_by_name
+from ..models.class_names import both_name, given_names, order_by_name
 from ..utils.errors import UserError
 from .identity import class_names, fingerprint
 from .record import LabelRecord
@@ -123,7 +123,7 @@ def class_order(teacher: Any, features: Mapping[str, Any]) -> list[int] | None:
     Raises:
         UserError: they are other classes.
     """
-    own = given_names(class_names(features))
+    own = class_names(features)
     column = next((name for name, feature in features.items() if getattr(feature, "names", None) == own), "label")
     remedy = f"pass dataset.cast_column({column!r}, datasets.ClassLabel(names=teacher.class_names))"
     return order_by_name(getattr(teacher, "class_names", None), own, "the teacher", "the dataset", remedy)
@@ -206,6 +206,8 @@ def shared_views(labels: Sequence[Labels], own: Views | None, example_ids: np.nd
 
 def _check_class_names(labeled: list[str] | None, own: list[str] | None) -> None:
     if labeled is None or own is None or labeled == own:
+        return
+    if given_names(labeled) is None and not both_name(labeled, own):
         return
     where = next((i for i, pair in enumerate(zip(labeled, own, strict=False)) if pair[0] != pair[1]), None)
     difference = (

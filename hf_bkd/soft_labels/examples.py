@@ -73,7 +73,7 @@ class Examples:
     ):
         self.dataset, self.preprocessor, self.views = dataset, preprocessor, views
         self.inputs, self.numbers, self.draws_by_number = inputs, numbers, draws_by_number
-        self.left_out = list(left_out)
+        self.left_out, self._whole = list(left_out), self
         self.streamed = isinstance(dataset, datasets.IterableDataset)
         self.num_rows = None if self.streamed else len(dataset)
         self.reads = preprocessor is not None and preprocessor.kind != "function"  # and nothing else than its columns
@@ -113,9 +113,11 @@ class Examples:
         }
 
     def select(self, rows: np.ndarray) -> Self:
-        """The examples of some rows."""
+        """The examples of some rows, which are mixed with any of all rows, as whoever is trained on all sees them."""
         numbers = rows if self.numbers is None else self.numbers[rows]
-        return self._changed(self.dataset.select(rows), self.identity, numbers, self.draws_by_number)
+        chosen = self._changed(self.dataset.select(rows), self.identity, numbers, self.draws_by_number)
+        chosen._whole = self._whole
+        return chosen
 
     def known_by(self, identity: Identity | None, draws_by_number: bool) -> Self:
         """The same examples with another identity, or with draws by another key."""
@@ -244,7 +246,7 @@ class Examples:
     def _views_of(self, pictures: Images, ids: Tensor, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
         ids = ids.to(device)
         pixels = pictures.to(device) if isinstance(pictures, Tensor) else [image.to(device) for image in pictures]
-        return lambda view: self.preprocessor.of_pictures(look(pixels, ids, self.views, view, self._pool))
+        return lambda view: self.preprocessor.of_pictures(look(pixels, ids, self.views, view, self._whole._pool))
 
     @cached_property
     def _pool(self) -> Pool | None:

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..models.class_names import given_names, order_by_name
+from ..models.class_names import order_by_name
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .columns import soft_label_columns
@@ -67,8 +67,8 @@ def check_against_teacher(
         **labels.storage_options(),
     )
     answered = read(again, record.stream)
-    names, stored = (given_names(each.class_names) for each in (answered.record, record))
-    order = order_by_name(names, stored, "this teacher", column, "label again")
+    names = answered.record.class_names
+    order = order_by_name(names, record.class_names, "this teacher", column, "label again")
     probs = answered.probs if order is None else answered.probs[..., order]
     distances = (probs - labels.probs[chosen]).abs().sum(dim=-1) / 2
     farthest = float(distances.max())

@@ -29,7 +29,7 @@ from ..utils.errors import UserError
 from ..utils.files import digests, temporary_folder, whole_folder
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
-from .description import DESCRIPTION, TEACHER_FILES, check_files, is_description, read_description
+from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description, read_description
 from .predictive import Draws, Predictive, predictive_of
 
 TEMPERINGS = ("per_sample", "post_average")
@@ -48,7 +48,8 @@ class Teacher(ABC):
     it was on held-out examples. It is saved with the teacher, shown on its card and written into the record of its
     labels; so is ``source``, the folder or repository that the teacher was loaded from. ``processing_class``, the
     tokenizer, image processor or feature extractor by which its network reads a dataset, is what the fit was given or
-    the folder held; it can be set, and is saved with the network (a function of one's own isn't: it is passed again).
+    the folder held; it can be set, and is saved with the network. Of a function or a transform only the name is: a
+    loaded teacher reads no dataset before it is set or passed again.
 
     Raises:
         UserError: temperature not above 0 and finite, unknown tempering, or a network that is a multi-label
@@ -200,6 +201,7 @@ class Teacher(ABC):
                 save_file(tensors, temporary / "posterior.safetensors")
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
             description["record"] = self.record
+            description |= self._reading()
             description["files"] = digests(temporary, DESCRIPTION)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
             if not has_card_of_another(folder):
@@ -242,7 +244,7 @@ class Teacher(ABC):
             teacher = kind.from_state(kind._load_networks(folder, network), description.settings, tensors)
         check_files(folder, description.files)
         teacher.record, teacher.source = description.record, source_of(name_or_path, folder)
-        teacher._load_processing_class(folder)
+        teacher._load_processing_class(folder, description)
         return teacher
 
     def push_to_hub(
@@ -270,10 +272,21 @@ class Teacher(ABC):
         own = self.processing_class
         save_processor(processor_of(self.network) if own is None else own, folder / "network")
 
-    def _load_processing_class(self, folder: Path) -> None:
-        from ..data.preprocessors.saved import processor_beside
+    def _reading(self) -> dict[str, Any]:
+        """Describe what of the teacher's reading has no files: the order of columns, a function that isn't saved."""
+        from ..data.preprocessors import order_of_columns
+        from ..data.preprocessors.saved import NotSaved
 
-        self.processing_class = processor_beside(self.network, folder / "network", folder)
+        place, columns = NotSaved.of(self.processing_class, self.network), order_of_columns(self.network)
+        return ({} if place is None else {"reads_by": place.name}) | ({"columns": list(columns)} if columns else {})
+
+    def _load_processing_class(self, folder: Path, description: Description) -> None:
+        from ..data.preprocessors import set_order_of_columns
+        from ..data.preprocessors.saved import NotSaved, processor_beside
+
+        beside = processor_beside(self.network, folder / "network", folder)
+        self.processing_class = beside if description.reads_by is None else NotSaved(description.reads_by)
+        set_order_of_columns(self.network, description.columns)
 
 
 def _all_subclasses(cls: type) -> list[type]:

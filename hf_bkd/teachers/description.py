@@ -26,12 +26,16 @@ class Description(NamedTuple):
     settings: arguments of its constructor.
     record: how it was fitted, and how good it was.
     files: name -> digest of the files that it was written with; empty in what version 0.1 saved.
+    reads_by: the name of the function or transform that read its examples, and isn't saved.
+    columns: of numbers that its network read side by side, in their order.
     """
 
     method: str
     settings: dict[str, Any]
     record: dict[str, Any]
     files: dict[str, str]
+    reads_by: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 def read_description(folder: Path, name: str | Path) -> Description:
@@ -48,7 +52,15 @@ def read_description(folder: Path, name: str | Path) -> Description:
         )
     try:
         read = read_json(file)
-        return Description(str(read["method"]), read["settings"], dict(read["record"]), dict(read.get("files", {})))
+        reads_by, columns = read.get("reads_by"), tuple(map(str, read.get("columns", ())))
+        return Description(
+            str(read["method"]),
+            read["settings"],
+            dict(read["record"]),
+            dict(read.get("files", {})),
+            None if reads_by is None else str(reads_by),
+            columns,
+        )
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else repr(error)
         raise UserError(f"{file} is damaged ({reason}): save or download the teacher again") from error

@@ -163,6 +163,10 @@ class BatchedDataset(torch.utils.data.Dataset):
         views = shared_views([each.layout for each in labels.values()], self.views, self.example_ids)
         return self._changed(labels=labels, views=views)
 
+    def known_by(self, example_ids: np.ndarray) -> Self:
+        """Return the same rows, known by other ids, int64 [N]."""
+        return self._changed(example_ids=example_ids, _ids=torch.tensor(example_ids, device=self.device))
+
     def _changed(self, **attributes: Any) -> Self:
         """Return another dataset of the same values, starting at the first epoch."""
         other = copy.copy(self)

@@ -62,6 +62,7 @@ class DataReadingTrainer(ResumableTrainer):
         self._evaluated = [
             (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
         ]
+        self._check_best_model()
         if args.eval_strategy != "no":
             for each, _ in self._evaluated:
                 self._check_measured(each)
@@ -69,6 +70,16 @@ class DataReadingTrainer(ResumableTrainer):
         on_card = any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read)
         if on_card or args.device.type == "cpu":
             args.dataloader_pin_memory = False  # only what is in the CPU's memory, and for another device
+
+    def _check_best_model(self) -> None:
+        """Refuse to look for the best model by evaluations that have no labels, and so no metrics."""
+        read = [getattr(loaded.collate, "preparation", None) for _, loaded in self._evaluated]
+        unlabeled = read and all(each is not None and each.labels is None for each in read)
+        if unlabeled and self.args.load_best_model_at_end:
+            raise UserError(
+                "load_best_model_at_end compares evaluations, and the evaluation set has no labels: omit it, or pass "
+                "an eval_dataset with labels"
+            )
 
     def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
         """Keep what knows the epoch's view in step with the training."""

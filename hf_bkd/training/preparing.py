@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from transformers import default_data_collator
 
 from ..data.columns import EXAMPLE_ID, is_label, is_soft_label_column
 from ..data.preprocessing import Pool, StoredImages
-from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
+from ..data.preprocessors import Preprocessor, check_ready, preprocessor_for, ready_columns
 from ..data.views import Views
 from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
-from .classes import UNLABELED, LabelColumn, check_one_label, label_column, read_label_column
+from .classes import UNLABELED, LabelColumn, check_one_label, check_outputs, label_column, read_label_column
 from .collating import Collator, kept_columns
 from .first_batch import check_posterior, first_batch, logits_of_first_batch
 from .preparation import own_dataset
@@ -80,14 +80,24 @@ class Preparer:
         with unmoved_randomness(), naming(what):
             if not (self.prepares and is_prepared(dataset)):
                 loaded = self._as_given(dataset, source)
-                self._ask(what, loaded, source, needs_labels)
+                num_classes = self._ask(what, loaded, source, needs_labels)
+                if is_prepared(dataset) and needs_labels:
+                    self._check_outputs(dataset, num_classes)
                 return loaded
             preparation = self._preparation(dataset, source)
             num_classes = self._ask(what, _loaded(preparation, self.args.view_order), source)
-            labels = self._labels(dataset, num_classes, optional=needs_labels is False)
+            labels = self._labels(dataset, num_classes, needs_labels)
             if labels is None and needs_labels:
                 raise _without_labels(what, dataset.column_names)
+            if needs_labels:
+                self._check_outputs(dataset, num_classes)
             return _loaded(replace(preparation, labels=labels), self.args.view_order)
+
+    def _check_outputs(self, dataset: Any, num_classes: int | None) -> None:
+        """Compare the student's number of outputs with its labels' classes, where these are known."""
+        name = label_column(dataset.features, self.args.label_names)
+        if name is not None and num_classes is not None:
+            check_outputs(dataset.features, name, self.classes, num_classes)
 
     def _ask(self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None) -> int | None:
         """Ask the student about a few rows and return how many classes it has, where it can be asked."""
@@ -111,6 +121,8 @@ class Preparer:
     def _as_given(self, dataset: Any, source: Source | None) -> Loaded:
         """Read a dataset whose owner, transform or collator makes the student's inputs."""
         network = self.network if self.args.remove_unused_columns else None
+        if is_prepared(dataset):
+            check_ready(self.network, dataset, self.processing)
         if isinstance(dataset, datasets.Dataset) and is_prepared(dataset) and network is not None:
             features = dataset.features
             names = [name for name in features if not is_soft_label_column(name)]
@@ -136,11 +148,12 @@ class Preparer:
         usual = name is None or is_label(name, dataset.features[name])
         return dataset if usual else dataset.remove_columns(name)
 
-    def _labels(self, dataset: Any, num_classes: int | None, optional: bool) -> LabelColumn | None:
+    def _labels(self, dataset: Any, num_classes: int | None, needs_labels: bool | None) -> LabelColumn | None:
         """Return how labels are read, after a look at all of them; ``None`` where there are none.
 
-        Those that are ``optional``, since they aren't read in this training, are left alone if they don't fit.
+        Those that aren't needed, since this training doesn't read them, are left alone if they don't fit.
         """
+        optional = needs_labels is False
         try:
             name = label_column(dataset.features, self.args.label_names)
             if name is None:
@@ -150,15 +163,10 @@ class Preparer:
                 values = dataset.with_format(None)
                 numbers = column(values[name][:], first=0)
                 check_one_label(values, name)
-                missing = int((numbers == UNLABELED).sum())
-                if missing and not optional:
-                    logger.warning(
-                        "%d of %d rows have no label in column %s, and learn from soft labels alone, if at all (a CSV "
-                        "file's NA, None and null are read as missing: keep_default_na=False keeps them)",
-                        missing,
-                        len(numbers),
-                        name,
-                    )
+                if not optional:
+                    _warn_of_missing(numbers, name)
+                if needs_labels and self.args.kd_lambda == 0:
+                    _warn_of_more_outputs(dataset.features[name], name, int(numbers.max()), num_classes)
             return column
         except UserError:
             if optional:
@@ -202,6 +210,30 @@ def _loaded(preparation: Preparation, view_order: str) -> Loaded:
         return Loaded(PreparedDataset(preparation, view_order), PreparingCollator(preparation))
     stream = preparation.dataset.select_columns(preparation.columns)
     return Loaded(stream.with_format(None).decode(False), PreparingCollator(preparation))
+
+
+def _warn_of_missing(numbers: Tensor, name: str) -> None:
+    missing = int((numbers == UNLABELED).sum())
+    if missing:
+        logger.warning(
+            "%d of %d rows have no label in column %s, and learn from soft labels alone, if at all (a CSV file's NA, "
+            "None and null are read as missing: keep_default_na=False keeps them)",
+            missing,
+            len(numbers),
+            name,
+        )
+
+
+def _warn_of_more_outputs(feature: Any, name: str, highest: int, num_classes: int | None) -> None:
+    """Warn of a student with more outputs than bare numbers reach; where the classes have names it is refused."""
+    if _is_single(feature) and "int" in feature.dtype and 0 <= highest < (num_classes or 0) - 1:
+        logger.warning(
+            "the labels of column %s go up to %d, and the student has %d outputs: build it with as many as there are "
+            "classes, unless some are in no row",
+            name,
+            highest,
+            num_classes,
+        )
 
 
 def _without_labels(what: str, names: Any) -> UserError:
@@ -267,6 +299,4 @@ def _asked(teacher: Any, dataset: Any, student: Prepare) -> AskedRows:
 
 def _reads_the_same(one: Prepare, other: Prepare) -> bool:
     """Return whether two networks get the same images, so that they need be prepared only once."""
-    if not all(getattr(each, "kind", None) == "image" and each.settings for each in (one, other)):
-        return False
-    return (one.columns, one.settings) == (other.columns, other.settings)
+    return all(getattr(each, "kind", None) == "image" for each in (one, other)) and one.reads_as(other)

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import unwrapped
+from ..models.heads import classification_head
+from ..models.loading_code import AUTOMATIC
+from ..models.plain_networks import DESCRIPTION, described
+from ..models.rebuilding import difference_when_loaded
 from ..models.saving import save_description, storable, timms_names
 from ..models.timm_networks import IMAGES, is_timm, refresh_label_names
+from ..utils.files import write_json
 from ..utils.seeding import unmoved_randomness
 
 logger = logging.getLogger(__name__)
@@ -52,34 +55,45 @@ def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str
         names: of the student's classes in the order of its outputs, where they are known.
     """
     student = unwrapped(trainer.model, keep_adapters=True)
+    if difference_when_loaded(student) is not None:
+        write_json(Path(folder) / DESCRIPTION, described(student))  # so that it isn't loaded without its own code
+    elif saves_itself(student):
+        (Path(folder) / DESCRIPTION).unlink(missing_ok=True)  # an older student's
     if not saves_itself(student):
         images = images_seen(trainer) if is_timm(student) else None
         save_description(student, folder, None if names is None else list(names), images)
 
 
 def warn_if_not_rebuilt(student: nn.Module) -> None:
-    """Log a warning if a transformers model has other weights than its class makes from its config.
+    """Log a warning if a transformers model is another than its class makes from its config.
 
-    A head that was put in by hand, for example, would be random again in what ``from_pretrained`` loads.
+    A head that was put in by hand would be random in what ``from_pretrained`` loads, and an activation the old one.
     """
-    kind = type(student)
-    if not isinstance(student, PreTrainedModel) or getattr(transformers, kind.__name__, None) is not kind:
-        return
-    if isinstance(student, TimmWrapperForImageClassification):
-        return
-    try:
-        with torch.device("meta"), unmoved_randomness():
-            made = kind(student.config).state_dict()
-    except Exception:  # one that can't be made so is left to its own loader
-        return
-    own = student.state_dict()
-    name = next((name for name in own if name not in made or own[name].shape != made[name].shape), None)
-    if name is not None:
+    if hasattr(student, "peft_config"):
+        _warn_if_head_is_lost(student)
+    difference = difference_when_loaded(student)
+    if difference is not None:
         logger.warning(
-            "%s has %s, which its class doesn't make from its config: what from_pretrained loads will have a random "
-            "part in its place; save such a student's state_dict yourself, or take the class' own head",
-            kind.__name__,
+            "%s can't be made anew from its config (%s), and from_pretrained will load another network: build the "
+            "student by its config, or load it with hf_bkd.models.saving.load_network(folder, network=...), built as "
+            "this one",
+            type(student).__name__,
+            difference,
+        )
+
+
+def _warn_if_head_is_lost(student: nn.Module) -> None:
+    """Log a warning if the head of a student with adapters of PEFT is new, and they neither train nor save it."""
+    network = unwrapped(student)
+    if any(name.endswith(AUTOMATIC) for name in getattr(network.config, "architectures", None) or ()):
+        return  # it was loaded with its head
+    name, head = classification_head(network)
+    if not any(weight.requires_grad for weight in head.parameters()):
+        logger.warning(
+            "the head %s is new, and the adapters neither train nor save it: what is loaded from them would have "
+            "another, random one; give the adapters' config modules_to_save=[%r]",
             name,
+            name.rpartition(".")[2],
         )
 
 

@@ -193,7 +193,7 @@ class OnlineTeacher:
         except UserError:
             raise
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            given = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+            given = ", ".join(f"{name} {list(getattr(value, 'shape', value))}" for name, value in inputs.items())
             raise UserError(
                 f"the teacher can't answer about the training set ({given}; {reason(error)}): set its "
                 "processing_class, by which its network's inputs are made"
@@ -213,8 +213,7 @@ class OnlineTeacher:
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
             self.num_batches += 1
-            first = next(iter(inputs.values()))
-            ids, view = torch.arange(len(first), device=first.device), self.num_batches
+            ids, view = torch.arange(self.count(batch), device=self.args.device), self.num_batches
         generator = ExampleGenerator(ids, self.args.teacher_seed, view)
         return in_order(self.teacher.predict(inputs, self.args.teacher_samples, generator).mean, self.order)
 

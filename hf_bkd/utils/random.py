@@ -135,10 +135,21 @@ def named_generator(generator: torch.Generator | None, name: str) -> torch.Gener
     return ExampleGenerator(draws.ids, named_seed(draws.seed, name), draws.view)
 
 
-def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw N(0, 1) noise on the generator's device, so that a CPU generator gives the same draws to every device."""
+def standard_normal(
+    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Draw N(0, 1) noise on the generator's device, so that a CPU generator gives the same draws to every device.
+
+    ``dtype`` is that of the drawn numbers, torch's default if not given; what is returned has that of ``like``.
+    """
     device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device).to(like)
+    return torch.randn(shape, generator=generator, device=device, dtype=dtype).to(like)
+
+
+def categories(probs: Tensor, count: int, generator: torch.Generator | None, replacement: bool = True) -> Tensor:
+    """Draw ``count`` classes by probabilities [C] or [B, C], as `torch.multinomial`, on the generator's device."""
+    own = probs if generator is None else probs.to(generator.device)
+    return torch.multinomial(own, count, replacement=replacement, generator=generator).to(probs.device)
 
 
 def example_normal(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,6 +1,13 @@
 """Every message whose advice is code is followed by a test, but for those that are listed with a reason."""
 
-from . import test_commands, test_data, test_networks, test_soft_labels, test_training  # noqa: F401
+from . import (  # noqa: F401
+    test_commands,
+    test_data,
+    test_networks,
+    test_soft_labels,
+    test_training,
+    test_two_sides,
+)
 from .following import CODE, FOLLOWED, messages
 
 NOT_FOLLOWED = {  # a piece of the message -> why

@@ -51,11 +51,10 @@ def test_a_network_says_that_it_has_one_class_for_each_example():
     same(stored(labeled(texts(), network, processing_class=tokenizer())), answers(network))
 
 
-@advises("has no classification head (num_classes=0)")
-def test_a_network_without_a_head_is_given_one():
-    network = timm.create_model("test_resnet", num_classes=0).eval()
-    call = code(refused(lambda: DeterministicTeacher(network)), r"(network\.\w+\(.*\))")
-    follow(call, network=network, num_classes=3)
+@advises("was built without a classification head")
+def test_a_network_without_a_head_is_built_with_one():
+    message = refused(lambda: DeterministicTeacher(timm.create_model("test_resnet", num_classes=0)))
+    network = timm.create_model("test_resnet", **{code(message, r"(\w+)= of timm"): 3}).eval()
     dataset = pictures(size=32)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
     by_timm = torch.stack([transform(image) for image in dataset["image"][:]])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_bkd import CropAndFlip, DeterministicTeacher, ImagePreprocessor, Views, add_soft_labels, import_soft_labels
+from hf_bkd import CropAndFlip, DeterministicTeacher, ImagePreprocessor, Views, import_soft_labels
 from hf_bkd.data.preprocessors import preprocessor_for
 
 from .following import advises, code, follow, refused
@@ -109,21 +109,6 @@ def test_values_that_are_logits_are_imported_as_such():
     imported = lambda **kind: import_soft_labels(dataset, X, list("abcd"), "id", storage="float32", **kind)  # noqa: E731
     name, value = code(refused(lambda: imported(kind="probs")), r"pass (\w+='\w+')").split("=")
     same(stored(imported(**{name: follow(value)})), torch.from_numpy(X).double().softmax(-1))
-
-
-@advises("with folds there is no network yet that a processing_class could be for")
-def test_folds_are_given_a_preprocessor():
-    dataset, network = texts(), bert()
-
-    def cross_fitted(**settings):
-        made = {"folds": 2, "fit": lambda rest, fold: DeterministicTeacher(network)}
-        return add_soft_labels(dataset, **made, storage="float32", progress=False, **settings)
-
-    message = refused(lambda: cross_fitted(processing_class=tokenizer()))
-    name, value = code(message, r"pass (.*), of hf_bkd\.data\.preprocessors").split("=", 1)
-    given = {"network": network, "dataset": dataset, "processing_class": tokenizer()}
-    made = follow(value, preprocessor_for=preprocessor_for, **given)
-    same(stored(cross_fitted(**{name: made})), answers(network))
 
 
 @advises("the stream doesn't say what its columns are, as after map", "the features of the stream don't tell how many")

@@ -122,7 +122,10 @@ def test_a_layer_has_a_unit(home, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."), "is a gated dataset"),
+        (
+            datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."),
+            "is a gated dataset",
+        ),
         (datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub."), "doesn't exist"),
         (ConnectionError("Couldn't reach 'a/b' on the Hub"), "Couldn't reach 'a/b'"),
     ],

@@ -383,3 +383,28 @@ def test_columns_of_numbers_are_read_in_the_order_that_the_network_read_first():
     assert first.columns == other.columns == ("a", "b", "c")
     assert preprocessor_for(network, rows.rename_column("a", "x")).columns == ("x", "b", "c")
     assert preprocessor_for(nn.Linear(3, 2), rows.select_columns(["c", "a", "b"])).columns == ("c", "a", "b")
+
+
+def prepared(by, rows):
+    return rows.map(lambda row: {"pixel_values": by([row["image"].convert("RGB")])["pixel_values"][0]})
+
+
+@pytest.mark.parametrize("size", [16, 8])
+def test_pixels_of_another_image_processor_are_refused_and_either_advice_works(size):
+    network, rows = vit(), photographs([image(20, 24, seed=seed) for seed in range(5)])
+    own, other = (
+        transformers.ViTImageProcessor(size={"height": each, "width": each}, image_mean=[mean] * 3)
+        for each, mean in ((16, 0.5), (size, 0.1))
+    )
+    ready = prepared(other, rows)
+    with pytest.raises(UserError, match=rf"row 0 of column pixel_values holds .*\[3, {size}, .* of its image \[3, 16"):
+        preprocessor_for(network, ready, own)
+    assert preprocessor_for(network, ready.remove_columns("pixel_values"), own).kind == "image"
+    assert preprocessor_for(network, ready.remove_columns("image"), own) is None
+    assert preprocessor_for(network, prepared(own, rows), own) is None
+    smooth = transformers.ViTImageProcessor(size={"height": 16, "width": 16}, resample=PIL.Image.Resampling.BICUBIC)
+    photos = photographs(
+        [image(20, 24, seed=seed).resize((60, 60), PIL.Image.Resampling.BICUBIC) for seed in range(5)]
+    )
+    assert preprocessor_for(network, prepared(smooth, photos), own) is None  # another interpolation, the same picture
+    assert preprocessor_for(network, ready) is None  # nothing says what is right

@@ -147,4 +147,3 @@ def test_a_file_is_known_by_its_content_wherever_it_lies(tmp_path):
     files(tmp_path, paths=False).save_to_disk(tmp_path / "saved")
     assert ids.tolist() == identity.of_dataset(datasets.load_from_disk(tmp_path / "saved")).tolist()
     assert ids.tolist() == content_ids([(tmp_path / f"{number}.wav").read_bytes() for number in (0, 1)]).tolist()
-

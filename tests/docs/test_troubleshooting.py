@@ -23,6 +23,7 @@ from hf_bkd import (
 )
 from hf_bkd.data.loading import check_split, load_splits
 from hf_bkd.data.preprocessors import preprocessor_for
+from hf_bkd.data.preprocessors.saved import NotSaved
 from hf_bkd.data.sounds import Sound
 from hf_bkd.models.saving import load_network, save_network
 from hf_bkd.soft_labels import attach
@@ -96,6 +97,12 @@ def of_several() -> MultiTeacher:
 
 CASES: dict[str, Callable] = {
     "nothing says how ... become the inputs of ...": lambda: preprocessor_for(bert(), texts().select_columns("text")),
+    "... holds the tokens ..., and the network's tokenizer makes ... of its ...": lambda: preprocessor_for(
+        bert(), datasets.Dataset.from_dict({"text": ["w1 w2"], "input_ids": [[9, 3]]}), tokenizer()
+    ),
+    "what makes the inputs of this ..., was not saved with the teacher": lambda: preprocessor_for(
+        nn.Linear(4, 3), texts(), NotSaved("my_function")
+    ),
     "nothing says which of the columns ... reads": lambda: preprocessor_for(nn.Linear(4, 3), texts()),
     "the columns of texts ..., and nothing says which the network reads": lambda: preprocessor_for(
         bert(), datasets.Dataset.from_dict({"title": ["a"], "review": ["b"]}), tokenizer()

@@ -23,8 +23,8 @@ WORK = {"label": "out.shards", "fit": "out.training", "distill": "out.training"}
 DATA = {"distill": "labeled"}
 PUSHES = {
     "label": "hf_bkd.cli.label.push_soft_labels",
-    "fit": "hf_bkd.cli.teacher.push_folder",
-    "distill": "hf_bkd.cli.distill.push_folder",
+    "fit": "hf_bkd.cli.arguments.push_folder",
+    "distill": "hf_bkd.cli.arguments.push_folder",
 }
 
 
@@ -64,7 +64,9 @@ def left(folder) -> list[str]:
         ("distill", "--kd_lambda=0.5", "kd_lambda 1.0, and this one has 0.5"),
     ],
 )
-def test_a_finished_command_is_recognized_and_what_it_left_is_tidied(command, tmp_path, capsys, monkeypatch, name, changed, words):
+def test_a_finished_command_is_recognized_and_what_it_left_is_tidied(
+    command, tmp_path, capsys, monkeypatch, name, changed, words
+):
     assert command(name) == 0 and left(tmp_path) == ["out"]
     monkeypatch.setattr("hf_bkd.cli.label._labeled", lambda *a: pytest.fail("labeled again"))
     monkeypatch.setattr("hf_bkd.cli.teacher._fitted", lambda *a: pytest.fail("fitted again"))

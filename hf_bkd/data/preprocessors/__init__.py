@@ -7,6 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import datasets
+import torch
 from torch import nn
 
 from ...models.calling import unwrapped
@@ -15,13 +16,14 @@ from ...models.heads import num_classes_of
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
 from .audio import audio_preprocessor
-from .base import Preprocessor, called
+from .base import Preprocessor, called, several
 from .content import INPUT_NAMES, Content, columns_as_inputs, ready_columns
 from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
-from .saved import NAMES, SOURCES, folders_of, network_kind, saved_processor
-from .texts import text_preprocessor, token_preprocessor
+from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
+from .texts import text_preprocessor
+from .tokens import check_tokens, some_rows, token_preprocessor
 
 __all__ = [
     "MODES",
@@ -29,12 +31,16 @@ __all__ = [
     "called",
     "class_names",
     "columns_as_inputs",
+    "order_of_columns",
     "preprocessor_for",
     "ready_columns",
+    "set_order_of_columns",
+    "several",
 ]
 
 _READ: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # columns of numbers, in their order
 AnyDataset = datasets.Dataset | datasets.IterableDataset
+ANOTHER_RESIZE = 0.1  # mean difference of pixels, in standard deviations, that another interpolation makes at most
 READS = {"image": "images", "text": "texts", "audio": "sound", "features": "numbers"}
 
 
@@ -57,10 +63,13 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
 
     Raises:
         UserError: nothing says how rows become inputs, no column that the network could read, several and nothing that
-            says which, or a ``processing_class`` for another kind of input than the network's.
+            says which, or a ``processing_class`` for another kind of input than the network's, or one that was not
+            saved with a teacher.
     """
     if isinstance(processing_class, Preprocessor):
         return processing_class
+    if isinstance(processing_class, NotSaved):
+        processing_class.refuse(unwrapped(network))
     network, given = unwrapped(network), _kind_of_processor(processing_class)
     if given == "function" or isinstance(processing_class, ImagePreprocessor):
         return function_preprocessor(processing_class, dataset)
@@ -79,12 +88,56 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     ready = ready_columns(network, dataset, kind)
     if ready is not None:
         ragged = content.ragged(ready)
+        check_ready(network, dataset, processing_class)
         if "input_ids" in ragged:
-            tokenizer = processing_class or saved_processor("text", *folders_of(network))
-            return token_preprocessor(network, ready, tokenizer)
+            return token_preprocessor(network, ready, _tokenizer(network, processing_class))
         if not ragged or set(ready) & set(INPUT_NAMES):
             return None
     return _made(kind or content.only_kind(network), network, content, processing_class)
+
+
+def check_ready(network: nn.Module, dataset: AnyDataset, processing_class: Any = None) -> None:
+    """Refuse columns that are a network's inputs as they are, and that another tokenizer or image processor made.
+
+    Arguments as for :func:`preprocessor_for`; see :func:`~hf_bkd.data.preprocessors.tokens.check_tokens`. Images that
+    stand beside ready ``pixel_values`` are prepared by the network's own processor, where it is known, and compared.
+    """
+    network, content = unwrapped(network), Content.of(dataset)
+    ready = ready_columns(network, dataset) or ()
+    if "pixel_values" in ready and content.of_kind("image") and network_kind(network) == "image":
+        _check_pictures(network, content, processing_class)
+    whole = [name for name in ready if content.may_be_tokens(name)]
+    of_its_own = len(whole) == 1 and whole[0] not in INPUT_NAMES and network_kind(network) in (None, "text")
+    column = "input_ids" if "input_ids" in whole else whole[0] if of_its_own else None
+    if column is not None:
+        tokenizer = _tokenizer(network, processing_class) if content.of_kind("text") else None
+        check_tokens(network, content, column, tokenizer)
+
+
+def _check_pictures(network: nn.Module, content: Content, processing_class: Any) -> None:
+    try:
+        own = _made("image", network, content, processing_class)
+    except UserError:  # nothing says how, so that nothing can be compared
+        return
+    (column,) = own.columns
+    for number, row in some_rows(content, "pixel_values", [column]).items():
+        try:
+            expected = own({column: [row[column]]})["pixel_values"][0]
+        except UserError:  # an image that can't be read, and isn't
+            continue
+        ready = torch.as_tensor(row["pixel_values"], dtype=torch.float32)
+        if ready.shape != expected.shape or (ready - expected).abs().mean() > ANOTHER_RESIZE:
+            raise UserError(
+                f"row {number} of column pixel_values holds something else {list(ready.shape)} than the preprocessing "
+                f"of {type(network).__name__} makes of its {column} {list(expected.shape)}: pass "
+                "dataset.remove_columns('pixel_values'), so that the images are read, or, if they are right, "
+                f"dataset.remove_columns({column!r})"
+            )
+
+
+def _tokenizer(network: nn.Module, processing_class: Any) -> Any:
+    own = _part(processing_class, "text") if _kind_of_processor(processing_class) in ("text", "any") else None
+    return saved_processor("text", *folders_of(network)) if own is None else own
 
 
 def _made(kind: str, network: nn.Module, content: Content, processing_class: Any = None) -> Preprocessor:
@@ -103,6 +156,17 @@ def _made(kind: str, network: nn.Module, content: Content, processing_class: Any
         columns = _READ[network]  # as the network read them first, in whatever order another dataset has them
     _READ[network] = columns
     return feature_preprocessor(network, columns)
+
+
+def order_of_columns(network: nn.Module) -> tuple[str, ...]:
+    """Return the columns of numbers that a network read side by side, in their order; none if it did not."""
+    return _READ.get(unwrapped(network), ())
+
+
+def set_order_of_columns(network: nn.Module, columns: tuple[str, ...]) -> None:
+    """Let a network read columns of these names in this order, whatever order a dataset has them in."""
+    if columns:
+        _READ[unwrapped(network)] = columns
 
 
 def _kind_of_processor(processor: Any) -> str | None:
@@ -143,6 +207,5 @@ def _part(processor: Any, kind: str) -> Any:
 
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
-    own = getattr(getattr(unwrapped(network), "config", None), "id2label", None)
-    names = own or dict(enumerate(names_of_network(network) or ()))
-    return [str(names.get(number, f"LABEL_{number}")) for number in range(num_classes_of(network))]
+    names, number = names_of_network(network), num_classes_of(network)
+    return names if names is not None and len(names) == number else [f"LABEL_{each}" for each in range(number)]

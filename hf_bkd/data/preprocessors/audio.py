@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,20 +40,43 @@ def audio_preprocessor(network: nn.Module, columns: tuple[str, ...], extractor: 
         )
     (column,) = columns
     over_time = getattr(getattr(network, "config", None), "feat_extract_norm", None) == "group"
-    taken, rate = argument_names(network), extractor.sampling_rate
     pads_none = inspect.signature(type(extractor).__call__).parameters.get("padding")
     padding = {"padding": True} if pads_none is not None and pads_none.default is False else {}
+    settings = json.loads(json.dumps(extractor.to_dict(), default=str))
+    prepare = AudioPreparation(column, extractor, tuple(argument_names(network)), padding, over_time)
+    return Preprocessor("audio", columns, prepare, settings, processor=extractor)
 
-    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
-        check_present(rows, columns)
+
+@dataclass(frozen=True)
+class AudioPreparation:
+    """A preparation of clips, which worker processes can have.
+
+    Args:
+        column: of sound.
+        extractor: of transformers.
+        taken: names of what the network takes.
+        padding: of each call of the extractor.
+        over_time: whether the network normalizes over time.
+    """
+
+    column: str
+    extractor: Any
+    taken: tuple[str, ...]
+    padding: dict[str, bool]
+    over_time: bool = False
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """Turn rows into what the extractor makes of their clips."""
+        column, rate = self.column, self.extractor.sampling_rate
+        check_present(rows, (column,))
         clips = [_samples(value, rate, column) for value in rows[column]]
-        batch = extractor(clips, sampling_rate=rate, return_tensors="pt", **padding)
-        several = padding and len({len(clip) for clip in clips}) > 1
-        if several and over_time:
+        batch = self.extractor(clips, sampling_rate=rate, return_tensors="pt", **self.padding)
+        several = self.padding and len({len(clip) for clip in clips}) > 1
+        if several and self.over_time:
             raise UserError(
-                f"the clips of column {column} have several lengths, and {type(network).__name__} normalizes over "
-                "time, padding included, so that a clip's label would depend on its neighbors: bring the clips to one "
-                "length, or read one at a time (batch_size=1; in a training per_device_train_batch_size=1 and "
+                f"the clips of column {column} have several lengths, and the network normalizes over time, padding "
+                "included, so that a clip's label would depend on its neighbors: bring the clips to one length, or "
+                "read one at a time (batch_size=1; in a training per_device_train_batch_size=1 and "
                 "per_device_eval_batch_size=1)"
             )
         if several and "attention_mask" not in batch:
@@ -61,10 +85,7 @@ def audio_preprocessor(network: nn.Module, columns: tuple[str, ...], extractor: 
                 "mask, so that a clip's label would depend on its neighbors: set its return_attention_mask = True "
                 "(in its preprocessor_config.json too), or bring the clips to one length"
             )
-        return {name: torch.as_tensor(value) for name, value in batch.items() if name in taken}
-
-    settings = json.loads(json.dumps(extractor.to_dict(), default=str))
-    return Preprocessor("audio", columns, prepare, settings, processor=extractor)
+        return {name: torch.as_tensor(value) for name, value in batch.items() if name in self.taken}
 
 
 def _samples(value: Any, rate: int, column: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What every preprocessor is: rows of a dataset to the inputs of one network."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..preprocessing import ImagePreprocessor, Images, decoded, in_mode
 from ..rows import check_present, read_rows, reason
 
 Rows = dict[str, list]
+OPAQUE = ("Lambda", "<function", " object at ", "<lambda>")  # in the text of a transform
 ORIENTATION = Base.Orientation
 
 
@@ -51,6 +53,16 @@ class Preprocessor:
     def __call__(self, rows: Rows) -> dict[str, Tensor]:
         """Turn a batch of rows into inputs."""
         return self.prepare(rows)
+
+    def reads_as(self, other: "Preprocessor") -> bool:
+        """Return whether another preprocessor surely makes the same inputs of a dataset.
+
+        Of functions, and of transforms with functions in them, settings don't say what they do: they must be the same.
+        """
+        if (self.columns, self.settings) != (other.columns, other.settings):
+            return False
+        says_all = bool(self.settings) and not any(sign in str(self.settings) for sign in OPAQUE)
+        return says_all or self.processor == other.processor
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is recorded with labels of these inputs."""
@@ -88,12 +100,25 @@ class Preprocessor:
         for start in track(starts, progress if len(starts) > 5 else None):
             stop = min(start + self.batch_size, len(dataset))
             rows = read_rows(dataset, start, stop)
-            yield called(self, rows, range(start, stop)) | ({"labels": torch.tensor(rows["label"])} if "label" in rows else {})
+            yield called(self, rows, range(start, stop)) | (
+                {"labels": torch.tensor(rows["label"])} if "label" in rows else {}
+            )
 
     def save(self, folder: Path) -> None:
         """Save the files by which the preprocessor is made again."""
         if hasattr(self.processor, "save_pretrained"):
             self.processor.save_pretrained(folder)
+
+
+def several(preprocessors: Mapping[str, Preprocessor]) -> Preprocessor:
+    """Make one preprocessor of several networks' that read the same columns: name -> what its own makes of rows."""
+    settings = {name: each.settings for name, each in preprocessors.items()}
+    columns = next(iter(preprocessors.values())).columns
+    return Preprocessor("several", columns, partial(_each_its_own, dict(preprocessors)), settings)
+
+
+def _each_its_own(preprocessors: dict[str, Preprocessor], rows: Rows) -> dict[str, dict[str, Tensor]]:
+    return {name: dict(each(rows)) for name, each in preprocessors.items()}
 
 
 def called(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[int]) -> Any:

@@ -55,6 +55,11 @@ class Content:
         """Return the names of the columns that hold images, texts, sound or numbers."""
         return [name for name, feature in self.features.items() if _kind(feature) == kind]
 
+    def may_be_tokens(self, name: str) -> bool:
+        """Whether a column holds lists of whole numbers."""
+        feature = self.features.get(name)
+        return _kind(feature) == "features" and _is_list(feature) and _is_whole(feature)
+
     def only_kind(self, network: nn.Module) -> str:
         """Return what the columns hold that a network is to read which doesn't say what it reads.
 

@@ -1,5 +1,6 @@
 """A user's own function from rows to inputs as a preprocessor."""
 
+from functools import partial
 from typing import Any
 
 import datasets
@@ -26,10 +27,7 @@ def function_preprocessor(function: Any, dataset: AnyDataset) -> Preprocessor:
     settings = function.to_dict() if hasattr(function, "to_dict") else {}
     images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if hasattr(function, "normalize") and images:
-
-        def of_pictures(pictures: Images) -> dict[str, Tensor]:
-            return {"pixel_values": function.normalize(stacked(pictures))}
-
+        of_pictures = partial(_normalized, function)
         return Preprocessor(
             "image", (images[0],), function, settings, function, normalization=function, of_pictures=of_pictures
         )
@@ -37,6 +35,10 @@ def function_preprocessor(function: Any, dataset: AnyDataset) -> Preprocessor:
     called(function, rows, [0])
     columns = tuple(name for name in dict.keys(rows) if name in rows.seen)
     return Preprocessor("function", columns, function, settings, function)
+
+
+def _normalized(function: Any, pictures: Images) -> dict[str, Tensor]:
+    return {"pixel_values": function.normalize(stacked(pictures))}
 
 
 def _first_row(dataset: AnyDataset) -> dict[str, list]:
