@@ -1,6 +1,6 @@
 """A Trainer that prepares the rows of its datasets itself, each by the student's own preprocessor."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..models.calling import check_single_label, unwrapped
 from ..utils.errors import UserError
+from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
-from .classes import classes_of_student
+from .classes import UNLABELED, classes_of_student
 from .collating import Collator
+from .first_batch import first_batch
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
-from .preparing import TRAINING_SET, Loaded, Preparer, has_labels, is_prepared
+from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
 from .resuming import ResumableTrainer
 from .settings import check_rows
 from .supervision import OnlineTeacher, StoredLabels
@@ -153,3 +155,16 @@ class DataReadingTrainer(ResumableTrainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> None:
         """Keep the dataset's order, so that predictions are its rows', also where training groups them by length."""
+
+
+def has_labels(loaded: Loaded) -> bool:
+    """Return whether any row of a dataset has a label, as far as it can be said before a stream is read."""
+    preparation = getattr(loaded.collate, "preparation", None)
+    if preparation is None:
+        with unmoved_randomness():
+            batch = first_batch(*loaded, 1)
+        return not isinstance(batch, Mapping) or "labels" in batch
+    column, rows = preparation.labels, preparation.dataset
+    if column is None or not isinstance(rows, datasets.Dataset):
+        return column is not None
+    return bool((column(rows.with_format(None)[column.name][:]) != UNLABELED).any())

@@ -192,19 +192,6 @@ def is_prepared(dataset: Any) -> bool:
     return isinstance(dataset, datasets.IterableDataset) and dataset.features is not None
 
 
-def has_labels(loaded: Loaded) -> bool:
-    """Return whether any row of a dataset has a label, as far as it can be said before a stream is read."""
-    preparation = getattr(loaded.collate, "preparation", None)
-    if preparation is None:
-        with unmoved_randomness():
-            batch = first_batch(*loaded, 1)
-        return not isinstance(batch, Mapping) or "labels" in batch
-    column, rows = preparation.labels, preparation.dataset
-    if column is None or not isinstance(rows, datasets.Dataset):
-        return column is not None
-    return bool((column(rows.with_format(None)[column.name][:]) != UNLABELED).any())
-
-
 def _loaded(preparation: Preparation, view_order: str) -> Loaded:
     if isinstance(preparation.dataset, datasets.Dataset):
         return Loaded(PreparedDataset(preparation, view_order), PreparingCollator(preparation))
