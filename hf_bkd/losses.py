@@ -8,15 +8,16 @@
 | ``"squared"``         | T_s ** 2   | Hinton et al. 2015, torchdistill, mdistiller, timm (all with T_t = T_s) |
 | ``"none"``            | 1          | trl                                                                    |
 
-The divergence is summed over classes and averaged over examples ("batchmean"), never over classes.
+The divergence is summed over classes and averaged over examples ("batchmean"), never over classes. Of other
+`likelihoods` than one of C classes, their own losses and divergences take the places of CE and KL.
 """
 
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .distances import Distance
+from .likelihoods import CATEGORICAL, Likelihood
 from .utils.checks import check_choice
 
 TEMPERATURE_SCALES = ("product", "squared", "none")
@@ -40,9 +41,7 @@ def kl_to_target(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Te
     Returns:
         Divergences [...], >= 0 up to rounding, in float32 or wider.
     """
-    target = target.to(logits.dtype) if logits.dtype == torch.float64 else target.float()
-    log_student = F.log_softmax(logits.to(target.dtype) / temperature, dim=-1)
-    return (torch.xlogy(target, target) - target * log_student).sum(dim=-1)
+    return CATEGORICAL.divergence(target, logits, temperature)
 
 
 class LossParts(NamedTuple):
@@ -62,49 +61,57 @@ def distillation_loss(
     scale: float = 1.0,
     label_smoothing: float = 0.0,
     num_items: Tensor | float | None = None,
+    likelihood: Likelihood = CATEGORICAL,
+    distance: Distance | None = None,
 ) -> LossParts:
     """Compute (1 - lambda) CE + lambda * scale * KL, each summed over the examples and divided by ``num_items``.
 
-    A term of weight zero is not computed and what it would read may be ``None``: lambda = 0 is plain cross-entropy
-    training, lambda = 1 never reads a label.
+    A term of weight zero is not computed and what it would read may be ``None``: lambda = 0 is plain training towards
+    the labels, lambda = 1 never reads one.
 
     Args:
-        logits: student's logits [..., C].
-        labels: class indices [...]; -100 is no label. An example [B] without one is taught by its soft label alone, as
-            with lambda = 1; in labels of several dimensions, such as those of tokens, -100 marks positions that don't
-            count, in either term.
-        target: teacher's class probabilities [..., C], at the teacher's temperature already.
+        logits: student's outputs [B, K], or of positions, such as tokens [B, L, K].
+        labels: class indices [...], or [..., C] of a likelihood with C labels an example; -100, or NaN, is no label.
+            An example [B] without one is taught by its soft label alone, as with lambda = 1; positions without one
+            don't count, in either term (with lambda = 1 too, where labels are given).
+        target: teacher's class probabilities [..., C], at the teacher's temperature already, or the likelihood's
+            target; zeros at positions that don't count.
         kd_lambda: lambda in [0, 1], one number or one per example [...].
         student_temperature: T_s > 0, for the KL term only.
         scale: factor on the KL term, see :func:`temperature_factor`.
         label_smoothing: epsilon in [0, 1) of the cross-entropy term.
         num_items: what the sums are divided by, at least 1; the number of examples that count if not given. A step
             that accumulates gradients passes the number of examples of all its micro-batches.
+        likelihood: what the outputs mean; its ``label_loss`` and ``divergence`` are the two terms.
+        distance: takes the place of the divergence, see `distances`.
 
     Returns:
         LossParts.
     """
-    each = isinstance(kd_lambda, Tensor)
+    each, positions = isinstance(kd_lambda, Tensor), logits.ndim > 2
     reads_labels, reads_target = each or kd_lambda < 1, each or kd_lambda > 0
-    unlabeled = labels == -100 if reads_labels else None
-    taught = unlabeled is not None and reads_target and labels.ndim == 1  # by their soft labels, also without a label
+    labeled = likelihood.labeled(labels) if reads_labels or (positions and labels is not None) else None
+    taught = reads_labels and reads_target and not positions  # by their soft labels, also without a label
     if num_items is None:
-        num_items = logits[..., 0].numel() if unlabeled is None or taught else (~unlabeled).sum()
+        num_items = logits[..., 0].numel() if labeled is None or taught else labeled.sum()
     num_items = num_items.clamp_min(1) if isinstance(num_items, Tensor) else max(num_items, 1)
     cross_entropy = distillation = None
     total = 0.0
     if reads_labels:
-        flat = logits.reshape(-1, logits.shape[-1])
-        flat = flat if flat.dtype == torch.float64 else flat.float()
-        losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
-        total, cross_entropy = _weighted(losses.view(labels.shape), 1 - kd_lambda, num_items)
+        losses = likelihood.label_loss(logits, labels, label_smoothing, target if reads_target else None)
+        total, cross_entropy = _weighted(losses, 1 - kd_lambda, num_items)
     if reads_target:
-        losses = kl_to_target(target, logits, student_temperature)
-        if unlabeled is not None and not taught:
-            losses = losses.masked_fill(unlabeled, 0)
+        if positions and labeled is not None:
+            target = target.masked_fill(~labeled.unsqueeze(-1), 0)
+        if distance is None:
+            losses = likelihood.divergence(target, logits, student_temperature)
+        else:
+            losses = distance(target, logits, labels, student_temperature)
+        if positions:
+            losses = losses.masked_fill(~target.ne(0).any(dim=-1), 0)
         weighted, distillation = _weighted(losses, kd_lambda, num_items)
         if taught:
-            weighted = weighted + ((1 - kd_lambda) * losses).masked_fill(~unlabeled, 0).sum() / num_items
+            weighted = weighted + ((1 - kd_lambda) * losses).masked_fill(labeled, 0).sum() / num_items
         total = total + scale * weighted
     return LossParts(total, cross_entropy, distillation)
 

@@ -62,8 +62,12 @@ def entropy_weights(probs: Tensor) -> Tensor:
     Returns:
         Weights [..., M], summing to one; equal where all teachers are certain.
     """
-    teachers = probs.shape[-2]
-    entropies = entropy(probs)
+    return weights_by_entropy(entropy(probs))
+
+
+def weights_by_entropy(entropies: Tensor) -> Tensor:
+    """Weigh M teachers by the entropies [..., M] of what they say, as :func:`entropy_weights` does."""
+    teachers = entropies.shape[-1]
     total = entropies.sum(dim=-1, keepdim=True)
     shares = torch.where(total > 0, entropies / total, 1 / teachers)
     return (1 - shares) / (teachers - 1) if teachers > 1 else torch.ones_like(entropies)
@@ -136,7 +140,7 @@ def mixed_target(labels: Tensor, teacher: Tensor, kd_lambda: float | Tensor) -> 
     return (1 - kd_lambda) * onehot + kd_lambda * teacher
 
 
-def noise_ratio(probs: Tensor, variance: Tensor, num_samples: int) -> float:
+def noise_ratio(probs: Tensor, variance: Tensor, num_samples: int, label_variance: Tensor | None = None) -> float:
     """Measure the variance of a teacher's draws relative to that of labels, over all examples: rho in [0, 1].
 
     rho = sum_x V(x) / sum_x U(x) with V = sum_k Var_s[p_k^(s)], and U = 1 - sum_k p_k^2 + V / S, which is, without
@@ -147,8 +151,9 @@ def noise_ratio(probs: Tensor, variance: Tensor, num_samples: int) -> float:
         probs: p, the mean of S draws [..., C].
         variance: across-draw variance (ddof 1) [..., C], or its sum over the classes [...].
         num_samples: S >= 2.
+        label_variance: U [...] of another likelihood than one of C classes (its ``label_variance``).
     """
-    drawn, label = _variances(probs, variance, num_samples)
+    drawn, label = _variances(probs, variance, num_samples, label_variance)
     return min((drawn.sum() / label.sum().clamp_min(torch.finfo(label.dtype).tiny)).item(), 1.0)
 
 
@@ -157,7 +162,9 @@ def summed_variance(probs: Tensor, variance: Tensor) -> Tensor:
     return variance.sum(dim=-1) if variance.ndim == probs.ndim else variance
 
 
-def adaptive_lambda(probs: Tensor, variance: Tensor, num_samples: int, pooled_ratio: float) -> Tensor:
+def adaptive_lambda(
+    probs: Tensor, variance: Tensor, num_samples: int, pooled_ratio: float, label_variance: Tensor | None = None
+) -> Tensor:
     """Weigh the teacher against the label by inverse variances, lambda(x) = 1 / (1 + r(x) / S), without a label.
 
     r(x) = ((S - 1) V(x) / U(x) + n0 rho) / (S - 1 + n0), V, U and rho as in :func:`noise_ratio`, n0 = 10. With
@@ -171,19 +178,24 @@ def adaptive_lambda(probs: Tensor, variance: Tensor, num_samples: int, pooled_ra
     Args:
         probs, variance, num_samples: as for :func:`noise_ratio`.
         pooled_ratio: rho of the whole data set.
+        label_variance: as for :func:`noise_ratio`.
 
     Returns:
         lambda [...] in [S / (S + 1), 1].
     """
-    drawn, label = _variances(probs, variance, num_samples)
+    drawn, label = _variances(probs, variance, num_samples, label_variance)
     own = torch.where(label > 0, drawn / label, pooled_ratio).clamp(0, 1)
     ratio = ((num_samples - 1) * own + PSEUDO_DRAWS * pooled_ratio) / (num_samples - 1 + PSEUDO_DRAWS)
     return 1 / (1 + ratio / num_samples)
 
 
-def _variances(probs: Tensor, variance: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+def _variances(
+    probs: Tensor, variance: Tensor, num_samples: int, label_variance: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return V and U of :func:`noise_ratio`, [...]."""
     if num_samples < 2:
         raise UserError(f"num_samples must be at least 2, for one draw has no variance, and it is {num_samples}")
     drawn = summed_variance(probs, variance)
-    return drawn, 1 - probs.square().sum(dim=-1) + drawn / num_samples
+    if label_variance is None:
+        label_variance = 1 - probs.square().sum(dim=-1) + drawn / num_samples
+    return drawn, label_variance

@@ -7,9 +7,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.errors import UserError
 from .calling import Inputs, call_network, check_logits, evaluation_mode, logits_of, split, to_network, unwrapped
 from .outputs import stated_classes
+from .problem_types import likelihood_of, problem_type_of_labels
 from .taking import taking
 
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
@@ -18,50 +20,65 @@ _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that 
 class HeadData(NamedTuple):
     """Inputs and outputs of a network's last layer on N examples, with their labels, on the network's device.
 
-    features [N, d] and logits [N, C] in float32; labels [N], integers in [0, C).
+    features [N, d] and logits [N, K] in float32; labels as the likelihood has them: integers [N] in [0, C), or numbers
+    [N, C]. For a network that answers for each token, N counts the labeled ones.
     """
 
     features: Tensor
     logits: Tensor
     labels: Tensor
+    likelihood: Likelihood = CATEGORICAL
 
 
 @torch.no_grad()
-def head_data(network: nn.Module, batches: Iterable[Mapping | tuple]) -> HeadData:
+def head_data(
+    network: nn.Module, batches: Iterable[Mapping | tuple], problem_type: str | Likelihood | None = None
+) -> HeadData:
     """Collect features, logits and labels in one pass over ``batches``, with the network in evaluation mode.
 
+    Args:
+        network: of which :func:`~hf_bkd.models.problem_types.likelihood_of` tells what its outputs mean, or the labels
+            where nobody says it.
+        batches: (inputs, labels) pairs, or dicts with ``labels``.
+        problem_type: as there.
+
     Raises:
-        UserError: the batches are empty, or the labels don't fit the head.
+        UserError: the batches are empty, or the labels don't fit the network.
     """
     device = next(network.parameters()).device
-    columns = [], [], []
+    problem_type = getattr(batches, "likelihood", problem_type)  # a dataset's, by all of its labels
+    likelihood, columns = None, ([], [], [])
     with evaluation_mode(network):
         for batch in batches:
             inputs, labels = split(batch)
             features, logits = head_features(network, to_network(inputs, network))
-            if not columns[0]:
-                check_logits(logits, network)
-            for column, value in zip(columns, (features.float(), logits.float(), labels.to(device)), strict=True):
+            labels = labels.to(device)
+            per_token = logits.ndim == 3 and features.shape[:-1] == labels.shape
+            features = labeled(features, labels)[0] if per_token else features
+            seen = features.float(), *labeled(logits.float(), labels)
+            if likelihood is None and len(seen[2]):
+                likelihood = likelihood_of(network, problem_type, problem_type_of_labels(seen[2], seen[1]))
+                likelihood.matching(seen[2], seen[1].shape[-1])  # refused before the others are gone through
+                check_logits(seen[1], network, likelihood)
+            for column, value in zip(columns, seen, strict=True):
                 column.append(value)
-    if not sum(map(len, columns[2])):
+    if likelihood is None:
         raise UserError("there are no examples to fit a teacher on: the batches are empty")
-    data = HeadData(*map(torch.cat, columns))
-    _check_labels(data.labels, data.logits.shape[-1])
-    return data
+    features, logits, labels = map(torch.cat, columns)
+    likelihood, labels = likelihood.matching(labels, logits.shape[-1])
+    return HeadData(features, logits, labels, likelihood)
 
 
-def _check_labels(labels: Tensor, num_classes: int) -> None:
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise UserError(f"labels must be class indices [N], not {labels.dtype} of shape {list(labels.shape)}")
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= num_classes:
-        raise UserError(
-            f"labels must be in 0 to {num_classes - 1}, the network's classes; they go from {lowest} to {highest}"
-        )
+def labeled(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return answers [B, ...] and labels as they are, and those for each token [B, L, ...] where there is a label."""
+    if answers.ndim != 3 or labels.shape != answers.shape[:-1]:
+        return answers, labels
+    there = CATEGORICAL.labeled(labels)
+    return answers[there], labels[there]
 
 
 def num_classes_of(network: nn.Module) -> int:
-    """Return the number of classes that a network states, or else of its classification head's outputs."""
+    """Return the number of outputs that a network states, or else of its classification head."""
     return stated_classes(unwrapped(network, keep_adapters=True)) or classification_head(network)[1].out_features
 
 

@@ -22,6 +22,7 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
+from .problem_types import stated_problem_type
 from .rebuilding import difference_when_loaded, is_of_transformers
 from .timm_networks import (
     CONFIG,
@@ -32,8 +33,10 @@ from .timm_networks import (
     made_by_timm,
     refresh_label_names,
     timm_config,
+    wraps_timm,
 )
 
+ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
 logger = logging.getLogger(__name__)
@@ -66,7 +69,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
 
 def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of transformers' wrapper of a timm network by timm's names, which both read."""
-    if not isinstance(network, transformers.TimmWrapperForImageClassification):
+    if not wraps_timm(network):
         return state
     return {name.removeprefix("timm_model."): value for name, value in state.items()}
 
@@ -116,6 +119,10 @@ def save_description(
     else:
         names = label_names or getattr(network, "label_names", None)
         description = described(network, without) | ({"label_names": names} if names else {})
+    said = stated_problem_type(network)
+    if said is not None:
+        described_in = config if description is None else description
+        described_in["problem_type"] = said
     for name, content in ((CONFIG, config), (DESCRIPTION, description)):
         if content is None:
             (folder / name).unlink(missing_ok=True)  # an older network's, whose weights have been replaced
@@ -158,6 +165,11 @@ def holds_network(folder: str | Path) -> bool:
 
 def check_loadable(folder: Path) -> None:
     """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
+    if any((folder / place / ESTIMATOR).is_file() for place in ("", "network")):
+        raise UserError(
+            f"{folder} holds an estimator of scikit-learn, which is no network to train or to predict with here: it "
+            "is a teacher (SklearnTeacher.from_pretrained), and learns from weighted_rows(dataset)"
+        )
     if (folder / "adapter_config.json").is_file() and not holds_network(folder):
         raise UserError(
             f"{folder} holds PEFT's adapters without their network: save the two as one, by "
@@ -211,6 +223,9 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         raise UserError(f"{folder} holds the weights of another network than the one passed: {reason}") from None
     if description.get("label_names"):
         network.label_names = description["label_names"]
+    said = (description or config).get("problem_type")
+    if isinstance(said, str):
+        network.problem_type = said
     return network.eval()
 
 

@@ -11,20 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..likelihoods import likelihood_from
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.processes import decided_by_main
-from .asking import (
-    Answers,
-    LabelingTeacher,
-    LabelOptions,
-    ask,
-    check_answers,
-    finished_answers,
-    fitting_batch_size,
-    shard_name,
-)
+from .answers import check_answers, fitting_batch_size
+from .asking import Answers, ask, finished_answers, shard_name
 from .examples import Examples
+from .options import LabelingTeacher, LabelOptions
 from .plan import Made, as_begun, plan_of
 from .record import as_json, description
 from .shards import MEMORY, Shards, first_difference, has_begun
@@ -62,18 +56,22 @@ def cross_fitted(
         own, name = examples.select(part), f"fold-{fold:04d}"
         shard_names = [shard_name(name, number) for number in range(-(-len(part) // options.shard_rows))]
         described = decided_by_main(lambda: shards.recall(name))  # noqa: B023
+        kind = _of_kind(options, described or {}, *teachers[:1])
         finished = decided_by_main(lambda: all(each in shards for each in shard_names))  # noqa: B023
         if described and finished:
-            table, own_sizes = finished_answers(own, options, shards, name)
+            table, own_sizes = finished_answers(own, kind, shards, name)
         else:
             teacher = first if asks and fold == 0 else fitted(fold)
             if asks:
                 _check_reading(examples, read_by(teacher), fold)
+            now = as_json(description(teacher, options.num_samples))
+            kind = _of_kind(options, now, *teachers[:1])
+            _check_classes(now, fold, *teachers[:1])
             if not begun:
-                check_answers(own, teacher, options)
-            described = _remembered(shards, name, fold, described, as_json(description(teacher, options.num_samples)))
+                check_answers(own, teacher, kind)
+            described = _remembered(shards, name, fold, described, now)
             bar_name = f"labeling fold {fold + 1} of {folds}" if progress else None
-            fitting = replace(options, batch_size=fitting_batch_size(own, teacher, options))
+            fitting = replace(kind, batch_size=fitting_batch_size(own, teacher, kind))
             table, own_sizes = ask(own, teacher, fitting, shards, name, bar_name)
         tables.append(deque(table.to_batches()))
         sizes |= own_sizes
@@ -82,7 +80,29 @@ def cross_fitted(
     shards.forget()
     whole = Answers(shards.assembled(_in_order(tables, parts, options.shard_rows)), sizes)
     weights = [each["weights"] for each in teachers]
-    return Made(examples, whole, options, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
+    return Made(examples, whole, kind, teachers[0], {"number": folds, "seed": options.seed, "weights": weights})
+
+
+def _of_kind(options: LabelOptions, described: dict[str, Any], first: dict[str, Any] | None = None) -> LabelOptions:
+    """The options for a teacher's kind; UserError if the teacher of the ``first`` fold is of another."""
+    own, firsts = (likelihood_from((each or described).get("problem_type")) for each in (described, first))
+    if described and own.problem_type != firsts.problem_type:
+        raise UserError(
+            f"fit gave a teacher of {firsts.problem_type} for the first fold, and now one of {own.problem_type}: let "
+            "it give teachers of one kind"
+        )
+    return options.of_kind(own)
+
+
+def _check_classes(described: dict[str, Any], fold: int, first: dict[str, Any] | None = None) -> None:
+    """Raise a UserError if the teacher of a fold says that it knows other classes than that of the ``first`` one."""
+    own, firsts = ((each.get("num_classes"), each.get("class_names")) for each in (described, first or described))
+    if own != firsts:
+        raise UserError(
+            f"the teacher of fold {fold + 1} knows the classes {own[1] or own[0]}, and that of the first "
+            f"{firsts[1] or firsts[0]}, since a fold lacks some: give all of them to each, by class_names or "
+            "dataset.class_encode_column('label')"
+        )
 
 
 def _check_reading(first: Examples, own: Examples, fold: int) -> None:

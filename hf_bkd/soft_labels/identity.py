@@ -32,8 +32,9 @@ import pyarrow as pa
 from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
-from ..data.columns import is_label, is_soft_label_column
+from ..data.columns import LABEL_COLUMNS, holds_label_lists, is_label, is_soft_label_column
 from ..data.rows import read_rows
+from ..likelihoods import Likelihood
 from ..utils.errors import UserError
 
 FORM = 2  # of the ids that are made now
@@ -234,12 +235,25 @@ def fingerprint(ids: np.ndarray) -> str:
     return summarized_ids(np.asarray(ids)).fingerprint
 
 
-def class_names(features: datasets.Features) -> list[str] | None:
-    """Names of the classes in order, from the label column's feature; ``None`` if it has no names."""
-    for name in ("label", "labels", "fine_label"):
-        if isinstance(features.get(name), datasets.ClassLabel):
-            return list(features[name].names)
-    return None
+def class_names(
+    features: Mapping[str, Any], likelihood: Likelihood | None = None, per_token: bool = False
+) -> list[str] | None:
+    """Names of the classes in order, from the label column's feature; ``None`` if it has no names.
+
+    Args:
+        features: of the dataset.
+        likelihood: of the labels: of one class a row, if not given; labels that are each there or not are named by a
+            column of lists, and numbers by none.
+        per_token: whether each token has a class, so that lists name them too.
+    """
+    wanted = "list" if per_token else "single" if likelihood is None else likelihood.classes_in
+    if wanted is None:
+        return None
+    usual = [name for name in LABEL_COLUMNS if name in features]
+    columns = usual or [name for name, feature in features.items() if holds_label_lists(name, feature)]
+    singles = [getattr(features[name], "feature", None) if wanted == "list" else features[name] for name in columns]
+    classes = [list(each.names) for each in singles if isinstance(each, datasets.ClassLabel)]
+    return classes[0] if classes and (usual or len(classes) == 1) else None
 
 
 def origin(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, str | None]:

@@ -12,30 +12,27 @@ import pyarrow as pa
 from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID
-from ..data.preprocessors import Preprocessor
+from ..data.preprocessors import Preprocessor, tokenizer_hash
 from ..data.views import Views
 from ..utils.checks import check_choice
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from ..utils.files import writing
 from ..utils.locks import sole_user
+from .answers import check_answers, fitting_batch_size
 from .asked_rows import check_dataset, examples_of
-from .asking import (
-    LabelingTeacher,
-    LabelOptions,
-    ask,
-    check_answers,
-    fitting_batch_size,
-)
-from .belonging import class_order
+from .asking import ask
 from .cross_fitting import Fit, cross_fitted
 from .examples import AnyDataset, Examples
 from .identity import summarized_ids
+from .kinds import class_order, kind_of
+from .options import LabelingTeacher, LabelOptions
 from .plan import Made, as_begun, plan_of
 from .record import LabelRecord, description, make_record
+from .record_checks import TOKENS
 from .shards import Shards, has_begun
 from .skipping import ON_ERROR, check_skipping, first_readable, numbers_left_out
-from .writing import attach_table, label_set
+from .writing import attach_table, is_ragged, label_set
 
 
 @renamed_arguments(preprocess="preprocessor")
@@ -51,7 +48,7 @@ def add_soft_labels(
     fit: Fit | None = None,
     batch_size: int = 512,
     seed: int = 0,
-    storage: str = "float16",
+    storage: str = "auto",
     top_k: int = 10,
     variance: str = "auto",
     mixed_precision: str | None = None,
@@ -62,7 +59,7 @@ def add_soft_labels(
     progress: bool = True,
     on_error: str = "raise",
 ) -> datasets.Dataset:
-    """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484).
+    """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484), or what else it predicts.
 
     The processes of an accelerate launch share the rows; one process, several, and one that was killed and started
     again with the same ``folder`` give the same columns. With ``folds`` and ``fit`` instead of a teacher the labels
@@ -87,7 +84,8 @@ def add_soft_labels(
         batch_size: examples per call of the teacher; halved until they fit on a GPU.
         seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
             these are; teachers of different names draw independently.
-        storage: ``"float16"``, ``"float32"``, ``"uint8"`` or ``"top_k"``; see `storage` for what they lose.
+        storage: ``"float16"``, ``"float32"``, ``"uint8"`` or ``"top_k"``; see `storage` for what they lose, and which
+            labels they hold. ``"auto"`` is float16, and float32 for a regression.
         top_k: k >= 1, the classes that ``"top_k"`` keeps.
         variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
             ``"auto"`` is full for float storages and the sum for compact ones.
@@ -106,12 +104,15 @@ def add_soft_labels(
     Returns:
         The dataset, less rows that were left out, with ``teacher_probs`` of its classes (matched by name with those of
         the teacher's network, where both have names), ``teacher_variance`` where there are several draws,
-        ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone.
+        ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone. A
+        regression's have ``teacher_mean`` instead, and ``teacher_noise`` where that is known; a teacher that answers
+        for each token gives each row as many answers.
 
     Raises:
         UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
-            can't be made from the columns, a teacher that knows other classes than the dataset or answers with
-            something that is no distribution, or a folder of another labeling, damaged, or without space.
+            can't be made from the columns, a teacher that knows another kind of labels or other classes than the
+            dataset, or answers with something that is no distribution, or a folder of another labeling, damaged, or
+            without space.
     """
     options = LabelOptions(num_samples, batch_size, seed, storage, top_k, variance, mixed_precision, shard_rows)
     if (teacher is None) == (folds is None) or (folds is None) != (fit is None):
@@ -145,7 +146,7 @@ def add_soft_labels(
     def examples_for(asked: Any, own_folder: str | Path | None) -> Examples:
         examples = read_by(asked)
         if asked is not None and not has_begun(own_folder):
-            check_answers(examples, asked, options)
+            check_answers(examples, asked, options.of_kind(kind_of(asked)[0]))
         return examples
 
     with nullcontext() if folder is None else sole_user(folder):
@@ -183,6 +184,7 @@ def _loaded(teacher: LabelingTeacher | str | Path | None) -> LabelingTeacher | N
 def _labeled(
     examples: Examples, teacher: LabelingTeacher, options: LabelOptions, folder: str | Path | None, progress: bool
 ) -> Made:
+    options = options.of_kind(kind_of(teacher)[0])
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
     options = replace(options, class_order=class_order(teacher, examples.dataset.features))
     described = description(teacher, options.num_samples)
@@ -201,6 +203,7 @@ def _table_and_record(
         table = table.drop_columns([EXAMPLE_ID])
     with nullcontext() if folder is None else writing(folder):
         ids = summarized_ids(table[EXAMPLE_ID], folder) if examples.has_ids else None
+    of_tokens = is_ragged(table, options.likelihood)
     record = make_record(
         made.teacher,
         examples.dataset,
@@ -216,6 +219,8 @@ def _table_and_record(
         mixed_precision=options.mixed_precision,
         held_out=held_out,
         names=made.class_names,
+        positions=TOKENS if of_tokens else None,
+        tokenizer=tokenizer_hash(examples.preprocessor) if of_tokens else None,
         **examples.settings,
     )
     return table, record

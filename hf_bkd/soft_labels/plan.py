@@ -3,10 +3,13 @@
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from .asking import Answers, LabelOptions
+from ..likelihoods import CATEGORICAL
+from .asking import Answers
 from .examples import Examples
 from .identity import Identity
+from .options import LabelOptions
 from .shards import Shards
+from .storage import AUTO
 
 
 class Made(NamedTuple):
@@ -23,6 +26,26 @@ class Made(NamedTuple):
     class_names: list[str] | None = None
 
 
+def plan_of(
+    examples: Examples, options: LabelOptions, teacher: dict[str, Any] | None, folds: int | None
+) -> dict[str, Any]:
+    """All that decides the labels, as JSON; ``teacher`` is ``None`` where each fold has its own."""
+    dataset, settled = examples.dataset, asdict(options)
+    if options.storage == AUTO:  # of teachers that are fitted later
+        settled["storage"] = CATEGORICAL.storages[0]
+    return {
+        "teacher": teacher,
+        "folds": folds,
+        "rows": examples.num_rows,
+        "dataset": dataset.info.dataset_name,
+        "split": None if dataset.split is None else str(dataset.split),
+        "identity": examples.identity.to_json() if examples.has_ids else None,
+        "draws": "by id" if examples.has_ids else "by number",
+        **settled,
+        **examples.settings,
+    }
+
+
 def as_begun(examples: Examples, options: LabelOptions, shards: Shards) -> tuple[Examples, LabelOptions]:
     """Examples and options as those shards know them: in a folder of an earlier version by its ids and draws."""
     if not shards.unsaid:
@@ -33,21 +56,3 @@ def as_begun(examples: Examples, options: LabelOptions, shards: Shards) -> tuple
     if "stream" in shards.unsaid:
         options = replace(options, stream=None)
     return examples.known_by(identity, draws_by_number="draws" in shards.unsaid), options
-
-
-def plan_of(
-    examples: Examples, options: LabelOptions, teacher: dict[str, Any] | None, folds: int | None
-) -> dict[str, Any]:
-    """All that decides the labels, as JSON; ``teacher`` is ``None`` where each fold has its own."""
-    dataset = examples.dataset
-    return {
-        "teacher": teacher,
-        "folds": folds,
-        "rows": examples.num_rows,
-        "dataset": dataset.info.dataset_name,
-        "split": None if dataset.split is None else str(dataset.split),
-        "identity": examples.identity.to_json() if examples.has_ids else None,
-        "draws": "by id" if examples.has_ids else "by number",
-        **asdict(options),
-        **examples.settings,
-    }

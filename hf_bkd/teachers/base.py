@@ -6,6 +6,7 @@ stands here once.
 """
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
-from ..models.calling import Inputs, check_single_label, evaluation_mode, to_network, unwrapped
+from ..likelihoods import CATEGORICAL, Likelihood
+from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
 from ..models.loading_code import task_of
+from ..models.problem_types import likelihood_of
 from ..models.saving import damage_refused, load_network, needed_network, save_network
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
@@ -36,13 +39,16 @@ TEMPERINGS = ("per_sample", "post_average")
 
 
 class Teacher(ABC):
-    """A classifier that answers with a distribution over class probabilities.
+    """A network that answers with a distribution over what it predicts: class probabilities, or other values.
 
     Args:
-        network: any module that returns logits: a transformers model, a timm model or a plain module.
+        network: any module that returns logits, or a regression's numbers: a transformers model, a timm model or a
+            plain module.
         temperature: T > 0 of the probabilities that it hands out.
         tempering: ``"per_sample"``: mean_s softmax(z_s / T), or ``"post_average"``: (mean_s softmax(z_s))^(1/T)
             renormalized; the forms that arXiv 2601.01484 uses for its variational and its Laplace teacher.
+        likelihood: what the network's outputs mean, or transformers' word for it (``"multi_label_classification"``),
+            where the network doesn't say it; see :func:`~hf_bkd.models.problem_types.likelihood_of`.
 
     ``record``, a dict that JSON can hold, says how the teacher was fitted and, as ``record["validation"]``, how good
     it was on held-out examples. It is saved with the teacher, shown on its card and written into the record of its
@@ -52,17 +58,24 @@ class Teacher(ABC):
     loaded teacher reads no dataset before it is set or passed again.
 
     Raises:
-        UserError: temperature not above 0 and finite, unknown tempering, or a network that is a multi-label
-            classifier or a regression.
+        UserError: temperature not above 0 and finite, or not 1 for a regression; unknown tempering; a likelihood that
+            isn't the network's; or one output, of which nobody says what it means.
     """
 
     method: ClassVar[str]
     network: nn.Module
 
-    def __init__(self, network: nn.Module, temperature: float = 1.0, tempering: str = "post_average"):
+    def __init__(
+        self,
+        network: nn.Module,
+        temperature: float = 1.0,
+        tempering: str = "post_average",
+        likelihood: Likelihood | str | None = None,
+    ):
         check_positive(temperature=temperature)
         check_choice(TEMPERINGS, tempering=tempering)
-        check_single_label(network)
+        self.likelihood = likelihood_of(network, likelihood)
+        self.likelihood.check_temperature(temperature)
         self.network = unwrapped(network, keep_adapters=True)
         self.temperature = float(temperature)
         self.tempering = tempering
@@ -72,8 +85,8 @@ class Teacher(ABC):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes C that the teacher distinguishes."""
-        return num_classes_of(self.network)
+        """Number of values C that the teacher predicts: classes, labels or numbers."""
+        return self.likelihood.num_values(num_classes_of(self.network))
 
     @property
     def class_names(self) -> list[str] | None:
@@ -129,7 +142,9 @@ class Teacher(ABC):
         generator: torch.Generator | None = None,
         return_samples: bool = False,
     ) -> Predictive:
-        """Predict class probabilities for one batch, with the network in evaluation mode, and then in its own.
+        """Predict the values of one batch: class probabilities, or what else the teacher's likelihood says.
+
+        The network is in evaluation mode meanwhile, and then in its own.
 
         Args:
             inputs: keyword arguments of the network's forward, or its first argument; B examples, on any device.
@@ -138,14 +153,15 @@ class Teacher(ABC):
             return_samples: whether to return the [S, B, C] draws.
 
         Raises:
-            UserError: ``num_samples`` below 1.
+            UserError: ``num_samples`` below 1; a network with one output that is to tell classes apart.
         """
         check_count(num_samples=num_samples)
         own = isinstance(generator, ExampleGenerator)  # then what the network draws by itself is the examples' too
         random = seeded(generator.host_seed(), self.device) if own else nullcontext()
         with random, evaluation_mode(self.network):
             drawn = self.draws(to_network(inputs, self.network), num_samples, generator)
-        return predictive_of(drawn, self.temperature, self.tempering, return_samples)
+        self.likelihood.check_outputs(drawn.logits.shape[-1])
+        return predictive_of(drawn, self.temperature, self.tempering, return_samples, self.likelihood)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what the teacher has beside its network: arguments of its constructor as JSON, and tensors."""
@@ -159,7 +175,7 @@ class Teacher(ABC):
     def fingerprint(self) -> str:
         """Hash all weights and the posterior, but not the tempering, to 16 hexadecimal digits."""
         settings, tensors = self.get_state()
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(settings | self._likelihood_as_json(), sort_keys=True).encode())
         for name, tensor in sorted((self._weights() | tensors).items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -169,7 +185,7 @@ class Teacher(ABC):
         """Describe the teacher as JSON, for the record of its labels."""
         settings = self.get_state()[0] | {"temperature": self.temperature, "tempering": self.tempering}
         facts = {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
-        return facts | ({"record": self.record} if self.record else {})
+        return facts | self._likelihood_as_json() | ({"record": self.record} if self.record else {})
 
     def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
         """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card.
@@ -200,8 +216,8 @@ class Teacher(ABC):
                 tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 save_file(tensors, temporary / "posterior.safetensors")
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
-            description["record"] = self.record
-            description |= self._reading()
+            said = self._likelihood_as_json()
+            description |= {"record": self.record} | ({"likelihood": said} if said else {}) | self._reading()
             description["files"] = digests(temporary, DESCRIPTION)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
             if not has_card_of_another(folder):
@@ -241,7 +257,11 @@ class Teacher(ABC):
         posterior = folder / "posterior.safetensors"
         with damage_refused(f"the teacher in {folder}"):
             tensors = load_file(posterior) if posterior.is_file() else {}
-            teacher = kind.from_state(kind._load_networks(folder, network), description.settings, tensors)
+            settings, likelihood = description.settings, description.likelihood
+            if likelihood is not None and "likelihood" in inspect.signature(kind).parameters:  # composites have theirs
+                settings = settings | {"likelihood": likelihood}
+            teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
+            teacher.likelihood = likelihood or teacher.likelihood
         check_files(folder, description.files)
         teacher.record, teacher.source = description.record, source_of(name_or_path, folder)
         teacher._load_processing_class(folder, description)
@@ -254,6 +274,10 @@ class Teacher(ABC):
         with temporary_folder() as folder:
             self.save_pretrained(folder / "teacher", license=license)
             return push_folder(folder / "teacher", repo_id, private=private, token=token)
+
+    def _likelihood_as_json(self) -> dict[str, Any]:
+        """Return nothing for one of C classes, as older records say of it."""
+        return {} if self.likelihood == CATEGORICAL else self.likelihood.as_json()
 
     def _weights(self) -> dict[str, Tensor]:
         spread = spread_names(self.network)

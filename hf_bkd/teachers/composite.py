@@ -9,11 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ..likelihoods import Likelihood
 from ..models.calling import Inputs, evaluation_mode, to_network
 from ..models.class_names import given_names, order_by_name
 from ..utils.errors import UserError
-from .base import DESCRIPTION, Teacher
-from .description import Description
+from .base import Teacher
+from .description import DESCRIPTION, Description
 from .predictive import Draws
 
 
@@ -27,13 +28,23 @@ def check_members(members: Iterable[Any]) -> None:
             )
 
 
+def joint_likelihood(members: Iterable[Teacher]) -> Likelihood:
+    """Return the likelihood of what several teachers say together; UserError if they predict different things."""
+    first, *others = [member.likelihood for member in members]
+    kinds = {each.problem_type for each in (first, *others)}
+    if len(kinds) > 1:
+        raise UserError(f"the members must predict the same, and their problem types are {', '.join(sorted(kinds))}")
+    return first.joint(others)
+
+
 def member_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
-    """Return a member's tempered draws, as log-probabilities; a single one where it tempers their average."""
+    """Return a member's tempered draws, of classes as log-probabilities; a single one if it tempers their average."""
     if tempers_average(member):
-        return Draws(member.predict(inputs, num_samples, generator).mean.log()[None])
+        mean = member.predict(inputs, num_samples, generator).mean
+        return Draws(member.likelihood.outputs_of(mean)[None])
     with evaluation_mode(member.network):
         drawn = member.draws(to_network(inputs, member.network), num_samples, generator)
-    return drawn._replace(logits=(drawn.logits.float() / member.temperature).log_softmax(dim=-1))
+    return drawn._replace(logits=member.likelihood.tempered(drawn.logits.float(), member.temperature))
 
 
 def tempers_average(member: Teacher) -> bool:
@@ -50,16 +61,33 @@ def joined(draws: Sequence[Draws], shares: Tensor | None = None) -> Draws:
     """
     most = max(len(each.logits) for each in draws)
     sizes = tuple(most if len(each.logits) == 1 else len(each.logits) for each in draws)
-    logits = torch.cat([each.logits.expand(n, -1, -1) for each, n in zip(draws, sizes, strict=True)])
+    examples = draws[0].logits.shape[1:-1]
+    logits = torch.cat([each.logits.expand(n, *examples, -1) for each, n in zip(draws, sizes, strict=True)])
     if shares is None and len(set(sizes)) == 1 and all(each.weights is None for each in draws):
-        return Draws(logits, None, sizes)
+        return Draws(logits, None, sizes, draws[0].variance if len(draws) == 1 else None)
     if shares is None:
-        shares = logits.new_full((len(draws), logits.shape[1]), 1 / len(draws))
+        shares = logits.new_full((len(draws), *examples), 1 / len(draws))
     within = [
-        share.expand(n, -1) / n if each.weights is None else share * each.weights
+        share.expand(n, *examples) / n if each.weights is None else share * each.weights
         for each, share, n in zip(draws, shares, sizes, strict=True)
     ]
     return Draws(logits, torch.cat(within), sizes)
+
+
+def _said_jointly(drawn: Draws, own: Likelihood, joint: Likelihood, order: list[int] | None) -> Draws:
+    """Return a member's draws as outputs of the joint likelihood, their values in another order.
+
+    The variance that a member has in closed form is, to the others, part of what a number varies given that member.
+    """
+    outputs, variance = drawn.logits, drawn.variance
+    if own != joint:
+        values, noise = own.values(outputs), own.noise(outputs)
+        within = noise if noise is None or variance is None else noise + variance
+        outputs = joint.outputs_of(values, within)
+    if order is not None:
+        outputs = outputs.unflatten(-1, (-1, len(order)))[..., order].flatten(-2)
+        variance = None if variance is None else variance[..., order]
+    return drawn._replace(logits=outputs, variance=variance)
 
 
 def alike(one: Any, other: Any) -> bool:
@@ -76,6 +104,11 @@ def _reads(preprocessor: Any) -> Any:
 class Composite(Teacher):
     """A teacher made of others, which are moved, described and saved with it."""
 
+    def __init__(self, members: Sequence[Teacher], temperature: float, tempering: str):
+        check_members(members)
+        super().__init__(members[0].network, temperature, tempering, members[0].likelihood)
+        self.likelihood = joint_likelihood(members)
+
     @property
     @abstractmethod
     def parts(self) -> list[Teacher]:
@@ -85,6 +118,10 @@ class Composite(Teacher):
         for part in self.parts:
             part.to(device)
         return self
+
+    @property
+    def num_classes(self) -> int:
+        return self.parts[0].num_classes
 
     @property
     def class_names(self) -> list[str] | None:
@@ -121,8 +158,8 @@ class Composite(Teacher):
             for part, each, generator in zip(self.parts, own, generators, strict=True)
         ]
         return [
-            each if order is None else each._replace(logits=each.logits[..., order])
-            for each, order in zip(drawn, self.orders(), strict=True)
+            _said_jointly(each, part.likelihood, self.likelihood, order)
+            for part, each, order in zip(self.parts, drawn, self.orders(), strict=True)
         ]
 
     def num_draws(self, num_samples: int) -> int:

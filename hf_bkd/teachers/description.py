@@ -3,6 +3,7 @@
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ..likelihoods import Likelihood, likelihood_from
 from ..utils.errors import UserError
 from ..utils.files import digest, read_json
 
@@ -12,6 +13,7 @@ _WEIGHTS = (
     "network/*.safetensors.index.json",
     "network/config.json",
     "network/network.json",
+    "network/*.skops",
     "posterior.safetensors",
     *(f"network/{name}" for name in ("*processor_config.json", "*token*.json", "*vocab*", "merges.txt", "*.model")),
 )
@@ -28,6 +30,7 @@ class Description(NamedTuple):
     files: name -> digest of the files that it was written with; empty in what version 0.1 saved.
     reads_by: the name of the function or transform that read its examples, and isn't saved.
     columns: of numbers that its network read side by side, in their order.
+    likelihood: of its network's outputs; ``None`` for one of several classes.
     """
 
     method: str
@@ -36,6 +39,7 @@ class Description(NamedTuple):
     files: dict[str, str]
     reads_by: str | None = None
     columns: tuple[str, ...] = ()
+    likelihood: Likelihood | None = None
 
 
 def read_description(folder: Path, name: str | Path) -> Description:
@@ -60,6 +64,7 @@ def read_description(folder: Path, name: str | Path) -> Description:
             dict(read.get("files", {})),
             None if reads_by is None else str(reads_by),
             columns,
+            likelihood_from(read["likelihood"]) if "likelihood" in read else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else repr(error)

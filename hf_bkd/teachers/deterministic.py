@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..metrics import classification_metrics
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import Inputs, call_network, logits_of
 from ..models.heads import head_data
 from .base import Teacher
@@ -17,31 +16,48 @@ from .specification import FitContext, TeacherSpec, option
 
 
 class DeterministicTeacher(Teacher):
-    """One network's softmax(z / T): a single draw, without variance."""
+    """One network's softmax(z / T), or what else its likelihood makes of z: a single draw, without variance."""
 
     method = "deterministic"
 
     @classmethod
-    def fit(cls, network: nn.Module, validation: Any, *, processing_class: Any = None) -> Self:
+    def fit(
+        cls,
+        network: nn.Module,
+        validation: Any,
+        *,
+        processing_class: Any = None,
+        problem_type: str | Likelihood | None = None,
+    ) -> Self:
         """Choose the temperature by negative log-likelihood on held-out examples (Guo et al. 2017).
+
+        A regression has none. What is chosen is the variance of each of its numbers around the network's, the mean
+        squared error, unless the network predicts it or ``problem_type`` says it.
 
         Args:
             network: the trained network.
             validation: a ``datasets.Dataset`` with a label column; or batches: dicts with ``labels``, or pairs.
             processing_class: the tokenizer, image processor, feature extractor or transform by which the network
                 reads a dataset, if it isn't beside its weights or timm's data configuration.
+            problem_type: what its outputs mean, if it doesn't say it, see
+                :func:`~hf_bkd.models.problem_types.likelihood_of`.
 
         Raises:
             UserError: no examples, labels that don't fit the network, or no linear head; a dataset that the network
-                can't read.
+                can't read; a regression without any error.
         """
-        validation = batches_of(validation, network, processing_class)
-        data = head_data(network, validation)
-        teacher = cls(network, temperature=best_temperature(data.logits, data.labels))
+        validation = batches_of(validation, network, processing_class, problem_type=problem_type)
+        data = head_data(network, validation, problem_type)
+        likelihood = data.likelihood.observing(data.logits, data.labels)
+        temperature = best_temperature(data.logits, data.labels, likelihood) if likelihood.has_temperature else 1.0
+        teacher = cls(network, temperature=temperature, likelihood=likelihood)
         teacher.processing_class = used_processor(validation, processing_class)
-        probs = torch.softmax(data.logits / teacher.temperature, dim=-1)
-        teacher.record = {"temperature chosen by": "validation NLL"}
-        teacher.record["validation"] = classification_metrics(probs, data.labels)
+        if likelihood.has_temperature:
+            teacher.record["temperature chosen by"] = "validation NLL"
+        elif likelihood != data.likelihood:
+            teacher.record["observation variance chosen by"] = "validation error"
+        prediction = likelihood.prediction(likelihood.tempered(data.logits, temperature))
+        teacher.record["validation"] = likelihood.measures(prediction, data.labels)
         return teacher
 
     def num_draws(self, num_samples: int) -> int:
@@ -52,13 +68,13 @@ class DeterministicTeacher(Teacher):
         return logits_of(call_network(self.network, inputs))[None]
 
 
-def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Find T in [0.05, 20] of least negative log-likelihood of softmax(logits / T); logits [N, C], labels [N]."""
+def best_temperature(logits: Tensor, labels: Tensor, likelihood: Likelihood = CATEGORICAL) -> float:
+    """Find T in [0.05, 20] of least negative log-likelihood of labels [N] or [N, C], by logits [N, C] / T."""
     from scipy.optimize import minimize_scalar
 
-    logits, labels = logits.double(), labels.long()
+    logits = logits.double()
     minimum = minimize_scalar(
-        lambda log_temperature: F.cross_entropy(logits / math.exp(log_temperature), labels).item(),
+        lambda log_temperature: likelihood.label_loss(logits / math.exp(log_temperature), labels).mean().item(),
         bounds=(math.log(0.05), math.log(20)),
         method="bounded",
     )
@@ -70,7 +86,7 @@ class Deterministic(TeacherSpec):
     """A trained network as it is.
 
     Args:
-        scaled: set its temperature by validation NLL (Guo et al. 2017).
+        scaled: set its temperature by validation NLL (Guo et al. 2017), or the noise of a regression.
     """
 
     kind = method = "deterministic"
@@ -80,7 +96,10 @@ class Deterministic(TeacherSpec):
 
     def fit(self, context: FitContext) -> Teacher:
         teacher = context.trained()
-        return DeterministicTeacher.fit(teacher.network, context.validation_batches()) if self.scaled else teacher
+        if not self.scaled:
+            return teacher
+        batches, said = context.validation_batches(), teacher.likelihood
+        return DeterministicTeacher.fit(teacher.network, batches, problem_type=context.problem_type or said)
 
     @property
     def sets_temperature(self) -> bool:

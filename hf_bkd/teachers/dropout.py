@@ -13,6 +13,7 @@ from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
 from .base import Teacher
+from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 
 
@@ -79,7 +80,8 @@ class MCDropout(TeacherSpec):
         settings = {} if self.drop_rate is None else {"drop_rate": self.drop_rate}
         inputs, _ = split(next(iter(context.validation_batches())))
         few = {name: value[:8] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[:8]
-        network = context.network(**settings)
-        with taking(network, few):
-            MCDropoutTeacher(network).predict(few, 2)  # refused before it is trained for nothing
-        return MCDropoutTeacher(context.trained(**settings).network)
+        untrained = context.network(**settings)
+        likelihood = likelihood_by(untrained, context.validation_batches(), context.problem_type)
+        with taking(untrained, few):
+            MCDropoutTeacher(untrained, likelihood=likelihood).predict(few, 2)  # refused before training for nothing
+        return MCDropoutTeacher(context.trained(**settings).network, likelihood=likelihood)

@@ -10,7 +10,7 @@ from ..models.calling import Inputs
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from .base import Teacher
-from .composite import Composite, check_members, joined
+from .composite import Composite, joined
 from .deterministic import Deterministic
 from .predictive import Draws
 from .specification import FitContext, TeacherSpec, option
@@ -31,7 +31,7 @@ class EnsembleTeacher(Composite):
     Its ``network`` is the first member's, by which inputs are prepared for all.
 
     Raises:
-        UserError: no members, or members with different numbers or names of classes.
+        UserError: no members, or members with different numbers or names of classes, or of different problem types.
     """
 
     method = "ensemble"
@@ -39,8 +39,7 @@ class EnsembleTeacher(Composite):
     def __init__(self, members: Sequence[Teacher], temperature: float = 1.0, tempering: str = "post_average"):
         if not members:
             raise UserError("an ensemble needs at least one member")
-        check_members(members)
-        super().__init__(members[0].network, temperature, tempering)
+        super().__init__(members, temperature, tempering)
         sizes = sorted({member.num_classes for member in members})
         if len(sizes) > 1:
             raise UserError(f"an ensemble's members must know the same classes; these have {sizes} of them")

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.calling import split
+from ..likelihoods import CATEGORICAL, Likelihood
+from ..models.calling import call_network, evaluation_mode, logits_of, split, to_network
+from ..models.heads import labeled
+from ..models.problem_types import likelihood_of, problem_type_of_labels
 from ..models.taking import taking
 from ..utils.errors import UserError
 from .base import Teacher
@@ -32,22 +35,28 @@ def predict_all(
         processing_class: by which the network reads a dataset, if not the teacher's own.
 
     Returns:
-        Mean probabilities [N, C] and labels [N], on the CPU.
+        Mean probabilities [N, C] and labels [N], on the CPU; for other likelihoods what their ``measures`` take:
+        labels [N, C], and beside a regression's means their variances, [N, 2 C], where these are known. Of a network
+        that answers for each token N counts the labeled ones.
 
     Raises:
         UserError: there are no examples; a dataset that the network can't read, or without labels.
     """
-    batches = batches_of(examples, teacher.network, processing_class, teacher.preprocessor_for)
+    likelihood = teacher.likelihood
+    batches = batches_of(examples, teacher.network, processing_class, teacher.preprocessor_for, likelihood)
     generator = torch.Generator().manual_seed(seed)
-    probs, labels = [], []
+    targets, labels = [], []
     for batch in batches:
         inputs, batch_labels = split(batch)
         with taking(teacher.network, inputs):
-            probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
-        labels.append(batch_labels.cpu())
-    if not probs:
+            answer = teacher.predict(inputs, num_samples, generator)
+        target, batch_labels = labeled(likelihood.target(*answer[:2], answer.noise).cpu(), batch_labels.cpu())
+        targets.append(target)
+        labels.append(batch_labels)
+    if not targets:
         raise UserError("there are no examples to predict: the batches are empty")
-    return torch.cat(probs), torch.cat(labels)
+    targets, labels = torch.cat(targets), torch.cat(labels)
+    return targets, labels if likelihood == CATEGORICAL else likelihood.checked_labels(labels, teacher.num_classes)
 
 
 def batches_of(
@@ -55,6 +64,7 @@ def batches_of(
     network: nn.Module,
     processing_class: Any = None,
     preprocessor_for: Callable[[Any, Any], Any] | None = None,
+    problem_type: str | Likelihood | None = None,
 ) -> Iterable[Mapping | tuple]:
     """Return batches as they are, and the batches of a ``datasets.Dataset`` with labels.
 
@@ -63,6 +73,7 @@ def batches_of(
         network: reads them.
         processing_class: by which it does.
         preprocessor_for: makes the preprocessor of a dataset, if that is not the network's alone.
+        problem_type: what the network's outputs mean, if it doesn't say it.
 
     Raises:
         UserError: a dataset that the network can't read, without labels, or of other classes.
@@ -73,7 +84,26 @@ def batches_of(
     from ..data.preprocessors import preprocessor_for as of_network
 
     preprocessor = (preprocessor_for or partial(of_network, network))(examples, processing_class)
-    return DatasetBatches(examples, network, preprocessor)
+    return DatasetBatches(examples, network, preprocessor, problem_type=problem_type)
+
+
+@torch.no_grad()
+def likelihood_by(network: nn.Module, batches: Iterable[Mapping | tuple], problem_type: str | None) -> Likelihood:
+    """Return the likelihood of a network's outputs beside the labels of the first batch.
+
+    Raises:
+        UserError: no batch, or labels that don't fit.
+    """
+    for batch in batches:
+        inputs, labels = split(batch)
+        with evaluation_mode(network):
+            outputs = logits_of(call_network(network, to_network(inputs, network)))
+        outputs, labels = labeled(outputs.cpu(), labels.cpu())
+        if not len(labels):
+            continue
+        likelihood = likelihood_of(network, problem_type, problem_type_of_labels(labels, outputs))
+        return likelihood.matching(labels, outputs.shape[-1])[0]
+    raise UserError("there are no examples to fit a teacher on: the batches are empty")
 
 
 def used_processor(batches: Any, processing_class: Any) -> Any:

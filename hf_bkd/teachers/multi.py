@@ -7,13 +7,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..likelihoods import CATEGORICAL
 from ..models.calling import Inputs
-from ..targets import TEACHER_WEIGHTS, entropy_weights, inverse_variance_weights
+from ..targets import TEACHER_WEIGHTS, inverse_variance_weights, weights_by_entropy
 from ..utils.checks import check_choice
 from ..utils.errors import UserError
 from ..utils.random import named_generator
 from .base import Teacher
-from .composite import Composite, alike, check_members, joined, member_draws
+from .composite import Composite, alike, joined, member_draws
 from .predictive import Draws, predictive_of
 
 TINY = 1e-30  # least probability whose logarithm is taken
@@ -27,8 +28,9 @@ class MultiTeacher(Composite):
 
     Args:
         members: name -> teacher; each applies its own temperature and may read its own network's inputs.
-        weights: ``"equal"``, ``"entropy"`` (:func:`~hf_bkd.targets.entropy_weights`) or ``"inverse_variance"`` (of
-            the members' means; :func:`~hf_bkd.targets.inverse_variance_weights`), the latter two for each example.
+        weights: ``"equal"``, ``"entropy"`` (:func:`~hf_bkd.targets.entropy_weights`, refused for a regression) or
+            ``"inverse_variance"`` (of the members' means; :func:`~hf_bkd.targets.inverse_variance_weights`), the
+            latter two for each example.
         temperature: of the weighted mean, on top of the members' own.
 
     Its ``network`` is the first member's, by which inputs are prepared for all.
@@ -50,18 +52,19 @@ class MultiTeacher(Composite):
     ):
         if not members:
             raise UserError("a MultiTeacher needs at least one member")
-        check_members(members.values())
         for name in members:
             if not name.isidentifier() or "__" in name:
                 raise UserError(f"a member is called {name!r}; names are letters, digits and single underscores")
         check_choice(TEACHER_WEIGHTS, weights=weights)
-        super().__init__(next(iter(members.values())).network, temperature, tempering)
+        super().__init__(list(members.values()), temperature, tempering)
         counts = {name: member.num_classes for name, member in members.items()}
         if len(set(counts.values())) > 1:
             raise UserError(
                 f"the members know different numbers of classes ({counts}): wrap those of others than the data's as "
                 "ClassMap(teacher, classes, num_classes)"
             )
+        if weights == "entropy":
+            self.likelihood.entropy(torch.full((1, 2), 0.5))  # refuses a regression
         self.members, self.weights = dict(members), weights
         self.orders()  # refuses other classes
 
@@ -73,10 +76,6 @@ class MultiTeacher(Composite):
     def named_members(self) -> dict[str, Teacher]:
         """The members by name, whose labels are written one by one."""
         return self.members
-
-    @property
-    def num_classes(self) -> int:
-        return next(iter(self.members.values())).num_classes
 
     def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
         """Make the preprocessor by which the members read a dataset, each by its own where they read differently.
@@ -100,14 +99,15 @@ class MultiTeacher(Composite):
         """Compute the members' weights [M, B]; ``None`` if equal."""
         if self.weights == "equal":
             return None
-        answers = [predictive_of(each, 1.0, "per_sample", False) for each in draws]
+        answers = [predictive_of(each, 1.0, "per_sample", False, self.likelihood) for each in draws]
         if self.weights == "entropy":
-            return entropy_weights(torch.stack([answer.mean for answer in answers], dim=-2)).T
+            entropies = self.likelihood.entropy(torch.stack([answer.mean for answer in answers]))
+            return weights_by_entropy(entropies.movedim(0, -1)).movedim(-1, 0)
         single = [name for name, answer in zip(self.members, answers, strict=True) if answer.variance is None]
         if single:
             raise UserError(f"inverse variances need teachers that draw, and these don't: {', '.join(single)}")
         variances = [a.variance.sum(dim=-1) / d.num_independent for a, d in zip(answers, draws, strict=True)]
-        return inverse_variance_weights(torch.stack(variances, dim=-1)).T
+        return inverse_variance_weights(torch.stack(variances, dim=-1)).movedim(-1, 0)
 
     def fingerprint(self) -> str:
         orders = self.orders()
@@ -146,8 +146,12 @@ class ClassMap(Composite):
         temperature: float = 1.0,
         tempering: str = "post_average",
     ):
-        check_members([member])
-        super().__init__(member.network, temperature, tempering)
+        super().__init__([member], temperature, tempering)
+        if self.likelihood != CATEGORICAL:
+            raise UserError(
+                f"a ClassMap adds probabilities of classes of which one is right, and this teacher's problem type is "
+                f"{self.likelihood.problem_type}: take a teacher of the data's labels"
+            )
         if len(classes) != member.num_classes:
             raise UserError(f"classes has {len(classes)} entries, and the teacher knows {member.num_classes} classes")
         wrong = [each for each in classes if not 0 <= each < num_classes]

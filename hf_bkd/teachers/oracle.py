@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..likelihoods import Likelihood
 from ..models.calling import Inputs, call_network, logits_of
 from ..theory.bayes import additive_draws, dirichlet_draws
 from ..utils.checks import check_positive
@@ -37,11 +38,17 @@ class OracleTeacher(Teacher):
         variance: float | None = None,
         temperature: float = 1.0,
         tempering: str = "post_average",
+        likelihood: Likelihood | str | None = None,
     ):
-        super().__init__(network, temperature, tempering)
+        super().__init__(network, temperature, tempering, likelihood)
         noises = {"concentration": concentration, "variance": variance}
         if None not in noises.values():
             raise UserError("pass either concentration, of Dirichlet noise, or variance, of additive noise")
+        if self.likelihood.independent and any(noise is not None for noise in noises.values()):
+            raise UserError(
+                "draws around exact probabilities are of classes, and the problem type is "
+                f"{self.likelihood.problem_type}: leave concentration and variance out"
+            )
         check_positive(**{name: value for name, value in noises.items() if value is not None})
         self.noises = noises
 

@@ -5,15 +5,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..likelihoods import CATEGORICAL, Likelihood, averaged
+
 
 class Predictive(NamedTuple):
     """A teacher's answer about B inputs, from S draws.
 
-    mean: class probabilities [B, C], averaged over the draws and tempered.
-    variance: variance (ddof 1) of the probabilities [B, C] between the teacher's independent draws, so that divided by
-        the teacher's ``num_draws`` it estimates the variance of the mean; ``None`` for a single draw: unknown.
-    samples: the draws' probabilities [S, B, C] if asked for.
+    The values are what the teacher's likelihood says: class probabilities, probabilities of labels that are each there
+    or not, or the means of numbers.
+
+    mean: values [B, C], averaged over the draws and tempered; [B, L, C] for a label per token.
+    variance: variance (ddof 1) of the values [B, C] between the teacher's independent draws, so that divided by the
+        teacher's ``num_draws`` it estimates the variance of the mean; exact where the draws are integrated over in
+        closed form, as by the Laplace teacher of a regression; ``None`` for a single draw: unknown.
+    samples: the draws' values [S, B, C] if asked for.
     weights: what each of the samples counts [S, B], with a sum of 1 over the samples; ``None`` if they count equally.
+    noise: variance of a number [B, C] given the draw, averaged over the draws, so that ``variance + noise`` is that of
+        a number given the input; ``None`` where the values imply it or nobody knows it.
 
     ``variance`` and ``samples`` belong to draws tempered one by one with ``"per_sample"``, untempered with
     ``"post_average"``.
@@ -23,20 +31,23 @@ class Predictive(NamedTuple):
     variance: Tensor | None
     samples: Tensor | None
     weights: Tensor | None = None
+    noise: Tensor | None = None
 
 
 class Draws(NamedTuple):
     """What a teacher draws for B inputs.
 
-    logits: [S, B, C].
+    logits: a network's outputs [S, B, K], logits or a regression's.
     weights: what each draw counts [S, B], with a sum of 1 over the draws; ``None`` if they count equally.
     units: how many of the draws, one after the other, belong to each of M independent units, such as the members of
         an ensemble; ``None`` if all draws are independent.
+    variance: of the values [B, C] over the posterior, where it is known in closed form.
     """
 
     logits: Tensor
     weights: Tensor | None = None
     units: tuple[int, ...] | None = None
+    variance: Tensor | None = None
 
     @property
     def num_independent(self) -> int:
@@ -44,32 +55,38 @@ class Draws(NamedTuple):
         return len(self.units) if self.units is not None and len(self.units) > 1 else len(self.logits)
 
 
-def predictive_of(drawn: Draws, temperature: float, tempering: str, return_samples: bool) -> Predictive:
+def predictive_of(
+    drawn: Draws, temperature: float, tempering: str, return_samples: bool, likelihood: Likelihood = CATEGORICAL
+) -> Predictive:
     """Average draws and temper them, one by one or their average (see :class:`~hf_bkd.Teacher`)."""
-    logits, weights = drawn.logits.float(), drawn.weights
+    outputs, weights = drawn.logits.float(), drawn.weights
     per_sample = tempering == "per_sample"
-    probs = torch.softmax(logits / temperature if per_sample else logits, dim=-1)
+    values = likelihood.values(outputs, temperature if per_sample else 1.0)
     if per_sample or temperature == 1:
-        mean = probs.mean(dim=0) if weights is None else (weights[..., None] * probs).sum(dim=0)
-    else:  # targets.temper of the mean, but in logarithms, where nothing is too small for float32
-        logs = logits.log_softmax(dim=-1)
-        logs = logs if weights is None else logs + weights[..., None].log()
-        mean = torch.softmax(logs.logsumexp(dim=0) / temperature, dim=-1)
-    variance = _variance(probs, weights, drawn.units)
-    return Predictive(mean, variance, probs if return_samples else None, weights if return_samples else None)
+        mean = averaged(values, weights)
+    else:
+        mean = likelihood.averaged(outputs, weights, temperature)
+    noise = likelihood.noise(outputs)
+    return Predictive(
+        mean,
+        _variance(values, weights, drawn.units) if drawn.variance is None else drawn.variance,
+        values if return_samples else None,
+        weights if return_samples else None,
+        None if noise is None else averaged(noise, weights),
+    )
 
 
-def _variance(probs: Tensor, weights: Tensor | None, units: tuple[int, ...] | None) -> Tensor | None:
+def _variance(values: Tensor, weights: Tensor | None, units: tuple[int, ...] | None) -> Tensor | None:
     """Compute the variance [B, C] between the units, or between the draws where these are one unit or independent."""
-    if len(probs) == 1:
+    if len(values) == 1:
         return None
     if units is None or len(units) == 1 or max(units) == 1:
-        return probs.var(dim=0) if weights is None else _weighted_variance(probs, weights)
+        return values.var(dim=0) if weights is None else _weighted_variance(values, weights)
     if weights is None:
-        count = probs.shape[1]
-        weights = torch.cat([probs.new_full((size, count), 1 / (len(units) * size)) for size in units])
+        examples = values.shape[1:-1]
+        weights = torch.cat([values.new_full((size, *examples), 1 / (len(units) * size)) for size in units])
     shares = torch.stack([part.sum(dim=0) for part in weights.split(units)])
-    sums = torch.stack([part.sum(dim=0) for part in (weights[..., None] * probs).split(units)])
+    sums = torch.stack([part.sum(dim=0) for part in (weights[..., None] * values).split(units)])
     return _weighted_variance(sums / shares.clamp_min(torch.finfo(shares.dtype).tiny)[..., None], shares)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..likelihoods import Likelihood
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
 from ..models.heads import classification_head, head_features, head_parameters
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
@@ -15,6 +16,7 @@ from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal
 from .base import Teacher
+from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 
 POSTERIORS = ("head", "full")
@@ -97,8 +99,9 @@ class VariationalTeacher(Teacher):
         factors: Mapping[str, Tensor] | None = None,
         temperature: float = 1.0,
         tempering: str = "per_sample",
+        likelihood: Likelihood | str | None = None,
     ):
-        super().__init__(network, temperature, tempering)
+        super().__init__(network, temperature, tempering, likelihood)
         if std is None:
             if factors is not None:
                 raise UserError("factors were given without std: pass both, or neither to read them from the network")
@@ -143,7 +146,7 @@ class VariationalTeacher(Teacher):
         factors = {name: factor.to(mean) for name, factor in self.factors.items()}
         directions = output_directions(features, factors[weight], factors.get(bias))
         along = example_normal((num_samples, *directions.shape[:-1]), mean, generator)
-        return draws + torch.einsum("sbr,brc->sbc", along, directions)
+        return draws + torch.einsum("s...r,...rc->s...c", along, directions)
 
     def _draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
         means, drawn = dict(self.network.named_parameters()), {}
@@ -227,5 +230,8 @@ class Variational(TeacherSpec):
         inputs, _ = split(next(iter(context.validation_batches())))
         few = {name: value[:2] for name, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[:2]
         spread = {"prior_std": self.prior_std, "initial_std": self.initial_std, "rank": self.rank}
-        network = make_variational(context.network(), self.posterior, inputs=few, **spread)
-        return VariationalTeacher(context.train(network))
+        network = context.network()
+        likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
+        likelihood.nats(1)  # refused before it is trained
+        network = make_variational(network, self.posterior, inputs=few, **spread)
+        return VariationalTeacher(context.train(network), likelihood=likelihood)

@@ -9,7 +9,10 @@ import datasets
 import torch
 from torch import Tensor, nn
 
-from ..data.columns import LABEL_COLUMNS, is_soft_label_column
+from ..data.columns import LABEL_COLUMNS, is_label, is_soft_label_column
+from ..data.label_values import LabelColumn
+from ..data.labels import read_labels
+from ..likelihoods import UNLABELED
 from ..models.class_names import (
     both_name,
     check_not_shuffled,
@@ -22,8 +25,7 @@ from ..models.class_names import (
 from ..soft_labels.columns import read_record, teachers_of
 from ..soft_labels.record import LabelRecord
 from ..utils.errors import UserError
-
-UNLABELED = -100  # which torch's losses ignore
+from .problem import Problem
 
 
 def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None) -> str | None:
@@ -32,14 +34,13 @@ def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None
     Args:
         features: of the dataset.
         asked: the trainer's ``label_names``, of which the first that is there wins. Otherwise it is the first of
-            ``labels``, ``label``, ``label_ids`` and ``fine_label``, or else the only `datasets.ClassLabel`.
+            ``labels``, ``label``, ``label_ids`` and ``fine_label``, or else the only `datasets.ClassLabel`, or list
+            of such, or of tokens' tags.
     """
     usual = ("labels", "label", "label_ids", *LABEL_COLUMNS)
     named = [name for name in (*(asked or ()), *usual) if name in features]
     classes = [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, datasets.ClassLabel) and not is_soft_label_column(name)
+        name for name, feature in features.items() if is_label(name, feature) and not is_soft_label_column(name)
     ]
     if not named and len(classes) > 1:
         raise UserError(
@@ -73,8 +74,8 @@ def places_among(names: Sequence[str], classes: Sequence[str], whose: str, remed
 
 
 @dataclass(frozen=True)
-class LabelColumn:
-    """A column of labels, read as class numbers in the order of the student's outputs.
+class ClassColumn:
+    """A column of one label for each row, read as class numbers in the order of the student's outputs.
 
     Args:
         name: of the column.
@@ -118,10 +119,17 @@ class LabelColumn:
         )
 
 
+def read_column(dataset: Any, name: str, classes: Sequence[str] | None, problem: Problem) -> ClassColumn | LabelColumn:
+    """Say how a column of labels is read for a problem; see :func:`~hf_bkd.data.labels.read_labels`."""
+    if problem.is_plain:
+        return read_label_column(dataset.features, name, classes, problem.num_values)
+    return read_labels(dataset, name, problem.likelihood, problem.num_values, classes, problem.per_token)
+
+
 def read_label_column(
     features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int | None = None
-) -> LabelColumn:
-    """Say how a column of labels is read.
+) -> ClassColumn:
+    """Say how a column of one label for each row is read.
 
     Args:
         features: of the dataset.
@@ -137,7 +145,7 @@ def read_label_column(
         remedy = f"pass dataset.cast_column({name!r}, datasets.ClassLabel(names={list(classes or ())}))"
         places = places_among(feature.names, classes, f"the column {name}", remedy) if named else None
         in_order = places is None or places == list(range(len(places)))
-        return LabelColumn(name, None if in_order else dict(enumerate(places)), num_classes)
+        return ClassColumn(name, None if in_order else dict(enumerate(places)), num_classes)
     dtype = str(getattr(feature, "dtype", ""))
     if _are_texts(feature):
         if classes is None:
@@ -148,17 +156,19 @@ def read_label_column(
         lower = [each.lower() for each in classes]
         ignores_case = len(set(lower)) == len(lower)
         numbers = {each: number for names in (lower * ignores_case, classes) for number, each in enumerate(names)}
-        return LabelColumn(name, numbers, num_classes)
+        return ClassColumn(name, numbers, num_classes)
     if dtype.startswith(("int", "uint", "float", "double", "bool", "null")):
         check_not_shuffled(name, classes)
-        return LabelColumn(name, None, num_classes)
+        return ClassColumn(name, None, num_classes)
     raise UserError(
         f"the labels in column {name} are neither class numbers nor names but {feature}: only one class for each row "
         "can be taught"
     )
 
 
-def check_outputs(features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int) -> None:
+def check_number_of_outputs(
+    features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int
+) -> None:
     """Refuse a student that has another number of outputs than its labels have classes.
 
     Args:
@@ -188,6 +198,7 @@ def _are_texts(feature: Any) -> bool:
 def names_of_column(features: Mapping[str, Any] | None, name: str | None) -> list[str] | None:
     """Return the names that a column of labels has for its classes, be they numbers; ``None`` if it has none."""
     feature = None if features is None or name is None else features[name]
+    feature = getattr(feature, "feature", feature)  # of a list
     return feature.names if isinstance(feature, datasets.ClassLabel) else None
 
 
@@ -238,7 +249,10 @@ def _names_of_data(dataset: Any, label_names: Sequence[str] | None, alphabetical
         if given_names(names) is not None:
             return names
     column = label_column(features, label_names)
-    bare = column is not None and _are_texts(features[column])
+    feature = None if column is None else features[column]
+    several = hasattr(feature, "feature")
+    bare = column is not None and _are_texts(feature.feature if several else feature)
     if alphabetical and bare and isinstance(dataset, datasets.Dataset):
-        return sorted({value for value in dataset.with_format(None)[column][:] if value is not None})
+        rows = [row for row in dataset.with_format(None)[column][:] if row is not None]
+        return sorted({name for row in rows for name in (row if several else [row]) if name is not None})
     return given_names(names_of_column(features, column))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import unwrapped
@@ -16,7 +16,7 @@ from ..models.loading_code import AUTOMATIC
 from ..models.plain_networks import DESCRIPTION, described
 from ..models.rebuilding import difference_when_loaded
 from ..models.saving import save_description, storable, timms_names
-from ..models.timm_networks import IMAGES, is_timm, refresh_label_names
+from ..models.timm_networks import IMAGES, is_timm, refresh_label_names, wraps_timm
 from ..utils.files import write_json
 from ..utils.seeding import unmoved_randomness
 
@@ -39,7 +39,7 @@ def state_to_save(
         for_resume: whether it is a checkpoint's, which the Trainer reads by the model's names.
     """
     student = unwrapped(model, keep_adapters=True)
-    if isinstance(student, TimmWrapperForImageClassification) and not for_resume:
+    if wraps_timm(student) and not for_resume:
         return timms_names(student, student.state_dict() if state is None else state)
     if state is None and (student is not model or not saves_itself(student)):
         state = student.state_dict()
@@ -108,13 +108,26 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     refresh_label_names(model)
 
 
+def name_problem(model: nn.Module, problem_type: str) -> None:
+    """Write what its outputs mean into a network or its config, if it doesn't say it, so that others read them alike.
+
+    The attribute ``problem_type`` of one without transformers' config is saved with it.
+    """
+    network = unwrapped(model, keep_adapters=True)
+    config = getattr(network, "config", None)
+    says = config if hasattr(config, "problem_type") else network
+    if getattr(says, "problem_type", None) is None:
+        says.problem_type = problem_type
+
+
 def images_seen(trainer: Any) -> dict[str, Any]:
     """Return what is known of the images that a student was trained on, by timm's names.
 
     Where its preprocessor doesn't say which size they have, the first image of the training set does.
     """
-    dataset, collate = getattr(trainer, "_train", None) or (None, None)
-    prepare = getattr(getattr(collate, "preparation", None), "prepare", None)
+    loaded = getattr(trainer, "_train", None)
+    dataset = getattr(loaded, "dataset", None)
+    prepare = getattr(getattr(getattr(loaded, "collate", None), "preparation", None), "prepare", None)
     reader = getattr(dataset, "preprocessor", None)
     settings = reader.to_dict() if isinstance(reader, ImagePreprocessor) else getattr(prepare, "settings", {})
     known = {name: settings[name] for name in IMAGES if name in settings}

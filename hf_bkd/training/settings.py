@@ -7,13 +7,17 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
+from ..likelihoods import Likelihood
 from ..models.calling import unwrapped
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # of train_sampling_strategy
 FOR_METRICS = ("inputs", "loss")
-MEASURED = ("loss", "accuracy", "nll", "ece", "brier")  # by an evaluation without metrics of the caller's
+MEASURED = (  # by an evaluation without metrics of the caller's
+    "loss", "accuracy", "nll", "ece", "brier", "mean_average_precision", "micro_f1", "macro_f1", "rmse", "mae",
+    "interval_error",
+)  # fmt: skip
 RECOMPUTED = ("activation_checkpointing", "gradient_checkpointing")  # one setting, by two names
 
 
@@ -38,6 +42,24 @@ def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> N
     if args.label_smoothing_factor:
         raise UserError(
             "label_smoothing_factor would have no effect beside compute_loss_func: smooth the labels there instead"
+        )
+
+
+def check_problem(likelihood: Likelihood, args: DistillationTrainingArguments) -> None:
+    """Refuse settings that mean nothing for what the student predicts.
+
+    Raises:
+        UserError: temperatures or smoothed labels of a regression; distances between distributions over classes, or a
+            mixture prior on them, where there are none.
+    """
+    likelihood.check_label_smoothing(args.label_smoothing_factor)
+    for temperature in (args.student_temperature, args.teacher_temperature or 1.0):
+        likelihood.check_temperature(temperature)
+    asked = {"distance": args.distance != "kl", "combine": args.combine == "mixture"}
+    for name in (name for name, value in asked.items() if value and likelihood.independent):
+        raise UserError(
+            f"{name} is {getattr(args, name)!r}, which is for distributions over classes, and the student's "
+            f"problem_type is {likelihood.problem_type!r}: omit {name}"
         )
 
 

@@ -152,15 +152,18 @@ def categories(probs: Tensor, count: int, generator: torch.Generator | None, rep
     return torch.multinomial(own, count, replacement=replacement, generator=generator).to(probs.device)
 
 
-def example_normal(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw N(0, 1) noise [S, B, K], each example's own: an :class:`ExampleGenerator` draws it by the examples' ids."""
+def example_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw N(0, 1) noise [S, B, ..., K], each example's own: an :class:`ExampleGenerator` draws it by their ids.
+
+    Of examples with positions [S, B, L, K], what a position gets does not depend on how many come after it.
+    """
     if not isinstance(generator, ExampleGenerator):
         return standard_normal(shape, like, generator)
-    samples, batch, width = shape
+    samples, batch, *positions, width = shape
     draws = replace(generator.draws, ids=generator.draws.ids.to(like.device))
-    noise = draws.normal(samples * width, generator.asked)
+    noise = draws.normal(samples * width * math.prod(positions), generator.asked)
     generator.asked += 1
-    return noise.reshape(batch, samples, width).transpose(0, 1).to(like)
+    return noise.reshape(batch, *positions, samples, width).movedim(-2, 0).to(like)
 
 
 GAMMA_ROUNDS = 8  # each is accepted with a probability above 0.95

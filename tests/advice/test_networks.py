@@ -42,15 +42,6 @@ SHORT = {"steps": 600, "burn_in": 200, "chains": 2, "prior_precision": 1.0}
 BATCHES = [(torch.from_numpy(X), torch.tensor([0, 1, 2, 0]))]
 
 
-@advises("and only classifiers with one class for each example can teach or be taught yet")
-def test_a_network_says_that_it_has_one_class_for_each_example():
-    network = bert()
-    network.config.problem_type = "multi_label_classification"
-    name, value = code(refused(lambda: DeterministicTeacher(network)), r"(problem_type='.*')").split("=")
-    setattr(network.config, name, follow(value))
-    same(stored(labeled(texts(), network, processing_class=tokenizer())), answers(network))
-
-
 @advises("was built without a classification head")
 def test_a_network_without_a_head_is_built_with_one():
     message = refused(lambda: DeterministicTeacher(timm.create_model("test_resnet", num_classes=0)))

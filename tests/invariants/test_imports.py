@@ -13,8 +13,11 @@ PACKAGE = Path(__file__).parents[2] / "hf_bkd"
 # from the ground up; a room imports from itself and from the lines before its own, from nothing else
 FLOORS = """
 utils
-losses metrics
-targets uncertainty hub models
+metrics
+targets uncertainty
+likelihoods
+distances
+losses hub models
 theory
 data reports
 teachers

@@ -309,12 +309,12 @@ def test_a_plain_networks_names_count_as_a_configs_do():
 
 
 @pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
-def test_other_kinds_of_prediction_neither_teach_nor_are_taught(kind, tmp_path):
+def test_labels_of_another_kind_are_not_what_a_student_learns(kind, tmp_path):
     network = Network()
     network.config.problem_type = kind
-    with pytest.raises(UserError, match=kind):
-        DeterministicTeacher(network)
-    with pytest.raises(UserError, match=kind):
-        DistillationTrainer(
-            network, DistillationTrainingArguments(str(tmp_path), kd_lambda=0.0, use_cpu=True), train_dataset=rows()
-        )
+    args = DistillationTrainingArguments(str(tmp_path), kd_lambda=0.0, use_cpu=True)
+    with pytest.raises(UserError, match="the network predicts|numbers an example to predict"):
+        DistillationTrainer(network, args, train_dataset=rows())
+    online = DistillationTrainingArguments(str(tmp_path), kd_lambda=0.5, online_teacher=True, use_cpu=True)
+    with pytest.raises(UserError, match=f"{kind}.*, and the teacher one class for each example"):
+        DistillationTrainer(network, online, train_dataset=rows(), teacher=DeterministicTeacher(Network()))

@@ -5,8 +5,18 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
-from torchmetrics.functional.classification import multiclass_calibration_error
+from scipy.stats import norm
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    roc_auc_score,
+    root_mean_squared_error,
+)
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from hf_bkd import UserError
 from hf_bkd.metrics import (
@@ -18,7 +28,11 @@ from hf_bkd.metrics import (
     convergence_noise,
     ece,
     entropy,
+    multi_label_average_precision,
+    multi_label_ece,
+    multi_label_metrics,
     nll,
+    regression_metrics,
     reliability,
 )
 from hf_bkd.reports.evaluate_metric import ClassificationMetrics
@@ -218,3 +232,74 @@ def test_auroc_of_separate_equal_and_missing_scores():
     for negatives, positives in ((low, low[:0]), (low[:0], low)):
         with pytest.raises(UserError, match="needs scores on both sides; there are"):
             auroc(negatives, positives)
+
+
+@pytest.fixture(params=[False, True], ids=["continuous", "with ties"])
+def several(request):
+    """Independent probabilities [N, C] and labels of which some are rare."""
+    logits = torch.randn(N, C, dtype=torch.float64) * 2
+    labels = (torch.rand(N, C) < torch.sigmoid(logits / 2 - 1)).long()
+    probs = torch.sigmoid(logits)
+    return (probs * 8).round() / 8 if request.param else probs, labels
+
+
+def test_measures_of_several_labels_are_scikit_learns(several):
+    probs, labels = several
+    truth, predicted = labels.numpy(), (probs > 0.5).long().numpy()
+    each = average_precision_score(truth, probs.numpy(), average=None)
+    np.testing.assert_allclose(multi_label_average_precision(probs, labels.bool()), each, rtol=1e-12)
+    expected = {
+        "accuracy": accuracy_score(truth, predicted),
+        "brier": np.mean([brier_score_loss(truth[:, c], probs[:, c].numpy()) for c in range(C)]),
+        "mean_average_precision": average_precision_score(truth, probs.numpy(), average="macro"),
+        "micro_f1": f1_score(truth, predicted, average="micro"),
+        "macro_f1": f1_score(truth, predicted, average="macro"),
+        "nll": np.mean([log_loss(truth[:, c], probs[:, c].clamp(1e-12, 1 - 1e-12).numpy()) for c in range(C)]),
+        "ece": multi_label_ece(probs, labels).mean().item(),
+    }
+    assert multi_label_metrics(probs.clamp(1e-12, 1 - 1e-12), labels) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_calibration_of_each_label_is_torchmetrics(several):
+    probs, labels = several
+    expected = [binary_calibration_error((probs[:, c] - 1e-9).clamp(0, 1), labels[:, c], n_bins=10) for c in range(C)]
+    np.testing.assert_allclose(multi_label_ece(probs, labels), expected, atol=1e-6)
+
+
+def test_labels_that_are_nowhere_have_no_average_precision():
+    labels = torch.tensor([[1, 0], [0, 0]])
+    probs = torch.tensor([[0.2, 0.1], [0.6, 0.1]])
+    measures = multi_label_metrics(probs, labels)
+    assert measures["mean_average_precision"] == 0.5 and measures["macro_f1"] == measures["micro_f1"] == 0
+    assert "mean_average_precision" not in multi_label_metrics(probs, torch.zeros(2, 2))
+    assert np.isnan(multi_label_metrics(probs * torch.nan, labels)["nll"])
+
+
+def test_measures_of_regression_are_scikit_learns_and_scipys():
+    mean, labels = torch.randn(N, 2, dtype=torch.float64), torch.randn(N, 2, dtype=torch.float64)
+    variance = torch.rand(N, 2, dtype=torch.float64) + 0.5
+    plain = {
+        "rmse": root_mean_squared_error(labels.flatten(), mean.flatten()),
+        "mae": mean_absolute_error(labels.flatten(), mean.flatten()),
+    }
+    assert regression_metrics(mean, labels) == pytest.approx(plain)
+    normal = norm(mean.numpy(), variance.sqrt().numpy())
+    shares = {}
+    for level in np.arange(1, 20) / 20:
+        low, high = normal.interval(level)
+        shares[round(level, 2)] = ((low <= labels.numpy()) & (labels.numpy() <= high)).mean()
+    expected = plain | {
+        "nll": -normal.logpdf(labels.numpy()).mean(),
+        "coverage": shares[0.9],
+        "interval_error": np.mean([abs(share - level) for level, share in shares.items()]),
+    }
+    assert regression_metrics(mean, labels, variance) == pytest.approx(expected)
+
+
+def test_intervals_are_calibrated_where_labels_are_drawn_from_them():
+    variance = torch.rand(20_000, 1, dtype=torch.float64) + 0.1
+    labels = torch.randn(20_000, 1, dtype=torch.float64) * variance.sqrt()
+    measures = regression_metrics(torch.zeros_like(labels), labels, variance)
+    assert measures["coverage"] == pytest.approx(0.9, abs=0.01) and measures["interval_error"] < 0.01
+    narrow = regression_metrics(torch.zeros_like(labels), labels, variance / 100)
+    assert narrow["coverage"] < 0.2 and narrow["interval_error"] > 0.3

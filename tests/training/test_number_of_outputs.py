@@ -11,8 +11,8 @@ import transformers
 from torch import nn
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, DistillationTrainingArguments, LaplaceTeacher, UserError
-from hf_bkd.models.heads import num_classes_of
 from hf_bkd.models.class_names import names_of_network
+from hf_bkd.models.heads import num_classes_of
 
 INPUTS = np.eye(4, dtype=np.float32)
 LABELS = [0, 1, 2, 0]

@@ -12,18 +12,21 @@ from torch import nn
 
 from ...models.calling import unwrapped
 from ...models.class_names import names_of_network
+from ...models.estimators import EstimatorNetwork
 from ...models.heads import num_classes_of
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
 from .audio import audio_preprocessor
 from .base import Preprocessor, called, several
-from .content import INPUT_NAMES, Content, columns_as_inputs, ready_columns
+from .content import INPUT_NAMES, Content, columns_as_inputs, holds_words, ready_columns
 from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
+from .tables import table_preprocessor
 from .texts import text_preprocessor
 from .tokens import check_tokens, some_rows, token_preprocessor
+from .word_labels import tokenizer_hash
 
 __all__ = [
     "MODES",
@@ -36,6 +39,7 @@ __all__ = [
     "ready_columns",
     "set_order_of_columns",
     "several",
+    "tokenizer_hash",
 ]
 
 _READ: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # columns of numbers, in their order
@@ -51,7 +55,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
         network: a model of transformers, one of timm (plain or in transformers' wrapper), or any module.
         dataset: its features say which columns are images, texts, sound and numbers. Labels, soft labels and columns
             called ``id`` or ``idx`` are never read. Of texts it is the only column, or the one called ``text`` or
-            ``sentence``, or a pair such as ``premise`` and ``hypothesis``.
+            ``sentence``, or a pair such as ``premise`` and ``hypothesis``; a network of tokens reads lists of words,
+            such as ``tokens``, where there are some.
         processing_class: a tokenizer, image processor, feature extractor or processor of transformers; a transform of
             one image (torchvision's or timm's); an :class:`~hf_bkd.ImagePreprocessor`; or any function from rows
             (column name -> list) to inputs. If not given, what lies beside the network's weights, or timm's data
@@ -76,6 +81,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     content = Content.of(dataset)
     if content.has_transform:
         return None
+    if isinstance(network, EstimatorNetwork):
+        return table_preprocessor(network, dataset)
     if getattr(network, "feature_names", None):
         return feature_preprocessor(network, content.named(network.feature_names))
     kind = network_kind(network)
@@ -147,7 +154,7 @@ def _made(kind: str, network: nn.Module, content: Content, processing_class: Any
     if processor is None and kind in SOURCES:
         processor = saved_processor(kind, *folders_of(network))
     if kind == "text":
-        return text_preprocessor(network, columns, processor)
+        return text_preprocessor(network, columns, processor, holds_words(content.features[columns[0]]))
     if kind == "image":
         return image_preprocessor(network, columns, processor)
     if kind == "audio":
@@ -208,4 +215,6 @@ def _part(processor: Any, kind: str) -> Any:
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
     names, number = names_of_network(network), num_classes_of(network)
+    if isinstance(network, EstimatorNetwork):
+        names = network.known_names  # "0" and "1" are names to an estimator of strings
     return names if names is not None and len(names) == number else [f"LABEL_{each}" for each in range(number)]

@@ -13,11 +13,14 @@ from ...models.calling import argument_names
 from ...utils.errors import UserError
 from ..rows import check_present
 from .base import Preprocessor
+from .word_labels import labels_of_pieces, words_of
 
 UNLIMITED = 10**6  # what tokenizers without a maximum length say is more than this
 
 
-def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: Any) -> Preprocessor:
+def text_preprocessor(
+    network: nn.Module, columns: tuple[str, ...], tokenizer: Any, in_words: bool = False
+) -> Preprocessor:
     """Make the preprocessor of a column of texts, or of two columns of pairs.
 
     Texts are cut to what the network can read and padded to the longest of a batch, with the network's own padding
@@ -26,6 +29,7 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     Args:
         network: reads the texts.
         columns: one column of texts or two of pairs, in their order.
+        in_words: whether the texts are lists of words, each of which has pieces of its own.
         tokenizer: of transformers; a copy of it is used.
 
     Raises:
@@ -44,10 +48,13 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     length = {} if longest is None else {"truncation": True, "max_length": longest}
     # padding that nothing masks changes the answer, and has to be the same in every batch
     padding = True if longest is None or "attention_mask" in taken else "max_length"
-    prepare = TextPreparation(columns, tokenizer, taken, {"padding": padding, **length})
+    settings = {"padding": padding, "is_split_into_words": in_words, **length}
+    prepare = TextPreparation(columns, tokenizer, taken, settings)
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
     settings |= {"rules": _rules(tokenizer), "truncation_side": tokenizer.truncation_side}
-    return Preprocessor("text", columns, prepare, settings, processor=tokenizer)
+    settings |= {"words": True} if in_words else {}
+    labeled = prepare.labeled if in_words else None
+    return Preprocessor("text", columns, prepare, settings, processor=tokenizer, prepare_labeled=labeled)
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,21 @@ class TextPreparation:
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
         """Turn rows into tokens and what belongs to them."""
+        return self._inputs(self._tokenized(rows))
+
+    def labeled(self, rows: dict[str, list], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Turn rows of words, with a label for each, into tokens and their labels."""
+        batch = self._tokenized(rows)
+        return self._inputs(batch) | {"labels": labels_of_pieces(words_of(batch), labels)}
+
+    def _tokenized(self, rows: dict[str, list]) -> Any:
         check_present(rows, self.columns)
         texts = (list(rows[name]) for name in self.columns)
         batch = self.tokenizer(*texts, return_tensors="pt", **self.settings)
         check_lengths(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
+        return batch
+
+    def _inputs(self, batch: Any) -> dict[str, Tensor]:
         return {name: value for name, value in batch.items() if name in self.taken}
 
 

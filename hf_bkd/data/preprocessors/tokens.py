@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from ...likelihoods import UNLABELED
 from ...models.calling import argument_names
 from ...utils.errors import UserError
 from ..rows import check_present
@@ -169,7 +170,8 @@ def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: 
     prepare = TokenPreparation(
         columns, padding, padding_side(network, tokenizer), "attention_mask" in argument_names(network)
     )
-    return Preprocessor("text", columns, prepare, {"tokens": list(columns), "padding": padding}, processor=tokenizer)
+    settings = {"tokens": list(columns), "padding": padding}
+    return Preprocessor("text", columns, prepare, settings, processor=tokenizer, prepare_labeled=prepare.labeled)
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,12 @@ class TokenPreparation:
         if self.masked and "attention_mask" not in inputs:
             inputs["attention_mask"] = self._padded([[1] * len(each) for each in ids], 0)
         return inputs
+
+    def labeled(self, rows: dict[str, list], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Pad rows with a label for each token, and their labels, where there are some."""
+        own = zip(labels, rows["input_ids"], strict=True)
+        values = [each.tolist() or [UNLABELED] * len(tokens) for each, tokens in own]
+        return self(rows) | {"labels": self._padded(values, UNLABELED)}
 
     def _padded(self, values: list, value: int) -> Tensor:
         longest = max(map(len, values))
