@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
         join_soft_labels,
         only_soft_labels,
         push_soft_labels,
+        weighted_rows,
     )
     from .teachers import (
         IVON,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
         MultiTeacher,
         OracleTeacher,
         Predictive,
+        SklearnTeacher,
         Teacher,
         VariationalTeacher,
         make_variational,
@@ -76,6 +78,7 @@ _HOME = {
     "OracleTeacher": "teachers",
     "Perceptron": "models.perceptron",
     "Predictive": "teachers",
+    "SklearnTeacher": "teachers",
     "push_soft_labels": "soft_labels",
     "BatchedDataset": "training.batched_dataset",
     "sharpness": "training.sharpness",
@@ -84,6 +87,7 @@ _HOME = {
     "UserError": "utils.errors",
     "VariationalTeacher": "teachers",
     "Views": "data.views",
+    "weighted_rows": "soft_labels",
 }
 
 RENAMED = {"ResidentDataset": "BatchedDataset"}  # old names, which work for a release
@@ -107,6 +111,7 @@ __all__ = [
     "OracleTeacher",
     "Perceptron",
     "Predictive",
+    "SklearnTeacher",
     "Teacher",
     "UserError",
     "VariationalTeacher",
@@ -124,6 +129,7 @@ __all__ = [
     "push_soft_labels",
     "sharpness",
     "uncertainty_report",
+    "weighted_rows",
 ]
 
 _moved.install()

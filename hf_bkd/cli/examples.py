@@ -13,6 +13,7 @@ from ..data.columns import add_labels, find_label, is_soft_label_column
 from ..data.loading import check_split, choose_split, load_splits
 from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
 from ..data.preprocessors.content import Content
+from ..data.preprocessors.tables import readable_columns
 from ..data.subsets import check_labeled, stratified_split
 from ..utils.errors import UserError
 from .architectures import StandIn
@@ -34,6 +35,8 @@ def _as_tensors(names: tuple[str, ...], columns: dict[str, list]) -> dict[str, T
 def _columns_of(network: nn.Module | StandIn, dataset: Any, processing_class: Any) -> tuple[str, tuple[str, ...]]:
     """What a network reads, and in which columns of a dataset."""
     if isinstance(network, StandIn):
+        if network.kind == "table":
+            return network.kind, readable_columns(dataset)
         return network.kind, Content.of(dataset).columns(network.kind, network)
     reader = reader_of(network, dataset, processing_class)
     return reader.kind, tuple(reader.columns)

@@ -154,7 +154,7 @@ class CommandLineFitting(Fitting):
         options, args = self.options, self.args
         facts = {
             "dataset": bare_name(options.dataset),
-            "network": ", ".join(map(bare_name, options.model)),
+            **({"network": ", ".join(map(bare_name, options.model))} if options.model else {}),
             "validation examples": len(self.examples.validation),
         }
         if self.trainings:

@@ -21,7 +21,7 @@ ALIASES = {  # names that transformers' examples have, and ours
     "private": "hub_private_repo",
     "train_val_split": "validation_size",
 }
-METHODS = ("deterministic", "ensemble", "ivon", "laplace", "mc_dropout", "variational")
+METHODS = ("deterministic", "ensemble", "forest", "ivon", "laplace", "mc_dropout", "variational")
 AUGMENTATIONS = ("crop_and_flip", "resized_crop")
 STORAGES = ("float16", "float32", "uint8", "top_k")
 ON_ERROR = ("raise", "skip")
@@ -40,7 +40,8 @@ def teacher_fit(prog: str) -> Parser:
         "--method METHOD --model MODEL --dataset DATASET --output_dir FOLDER [...]",
         "Fit a teacher and save it. A trained classifier becomes a teacher as it is (deterministic, laplace, "
         "mc_dropout) or is trained further (variational, ivon); an architecture is trained from scratch, for an "
-        "ensemble as often as it has members. The same command goes on where it was interrupted.",
+        "ensemble as often as it has members. A forest needs no model and reads a table. The same command goes on "
+        "where it was interrupted.",
         model_name_or_path="model",
         eval_split="validation_split",
     )

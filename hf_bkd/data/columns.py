@@ -249,6 +249,14 @@ def numbered_labels(
         places = matching_places(own, known)
         numbers = dict(zip(own, places or (), strict=False))
         fits = places is not None
+    elif getattr(feature, "dtype", "") == "bool":
+        known, own = list(classes or ("False", "True")), ["False", "True"]
+        places = matching_places(own, known) or ([0, 1] if given_names(known) is None else None)
+        names, numbers = (known if classes else own), dict(zip((False, True), places or (), strict=False))
+        fits = places is not None and len(known) == len(own)
+    elif _is_number(feature) and _are_named_numbers(values, classes):
+        names, own = list(classes), list(classes)
+        known, fits, numbers = own, True, {int(name): place for place, name in enumerate(names)}
     elif _is_number(feature):
         check_not_shuffled(label, classes)
         highest = max((value for value in values if value is not None), default=-1)
@@ -265,6 +273,15 @@ def numbered_labels(
             "network's config.id2label the column's names"
         )
     return names, [numbers.get(value, -1) for value in values]
+
+
+def _are_named_numbers(values: Sequence[int | None], classes: Sequence[str] | None) -> bool:
+    """Whether a network's classes are called as the numbers of a column are, such as 3 to 8, and not just numbered."""
+    names = list(classes or ())
+    if not names or set(names) == {str(number) for number in range(len(names))}:
+        return False
+    numbers = {str(value) for value in values if value not in (None, -1)}
+    return all(name.isdecimal() for name in names) and numbers <= set(names)
 
 
 def _listed(names: list[str]) -> str:

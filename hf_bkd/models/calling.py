@@ -113,12 +113,13 @@ def logits_of(outputs: Any) -> Tensor:
 def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
     """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format.
 
-    Mappings in a mapping, each of which is another network's inputs, are left to that.
+    Mappings in a mapping, each of which is another network's inputs, are left to that, and tables, which estimators
+    read, stay as they are.
     """
     weight = next(network.parameters())
 
     def move(value: Any) -> Any:
-        if isinstance(value, Mapping):
+        if not isinstance(value, Tensor):
             return value
         dtype = weight.dtype if value.is_floating_point() else value.dtype
         return value.to(weight.device, dtype, non_blocking=weight.device.type != "cpu")

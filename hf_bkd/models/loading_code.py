@@ -5,8 +5,10 @@ from typing import NamedTuple
 import transformers
 from torch import nn
 
+from ..likelihoods import Gaussian
 from ..utils.files import bare_name
 from .calling import unwrapped
+from .estimators import EstimatorNetwork
 from .perceptron import Perceptron
 from .plain_networks import DESCRIPTION, arguments_of, source_file
 from .rebuilding import difference_when_loaded
@@ -39,7 +41,9 @@ def task_of(network: nn.Module) -> str | None:
     """Return the Hub's name of what a classifier does; ``None`` if its inputs don't say."""
     if is_timm(network):
         return "image-classification"
-    if isinstance(network, Perceptron):
+    if isinstance(network, EstimatorNetwork) and network.problem_type == Gaussian.problem_type:
+        return "tabular-regression"
+    if isinstance(network, (Perceptron, EstimatorNetwork)):
         return "tabular-classification"
     return TASKS.get(getattr(network, "main_input_name", None) or "")
 

@@ -24,8 +24,9 @@ from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .problem_types import stated_problem_type
 from .rebuilding import difference_when_loaded, is_of_transformers
-from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
+from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config, wraps_timm
 
+ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
 
 def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of transformers' wrapper of a timm network by timm's names, which both read."""
-    if not isinstance(network, transformers.TimmWrapperForImageClassification):
+    if not wraps_timm(network):
         return state
     return {name.removeprefix("timm_model."): value for name, value in state.items()}
 
@@ -153,6 +154,11 @@ def holds_network(folder: str | Path) -> bool:
 
 def check_loadable(folder: Path) -> None:
     """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
+    if any((folder / place / ESTIMATOR).is_file() for place in ("", "network")):
+        raise UserError(
+            f"{folder} holds an estimator of scikit-learn, which is no network to train or to predict with here: it "
+            "is a teacher (SklearnTeacher.from_pretrained), and learns from weighted_rows(dataset)"
+        )
     if (folder / "adapter_config.json").is_file() and not holds_network(folder):
         raise UserError(
             f"{folder} holds PEFT's adapters without their network: save the two as one, by "

@@ -30,6 +30,11 @@ def is_timm(network: nn.Module) -> bool:
     return isinstance(_pretrained_cfg(network).get("architecture"), str)
 
 
+def wraps_timm(network: nn.Module) -> bool:
+    """Whether a network is transformers' wrapper of one of timm's; asked by name, for its import brings timm along."""
+    return any(kind.__name__ == "TimmWrapperForImageClassification" for kind in type(network).__mro__)
+
+
 def is_timms_own(architecture: str) -> bool:
     """Whether timm knows an architecture without the help of another package, such as this one."""
     import timm

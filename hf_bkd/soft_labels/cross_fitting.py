@@ -66,6 +66,7 @@ def cross_fitted(
                 _check_reading(examples, read_by(teacher), fold)
             now = as_json(description(teacher, options.num_samples))
             kind = _of_kind(options, now, *teachers[:1])
+            _check_classes(now, fold, *teachers[:1])
             if not begun:
                 check_answers(own, teacher, kind)
             described = _remembered(shards, name, fold, described, now)
@@ -91,6 +92,17 @@ def _of_kind(options: LabelOptions, described: dict[str, Any], first: dict[str, 
             "it give teachers of one kind"
         )
     return options.of_kind(own)
+
+
+def _check_classes(described: dict[str, Any], fold: int, first: dict[str, Any] | None = None) -> None:
+    """Raise a UserError if the teacher of a fold says that it knows other classes than that of the ``first`` one."""
+    own, firsts = ((each.get("num_classes"), each.get("class_names")) for each in (described, first or described))
+    if own != firsts:
+        raise UserError(
+            f"the teacher of fold {fold + 1} knows the classes {own[1] or own[0]}, and that of the first "
+            f"{firsts[1] or firsts[0]}, since a fold lacks some: give all of them to each, by class_names or "
+            "dataset.class_encode_column('label')"
+        )
 
 
 def _check_reading(first: Examples, own: Examples, fold: int) -> None:

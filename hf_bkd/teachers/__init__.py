@@ -8,7 +8,9 @@ from .base import Teacher
 from .deterministic import Deterministic, DeterministicTeacher
 from .dropout import MCDropout, MCDropoutTeacher
 from .ensemble import Ensemble, EnsembleTeacher
+from .estimator import SklearnTeacher
 from .examples import predict_all
+from .forest import Forest
 from .ivon import IVON, IVONVariational
 from .langevin import LangevinTeacher
 from .laplace import Laplace, LaplaceTeacher
@@ -27,6 +29,7 @@ __all__ = [
     "Ensemble",
     "EnsembleTeacher",
     "FitContext",
+    "Forest",
     "IVONVariational",
     "LangevinTeacher",
     "Laplace",
@@ -36,6 +39,7 @@ __all__ = [
     "MultiTeacher",
     "OracleTeacher",
     "Predictive",
+    "SklearnTeacher",
     "Teacher",
     "TeacherSpec",
     "Variational",

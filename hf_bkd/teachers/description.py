@@ -13,6 +13,7 @@ _WEIGHTS = (
     "network/*.safetensors.index.json",
     "network/config.json",
     "network/network.json",
+    "network/*.skops",
     "posterior.safetensors",
     *(f"network/{name}" for name in ("*processor_config.json", "*token*.json", "*vocab*", "merges.txt", "*.model")),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import unwrapped
@@ -16,7 +16,7 @@ from ..models.loading_code import AUTOMATIC
 from ..models.plain_networks import DESCRIPTION, described
 from ..models.rebuilding import difference_when_loaded
 from ..models.saving import save_description, storable, timms_names
-from ..models.timm_networks import IMAGES, is_timm
+from ..models.timm_networks import IMAGES, is_timm, wraps_timm
 from ..utils.files import write_json
 from ..utils.seeding import unmoved_randomness
 
@@ -39,7 +39,7 @@ def state_to_save(
         for_resume: whether it is a checkpoint's, which the Trainer reads by the model's names.
     """
     student = unwrapped(model, keep_adapters=True)
-    if isinstance(student, TimmWrapperForImageClassification) and not for_resume:
+    if wraps_timm(student) and not for_resume:
         return timms_names(student, student.state_dict() if state is None else state)
     if state is None and (student is not model or not saves_itself(student)):
         state = student.state_dict()

@@ -20,6 +20,8 @@ from tests.cli.fitting_helpers import FAST, cnn, images, labeled_table
 from tests.reliability.faults import count, failing
 from tests.study.study_helpers import STUDY, run
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 SAMPLE = 2  # writes of each command that fail in `make test`, beside the last one
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ...models.calling import unwrapped
 from ...models.class_names import names_of_network
+from ...models.estimators import EstimatorNetwork
 from ...models.heads import num_classes_of
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
@@ -22,6 +23,7 @@ from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
+from .tables import table_preprocessor
 from .texts import text_preprocessor
 from .tokens import check_tokens, some_rows, token_preprocessor
 from .word_labels import tokenizer_hash
@@ -79,6 +81,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     content = Content.of(dataset)
     if content.has_transform:
         return None
+    if isinstance(network, EstimatorNetwork):
+        return table_preprocessor(network, dataset)
     if getattr(network, "feature_names", None):
         return feature_preprocessor(network, content.named(network.feature_names))
     kind = network_kind(network)
@@ -211,4 +215,6 @@ def _part(processor: Any, kind: str) -> Any:
 def class_names(network: nn.Module) -> list[str]:
     """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
     names, number = names_of_network(network), num_classes_of(network)
+    if isinstance(network, EstimatorNetwork):
+        names = network.known_names  # "0" and "1" are names to an estimator of strings
     return names if names is not None and len(names) == number else [f"LABEL_{each}" for each in range(number)]

@@ -28,8 +28,8 @@ class Preprocessor:
     """The preprocessor of a network: rows of a dataset to keyword arguments of the network's forward.
 
     Args:
-        kind: what it reads: ``"image"``, ``"text"``, ``"audio"``, ``"features"``, or ``"function"`` where the user's
-            own function says it.
+        kind: what it reads: ``"image"``, ``"text"``, ``"audio"``, ``"features"``, ``"table"`` (in which values may be
+            missing), or ``"function"`` where the user's own function says it.
         columns: of the dataset, which it reads; what an example *is*, its identity, is what they hold.
         prepare: rows (column name -> B values, images decoded) to tensors of B rows.
         settings: what decides the inputs, as JSON: two networks of equal settings read the same. Empty where a
@@ -129,7 +129,7 @@ class Preprocessor:
     @property
     def batch_size(self) -> int:
         """The number of rows in a batch of a pass without gradients."""
-        return 512 if self.normalization or self.kind == "features" else 64
+        return 512 if self.normalization or self.kind in ("features", "table") else 64
 
     def batches(self, dataset: datasets.Dataset, progress: str | None = None) -> Iterator[dict[str, Tensor]]:
         """Yield inputs, and ``labels`` if there are any, in order and un-augmented; ``progress`` names a bar."""
@@ -167,7 +167,7 @@ def called(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[in
         numbers: what the rows are called, [B].
     """
     if isinstance(preprocessor, Preprocessor):
-        check_present(rows, preprocessor.columns if preprocessor.kind != "function" else (), numbers)
+        check_present(rows, () if preprocessor.kind in ("function", "table") else preprocessor.columns, numbers)
     try:
         return preprocessor(rows)
     except RowError:
