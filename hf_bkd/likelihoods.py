@@ -24,7 +24,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import classification_metrics, entropy, multi_label_metrics, regression_metrics
+from .metrics import (
+    Reliability,
+    agreement,
+    classification_metrics,
+    entropy,
+    interval_reliability,
+    multi_label_metrics,
+    multi_label_reliability,
+    regression_metrics,
+    reliability,
+)
 from .targets import mix_teachers, temper
 from .utils.errors import UserError
 
@@ -304,6 +314,14 @@ class Likelihood(ABC):
         """Return how far values [..., C] are from others [...]: 0 where they are equal, and little below 0.02."""
 
     @abstractmethod
+    def reliability(self, prediction: Tensor, labels: Tensor) -> Reliability | None:
+        """Compare what a :meth:`prediction` promises with what labels say; ``None`` where it promises nothing."""
+
+    @abstractmethod
+    def agreement(self, prediction: Tensor, other: Tensor) -> float | None:
+        """Return the share of equal decisions of two predictions; ``None`` where there are no decisions."""
+
+    @abstractmethod
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         """Return what may be wrong with values [..., C] and where it is: sentence -> bool [...]."""
 
@@ -391,6 +409,13 @@ class Categorical(Likelihood):
     def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
         known = self.labeled(labels)
         return classification_metrics(prediction[known], labels[known]) if known.any() else {}
+
+    def reliability(self, prediction: Tensor, labels: Tensor) -> Reliability:
+        known = self.labeled(labels)
+        return reliability(prediction[known], labels[known])
+
+    def agreement(self, prediction: Tensor, other: Tensor) -> float:
+        return agreement(prediction, other)
 
     def to_bytes(self, values: Tensor) -> Tensor:
         """Return 255 sqrt(p), rounded: steps of equal size in the Hellinger distance."""
@@ -496,6 +521,13 @@ class Bernoulli(Likelihood):
     def measures(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
         known = self.labeled(labels)
         return multi_label_metrics(prediction[known], labels[known]) if known.any() else {}
+
+    def reliability(self, prediction: Tensor, labels: Tensor) -> Reliability:
+        known = self.labeled(labels)
+        return multi_label_reliability(prediction[known], labels[known])
+
+    def agreement(self, prediction: Tensor, other: Tensor) -> float:
+        return ((prediction > 0.5) == (other > 0.5)).double().mean().item()
 
     def to_bytes(self, values: Tensor) -> Tensor:
         """Return 255 arcsin(sqrt(p)) / (pi / 2), rounded: steps of equal size in p's own standard deviation."""
@@ -749,6 +781,15 @@ class Gaussian(Likelihood):
             prediction.split(labels.shape[-1], dim=-1) if prediction.shape != labels.shape else (prediction, None)
         )
         return regression_metrics(mean, labels, variance)
+
+    def reliability(self, prediction: Tensor, labels: Tensor) -> Reliability | None:
+        known, values = self.labeled(labels), labels.shape[-1]
+        if prediction.shape[-1] == values:
+            return None
+        return interval_reliability(*prediction[known].split(values, dim=-1), labels[known])
+
+    def agreement(self, prediction: Tensor, other: Tensor) -> None:
+        return None
 
     def scale(self, values: Tensor) -> Tensor:
         """Return the standard deviation of each number over all rows, 1 where they are all equal."""

@@ -59,10 +59,37 @@ def reliability(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reli
     The bins' edges are rounded to the precision of ``probs``, so that a float32 probability of 0.3 is on an edge.
     """
     confidence, predicted = probs.max(dim=-1)
-    edges = torch.arange(1, num_bins, dtype=probs.dtype, device=probs.device) / num_bins
+    return _binned(confidence, predicted == labels, num_bins)
+
+
+def multi_label_reliability(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reliability:
+    """Bin all labels of all examples by their probability; ``accuracy`` is the share of a bin's labels that are there.
+
+    Args:
+        probs, labels: [N, C], as of :func:`multi_label_metrics`.
+        num_bins: of equal width.
+    """
+    return _binned(probs.flatten(), labels.flatten() > 0.5, num_bins)
+
+
+def interval_reliability(mean: Tensor, variance: Tensor, labels: Tensor) -> Reliability:
+    """Compare central intervals with what they hold; a bin is a level, 0.1 to 0.9, and holds all numbers.
+
+    Args:
+        mean, variance, labels: [N, C], as of :func:`regression_metrics`.
+
+    Returns:
+        ``confidence``: the levels; ``accuracy``: the share of the labels in such an interval.
+    """
+    levels = torch.arange(1, 10, dtype=torch.float64, device=mean.device) / 10
+    return Reliability(levels, _shares_inside(mean, variance, labels, levels), torch.full_like(levels, labels.numel()))
+
+
+def _binned(confidence: Tensor, right: Tensor, num_bins: int) -> Reliability:
+    edges = torch.arange(1, num_bins, dtype=confidence.dtype, device=confidence.device) / num_bins
     bins, confidence = torch.bucketize(confidence, edges), confidence.double()
     count = torch.bincount(bins, minlength=num_bins)
-    correct = torch.bincount(bins, weights=(predicted == labels).double(), minlength=num_bins)
+    correct = torch.bincount(bins, weights=right.double(), minlength=num_bins)
     summed = torch.bincount(bins, weights=confidence, minlength=num_bins)
     return Reliability(summed / count, correct / count, count)
 
@@ -158,13 +185,19 @@ def regression_metrics(mean: Tensor, labels: Tensor, variance: Tensor | None = N
         return measures
     variance = variance.double()
     levels = torch.tensor(LEVELS, dtype=torch.float64, device=mean.device)
-    inside = torch.erf(errors / (2 * variance).sqrt()).flatten()  # the level of the interval that ends at the label
-    shares = torch.searchsorted(inside.sort().values, levels, right=True) / inside.numel()
+    shares = _shares_inside(mean, variance, labels, levels)
     return measures | {
         "nll": ((errors.square() / variance + (2 * torch.pi * variance).log()) / 2).mean().item(),
         "coverage": shares[LEVELS.index(0.9)].item(),
         "interval_error": (shares - levels).abs().mean().item(),
     }
+
+
+def _shares_inside(mean: Tensor, variance: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
+    """Return the shares of labels in the central intervals of some levels [L]."""
+    errors = (mean.double() - labels.double()).abs()
+    inside = torch.erf(errors / (2 * variance.double()).sqrt()).flatten()  # level of the interval that ends at a label
+    return torch.searchsorted(inside.sort().values, levels, right=True) / inside.numel()
 
 
 def agreement(probs: Tensor, other: Tensor) -> float:

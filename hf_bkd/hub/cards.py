@@ -6,9 +6,23 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils.files import bare_name, write_text
-from ..utils.markdown import escaped
+from ..utils.markdown import escaped, table
 
-METRICS = ("accuracy", "nll", "ece", "brier")
+METRICS = {
+    "accuracy": "accuracy",
+    "mean_average_precision": "mAP",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "nll": "NLL",
+    "ece": "ECE",
+    "brier": "Brier",
+    "coverage": "coverage of 90 %",
+    "interval_error": "error of intervals",
+}
+"""What pages call each measure, in the order of their columns."""
+HEADLINES = ("mean_average_precision", "rmse", "accuracy")  # of several labels, of numbers, of one class
 ANY_TASK = "other"  # the Hub's name of a task that it has no name for
 CITATION = """
 ## Citation
@@ -37,12 +51,7 @@ A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 - **Data.** {{ data }}. {{ measured }}
 - **Limits.** One training: what another seed would change is not known, and no interval can be given.
 
-| | accuracy | NLL | ECE | Brier |
-| --- | --- | --- | --- | --- |
-| student | {{ student_row }} |
-{%- if teacher_row %}
-| teacher | {{ teacher_row }} |
-{%- endif %}
+{{ measures }}
 
 ```python
 {{ code }}
@@ -76,7 +85,7 @@ TEACHER_CARD = (
 
 # {{ method }} teacher
 
-A network with {{ num_classes }} classes{% if method != "deterministic" %} and a distribution over its \
+A network with {{ num_classes }} {{ outputs }}{% if method != "deterministic" %} and a distribution over its \
 predictions{% endif %}, made with hf_bkd to label data for a student \
 ([arXiv 2601.01484](https://arxiv.org/abs/2601.01484)).
 
@@ -95,12 +104,10 @@ predictions{% endif %}, made with hf_bkd to label data for a student \
 
 </details>
 {% if validation %}
-On held-out examples{% if chosen %} (the same that a setting above was chosen on){% endif %}: accuracy, negative \
-log-likelihood in nats, expected calibration error (10 bins) and Brier score of the averaged probabilities.
+Of the averaged {{ values }} on held-out examples{% if chosen %} (the same that a setting above was chosen on)\
+{% endif %}; NLL is in nats{% if bins %}, ECE has 10 bins{% endif %}.
 
-| accuracy | NLL | ECE | Brier |
-| --- | --- | --- | --- |
-| {{ validation }} |
+{{ validation }}
 {% endif %}
 ```python
 from hf_bkd import Teacher, add_soft_labels
@@ -148,7 +155,7 @@ def write_teacher_card(
         EvalResult(task or ANY_TASK, dataset, dataset, name, value, dataset_split="validation")
         for name, value in (validation.items() if validation and dataset else ())
     ]
-    method = description["method"]
+    method, numbers = description["method"], "rmse" in (validation or {})
     data = ModelCardData(
         license=license,
         library_name="hf_bkd",
@@ -168,7 +175,10 @@ def write_teacher_card(
         ),
         data=escaped(dataset or "A dataset that it does not name") + examples,
         facts={escaped(name.replace("_", " ")): shown(value) for name, value in facts.items()},
-        validation=_row(validation) if validation else "",
+        outputs="numbers to predict" if numbers else "classes",
+        values="predictions" if numbers else "probabilities",
+        bins="ece" in (validation or {}),
+        validation=measures_table({"": validation}) if validation else "",
         chosen="validation NLL" in record.values(),
         needs_network=needs_network,
     )
@@ -200,7 +210,7 @@ def write_student_card(
         title: of the card.
         how: end of the sentence "A student distilled with hf_bkd", in Markdown.
         measured: a sentence on where the metrics are from.
-        metrics, teacher_metrics: accuracy, NLL, ECE and Brier score, as far as they are known.
+        metrics, teacher_metrics: those of ``METRICS`` that are known.
         facts: what else there is to know of the training, by name.
         dataset, split: that were measured on.
         task: the Hub's name of it, such as ``"image-classification"``, where it has one.
@@ -230,8 +240,7 @@ def write_student_card(
         finding=_finding(metrics, teacher_metrics, "It has not been evaluated yet."),
         data=f"{escaped(dataset)}, {escaped(split)} split",
         measured=escaped(measured, markup=True),
-        student_row=_row(metrics),
-        teacher_row=_row(teacher_metrics) if teacher_metrics else "",
+        measures=measures_table({"student": metrics} | ({"teacher": teacher_metrics} if teacher_metrics else {})),
         code=code,
         facts={escaped(name): shown(value) for name, value in facts.items() if value not in (None, "")},
         figures={file: escaped(caption) for file, caption in (figures or {}).items()},
@@ -244,15 +253,25 @@ def shown(value: Any) -> str:
     return escaped(f"{value:.4g}" if isinstance(value, float) else value)
 
 
+def measures_table(measured: dict[str, dict[str, float]]) -> str:
+    """Return a Markdown table of the measures of some models: name -> its measures; a dash where one is missing."""
+    names = [name for name in METRICS if any(name in metrics for metrics in measured.values())]
+    if not names:
+        return ""
+    named = [""] * any(measured)  # no column of names for a single model without one
+    rows = [
+        [*([model] if model else []), *(f"{metrics[name]:.4f}" if name in metrics else "–" for name in names)]
+        for model, metrics in measured.items()
+    ]
+    return table([[*named, *(METRICS[name] for name in names)], *rows]).strip()
+
+
 def _finding(metrics: dict[str, float], teacher_metrics: dict[str, float] | None, without: str) -> str:
-    if "accuracy" not in metrics:
+    name = next((name for name in HEADLINES if name in metrics), None)
+    if name is None:
         return without
     ece = f" and ECE {metrics['ece']:.4f}" if "ece" in metrics else ""
-    text = f"Accuracy {metrics['accuracy']:.4f}{ece} on held-out examples"
-    if "accuracy" in (teacher_metrics or {}):
-        text += f"; the teacher's was {teacher_metrics['accuracy']:.4f} on those that it was measured on"
+    text = f"{METRICS[name][:1].upper()}{METRICS[name][1:]} {metrics[name]:.4f}{ece} on held-out examples"
+    if name in (teacher_metrics or {}):
+        text += f"; the teacher's was {teacher_metrics[name]:.4f} on those that it was measured on"
     return f"{text}."
-
-
-def _row(metrics: dict[str, float]) -> str:
-    return " | ".join(f"{metrics[name]:.4f}" if name in metrics else "–" for name in METRICS)

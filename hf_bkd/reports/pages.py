@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from ..hub.cards import METRICS
 from .comparisons import LEVEL, Spread, paired_difference
 from .results import (
     DASH,
@@ -9,6 +10,7 @@ from .results import (
     Arms,
     difference_text,
     has_noisy_labels,
+    headline_of,
     interval_text,
     measure_of,
     over_seeds,
@@ -20,27 +22,36 @@ from .results import (
 )
 
 MOST_NAMED = 4  # arms in a sentence
+PERCENT = ("accuracy", "mean_average_precision", "micro_f1", "macro_f1", "coverage", "convergence_noise", "agreement")
+COLUMNS = METRICS | {"convergence_noise": "convergence noise", "agreement": "agreement"}  # of students, their headings
 Cells = list[list[str]]  # a header, and a row an arm
 
 
 def student_cells(results: dict, condition: str, arms: Arms, with_std: bool = True) -> Cells:
-    """Return the five columns that students are judged by; ECE makes room for convergence noise at noisy labels."""
-    rows, noisy = summary_table(results, condition), has_noisy_labels(condition, arms)
-    last = ("convergence noise", "convergence_noise", 100, 2) if noisy else ("ECE", "ece", 1, 3)
-    cells = [["arm", "accuracy", _difference_heading(results), "NLL", last[0]]]
+    """Return the five columns that students are judged by.
+
+    They end in a measure of calibration; at noisy labels, which would spoil ECE, in convergence noise.
+    """
+    rows, first = summary_table(results, condition), headline_of(arms).metric
+    last = next((name for name in ("ece", "coverage") if any(row[name].count for row in rows)), "ece")
+    last = "convergence_noise" if has_noisy_labels(condition, arms) else last
+    cells = [["arm", COLUMNS[first], _difference_heading(results), "NLL", COLUMNS[last]]]
     for row in rows:
-        numbers = [_number(row, "nll", with_std=with_std), _number(row, *last[1:], with_std=with_std)]
-        cells.append([row["arm"], _number(row, "accuracy", 100, 2), difference_text(row), *numbers])
+        numbers = [_measured(row, name, with_std) for name in ("nll", last)]
+        cells.append([row["arm"], _measured(row, first), difference_text(row), *numbers])
     return cells
 
 
 def student_details(results: dict, condition: str, arms: Arms) -> Cells:
-    """Return what else is known of students."""
-    columns = {"Brier": ("brier", 1, 3), "convergence noise": ("convergence_noise", 100, 2)}
-    if has_noisy_labels(condition, arms):
-        del columns["convergence noise"]  # shown already
-    columns |= {"teacher accuracy": ("teacher_accuracy", 100, 2), "teacher NLL": ("teacher_nll", 1, 3)}
-    return _details("arm", summary_table(results, condition), columns | {"agreement": ("agreement", 100, 2)})
+    """Return what else is known of students; ECE is omitted at noisy labels."""
+    rows, first = summary_table(results, condition), headline_of(arms).metric
+    shown = (*student_cells(results, condition, arms)[0], COLUMNS[first], COLUMNS["ece"])
+    known = {name for runs in arms.values() for record in runs.values() for name in record.get("metrics") or ()}
+    others = [name for name in COLUMNS if COLUMNS[name] not in shown and name in known and name != "agreement"]
+    names = [*others, f"teacher_{first}", "teacher_nll", "agreement"]
+    body = [[row["arm"], str(row["seeds"]), *(_measured(row, name) for name in names)] for row in rows]
+    headings = [*(COLUMNS[name] for name in others), f"teacher {COLUMNS[first]}", "teacher NLL", "agreement"]
+    return _with_significance(["arm", "seeds", *headings], body, rows)
 
 
 def teacher_cells(results: dict, condition: str, arms: Arms, with_std: bool = True) -> Cells:
@@ -64,11 +75,13 @@ def teacher_details(results: dict, condition: str, arms: Arms) -> Cells:
 
 
 def _details(name: str, rows: list[dict], columns: dict[str, tuple]) -> Cells:
-    body = [
-        [row["arm"], str(row["seeds"]), *(_number(row, *each) for each in columns.values()), *_significance(row)]
-        for row in rows
-    ]
-    return [[name, "seeds", *columns, "p (Holm)", f"detectable, {rows[0]['measure'].unit}"], *body]
+    body = [[row["arm"], str(row["seeds"]), *(_number(row, *each) for each in columns.values())] for row in rows]
+    return _with_significance([name, "seeds", *columns], body, rows)
+
+
+def _with_significance(header: list[str], body: Cells, rows: list[dict]) -> Cells:
+    ends = [[*cells, *_significance(row)] for cells, row in zip(body, rows, strict=True)]
+    return [[*header, "p (Holm)", f"detectable, {rows[0]['measure'].unit}"], *ends]
 
 
 def _significance(row: dict) -> list[str]:
@@ -78,6 +91,13 @@ def _significance(row: dict) -> list[str]:
     p_value, measure = row["p_value"], row["measure"]
     shown = "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
     return [shown, f"{measure.scale * row['detectable']:.{measure.digits}f}"]
+
+
+def _measured(row: dict, name: str, with_std: bool = True) -> str:
+    """Return a student's measure, or its teacher's, as it is read: in percent where that is usual."""
+    percent = name.removeprefix("teacher_") in PERCENT
+    percent = percent and not (name == "convergence_noise" and row["rmse"].count)  # it is of the first measure
+    return _number(row, name, *((100, 2) if percent else (1, 3)), with_std)
 
 
 def _number(row: dict, key: str, scale: int = 1, digits: int = 3, with_std: bool = True) -> str:
@@ -183,7 +203,8 @@ def values_of(records: Iterable[dict], key: str) -> str:
 
 STUDENTS = """\
 - Accuracy is the final epoch's on the test split; nothing is selected on test.
-- Numbers are mean ± standard deviation (ddof 1) over seeds; accuracy, agreement and convergence noise in percent.
+- Numbers are mean ± standard deviation (ddof 1) over seeds; accuracy, agreement, coverage, convergence noise, mean
+  average precision (mAP) and F1 in percent.
 - "vs {reference}" is the paired difference in {measure} to {it}'s student over shared seeds, in {unit}, with its
   Student-t interval.
 - Convergence noise is the standard deviation (ddof 1) of test accuracy over the last {window} evaluations of a run.

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from .plotting import OTHERS, colors_of, highlighted, panels, style, write_png
 from .results import (
     Arms,
-    Measure,
     Runs,
+    axis_label,
     by_condition,
     difference_text,
     has_noisy_labels,
+    headline_of,
     kind_of,
     measure_of,
     over_seeds,
@@ -39,6 +40,23 @@ TITLES = {
     "reliability": "is a confidence of 80 % right 80 % of the time?",
     "credible_sets": "credible sets of students' posteriors",
 }
+OBSERVED = {
+    "accuracy": (
+        "accuracy",
+        "accuracy against mean confidence in ten bins; above the diagonal a classifier is under-confident, below it "
+        "over-confident",
+    ),
+    "mean_average_precision": (
+        "share that is there",
+        "the share of labels that are there against their mean probability in ten bins, all labels together",
+    ),
+    "rmse": (
+        "coverage",
+        "the share of numbers that are in the interval which should hold the share on the axis below; above the "
+        "diagonal intervals are too wide, below it too narrow",
+    ),
+}
+"""What a reliability diagram shows of one class, of several labels and of numbers: on its axis, and in words."""
 LARGEST_DOT = 90  # in square points, of the bin that holds most
 
 Colors = dict[str, str]  # arm -> color
@@ -55,7 +73,9 @@ def write_plots(results: dict, folder: Path) -> dict[str, str]:
     return captions
 
 
-def write_accuracy_plot(name: str, epochs: list[float], accuracies: list[float], window: int, folder: Path) -> dict:
+def write_accuracy_plot(
+    name: str, epochs: list[float], accuracies: list[float], window: int, folder: Path, metric: str = "accuracy"
+) -> dict:
     """Write ``accuracy.png`` of one training; return file name -> caption.
 
     Args:
@@ -64,14 +84,16 @@ def write_accuracy_plot(name: str, epochs: list[float], accuracies: list[float],
         window: how many of the last ones the convergence noise is taken over; 0 for none.
     """
     noise = float(np.std(accuracies[-window:], ddof=1)) if window > 1 else None
-    history = {"epoch": epochs, "accuracy": accuracies}
-    record = {"history": history, "noise_window": window, "metrics": {"convergence_noise": noise}}
+    metrics = {metric: accuracies[-1], "convergence_noise": noise}
+    record = {"history": {"epoch": epochs, metric: accuracies}, "noise_window": window, "metrics": metrics}
+    arms = {name: {0: record}}
     with style():
-        _, figure = _accuracy({"": {name: {0: record}}}, name, colors_of([name]))
-        figure.axes[0].set_ylabel("accuracy on the evaluation set, %")
+        _, figure = _accuracy({"": arms}, name, colors_of([name]))
+        figure.axes[0].set_ylabel(axis_label(headline_of(arms)).replace(",", " on the evaluation set,"))
         write_png(figure, folder / "accuracy.png")
     bar = f" The bar is the mean of the last {window} ± their standard deviation." if noise is not None else ""
-    return {"accuracy.png": f"Accuracy over epochs.{bar}"}
+    heading = headline_of(arms).name
+    return {"accuracy.png": f"{heading[0].upper()}{heading[1:]} over epochs.{bar}"}
 
 
 def _figures(results: dict) -> Iterator[tuple[str, tuple[str, Figure]]]:
@@ -99,7 +121,7 @@ def _comparison(results: dict, colors: Colors) -> tuple[str, Figure]:
     figure, axes = panels(2 * len(groups), 2, 9, 1.1 + 0.24 * max(map(len, groups.values())))
     for left, right, condition in zip(axes[::2], axes[1::2], groups, strict=True):
         rows = summary_table(results, condition)
-        left.set(title=condition, xlabel=_axis(measure))
+        left.set(title=condition, xlabel=axis_label(measure))
         left.margins(x=0.08)
         left.set_yticks(range(len(rows)), [fill(row["arm"], 36) for row in rows])
         for y, row in enumerate(rows):
@@ -149,10 +171,6 @@ def _teachers(results: dict, colors: Colors) -> tuple[str, Figure]:
     return caption, figure
 
 
-def _axis(measure: Measure) -> str:
-    return f"{measure.name}, {'%' if measure.unit == 'points' else measure.unit}"
-
-
 def _draw_differences(ax: Axes, rows: list[dict], colors: Colors) -> None:
     scale, limit = rows[0]["measure"].scale, _reach(rows)
     ends = [scale * end for row in rows if row["difference"] for end in row["difference"][:3]]
@@ -187,11 +205,12 @@ def _accuracy(groups: dict[str, Arms], reference: str, colors: Colors) -> tuple[
     shown = highlighted(list(colors), reference)
     lines = {}
     for ax, (condition, arms) in zip(axes, groups.items(), strict=True):
-        settled = []
+        settled, first = [], headline_of(arms)
+        scale, top = first.scale, 100.5 if first.scale == 100 else np.inf
         for arm, runs in arms.items():
             records = list(runs.values())
             epochs, window = records[0]["history"]["epoch"], records[0].get("noise_window") or 0
-            means = 100 * np.mean([record["history"]["accuracy"] for record in records], axis=0)
+            means = scale * np.mean([record["history"][first.metric] for record in records], axis=0)
             settled.extend(means[len(means) // 3 :])
             if arm not in shown:
                 (lines["others"],) = ax.plot(epochs, means, **OTHERS)
@@ -200,29 +219,29 @@ def _accuracy(groups: dict[str, Arms], reference: str, colors: Colors) -> tuple[
             noise = over_seeds(runs, "convergence_noise")
             if noise.count:  # beside the curves: bands over the curves themselves would hide each other
                 place, level = epochs[-1] * (1.03 + 0.025 * shown.index(arm)), means[-window:].mean()
-                ax.errorbar(place, level, 100 * noise.mean, fmt="none", ecolor=colors[arm], elinewidth=5)
+                ax.errorbar(place, level, scale * noise.mean, fmt="none", ecolor=colors[arm], elinewidth=5)
                 ax.axvspan(epochs[-window], epochs[-1], color="#F2F2F2", zorder=0)
-        room = max(0.15 * np.ptp(settled), 0.5)
-        ax.set_ylim(min(settled) - room, min(100.5, max(settled) + room))
+        room = max(0.15 * np.ptp(settled), 0.005 * scale)
+        ax.set_ylim(min(settled) - room, min(top, max(settled) + room))
         ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= epochs[-1]])
-        ax.set(title=condition, xlabel="epoch", ylabel="test accuracy, %")
+        ax.set(title=condition, xlabel="epoch", ylabel=f"test {axis_label(first)}")
     order = [name for name in (*shown, "others") if name in lines]
     figure.legend([lines[name] for name in order], order, loc="outside lower center", ncols=4)
     gray = " Gray: the other arms, variants of these or listed between them." if "others" in lines else ""
     caption = (
-        "Test accuracy over epochs, mean over seeds. Bars on the right: mean over the last evaluations "
+        f"Test {first.name} over epochs, mean over seeds. Bars on the right: mean over the last evaluations "
         f"(shaded) ± the convergence noise of a single run (mean over seeds). Early epochs may be cut off.{gray}"
     )
     return caption, figure
 
 
 def _reliability(groups: dict[str, Arms], reference: str, colors: Colors) -> tuple[str, Figure]:
-    shown = highlighted(list(colors), reference)
+    shown, first = highlighted(list(colors), reference), headline_of(next(iter(groups.values()))).metric
     figure, axes = panels(len(groups) * len(shown), len(shown), 1.0 + 1.55 * len(shown), 2.0)
     for i, (ax, (condition, arm)) in enumerate(zip(axes, ((c, a) for c in groups for a in shown), strict=True)):
         runs = groups[condition].get(arm)
         if i % len(shown) == 0:
-            ax.set_ylabel(fill(condition, 20) or "accuracy")
+            ax.set_ylabel(fill(condition, 20) or OBSERVED[first][0])
         if not runs:
             ax.set_axis_off()
             continue
@@ -230,20 +249,17 @@ def _reliability(groups: dict[str, Arms], reference: str, colors: Colors) -> tup
         ax.plot([0, 1], [0, 1], color="#666666", linewidth=1)
         ax.plot(confidence, accuracy, color=colors[arm], linewidth=1, alpha=0.5)
         ax.scatter(confidence, accuracy, LARGEST_DOT * count / count.max(), color=colors[arm], linewidths=0, zorder=3)
-        noisy = has_noisy_labels(condition, groups[condition])
-        ax.set_title(
-            fill(arm, 20, break_on_hyphens=False) + ("" if noisy else f"\nECE {over_seeds(runs, 'ece').mean:.3f}"),
-            fontsize=8,
-        )
+        ece = over_seeds(runs, "ece")
+        judged = ece.count and not has_noisy_labels(condition, groups[condition])
+        ax.set_title(fill(arm, 20, break_on_hyphens=False) + (f"\nECE {ece.mean:.3f}" if judged else ""), fontsize=8)
         ax.set(xlim=(0, 1.05), ylim=(0, 1.05), aspect="equal")
         ax.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
         ax.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
     figure.supxlabel("confidence")
     left_out = len(colors) - len(shown)
     caption = (
-        "Reliability: accuracy against mean confidence in ten bins, pooled over seeds. The area of a dot is the share "
-        "of examples in its bin; above the diagonal a classifier is under-confident, below it over-confident. ECE is "
-        "the mean of the seeds' values, omitted where labels are noisy."
+        f"Reliability: {OBSERVED[first][1]}, pooled over seeds. The area of a dot is the share of examples in its "
+        "bin. ECE is the mean of the seeds' values, omitted where labels are noisy."
         + (f" The other {left_out} arms are variants of these or listed between them." if left_out else "")
     )
     return caption, figure

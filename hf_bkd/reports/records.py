@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ..hub.cards import HEADLINES
 from ..utils.errors import UserError
 from .results import MEASURES, SETTINGS, by_condition, kind_of
 
@@ -10,7 +11,7 @@ NUMBER = (int, float)
 TOP = {"recipe": str, "dataset": str, "note": str, "reference": str, "environment": dict}
 REQUIRED = {"arm": str, "seed": int}
 NUMBERS = ("metrics", "scaled_metrics", "teacher_metrics")  # dicts of them
-COLUMNS = {"history": ("epoch", "accuracy"), "reliability": ("confidence", "accuracy", "count")}  # dicts of lists
+COLUMNS = {"history": ("epoch", *HEADLINES), "reliability": ("confidence", "accuracy", "count")}  # dicts of lists
 OPTIONAL = (
     dict.fromkeys(("condition", "teacher", "student", "network", "lambda_schedule"), str)
     | dict.fromkeys((*NUMBERS, *COLUMNS, "uncertainty"), dict)
@@ -67,8 +68,10 @@ def _check_record(place: str, record: Any) -> None:
 def _columns(record: dict, name: str) -> Iterator[list]:
     if name == "credible_sets":
         yield from ([sets] if (sets := (record.get("uncertainty") or {}).get(name)) is not None else [])
-    else:
-        yield from ((record.get(name) or {}).get(column) or [] for column in COLUMNS[name] if record.get(name))
+    elif record.get(name):
+        there = [record[name][column] or [] for column in COLUMNS[name] if column in record[name]]
+        needed = 2 if name == "history" else len(COLUMNS[name])
+        yield from there if len(there) >= needed else [*there, []]
 
 
 def check_types(place: str, values: dict, types: dict) -> None:

@@ -6,6 +6,7 @@ What was not measured is omitted, and counted as omitted; it never becomes a zer
 import math
 from typing import Any, NamedTuple
 
+from ..hub.cards import HEADLINES, METRICS
 from ..utils.errors import UserError
 from .comparisons import Comparison, Difference, Spread, holm_comparisons, spread
 
@@ -45,6 +46,8 @@ class Measure(NamedTuple):
 MEASURES = {
     "accuracy": Measure("accuracy", "accuracy", "metrics", 100, 2, "points", 1),
     "nll": Measure("NLL", "nll", "metrics", 1, 3, "nats", -1),
+    "mean_average_precision": Measure("mAP", "mean_average_precision", "metrics", 100, 2, "points", 1),
+    "rmse": Measure("RMSE", "rmse", "metrics", 1, 3, "units of the label", -1),
 }
 SCALED_NLL = Measure("NLL after temperature scaling", "nll", "scaled_metrics", 1, 3, "nats", -1)
 
@@ -68,6 +71,17 @@ def kind_of(results: Any) -> str:
 def measure_of(results: dict) -> Measure:
     """Return what the arms of these results are compared in."""
     return SCALED_NLL if kind_of(results) == "teachers" else MEASURES[results.get("measure", "accuracy")]
+
+
+def headline_of(arms: Arms) -> Measure:
+    """Return the measure that comes first in a table: that of several labels, of numbers, or of one class."""
+    known = {name for runs in arms.values() for record in runs.values() for name in record.get("metrics") or ()}
+    return next((MEASURES[name] for name in HEADLINES if name in known), MEASURES["accuracy"])
+
+
+def axis_label(measure: Measure) -> str:
+    """Return a measure with its unit, as an axis has it."""
+    return f"{measure.name}, {'%' if measure.unit == 'points' else measure.unit}"
 
 
 def reference_of(results: dict) -> str:
@@ -162,10 +176,10 @@ def teacher_table(results: dict, condition: str) -> list[dict]:
 def summary_table(results: dict, condition: str | None = None) -> list[dict]:
     """Return one row per arm, in order of first appearance; of all conditions, or of the one named.
 
-    Keys: `condition`, those of :func:`_compared`, and a `Spread` each for `accuracy`, `nll`, `ece`, `brier`,
-    `convergence_noise`, `agreement`, `teacher_accuracy`, `teacher_nll`. Fractions, not percent. A metric that is None
-    or not finite is omitted from its Spread, whose `count` then is below `seeds`. UserError for an unknown condition,
-    or without a list "arms".
+    Keys: `condition`, those of :func:`_compared`, and a `Spread` each for the names of ``METRICS``, such as `accuracy`
+    and `nll`, for the same of the teacher, such as `teacher_accuracy`, for `convergence_noise` and `agreement`.
+    Fractions, not percent. A metric that is None or not finite is omitted from its Spread, whose `count` then is below
+    `seeds`. UserError for an unknown condition, or without a list "arms".
     """
     groups = by_condition(results)
     if condition is not None and condition not in groups:
@@ -197,6 +211,5 @@ def _compared(results: dict, arms: Arms) -> dict[str, dict]:
 
 
 def _spreads(runs: Runs) -> dict[str, Spread]:
-    own = ("accuracy", "nll", "ece", "brier", "convergence_noise", "agreement")
-    spreads = {metric: over_seeds(runs, metric) for metric in own}
-    return spreads | {f"teacher_{m}": over_seeds(runs, m, "teacher_metrics") for m in ("accuracy", "nll")}
+    spreads = {metric: over_seeds(runs, metric) for metric in (*METRICS, "convergence_noise", "agreement")}
+    return spreads | {f"teacher_{metric}": over_seeds(runs, metric, "teacher_metrics") for metric in METRICS}

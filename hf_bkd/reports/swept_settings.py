@@ -1,4 +1,4 @@
-"""Arms of a study that differ in one setting alone, and the picture of their accuracy against it."""
+"""Arms of a study that differ in one setting alone, and the picture of how good they are against it."""
 
 from textwrap import fill
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .plotting import panels
-from .results import SETTINGS, Arms, over_seeds
+from .results import SETTINGS, Arms, axis_label, headline_of, over_seeds
 
 SWEPT = {
     "kd_lambda": "λ, the weight of the teacher",
@@ -39,12 +39,13 @@ def sweep(groups: dict[str, Arms], sweeps: dict[str, dict], field: str, colors: 
     shared = set.intersection(*(set(line) for lines in sweeps.values() for line in lines))
     shown, handles = {}, {}
     for ax, (condition, lines) in zip(axes, sweeps.items(), strict=True):
-        ax.set(title=condition, xlabel=SWEPT[field], ylabel="accuracy, %")
+        first = headline_of(groups[condition])
+        ax.set(title=condition, xlabel=SWEPT[field], ylabel=axis_label(first))
         if field != "kd_lambda":
             ax.set_xscale("log")
         for number, (line, points) in enumerate(lines.items()):
-            spreads = [over_seeds(groups[condition][arm], "accuracy") for arm in points.values()]
-            means, stds, _ = 100 * np.transpose(spreads)
+            spreads = [over_seeds(groups[condition][arm], first.metric) for arm in points.values()]
+            means, stds, _ = first.scale * np.transpose(spreads)
             name = ", ".join([line[0], *(part for part in line[1:] if part not in shared)])
             color = colors[next(iter(points.values()))]
             beside = np.array(list(points)) + (0.006 * number if field == "kd_lambda" else 0)  # bars side by side
@@ -54,5 +55,5 @@ def sweep(groups: dict[str, Arms], sweeps: dict[str, dict], field: str, colors: 
         ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.minorticks_off()
     figure.legend(list(handles.values()), [fill(line, 70) for line in handles], loc="outside lower center", ncols=2)
-    caption = f"Accuracy (mean ± standard deviation over seeds) against {SWEPT[field]}. Arms: {'; '.join(shown)}."
-    return caption, figure
+    heading = f"{first.name[0].upper()}{first.name[1:]} (mean ± standard deviation over seeds)"
+    return f"{heading} against {SWEPT[field]}. Arms: {'; '.join(shown)}.", figure

@@ -7,7 +7,7 @@ import datasets
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
 from ..data.labels import IN_WORDS
-from ..hub.cards import CITATION, METRICS, shown
+from ..hub.cards import CITATION, measures_table, shown
 from ..hub.transfer import made_repository, pushing_to
 from ..utils.errors import UserError
 from ..utils.markdown import escaped
@@ -109,11 +109,8 @@ def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
     rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in facts.items())
     heading = "The teacher" if teacher is None else f"Teacher {escaped(teacher)}"
     lines = [f"## {heading}\n", f"| | |\n| --- | --- |\n{rows}\n"]
-    if held_out:
-        names = [name for name in METRICS if name in held_out]
-        table = [names, ["---"] * len(names), [shown(held_out[name]) for name in names]]
-        lines.append("The teacher on held-out examples:\n")
-        lines.append("".join(f"| {' | '.join(cells)} |\n" for cells in table))
+    if measures := measures_table({"": held_out}):
+        lines.append(f"The teacher on held-out examples:\n\n{measures}\n")
     return "\n".join(lines)
 
 

@@ -246,7 +246,8 @@ class Study:
         teacher_args, student_args: of their networks, beside the architecture.
         from_teacher: whether students are parts of the deterministic teacher's network, and start from its weights.
         reference: name of the arm that all others are compared with.
-        measure: ``"accuracy"`` or ``"nll"``, in which they are compared, and by which candidates are chosen.
+        measure: ``"accuracy"`` or ``"nll"``, of labels also ``"mean_average_precision"``, of numbers ``"rmse"``,
+            in which they are compared, and by which candidates are chosen.
         posterior: arguments of ``LangevinTeacher.fit`` to sample each student's posterior with, ``prior_precision`` a
             tuple of candidates; ``None`` for no such posterior.
         note: what a reader of the report has to know of the data.

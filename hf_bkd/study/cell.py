@@ -46,8 +46,8 @@ class Cell:
         self.root, self.key = Path(args.output_dir), Path(slug(condition) or "all", f"seed-{seed}")
         self.splits = study.conditions[condition](options, seed)
         decided_by_main(self._check_same_data)
-        self.classes = self.splits.train.features["label"].names
         self.inputs = self.splits.inputs
+        self.classes = _classes(self.splits.train.features["label"])
         self.train = self.batched(self.splits.train, augment=True)
         transfer = self.splits.transfer
         self.taught = self.train if transfer is None else self.batched(transfer, augment=True)
@@ -199,3 +199,9 @@ def _seconds(run: Callable[[], Any]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def _classes(label: Any) -> list[str]:
+    """Return the names of what a column of labels is to be predicted of: classes, labels, or the numbers' places."""
+    names = getattr(getattr(label, "feature", label), "names", None)
+    return names or [str(place) for place in range(max(getattr(label, "length", 1), 1))]

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..data.augmentations import CropAndFlip
+from ..data.labels import read_labels
 from ..data.preprocessing import ImagePreprocessor
 from ..data.preprocessors import preprocessor_for
 from ..data.preprocessors.saved import TOKENIZER_FILES, saved_processor
 from ..data.views import Views
 from ..hub.transfer import local_folder
+from ..likelihoods import Categorical, Gaussian, likelihood_from
 from ..models.classifier import create_classifier
 from ..models.perceptron import Perceptron
 from ..soft_labels.identity import content_column, dataset_ids
@@ -158,9 +160,18 @@ class Vectors:
     """Features [N, d] that were computed once; networks are perceptrons, ``mlp-128-64`` by their hidden widths.
 
     Such networks are ``plain`` modules: they have to be built before their weights can be loaded.
+
+    Args:
+        problem_type: what networks predict, in transformers' words. Labels of ``"multi_label_classification"`` are
+            lists of `datasets.ClassLabel` or of zeros and ones, those of ``"regression"`` numbers or lists of them.
     """
 
-    column, task, plain = "features", "tabular-classification", True
+    column, plain = "features", True
+
+    def __init__(self, problem_type: str = Categorical.problem_type):
+        self.problem_type = problem_type
+        is_regression = problem_type == Gaussian.problem_type
+        self.task = "tabular-regression" if is_regression else "tabular-classification"
 
     def preprocess(self, rows: dict[str, list]) -> dict[str, Tensor]:
         """The column ``features`` of some rows, [B, d]."""
@@ -174,7 +185,8 @@ class Vectors:
     ) -> BatchedDataset:
         """The rows as training and evaluation read them, recognized by their content column, or else by features."""
         rows, content = dataset.with_format(None), content_column(dataset.features) or self.column
-        values = self.preprocess({self.column: rows[self.column][:]}) | {"labels": torch.tensor(rows["label"][:])}
+        labels = read_labels(rows, "label", likelihood_from(self.problem_type))(rows["label"][:])
+        values = self.preprocess({self.column: rows[self.column][:]}) | {"labels": labels}
         values = {name: value.to(device) for name, value in values.items()}
         return BatchedDataset(values, example_ids=dataset_ids(dataset, content))
 
@@ -191,6 +203,8 @@ class Vectors:
         features = train.values[self.column]
         network = Perceptron(features.shape[1], len(classes), hidden, **settings)
         network.standardize(features)
+        if self.problem_type != Categorical.problem_type:
+            network.problem_type = self.problem_type
         return network
 
     def save(self, folder: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from ..hub.cards import write_student_card
-from ..metrics import agreement, classification_metrics, reliability
+from ..hub.cards import METRICS, write_student_card
+from ..likelihoods import Likelihood
 from ..models.loading_code import loading_of
 from ..reports.results import MEASURES, has_noisy_labels
 from ..soft_labels.reading import bytes_per_example
@@ -46,11 +46,15 @@ class LabelCost(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained student: its network, test probabilities [N, C], its teacher's, its training and what that logged."""
+    """A trained student: its network, its predictions for the test split, its teacher's, and what its training logged.
+
+    ``accuracies`` are those of its likelihood's first measure.
+    """
 
     model: nn.Module
-    probs: Tensor
-    teacher_probs: Tensor | None
+    likelihood: Likelihood
+    prediction: Tensor
+    teacher_prediction: Tensor | None
     validation: dict[str, float]
     epochs: list[float]
     accuracies: list[float]
@@ -176,11 +180,12 @@ class StudentTraining:
         )
         seconds = time.perf_counter() - started
         validation = trainer.evaluate(cell.validation, metric_key_prefix="validation")
-        logits = torch.as_tensor(trainer.predict(cell.test).predictions)
+        outputs = torch.as_tensor(trainer.predict(cell.test).predictions)
         epochs, accuracies = trainer.evaluations()
         return Trained(
             trainer.model,
-            logits.double().softmax(dim=-1),
+            trainer.likelihood,
+            trainer.likelihood.prediction(outputs.double()),
             None if test is None else self._combined(test, trainer.args),
             {name.removeprefix("validation_"): value for name, value in validation.items()},
             [epoch * len(train) / len(cell.train) for epoch in epochs],
@@ -195,24 +200,27 @@ class StudentTraining:
         )
 
     def _combined(self, labeled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
-        """The teachers' probabilities for the test split [N, C], weighed as for the student."""
+        """The teachers' predictions for the test split, weighed as for the student."""
         dataset = self.cell.test.with_soft_labels(labeled)
         args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False)
         rows = torch.arange(len(dataset), device=dataset.device)
         return StoredLabels(dataset, args, None).target(dataset.label_columns(rows)).cpu()
 
     def _record(self, arm: Arm, trained: Trained) -> dict[str, Any]:
-        cell, teacher_probs = self.cell, trained.teacher_probs
+        cell, teacher, likelihood = self.cell, trained.teacher_prediction, trained.likelihood
         test_labels = cell.test.values["labels"].cpu()
-        asked, combine = teacher_probs is not None, getattr(arm.teacher, "combine", None)
-        metrics = classification_metrics(trained.probs, test_labels)
-        if not math.isfinite(metrics["nll"]):
+        asked, combine = teacher is not None, getattr(arm.teacher, "combine", None)
+        metrics, first = likelihood.measures(trained.prediction, test_labels), likelihood.headline
+        judged = "nll" if "nll" in metrics else first
+        if not math.isfinite(metrics[judged]):
             raise UserError(
-                f"the student of arm {arm.name!r} diverged, its NLL is {metrics['nll']}: lower --learning_rate"
+                f"the student of arm {arm.name!r} diverged, its {METRICS[judged]} is {metrics[judged]}: lower "
+                "--learning_rate"
             )
         metrics["convergence_noise"] = trained.noise
-        metrics["best_accuracy"] = max(trained.accuracies)
-        metrics["agreement"] = agreement(trained.probs, teacher_probs) if asked else None
+        metrics[f"best_{first}"] = (max if MEASURES[first].sign > 0 else min)(trained.accuracies)
+        metrics["agreement"] = likelihood.agreement(trained.prediction, teacher) if asked else None
+        bins = likelihood.reliability(trained.prediction, test_labels)
         return {
             "arm": arm.name,
             "condition": cell.condition,
@@ -235,12 +243,12 @@ class StudentTraining:
             "folds": arm.folds,
             "relative_time": cell.relative_time,
             "metrics": metrics,
-            "teacher_metrics": classification_metrics(teacher_probs, test_labels) if asked else None,
-            "validation_metrics": {name: trained.validation[name] for name in MEASURES},
+            "teacher_metrics": likelihood.measures(teacher, test_labels) if asked else None,
+            "validation_metrics": {name: trained.validation[name] for name in MEASURES if name in trained.validation},
             "seconds": trained.seconds,
-            "history": {"epoch": trained.epochs, "accuracy": trained.accuracies},
+            "history": {"epoch": trained.epochs, first: trained.accuracies},
             "noise_window": trained.noise_window,
-            "reliability": reliability(trained.probs, test_labels).as_json(),
+            "reliability": bins and bins.as_json(),
         }
 
 

@@ -105,20 +105,14 @@ def _collected(path: Path, last: str, stale: Iterable[str]) -> Iterator[Path]:
     try:
         temporary.chmod(0o755)
         yield temporary
-        _readable_by_others(temporary)
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            file.chmod(0o644)  # safetensors writes for the owner alone
         if exists:
             _move_into(path, temporary, last, stale)
         else:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _readable_by_others(folder: Path) -> None:
-    """Give files the usual rights: those that safetensors writes are for their owner alone."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o644)
 
 
 def _move_into(path: Path, temporary: Path, last: str, stale: Iterable[str]) -> None:
