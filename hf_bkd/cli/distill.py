@@ -21,6 +21,7 @@ from ..study.fitting import train_network
 from ..study.settings import check_same_settings, decisive
 from ..teachers import Teacher
 from ..training.arguments import DistillationTrainingArguments
+from ..training.classes import UNLABELED
 from ..utils.checks import check_count
 from ..utils.command_line import parse_dataclasses
 from ..utils.errors import UserError
@@ -142,7 +143,7 @@ def _rows(
         chosen = choose_split(others, arguments.eval_split, ("validation", "test"), arguments.eval_dataset)
     else:
         others = {name: each for name, each in splits.items() if name != split}
-        usual = [name for name in ("validation", "test") if name in others]
+        usual = [name for name in ("validation", "test") if name in others and not _hides(others[name], arguments)]
         if arguments.eval_split is None and not usual:
             return _selected(rows, arguments), None
         chosen = choose_split(datasets.DatasetDict(others), arguments.eval_split, tuple(usual), arguments.dataset)
@@ -151,7 +152,17 @@ def _rows(
         raise UserError(f"the split {chosen!r} is empty: there is nothing to measure the student on")
     if _label_of(evaluated, arguments) is None:
         find_label(evaluated)
+    if _hides(evaluated, arguments):
+        raise UserError(
+            f"no row of the split {chosen!r} has a label to measure the student by: pass another one as --eval_split"
+        )
     return _selected(rows, arguments), _selected(evaluated, arguments)
+
+
+def _hides(rows: datasets.Dataset, arguments: Namespace) -> bool:
+    """Say whether a split has a column of labels without any, as the test splits of benchmarks."""
+    label = _label_of(rows, arguments)
+    return label is not None and all(value in (None, -1, UNLABELED) for value in rows[label][:])
 
 
 def _selected(rows: datasets.Dataset, arguments: Namespace) -> datasets.Dataset:

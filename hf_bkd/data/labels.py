@@ -58,8 +58,9 @@ def problem_type_of_column(dataset: Any, name: str, per_token: bool = False, num
         return Gaussian.problem_type
     if rows is not None and len(np.unique(lengths_of(rows))) > 1:
         return Bernoulli.problem_type
+    whole = "whole " if inner == "whole" else ""
     raise UserError(
-        f"column {name} holds lists of {'whole ' * (inner == 'whole')}numbers, which may be the labels that are there or numbers to predict: "
+        f"column {name} holds lists of {whole}numbers, which may be the labels that are there or numbers to predict: "
         f"pass problem_type={Bernoulli.problem_type!r} or {Gaussian.problem_type!r}"
     )
 
