@@ -7,8 +7,9 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from ..data.columns import LABEL_COLUMNS, numbered_labels
-from ..data.tables import labels_and_names, table_and_columns
+from ..data.columns import LABEL_COLUMNS, find_label, numbered_labels
+from ..data.labels import read_labels
+from ..data.tables import table_and_columns
 from ..likelihoods import CATEGORICAL, Gaussian
 from ..models.class_names import given_names
 from ..utils.checks import check_share
@@ -107,8 +108,10 @@ def _numbers(
     """Return each row once, with its mean and 1 / variance."""
     target = labels.values.double().numpy()
     if kd_lambda < 1:
-        own, _ = labels_and_names(dataset, column, kind="regressor")
-        target = kd_lambda * target + (1 - kd_lambda) * own.reshape(len(own), -1)
+        column = column or find_label(dataset)
+        read = read_labels(dataset, column, labels.layout.likelihood, labels.num_classes)
+        own = read(dataset.with_format(None)[column][:]).double().numpy()
+        target = np.where(np.isnan(own), target, kd_lambda * target + (1 - kd_lambda) * own)
     known = [each.double().reshape(len(target), -1) for each in (labels.variance, labels.noise) if each is not None]
     variance = sum(each.mean(dim=1).numpy() for each in known) if known else np.ones(len(target))
     variance = np.maximum(variance, LEAST_VARIANCE * variance.mean())

@@ -117,3 +117,9 @@ def test_labels_of_other_rows_are_refused():
         weighted_rows(moved)
     with pytest.raises(UserError, match="no teacher_probs"):
         weighted_rows(datasets.Dataset.from_dict({"x": [0.0], "label": [1]}))
+
+
+def test_a_row_without_a_number_keeps_the_teachers():
+    rows = datasets.Dataset.from_dict({"x": [0.0, 1.0, 2.0], "label": [2.0, None, 2.0]})
+    soft = add_soft_labels(rows, SklearnTeacher(Numbers()), progress=False)
+    assert weighted_rows(soft, kd_lambda=0.25).labels.tolist() == pytest.approx([1.5, 10, 6.5])
