@@ -191,9 +191,12 @@ def _matrix(column: LabelColumn, values: pa.Array, first: int | None) -> np.ndar
         width = width or int(lengths.max(initial=1))
         wrong = np.flatnonzero(there & (lengths != width))
         if len(wrong):
+            classes = f"datasets.List(datasets.ClassLabel(num_classes={width}))"
+            named = f", or, if they are the classes that are there, cast the column to {classes}"
             raise UserError(
                 f"{column.row(wrong[0], first)} has {lengths[wrong[0]]} numbers, and the network has {width} outputs "
                 "for labels: bring all rows to that length, or take a network of another number"
+                f"{named if column.form == 'hot' else ''}"
             )
     elif width not in (None, 1):
         raise UserError(

@@ -1,10 +1,12 @@
 """Labels that a collator or a transform reads are the problem's in every batch, not only in the first one."""
 
+import datasets
 import pytest
 import torch
 
 from hf_bkd import DistillationTrainer, UserError
-from hf_bkd.likelihoods import Gaussian
+from hf_bkd.data.labels import read_labels
+from hf_bkd.likelihoods import Bernoulli, Gaussian
 from tests.training.problem_helpers import N, Rows, hot, numbers, rows
 from tests.training.training_helpers import arguments, losses
 
@@ -55,3 +57,12 @@ def test_a_stream_of_lists_of_numbers_does_not_say_what_they_are(tmp_path):
         DistillationTrainer(Rows(), arguments(tmp_path, **settings), train_dataset=stream)
     said = arguments(tmp_path, problem_type="regression", **settings)
     assert DistillationTrainer(Rows(), said, train_dataset=stream).likelihood == Gaussian()
+
+
+def test_lists_of_one_class_each_that_look_like_zeros_and_ones_are_advised_of(tmp_path):
+    labels = [[number % 2] for number in range(N)]
+    with pytest.raises(UserError, match="has 1 numbers, and the network has 3 .*classes that are there, cast the col"):
+        trained(tmp_path, labels, "multi_label_classification")
+    advised = datasets.List(datasets.ClassLabel(num_classes=3))
+    read = read_labels(rows(labels=labels).cast_column("labels", advised), "labels", Bernoulli(), 3)
+    assert read([[0], [1]]).tolist() == [[1, 0, 0], [0, 1, 0]]
