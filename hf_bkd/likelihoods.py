@@ -203,6 +203,10 @@ class Likelihood(ABC):
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variance of a label drawn from a target over its C values: [...]."""
 
+    def summed_variances(self, variances: Tensor) -> Tensor:
+        """Sum the variances [..., M, C] of M teachers over the C values: [..., M], by which they are compared."""
+        return variances.sum(dim=-1)
+
     def scattered_variance(self, target: Tensor, drawn: Tensor, num_samples: int) -> Tensor:
         """Return, without bias, the :meth:`label_variance` [...] of what S draws scatter around.
 
@@ -762,6 +766,11 @@ class Gaussian(Likelihood):
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
+
+    def summed_variances(self, variances: Tensor) -> Tensor:
+        """Sum them in units of the teachers' average for each number, for numbers may have different units."""
+        average = variances.mean(dim=-2, keepdim=True)
+        return (variances / average.clamp_min(torch.finfo(average.dtype).tiny)).sum(dim=-1)
 
     def scattered_variance(self, target: Tensor, drawn: Tensor, num_samples: int) -> Tensor:
         return self.label_variance(target)  # the sum of a label's variance given a draw and the draws' own

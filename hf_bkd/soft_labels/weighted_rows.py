@@ -113,7 +113,11 @@ def _numbers(
         own = read(dataset.with_format(None)[column][:]).double().numpy()
         target = np.where(np.isnan(own), target, kd_lambda * target + (1 - kd_lambda) * own)
     known = [each.double().reshape(len(target), -1) for each in (labels.variance, labels.noise) if each is not None]
-    variance = sum(each.mean(dim=1).numpy() for each in known) if known else np.ones(len(target))
+    variance = np.ones(len(target))
+    if known:  # in units of each number's average, for numbers may have different ones
+        summed = sum(known)
+        average = summed.mean(dim=0, keepdim=True)
+        variance = (summed / average.where(average > 0, 1.0)).mean(dim=1).numpy()
     variance = np.maximum(variance, LEAST_VARIANCE * variance.mean())
     weights = 1 / variance if variance.any() else np.ones(len(target))
     table, _ = table_and_columns(dataset, feature_names, column)

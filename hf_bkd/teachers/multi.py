@@ -106,8 +106,9 @@ class MultiTeacher(Composite):
         single = [name for name, answer in zip(self.members, answers, strict=True) if answer.variance is None]
         if single:
             raise UserError(f"inverse variances need teachers that draw, and these don't: {', '.join(single)}")
-        variances = [a.variance.sum(dim=-1) / d.num_independent for a, d in zip(answers, draws, strict=True)]
-        return inverse_variance_weights(torch.stack(variances, dim=-1)).movedim(-1, 0)
+        variances = [a.variance / d.num_independent for a, d in zip(answers, draws, strict=True)]
+        summed = self.likelihood.summed_variances(torch.stack(variances, dim=-2))
+        return inverse_variance_weights(summed).movedim(-1, 0)
 
     def fingerprint(self) -> str:
         orders = self.orders()

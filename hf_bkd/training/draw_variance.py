@@ -180,11 +180,24 @@ class InverseVariance:
     def __init__(self, dataset: Any, stored: Mapping[str, Stored]):
         asked = "teacher_weights='inverse_variance'"
         self.variances = [StoredVariance(dataset, labels, asked) for labels in stored.values()]
+        self.likelihood = next(iter(stored.values())).layout.likelihood
 
     def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
         """Return the weights [..., M] of labels [..., M, C]."""
+        values = [p[..., : each.layout.num_classes] for each, p in zip(self.variances, probs.unbind(-2), strict=True)]
+        of_draws = [torch.as_tensor(from_batch(batch, each.column)).to(probs) for each in self.variances]
+        if all(v.ndim == p.ndim for v, p in zip(of_draws, values, strict=True)):
+            own = torch.stack(
+                [v / each.layout.num_draws for v, each in zip(of_draws, self.variances, strict=True)], -2
+            )
+            return inverse_variance_weights(self.likelihood.summed_variances(own))
+        if self.likelihood.target_has_variance and values[0].shape[-1] > 1:
+            raise UserError(
+                "the variances are stored as sums over numbers, which may have different units: label again with "
+                "variance='full'"
+            )
         of_means = [
-            each.of(batch, p) / each.layout.num_draws
-            for each, p in zip(self.variances, probs.unbind(dim=-2), strict=True)
+            summed_variance(p, v) / each.layout.num_draws
+            for each, v, p in zip(self.variances, of_draws, values, strict=True)
         ]
         return inverse_variance_weights(torch.stack(of_means, dim=-1))

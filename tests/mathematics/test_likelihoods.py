@@ -210,3 +210,11 @@ def test_the_adaptive_lambda_of_bernoullis_is_that_of_two_classes():
     means = drawn.mean(dim=0)
     label = Gaussian().scattered_variance(Gaussian().target(means, drawn.var(dim=0), torch.ones_like(means)), means, 6)
     torch.testing.assert_close(label, drawn.var(dim=0).sum(dim=-1) + 1)
+
+
+def test_the_unit_of_a_number_decides_nothing_between_teachers():
+    variances = torch.tensor([[[100.0, 1e-6], [1.0, 3e-6]]])  # of two teachers and two numbers
+    expected = torch.tensor([[100 / 50.5 + 1 / 2, 1 / 50.5 + 3 / 2]])
+    torch.testing.assert_close(Gaussian().summed_variances(variances), expected)
+    torch.testing.assert_close(Gaussian().summed_variances(variances * torch.tensor([1.0, 1e6])), expected)
+    torch.testing.assert_close(Bernoulli().summed_variances(variances), variances.sum(dim=-1))
