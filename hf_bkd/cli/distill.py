@@ -242,7 +242,11 @@ def _taught(
         find_label(rows)  # which says that there is none
     if given_names(names) is None and labels:
         joined = one_column(rows, labels, None)
-        of_rows = names_of(with_labels(datasets.Dataset.from_dict({"row": range(len(rows))}), *joined, None, problem), problem, joined[2])
+        of_rows = names_of(
+            with_labels(datasets.Dataset.from_dict({"row": range(len(rows))}), *joined, None, problem),
+            problem,
+            joined[2],
+        )
         if len(of_rows) == (number or len(of_rows)) and (teacher is not None or not names):
             names = of_rows
     return Taught(problem, names, number or len(names))

@@ -13,7 +13,7 @@ from ..data.batches import DatasetBatches
 from ..data.columns import is_soft_label_column
 from ..data.loading import check_split, choose_split, load_splits
 from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
-from ..data.preprocessors.content import Content
+from ..data.preprocessors.content import Content, holds_words
 from ..data.preprocessors.tables import readable_columns
 from ..data.subsets import check_labeled, random_split, stratified_split
 from ..training.problem import Problem
@@ -69,7 +69,7 @@ def inputs_of(
 ) -> Any:
     """Return only the columns of a dataset that a network reads.
 
-    A single one of images or texts is then called ``image`` or ``text``.
+    A single one of images or texts, not of words, is then called ``image`` or ``text``.
 
     Args:
         dataset: of `datasets`, also a streamed one.
@@ -92,7 +92,8 @@ def inputs_of(
             raise
         raise UserError(f"{error} (--input_column names the columns to read)") from None
     dataset = dataset.select_columns(list(columns))
-    if kind not in ("image", "text") or len(columns) > 1 or columns[0] == kind:
+    named = len(columns) > 1 or columns[0] == kind or holds_words(dataset.features[columns[0]])
+    if kind not in ("image", "text") or named:
         return dataset
     return dataset.rename_column(columns[0], kind)
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ..data.columns import add_labels, find_label
 from ..data.label_values import are_hot, as_arrow, lengths_of
-from ..data.labels import problem_type_of_column, read_labels
+from ..data.labels import can_hold, problem_type_of_column, read_labels
 from ..data.preprocessors.content import holds_words
 from ..likelihoods import likelihood_from
 from ..models.class_names import given_names, matching_places
@@ -149,7 +149,7 @@ def with_labels(
     feature = labels.features[name]
     words = str(getattr(getattr(feature, "feature", feature), "dtype", "")) in ("string", "large_string")
     rows = labels.with_format(None)[name][:]
-    if words and classes is None:
+    if words and classes is None and can_hold(feature, name, problem.likelihood, problem.per_token):
         classes = sorted({value for row in rows if row is not None for value in row if value is not None})
         labels = labels.select_columns([name]).cast_column(name, datasets.List(datasets.ClassLabel(names=classes)))
         rows, feature = labels.with_format(None)[name][:], labels.features[name]

@@ -15,7 +15,7 @@ from tests.cli.fitting_helpers import FAST, run, tokenizer
 
 TAGS = ("O", "PER", "LOC")
 TOPICS = ("art", "law", "sport")
-COMMON = {"num_train_epochs": 8, "learning_rate": 0.02, "per_device_train_batch_size": 16}
+COMMON = {"num_train_epochs": 16, "learning_rate": 0.02, "per_device_train_batch_size": 16}
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def encoder(folder: str = "encoder") -> str:
 
 
 def chain(data: str, model: str, method: str = "deterministic", measured: str | None = None, **asked) -> str:
-    """Fit, label, distil and evaluate; return the student's card."""
+    """Fit, label, distill and evaluate; return the student's card."""
     own = {} if method == "forest" else {"model": model, **FAST, **COMMON}
     labels = asked.pop("label_column", None)
     words = ["--label_column", *labels] if labels else []
-    run("teacher", "fit", *words, method=method, dataset=data, output_dir="teacher", use_cpu=1, **own | asked)
+    run("teacher", "fit", *words, method=method, dataset=data, output_dir="teacher", **{"use_cpu": 1, **own, **asked})
     run("label", *words, teacher="teacher", dataset=data, output_dir="labeled")
     student = model if model != "" else "mlp-8"
     options = {"eval_dataset": data, "eval_split": "test", "output_dir": "student", **FAST, **COMMON}
@@ -163,6 +163,15 @@ def test_what_is_no_label_is_refused(desk, capsys, words, message):
     columns |= {"hole": [1.0, None, 2.0] * 6, "same": [0.5] * 18}
     datasets.Dataset.from_dict(columns).to_csv("data.csv")
     with pytest.raises(SystemExit):
-        run("teacher", "fit", *words, method="deterministic", model="mlp-4", dataset="data.csv", output_dir="t", use_cpu=1)
+        run(
+            "teacher",
+            "fit",
+            *words,
+            method="deterministic",
+            model="mlp-4",
+            dataset="data.csv",
+            output_dir="t",
+            use_cpu=1,
+        )
     assert message in capsys.readouterr().err
     assert not Path("t").exists()
