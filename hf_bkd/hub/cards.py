@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..likelihoods import likelihood_from
 from ..utils.files import bare_name, write_text
 from ..utils.markdown import escaped, table
 
@@ -155,7 +156,7 @@ def write_teacher_card(
         EvalResult(task or ANY_TASK, dataset, dataset, name, value, dataset_split="validation")
         for name, value in (validation.items() if validation and dataset else ())
     ]
-    method, numbers = description["method"], "rmse" in (validation or {})
+    method, likelihood = description["method"], likelihood_from(description.get("likelihood"))
     data = ModelCardData(
         license=license,
         library_name="hf_bkd",
@@ -175,8 +176,8 @@ def write_teacher_card(
         ),
         data=escaped(dataset or "A dataset that it does not name") + examples,
         facts={escaped(name.replace("_", " ")): shown(value) for name, value in facts.items()},
-        outputs="numbers to predict" if numbers else "classes",
-        values="predictions" if numbers else "probabilities",
+        outputs=likelihood.called,
+        values="probabilities" if likelihood.classes_in else "predictions",
         bins="ece" in (validation or {}),
         validation=measures_table({"": validation}) if validation else "",
         chosen="validation NLL" in record.values(),
