@@ -57,6 +57,7 @@ class Likelihood(ABC):
     classes_in: ClassVar[str | None] = None
     """Whether a dataset's label column names the C values: of a ``"single"`` class a row, or in a ``"list"``."""
     least_values: ClassVar[int] = 1
+    """How many of them say anything at all."""
     smallest: ClassVar[float] = 0.0
     """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
     summaries: ClassVar[tuple[str, ...]] = ()
@@ -71,8 +72,6 @@ class Likelihood(ABC):
     """Whether a temperature other than 1 means something."""
     exact: ClassVar[bool] = False
     """Whether a normal distribution of the outputs can be integrated over, as by :meth:`marginal`."""
-    least_outputs: ClassVar[int] = 1
-    """How many outputs say anything at all."""
     target_has_variance: ClassVar[bool] = False
     """Whether a target holds the variance of a label beside the values."""
     headline: ClassVar[str]
@@ -132,7 +131,7 @@ class Likelihood(ABC):
 
     def check_outputs(self, num_outputs: int) -> None:
         """Raise a UserError if a network has too few outputs for its answer to say anything."""
-        if num_outputs < self.least_outputs:
+        if num_outputs < self.least_values:
             raise UserError(
                 "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
                 "'multi_label_classification' for one label that is there or not"
@@ -339,7 +338,6 @@ class Categorical(Likelihood):
     headline = "accuracy"
     storages = ("float16", "float32", "uint8", "top_k")
     independent = False
-    least_outputs = 2
     classes_in = "single"
     least_values = 2
     smallest = 2.0**-149

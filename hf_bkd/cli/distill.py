@@ -23,6 +23,7 @@ from ..study.fitting import train_network
 from ..study.settings import check_same_settings, decisive
 from ..teachers import Teacher
 from ..training.arguments import DistillationTrainingArguments
+from ..training.classes import UNLABELED
 from ..training.problem import Problem
 from ..training.saving import name_problem
 from ..utils.checks import check_count
@@ -155,7 +156,7 @@ def _rows(
         chosen = choose_split(others, arguments.eval_split, ("validation", "test"), arguments.eval_dataset)
     else:
         others = {name: each for name, each in splits.items() if name != split}
-        usual = [name for name in ("validation", "test") if name in others]
+        usual = [name for name in ("validation", "test") if name in others and not _hides(others[name], arguments)]
         if arguments.eval_split is None and not usual:
             return _selected(rows, arguments, taught), None, taught
         chosen = choose_split(datasets.DatasetDict(others), arguments.eval_split, tuple(usual), arguments.dataset)
@@ -164,7 +165,17 @@ def _rows(
         raise UserError(f"the split {chosen!r} is empty: there is nothing to measure the student on")
     if not _labels_of(evaluated, arguments):
         find_label(evaluated)
+    if _hides(evaluated, arguments):
+        raise UserError(
+            f"no row of the split {chosen!r} has a label to measure the student by: pass another one as --eval_split"
+        )
     return _selected(rows, arguments, taught), _selected(evaluated, arguments, taught), taught
+
+
+def _hides(rows: datasets.Dataset, arguments: Namespace) -> bool:
+    """Say whether a split has a column of labels without any, as the test splits of benchmarks."""
+    labels = _labels_of(rows, arguments)
+    return bool(labels) and all(value in (None, -1, UNLABELED) for name in labels for value in rows[name][:])
 
 
 def _selected(rows: datasets.Dataset, arguments: Namespace, taught: Taught) -> datasets.Dataset:

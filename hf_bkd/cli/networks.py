@@ -1,7 +1,7 @@
 """Saved networks and teachers that a command names: loaded as they are, or as classifiers of its data's classes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
@@ -19,9 +19,9 @@ from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
 from ..models.class_names import both_name
-from ..models.heads import num_classes_of
-from ..models.problem_types import likelihood_of
-from ..models.saving import check_loadable, damage_refused, load_network
+from ..models.heads import classification_head, num_classes_of
+from ..models.problem_types import likelihood_of, stated_problem_type
+from ..models.saving import check_loadable, damage_refused, holds_network, load_network
 from ..models.token_networks import classifies_tokens
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher
@@ -60,7 +60,7 @@ def load_for_classes(
     A pretrained network without a head for classes gets one, with random weights.
 
     Args:
-        name: folder, or name on the Hub.
+        name: folder, or name on the Hub, of a network or of a teacher that has one.
         kind: what it is to read: ``"image"``, ``"text"``, ``"audio"`` or ``"features"``.
         classes: C names in order, where they are known.
         num_classes: C.
@@ -70,19 +70,19 @@ def load_for_classes(
     Raises:
         UserError: it can't be loaded, is of other classes, or answers another problem.
     """
-    folder = _folder(name)
+    folder = _network_folder(name)
     with damage_refused(f"the network in {folder}"):
         if has_head(folder):
             network = load_network(folder)
             own = class_names(network)
-            said = None if new_head else problem.likelihood.problem_type
             if classifies_tokens(network) != problem.per_token and not new_head:
                 raise UserError(
                     f"{name} answers {'once for each example' if problem.per_token else 'for each token'}, and the "
                     f"labels are {'one for each token' if problem.per_token else 'of whole examples'}: pass "
                     "--ignore_mismatched_sizes for a new head, or another network"
                 )
-            likelihood_of(network, said if problem.likelihood.independent else None)
+            if not new_head and (problem.likelihood.independent or stated_problem_type(network)):
+                likelihood_of(network, problem.likelihood.problem_type)
             if num_classes_of(network) == num_classes and not _differ(own, classes):
                 return network.train()
             if not new_head:
@@ -97,7 +97,7 @@ def load_for_classes(
 
 def check_is_network(name: str) -> None:
     """Raise a UserError if a folder or a repository of the Hub is not there, or holds no network."""
-    check_loadable(_folder(name))
+    check_loadable(_network_folder(name))
 
 
 def is_encoder(name: str) -> bool:
@@ -123,12 +123,26 @@ def _folder(name: str) -> Path:
         return local_folder(name)
 
 
+def _network_folder(name: str) -> Path:
+    """Return the folder of a saved network, within that of a teacher whose only one it is."""
+    folder = _folder(name)
+    own = folder / "network"
+    return own if (folder / "teacher.json").is_file() and holds_network(own) else folder
+
+
 def _differ(own: list[str], classes: list[str] | None) -> bool:
     """Whether both are names that somebody gave, and not the same ones in the same order."""
     return both_name(own, classes) and [name.lower() for name in own] != [name.lower() for name in classes]
 
 
 def _with_new_head(folder: Path, kind: str, classes: list[str], problem: Problem) -> nn.Module:
+    network = _with_head_of(folder, kind, classes, problem)
+    with suppress(UserError):  # of a head that is no linear layer
+        classification_head(network)[1].reset_parameters()  # one of as many classes has the weights of the others
+    return network
+
+
+def _with_head_of(folder: Path, kind: str, classes: list[str], problem: Problem) -> nn.Module:
     config = read_json(folder / "config.json")
     if kind == "image" and "architecture" in config and "architectures" not in config:  # timm's own files
         network = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=len(classes))
@@ -141,8 +155,7 @@ def _with_new_head(folder: Path, kind: str, classes: list[str], problem: Problem
         "id2label": dict(enumerate(classes)),
         "label2id": {name: number for number, name in enumerate(classes)},
     }
-    if problem.likelihood.independent:
-        names["problem_type"] = problem.likelihood.problem_type
+    names["problem_type"] = problem.likelihood.problem_type if problem.likelihood.independent else None
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # that the head is new is what was asked for
     try:
@@ -173,7 +186,7 @@ def load_trained(name: str, problem_type: str | None = None) -> Teacher:
 
 def saved_kind(name: str) -> str:
     """Return what a saved network reads: ``"image"``, ``"audio"``, ``"text"`` or ``"features"``."""
-    folder = _folder(name)
+    folder = _network_folder(name)
     if _is_timm(folder):
         return "image"
     file = folder / "config.json"
@@ -190,7 +203,7 @@ def processor_of(name: str, kind: str | None) -> Any:
         UserError: there are none of its files.
     """
     folder = _folder(name)
-    if kind not in SOURCES or (kind == "image" and _is_timm(folder)):
+    if kind not in SOURCES or (kind == "image" and _is_timm(_network_folder(name))):
         return None
     inner = ("", "network", "members/0", "members/0/network")
     processor = saved_processor(kind, *(folder / place for place in inner))

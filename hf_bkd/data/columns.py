@@ -10,6 +10,7 @@ from ..utils.errors import UserError
 from ..utils.limits import LIMITS
 
 EXAMPLE_ID = "example_id"
+RENAMED = "own_"  # before the name of a column that a user had, and soft labels need
 PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
 MEAN, NOISE = "teacher_mean", "teacher_noise"  # of a regression, in the place of the probabilities
 VALUES = (PROBS, MEAN)

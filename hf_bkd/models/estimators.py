@@ -52,7 +52,6 @@ class EstimatorNetwork(nn.Module):
         self.fitted_names = _names_of_features(self.estimator)
         self.num_features = _number_of_features(self.estimator)
         self.feature_names = list(feature_names or self.fitted_names or ()) or None
-        self.read: tuple[str, ...] | None = None  # columns of a dataset that nothing names, in their order
         if feature_names is not None and self.num_features not in (None, len(feature_names)):
             raise UserError(
                 f"{len(feature_names)} feature_names are given, and {name_of(estimator)} was fitted on "

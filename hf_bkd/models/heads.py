@@ -82,6 +82,11 @@ def num_classes_of(network: nn.Module) -> int:
     return stated_classes(unwrapped(network, keep_adapters=True)) or classification_head(network)[1].out_features
 
 
+def head_parameters(name: str) -> tuple[str, str]:
+    """Return what a network calls the weight and the bias of its layer of some name, ``""`` for itself."""
+    return f"{name}.weight".removeprefix("."), f"{name}.bias".removeprefix(".")
+
+
 def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     """Find the linear layer that makes the logits of a timm, transformers or plain network.
 

@@ -24,7 +24,17 @@ from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .problem_types import stated_problem_type
 from .rebuilding import difference_when_loaded, is_of_transformers
-from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config, wraps_timm
+from .timm_networks import (
+    CONFIG,
+    WEIGHTS,
+    Unknown,
+    check_stays_here,
+    is_timm,
+    made_by_timm,
+    refresh_label_names,
+    timm_config,
+    wraps_timm,
+)
 
 ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
@@ -46,6 +56,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
     without = tuple(name.removeprefix("_orig_mod.") for name in without)
     weights = {name: value for name, value in network.state_dict().items() if name not in without}
     if is_of_transformers(network):
+        refresh_label_names(network)
         difference = difference_when_loaded(network, without)
         if difference is None:
             network.save_pretrained(folder, state_dict=timms_names(network, weights))

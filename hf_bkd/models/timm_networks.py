@@ -54,6 +54,13 @@ def label_names_of(network: nn.Module) -> list[str] | None:
     return list(names) if names and len(names) == num_outputs(network) else None
 
 
+def refresh_label_names(network: nn.Module) -> None:
+    """Let transformers' wrapper save the names of its classes, not those with which its config was loaded."""
+    config = getattr(network, "config", None)
+    if getattr(config, "label_names", None) and getattr(config, "id2label", None):
+        config.label_names = list(config.id2label.values())
+
+
 def num_outputs(network: nn.Module) -> int:
     """Return the number of classes of a timm network, also where its head has been replaced by another layer."""
     return outputs_of_head(network, network.num_classes)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..data.columns import EXAMPLE_ID, RECORD, VALUES, is_soft_label_column
+from ..data.columns import EXAMPLE_ID, RECORD, RENAMED, VALUES, is_soft_label_column
 from ..utils.errors import UserError
 from .record import LabelRecord, decode_record
 
@@ -61,5 +61,5 @@ def check_reserved(features: Mapping[str, Any]) -> None:
         if not ours:
             raise UserError(
                 f"the dataset has a column {name} of its own, a name that soft labels need: pass "
-                f"dataset.rename_column({name!r}, {'own_' + name!r})"
+                f"dataset.rename_column({name!r}, {RENAMED + name!r})"
             )

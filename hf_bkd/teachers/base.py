@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.calling import Inputs, to_network, unwrapped
+from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
 from ..models.loading_code import task_of
@@ -121,7 +121,10 @@ class Teacher(ABC):
 
     @abstractmethod
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution."""
+        """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution.
+
+        :meth:`predict` calls it with the network in evaluation mode.
+        """
 
     def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
         """Draw from the posterior; overridden where draws don't count equally or aren't independent."""
@@ -141,6 +144,8 @@ class Teacher(ABC):
     ) -> Predictive:
         """Predict the values of one batch: class probabilities, or what else the teacher's likelihood says.
 
+        The network is in evaluation mode meanwhile, and then in its own.
+
         Args:
             inputs: keyword arguments of the network's forward, or its first argument; B examples, on any device.
             num_samples: S >= 1, draws from the posterior; teachers without a posterior ignore it.
@@ -152,7 +157,8 @@ class Teacher(ABC):
         """
         check_count(num_samples=num_samples)
         own = isinstance(generator, ExampleGenerator)  # then what the network draws by itself is the examples' too
-        with seeded(generator.host_seed(), self.device) if own else nullcontext():
+        random = seeded(generator.host_seed(), self.device) if own else nullcontext()
+        with random, evaluation_mode(self.network):
             drawn = self.draws(to_network(inputs, self.network), num_samples, generator)
         self.likelihood.check_outputs(drawn.logits.shape[-1])
         return predictive_of(drawn, self.temperature, self.tempering, return_samples, self.likelihood)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import Likelihood
-from ..models.calling import Inputs, to_network
+from ..models.calling import Inputs, evaluation_mode, to_network
 from ..models.class_names import given_names, order_by_name
 from ..utils.errors import UserError
 from .base import Teacher
@@ -42,7 +42,8 @@ def member_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: t
     if tempers_average(member):
         mean = member.predict(inputs, num_samples, generator).mean
         return Draws(member.likelihood.outputs_of(mean)[None])
-    drawn = member.draws(to_network(inputs, member.network), num_samples, generator)
+    with evaluation_mode(member.network):
+        drawn = member.draws(to_network(inputs, member.network), num_samples, generator)
     return drawn._replace(logits=member.likelihood.tempered(drawn.logits.float(), member.temperature))
 
 

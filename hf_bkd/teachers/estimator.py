@@ -164,12 +164,6 @@ class SklearnTeacher(Teacher):
     def _load_networks(cls, folder: Path, network: nn.Module | None) -> Any:
         return load_estimator(folder / "network")
 
-    def _save_processing_class(self, folder: Path) -> None:
-        """Nothing: the estimator reads tables as they are."""
-
-    def _load_processing_class(self, folder: Path) -> None:
-        """Nothing, for the same reason."""
-
 
 def _table(inputs: Any) -> Any:
     if not isinstance(inputs, Mapping):

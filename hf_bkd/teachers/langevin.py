@@ -12,7 +12,7 @@ from torch.func import functional_call
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..metrics import classification_metrics
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
-from ..models.heads import classification_head, head_data, head_features
+from ..models.heads import classification_head, head_data, head_features, head_parameters
 from ..models.problem_types import likelihood_of
 from ..utils.checks import (
     SUM_TOLERANCE,
@@ -173,7 +173,7 @@ class LangevinTeacher(Teacher):
         self.network.eval()
         drawn = self._draw(num_samples, generator)
         head_name, head = classification_head(self.network)
-        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        weight, bias = head_parameters(head_name)
         if weight in drawn and drawn.keys() <= {weight, bias}:
             features = head_features(self.network, inputs)[0].float()
             products = features @ drawn[weight].to(features).mT

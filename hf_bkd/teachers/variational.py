@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from ..likelihoods import Likelihood
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
-from ..models.heads import classification_head, head_features
+from ..models.heads import classification_head, head_features, head_parameters
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
@@ -116,7 +116,7 @@ class VariationalTeacher(Teacher):
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         head_name, _ = classification_head(self.network)
-        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        weight, bias = head_parameters(head_name)
         with_factors = weight in self.factors or not self.factors
         if weight in self.std and set(self.std) <= {weight, bias} and with_factors:
             return self._draw_outputs(inputs, head_name, num_samples, generator)
@@ -137,7 +137,7 @@ class VariationalTeacher(Teacher):
                 f"the posterior is over the weights of {head_name!r}, and the logits come from {watched!r}: make it "
                 "with make_variational(network, inputs=a few examples' inputs) before the training"
             )
-        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        weight, bias = head_parameters(head_name)
         variances = {name: std.to(mean).square() for name, std in self.std.items()}
         variance = nn.functional.linear(features.square(), variances[weight], variances.get(bias))
         draws = mean + variance.sqrt() * example_normal((num_samples, *mean.shape), mean, generator)

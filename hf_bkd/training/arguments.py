@@ -142,7 +142,8 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         check_not_negative(**{name: getattr(self, name) for name in (*NOT_NEGATIVE, *WEIGHTS)})
-        if self.greater_is_better is None and (self.metric_for_best_model or "").removeprefix("eval_") in LOW_IS_BEST:
+        metric = self.metric_for_best_model or ""
+        if self.greater_is_better is None and f"_{metric}".endswith(tuple(f"_{each}" for each in LOW_IS_BEST)):
             self.greater_is_better = False
         super().__post_init__()
         check_share(kd_lambda=self.kd_lambda, kl_warmup=self.kl_warmup, kl_annealing=self.kl_annealing)

@@ -30,10 +30,10 @@ def write_training_card(
     name = model_name or folder.name
     (epochs, accuracies), headline = trainer.evaluations(), trainer.likelihood.headline
     figures = {}
-    if len(accuracies) > 1 and headline == "accuracy":
+    if len(accuracies) > 1:
         from ..reports.plots import write_accuracy_plot  # takes a second, which a training needn't wait for
 
-        figures = write_accuracy_plot(name, epochs, accuracies, trainer.noise_window(), folder)
+        figures = write_accuracy_plot(name, epochs, accuracies, trainer.noise_window(), folder, headline)
     entries = [entry for entry in trainer.state.log_history if f"eval_{headline}" in entry]
     evaluated = entries[-1] if entries else {}
     metrics = {metric: evaluated[f"eval_{metric}"] for metric in METRICS if f"eval_{metric}" in evaluated}

@@ -1,5 +1,7 @@
 """A Trainer that prepares the rows of its datasets itself, each by the student's own preprocessor."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +12,11 @@ from torch.utils.data import DataLoader, Sampler
 from ..likelihoods import CATEGORICAL
 from ..models.calling import unwrapped
 from ..utils.errors import UserError
+from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
-from .classes import classes_of_student
+from .classes import UNLABELED, ClassColumn, classes_of_student
 from .collating import Collator
+from .first_batch import first_batch
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
 from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
@@ -26,6 +30,7 @@ class DataReadingTrainer(ResumableTrainer):
     """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared`."""
 
     _source: StoredLabels | OnlineTeacher | None = None
+    _read: Sequence[tuple[Any, Loaded]] = ()  # what is evaluated at the moment
 
     def _read_data(self, teacher: Any, processing: Any, prepares: bool) -> None:
         """Say how each dataset is read, and refuse those on which the training could not go on.
@@ -69,6 +74,9 @@ class DataReadingTrainer(ResumableTrainer):
             (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
         ]
         self._check_best_model()
+        if args.eval_strategy != "no":
+            for each, _ in self._evaluated:
+                self._check_measured(each)
         read = [loaded.dataset for loaded in (self._train, *(loaded for _, loaded in self._evaluated)) if loaded]
         on_card = any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read)
         if on_card or args.device.type == "cpu":
@@ -110,8 +118,25 @@ class DataReadingTrainer(ResumableTrainer):
     def _loaded(self, dataset: Any) -> Loaded:
         if dataset is self.train_dataset and self._train is not None:
             return self._train
-        known = next((loaded for each, loaded in self._evaluated if each is dataset), None)
+        known = next((loaded for each, loaded in (*self._evaluated, *self._read) if each is dataset), None)
         return known or self._preparer.loaded("the dataset", dataset)
+
+    @contextmanager
+    def _reading(self, dataset: Any) -> Iterator[None]:
+        """Decide once, for the block, how a dataset is read."""
+        self._read = [(dataset, self._loaded(dataset))]
+        try:
+            yield
+        finally:
+            self._read = []
+
+    def _check_measured(self, dataset: Any) -> None:
+        """Raise a UserError if there is nothing to measure on a dataset, for no row has a label."""
+        if not has_labels(self._loaded(dataset)):
+            raise UserError(
+                "no row of the evaluation set has a label, so that nothing can be measured on it: pass another "
+                "eval_dataset, or ask for the answers alone by trainer.predict(dataset)"
+            )
 
     def batch_of(self, rows: list[int]) -> dict[str, Any]:
         """Return a batch of the training set's rows of some numbers, as the loader makes it."""
@@ -144,3 +169,16 @@ class DataReadingTrainer(ResumableTrainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> None:
         """Keep the dataset's order, so that predictions are its rows', also where training groups them by length."""
+
+
+def has_labels(loaded: Loaded) -> bool:
+    """Return whether any row of a dataset has a label, as far as it can be said before a stream is read."""
+    preparation = getattr(loaded.collate, "preparation", None)
+    if preparation is None:
+        with unmoved_randomness():
+            batch = first_batch(loaded.dataset, loaded.collate, 1)
+        return not isinstance(batch, Mapping) or "labels" in batch
+    column, rows = preparation.labels, preparation.dataset
+    if not isinstance(column, ClassColumn) or not isinstance(rows, datasets.Dataset):
+        return column is not None
+    return bool((column(rows.with_format(None)[column.name][:]) != UNLABELED).any())

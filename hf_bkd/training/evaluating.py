@@ -1,7 +1,9 @@
 """A Trainer that evaluates and predicts any network that returns logits, with labels and without."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -68,6 +70,20 @@ class EvaluatingTrainer(DataReadingTrainer):
         self._losses = total + sums.sum(), number + counts.sum()
         return mean.detach()
 
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as `Trainer.evaluate`.
+
+        Raises:
+            UserError: no row has a label, so that there is nothing to measure.
+        """
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        given = self.eval_dataset[given] if isinstance(given, str) else given
+        if given is None or isinstance(given, dict):  # each of several comes here by itself
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        with self._reading(given):
+            self._check_measured(given)
+            return super().evaluate(eval_dataset, *args, **kwargs)
+
     def evaluation_loop(
         self,
         dataloader: DataLoader,
@@ -76,14 +92,23 @@ class EvaluatingTrainer(DataReadingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate as `Trainer.evaluation_loop`, whose loss is a mean of batches' means."""
+        """Evaluate as `Trainer.evaluation_loop`, whose loss is a mean of batches' means; arrays become lists."""
         self._losses = None
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         name = f"{metric_key_prefix}_loss"
         if name in output.metrics and self._losses is not None:
             total, number = (value.item() for value in self._losses)
             output.metrics[name] = total / number if number else float("nan")
-        return output
+        return output._replace(metrics=_as_json(output.metrics))
+
+
+def _as_json(value: Any) -> Any:
+    """Return metrics of the caller's as checkpoints and logs can hold them: numbers, lists and dicts."""
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(each) for each in value]
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic, Tensor)) else value
 
 
 def metrics_of(prediction: EvalPrediction, likelihood: Likelihood = CATEGORICAL) -> dict[str, float]:

@@ -67,7 +67,7 @@ def check_outputs(student: nn.Module, outputs: Tensor, labels: Tensor | None, pr
     if labels is not None:
         labels = likelihood.as_columns(labels)
         answers = list(labels.shape[:-1] if likelihood.independent else labels.shape)
-    if list(outputs.shape[:-1]) != answers or outputs.shape[-1] < likelihood.least_outputs:
+    if list(outputs.shape[:-1]) != answers or outputs.shape[-1] < likelihood.least_values:
         raise _no_classifier(network, outputs, len(outputs), answers)
     check_logits(outputs, network, likelihood)
 

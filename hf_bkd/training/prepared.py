@@ -64,7 +64,7 @@ class AsTheyAre:
                 raise
             raise UserError(
                 f"the rows of column {ragged[0]} differ in length, and nothing says how to pad them: pass "
-                "processing_class=tokenizer, or data_collator"
+                "data_collator=, a function from a list of rows to a batch"
             ) from error
 
 

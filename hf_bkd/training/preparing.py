@@ -25,7 +25,7 @@ from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
 from .classes import ClassColumn, check_number_of_outputs, check_one_label, label_column, read_column
 from .collating import Collator, kept_columns
-from .first_batch import check_outputs, check_posterior, first_batch, outputs_of_first_batch
+from .first_batch import ROWS, check_outputs, check_posterior, first_batch, outputs_of_first_batch
 from .preparation import own_dataset
 from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
 from .problem import Problem, problem_of_batch, problem_of_column
@@ -128,7 +128,9 @@ class Preparer:
         self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None
     ) -> tuple[Any, Tensor | None]:
         """Return a batch of a few rows, and the student's outputs for it where it can be asked."""
-        batch = first_batch(loaded.dataset, loaded.collate)
+        args, trains = self.args, what == TRAINING_SET
+        size = args.per_device_train_batch_size if trains else args.per_device_eval_batch_size
+        batch = first_batch(loaded.dataset, loaded.collate, min(ROWS, size))
         if not isinstance(batch, Mapping):
             return batch, None
         if needs_labels and "labels" not in batch:
@@ -136,7 +138,7 @@ class Preparer:
         if not self.asks:
             return batch, None
         outputs = outputs_of_first_batch(self.network, batch, what)
-        if what == TRAINING_SET:
+        if trains:
             check_posterior(self.network, batch)
         return batch, outputs
 

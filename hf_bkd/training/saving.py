@@ -16,7 +16,7 @@ from ..models.loading_code import AUTOMATIC
 from ..models.plain_networks import DESCRIPTION, described
 from ..models.rebuilding import difference_when_loaded
 from ..models.saving import save_description, storable, timms_names
-from ..models.timm_networks import IMAGES, is_timm, wraps_timm
+from ..models.timm_networks import IMAGES, is_timm, refresh_label_names, wraps_timm
 from ..utils.files import write_json
 from ..utils.seeding import unmoved_randomness
 
@@ -99,11 +99,13 @@ def _warn_if_head_is_lost(student: nn.Module) -> None:
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     """Write the names of the classes into a transformers model's config, if it has none but LABEL_0 and so on."""
-    config = getattr(unwrapped(model, keep_adapters=True), "config", None)
+    model = unwrapped(model, keep_adapters=True)
+    config = getattr(model, "config", None)
     own = getattr(config, "id2label", None)
     if names and own and len(own) == len(names) and all(own.get(i) == f"LABEL_{i}" for i in range(len(own))):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
+    refresh_label_names(model)
 
 
 def name_problem(model: nn.Module, problem_type: str) -> None:

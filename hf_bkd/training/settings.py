@@ -14,6 +14,10 @@ from .arguments import DistillationTrainingArguments
 
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # of train_sampling_strategy
 FOR_METRICS = ("inputs", "loss")
+MEASURED = (  # by an evaluation without metrics of the caller's
+    "loss", "accuracy", "nll", "ece", "brier", "mean_average_precision", "micro_f1", "macro_f1", "rmse", "mae",
+    "interval_error",
+)  # fmt: skip
 RECOMPUTED = ("activation_checkpointing", "gradient_checkpointing")  # one setting, by two names
 
 
@@ -81,6 +85,31 @@ def check_metrics(
         raise UserError(
             f"{name} is for metrics of your own, and those that are computed without any need the logits of all "
             f"examples and nothing else: pass compute_metrics, or omit {name}"
+        )
+
+
+def check_best_metric(args: DistillationTrainingArguments, eval_dataset: Any, compute_metrics: Any) -> None:
+    """Refuse a metric of the best model that no evaluation would have.
+
+    Raises:
+        UserError: it says of none of several evaluation sets that it is meant, or is not among those that are
+            computed without a ``compute_metrics``.
+    """
+    if args.metric_for_best_model is None or args.eval_strategy == "no" or eval_dataset is None:
+        return
+    sets = list(eval_dataset) if isinstance(eval_dataset, Mapping) else []
+    name = args.metric_for_best_model.removeprefix("eval_")
+    own = [each for each in sets if name.startswith(f"{each}_")]
+    if sets and not own:
+        raise UserError(
+            f"metric_for_best_model is {name!r}, and each of several evaluation sets has its own: pass "
+            f"metric_for_best_model='eval_{sets[0]}_{name}', or that of another set"
+        )
+    if compute_metrics is None and not any(name.removeprefix(f"{each}_") in MEASURED for each in own or [""]):
+        first = f"{own[0]}_" if own else ""
+        raise UserError(
+            f"metric_for_best_model is {name!r}, and without compute_metrics an evaluation has "
+            f"{', '.join(first + each for each in MEASURED)}: take one of these, or pass compute_metrics"
         )
 
 

@@ -21,6 +21,7 @@ from .evaluating import EvaluatingTrainer, metrics_of
 from .preparation import check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
 from .settings import (
+    check_best_metric,
     check_hardware,
     check_loss,
     check_metrics,
@@ -94,6 +95,7 @@ class DistillationTrainer(EvaluatingTrainer):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
         check_loss(compute_loss_func, args)
         check_metrics(args, compute_metrics, kwargs.get("preprocess_logits_for_metrics"))
+        check_best_metric(args, eval_dataset, compute_metrics)
         check_hardware(args)
         own_config(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so

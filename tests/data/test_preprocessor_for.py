@@ -68,9 +68,9 @@ def gpt2(**settings) -> transformers.GPT2ForSequenceClassification:
     return transformers.GPT2ForSequenceClassification(config).eval()
 
 
-def wav2vec() -> transformers.Wav2Vec2ForSequenceClassification:
+def wav2vec(**settings) -> transformers.Wav2Vec2ForSequenceClassification:
     config = transformers.Wav2Vec2Config(
-        **SMALL, conv_dim=[8, 8], conv_kernel=[10, 3], conv_stride=[5, 2], num_feat_extract_layers=2,
+        **SMALL, **settings, conv_dim=[8, 8], conv_kernel=[10, 3], conv_stride=[5, 2], num_feat_extract_layers=2,
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
     )  # fmt: skip
     return transformers.Wav2Vec2ForSequenceClassification(config).eval()
@@ -305,12 +305,13 @@ class TestSound:
         extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
         clips = [np.sin(np.arange(length) / 9).tolist() for length in (900, 700)]
         rows = datasets.Dataset.from_dict({"clip": clips, "label": [0, 1]})
-        preprocessor = preprocessor_for(wav2vec(), rows, extractor)
+        network = wav2vec(feat_extract_norm="layer")
+        preprocessor = preprocessor_for(network, rows, extractor)
         expected = extractor(clips, sampling_rate=16_000, padding=True, return_tensors="pt")
         inputs = preprocessor(rows[:])
         assert (preprocessor.kind, preprocessor.columns) == ("audio", ("clip",))
         assert all(torch.equal(inputs[name], expected[name]) for name in ("input_values", "attention_mask"))
-        assert wav2vec()(**inputs).logits.shape == (2, 2)
+        assert network(**inputs).logits.shape == (2, 2)
 
     def test_padding_without_a_mask_is_refused(self):
         rows = datasets.Dataset.from_dict({"clip": [[0.1] * 900, [0.2] * 700], "label": [0, 1]})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from hf_bkd import DeterministicTeacher, Perceptron, UserError
+from hf_bkd import DeterministicTeacher, Perceptron, UserError, create_classifier
 from hf_bkd.models import saving
 from hf_bkd.models.plain_networks import arguments_of
 from hf_bkd.models.saving import load_network, save_description, save_network
@@ -123,6 +123,19 @@ def test_nothing_of_the_weights_that_a_network_began_with_is_said_of_the_new_one
     network.pretrained_cfg |= {"url": "somewhere", "license": "apache-2.0", "label_offset": 1, "tag": "r160_in1k"}
     text = json.dumps(saved(network, tmp_path / "saved"))
     assert not any(word in text for word in ("somewhere", "license", "label_offset", "in1k"))
+
+
+NORMAL = {"mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def test_names_that_were_given_to_a_loaded_wrapper_are_those_that_are_saved(tmp_path):
+    """Its config keeps the names that it was loaded with, and transformers saves those."""
+    network = create_classifier("resnet20_cifar", 3, image_size=8, label_names=["cat", "dog", "eel"], **NORMAL)
+    save_network(network, tmp_path / "one")
+    loaded = load_network(tmp_path / "one")
+    loaded.config.id2label = {0: "fox", 1: "gnu", 2: "hen"}
+    DeterministicTeacher(loaded).save_pretrained(tmp_path / "two")
+    assert load_teacher(tmp_path / "two")[0].class_names == ["fox", "gnu", "hen"]
 
 
 def test_a_head_replaced_by_hand_counts_the_classes(tmp_path):

@@ -132,8 +132,9 @@ def test_strings_are_names_also_when_they_look_like_numbers():
     teacher = SklearnTeacher(linear(X, (Y > 0).astype(int).astype(str)))
     straight = probs(table(Y > 0, ["0", "1"]), teacher)
     assert np.array_equal(probs(table(Y > 0, ["1", "0"]), teacher), straight[:, ::-1])
+    assert np.array_equal(probs(table(Y > 0, ["no", "yes"]), teacher), straight)  # numbers, as everywhere
     with pytest.raises(UserError, match="can't be matched by name"):
-        probs(table(Y > 0, ["no", "yes"]), teacher)
+        probs(table(Y > 0, ["no", "yes"]), SklearnTeacher(linear(X, np.array(["left", "right"])[(Y > 0) + 0])))
 
 
 def test_numbers_that_may_be_names_are_refused():
@@ -290,6 +291,15 @@ SAVED = {
     "pipeline": make_pipeline(make_column_transformer((KBinsDiscretizer(), COLUMNS)), FOREST),
     "numbers": RandomForestRegressor(3, random_state=0),
 }
+
+
+def test_the_order_of_columns_without_names_is_saved(tmp_path):
+    pytest.importorskip("skops")
+    teacher, rows = SklearnTeacher(linear(X.to_numpy())), table()
+    first = probs(rows, teacher)
+    teacher.save_pretrained(tmp_path / "teacher")
+    loaded = Teacher.from_pretrained(tmp_path / "teacher")
+    assert np.array_equal(first, probs(rows.select_columns(rows.column_names[::-1]), loaded))
 
 
 @pytest.mark.filterwarnings("ignore")

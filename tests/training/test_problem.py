@@ -280,9 +280,8 @@ def others_tokens():
     """Return labeled sentences of which one has lost its last token's answer."""
     data = labeled("tokens").remove_columns("teacher_variance")
     cut = [row[:-1] if place == 4 else row for place, row in enumerate(data["teacher_probs"][:])]
-    return data.remove_columns("teacher_probs").add_column(
-        "teacher_probs", cut, feature=data.features["teacher_probs"]
-    )
+    feature = data.features["teacher_probs"]
+    return data.remove_columns("teacher_probs").add_column("teacher_probs", cut, feature=feature)
 
 
 class Sigmoid(Rows):

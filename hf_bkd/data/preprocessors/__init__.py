@@ -82,7 +82,9 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     if content.has_transform:
         return None
     if isinstance(network, EstimatorNetwork):
-        return table_preprocessor(network, dataset)
+        table = table_preprocessor(network, dataset, _READ.get(network, ()))
+        _READ[network] = table.columns
+        return table
     if getattr(network, "feature_names", None):
         return feature_preprocessor(network, content.named(network.feature_names))
     kind = network_kind(network)

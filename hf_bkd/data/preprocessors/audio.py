@@ -21,7 +21,8 @@ def audio_preprocessor(network: nn.Module, columns: tuple[str, ...], extractor: 
 
     Files of ``datasets.Audio`` are decoded at the extractor's sampling rate, by torchcodec where it works, or else wav
     files by SciPy and others by soundfile. Lists of samples are taken to have that rate. Where clips of several
-    lengths are padded the network needs an attention mask, or its answer would depend on the other clips of the batch.
+    lengths are padded the network needs an attention mask, or its answer would depend on the other clips of the batch;
+    one that normalizes groups of channels over time (wav2vec2-base) reads the padding all the same.
 
     Args:
         network: reads the sound.
@@ -30,7 +31,7 @@ def audio_preprocessor(network: nn.Module, columns: tuple[str, ...], extractor: 
 
     Raises:
         UserError: no extractor; when rows are read: files that can't be decoded here, samples of another rate, or
-            clips of several lengths that the extractor pads without a mask.
+            clips of several lengths whose padding is not masked or is read all the same.
     """
     if extractor is None:
         raise UserError(
@@ -38,10 +39,11 @@ def audio_preprocessor(network: nn.Module, columns: tuple[str, ...], extractor: 
             "feature extractor"
         )
     (column,) = columns
+    over_time = getattr(getattr(network, "config", None), "feat_extract_norm", None) == "group"
     pads_none = inspect.signature(type(extractor).__call__).parameters.get("padding")
     padding = {"padding": True} if pads_none is not None and pads_none.default is False else {}
     settings = json.loads(json.dumps(extractor.to_dict(), default=str))
-    prepare = AudioPreparation(column, extractor, tuple(argument_names(network)), padding)
+    prepare = AudioPreparation(column, extractor, tuple(argument_names(network)), padding, over_time)
     return Preprocessor("audio", columns, prepare, settings, processor=extractor)
 
 
@@ -54,12 +56,14 @@ class AudioPreparation:
         extractor: of transformers.
         taken: names of what the network takes.
         padding: of each call of the extractor.
+        over_time: whether the network normalizes over time.
     """
 
     column: str
     extractor: Any
     taken: tuple[str, ...]
     padding: dict[str, bool]
+    over_time: bool = False
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
         """Turn rows into what the extractor makes of their clips."""
@@ -67,7 +71,15 @@ class AudioPreparation:
         check_present(rows, (column,))
         clips = [_samples(value, rate, column) for value in rows[column]]
         batch = self.extractor(clips, sampling_rate=rate, return_tensors="pt", **self.padding)
-        if self.padding and "attention_mask" not in batch and len({len(clip) for clip in clips}) > 1:
+        several = self.padding and len({len(clip) for clip in clips}) > 1
+        if several and self.over_time:
+            raise UserError(
+                f"the clips of column {column} have several lengths, and the network normalizes over time, padding "
+                "included, so that a clip's label would depend on its neighbors: bring the clips to one length, or "
+                "read one at a time (batch_size=1; in a training per_device_train_batch_size=1 and "
+                "per_device_eval_batch_size=1)"
+            )
+        if several and "attention_mask" not in batch:
             raise UserError(
                 f"the clips of column {column} have several lengths, and the feature extractor pads them without a "
                 "mask, so that a clip's label would depend on its neighbors: set its return_attention_mask = True "

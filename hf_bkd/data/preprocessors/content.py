@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...models.calling import argument_names, unwrapped
 from ...models.token_networks import classifies_tokens
 from ...utils.errors import UserError
-from ..columns import is_label, is_soft_label_column
+from ..columns import RENAMED, is_label, is_soft_label_column
 
 IDS = ("id", "idx", "index", "guid", "uid", "uuid", "__index_level_0__", "Unnamed: 0")
 INPUT_NAMES = ("input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds")
@@ -38,13 +38,13 @@ class Content:
         """Read a dataset's features; UserError if a streamed one doesn't say what its columns are."""
         if dataset.features is None:
             raise UserError(
-                "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), or "
-                "dataset.resolve_features()"
+                "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), with its "
+                "datasets.Features"
             )
         features = {
             name: feature
             for name, feature in dataset.features.items()
-            if not (is_label(name, feature) or is_soft_label_column(name) or name in IDS)
+            if not (is_label(name, feature) or is_soft_label_column(name.removeprefix(RENAMED)) or name in IDS)
         }
         return cls(features, dataset)
 

@@ -20,11 +20,12 @@ from .content import Content
 TABLE = "table"  # the name of an estimator's input
 
 
-def table_preprocessor(network: EstimatorNetwork, dataset: Any) -> Preprocessor:
+def table_preprocessor(network: EstimatorNetwork, dataset: Any, read: tuple[str, ...] = ()) -> Preprocessor:
     """Make the preprocessor of an estimator: rows to the table of the columns that it was fitted on.
 
     Columns go by name where the estimator knows names, and by their order otherwise. Values are those that
-    ``dataset.to_pandas()`` shows; missing ones are NaN, and the estimator's to take or to refuse.
+    ``dataset.to_pandas()`` shows; missing ones are NaN, and the estimator's to take or to refuse. ``read`` are the
+    columns that it read before, whose order is kept where nothing names them.
 
     Raises:
         UserError: a column that is not there, another number of columns than the estimator was fitted on, labels
@@ -32,7 +33,7 @@ def table_preprocessor(network: EstimatorNetwork, dataset: Any) -> Preprocessor:
     """
     _check_numbers(network, dataset.features)
     _check_kind(network, dataset.features)
-    columns, features = _columns(network, dataset), dataset.features
+    columns, features = _columns(network, dataset, read), dataset.features
 
     def prepare(rows: dict[str, list]) -> dict[str, pd.DataFrame]:
         table = table_of(rows, columns, features)
@@ -73,7 +74,7 @@ def readable_columns(dataset: Any, kinds: Sequence[str] = ("features", "text")) 
     return tuple(name for name in content.features if name in names)
 
 
-def _columns(network: EstimatorNetwork, dataset: Any) -> tuple[str, ...]:
+def _columns(network: EstimatorNetwork, dataset: Any, read: tuple[str, ...]) -> tuple[str, ...]:
     features, whose = dataset.features, name_of(network.estimator)
     if network.feature_names is not None:
         for name in network.feature_names:
@@ -97,10 +98,7 @@ def _columns(network: EstimatorNetwork, dataset: Any) -> tuple[str, ...]:
         )
     if not offered:
         raise UserError(f"the dataset has no columns of numbers, only {_listed(list(features))}")
-    if set(network.read or ()) == set(offered):
-        return network.read  # as it read them first, in whatever order another dataset has them
-    network.read = offered
-    return offered
+    return read if set(read) == set(offered) else offered
 
 
 def _width(dataset: Any, columns: Sequence[str]) -> int:

@@ -51,6 +51,7 @@ def text_preprocessor(
     settings = {"padding": padding, "is_split_into_words": in_words, **length}
     prepare = TextPreparation(columns, tokenizer, taken, settings)
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
+    settings |= {"rules": _rules(tokenizer), "truncation_side": tokenizer.truncation_side}
     settings |= {"words": True} if in_words else {}
     labeled = prepare.labeled if in_words else None
     return Preprocessor("text", columns, prepare, settings, processor=tokenizer, prepare_labeled=labeled)
@@ -159,5 +160,16 @@ def _check_vocabulary(network: nn.Module, tokenizer: Any) -> None:
 
 
 def _vocabulary(tokenizer: Any) -> str:
-    content = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return _digest(tokenizer.get_vocab())
+
+
+def _rules(tokenizer: Any) -> str | None:
+    """Return a hash of how a tokenizer cuts texts and frames them; ``None`` of one that is written in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    return _digest(json.loads(backend.to_str()) | {"padding": None, "truncation": None})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
