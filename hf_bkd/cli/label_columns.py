@@ -157,9 +157,12 @@ def with_labels(
         classes = sorted({value for row in rows if row is not None for value in row if value is not None})
         labels = labels.select_columns([name]).cast_column(name, datasets.List(datasets.ClassLabel(names=classes)))
         rows, feature = labels.with_format(None)[name][:], labels.features[name]
-    width = None if classes is None or problem.likelihood.classes_in is None else len(classes)
+    if problem.likelihood.classes_in is None:
+        width = None
+    else:
+        width = _number_in(rows, name, feature) if classes is None else len(classes)
     read = read_labels(labels, name, problem.likelihood, width, classes, problem.per_token)
-    if words or width is not None:
+    if classes is not None and width is not None:
         read(as_arrow(labels.with_format("arrow").select_columns([name])[:][name], name))  # each row is looked at
     if names is not None and problem.likelihood.classes_in is not None and are_hot(as_arrow(rows, name)):
         rows = [None if row is None else [place for place, value in enumerate(row) if value] for row in rows]
@@ -167,6 +170,17 @@ def with_labels(
     elif str(getattr(feature, "dtype", "")).startswith(("int", "uint", "bool")):
         rows, feature = [None if row is None else float(row) for row in rows], datasets.Value("float64")
     return inputs.add_column(LABEL, rows, feature=feature)
+
+
+def _number_in(rows: Sequence[Any], name: str, feature: Any) -> int | None:
+    """Return how many labels there are, where rows list the numbers of those that are there; else ``None``."""
+    column = as_arrow(rows, name)
+    whole = str(getattr(getattr(feature, "feature", None), "dtype", "")).startswith(("int", "uint"))
+    if not whole or isinstance(feature.feature, datasets.ClassLabel) or are_hot(column):
+        return None
+    number = (pc.max(column.flatten()).as_py() or 0) + 1
+    LIMITS.check(f"column {name}", num_classes=number)
+    return number
 
 
 def numbers_to_predict(rows: datasets.Dataset, likelihood: Likelihood) -> Tensor | None:

@@ -176,7 +176,7 @@ def write_teacher_card(
         ),
         data=escaped(dataset or "A dataset that it does not name") + examples,
         facts={escaped(name.replace("_", " ")): shown(value) for name, value in facts.items()},
-        outputs=likelihood.called,
+        outputs=likelihood.called.removesuffix("s" if description["num_classes"] == 1 else ""),
         values="probabilities" if likelihood.classes_in else "predictions",
         bins="ece" in (validation or {}),
         validation=measures_table({"": validation}) if validation else "",

@@ -138,6 +138,22 @@ def test_sentences_with_a_tag_for_each_word(desk, capsys):
     assert len(labeled[0]["teacher_probs"]) == len(labeled[0]["tokens"])
 
 
+def test_sets_of_numbers_and_a_choice_of_tags(desk, capsys):
+    encoder()
+    write("sets", lambda rng: topics(rng) | {"label": sorted({*rng.integers(0, 4, rng.integers(1, 4)).tolist(), 3})})
+    fast = {"method": "deterministic", "model": "encoder", **FAST, "num_train_epochs": 1}
+    run("teacher", "fit", dataset="sets", output_dir="t", **fast)
+    assert Teacher.from_pretrained("t").num_classes == 4
+    write("tags", lambda rng: (each := sentence(rng)) | {"pos_tags": each["ner_tags"][::-1]})
+    with pytest.raises(SystemExit):
+        run("teacher", "fit", dataset="tags", output_dir="t2", **fast)
+    assert "or --label_column ner_tags" in capsys.readouterr().err
+    run("teacher", "fit", dataset="tags", label_column="ner_tags", output_dir="t2", **fast)
+    with pytest.raises(SystemExit):
+        run("evaluate", "t2", dataset="tags", label_column="ner_tags", ood="sets")
+    assert "--ood compares entropies of whole examples" in capsys.readouterr().err
+
+
 def test_a_forest_of_numbers(desk, capsys):
     pytest.importorskip("skops")
     values = table()
