@@ -205,7 +205,7 @@ def note_scale(rows: datasets.Dataset, likelihood: Likelihood) -> None:
 
 
 def names_of(rows: datasets.Dataset, problem: Problem, names: Sequence[str] | None = None) -> list[str]:
-    """Return the names of what a column ``label`` holds, in order; numbers where they have none.
+    """Return the names of what a column ``label`` holds, in order; made-up ones where they have none.
 
     Args:
         rows: of :func:`with_labels`.
@@ -219,12 +219,10 @@ def names_of(rows: datasets.Dataset, problem: Problem, names: Sequence[str] | No
     if names is not None:
         return list(names)
     column = as_arrow(rows.with_format("arrow").select_columns([LABEL])[:][LABEL], LABEL)
-    if not hasattr(feature, "feature"):
-        return ["0"]
-    lengths = lengths_of(column)
-    fixed = problem.likelihood.classes_in is None or str(single.dtype).startswith("float") or are_hot(column)
-    number = (
-        int(lengths.max(initial=1)) if fixed and not problem.per_token else (pc.max(column.flatten()).as_py() or 0) + 1
-    )
+    lengths = lengths_of(column) if hasattr(feature, "feature") else np.ones(1, int)
+    if problem.likelihood.classes_in is None:
+        return [f"LABEL_{number}" for number in range(lengths.max(initial=1))]
+    one_for_each = not problem.per_token and (str(single.dtype).startswith("float") or are_hot(column))
+    number = int(lengths.max(initial=1)) if one_for_each else (pc.max(column.flatten()).as_py() or 0) + 1
     LIMITS.check(f"column {LABEL}", num_classes=number)
     return [str(each) for each in range(number)]

@@ -61,7 +61,7 @@ A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 <details>
 <summary>How it was taught</summary>
 
-loss = (1 - lambda) CE(labels) + lambda * scale * KL(teacher, student)
+loss = (1 - lambda) * loss of the labels + lambda * scale * KL(teacher, student)
 
 | | |
 | --- | --- |

@@ -123,6 +123,7 @@ def test_one_number_and_several(desk, capsys, columns):
     assert "RMSE" in card and "regression" in card
     labeled = datasets.load_from_disk("labeled")
     assert len(labeled[0]["teacher_mean"]) == len(columns)
+    assert read(labeled).record.class_names == (columns if len(columns) == 2 else None)
     if len(columns) == 2:
         run("evaluate", "teacher", "--label_column", *columns[::-1], dataset="data")
         assert printed_measures(capsys) == measured
