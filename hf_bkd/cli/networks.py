@@ -14,13 +14,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATIO
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
 from transformers.utils import logging
 
+from ..data.labels import IN_WORDS
 from ..data.preprocessing import timm_settings
 from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
 from ..models.class_names import both_name
 from ..models.heads import classification_head, num_classes_of
-from ..models.problem_types import likelihood_of, stated_problem_type
+from ..models.problem_types import stated_problem_type
 from ..models.saving import check_loadable, damage_refused, holds_network, load_network
 from ..models.token_networks import classifies_tokens
 from ..teachers import Teacher
@@ -75,15 +76,13 @@ def load_for_classes(
         if has_head(folder):
             network = load_network(folder)
             own = class_names(network)
-            if classifies_tokens(network) != problem.per_token and not new_head:
+            predicts, wanted = _in_words(network, problem), _in_words(None, problem)
+            if predicts != wanted and not new_head:
                 raise UserError(
-                    f"{name} answers {'once for each example' if problem.per_token else 'for each token'}, and the "
-                    f"labels are {'one for each token' if problem.per_token else 'of whole examples'}: pass "
-                    "--ignore_mismatched_sizes for a new head, or another network"
+                    f"{name} predicts {predicts}, and the labels are {wanted}: pass --ignore_mismatched_sizes for a "
+                    "new head, or another network"
                 )
-            if not new_head and (problem.likelihood.independent or stated_problem_type(network)):
-                likelihood_of(network, problem.likelihood.problem_type)
-            if num_classes_of(network) == num_classes and not _differ(own, classes):
+            if predicts == wanted and num_classes_of(network) == num_classes and not _differ(own, classes):
                 return network.train()
             if not new_head:
                 raise UserError(
@@ -133,6 +132,14 @@ def _network_folder(name: str) -> Path:
 def _differ(own: list[str], classes: list[str] | None) -> bool:
     """Whether both are names that somebody gave, and not the same ones in the same order."""
     return both_name(own, classes) and [name.lower() for name in own] != [name.lower() for name in classes]
+
+
+def _in_words(network: nn.Module | None, problem: Problem) -> str:
+    """Say what a network predicts as far as it says it itself, or what a problem asks for."""
+    if problem.per_token if network is None else classifies_tokens(network):
+        return "one class for each token"
+    stated = None if network is None else stated_problem_type(network)
+    return IN_WORDS[stated or problem.likelihood.problem_type]
 
 
 def _with_new_head(folder: Path, kind: str, classes: list[str], problem: Problem) -> nn.Module:

@@ -24,7 +24,7 @@ NOT_YET = (  # came with tables, several labels, numbers and tokens, and wait fo
     "and several columns of labels are numbers",
     "the labels are in the columns",
     "the network predicts one class for each example, and --label_column names",
-    "answers {}, and the labels are {}",
+    "{} predicts {}, and the labels are {}",
     "holds lists of whole numbers, which may be the labels",
     "are the labels that are there or a zero or one for each",
     "the dataset has the columns of words",

@@ -137,6 +137,20 @@ def test_sentences_with_a_tag_for_each_word(desk, capsys):
     assert Teacher.from_pretrained("teacher").class_names == sorted(TAGS)
     labeled = datasets.load_from_disk("labeled")
     assert len(labeled[0]["teacher_probs"]) == len(labeled[0]["tokens"])
+    write("others", topics)
+    words = {
+        "student": "student",
+        "dataset": "others",
+        "kd_lambda": 0,
+        "output_dir": "s2",
+        **FAST,
+        "num_train_epochs": 1,
+    }
+    with pytest.raises(SystemExit):
+        run("distill", **words)
+    assert "predicts one class for each token, and the labels are labels that are each" in capsys.readouterr().err
+    run("distill", ignore_mismatched_sizes=1, **words)
+    assert json.loads(Path("s2/config.json").read_text())["architectures"] == ["BertForSequenceClassification"]
 
 
 def test_sets_of_numbers_and_a_choice_of_tags(desk, capsys):
