@@ -3,17 +3,19 @@
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from torch import nn
 from transformers import set_seed
 
-from ..data.columns import LABEL_COLUMNS, find_label, has_labels, label_names
+from ..data.columns import LABEL_COLUMNS, find_label, has_labels
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.preprocessors.content import Content
+from ..hub.cards import METRICS
 from ..models.class_names import given_names
+from ..models.token_networks import classifies_tokens
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
 from ..soft_labels.record import LabelRecord
 from ..study.arguments import check_training
@@ -22,6 +24,8 @@ from ..study.settings import check_same_settings, decisive
 from ..teachers import Teacher
 from ..training.arguments import DistillationTrainingArguments
 from ..training.classes import UNLABELED
+from ..training.problem import Problem
+from ..training.saving import name_problem
 from ..utils.checks import check_count
 from ..utils.command_line import parse_dataclasses
 from ..utils.errors import UserError
@@ -29,8 +33,9 @@ from ..utils.processes import decided_by_main
 from . import options
 from .architectures import ImageShape, StandIn, is_architecture, new_image_network, new_perceptron, reads_features
 from .arguments import metrics_text, pushing, quiet
-from .examples import check_column, reader_of
+from .examples import reader_of
 from .finished import SETTINGS, contents, finish
+from .label_columns import check_column, names_of, one_column, problem_of, with_labels
 from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
 from .teacher import DEFAULTS, FROM_SCRATCH
 
@@ -38,7 +43,6 @@ CHOSEN = (
     "student", "teacher", "dataset", "dataset_config", "train_split", "eval_dataset", "eval_split", "input_column",
     "label_column", "image_size", "ignore_mismatched_sizes",
 )  # fmt: skip
-EVALUATED = ("accuracy", "nll", "ece", "brier")
 
 
 def main(argv: list[str], prog: str) -> None:
@@ -87,9 +91,9 @@ def _distilled(
     if not is_architecture(arguments.student):
         check_is_network(arguments.student)
     teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
-    rows, evaluated = _rows(arguments, args)
+    rows, evaluated, taught = _rows(arguments, args, teacher)
     set_seed(args.seed)
-    student, processing_class = _student(arguments, rows, teacher)
+    student, processing_class = _student(arguments, rows, teacher, taught)
     remedy = "go on with the same, or delete that folder"
     decided_by_main(lambda: check_same_settings(work / SETTINGS, settings, "a training", remedy))
     trainer = train_network(
@@ -102,7 +106,7 @@ def _distilled(
         processing_class=processing_class,
     )
     metrics = {} if evaluated is None else trainer.evaluate()
-    measured = {name: metrics[f"eval_{name}"] for name in EVALUATED if f"eval_{name}" in metrics}
+    measured = {name: metrics[f"eval_{name}"] for name in METRICS if f"eval_{name}" in metrics}
 
     def save(folder: Path) -> str:
         output_dir = Path(args.output_dir)
@@ -117,10 +121,18 @@ def _distilled(
     return save
 
 
+class Taught(NamedTuple):
+    """What the student is taught: a problem, and the names and the number of its values, as far as they are known."""
+
+    problem: Problem
+    classes: list[str] | None
+    number: int
+
+
 def _rows(
-    arguments: Namespace, args: DistillationTrainingArguments
-) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """The examples that the student is trained on, and those that it is measured on, if there are any."""
+    arguments: Namespace, args: DistillationTrainingArguments, teacher: Teacher | None
+) -> tuple[datasets.Dataset, datasets.Dataset | None, Taught]:
+    """The examples that the student is trained on, those that it is measured on, if any, and what it is taught."""
     splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
     split = choose_split(splits, arguments.train_split, ("train",), arguments.dataset)
     rows = splits[split]
@@ -136,8 +148,9 @@ def _rows(
             f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
             "to be asked at each step"
         )
-    if args.kd_lambda < 1 and _label_of(rows, arguments) is None:
+    if args.kd_lambda < 1 and not _labels_of(rows, arguments):
         find_label(rows)  # which says that there is none
+    taught = _taught(rows, arguments, args, teacher)
     if arguments.eval_dataset is not None:
         others = load_splits(arguments.eval_dataset)
         chosen = choose_split(others, arguments.eval_split, ("validation", "test"), arguments.eval_dataset)
@@ -145,64 +158,77 @@ def _rows(
         others = {name: each for name, each in splits.items() if name != split}
         usual = [name for name in ("validation", "test") if name in others and not _hides(others[name], arguments)]
         if arguments.eval_split is None and not usual:
-            return _selected(rows, arguments), None
+            return _selected(rows, arguments, taught), None, taught
         chosen = choose_split(datasets.DatasetDict(others), arguments.eval_split, tuple(usual), arguments.dataset)
     evaluated = others[chosen]
     if not len(evaluated):
         raise UserError(f"the split {chosen!r} is empty: there is nothing to measure the student on")
-    if _label_of(evaluated, arguments) is None:
+    if not _labels_of(evaluated, arguments):
         find_label(evaluated)
     if _hides(evaluated, arguments):
         raise UserError(
             f"no row of the split {chosen!r} has a label to measure the student by: pass another one as --eval_split"
         )
-    return _selected(rows, arguments), _selected(evaluated, arguments)
+    return _selected(rows, arguments, taught), _selected(evaluated, arguments, taught), taught
 
 
 def _hides(rows: datasets.Dataset, arguments: Namespace) -> bool:
     """Say whether a split has a column of labels without any, as the test splits of benchmarks."""
-    label = _label_of(rows, arguments)
-    return label is not None and all(value in (None, -1, UNLABELED) for value in rows[label][:])
+    labels = _labels_of(rows, arguments)
+    return bool(labels) and all(value in (None, -1, UNLABELED) for name in labels for value in rows[name][:])
 
 
-def _selected(rows: datasets.Dataset, arguments: Namespace) -> datasets.Dataset:
+def _selected(rows: datasets.Dataset, arguments: Namespace, taught: Taught) -> datasets.Dataset:
     """The rows with the columns that were asked for, as far as they have them, their labels and their soft labels."""
-    soft, label = soft_label_columns(rows), _label_of(rows, arguments)
+    soft, labels = soft_label_columns(rows), _labels_of(rows, arguments)
     if not soft:  # else the names may be those of the dataset that was labeled
         for name in arguments.input_column or ():
             check_column(rows, name)
     inputs = [name for name in arguments.input_column or () if name in rows.column_names]
-    others = [name for name in rows.column_names if name not in (*LABEL_COLUMNS, label, *soft)]
-    rows = rows.select_columns([*(inputs or others), *filter(None, [label]), *soft])
-    return rows if label in (None, "label") else rows.rename_column(label, "label")
+    others = [name for name in rows.column_names if name not in (*LABEL_COLUMNS, *labels, *soft)]
+    selected = rows.select_columns([*(inputs or others), *soft])
+    if not labels:
+        return selected
+    if len(labels) == 1 and taught.problem.is_plain:
+        selected = rows.select_columns([*(inputs or others), *labels, *soft])
+        return selected if labels == ["label"] else selected.rename_column(labels[0], "label")
+    joined = one_column(rows, labels, taught.classes)
+    return with_labels(selected, *joined, taught.classes, taught.problem)
 
 
-def _label_of(rows: datasets.Dataset, arguments: Namespace) -> str | None:
-    """The name of the label column, if there is one; UserError if one that was asked for is not there."""
-    if arguments.label_column and arguments.label_column in rows.column_names:
-        return arguments.label_column
+def _labels_of(rows: datasets.Dataset, arguments: Namespace) -> list[str]:
+    """The names of the label columns, if there are some; UserError if one that was asked for is not there."""
+    asked = arguments.label_column or []
+    if asked and set(asked) <= set(rows.column_names):
+        return asked
     if has_labels(rows):
-        return find_label(rows)
-    if arguments.label_column:
-        check_column(rows, arguments.label_column)
-    return None
+        return [find_label(rows)]
+    for name in asked:
+        check_column(rows, name)
+    return []
 
 
-def _student(arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | None) -> tuple[nn.Module, Any]:
+def _student(
+    arguments: Namespace, rows: datasets.Dataset, teacher: Teacher | None, taught: Taught
+) -> tuple[nn.Module, Any]:
     """The network to train, new or loaded, and its tokenizer or image processor where it is loaded with one."""
     record = None if teacher is not None else _record(rows)
-    classes, number = _classes(rows, teacher, record)
+    problem, classes, number = taught
     name = arguments.student
     if not is_architecture(name):
         kind = saved_kind(name)
-        network = load_for_classes(name, kind, classes, number, arguments.ignore_mismatched_sizes)
+        network = load_for_classes(name, kind, classes, number, arguments.ignore_mismatched_sizes, problem)
         return network, processor_of(name, kind)
     classes = classes or [f"LABEL_{each}" for each in range(number)]
     if reads_features(name):
         columns = (record and record.preprocessing or {}).get("features")
         columns = columns or Content.of(rows).columns("features", StandIn(name, "features"))
-        return new_perceptron(name, classes, rows, columns), None
-    return new_image_network(name, classes, _image_shape(arguments, rows, teacher, record)), None
+        network: nn.Module = new_perceptron(name, classes, rows, columns, likelihood=problem.likelihood)
+    else:
+        network = new_image_network(name, classes, _image_shape(arguments, rows, teacher, record))
+    if problem.likelihood.independent:
+        name_problem(network, problem.likelihood.problem_type)
+    return network, None
 
 
 def _record(rows: datasets.Dataset) -> LabelRecord | None:
@@ -210,19 +236,31 @@ def _record(rows: datasets.Dataset) -> LabelRecord | None:
     return next((read_record(rows.features, teacher) for teacher in teachers_of(rows.column_names)), None)
 
 
-def _classes(
-    rows: datasets.Dataset, teacher: Teacher | None, record: LabelRecord | None
-) -> tuple[list[str] | None, int]:
-    """The names of the student's classes in order, where they are known, and their number."""
-    of_rows = label_names(rows, "label") if "label" in rows.column_names else None
+def _taught(
+    rows: datasets.Dataset, arguments: Namespace, args: DistillationTrainingArguments, teacher: Teacher | None
+) -> Taught:
+    """What a teacher, soft labels or labels say of what the student is taught."""
+    record, labels = _record(rows) if teacher is None else None, _labels_of(rows, arguments)
     if teacher is not None:
-        names = class_names(teacher.network)
-        return (of_rows if given_names(names) is None and len(of_rows or ()) == len(names) else names), len(names)
-    if record is not None:
-        return record.class_names or of_rows, record.teacher.num_classes
-    if of_rows is None:
+        problem, names = Problem(teacher.likelihood, classifies_tokens(teacher.network)), class_names(teacher.network)
+        number = teacher.num_classes
+    elif record is not None:
+        problem, names = Problem(record.likelihood, record.positions is not None), record.class_names
+        number = record.teacher.num_classes
+    elif labels:
+        problem, names, number = problem_of(rows, *one_column(rows, labels, None)[:2], args.problem_type), None, None
+    else:
         find_label(rows)  # which says that there is none
-    return of_rows, len(of_rows)
+    if given_names(names) is None and labels:
+        joined = one_column(rows, labels, None)
+        of_rows = names_of(
+            with_labels(datasets.Dataset.from_dict({"row": range(len(rows))}), *joined, None, problem),
+            problem,
+            joined[2],
+        )
+        if len(of_rows) == (number or len(of_rows)) and (teacher is not None or not names):
+            names = of_rows
+    return Taught(problem, names, number or len(names))
 
 
 def _image_shape(

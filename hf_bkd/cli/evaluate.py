@@ -7,21 +7,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.labels import IN_WORDS
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.subsets import check_labeled
 from ..hub.measures import push_metrics
-from ..metrics import auroc, classification_metrics, entropy
+from ..likelihoods import Likelihood
+from ..metrics import auroc
 from ..models.loading_code import task_of
+from ..models.token_networks import classifies_tokens
 from ..teachers import predict_all
 from ..teachers.deterministic import best_temperature
+from ..training.problem import Problem
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.files import bare_name
 from ..utils.processes import processes
 from . import options
 from .arguments import metrics_text, quiet
-from .examples import examples_of, inputs_of, reader_of
+from .examples import examples_of, inputs_of, labeled_batches, reader_of
 from .networks import load_trained
 
 
@@ -62,35 +66,43 @@ def evaluate(arguments: Namespace) -> Evaluation:
     Raises:
         UserError: something can't be loaded or does not fit together, or there are no labels.
     """
-    teacher = load_trained(arguments.model).to(processes().device)
+    teacher = load_trained(arguments.model, arguments.problem_type).to(processes().device)
+    likelihood, problem = teacher.likelihood, Problem(teacher.likelihood, classifies_tokens(teacher.network))
+    if arguments.ood is not None and (problem.per_token or not likelihood.has_temperature):
+        raise UserError(
+            f"--ood compares entropies of whole examples, and {arguments.model} predicts "
+            f"{'one class for each token' if problem.per_token else IN_WORDS[likelihood.problem_type]}: omit it"
+        )
     network, processing, num_samples = teacher.network, teacher.processing_class, arguments.num_samples
     splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
     split = choose_split(splits, arguments.split, ("test",), arguments.dataset)
 
     def predict(name: str) -> tuple[Tensor, Tensor]:
-        rows = examples_of(splits[name], network, class_names(network), arguments, processing)
+        rows = examples_of(splits[name], network, class_names(network), arguments, processing, problem)
         check_labeled(rows, name)
-        return predict_all(teacher, reader_of(network, rows, processing).batches(rows, "predicting"), num_samples)
+        return predict_all(teacher, labeled_batches(network, rows, processing, problem, "predicting"), num_samples)
 
     probs, labels = predict(split)
     tempered = outside = None
-    if "validation" in splits and split != "validation":
+    if likelihood.has_temperature and "validation" in splits and split != "validation":
         held_out, held_out_labels = predict("validation")
-        temperature = best_temperature(_log(held_out), held_out_labels)
-        metrics = classification_metrics(torch.softmax(_log(probs) / temperature, dim=-1), labels)
+        temperature = best_temperature(_outputs(likelihood, held_out), held_out_labels, likelihood)
+        metrics = likelihood.measures(likelihood.values(_outputs(likelihood, probs), temperature), labels)
         tempered = Tempered(temperature, len(held_out), metrics)
     if arguments.ood is not None:
         others = load_splits(arguments.ood)
         ood_split = choose_split(others, arguments.ood_split, (split,), arguments.ood)
-        rows = inputs_of(others[ood_split], network, None, None, processing)
+        rows = inputs_of(others[ood_split], network, None, (), processing)
         if not len(rows):
             raise UserError(f"the split {ood_split} of {arguments.ood} is empty")
         generator = torch.Generator().manual_seed(0)
         batches = reader_of(network, rows, processing).batches(rows, "predicting")
-        entropies = [entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches]
-        outside = OutOfDistribution(ood_split, len(rows), auroc(entropy(probs), torch.cat(entropies)))
-    metrics, task = classification_metrics(probs, labels), task_of(network) or "tabular-classification"
-    return Evaluation(teacher.method, task, split, len(labels), metrics, tempered, outside)
+        entropies = [
+            likelihood.entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches
+        ]
+        outside = OutOfDistribution(ood_split, len(rows), auroc(likelihood.entropy(probs), torch.cat(entropies)))
+    metrics, task = likelihood.measures(probs, labels), task_of(network) or "tabular-classification"
+    return Evaluation(teacher.method, task, split, len(splits[split]), metrics, tempered, outside)
 
 
 def main(argv: list[str], prog: str) -> None:
@@ -118,5 +130,7 @@ def main(argv: list[str], prog: str) -> None:
         print(f"pushed: {push_metrics(repository, *measures, task=measured.task)}")
 
 
-def _log(probs: Tensor) -> Tensor:
-    return probs.double().clamp_min(torch.finfo(torch.float64).tiny).log()
+def _outputs(likelihood: Likelihood, probs: Tensor) -> Tensor:
+    """Return finite outputs that stand for probabilities."""
+    numbers = torch.finfo(torch.float64)
+    return likelihood.outputs_of(probs.double().clamp(numbers.tiny, 1 - numbers.eps / 2))

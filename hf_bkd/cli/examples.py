@@ -9,14 +9,18 @@ import datasets
 import torch
 from torch import Tensor, nn
 
-from ..data.columns import add_labels, find_label, is_soft_label_column
+from ..data.batches import DatasetBatches
+from ..data.columns import is_soft_label_column
 from ..data.loading import check_split, choose_split, load_splits
 from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
-from ..data.preprocessors.content import Content
+from ..data.preprocessors.content import Content, holds_words
 from ..data.preprocessors.tables import readable_columns
-from ..data.subsets import check_labeled, stratified_split
+from ..data.subsets import check_labeled, random_split, stratified_split
+from ..training.problem import Problem
 from ..utils.errors import UserError
+from ..utils.progress import track
 from .architectures import StandIn
+from .label_columns import check_column, label_columns, names_of, one_column, problem_of, with_labels
 
 
 def reader_of(network: nn.Module, rows: Any, processing_class: Any = None) -> Preprocessor:
@@ -26,6 +30,20 @@ def reader_of(network: nn.Module, rows: Any, processing_class: Any = None) -> Pr
         return preprocessor
     names = ready_columns(network, rows)
     return Preprocessor("features", names, partial(_as_tensors, names), {})
+
+
+def labeled_batches(
+    network: nn.Module,
+    rows: Any,
+    processing_class: Any = None,
+    problem: Problem | None = None,
+    progress: str | None = None,
+) -> Any:
+    """Return the batches of labeled rows, as a network reads them; ``progress`` names a bar."""
+    likelihood = None if problem is None else problem.likelihood
+    preprocessor = preprocessor_for(network, rows, processing_class)
+    batches = DatasetBatches(rows, network, preprocessor, problem_type=likelihood)
+    return batches if progress is None or len(batches) <= 5 else track(batches, progress)
 
 
 def _as_tensors(names: tuple[str, ...], columns: dict[str, list]) -> dict[str, Tensor]:
@@ -46,24 +64,24 @@ def inputs_of(
     dataset: Any,
     network: nn.Module | StandIn,
     input_columns: Sequence[str] | None,
-    label: str | None,
+    labels: Sequence[str],
     processing_class: Any,
 ) -> Any:
     """Return only the columns of a dataset that a network reads.
 
-    A single one of images or texts is then called ``image`` or ``text``.
+    A single one of images or texts, not of words, is then called ``image`` or ``text``.
 
     Args:
         dataset: of `datasets`, also a streamed one.
         network: that reads it.
         input_columns: those that were asked for; if not given, types and usual names identify them.
-        label: a column that is not among them.
+        labels: columns that are not among them.
         processing_class: see :func:`~hf_bkd.data.preprocessors.preprocessor_for`.
 
     Raises:
         UserError: there are no such columns.
     """
-    offered = [name for name in dataset.column_names if name != label and not is_soft_label_column(name)]
+    offered = [name for name in dataset.column_names if name not in labels and not is_soft_label_column(name)]
     for name in input_columns or ():
         check_column(dataset, name)
     dataset = dataset.select_columns(list(input_columns or offered))
@@ -74,15 +92,10 @@ def inputs_of(
             raise
         raise UserError(f"{error} (--input_column names the columns to read)") from None
     dataset = dataset.select_columns(list(columns))
-    if kind not in ("image", "text") or len(columns) > 1 or columns[0] == kind:
+    named = len(columns) > 1 or columns[0] == kind or holds_words(dataset.features[columns[0]])
+    if kind not in ("image", "text") or named:
         return dataset
     return dataset.rename_column(columns[0], kind)
-
-
-def check_column(dataset: Any, name: str) -> None:
-    """Raise a UserError if a dataset has no such column."""
-    if name not in dataset.column_names:
-        raise UserError(f"the dataset has no column {name!r}, only {', '.join(dataset.column_names)}")
 
 
 def examples_of(
@@ -91,6 +104,7 @@ def examples_of(
     classes: list[str] | None,
     options: Any,
     processing_class: Any = None,
+    problem: Problem | None = None,
 ) -> datasets.Dataset:
     """Return the columns that a network reads, and a column ``label`` numbered as it numbers its classes.
 
@@ -100,14 +114,14 @@ def examples_of(
         classes: its C names; the dataset's own if not given.
         options: of a command, with ``input_column`` and ``label_column``.
         processing_class: the network's.
+        problem: that it answers; of one class for each example if not given.
 
     Raises:
-        UserError: no such columns, or other classes.
+        UserError: no such columns, labels of another kind, or other classes.
     """
-    label = options.label_column or find_label(dataset)
-    check_column(dataset, label)
-    inputs = inputs_of(dataset, network, options.input_column, label, processing_class)
-    return add_labels(inputs, dataset, label, classes)
+    columns = label_columns(dataset, options.label_column)
+    inputs = inputs_of(dataset, network, options.input_column, columns, processing_class)
+    return with_labels(inputs, *one_column(dataset, columns, classes), classes, problem or Problem())
 
 
 @dataclass
@@ -119,6 +133,7 @@ class Examples:
         network: that reads them, or one that reads the same.
         known_classes: names in the networks' order; the training split's if not given.
         processing_class: the network's.
+        problem: that they answer; the training split's if not given.
 
     Raises:
         UserError: a dataset, split or column that is not there, or examples without labels.
@@ -128,6 +143,7 @@ class Examples:
     network: nn.Module | StandIn
     known_classes: list[str] | None
     processing_class: Any = None
+    problem: Problem | None = None
 
     def __post_init__(self):
         options = self.options
@@ -141,6 +157,11 @@ class Examples:
             self.validation_split = choose_split(self.others, options.validation_split, usual, options.eval_dataset)
         elif self.validation_split:
             check_split(self.splits, self.validation_split, options.dataset)
+        train = self.splits[self.train_split]
+        self._columns = label_columns(train, options.label_column)
+        if self.problem is None:
+            joined = one_column(train, self._columns, self.known_classes)
+            self.problem = problem_of(train, *joined[:2], options.problem_type)
 
     @cached_property
     def train(self) -> datasets.Dataset:
@@ -157,24 +178,30 @@ class Examples:
     @property
     def classes(self) -> list[str]:
         """Their names, in the networks' order."""
-        return self.known_classes or self._whole.features["label"].names
+        names = self._columns if len(self._columns) > 1 else None
+        return self.known_classes or names_of(self._whole, self.problem, names)
 
     @cached_property
     def _whole(self) -> datasets.Dataset:
         rows = self._read(self.splits[self.train_split], self.known_classes, self.train_split)
-        if len(set(rows["label"][:])) < 2:
-            names = rows.features["label"].names
+        labels = rows["label"][:]
+        if len(set(map(str, labels))) < 2:
+            same = labels[0] if labels else "there are none"
+            if labels and self.problem.is_plain:
+                same = rows.features["label"].names[same]
             raise UserError(
-                f"all {len(rows)} examples of the split {self.train_split!r} have the same class "
-                f"({names[rows['label'][0]] if len(rows) else 'there are none'}): a classifier needs two or more"
+                f"all {len(rows)} examples of the split {self.train_split!r} have the same "
+                f"{'class' if self.problem.is_plain else 'label'} ({same}): "
+                f"{'a classifier needs two or more' if self.problem.is_plain else 'there is nothing to learn'}"
             )
         return rows
 
     @cached_property
     def _divided(self) -> tuple[datasets.Dataset, datasets.Dataset]:
-        return stratified_split(self._whole, self.options.validation_size or len(self._whole) // 10, seed=0)
+        split = stratified_split if self.problem.is_plain else random_split
+        return split(self._whole, self.options.validation_size or len(self._whole) // 10, seed=0)
 
     def _read(self, dataset: datasets.Dataset, classes: list[str] | None, split: str) -> datasets.Dataset:
-        rows = examples_of(dataset, self.network, classes, self.options, self.processing_class)
+        rows = examples_of(dataset, self.network, classes, self.options, self.processing_class, self.problem)
         check_labeled(rows, split)
         return rows

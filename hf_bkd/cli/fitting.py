@@ -17,15 +17,17 @@ from ..data.augmentations import CropAndFlip
 from ..data.preprocessors import Preprocessor, class_names
 from ..data.views import Views
 from ..models.class_names import order_by_name
+from ..models.token_networks import classifies_tokens
 from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset, training_set
+from ..training.problem import Problem
 from ..utils.errors import UserError
 from ..utils.files import bare_name
 from ..utils.processes import decided_by_main
-from .examples import Examples, reader_of
+from .examples import Examples, labeled_batches, reader_of
 from .finished import SETTINGS, contents
 from .networks import load_trained
 
@@ -64,11 +66,13 @@ class CommandLineFitting(Fitting):
     Args:
         options, args: what was asked for.
 
-    Subclasses set ``examples``, ``reader`` and, where there is one, ``processing_class``.
+    Subclasses set ``examples``, ``reader``, a network ``_reads`` that reads alike and, where there is one,
+    ``processing_class``.
     """
 
     examples: Examples
     reader: Preprocessor
+    _reads: nn.Module
     processing_class: Any = None
     size = 1
 
@@ -86,11 +90,14 @@ class CommandLineFitting(Fitting):
 
     def train_batches(self) -> Iterator[dict[str, Tensor]]:
         """Iterate over the training examples, not augmented."""
-        return self.reader.batches(self.examples.train, None if self.args.disable_tqdm else "fitting")
+        return self._batches(self.examples.train, None if self.args.disable_tqdm else "fitting")
 
     def validation_batches(self) -> Iterator[dict[str, Tensor]]:
         """Iterate over the validation examples."""
-        return self.reader.batches(self.examples.validation)
+        return self._batches(self.examples.validation)
+
+    def _batches(self, rows: Any, progress: str | None = None) -> Iterator[dict[str, Tensor]]:
+        return labeled_batches(self._reads, rows, self.processing_class, self.examples.problem, progress)
 
     def members(self, number: int | None) -> list[Self]:
         """Return a context for each member: of one new architecture, or of each model."""
@@ -109,7 +116,7 @@ class CommandLineFitting(Fitting):
         if self.options.augment:
             data.views = Views(CropAndFlip(), seed=seed)
         if args.eval_strategy != "no":
-            evaluated = training_set(self.reader, self.examples.validation, args.device)
+            evaluated = self._as_trained_on(self.examples.validation)
         train_network(
             network,
             args,
@@ -117,6 +124,7 @@ class CommandLineFitting(Fitting):
             folder=self.checkpoints / str(self.number),
             optimizer=optimizer,
             evaluated=evaluated,
+            processing_class=None if self.examples.problem.is_plain else self.processing_class,
             seed=seed,
             remove_unused_columns=False,
             dataloader_pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
@@ -134,7 +142,10 @@ class CommandLineFitting(Fitting):
 
     @cached_property
     def _training_examples(self) -> Any:
-        return training_set(self.reader, self.examples.train, self.args.device)
+        return self._as_trained_on(self.examples.train)
+
+    def _as_trained_on(self, rows: Any) -> Any:
+        return training_set(self.reader, rows, self.args.device) if self.examples.problem.is_plain else rows
 
     def _check_same_training(self) -> None:
         """Refuse to go on with a training that was begun with other settings."""
@@ -177,7 +188,7 @@ class TrainedNetworks(CommandLineFitting):
 
     def __init__(self, options: Any, args: DistillationTrainingArguments):
         super().__init__(options, args)
-        self.loaded = [load_trained(name).to(args.device) for name in options.model]
+        self.loaded = [load_trained(name, options.problem_type).to(args.device) for name in options.model]
         ensemble = isinstance(options.spec, Ensemble)
         if ensemble and len(self.loaded) == 1:
             raise UserError(
@@ -189,7 +200,10 @@ class TrainedNetworks(CommandLineFitting):
             raise UserError(f"{name} is an ensemble: pass one of its members, such as its folder members/0")
         first = self.loaded[0]
         self.processing_class = first.processing_class
-        self.examples = Examples(options, first.network, class_names(first.network), self.processing_class)
+        problem = Problem(first.likelihood, classifies_tokens(first.network))
+        classes = class_names(first.network)
+        self.examples = Examples(options, first.network, classes, self.processing_class, problem)
+        self._reads = first.network
         validation = self.examples.validation
         if self.examples.validation_split is None and PartialState().is_main_process:
             print(

@@ -14,18 +14,19 @@ from ..data.loading import check_split, choose_split, load_splits, load_stream
 from ..data.preprocessors import class_names
 from ..data.subsets import check_labeled
 from ..data.views import Views
-from ..metrics import classification_metrics
+from ..models.token_networks import classifies_tokens
 from ..soft_labels import add_soft_labels, only_soft_labels, read
 from ..soft_labels.sharing import push_soft_labels
 from ..soft_labels.skipping import LEFT_OUT_FILE
 from ..teachers import Teacher, predict_all
+from ..training.problem import Problem
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.processes import processes
 from . import options
 from .architectures import ImageShape
 from .arguments import check_seed, quiet, repository
-from .examples import examples_of, inputs_of, reader_of
+from .examples import examples_of, inputs_of, labeled_batches, reader_of
 from .finished import contents, finish
 from .networks import load_trained
 
@@ -65,7 +66,7 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
 
 def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> Callable[[Path], str]:
     """Label the split shard by shard; return what saves it."""
-    teacher = load_trained(arguments.teacher).to(processes().device)
+    teacher = load_trained(arguments.teacher, arguments.problem_type).to(processes().device)
     if arguments.temperature is not None:
         teacher.temperature = arguments.temperature
     rows, held_out = _rows(arguments, teacher)
@@ -102,7 +103,8 @@ def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> C
 def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, datasets.Dataset | None]:
     """The examples to label, and those that the teacher is measured on."""
     network, processing = teacher.network, teacher.processing_class
-    columns = arguments.input_column, arguments.label_column
+    columns = arguments.input_column, arguments.label_column or ()
+    problem = Problem(teacher.likelihood, classifies_tokens(network))
     if arguments.streaming:
         stream = load_stream(arguments.dataset, arguments.split or "train")
         return inputs_of(stream, network, *columns, processing), None
@@ -118,10 +120,10 @@ def _rows(arguments: argparse.Namespace, teacher: Teacher) -> tuple[Any, dataset
     classes = class_names(network)
     name = arguments.held_out or ("validation" if "validation" in splits else None)
     if name in (None, split):
-        return examples_of(rows, network, classes, arguments, processing), None
-    held_out = examples_of(splits[name], network, classes, arguments, processing)
+        return examples_of(rows, network, classes, arguments, processing, problem), None
+    held_out = examples_of(splits[name], network, classes, arguments, processing, problem)
     check_labeled(held_out, name)
-    return examples_of(rows, network, classes, arguments, processing), held_out
+    return examples_of(rows, network, classes, arguments, processing, problem), held_out
 
 
 def _views(arguments: argparse.Namespace, reader: Any) -> Views | None:
@@ -142,5 +144,6 @@ def _measured(
 ) -> dict[str, float] | None:
     if held_out is None:
         return None
-    reader = reader_of(teacher.network, held_out, teacher.processing_class)
-    return classification_metrics(*predict_all(teacher, reader.batches(held_out, "measuring"), arguments.num_samples))
+    problem = Problem(teacher.likelihood, classifies_tokens(teacher.network))
+    batches = labeled_batches(teacher.network, held_out, teacher.processing_class, problem, "measuring")
+    return teacher.likelihood.measures(*predict_all(teacher, batches, arguments.num_samples))

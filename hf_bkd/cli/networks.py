@@ -14,24 +14,31 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATIO
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
 from transformers.utils import logging
 
+from ..data.labels import IN_WORDS
 from ..data.preprocessing import timm_settings
 from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
 from ..models.class_names import both_name
 from ..models.heads import classification_head, num_classes_of
+from ..models.problem_types import stated_problem_type
 from ..models.saving import check_loadable, damage_refused, holds_network, load_network
+from ..models.token_networks import classifies_tokens
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher
+from ..training.problem import Problem
 from ..utils.errors import UserError
 from ..utils.files import read_json
 
+PLAIN = Problem()  # one class for each example
 CLASSIFIERS = {
     "image": transformers.AutoModelForImageClassification,
     "text": transformers.AutoModelForSequenceClassification,
     "audio": transformers.AutoModelForAudioClassification,
 }
-HEADS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+HEADS = (
+    "ForImageClassification", "ForSequenceClassification", "ForAudioClassification", "ForTokenClassification",
+)  # fmt: skip
 
 
 def has_head(folder: Path) -> bool:
@@ -42,7 +49,12 @@ def has_head(folder: Path) -> bool:
 
 
 def load_for_classes(
-    name: str, kind: str, classes: list[str] | None, num_classes: int, new_head: bool = False
+    name: str,
+    kind: str,
+    classes: list[str] | None,
+    num_classes: int,
+    new_head: bool = False,
+    problem: Problem = PLAIN,
 ) -> nn.Module:
     """Load a saved network as a classifier of some classes, to be trained.
 
@@ -54,16 +66,23 @@ def load_for_classes(
         classes: C names in order, where they are known.
         num_classes: C.
         new_head: whether a network of other classes gets a new head too.
+        problem: that it is to answer.
 
     Raises:
-        UserError: it can't be loaded, or is of other classes.
+        UserError: it can't be loaded, is of other classes, or answers another problem.
     """
     folder = _network_folder(name)
     with damage_refused(f"the network in {folder}"):
         if has_head(folder):
             network = load_network(folder)
             own = class_names(network)
-            if num_classes_of(network) == num_classes and not _differ(own, classes):
+            predicts, wanted = _in_words(network, problem), _in_words(None, problem)
+            if predicts != wanted and not new_head:
+                raise UserError(
+                    f"{name} predicts {predicts}, and the labels are {wanted}: pass --ignore_mismatched_sizes for a "
+                    "new head, or another network"
+                )
+            if predicts == wanted and num_classes_of(network) == num_classes and not _differ(own, classes):
                 return network.train()
             if not new_head:
                 raise UserError(
@@ -71,7 +90,8 @@ def load_for_classes(
                     f"{num_classes} ({shorten(', '.join(classes or ()), 40)}): pass --ignore_mismatched_sizes for a "
                     "new head, or another network"
                 )
-        return _with_new_head(folder, kind, classes or [f"LABEL_{number}" for number in range(num_classes)])
+        classes = classes or [f"LABEL_{number}" for number in range(num_classes)]
+        return _with_new_head(folder, kind, classes, problem)
 
 
 def check_is_network(name: str) -> None:
@@ -114,14 +134,22 @@ def _differ(own: list[str], classes: list[str] | None) -> bool:
     return both_name(own, classes) and [name.lower() for name in own] != [name.lower() for name in classes]
 
 
-def _with_new_head(folder: Path, kind: str, classes: list[str]) -> nn.Module:
-    network = _with_head_of(folder, kind, classes)
+def _in_words(network: nn.Module | None, problem: Problem) -> str:
+    """Say what a network predicts as far as it says it itself, or what a problem asks for."""
+    if problem.per_token if network is None else classifies_tokens(network):
+        return "one class for each token"
+    stated = None if network is None else stated_problem_type(network)
+    return IN_WORDS[stated or problem.likelihood.problem_type]
+
+
+def _with_new_head(folder: Path, kind: str, classes: list[str], problem: Problem) -> nn.Module:
+    network = _with_head_of(folder, kind, classes, problem)
     with suppress(UserError):  # of a head that is no linear layer
         classification_head(network)[1].reset_parameters()  # one of as many classes has the weights of the others
     return network
 
 
-def _with_head_of(folder: Path, kind: str, classes: list[str]) -> nn.Module:
+def _with_head_of(folder: Path, kind: str, classes: list[str], problem: Problem) -> nn.Module:
     config = read_json(folder / "config.json")
     if kind == "image" and "architecture" in config and "architectures" not in config:  # timm's own files
         network = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=len(classes))
@@ -129,26 +157,35 @@ def _with_head_of(folder: Path, kind: str, classes: list[str]) -> nn.Module:
         return network
     if kind not in CLASSIFIERS:
         raise UserError(f"{folder} holds no network for numbers in columns: pass an architecture such as mlp-64-64")
-    names = {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
+    loader = transformers.AutoModelForTokenClassification if problem.per_token else CLASSIFIERS[kind]
+    names: dict[str, Any] = {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: number for number, name in enumerate(classes)},
+    }
+    names["problem_type"] = problem.likelihood.problem_type if problem.likelihood.independent else None
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # that the head is new is what was asked for
     try:
-        return CLASSIFIERS[kind].from_pretrained(
+        return loader.from_pretrained(
             folder, num_labels=len(classes), ignore_mismatched_sizes=True, trust_remote_code=False, **names
         )
     finally:
         logging.set_verbosity(verbosity)
 
 
-def load_trained(name: str) -> Teacher:
+def load_trained(name: str, problem_type: str | None = None) -> Teacher:
     """Load a saved teacher, or a trained classifier as one.
+
+    Args:
+        name: folder, or name on the Hub.
+        problem_type: what a classifier's outputs mean, if it doesn't say it.
 
     Raises:
         UserError: there is neither (timm's names that are like it are said), or no tokenizer, image processor or
             feature extractor that the network needs.
     """
     with _near_names(name):
-        teacher, folder = load_teacher(name)
+        teacher, folder = load_teacher(name, problem_type=problem_type)
     if timm_settings(teacher.network) is None and teacher.processing_class is None:
         processor_of(name, network_kind(teacher.network))  # which says that there is none
     return teacher

@@ -10,9 +10,11 @@ from ..data.preprocessing import ImagePreprocessor
 from ..data.preprocessors import MODES
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
+from ..training.saving import name_problem
 from .architectures import ImageShape, StandIn, image_shapes, new_image_network, new_perceptron, reads_features
 from .examples import Examples, reader_of
 from .fitting import CommandLineFitting
+from .label_columns import note_scale
 from .networks import load_for_classes, processor_of, saved_kind
 
 
@@ -32,6 +34,7 @@ class NewNetworks(CommandLineFitting):
             self._of_features()
         else:
             self._of_images(name)
+        note_scale(self.examples.train, self.examples.problem.likelihood)
 
     def _of_encoder(self, kind: str) -> None:
         """Prepare for a pretrained network without a head for classes."""
@@ -39,16 +42,22 @@ class NewNetworks(CommandLineFitting):
         self.processing_class = processor_of(name, kind)
         self.examples = Examples(self.options, StandIn(name, kind), None)
         classes = self.examples.classes
-        self._build = lambda model: load_for_classes(model, kind, classes, len(classes))
-        self.reader = reader_of(self.network(), self.examples.validation, self.processing_class)
+        problem = self.examples.problem
+        self._build = lambda model: load_for_classes(model, kind, classes, len(classes), problem=problem)
+        self._reads = self.network()
+        self.reader = reader_of(self._reads, self.examples.validation, self.processing_class)
 
     def _of_features(self) -> None:
         """Prepare for perceptrons, on the scale of the training examples."""
         self.examples = Examples(self.options, StandIn(self.options.model[0], "features"), None)
         rows, classes = self.examples.train, self.examples.classes
         columns = [name for name in rows.column_names if name != "label"]
-        self._build = lambda model, **settings: new_perceptron(model, classes, rows, columns, **settings)
-        self.reader = reader_of(self.network(), self.examples.validation)
+        likelihood = self.examples.problem.likelihood
+        self._build = lambda model, **settings: new_perceptron(
+            model, classes, rows, columns, likelihood=likelihood, **settings
+        )
+        self._reads = self.network()
+        self.reader = reader_of(self._reads, self.examples.validation)
 
     def _of_images(self, architecture: str) -> None:
         """Prepare for images: as they are if all have one shape, or else as the architecture wants them."""
@@ -56,7 +65,13 @@ class NewNetworks(CommandLineFitting):
         rows, classes, size = self.examples.train, self.examples.classes, self.options.image_size
         shapes = image_shapes(rows) | image_shapes(self.examples.validation)
         ((mode, height, width), *others) = shapes
-        if not others and mode in MODES.values() and height == width and size in (None, height):
+        if (
+            self.examples.problem.is_plain
+            and not others
+            and mode in MODES.values()
+            and height == width
+            and size in (None, height)
+        ):
             decoded = BatchedDataset.from_images(
                 rows, None, device=self.args.device, progress=not self.args.disable_tqdm
             )
@@ -70,8 +85,8 @@ class NewNetworks(CommandLineFitting):
             )
         self._build = lambda model, **settings: new_image_network(model, classes, shape, **settings)
         for member in self.members(None):  # one that can't be built is refused at once
-            network = member.network()
-        self.reader = reader_of(network, self.examples.validation)
+            self._reads = member.network()
+        self.reader = reader_of(self._reads, self.examples.validation)
 
     def supplied(self, method: str) -> None:
         """Return nothing: all teachers are new."""
@@ -81,7 +96,10 @@ class NewNetworks(CommandLineFitting):
         models = self.options.model
         name = models[self.number] if len(models) > 1 else models[0]
         set_seed(self.args.seed + self.number)
-        return self._build(name, **settings).to(self.args.device)
+        network, likelihood = self._build(name, **settings), self.examples.problem.likelihood
+        if likelihood.independent:
+            name_problem(network, likelihood.problem_type)
+        return network.to(self.args.device)
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -30,6 +30,8 @@ PRECISIONS = ("bf16", "fp16")
 TEMPERATURE_SCALES = ("product", "squared", "none")
 COLUMNS = {"nargs": "+", "metavar": "COLUMN"}
 DATA = "folder, file (CSV, JSON, parquet) or Hub name"
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+PROBLEM = "what the outputs mean, if a classifier doesn't say it"
 SPLIT = "default: validation, or else test, of it"
 
 
@@ -78,6 +80,7 @@ def label(prog: str) -> Parser:
     add("--output_dir", None, "a new folder for the labeled dataset", required=True, metavar="FOLDER")
     add("--num_samples", 10, "draws from the teacher's posterior", type=int)
     add("--temperature", None, "of the probabilities (default: the teacher's own)", type=float)
+    add("--problem_type", None, PROBLEM, rare=True, choices=PROBLEM_TYPES)
     add("--views", None, "augmented views of each image to label (default: the image as it is)", type=int)
     add("--augmentation", "crop_and_flip", "of the views", rare=True, choices=AUGMENTATIONS)
     add("--storage", "auto", "of the labels: float16 if auto, of a regression float32", choices=("auto", *STORAGES))
@@ -131,7 +134,7 @@ def evaluate(prog: str) -> Parser:
     parser = _parser(
         prog,
         "MODEL --dataset DATASET [...]",
-        "Accuracy, NLL, ECE and Brier score of a teacher or a student.",
+        "How good and how calibrated a teacher or a student is, by the measures of what it predicts.",
         model="",
         model_name_or_path="",
         teacher="",
@@ -141,6 +144,7 @@ def evaluate(prog: str) -> Parser:
     add = _data(parser, required=True)
     add("--split", None, "that is predicted (default: test, or the only one)", metavar="SPLIT")
     add("--num_samples", 10, "draws from a teacher's posterior", type=int)
+    add("--problem_type", None, PROBLEM, rare=True, choices=PROBLEM_TYPES)
     add("--ood", None, "out-of-distribution examples, of other classes: does entropy detect them?", metavar="DATASET")
     add("--ood_split", None, "of that dataset (default: the same as --split)", metavar="SPLIT")
     add = _general(parser)
@@ -192,7 +196,7 @@ def _data(parser: Parser, dataset: str = DATA, required: bool = False, are_known
         are_known,
         **COLUMNS,
     )
-    add("--label_column", None, "if it is not called label, labels or fine_label", metavar="COLUMN")
+    add("--label_column", None, "of labels (several: numbers, or 0 and 1); default: by type and name", **COLUMNS)
     return add
 
 

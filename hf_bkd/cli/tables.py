@@ -8,7 +8,7 @@ from torch import nn
 from ..teachers import Teacher, TeacherSpec
 from ..training.arguments import DistillationTrainingArguments
 from .architectures import StandIn
-from .examples import Examples, reader_of
+from .examples import Examples, labeled_batches
 from .fitting import CommandLineFitting
 
 
@@ -25,6 +25,7 @@ class Tables(CommandLineFitting):
 
     def fitted(self, spec: TeacherSpec) -> Teacher:
         """Fit a specification's estimator; what reads the validation examples is then the estimator's own."""
+        self.problem_type = self.examples.problem.likelihood.problem_type
         self.teacher = spec.fit(self)
         return self.teacher
 
@@ -35,7 +36,7 @@ class Tables(CommandLineFitting):
     def validation_batches(self) -> Iterator[dict[str, Any]]:
         """Iterate over the validation examples."""
         validation = self.examples.validation
-        return reader_of(self.teacher.network, validation).batches(validation)
+        return labeled_batches(self.teacher.network, validation, problem=self.examples.problem)
 
     def supplied(self, method: str) -> None:
         """Return nothing: all teachers are new."""

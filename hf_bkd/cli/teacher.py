@@ -11,7 +11,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from ..metrics import classification_metrics
 from ..study.arguments import check_training
 from ..teachers import SPECIFICATIONS, Ensemble, TeacherSpec, predict_all
 from ..teachers.specification import resolved
@@ -62,11 +61,13 @@ class FitOptions:
     validation_split: str | None
     validation_size: int | None
     input_column: list[str] | None
-    label_column: str | None
+    label_column: list[str] | None
     num_samples: int
     augment: bool
     image_size: int | None
     method_options: dict[str, Any]
+
+    problem_type: str | None = None
 
     def __post_init__(self):
         check_choice(sorted(SPECIFICATIONS), method=self._needed("method", f", one of {', '.join(METHODS)}"))
@@ -154,7 +155,9 @@ def parse_fit(argv: list[str], prog: str) -> tuple[FitOptions, DistillationTrain
     def parsed(defaults: dict[str, Any]) -> tuple[FitOptions, DistillationTrainingArguments]:
         args, values = parse_dataclasses((DistillationTrainingArguments,), defaults, argv, _parser(prog, argv))
         check_training(args)
-        return _options(values), args
+        options = _options(values)
+        options.problem_type = args.problem_type
+        return options, args
 
     options, _ = parsed(DEFAULTS)
     defaults = DEFAULTS | (FROM_SCRATCH if options.from_scratch else {})
@@ -171,7 +174,7 @@ def parse_fit(argv: list[str], prog: str) -> tuple[FitOptions, DistillationTrain
 
 def _options(values: Namespace) -> FitOptions:
     given = {name: getattr(values, name) for name in method_options() if getattr(values, name) is not None}
-    own = {each.name: getattr(values, each.name) for each in fields(FitOptions) if each.name != "method_options"}
+    own = {each.name: getattr(values, each.name) for each in fields(FitOptions) if hasattr(values, each.name)}
     return FitOptions(**own, method_options=given)
 
 
@@ -203,7 +206,7 @@ def _fitted(options: FitOptions, args: DistillationTrainingArguments, output_dir
     teacher.record |= context.facts() | options.spec.facts()
     if "validation" not in teacher.record:
         predictions = predict_all(teacher, context.validation_batches(), options.num_samples)
-        teacher.record["validation"] = classification_metrics(*predictions)
+        teacher.record["validation"] = teacher.likelihood.measures(*predictions)
 
     def save(folder: Path) -> str:
         teacher.save_pretrained(folder, license=args.license)

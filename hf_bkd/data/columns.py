@@ -90,7 +90,7 @@ def find_label(dataset: datasets.Dataset, classes: Sequence[str] | None = None) 
         first, *others = lists
         raise UserError(
             f"the dataset has several columns of labels ({', '.join(lists)}): pass "
-            f"dataset.remove_columns({others!r}), if {first} is the one that is meant"
+            f"dataset.remove_columns({others!r}), or --label_column {first}, if {first} is the one that is meant"
         )
     if not lists:
         raise UserError(

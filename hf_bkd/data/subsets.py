@@ -9,7 +9,8 @@ from ..utils.errors import UserError
 
 def check_labeled(dataset: datasets.Dataset, split: str) -> None:
     """Raise a UserError if rows of the split have no label."""
-    lacking = sum(label in (-1, None) for label in dataset["label"][:])
+    is_class = str(getattr(dataset.features["label"], "dtype", "")).startswith("int")
+    lacking = sum(label in ((-1, None) if is_class else (None,)) for label in dataset["label"][:])
     if lacking:
         raise UserError(f"{lacking} of the {len(dataset)} examples of the split {split!r} have no label")
 
@@ -32,6 +33,18 @@ def stratified_split(dataset: datasets.Dataset, size: int, seed: int) -> tuple[d
             "class in both: take more examples"
         )
     parts = dataset.train_test_split(test_size=size, stratify_by_column="label", seed=seed)
+    return parts["test"], parts["train"]
+
+
+def random_split(dataset: datasets.Dataset, size: int, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Split off ``size`` random examples; return them and the rest.
+
+    Raises:
+        UserError: either part would be empty.
+    """
+    if not 0 < size < len(dataset):
+        raise UserError(f"{len(dataset)} examples can't be split into {size} and the rest: take more examples")
+    parts = dataset.train_test_split(test_size=size, seed=seed)
     return parts["test"], parts["train"]
 
 

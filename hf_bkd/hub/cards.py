@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..likelihoods import likelihood_from
 from ..utils.files import bare_name, write_text
 from ..utils.markdown import escaped, table
 
@@ -60,7 +61,7 @@ A student distilled with [hf_bkd](https://arxiv.org/abs/2601.01484){{ how }}.
 <details>
 <summary>How it was taught</summary>
 
-loss = (1 - lambda) {{ of_labels }}(labels) + lambda * scale * KL(teacher, student)
+loss = (1 - lambda) * loss of the labels + lambda * scale * KL(teacher, student)
 
 | | |
 | --- | --- |
@@ -155,7 +156,7 @@ def write_teacher_card(
         EvalResult(task or ANY_TASK, dataset, dataset, name, value, dataset_split="validation")
         for name, value in (validation.items() if validation and dataset else ())
     ]
-    method, numbers = description["method"], "rmse" in (validation or {})
+    method, likelihood = description["method"], likelihood_from(description.get("likelihood"))
     data = ModelCardData(
         license=license,
         library_name="hf_bkd",
@@ -175,8 +176,8 @@ def write_teacher_card(
         ),
         data=escaped(dataset or "A dataset that it does not name") + examples,
         facts={escaped(name.replace("_", " ")): shown(value) for name, value in facts.items()},
-        outputs="numbers to predict" if numbers else "classes",
-        values="predictions" if numbers else "probabilities",
+        outputs=likelihood.called.removesuffix("s" if description["num_classes"] == 1 else ""),
+        values="probabilities" if likelihood.classes_in else "predictions",
         bins="ece" in (validation or {}),
         validation=measures_table({"": validation}) if validation else "",
         chosen="validation NLL" in record.values(),
@@ -202,7 +203,6 @@ def write_student_card(
     code: str,
     license: str | None = None,
     figures: dict[str, str] | None = None,
-    of_labels: str = "CE",
 ) -> None:
     """Write ``README.md``: a model card with metrics that the Hub can read.
 
@@ -219,7 +219,6 @@ def write_student_card(
         library, code: what loads the student, see :func:`~hf_bkd.models.loading_code.loading_of`.
         license: the Hub's name of the student's license, such as ``"mit"``; the card names none if not given.
         figures: file -> caption.
-        of_labels: the loss of the labels, for short: cross-entropy, or a regression's negative log-likelihood.
     """
     dataset = bare_name(dataset)
     known = {name: metrics[name] for name in METRICS if name in metrics}
@@ -244,7 +243,6 @@ def write_student_card(
         measured=escaped(measured, markup=True),
         measures=measures_table({"student": metrics} | ({"teacher": teacher_metrics} if teacher_metrics else {})),
         code=code,
-        of_labels=of_labels,
         facts={escaped(name): shown(value) for name, value in facts.items() if value not in (None, "")},
         figures={file: escaped(caption) for file, caption in (figures or {}).items()},
     )

@@ -11,8 +11,10 @@ from .calling import unwrapped
 from .estimators import EstimatorNetwork
 from .perceptron import Perceptron
 from .plain_networks import DESCRIPTION, arguments_of, source_file
+from .problem_types import stated_problem_type
 from .rebuilding import difference_when_loaded
 from .timm_networks import WEIGHTS, Unknown, is_timm, is_timms_own, timm_config
+from .token_networks import classifies_tokens
 
 PLACE = "PATH_OR_REPOSITORY"
 TASKS = {
@@ -24,10 +26,13 @@ TASKS = {
 PROCESSORS = {
     "image-classification": "image_processor",
     "text-classification": "tokenizer",
+    "token-classification": "tokenizer",
     "audio-classification": "feature_extractor",
 }
 NAMED = 20  # classes, at most, whose names the code lists
-AUTOMATIC = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+AUTOMATIC = (
+    "ForImageClassification", "ForSequenceClassification", "ForAudioClassification", "ForTokenClassification",
+)  # fmt: skip
 
 
 class Loading(NamedTuple):
@@ -41,10 +46,11 @@ def task_of(network: nn.Module) -> str | None:
     """Return the Hub's name of what a classifier does; ``None`` if its inputs don't say."""
     if is_timm(network):
         return "image-classification"
-    if isinstance(network, EstimatorNetwork) and network.problem_type == Gaussian.problem_type:
-        return "tabular-regression"
     if isinstance(network, (Perceptron, EstimatorNetwork)):
-        return "tabular-classification"
+        regresses = stated_problem_type(network) == Gaussian.problem_type
+        return "tabular-regression" if regresses else "tabular-classification"
+    if classifies_tokens(network):
+        return "token-classification"
     return TASKS.get(getattr(network, "main_input_name", None) or "")
 
 

@@ -35,23 +35,25 @@ class Forest(TeacherSpec):
         skops_io("saving")  # which the fit would be in vain without
         rows = context.train_rows()
         words = [name for name, each in rows.features.items() if getattr(each, "dtype", "") in TEXTS]
-        return SklearnTeacher.fit(self.estimator(words, context.seed), rows)
+        return SklearnTeacher.fit(self.estimator(words, context.seed, context.problem_type == "regression"), rows)
 
-    def estimator(self, words: list[str], seed: int) -> Any:
+    def estimator(self, words: list[str], seed: int, of_numbers: bool = False) -> Any:
         """Return a forest that is not fitted yet.
 
         Args:
             words: names of the columns that hold words.
             seed: of the trees.
+            of_numbers: whether it predicts numbers.
         """
         try:
             from sklearn.compose import make_column_transformer
-            from sklearn.ensemble import RandomForestClassifier
+            from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
             from sklearn.pipeline import make_pipeline
             from sklearn.preprocessing import OneHotEncoder
         except ImportError as error:
             raise UserError("a forest needs scikit-learn: pip install 'hf_bkd[tables]'") from error
-        forest = RandomForestClassifier(self.trees, min_samples_leaf=self.min_samples_leaf, random_state=seed)
+        kind = RandomForestRegressor if of_numbers else RandomForestClassifier
+        forest = kind(self.trees, min_samples_leaf=self.min_samples_leaf, random_state=seed)
         if not words:
             return forest
         encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=2)

@@ -6,17 +6,22 @@ from torch import nn
 from transformers.utils import logging
 
 from ..hub.transfer import local_folder, source_of
+from ..models.problem_types import likelihood_of
 from ..models.saving import damage_refused, holds_network, load_network
+from ..utils.errors import UserError
 from .base import Teacher
 from .deterministic import DeterministicTeacher
 
 
-def load_teacher(name_or_path: str, network: nn.Module | None = None) -> tuple[Teacher, Path]:
+def load_teacher(
+    name_or_path: str, network: nn.Module | None = None, problem_type: str | None = None
+) -> tuple[Teacher, Path]:
     """Load a saved teacher, or any saved classifier as a deterministic one; return it with its folder.
 
     Args:
         name_or_path: a folder, or a name on the Hub.
         network: built as the saved one was, which a plain ``nn.Module`` needs.
+        problem_type: what a classifier's outputs mean, if it doesn't say it.
 
     Raises:
         UserError: there is neither, or it can't be loaded.
@@ -24,10 +29,17 @@ def load_teacher(name_or_path: str, network: nn.Module | None = None) -> tuple[T
     logging.disable_progress_bar()  # of loading weights
     folder = local_folder(name_or_path)
     if (folder / "teacher.json").is_file():
-        return Teacher.from_pretrained(folder, network), folder
+        teacher = Teacher.from_pretrained(folder, network)
+        if problem_type not in (None, teacher.likelihood.problem_type):
+            raise UserError(
+                f"problem_type is {problem_type!r}, and the teacher in {folder} was saved as one of "
+                f"{teacher.likelihood.problem_type!r}: leave it out"
+            )
+        return teacher, folder
     if (folder / "adapter_config.json").is_file() or holds_network(folder):
         with damage_refused(f"the network in {folder}"):
-            teacher = DeterministicTeacher(load_network(folder, network))
+            network = load_network(folder, network)
+            teacher = DeterministicTeacher(network, likelihood=likelihood_of(network, problem_type))
         teacher.source = source_of(name_or_path, folder)
         return teacher, folder
     return Teacher.from_pretrained(folder, network), folder  # which says that there is none

@@ -57,7 +57,6 @@ def write_training_card(
     write_student_card(
         folder,
         title=name,
-        of_labels="CE" if trainer.likelihood.label_term == "cross_entropy" else "NLL",
         how=f" from a {record.teacher.method} teacher" if record else "",
         measured=_measured(evaluated),
         metrics=metrics,

@@ -21,6 +21,10 @@ NOT_FOLLOWED = {  # a piece of the message -> why
 NOT_YET = (  # came with tables, several labels, numbers and tokens, and wait for tests of their own
     "is fitted on the dataset alone: omit --model",
     "the dataset has several columns of labels",
+    "and several columns of labels are numbers",
+    "the labels are in the columns",
+    "the network predicts one class for each example, and --label_column names",
+    "{} predicts {}, and the labels are {}",
     "holds lists of whole numbers, which may be the labels",
     "are the labels that are there or a zero or one for each",
     "the dataset has the columns of words",

@@ -1,5 +1,6 @@
 """What the pages take for granted: folders and files of a reader, a network, images; and trainings of two steps."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     PreTrainedTokenizerFast,
     ViTConfig,
@@ -152,6 +154,46 @@ def texts(desk):
     write_tables(".", questions, questions, questions)
     write_tables("questions", questions, questions, questions)
     write_tables("claims", *[claims | {"label": [VERDICTS[number % 3] for number in numbers]}] * 3)
+
+
+@pytest.fixture
+def articles(texts):
+    """Articles with several topics each, and a network that names them."""
+    config = with_classes(BertConfig.from_pretrained("my-classifier"), TOPICS)
+    config.problem_type = "multi_label_classification"
+    save_like("my-classifier", "my-topics", BertForSequenceClassification(config))
+    sets = [[], ["ABBR"], ["HUM", "LOC"], [*TOPICS], ["NUM", "DESC"], ["ENTY"]]
+    write_lines("articles", [{"text": " ".join(["How", "far", *each]), "label": each} for each in sets * 4])
+
+
+@pytest.fixture
+def news(texts):
+    """Sentences with a tag for each word, and a network that tags them."""
+    config = with_classes(BertConfig.from_pretrained("my-classifier"), ("LOC", "O"))
+    save_like("my-classifier", "my-tagger", BertForTokenClassification(config))
+    words = [["How", "far", *TOPICS[: number + 1]] for number in range(6)]
+    rows = [{"tokens": each, "ner_tags": ["O", "O", *["LOC"] * (len(each) - 2)]} for each in words]
+    write_lines("news", rows * 4)
+
+
+@pytest.fixture
+def houses():
+    """CSV files of two measures and a price."""
+    rng = np.random.default_rng(0)
+    size, age = rng.normal(size=(2, 90))
+    columns = {"size": size, "age": age, "price": size - age / 2 + rng.normal(size=90) / 9}
+    write_tables("houses", *({name: each[start::3] for name, each in columns.items()} for start in range(3)))
+
+
+def save_like(folder: str, other: str, network) -> None:
+    PreTrainedTokenizerFast.from_pretrained(folder).save_pretrained(other)
+    network.save_pretrained(other)
+
+
+def write_lines(folder: str, rows: list[dict]) -> None:
+    for name in ("train", "validation", "test"):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_tables(folder: str, *splits: dict[str, list]) -> None:
