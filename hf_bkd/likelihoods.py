@@ -134,7 +134,8 @@ class Likelihood(ABC):
         if num_outputs < self.least_values:
             raise UserError(
                 "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
-                "'multi_label_classification' for one label that is there or not"
+                "'multi_label_classification' for one label that is there or not "
+                "(likelihood= of a teacher's own constructor)"
             )
 
     def matching(self, labels: Tensor, num_outputs: int) -> tuple["Likelihood", Tensor]:
@@ -643,14 +644,13 @@ class Gaussian(Likelihood):
 
     def curvature(self, outputs: Tensor) -> Tensor:
         noise = self.noise(outputs)
-        if noise is None or self.predicts_variance:
+        if self.predicts_variance:
             raise UserError(
                 "the network predicts its own variance, whose curvature is not known in closed form: take an "
                 "ensemble, dropout or a variational posterior"
-                if self.predicts_variance
-                else "the variance of the numbers around the network's is unknown: pass validation examples, which "
-                "tell it, or problem_type=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
             )
+        if noise is None:
+            raise _unknown_variance()
         return 1 / noise
 
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
@@ -659,10 +659,7 @@ class Gaussian(Likelihood):
     def marginal(self, outputs: Tensor, variance: Tensor) -> tuple[Likelihood, Tensor]:
         noise = self.noise(outputs)
         if noise is None:
-            raise UserError(
-                "the variance of the numbers around the network's is unknown: pass "
-                "likelihood=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
-            )
+            raise _unknown_variance()
         total = Gaussian(predicts_variance=True)
         return total, total.outputs_of(self.values(outputs), noise + variance)
 
@@ -685,7 +682,7 @@ class Gaussian(Likelihood):
     def entropy(self, target: Tensor) -> Tensor:
         raise UserError(
             "weights by entropy mean nothing for regression, where it depends on the unit: use "
-            "teacher_weights='inverse_variance' or 'equal'"
+            "teacher_weights='inverse_variance' or 'equal' (weights= of a MultiTeacher)"
         )
 
     def mixed(self, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -833,6 +830,13 @@ def averaged(values: Tensor, weights: Tensor | None = None) -> Tensor:
 
 def _wide(outputs: Tensor) -> Tensor:
     return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+def _unknown_variance() -> UserError:
+    return UserError(
+        "the variance of the numbers around the network's is unknown: pass validation examples, which tell it, or "
+        "problem_type=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
+    )
 
 
 def _log_mean(logs: Tensor, weights: Tensor | None) -> Tensor:
