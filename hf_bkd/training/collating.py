@@ -10,7 +10,7 @@ from torch import nn
 
 from ..data.columns import EXAMPLE_ID, LABELS, is_soft_label_column
 from ..models.calling import taken_inputs
-from .supervision import OnlineTeacher, StoredLabels
+from .online_teacher import Source
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Collator:
     """
 
     per_example: Callable[[list], Any]
-    source: StoredLabels | OnlineTeacher | None
+    source: Source | None
     network: nn.Module | None = None
 
     def __call__(self, features: Any) -> Any:

@@ -17,19 +17,20 @@ from .callbacks import SetEpoch
 from .classes import UNLABELED, ClassColumn, classes_of_student
 from .collating import Collator
 from .first_batch import first_batch
+from .online_teacher import OnlineTeacher, Source
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
 from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
 from .problem import Problem, told_likelihood
 from .resuming import ResumableTrainer
 from .settings import check_rows
-from .supervision import OnlineTeacher, StoredLabels, likelihoods_taught
+from .supervision import StoredLabels, likelihoods_taught
 
 
 class DataReadingTrainer(ResumableTrainer):
     """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared`."""
 
-    _source: StoredLabels | OnlineTeacher | None = None
+    _source: Source | None = None
     _read: Sequence[tuple[Any, Loaded]] = ()  # what is evaluated at the moment
 
     def _read_data(self, teacher: Any, processing: Any, prepares: bool) -> None:

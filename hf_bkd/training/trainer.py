@@ -6,18 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import EvalPrediction
 
 from ..distances import distance_of
 from ..losses import LossParts, distillation_loss, temperature_factor
-from ..metrics import convergence_noise
 from ..models.calling import logits_of, unwrapped
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
-from .evaluating import EvaluatingTrainer, metrics_of
+from .evaluating import EvaluatingTrainer
+from .online_teacher import OnlineTeacher
 from .preparation import check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
 from .settings import (
@@ -29,7 +28,6 @@ from .settings import (
     check_optimizer,
     check_spread,
 )
-from .supervision import OnlineTeacher
 
 
 class DistillationTrainer(EvaluatingTrainer):
@@ -292,26 +290,3 @@ class DistillationTrainer(EvaluatingTrainer):
                     save_student_files(self, folder, self._preparer.classes)
         finally:
             self.args.hub_token = token
-
-    def _metrics_of(self, prediction: EvalPrediction) -> dict[str, float]:
-        return metrics_of(prediction, self.likelihood)
-
-    def evaluations(self) -> tuple[list[float], list[float]]:
-        """Return the epochs and the headline measures of the evaluations so far.
-
-        It is accuracy for classes, mean average precision for labels that are each there or not, and for numbers the
-        root mean squared error.
-        """
-        name = f"eval_{self.likelihood.headline}"
-        by_step = {entry["step"]: entry for entry in self.state.log_history if name in entry}
-        logged = list(by_step.values())  # one a step, however often it was asked for
-        return [entry["epoch"] for entry in logged], [entry[name] for entry in logged]
-
-    def noise_window(self) -> int:
-        """Return how many of the last evaluations the convergence noise is taken over."""
-        return min(self.args.noise_epochs, len(self.evaluations()[1]) // 2)
-
-    def convergence_noise(self) -> float | None:
-        """Return the standard deviation (ddof 1) of the :meth:`evaluations` in the noise window, if there are 4."""
-        window = self.noise_window()
-        return convergence_noise(self.evaluations()[1], window) if window >= 2 else None
