@@ -17,7 +17,7 @@ from ..models.calling import check_logits
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
-from .classes import ClassColumn, check_number_of_outputs, check_one_label, label_column, read_column
+from .classes import check_number_of_outputs, check_one_label, label_column, read_column
 from .collating import Collator, kept_columns
 from .first_batch import ROWS, check_outputs, check_posterior, first_batch, outputs_of_first_batch
 from .online_teacher import OnlineTeacher, Source
@@ -194,7 +194,7 @@ class Preparer:
 
     def _labels(
         self, dataset: Any, prepare: Prepare, outputs: Tensor | None, source: Source | None, needs_labels: bool | None
-    ) -> tuple[Problem, LabelColumn | ClassColumn | None]:
+    ) -> tuple[Problem, LabelColumn | None]:
         """Return the problem that labels pose, and how they are read, after a look at all of them.
 
         There is ``None`` to read where there are none; those that aren't needed, since they aren't read in this
