@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import torch
 from common.defaults import ON_CPU
-from proteins_multi_teacher import composed
+from common.proteins import composed
 from sklearn.ensemble import ExtraTreesClassifier
 
 from hf_bkd import (

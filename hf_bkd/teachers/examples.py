@@ -96,7 +96,7 @@ def likelihood_by(network: nn.Module, batches: Iterable[Mapping | tuple], proble
     """
     for batch in batches:
         inputs, labels = split(batch)
-        with evaluation_mode(network):
+        with evaluation_mode(network), taking(network, inputs):
             outputs = logits_of(call_network(network, to_network(inputs, network)))
         outputs, labels = labeled(outputs.cpu(), labels.cpu())
         if not len(labels):

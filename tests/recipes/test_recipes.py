@@ -35,7 +35,7 @@ OTHERS = {"protein_encoder", "tables", "theory_divergence", "theory_heads", "the
 
 
 def test_every_recipe_is_a_study_or_known_here():
-    assert set(RECIPES) == {*STUDIES, *OTHERS} and len(STUDIES) == 10
+    assert set(RECIPES) == {*STUDIES, *OTHERS} and len(STUDIES) == 11
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -141,7 +141,7 @@ def test_the_data_of_the_small_studies(name):
     ("dataset", "words"),
     [
         ("/nowhere/cifar100", "there is no folder /nowhere/cifar100"),
-        ("uoft-cs/cifar100", "pass --dataset with a local folder"),
+        ("uoft-cs/cifar100", "or pass a local folder"),
     ],
 )
 def test_a_dataset_that_is_not_there(tmp_path, capsys, dataset, words):

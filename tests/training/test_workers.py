@@ -45,7 +45,7 @@ def test_a_training_set_is_read_the_same_by_a_copy(case, online, tmp_path):
     network, rows, processing_class = brought()[case]
     reads = preprocessor_for(network, rows, processing_class)
     assert_same(dict(reads(rows[:2])), dict(copied(reads)(rows[:2])))
-    dataset, collate = trainer_of(network, rows, processing_class, online, tmp_path)._train
+    dataset, collate, _ = trainer_of(network, rows, processing_class, online, tmp_path)._train
     there, gather = copied((dataset, collate))
     assert_same(collate(dataset.__getitems__([0, 1])), gather(there.__getitems__([0, 1])))
 
@@ -66,6 +66,6 @@ def test_so_are_tokens_of_several_lengths():
 @pytest.mark.slow
 def test_spawned_workers_read_a_training_set(tmp_path):
     network, rows, processing_class = brought()["texts"]
-    dataset, collate = trainer_of(network, rows, processing_class, False, tmp_path)._train
+    dataset, collate, _ = trainer_of(network, rows, processing_class, False, tmp_path)._train
     loader = DataLoader(dataset, 4, collate_fn=collate, num_workers=1, multiprocessing_context="spawn")
     assert_same(next(iter(loader)), collate(dataset.__getitems__([0, 1, 2, 3])))
