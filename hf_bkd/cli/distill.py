@@ -13,6 +13,7 @@ from ..data.columns import LABEL_COLUMNS, find_label, has_labels, label_names
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.preprocessors.content import Content
+from ..likelihoods import UNLABELED
 from ..models.class_names import given_names
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
 from ..soft_labels.record import LabelRecord
@@ -21,7 +22,6 @@ from ..study.fitting import train_network
 from ..study.settings import check_same_settings, decisive
 from ..teachers import Teacher
 from ..training.arguments import DistillationTrainingArguments
-from ..training.classes import UNLABELED
 from ..utils.checks import check_count
 from ..utils.command_line import parse_dataclasses
 from ..utils.errors import UserError
