@@ -14,6 +14,7 @@ from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.preprocessors.content import Content
 from ..hub.cards import METRICS
+from ..likelihoods import UNLABELED
 from ..models.class_names import given_names
 from ..models.token_networks import classifies_tokens
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
@@ -23,7 +24,6 @@ from ..study.fitting import train_network
 from ..study.settings import check_same_settings, decisive
 from ..teachers import Teacher
 from ..training.arguments import DistillationTrainingArguments
-from ..training.classes import UNLABELED
 from ..training.problem import Problem
 from ..training.saving import name_problem
 from ..utils.checks import check_count

@@ -105,7 +105,7 @@ def _numbers_of(
     if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
         numbers = _by_name(flat, column.names or ())
     else:
-        numbers = pc.cast(flat, pa.float64()).to_numpy(zero_copy_only=False)
+        numbers = pc.cast(flat, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     missing = np.isnan(numbers) & np.asarray(flat.is_null(nan_is_null=True)) if len(flat) else np.isnan(numbers)
     missing |= np.isin(numbers, NO_CLASS) & (column.names is None)
     count = len(column.places) if column.places is not None else column.num_values or np.inf

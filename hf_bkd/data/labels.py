@@ -17,10 +17,13 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor
 
-from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, likelihood_from
 from ..models.class_names import both_name, matching_places
 from ..utils.errors import UserError
+from .columns import class_numbers
 from .label_values import LabelColumn, are_hot, as_arrow, lengths_of
 
 IN_WORDS = {
@@ -103,6 +106,18 @@ def read_labels(
             name, "set", num_values or len(classes or getattr(feature.feature, "names", ())), places, names
         )
     return _hot_or_set(dataset, name, inner, num_values)
+
+
+def plain_labels(dataset: datasets.Dataset, name: str) -> tuple[Tensor, list[str] | None]:
+    """Return a column's labels, and the names of the classes: numbers of these [N], or labels or numbers [N, C]."""
+    feature = dataset.features[name]
+    several = hasattr(feature, "feature")
+    if several or str(getattr(feature, "dtype", "")).startswith(("float", "double")):
+        likelihood = likelihood_from(problem_type_of_column(dataset, name))
+        labels = read_labels(dataset, name, likelihood)(dataset.with_format(None)[name][:])
+    else:
+        labels = torch.tensor(class_numbers(dataset, name))
+    return labels, getattr(feature.feature if several else feature, "names", None)
 
 
 def can_hold(feature: Any, name: str, likelihood: Likelihood, per_token: bool = False) -> bool:

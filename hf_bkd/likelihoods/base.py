@@ -104,7 +104,8 @@ class Likelihood(ABC):
         if num_outputs < self.least_values:
             raise UserError(
                 "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
-                "'multi_label_classification' for one label that is there or not"
+                "'multi_label_classification' for one label that is there or not (likelihood= of a teacher's own "
+                "constructor)"
             )
 
     def matching(self, labels: Tensor, num_outputs: int) -> tuple["Likelihood", Tensor]:

@@ -118,14 +118,13 @@ class Gaussian(Likelihood):
 
     def curvature(self, outputs: Tensor) -> Tensor:
         noise = self.noise(outputs)
-        if noise is None or self.predicts_variance:
+        if self.predicts_variance:
             raise UserError(
                 "the network predicts its own variance, whose curvature is not known in closed form: take an "
                 "ensemble, dropout or a variational posterior"
-                if self.predicts_variance
-                else "the variance of the numbers around the network's is unknown: pass validation examples, which "
-                "tell it, or problem_type=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
             )
+        if noise is None:
+            raise _unknown_variance()
         return 1 / noise
 
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
@@ -134,10 +133,7 @@ class Gaussian(Likelihood):
     def marginal(self, outputs: Tensor, variance: Tensor) -> tuple[Likelihood, Tensor]:
         noise = self.noise(outputs)
         if noise is None:
-            raise UserError(
-                "the variance of the numbers around the network's is unknown: pass "
-                "likelihood=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
-            )
+            raise _unknown_variance()
         total = Gaussian(predicts_variance=True)
         return total, total.outputs_of(self.values(outputs), noise + variance)
 
@@ -160,7 +156,7 @@ class Gaussian(Likelihood):
     def entropy(self, target: Tensor) -> Tensor:
         raise UserError(
             "weights by entropy mean nothing for regression, where it depends on the unit: use "
-            "teacher_weights='inverse_variance' or 'equal'"
+            "teacher_weights='inverse_variance' or 'equal' (weights= of a MultiTeacher)"
         )
 
     def mixed(self, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -294,3 +290,10 @@ def _mean_and_variance(target: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         return target, torch.full_like(target, UNKNOWN_VARIANCE)
     wanted, variance = target.chunk(2, dim=-1)
     return wanted, variance
+
+
+def _unknown_variance() -> UserError:
+    return UserError(
+        "the variance of the numbers around the network's is unknown: pass validation examples, which tell it, or "
+        "problem_type=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
+    )

@@ -9,10 +9,9 @@ import numpy as np
 
 from ..data.columns import EXAMPLE_ID
 from ..data.views import Views
-from ..likelihoods import Likelihood
 from ..utils.errors import UserError
 from .identity import class_names, fingerprint
-from .kinds import Labels, check_class_count, check_class_names, check_kind
+from .kinds import Labels, check_class_count, check_class_names, check_tokenizer
 from .record import LabelRecord
 from .storage import EXACT
 
@@ -27,8 +26,6 @@ class Facts:
     Args:
         features: of the dataset's columns, for the number and the names of its classes.
         num_classes: of the student: its number of classes, labels or numbers.
-        likelihood: of the student's outputs.
-        per_token: whether the student answers for each token.
         tokenizer: hash of the student's, see :func:`~hf_bkd.data.preprocessors.tokenizer_hash`.
         unrecorded: the argument that allows labels without a record, if they are not allowed.
         image_size: [channels, height, width] of the images.
@@ -44,8 +41,6 @@ class Facts:
 
     features: Mapping[str, Any] | None = None
     num_classes: int | None = None
-    likelihood: Likelihood | None = None
-    per_token: bool | None = None
     tokenizer: str | None = None
     unrecorded: str | None = None
     image_size: Sequence[int] | None = None
@@ -63,14 +58,13 @@ def check_belonging(labels: Labels, facts: Facts) -> None:
     """Refuse labels that don't belong to a dataset and a student of which this is known.
 
     Raises:
-        UserError: labels without a record; of another kind than the student's, of another number of classes, or of
-            other names; of other images, texts, tokens or rows; of views that can't be shown; of another
-            normalization; at a temperature from which they can't be brought to the one asked for, or stored too
-            coarsely for it.
+        UserError: labels without a record; of another number of classes than the student's, or of other names; of
+            other images, texts, tokens or rows; of views that can't be shown; of another normalization; at a
+            temperature from which they can't be brought to the one asked for, or stored too coarsely for it.
     """
     name, record, called = labels.name, labels.record, labels.likelihood.called
     kind = labels.likelihood, labels.ragged
-    check_kind(labels, facts.likelihood, facts.per_token, facts.tokenizer)
+    check_tokenizer(labels, facts.tokenizer)
     if facts.features is not None and labels.num_classes:
         check_class_count(name, labels.num_classes, facts.features, *kind)
     if facts.features is not None and record is not None:

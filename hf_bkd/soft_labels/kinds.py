@@ -29,30 +29,13 @@ class Labels(Protocol):
     def ragged(self) -> bool: ...
 
 
-def check_kind(labels: Labels, likelihood: Likelihood | None, per_token: bool | None, tokenizer: str | None) -> None:
-    """Refuse labels of another kind than the student's, or of other tokens.
-
-    Args:
-        labels: that the student is to learn from.
-        likelihood, per_token, tokenizer: of the student, as in :class:`~hf_bkd.soft_labels.belonging.Facts`.
-    """
-    name, own = labels.name, labels.likelihood.problem_type
-    if likelihood is not None and likelihood.problem_type != own:
-        raise UserError(
-            f"{name} holds soft labels of {own}, and the student's problem_type is {likelihood.problem_type}: "
-            f"take a student with problem_type={own!r}, or label with a teacher of the student's kind"
-        )
-    if per_token is not None and per_token != labels.ragged:
-        ours, theirs = ("example", "token") if per_token else ("token", "example")
-        raise UserError(
-            f"{name} has one label for each {ours}, and the student answers for each {theirs}: take a student that "
-            f"answers for each {ours}, or label with a teacher of the student's kind"
-        )
+def check_tokenizer(labels: Labels, tokenizer: str | None) -> None:
+    """Refuse labels of other tokens than the student's, whose tokenizer's hash is given where it is known."""
     teachers = None if labels.record is None else labels.record.tokenizer
     if None not in (teachers, tokenizer) and teachers != tokenizer:
         raise UserError(
-            f"{name} was made for the tokens of another tokenizer ({teachers}) than the student's ({tokenizer}): pass "
-            "processing_class=, the teacher's tokenizer, or take a student that has the same"
+            f"{labels.name} was made for the tokens of another tokenizer ({teachers}) than the student's "
+            f"({tokenizer}): pass processing_class=, the teacher's tokenizer, or take a student that has the same"
         )
 
 

@@ -6,7 +6,6 @@ stands here once.
 """
 
 import hashlib
-import inspect
 import json
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
@@ -14,26 +13,24 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
-from ..models.loading_code import task_of
 from ..models.problem_types import likelihood_of
-from ..models.saving import damage_refused, load_network, needed_network, save_network
+from ..models.saving import load_network, save_network
 from ..models.variational_layers import spread_names
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
-from ..utils.files import digests, temporary_folder, whole_folder
+from ..utils.files import temporary_folder
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
-from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description, read_description
+from .description import Description, read_description
 from .predictive import Draws, Predictive, predictive_of
+from .saving import loaded, save
 
 TEMPERINGS = ("per_sample", "post_average")
 
@@ -203,26 +200,7 @@ class Teacher(ABC):
             UserError: the folder has a ``teacher.json`` of something else, or a file where a folder has to be, or it
                 can't be written.
         """
-        folder = Path(folder)
-        older = folder / DESCRIPTION
-        if older.exists() and not is_description(older):
-            raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
-        settings, tensors = self.get_state()
-        settings = settings | {"temperature": self.temperature, "tempering": self.tempering}
-        with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
-            self._save_networks(temporary)
-            self._save_processing_class(temporary)
-            if tensors:
-                tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-                save_file(tensors, temporary / "posterior.safetensors")
-            description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
-            said = self._likelihood_as_json()
-            description |= {"record": self.record} | ({"likelihood": said} if said else {}) | self._reading()
-            description["files"] = digests(temporary, DESCRIPTION)
-            (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-            if not has_card_of_another(folder):
-                needed = needed_network(temporary)
-                write_teacher_card(temporary, description, task_of(unwrapped(self.network)), license, needed)
+        save(self, Path(folder), license)
 
     @classmethod
     def from_pretrained(
@@ -244,27 +222,17 @@ class Teacher(ABC):
         """
         folder = local_folder(name_or_path, revision)
         description = read_description(folder, name_or_path)
-        method = description.method
         kinds = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
-        kind = kinds.get(method)
+        kind = kinds.get(description.method)
         if kind is None:
             raise UserError(
-                f"{name_or_path} holds a teacher of the unknown method {method!r}; known are {', '.join(kinds)} "
-                "(import the module that defines it)"
+                f"{name_or_path} holds a teacher of the unknown method {description.method!r}; known are "
+                f"{', '.join(kinds)} (import the module that defines it)"
             )
         if not issubclass(kind, cls):
             raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
-        posterior = folder / "posterior.safetensors"
-        with damage_refused(f"the teacher in {folder}"):
-            tensors = load_file(posterior) if posterior.is_file() else {}
-            settings, likelihood = description.settings, description.likelihood
-            if likelihood is not None and "likelihood" in inspect.signature(kind).parameters:  # composites have theirs
-                settings = settings | {"likelihood": likelihood}
-            teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
-            teacher.likelihood = likelihood or teacher.likelihood
-        check_files(folder, description.files)
-        teacher.record, teacher.source = description.record, source_of(name_or_path, folder)
-        teacher._load_processing_class(folder, description)
+        teacher = loaded(kind, folder, description, network)
+        teacher.source = source_of(name_or_path, folder)
         return teacher
 
     def push_to_hub(

@@ -32,8 +32,8 @@ class Forest(TeacherSpec):
         check_count(trees=self.trees, min_samples_leaf=self.min_samples_leaf)
 
     def fit(self, context: FitContext) -> Teacher:
-        skops_io("saving")  # which the fit would be in vain without
         rows = context.train_rows()
+        skops_io("saving")  # which the fit would be in vain without
         words = [name for name, each in rows.features.items() if getattr(each, "dtype", "") in TEXTS]
         return SklearnTeacher.fit(self.estimator(words, context.seed, context.problem_type == "regression"), rows)
 

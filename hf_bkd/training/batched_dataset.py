@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import EXAMPLE_ID, NOISE, class_numbers, find_input, find_label
-from ..data.labels import problem_type_of_column, read_labels
+from ..data.columns import EXAMPLE_ID, NOISE, find_input, find_label
+from ..data.labels import plain_labels
 from ..data.preprocessing import (
     ImagePreprocessor,
     Images,
@@ -27,7 +27,6 @@ from ..data.preprocessing import (
 from ..data.preprocessors import Preprocessor
 from ..data.rows import as_stored, read_rows
 from ..data.views import Views
-from ..likelihoods import likelihood_from
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
 from ..soft_labels.columns import VARIANCE, SoftLabels, column, teachers_of
 from ..soft_labels.identity import content_ids
@@ -100,7 +99,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         image_column, label_column = find_input(dataset, "image"), find_label(dataset)
         if len(dataset) == 0:
             raise UserError("the dataset of images is empty")
-        labels, names = _labels(dataset, label_column)
+        labels, names = plain_labels(dataset, label_column)
         plain = dataset.with_format(None)
         ids, pictures, mode = [], plain.select_columns([image_column]), getattr(preprocessor, "mode", None)
         pixels: Any = None if resident else StoredImages(dataset, image_column, mode)
@@ -140,7 +139,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         if len(dataset) == 0:
             raise UserError("the dataset of texts is empty")
         rows = dataset.with_format(None)[:]
-        labels, names = _labels(dataset, "label")
+        labels, names = plain_labels(dataset, "label")
         values = {name: value.to(device) for name, value in (tokenize(rows) | {"labels": labels}).items()}
         return cls(values, example_ids=content_ids(rows["text"]), class_names=names).with_soft_labels(dataset)
 
@@ -275,18 +274,6 @@ class BatchedDataset(torch.utils.data.Dataset):
         plain = self._changed(views=None, labels={}, example_ids=None)
         for start in range(0, len(self), batch_size):
             yield plain[list(range(start, min(start + batch_size, len(self))))]
-
-
-def _labels(dataset: datasets.Dataset, name: str) -> tuple[Tensor, list[str] | None]:
-    """Return a column's labels, and the names of the classes: numbers of these [N], or labels or numbers [N, C]."""
-    feature = dataset.features[name]
-    several = hasattr(feature, "feature")
-    if several or str(getattr(feature, "dtype", "")).startswith(("float", "double")):
-        likelihood = likelihood_from(problem_type_of_column(dataset, name))
-        labels = read_labels(dataset, name, likelihood)(dataset.with_format(None)[name][:])
-    else:
-        labels = torch.tensor(class_numbers(dataset, name))
-    return labels, getattr(feature.feature if several else feature, "names", None)
 
 
 def _inputs(preprocessor: ImagePreprocessor | Preprocessor, pictures: Images) -> dict[str, Tensor]:

@@ -10,12 +10,11 @@ from ..models.calling import unwrapped
 from ..models.loading_code import loading_of, task_of
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
-from .supervision import OnlineTeacher, StoredLabels
+from .online_teacher import Source
+from .supervision import StoredLabels
 
 
-def write_training_card(
-    trainer: Trainer, source: StoredLabels | OnlineTeacher | None, model_name: str | None = None, **given: Any
-) -> None:
+def write_training_card(trainer: Trainer, source: Source | None, model_name: str | None = None, **given: Any) -> None:
     """Write ``README.md`` and a plot of the accuracies into the trainer's ``output_dir``.
 
     Args:
@@ -72,7 +71,7 @@ def write_training_card(
     )
 
 
-def _record(source: StoredLabels | OnlineTeacher | None) -> LabelRecord | None:
+def _record(source: Source | None) -> LabelRecord | None:
     """Return the record of the first teacher's labels, if it says which draws of a teacher they average."""
     if not isinstance(source, StoredLabels):
         return None

@@ -1,18 +1,14 @@
 """Class numbers of a training: labels and soft labels are brought to the order of the student's outputs."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import datasets
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.columns import LABEL_COLUMNS, is_label, is_soft_label_column
 from ..data.label_values import LabelColumn
 from ..data.labels import read_labels
-from ..likelihoods import UNLABELED
 from ..models.class_names import (
     both_name,
     check_not_shuffled,
@@ -73,53 +69,7 @@ def places_among(names: Sequence[str], classes: Sequence[str], whose: str, remed
     return places
 
 
-@dataclass(frozen=True)
-class ClassColumn:
-    """A column of one label for each row, read as class numbers in the order of the student's outputs.
-
-    Args:
-        name: of the column.
-        numbers: of each value that the column may have, by its value; ``None`` if the values are the numbers.
-        num_classes: of the student, where it is known.
-    """
-
-    name: str
-    numbers: Mapping[Any, int] | None
-    num_classes: int | None = None
-
-    def __call__(self, values: Sequence[Any], first: int | None = 0) -> Tensor:
-        """Return int64 [B], ``UNLABELED`` where a row has no label (``None``, NaN, -1 or -100).
-
-        Args:
-            values: of B rows.
-            first: number of the first of them, by which messages name a row; ``None`` if it isn't known.
-
-        Raises:
-            UserError: a value that is none of the student's classes.
-        """
-        return torch.tensor([self._number(value, first, place) for place, value in enumerate(values)])
-
-    def _number(self, value: Any, first: int | None, place: int) -> int:
-        value = value.item() if hasattr(value, "item") else value
-        if value is None or (isinstance(value, float) and math.isnan(value)) or value in (-1, UNLABELED):
-            return UNLABELED
-        number = value if self.numbers is None else self.numbers.get(value)
-        if number is None and isinstance(value, str):
-            number = self.numbers.get(value.lower())
-        if isinstance(number, (int, float)) and number % 1 == 0 and 0 <= number < (self.num_classes or math.inf):
-            return int(number)
-        row = "a row" if first is None else f"row {first + place}"
-        if self.numbers is not None:
-            known = f"{', '.join(map(repr, list(self.numbers)[:5]))}"
-        else:
-            known = f"0 to {self.num_classes - 1}" if self.num_classes else "whole numbers"
-        raise UserError(
-            f"{row} of column {self.name} has the label {value!r}, and the student's classes are {known}: mend the "
-            "labels, or take a student of their classes"
-        )
-
-
-def read_column(dataset: Any, name: str, classes: Sequence[str] | None, problem: Problem) -> ClassColumn | LabelColumn:
+def read_column(dataset: Any, name: str, classes: Sequence[str] | None, problem: Problem) -> LabelColumn:
     """Say how a column of labels is read for a problem; see :func:`~hf_bkd.data.labels.read_labels`."""
     if problem.is_plain:
         return read_label_column(dataset.features, name, classes, problem.num_values)
@@ -128,7 +78,7 @@ def read_column(dataset: Any, name: str, classes: Sequence[str] | None, problem:
 
 def read_label_column(
     features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int | None = None
-) -> ClassColumn:
+) -> LabelColumn:
     """Say how a column of one label for each row is read.
 
     Args:
@@ -145,7 +95,7 @@ def read_label_column(
         remedy = f"pass dataset.cast_column({name!r}, datasets.ClassLabel(names={list(classes or ())}))"
         places = places_among(feature.names, classes, f"the column {name}", remedy) if named else None
         in_order = places is None or places == list(range(len(places)))
-        return ClassColumn(name, None if in_order else dict(enumerate(places)), num_classes)
+        return LabelColumn(name, "class", num_classes, None if in_order else tuple(places))
     dtype = str(getattr(feature, "dtype", ""))
     if _are_texts(feature):
         if classes is None:
@@ -153,13 +103,10 @@ def read_label_column(
                 f"the column {name} holds names, and nothing says which number each has: use "
                 f"dataset.class_encode_column({name!r}), or set the student's config.id2label"
             )
-        lower = [each.lower() for each in classes]
-        ignores_case = len(set(lower)) == len(lower)
-        numbers = {each: number for names in (lower * ignores_case, classes) for number, each in enumerate(names)}
-        return ClassColumn(name, numbers, num_classes)
+        return LabelColumn(name, "class", num_classes, names=tuple(classes))
     if dtype.startswith(("int", "uint", "float", "double", "bool", "null")):
         check_not_shuffled(name, classes)
-        return ClassColumn(name, None, num_classes)
+        return LabelColumn(name, "class", num_classes)
     raise UserError(
         f"the labels in column {name} are neither class numbers nor names but {feature}: only one class for each row "
         "can be taught"

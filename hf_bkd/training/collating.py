@@ -10,8 +10,8 @@ from torch import nn
 
 from ..data.columns import EXAMPLE_ID, LABELS, is_soft_label_column
 from ..models.calling import taken_inputs
+from .online_teacher import Source
 from .problem import Problem
-from .supervision import OnlineTeacher, StoredLabels
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Collator:
     """
 
     per_example: Callable[[list], Any]
-    source: StoredLabels | OnlineTeacher | None
+    source: Source | None
     network: nn.Module | None = None
     problem: Problem | None = None
 

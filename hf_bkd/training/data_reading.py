@@ -9,27 +9,28 @@ import datasets
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ..likelihoods import CATEGORICAL
+from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.calling import unwrapped
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
-from .classes import UNLABELED, ClassColumn, classes_of_student
+from .classes import classes_of_student
 from .collating import Collator
 from .first_batch import first_batch
+from .online_teacher import OnlineTeacher, Source
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
 from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
 from .problem import Problem, told_likelihood
 from .resuming import ResumableTrainer
 from .settings import check_rows
-from .supervision import OnlineTeacher, StoredLabels, likelihoods_taught
+from .supervision import StoredLabels, likelihoods_taught
 
 
 class DataReadingTrainer(ResumableTrainer):
     """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared`."""
 
-    _source: StoredLabels | OnlineTeacher | None = None
+    _source: Source | None = None
     _read: Sequence[tuple[Any, Loaded]] = ()  # what is evaluated at the moment
 
     def _read_data(self, teacher: Any, processing: Any, prepares: bool) -> None:
@@ -73,7 +74,6 @@ class DataReadingTrainer(ResumableTrainer):
         self._evaluated = [
             (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
         ]
-        self._check_best_model()
         if args.eval_strategy != "no":
             for each, _ in self._evaluated:
                 self._check_measured(each)
@@ -87,16 +87,6 @@ class DataReadingTrainer(ResumableTrainer):
         """What the student predicts, as its training set says, or the first one that is to be evaluated."""
         loaded = [*([self._train] if self._train else []), *(loaded for _, loaded in self._evaluated)]
         return loaded[0].problem if loaded else Problem(self._preparer.told or CATEGORICAL)
-
-    def _check_best_model(self) -> None:
-        """Refuse to look for the best model by evaluations that have no labels, and so no metrics."""
-        read = [getattr(loaded.collate, "preparation", None) for _, loaded in self._evaluated]
-        unlabeled = read and all(each is not None and each.labels is None for each in read)
-        if unlabeled and self.args.load_best_model_at_end:
-            raise UserError(
-                "load_best_model_at_end compares evaluations, and the evaluation set has no labels: omit it, or pass "
-                "an eval_dataset with labels"
-            )
 
     def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
         """Keep what knows the epoch's view in step with the training."""
@@ -179,6 +169,6 @@ def has_labels(loaded: Loaded) -> bool:
             batch = first_batch(loaded.dataset, loaded.collate, 1)
         return not isinstance(batch, Mapping) or "labels" in batch
     column, rows = preparation.labels, preparation.dataset
-    if not isinstance(column, ClassColumn) or not isinstance(rows, datasets.Dataset):
+    if column is None or column.form != "class" or not isinstance(rows, datasets.Dataset):
         return column is not None
     return bool((column(rows.with_format(None)[column.name][:]) != UNLABELED).any())

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ..likelihoods import CATEGORICAL, Likelihood
+from ..metrics import convergence_noise
 from ..models.calling import call_arguments, logits_of
 from .data_reading import DataReadingTrainer
 from .supervision import network_inputs
@@ -100,6 +101,29 @@ class EvaluatingTrainer(DataReadingTrainer):
             total, number = (value.item() for value in self._losses)
             output.metrics[name] = total / number if number else float("nan")
         return output._replace(metrics=_as_json(output.metrics))
+
+    def _metrics_of(self, prediction: EvalPrediction) -> dict[str, float]:
+        return metrics_of(prediction, self.likelihood)
+
+    def evaluations(self) -> tuple[list[float], list[float]]:
+        """Return the epochs and the headline measures of the evaluations so far.
+
+        It is accuracy for classes, mean average precision for labels that are each there or not, and for numbers the
+        root mean squared error.
+        """
+        name = f"eval_{self.likelihood.headline}"
+        by_step = {entry["step"]: entry for entry in self.state.log_history if name in entry}
+        logged = list(by_step.values())  # one a step, however often it was asked for
+        return [entry["epoch"] for entry in logged], [entry[name] for entry in logged]
+
+    def noise_window(self) -> int:
+        """Return how many of the last evaluations the convergence noise is taken over."""
+        return min(self.args.noise_epochs, len(self.evaluations()[1]) // 2)
+
+    def convergence_noise(self) -> float | None:
+        """Return the standard deviation (ddof 1) of the :meth:`evaluations` in the noise window, if there are 4."""
+        window = self.noise_window()
+        return convergence_noise(self.evaluations()[1], window) if window >= 2 else None
 
 
 def _as_json(value: Any) -> Any:

@@ -23,7 +23,6 @@ from ..data.views import Views
 from ..soft_labels.columns import soft_label_columns
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
-from .classes import ClassColumn
 from .supervision import TEACHER_INPUTS, StoredLabels
 from .tokens import placed
 
@@ -112,7 +111,7 @@ class Preparation:
 
     dataset: AnyDataset
     prepare: Prepare
-    labels: ClassColumn | LabelColumn | None = None
+    labels: LabelColumn | None = None
     stored: StoredLabels | None = None
     asked: AskedRows | None = None
     views: Views | None = None

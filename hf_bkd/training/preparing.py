@@ -7,37 +7,32 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import datasets
-import numpy as np
 from torch import Tensor, nn
-from transformers import default_data_collator
 
-from ..data.columns import EXAMPLE_ID, is_label, is_soft_label_column
+from ..data.columns import is_label, is_soft_label_column
 from ..data.label_values import LabelColumn
-from ..data.preprocessing import Pool, StoredImages
-from ..data.preprocessors import Preprocessor, check_ready, preprocessor_for, ready_columns
-from ..data.views import Views
+from ..data.preprocessors import check_ready, preprocessor_for, ready_columns
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import check_logits
-from ..soft_labels.belonging import shared_views
-from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
-from .classes import ClassColumn, check_number_of_outputs, check_one_label, label_column, read_column
+from .classes import check_number_of_outputs, check_one_label, label_column, read_column
 from .collating import Collator, kept_columns
 from .first_batch import ROWS, check_outputs, check_posterior, first_batch, outputs_of_first_batch
+from .online_teacher import OnlineTeacher, Source
 from .preparation import own_dataset
-from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
+from .prepared import AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
 from .problem import Problem, problem_of_batch, problem_of_column
 from .settings import check_problem
-from .supervision import OnlineTeacher, StoredLabels
+from .supervision import StoredLabels
+from .teacher_inputs import asked_rows, reader_of_pictures, shown_views
 from .tokens import check_all_lengths
 
 logger = logging.getLogger(__name__)
 
 TRAINING_SET = "the training set"
 MORE_ROWS = 16  # by which a sigmoid's values are told from logits
-Source = StoredLabels | OnlineTeacher
 
 
 class Loaded(NamedTuple):
@@ -177,16 +172,19 @@ class Preparer:
             network = None
         own = own_dataset(dataset, self.args, self.classes)
         if isinstance(source, OnlineTeacher) and getattr(own, "preprocessor", None) is not None:
-            own.teacher_preprocessor = _reads_pictures(source.teacher)
+            own.teacher_preprocessor = reader_of_pictures(source.teacher)
         return Loaded(own, Collator(self.per_example, source, network))
 
     def _preparation(self, dataset: Any, source: Source | None) -> Preparation:
-        own = _prepare(self.network, self._without_labels(dataset), self.processing, self.per_example)
+        rows = self._without_labels(dataset)
+        own: Prepare | None = preprocessor_for(self.network, rows, self.processing)
+        if own is None:
+            own = AsTheyAre(ready_columns(self.network, rows), self.per_example)
         if isinstance(source, StoredLabels):
             source.check_tokenizer(own)
-            views, pool = _views(dataset, source, own)
+            views, pool = shown_views(dataset, source, own)
             return Preparation(dataset, own, stored=source, views=views, pool=pool)
-        asked = None if source is None else _asked(source.teacher, self._without_labels(dataset), own)
+        asked = None if source is None else asked_rows(source.teacher, rows, own)
         return Preparation(dataset, own, asked=asked)
 
     def _without_labels(self, dataset: Any) -> Any:
@@ -197,7 +195,7 @@ class Preparer:
 
     def _labels(
         self, dataset: Any, prepare: Prepare, outputs: Tensor | None, source: Source | None, needs_labels: bool | None
-    ) -> tuple[Problem, LabelColumn | ClassColumn | None]:
+    ) -> tuple[Problem, LabelColumn | None]:
         """Return the problem that labels pose, and how they are read, after a look at all of them.
 
         There is ``None`` to read where there are none; those that aren't needed, since they aren't read in this
@@ -296,60 +294,5 @@ def _without_labels(what: str, names: Any) -> UserError:
     )
 
 
-def _prepare(network: nn.Module, dataset: Any, processing: Any, per_example: Callable[[list], Any]) -> Prepare:
-    """Return what makes a network's inputs of a dataset's rows; UserError if nothing says how."""
-    own = preprocessor_for(network, dataset, processing)
-    return AsTheyAre(ready_columns(network, dataset), per_example) if own is None else own
-
-
 def _is_single(feature: Any) -> bool:
     return isinstance(feature, datasets.Value)
-
-
-def _views(dataset: Any, source: StoredLabels, prepare: Prepare) -> tuple[Views | None, Pool | None]:
-    """Return the views that the labels are of, and the images that these mix others with.
-
-    Raises:
-        UserError: the student's preprocessor can't show them, or images that are mixed are not here.
-    """
-    layouts = [stored.layout for stored in source.stored.values()]
-    if not any(each.record is not None and each.record.views for each in layouts):
-        return None, None
-    if getattr(prepare, "of_pictures", None) is None:
-        raise UserError(
-            "the soft labels were made for augmented views of each image, and what makes the student's inputs can't "
-            "show them: pass processing_class, an image processor, a transform or ImagePreprocessor(mean=..., std=...)"
-        )
-    ids = np.asarray(dataset.with_format(None)[EXAMPLE_ID][:], np.int64) if EXAMPLE_ID in dataset.features else None
-    views = shared_views(layouts, None, ids)
-    if views.mixing is None:
-        return views, None
-    return views, Pool.of(ids, StoredImages(dataset, prepare.columns[0], prepare.mode))
-
-
-def _reads_pictures(teacher: Any) -> Preprocessor | None:
-    """Return what makes a teacher's inputs of pictures that are decoded already, if it brings its own processor."""
-    if getattr(teacher, "processing_class", None) is None or not hasattr(teacher, "preprocessor_for"):
-        return None
-    features = datasets.Features({"image": datasets.Image()})
-    own = teacher.preprocessor_for(datasets.Dataset.from_dict({"image": []}, features=features))
-    return own if own is not None and own.of_pictures is not None else None
-
-
-def _asked(teacher: Any, dataset: Any, student: Prepare) -> AskedRows:
-    """Return what an online teacher is asked about rows, as `add_soft_labels` would ask it about them.
-
-    One that doesn't say what it reads is asked about the student's inputs.
-    """
-    if not hasattr(teacher, "preprocessor_for"):
-        return AskedRows(None, Identity(student.columns))
-    own = teacher.preprocessor_for(dataset)
-    if own is None:
-        own = AsTheyAre(ready_columns(teacher.network, dataset), default_data_collator)
-    columns = [name for name in own.columns if not is_label(name, dataset.features[name])]
-    return AskedRows(None if _reads_the_same(own, student) else own, Identity(tuple(columns)) if columns else None)
-
-
-def _reads_the_same(one: Prepare, other: Prepare) -> bool:
-    """Return whether two networks get the same images, so that they need be prepared only once."""
-    return all(getattr(each, "kind", None) == "image" for each in (one, other)) and one.reads_as(other)

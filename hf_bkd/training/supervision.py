@@ -1,4 +1,4 @@
-"""Sources of a batch's targets: stored soft labels, or the teacher itself."""
+"""Where a batch's targets come from, and the source that is there before the training: stored soft labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.columns import EXAMPLE_ID, is_soft_label_column
+from ..data.columns import is_soft_label_column
 from ..data.preprocessors import tokenizer_hash
-from ..data.rows import reason
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..soft_labels.belonging import Facts, check_belonging
 from ..soft_labels.column_names import teachers_of
@@ -16,7 +15,6 @@ from ..soft_labels.layout import Layout
 from ..soft_labels.reading import stored_labels
 from ..targets import mix_teachers, mixture_responsibilities, weights_by_entropy
 from ..utils.errors import UserError
-from ..utils.random import ExampleGenerator
 from .arguments import DistillationTrainingArguments
 from .classes import names_of_soft_labels, order_of
 from .draw_variance import AdaptiveLambda, InverseVariance, from_batch, known_variances
@@ -218,115 +216,3 @@ class StoredLabels:
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float | Tensor:
         """Return lambda of a batch with this target: one number, or one per example [B] or token [B, L]."""
         return self.adaptive(batch, target) if self.adaptive else self.args.kd_lambda
-
-
-def _num_examples(batch: Mapping[str, Tensor]) -> int:
-    return len(next(iter(network_inputs(batch).values())))
-
-
-class OnlineTeacher:
-    """The targets that a teacher computes from the inputs that the student sees.
-
-    They equal those that ``add_soft_labels`` stores with the same seed, draws and views, for teachers whose draws
-    belong to examples or to all of them.
-
-    Args:
-        teacher: any :class:`~hf_bkd.Teacher`.
-        dataset: the training set, which knows the view; without ``example_id`` in its batches, each batch of each step
-            has new draws.
-        args: the trainer's.
-        num_classes: of the student, where it is known.
-        classes: names of the student's classes in the order of its outputs, where they are known.
-
-    Raises:
-        UserError: no teacher, one of other classes than the student, or another temperature than the teacher's own.
-    """
-
-    def __init__(
-        self,
-        teacher: Any,
-        dataset: Any,
-        args: DistillationTrainingArguments,
-        num_classes: int | None,
-        classes: Sequence[str] | None = None,
-    ):
-        if teacher is None:
-            raise UserError("online_teacher=True needs the teacher: DistillationTrainer(..., teacher=teacher)")
-        if args.teacher_temperature not in (None, teacher.temperature):
-            raise UserError(
-                f"teacher_temperature is {args.teacher_temperature:g} and the teacher's own {teacher.temperature:g}: "
-                "an online teacher answers at its own, so set teacher.temperature"
-            )
-        self.teacher, self.dataset, self.args = teacher.to(args.device), dataset, args
-        self.reads_labels = args.kd_lambda < 1 or args.distance == "dkd"
-        self.likelihood, self.num_values = getattr(teacher, "likelihood", CATEGORICAL), teacher.num_classes
-        if num_classes is not None:
-            self.check_num_classes(num_classes)
-        self.order = order_of(getattr(teacher, "class_names", None), classes, "the teacher")
-        self.per_token = False
-        self.num_batches = 0  # that were asked for without ids, each with its own draws
-
-    @property
-    def temperature(self) -> float:
-        """The temperature T_t of the targets."""
-        return self.teacher.temperature
-
-    def check_num_classes(self, num_classes: int) -> None:
-        """Raise a UserError if the student has another number of classes."""
-        if num_classes != self.teacher.num_classes:
-            raise UserError(
-                f"the teacher has {self.teacher.num_classes} classes and the model has {num_classes}: build the "
-                f"student with {self.teacher.num_classes} classes, or take another teacher"
-            )
-
-    def check_batch(self, batch: Mapping[str, Tensor], problem: Problem, outputs: Tensor | None) -> None:
-        """Raise a UserError if the teacher can't be asked about a batch, or the student taught its answers."""
-        if problem.num_values is not None:
-            self.check_num_classes(problem.num_values)
-        inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
-        ids = torch.arange(_num_examples(batch))
-        try:
-            target = self._target(inputs, ExampleGenerator(ids, self.args.teacher_seed))
-        except UserError:
-            raise
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            given = ", ".join(f"{name} {list(getattr(value, 'shape', value))}" for name, value in inputs.items())
-            raise UserError(
-                f"the teacher can't answer about the training set ({given}; {reason(error)}): set its "
-                "processing_class, by which its network's inputs are made"
-            ) from error
-        check_target(target, problem, outputs)
-
-    def decoded(self, rows: Mapping[str, Any], *where: Any, **more: Any) -> dict[str, Tensor]:
-        """Return no columns: nothing is stored."""
-        return {}
-
-    def count(self, batch: Mapping[str, Tensor]) -> Tensor | int:
-        """Count the targets of a batch: of its examples, or of their tokens."""
-        if not self.per_token:
-            return _num_examples(batch)
-        inputs = network_inputs(batch)
-        first = next(iter(inputs.values()))
-        return inputs["attention_mask"].sum() if "attention_mask" in inputs else first[:, :, ...].numel()
-
-    def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
-        """Ask the teacher for the target [B, C] of the batch's rows, or [B, L, C] of their tokens."""
-        inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
-        ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
-        if ids is None:
-            self.num_batches += 1
-            ids, view = torch.arange(_num_examples(batch), device=self.args.device), self.num_batches
-        return self._target(inputs, ExampleGenerator(ids, self.args.teacher_seed, view))
-
-    def _target(self, inputs: Mapping[str, Tensor], generator: ExampleGenerator) -> Tensor:
-        answer = self.teacher.predict(inputs, self.args.teacher_samples, generator)
-        parts = [answer.mean, answer.variance, getattr(answer, "noise", None)]
-        target = self.likelihood.target(*(None if part is None else in_order(part, self.order) for part in parts))
-        self.per_token = target.ndim > 2
-        if self.per_token and "attention_mask" in inputs:
-            target = target * inputs["attention_mask"].to(target).unsqueeze(-1)
-        return target
-
-    def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float:
-        """Return lambda, the same for all examples."""
-        return self.args.kd_lambda

@@ -6,18 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import EvalPrediction
 
 from ..distances import distance_of
 from ..losses import LossParts, distillation_loss, temperature_factor
-from ..metrics import convergence_noise
 from ..models.calling import logits_of, unwrapped
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
-from .evaluating import EvaluatingTrainer, metrics_of
+from .evaluating import EvaluatingTrainer
+from .online_teacher import OnlineTeacher
 from .preparation import check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
 from .settings import (
@@ -29,7 +28,8 @@ from .settings import (
     check_optimizer,
     check_spread,
 )
-from .supervision import OnlineTeacher
+
+LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
 
 
 class DistillationTrainer(EvaluatingTrainer):
@@ -56,7 +56,7 @@ class DistillationTrainer(EvaluatingTrainer):
     ``convergence_noise``.
 
     The logged loss is the minimized one; ``cross_entropy`` (``label_loss`` of numbers) and ``distillation`` beside it
-    are its two terms before they are weighted.
+    are its two terms before they are weighted, the former as the mean over the rows that have a label.
 
     Of what it is given, training changes the model's weights alone: ``args``, the model's config and a
     :class:`~hf_bkd.BatchedDataset` are copied, and ``trainer.args`` holds what is in effect.
@@ -153,9 +153,8 @@ class DistillationTrainer(EvaluatingTrainer):
         return batches, num_items
 
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
-        labels = self._labels_of(batch)
-        if self._source is None or (self.problem.per_token and labels is not None):
-            return self.likelihood.labeled(labels).sum()
+        if self._source is None or (self.problem.per_token and "labels" in batch):
+            return self.likelihood.labeled(self._labels_of(batch)).sum()
         return self._source.count(batch)  # an example without a label is taught by its soft label
 
     def compute_loss(
@@ -172,8 +171,7 @@ class DistillationTrainer(EvaluatingTrainer):
         outputs, labels = self._outputs(model, inputs), self._labels_of(inputs)
         logits = logits_of(outputs)
         if self.compute_loss_func is not None:
-            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
-            parts = None
+            loss, parts = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), None
         elif not self.model.training:
             loss, parts = distillation_loss(logits, labels, None, 0, likelihood=self.likelihood).total, None
         else:
@@ -181,7 +179,7 @@ class DistillationTrainer(EvaluatingTrainer):
             loss = parts.total
         if self.model.training:
             loss = self._of_all_processes(loss, inputs, num_items_in_batch)
-            self._note(parts)
+            self._note(parts, inputs, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _loss_parts(self, logits: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
@@ -213,19 +211,26 @@ class DistillationTrainer(EvaluatingTrainer):
 
     # What is logged
 
-    def _note(self, parts: LossParts | None) -> None:
+    def _note(self, parts: LossParts | None, batch: dict[str, Tensor], num_items: Tensor | None) -> None:
         """Sum up the loss' terms on the device, where they stay until something is logged."""
         if parts is None:
             return
-        for name, value in ((self.likelihood.label_term, parts.cross_entropy), ("distillation", parts.distillation)):
+        terms = {self.likelihood.label_term: parts.cross_entropy, "distillation": parts.distillation}
+        if parts.cross_entropy is not None:
+            number = torch.as_tensor(self._count_items(batch) if num_items is None else num_items).clamp_min(1)
+            terms[LABELED] = self.likelihood.labeled(self._labels_of(batch)).sum() / number
+        for name, value in terms.items():
             if value is not None:
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `Trainer.log`, the loss with its two terms."""
         if "loss" in logs and self._sums:
-            for name, value in self._sums.items():
-                logs[name] = sum(self._of_each_process(value)) / self._summed_steps
+            totals = {name: sum(self._of_each_process(value)) for name, value in self._sums.items()}
+            labeled = totals.pop(LABELED, self._summed_steps)
+            for name, total in totals.items():
+                number = labeled if name == self.likelihood.label_term else self._summed_steps
+                logs |= {name: total / number} if number else {}
             self._sums, self._summed_steps = {}, 0
         super().log(logs, start_time)
 
@@ -248,6 +253,7 @@ class DistillationTrainer(EvaluatingTrainer):
         share = progress["processes"] / self.args.world_size
         self._sums = {name: share * self._of_this_process(values) for name, values in progress["terms"].items()}
         self._summed_steps = progress["term_steps"]
+        self._sums.setdefault(LABELED, self._summed_steps / self.args.world_size)  # an older checkpoint has none
         if isinstance(self._source, OnlineTeacher):
             self._source.num_batches = progress["teacher_batches"]
 
@@ -266,8 +272,7 @@ class DistillationTrainer(EvaluatingTrainer):
         finally:
             if self._ivon is not None:
                 self._ivon.restore()  # the means, should a step have failed
-        noise = self.convergence_noise()
-        if noise is not None:
+        if (noise := self.convergence_noise()) is not None:
             self.log({"convergence_noise": noise})
         return output
 
@@ -292,26 +297,3 @@ class DistillationTrainer(EvaluatingTrainer):
                     save_student_files(self, folder, self._preparer.classes)
         finally:
             self.args.hub_token = token
-
-    def _metrics_of(self, prediction: EvalPrediction) -> dict[str, float]:
-        return metrics_of(prediction, self.likelihood)
-
-    def evaluations(self) -> tuple[list[float], list[float]]:
-        """Return the epochs and the headline measures of the evaluations so far.
-
-        It is accuracy for classes, mean average precision for labels that are each there or not, and for numbers the
-        root mean squared error.
-        """
-        name = f"eval_{self.likelihood.headline}"
-        by_step = {entry["step"]: entry for entry in self.state.log_history if name in entry}
-        logged = list(by_step.values())  # one a step, however often it was asked for
-        return [entry["epoch"] for entry in logged], [entry[name] for entry in logged]
-
-    def noise_window(self) -> int:
-        """Return how many of the last evaluations the convergence noise is taken over."""
-        return min(self.args.noise_epochs, len(self.evaluations()[1]) // 2)
-
-    def convergence_noise(self) -> float | None:
-        """Return the standard deviation (ddof 1) of the :meth:`evaluations` in the noise window, if there are 4."""
-        window = self.noise_window()
-        return convergence_noise(self.evaluations()[1], window) if window >= 2 else None

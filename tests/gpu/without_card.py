@@ -12,7 +12,7 @@ from hf_bkd.data.augmentations import ColorJitter, CutMix, Mixup, RandomErasing,
 from hf_bkd.data.preprocessing import Pool, look
 from hf_bkd.theory.bayes import GaussianMixture
 from hf_bkd.theory.sweeps import noisy_responses
-from hf_bkd.training.supervision import OnlineTeacher
+from hf_bkd.training.online_teacher import OnlineTeacher
 from hf_bkd.utils.random import ExampleGenerator
 
 from .gpu_helpers import PREPROCESS, SIDE, TEACHERS, N, asked_with

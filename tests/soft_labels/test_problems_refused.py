@@ -74,17 +74,10 @@ def test_an_unknown_problem():
         attach(texts(1), np.array([[0.5]]), RECORD | {"problem_type": "ranking"})
 
 
-def test_another_kind_than_the_students():
+def test_another_number_than_the_students():
     numbers = read(quiet(texts(3), KindTeacher(Gaussian()), **HOW)).layout
-    with pytest.raises(UserError, match="of regression, and the student's problem_type is multi_label"):
-        check_belonging(numbers, Facts(likelihood=Bernoulli()))
     with pytest.raises(UserError, match="has 4 numbers and the model has 3"):
         check_belonging(numbers, Facts(num_classes=3))
-    tokens = read(quiet(words(3), TokenTeacher(), preprocessor=token_inputs)).layout
-    with pytest.raises(UserError, match="one label for each token, and the student answers for each example"):
-        check_belonging(tokens, Facts(per_token=False))
-    with pytest.raises(UserError, match="one label for each example, and the student answers for each token"):
-        check_belonging(numbers, Facts(per_token=True))
 
 
 def test_other_classes_than_the_lists_name():

@@ -189,7 +189,7 @@ def test_a_users_own_kind_of_teacher_is_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("failure", [OSError("no space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("place", ["teachers.base", "models.saving"])
+@pytest.mark.parametrize("place", ["teachers.saving", "models.saving"])
 def test_a_save_that_fails_leaves_nothing_new_and_keeps_the_earlier_version(tmp_path, monkeypatch, failure, place):
     teacher = laplace(SmallNetwork(), points(5)[0])
     teacher.save_pretrained(tmp_path / "kept")

@@ -106,7 +106,27 @@ def test_rows_that_lost_their_label_are_counted_aloud(tmp_path, caplog):
 
 def test_the_best_model_is_not_looked_for_without_labels(tmp_path):
     args = arguments(tmp_path, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps")
-    with pytest.raises(UserError, match="load_best_model_at_end compares evaluations, and the evaluation set has no"):
+    with pytest.raises(UserError, match="no row of the evaluation set has a label"):
         bare = points().remove_columns("labels")
         DistillationTrainer(torch.nn.Linear(4, 3), args, train_dataset=points(), eval_dataset=bare)
     DistillationTrainer(torch.nn.Linear(4, 3), args, train_dataset=points(), eval_dataset=points())
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_logged_cross_entropy_is_of_the_rows_that_have_a_label(steps, tmp_path):
+    torch.manual_seed(0)
+    x, labels = torch.randn(8, 4), [0, None, 2, None, None, None, None, 1]
+    student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    rows = datasets.Dataset.from_dict({"x": x.tolist(), "label": labels})
+    soft = add_soft_labels(rows, DeterministicTeacher(teacher), storage="float32", progress=False)
+    log, target = student(x).log_softmax(-1).detach(), teacher(x).softmax(-1).detach()
+    hard, kl = -log[[0, 2, 7], [0, 2, 1]], (target * (target.log() - log)).sum(-1)
+    settings = {"kd_lambda": 0.25, "max_steps": 1, "logging_steps": 1, "dataloader_drop_last": False}
+    settings |= {"per_device_train_batch_size": 8 // steps, "gradient_accumulation_steps": steps}
+    trainer = DistillationTrainer(student, arguments(tmp_path, **settings), train_dataset=soft)
+    trainer.train()
+    said = trainer.state.log_history[0]
+    assert said["cross_entropy"] == pytest.approx(hard.mean().item(), rel=1e-5)
+    assert said["distillation"] == pytest.approx(kl.mean().item(), rel=1e-5)
+    weights = torch.tensor([0.25 if each is not None else 1.0 for each in labels])
+    assert said["loss"] == pytest.approx((0.75 * hard.sum() + (weights * kl).sum()).item() / 8, rel=1e-4)

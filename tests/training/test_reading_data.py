@@ -149,7 +149,7 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda each: 4, "row 0 of column label has the label 4, and the student's classes are 0 to 3: mend"),
+            (lambda each: 4, "row 0 of column label has the label 4, and the network's classes are 0 to 3: mend"),
             (lambda each: 0.5, "row 0 of column label has the label 0.5"),
             (lambda each: [0, 1], "the labels in column label are neither class numbers nor names but"),
         ],
@@ -251,7 +251,7 @@ class TestImages:
         two = timm.create_model("cnn6_small", num_classes=2, in_chans=3)
         two.pretrained_cfg = timm_student().pretrained_cfg
         with pytest.raises(
-            UserError, match="row 2 of column label has the label 2, and the student's classes are 0 to"
+            UserError, match="row 2 of column label has the label 2, and the network's classes are 0 to"
         ):
             trained(tmp_path, two, photographs(), kd_lambda=0.0)
         with pytest.raises(UserError, match="nothing says how images become the inputs of ViT.*pass processing_class"):

@@ -1,0 +1,65 @@
+"""A teacher's folder: its networks, its posterior, how it reads examples, and the description of them all."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..hub.cards import has_card_of_another, write_teacher_card
+from ..models.calling import unwrapped
+from ..models.loading_code import task_of
+from ..models.saving import damage_refused, needed_network
+from ..utils.errors import UserError
+from ..utils.files import digests, whole_folder
+from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description
+
+if TYPE_CHECKING:
+    from .base import Teacher
+
+T = TypeVar("T", bound="Teacher")
+
+
+def save(teacher: "Teacher", folder: Path, license: str | None) -> None:
+    """Write a teacher's folder, as ``Teacher.save_pretrained`` says."""
+    older = folder / DESCRIPTION
+    if older.exists() and not is_description(older):
+        raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
+    settings, tensors = teacher.get_state()
+    settings = settings | {"temperature": teacher.temperature, "tempering": teacher.tempering}
+    with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
+        teacher._save_networks(temporary)
+        teacher._save_processing_class(temporary)
+        if tensors:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(tensors, temporary / "posterior.safetensors")
+        description = {"format": 1, "method": teacher.method, "num_classes": teacher.num_classes, "settings": settings}
+        said = teacher._likelihood_as_json()
+        description |= {"record": teacher.record} | ({"likelihood": said} if said else {}) | teacher._reading()
+        description["files"] = digests(temporary, DESCRIPTION)
+        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        if not has_card_of_another(folder):
+            needed = needed_network(temporary)
+            write_teacher_card(temporary, description, task_of(unwrapped(teacher.network)), license, needed)
+
+
+def loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:
+    """Return the teacher of a kind in a folder; see ``Teacher.from_pretrained``.
+
+    Raises:
+        UserError: damaged files, or weights of another network.
+    """
+    posterior = folder / "posterior.safetensors"
+    with damage_refused(f"the teacher in {folder}"):
+        tensors = load_file(posterior) if posterior.is_file() else {}
+        settings, likelihood = description.settings, description.likelihood
+        if likelihood is not None and "likelihood" in inspect.signature(kind).parameters:  # composites have theirs
+            settings = settings | {"likelihood": likelihood}
+        teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)
+        teacher.likelihood = likelihood or teacher.likelihood
+    check_files(folder, description.files)
+    teacher.record = description.record
+    teacher._load_processing_class(folder, description)
+    return teacher
