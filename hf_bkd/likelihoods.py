@@ -119,20 +119,27 @@ class Likelihood(ABC):
                 "'multi_label_classification' for one label that is there or not"
             )
 
-    @abstractmethod
     def matching(self, labels: Tensor, num_outputs: int) -> tuple["Likelihood", Tensor]:
-        """Return this likelihood and labels as a network of K outputs has them.
+        """Return this likelihood and :meth:`checked_labels` for a network of K outputs.
+
+        A Gaussian predicts its variance if there are twice as many outputs as labels, and it is not known.
+        """
+        self.check_outputs(num_outputs)
+        return self, self.checked_labels(labels, num_outputs)
+
+    @abstractmethod
+    def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
+        """Return the labels of N examples in one form.
 
         Args:
-            labels: of N examples, as somebody has them.
-            num_outputs: K.
+            labels: as somebody has them; those of one value may lack their last dimension.
+            num_values: C.
 
         Returns:
-            A Gaussian that predicts its variance if there are twice as many outputs as labels, others as they are; and
-            labels int64 [N] of a `Categorical`, [N, C] floats of the others.
+            int64 [N] of a `Categorical`, [N, C] floats of the others.
 
         Raises:
-            UserError: labels of another kind, of another number than the outputs, or out of range.
+            UserError: labels of another kind, of another number than the values, or out of range.
         """
 
     def observing(self, outputs: Tensor, labels: Tensor) -> "Likelihood":
@@ -169,6 +176,16 @@ class Likelihood(ABC):
     def noise(self, outputs: Tensor) -> Tensor | None:
         """Return a label's variance [..., C] beside the values; ``None`` where these imply it, or nobody knows it."""
         return None
+
+    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Return the target that a teacher's answer makes: its values [..., C], beside them a Gaussian's variance.
+
+        Args:
+            mean: of the draws.
+            variance: between the draws, ``None`` if it is unknown.
+            noise: a label's given the draw, likewise.
+        """
+        return mean
 
     @abstractmethod
     def label_variance(self, target: Tensor) -> Tensor:
@@ -295,19 +312,18 @@ class Categorical(Likelihood):
     def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
         return (outputs / temperature).log_softmax(dim=-1)
 
-    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
-        self.check_outputs(num_outputs)
+    def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
         if labels.is_floating_point() or labels.ndim != 1:
             raise UserError(
                 f"labels must be class indices [N], not {labels.dtype} of shape {list(labels.shape)}: for labels that "
                 "are each there or not, or for numbers, pass problem_type='multi_label_classification' or 'regression'"
             )
         lowest, highest = int(labels.min()), int(labels.max())
-        if lowest < 0 or highest >= num_outputs:
+        if lowest < 0 or highest >= num_values:
             raise UserError(
-                f"labels must be in 0 to {num_outputs - 1}, the network's classes; they go from {lowest} to {highest}"
+                f"labels must be in 0 to {num_values - 1}, the network's classes; they go from {lowest} to {highest}"
             )
-        return self, labels.long()
+        return labels.long()
 
     def look_like_values(self, outputs: Tensor) -> bool:
         sums = outputs.double().sum(dim=-1)
@@ -382,19 +398,13 @@ class Bernoulli(Likelihood):
     def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
         return torch.logit(values)
 
-    def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
-        labels = _columns(
-            labels, "0 or 1 for each of the network's labels", labels.is_floating_point() or num_outputs == 1
-        )
-        if labels.shape[1] != num_outputs:
-            raise UserError(
-                f"there are {labels.shape[1]} labels an example and {num_outputs} outputs of the network: take a "
-                "network with as many"
-            )
+    def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
+        single = labels.is_floating_point() or num_values == 1
+        labels = _columns(labels, num_values, "0 or 1 for each of the network's labels", single)
         wrong = labels[~((labels >= 0) & (labels <= 1))]
         if len(wrong):
             raise UserError(f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}")
-        return self, labels
+        return labels
 
     def look_like_values(self, outputs: Tensor) -> bool:
         lowest, highest = outputs.min(), outputs.max()  # logits of a new network may all be in [0, 1], but near 0
@@ -507,23 +517,21 @@ class Gaussian(Likelihood):
         return self.predicts_variance or self.observation_variance is not None
 
     def matching(self, labels: Tensor, num_outputs: int) -> tuple[Likelihood, Tensor]:
-        labels = _columns(labels, "a number for each of the network's values", True)
+        twice = labels.ndim <= 2 and num_outputs == 2 * labels.reshape(len(labels), -1).shape[1]
+        likelihood = replace(self, predicts_variance=True) if twice and not self.knows_variance else self
+        return likelihood, likelihood.checked_labels(labels, likelihood.num_values(num_outputs))
+
+    def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
+        labels = _columns(labels, num_values, "a number for each of the network's outputs", True)
         wrong = labels[~labels.isfinite()]
         if len(wrong):
             raise UserError(
                 f"the numbers to predict must be finite, and one of them is {wrong[0]:g}: leave such examples out"
             )
-        predicts = self.predicts_variance or not self.knows_variance and num_outputs == 2 * labels.shape[1]
-        likelihood = replace(self, predicts_variance=predicts)
-        if labels.shape[1] != likelihood.num_values(num_outputs):
-            raise UserError(
-                f"there are {labels.shape[1]} numbers an example to predict and {num_outputs} outputs of the network: "
-                "take a network with as many outputs, or twice as many for a mean and a log-variance each"
-            )
         known = self.observation_variance
-        if known is not None and len(known) != labels.shape[1]:
-            raise UserError(f"observation_variance has {len(known)} entries, and there are {labels.shape[1]} labels")
-        return likelihood, labels
+        if known is not None and len(known) != num_values:
+            raise UserError(f"observation_variance has {len(known)} entries, and there are {num_values} labels")
+        return labels
 
     def observing(self, outputs: Tensor, labels: Tensor) -> Likelihood:
         return self if self.knows_variance else self.with_variance((labels - outputs).double().square().mean(dim=0))
@@ -562,6 +570,10 @@ class Gaussian(Likelihood):
         if self.observation_variance is None:
             return None
         return means.new_tensor(self.observation_variance).expand_as(means)
+
+    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        known = [each for each in (variance, noise) if each is not None]
+        return torch.cat([mean, torch.stack(known).sum(dim=0)], dim=-1) if known else mean
 
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variances of a target [..., 2 C]."""
@@ -707,14 +719,19 @@ def _log_mean(logs: Tensor, weights: Tensor | None) -> Tensor:
     return weighted.logsumexp(dim=0)
 
 
-def _columns(labels: Tensor, wanted: str, single: bool) -> Tensor:
-    """Return labels [N, C] in float32 or float64; those of a ``single`` label may lack their last dimension."""
+def _columns(labels: Tensor, num_values: int, wanted: str, single: bool) -> Tensor:
+    """Return labels [N, C] in float32 or float64; those of a ``single`` value may lack their last dimension."""
     if labels.ndim == 1 and single:
         labels = labels[:, None]
     if labels.ndim != 2:
         raise UserError(
             f"labels must be {wanted}, and they are {labels.dtype} of shape {list(labels.shape)}: for class indices "
             "pass problem_type='single_label_classification'"
+        )
+    if labels.shape[1] != num_values:
+        raise UserError(
+            f"an example has {labels.shape[1]} labels, and the network predicts {num_values}: take a network that "
+            "predicts as many"
         )
     return _wide(labels)
 

@@ -8,8 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..likelihoods import CATEGORICAL, Gaussian, Likelihood
+from ..models.problem_types import likelihood_of
 from ..utils.errors import UserError
 from .columns import find_label, numbered_labels
+from .labels import problem_type_of_column, read_labels
 from .preprocessors import Preprocessor, called, class_names, columns_as_inputs, ready_columns
 from .rows import read_rows
 
@@ -18,14 +21,18 @@ class DatasetBatches:
     """The batches of a dataset, in order and un-augmented: inputs with ``labels``, which can be gone through again.
 
     Args:
-        dataset: N rows with a label column (``label``, ``labels`` or ``fine_label``): class numbers, or names of the
-            network's classes.
+        dataset: N rows with a label column (``label``, ``labels`` or ``fine_label``): class numbers, names of the
+            network's classes, or what :mod:`~hf_bkd.data.labels` reads for another problem type.
         network: whose classes they are.
         preprocessor: rows -> inputs; ``None`` where the columns are the inputs, or the dataset has a transform.
         batch_size: the preprocessor's if not given.
+        problem_type: what the network's outputs mean, if it doesn't say it.
+
+    ``likelihood`` is that of the outputs, told by the labels if nobody says it.
 
     Raises:
-        UserError: a streamed or empty dataset, no label column, rows without a label, or other classes.
+        UserError: a streamed or empty dataset, no label column, rows without a label, or labels of other classes or of
+            another kind.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class DatasetBatches:
         network: nn.Module,
         preprocessor: Preprocessor | None,
         batch_size: int | None = None,
+        problem_type: str | Likelihood | None = None,
     ):
         if isinstance(dataset, datasets.IterableDataset):
             raise UserError(
@@ -43,14 +51,10 @@ class DatasetBatches:
             raise UserError("there are no examples: the dataset is empty")
         self.dataset, self.preprocessor = dataset, preprocessor
         label = find_label(dataset)
-        _, numbers = numbered_labels(dataset, label, class_names(network))
-        unlabeled = [row for row, number in enumerate(numbers) if number < 0]
-        if unlabeled:
-            raise UserError(
-                f"row {unlabeled[0]} of column {label} has no label: leave such rows out with "
-                f"dataset.filter(lambda row: row[{label!r}] not in (None, -1))"
-            )
-        self.labels = torch.tensor(numbers)
+        classes = class_names(network)
+        told = problem_type_of_column(dataset, label, num_values=len(classes))
+        self.likelihood = likelihood_of(network, problem_type, told)
+        self.labels = _labels(dataset, label, classes, self.likelihood)
         self.columns = ready_columns(network, dataset) if preprocessor is None else preprocessor.columns
         self.batch_size = batch_size or (256 if preprocessor is None else preprocessor.batch_size)
 
@@ -71,3 +75,21 @@ class DatasetBatches:
         if dataset.format["type"] not in ("custom", "torch"):
             dataset = dataset.with_format("torch")
         return columns_as_inputs(dataset[start:stop], self.dataset.features, self.columns)
+
+
+def _labels(dataset: datasets.Dataset, label: str, classes: list[str], likelihood: Likelihood) -> Tensor:
+    """Return all labels of a dataset, as its network has them; UserError if a row has none."""
+    if likelihood == CATEGORICAL:
+        labels = torch.tensor(numbered_labels(dataset, label, classes)[1])
+        unlabeled = (labels < 0).nonzero().flatten().tolist()
+    else:
+        width = None if likelihood.problem_type == Gaussian.problem_type else len(classes)
+        read = read_labels(dataset, label, likelihood, width, classes)
+        labels = read(dataset.with_format("arrow").select_columns([label])[:][label])
+        unlabeled = (~likelihood.labeled(labels)).nonzero().flatten().tolist()
+    if unlabeled:
+        raise UserError(
+            f"row {unlabeled[0]} of column {label} has no label: leave such rows out with "
+            f"dataset.filter(lambda row: row[{label!r}] not in (None, -1))"
+        )
+    return labels

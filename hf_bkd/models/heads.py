@@ -44,12 +44,16 @@ def head_data(
         UserError: the batches are empty, or the labels don't fit the network.
     """
     device = next(network.parameters()).device
+    problem_type = getattr(batches, "likelihood", problem_type)  # a dataset's, by all of its labels
     likelihood, columns = None, ([], [], [])
     with evaluation_mode(network):
         for batch in batches:
             inputs, labels = split(batch)
             features, logits = head_features(network, to_network(inputs, network))
-            seen = _labeled(features.float(), logits.float(), labels.to(device))
+            labels = labels.to(device)
+            per_token = logits.ndim == 3 and features.shape[:-1] == labels.shape
+            features = labeled(features, labels)[0] if per_token else features
+            seen = features.float(), *labeled(logits.float(), labels)
             if likelihood is None and len(seen[2]):
                 likelihood = likelihood_of(network, problem_type, problem_type_of_labels(seen[2], seen[1]))
                 likelihood.matching(seen[2], seen[1].shape[-1])  # refused before the others are gone through
@@ -63,12 +67,12 @@ def head_data(
     return HeadData(features, logits, labels, likelihood)
 
 
-def _labeled(features: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return examples as they are, and of answers for each token [B, L, ...] those with a label [M, ...]."""
-    if logits.ndim != 3 or labels.shape != logits.shape[:-1]:
-        return features, logits, labels
+def labeled(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return answers [B, ...] and labels as they are, and those for each token [B, L, ...] where there is a label."""
+    if answers.ndim != 3 or labels.shape != answers.shape[:-1]:
+        return answers, labels
     there = CATEGORICAL.labeled(labels)
-    return features[there], logits[there], labels[there]
+    return answers[there], labels[there]
 
 
 def num_classes_of(network: nn.Module) -> int:

@@ -56,10 +56,14 @@ def problem_type_of_labels(labels: Tensor, outputs: Tensor) -> str:
     """Return the problem type that labels tell, beside outputs [..., K] of the same examples.
 
     Class indices [...] make a classification; zeros and ones [..., K], several of them, labels that are each there or
-    not; other numbers a regression. Zeros and ones of one output may be anything, and count as class indices.
+    not; other numbers a regression. What may be anything, zeros and ones of one output and rows that sum to one, which
+    may be one-hot, counts as a classification, of which it is no label.
     """
-    hot = bool(((labels == 0) | (labels == 1) | labels.isnan()).all())
-    if hot and outputs.shape[-1] == 1 or not labels.is_floating_point() and labels.ndim < outputs.ndim:
+    there = labels[~labels.isnan()]
+    in_range, hot = bool(((there >= 0) & (there <= 1)).all()), bool(((there == 0) | (there == 1)).all())
+    sums_to_one = labels.shape == outputs.shape and bool(((labels.sum(dim=-1) - 1).abs() < 1e-4).all())
+    unclear = hot and outputs.shape[-1] == 1 or in_range and sums_to_one
+    if unclear or not labels.is_floating_point() and labels.ndim < outputs.ndim:
         return Categorical.problem_type
     return Bernoulli.problem_type if hot and labels.shape == outputs.shape else Gaussian.problem_type
 

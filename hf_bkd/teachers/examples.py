@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import split
+from ..models.heads import labeled
 from ..utils.errors import UserError
 from .base import Teacher
 
@@ -31,21 +33,27 @@ def predict_all(
         processing_class: by which the network reads a dataset, if not the teacher's own.
 
     Returns:
-        Mean probabilities [N, C] and labels [N], on the CPU.
+        Mean probabilities [N, C] and labels [N], on the CPU; for other likelihoods what their ``measures`` take:
+        labels [N, C], and beside a regression's means their variances, [N, 2 C], where these are known. Of a network
+        that answers for each token N counts the labeled ones.
 
     Raises:
         UserError: there are no examples; a dataset that the network can't read, or without labels.
     """
-    batches = batches_of(examples, teacher.network, processing_class, teacher.preprocessor_for)
+    likelihood = teacher.likelihood
+    batches = batches_of(examples, teacher.network, processing_class, teacher.preprocessor_for, likelihood)
     generator = torch.Generator().manual_seed(seed)
-    probs, labels = [], []
+    targets, labels = [], []
     for batch in batches:
         inputs, batch_labels = split(batch)
-        probs.append(teacher.predict(inputs, num_samples, generator).mean.cpu())
-        labels.append(batch_labels.cpu())
-    if not probs:
+        answer = teacher.predict(inputs, num_samples, generator)
+        target, batch_labels = labeled(likelihood.target(*answer[:2], answer.noise).cpu(), batch_labels.cpu())
+        targets.append(target)
+        labels.append(batch_labels)
+    if not targets:
         raise UserError("there are no examples to predict: the batches are empty")
-    return torch.cat(probs), torch.cat(labels)
+    targets, labels = torch.cat(targets), torch.cat(labels)
+    return targets, labels if likelihood == CATEGORICAL else likelihood.checked_labels(labels, teacher.num_classes)
 
 
 def batches_of(
@@ -53,6 +61,7 @@ def batches_of(
     network: nn.Module,
     processing_class: Any = None,
     preprocessor_for: Callable[[Any, Any], Any] | None = None,
+    problem_type: str | Likelihood | None = None,
 ) -> Iterable[Mapping | tuple]:
     """Return batches as they are, and the batches of a ``datasets.Dataset`` with labels.
 
@@ -61,6 +70,7 @@ def batches_of(
         network: reads them.
         processing_class: by which it does.
         preprocessor_for: makes the preprocessor of a dataset, if that is not the network's alone.
+        problem_type: what the network's outputs mean, if it doesn't say it.
 
     Raises:
         UserError: a dataset that the network can't read, without labels, or of other classes.
@@ -71,7 +81,7 @@ def batches_of(
     from ..data.preprocessors import preprocessor_for as of_network
 
     preprocessor = (preprocessor_for or partial(of_network, network))(examples, processing_class)
-    return DatasetBatches(examples, network, preprocessor)
+    return DatasetBatches(examples, network, preprocessor, problem_type=problem_type)
 
 
 def used_processor(batches: Any, processing_class: Any) -> Any:

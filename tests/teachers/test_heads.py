@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 
 from hf_bkd import DeterministicTeacher, LaplaceTeacher, UserError, VariationalTeacher, make_variational
 from tests.models.test_networks import TwoHeads, decoder
@@ -61,19 +60,3 @@ def test_a_compiled_network_is_taught_by_as_the_network_that_it_is(tmp_path):
         plain, ours = build(network), build(compiled)
         assert torch.equal(ours.predict(POINTS).mean, plain.predict(POINTS).mean)
         assert ours.fingerprint() == plain.fingerprint()
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"num_labels": 3, "problem_type": "multi_label_classification"}, "problem_type 'multi_label_classification'"),
-        ({"num_labels": 3, "problem_type": "regression"}, "problem_type 'regression'"),
-        ({"num_labels": 1}, "a single output"),
-    ],
-)
-def test_what_is_no_single_label_classifier_is_refused_before_it_teaches(settings, words):
-    config = transformers.BertConfig(
-        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, **settings
-    )
-    with pytest.raises(UserError, match=f"BertForSequenceClassification has {words}, and only classifiers with one"):
-        DeterministicTeacher(transformers.BertForSequenceClassification(config))
