@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
         MultiTeacher,
         OracleTeacher,
         Predictive,
+        SWAGTeacher,
         Teacher,
         VariationalTeacher,
         make_variational,
@@ -82,6 +83,7 @@ _HOME = {
     "Teacher": "teachers",
     "uncertainty_report": "uncertainty",
     "UserError": "utils.errors",
+    "SWAGTeacher": "teachers",
     "VariationalTeacher": "teachers",
     "Views": "data.views",
 }
@@ -107,6 +109,7 @@ __all__ = [
     "OracleTeacher",
     "Perceptron",
     "Predictive",
+    "SWAGTeacher",
     "Teacher",
     "UserError",
     "VariationalTeacher",

@@ -177,16 +177,6 @@ class Likelihood(ABC):
         """Return a label's variance [..., C] beside the values; ``None`` where these imply it, or nobody knows it."""
         return None
 
-    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Return the target that a teacher's answer makes: its values [..., C], beside them a Gaussian's variance.
-
-        Args:
-            mean: of the draws.
-            variance: between the draws, ``None`` if it is unknown.
-            noise: a label's given the draw, likewise.
-        """
-        return mean
-
     @abstractmethod
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variance of a label drawn from a target over its C values: [...]."""
@@ -570,10 +560,6 @@ class Gaussian(Likelihood):
         if self.observation_variance is None:
             return None
         return means.new_tensor(self.observation_variance).expand_as(means)
-
-    def target(self, mean: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        known = [each for each in (variance, noise) if each is not None]
-        return torch.cat([mean, torch.stack(known).sum(dim=0)], dim=-1) if known else mean
 
     def label_variance(self, target: Tensor) -> Tensor:
         """Sum the variances of a target [..., 2 C]."""
