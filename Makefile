@@ -4,6 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
+unexport PYTHONDONTWRITEBYTECODE  # each process that a test starts would compile the package anew
 
 .PHONY: demo test test-all bench gpu gpu-kit card lint types docs install clean
 
@@ -11,11 +12,11 @@ demo: $(VENV)/.installed
 	$(BIN)/python recipes/digits.py --output_dir runs/digits
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow"
 
 # the tests for a GPU too, on the CPU
 test-all: $(VENV)/.installed-dev
-	HF_BKD_GPU_DEVICE=$${HF_BKD_GPU_DEVICE:-cpu} $(BIN)/python -m pytest -n 2 --dist loadscope
+	HF_BKD_GPU_DEVICE=$${HF_BKD_GPU_DEVICE:-cpu} $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # what is claimed of speed and memory, measured here; a missed bar is no error, and is best judged on an idle machine
 bench: $(VENV)/.installed-dev

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
         join_soft_labels,
         only_soft_labels,
         push_soft_labels,
+        weighted_rows,
     )
     from .teachers import (
         IVON,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
         MultiTeacher,
         OracleTeacher,
         Predictive,
+        SklearnTeacher,
         SWAGTeacher,
         Teacher,
         VariationalTeacher,
@@ -77,6 +79,7 @@ _HOME = {
     "OracleTeacher": "teachers",
     "Perceptron": "models.perceptron",
     "Predictive": "teachers",
+    "SklearnTeacher": "teachers",
     "push_soft_labels": "soft_labels",
     "BatchedDataset": "training.batched_dataset",
     "sharpness": "training.sharpness",
@@ -86,6 +89,7 @@ _HOME = {
     "SWAGTeacher": "teachers",
     "VariationalTeacher": "teachers",
     "Views": "data.views",
+    "weighted_rows": "soft_labels",
 }
 
 RENAMED = {"ResidentDataset": "BatchedDataset"}  # old names, which work for a release
@@ -110,6 +114,7 @@ __all__ = [
     "Perceptron",
     "Predictive",
     "SWAGTeacher",
+    "SklearnTeacher",
     "Teacher",
     "UserError",
     "VariationalTeacher",
@@ -127,6 +132,7 @@ __all__ = [
     "push_soft_labels",
     "sharpness",
     "uncertainty_report",
+    "weighted_rows",
 ]
 
 _moved.install()

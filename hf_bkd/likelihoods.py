@@ -49,13 +49,31 @@ class Likelihood(ABC):
     name: ClassVar[str]
     problem_type: ClassVar[str]
     storages: ClassVar[tuple[str, ...]]
-    """How soft labels can be stored, see `soft_labels.storage`."""
+    """How soft labels can be stored, see `soft_labels.storage`; the first if nobody says."""
+    column: ClassVar[str] = "teacher_probs"
+    """Name of the column of a dataset that holds the values."""
+    called: ClassVar[str] = "classes"
+    """What the C values are of."""
+    classes_in: ClassVar[str | None] = None
+    """Whether a dataset's label column names the C values: of a ``"single"`` class a row, or in a ``"list"``."""
+    least_values: ClassVar[int] = 1
+    """How many of them say anything at all."""
+    smallest: ClassVar[float] = 0.0
+    """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
+    summaries: ClassVar[tuple[str, ...]] = ()
+    """What a message says of a row that is no answer: its sum, minimum or maximum."""
+    unit: ClassVar[str] = "total variation"
+    """Of :meth:`distance`."""
+    remedy: ClassVar[str]
+    """What to pass instead of such a row."""
     independent: ClassVar[bool] = True
     """Whether the curvature of a label's loss in the outputs is diagonal."""
     has_temperature: ClassVar[bool] = True
     """Whether a temperature other than 1 means something."""
-    least_outputs: ClassVar[int] = 1
-    """How many outputs say anything at all."""
+    exact: ClassVar[bool] = False
+    """Whether a normal distribution of the outputs can be integrated over, as by :meth:`marginal`."""
+    target_has_variance: ClassVar[bool] = False
+    """Whether a target holds the variance of a label beside the values."""
     headline: ClassVar[str]
     """The one of the measures by which trainings are compared, see `metrics.LOW_IS_BEST`."""
     label_term: ClassVar[str] = "cross_entropy"
@@ -113,7 +131,7 @@ class Likelihood(ABC):
 
     def check_outputs(self, num_outputs: int) -> None:
         """Raise a UserError if a network has too few outputs for its answer to say anything."""
-        if num_outputs < self.least_outputs:
+        if num_outputs < self.least_values:
             raise UserError(
                 "a network with one output can't tell classes apart: pass problem_type='regression' for a number, or "
                 "'multi_label_classification' for one label that is there or not"
@@ -165,9 +183,13 @@ class Likelihood(ABC):
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
         """Return outputs [..., K] with the values' mean for N(outputs, variance), in closed form.
 
-        Of a Gaussian it is exact. Others are approximated as by MacKay (1992), z / sqrt(1 + pi/8 variance).
+        It is ``exact`` of a Gaussian, and for others MacKay's approximation (1992), z / sqrt(1 + pi/8 variance).
         """
         return outputs / (1 + math.pi / 8 * variance).sqrt()
+
+    def marginal(self, outputs: Tensor, variance: Tensor) -> tuple["Likelihood", Tensor]:
+        """Return the likelihood of a label for N(outputs, variance), and its outputs."""
+        return self, self.integrated(outputs, variance)
 
     @abstractmethod
     def temper(self, values: Tensor, temperature: float) -> Tensor:
@@ -247,6 +269,14 @@ class Likelihood(ABC):
         """Return labels as the losses take them; those of one label an example, [B], as [B, 1]."""
         return labels.unsqueeze(-1) if labels.ndim == 1 else labels
 
+    def nats(self, num_values: int) -> float:
+        """Return how many nats of an example's negative log-likelihood :meth:`label_loss` counts as 1.
+
+        Raises:
+            UserError: a Gaussian that doesn't predict its variance, whose loss is in the labels' unit.
+        """
+        return num_values if self.independent else 1.0
+
     @abstractmethod
     def labeled(self, labels: Tensor) -> Tensor:
         """Return which examples have a label: bool [...]."""
@@ -261,6 +291,26 @@ class Likelihood(ABC):
 
         They are empty if none has one; `metrics` says what each is.
         """
+
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return whole numbers from 0 to 255, uint8 [..., C], for probabilities float64 [..., C]."""
+        raise NotImplementedError
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        """Return the probabilities float32 [..., C] for which :meth:`to_bytes` stores such numbers."""
+        raise NotImplementedError
+
+    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Return what may be wrong with numbers [..., C] of :meth:`to_bytes`, as :meth:`problems` does."""
+        return {}
+
+    def scale(self, values: Tensor) -> Tensor | float:
+        """Return the unit, [C] or one for all, in which values [N, ..., C] are compared."""
+        return 1.0
+
+    @abstractmethod
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return how far values [..., C] are from others [...]: 0 where they are equal, and little below 0.02."""
 
     @abstractmethod
     def reliability(self, prediction: Tensor, labels: Tensor) -> Reliability | None:
@@ -288,7 +338,11 @@ class Categorical(Likelihood):
     headline = "accuracy"
     storages = ("float16", "float32", "uint8", "top_k")
     independent = False
-    least_outputs = 2
+    classes_in = "single"
+    least_values = 2
+    smallest = 2.0**-149
+    summaries = ("sum", "minimum")
+    remedy = "pass class probabilities, not logits or counts"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.softmax(outputs / temperature, dim=-1)
@@ -361,6 +415,29 @@ class Categorical(Likelihood):
     def agreement(self, prediction: Tensor, other: Tensor) -> float:
         return agreement(prediction, other)
 
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return 255 sqrt(p), rounded: steps of equal size in the Hellinger distance."""
+        roots = (255 * values.sqrt()).round().clamp(0, 255).to(torch.uint8)
+        if not roots.any(dim=-1).all():
+            raise UserError(
+                "storage='uint8' can't hold a distribution in which each class has less than 1 / 260,100: use float16 "
+                "or top_k"
+            )
+        return roots
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        squares = numbers.float().square()
+        return squares / squares.sum(dim=-1, keepdim=True)
+
+    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
+        sums = numbers.float().square().sum(dim=-1) / 255**2
+        tolerance = (1 + numbers.shape[-1] ** 0.5 / 510) ** 2 - 1 + SUM_TOLERANCE  # each root is off by 1/510 at most
+        return {"does not sum to one": ~((sums > 0) & ((sums - 1).abs() <= tolerance))}
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the total variation."""
+        return (values - others).abs().sum(dim=-1) / 2
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {
             "does not sum to one": ~((values.sum(dim=-1) - 1).abs() <= SUM_TOLERANCE)
@@ -378,6 +455,11 @@ class Bernoulli(Likelihood):
     problem_type = "multi_label_classification"
     headline = "mean_average_precision"
     storages = ("float16", "float32", "uint8")
+    called = "labels"
+    classes_in = "list"
+    smallest = 2.0**-25  # from 1, where float32 is coarser than at 0
+    summaries = ("minimum", "maximum")
+    remedy = "pass probabilities of labels, not logits"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return torch.sigmoid(outputs / temperature)
@@ -393,7 +475,10 @@ class Bernoulli(Likelihood):
         labels = _columns(labels, num_values, "0 or 1 for each of the network's labels", single)
         wrong = labels[~((labels >= 0) & (labels <= 1))]
         if len(wrong):
-            raise UserError(f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}")
+            raise UserError(
+                f"labels that are each there or not must be 0 to 1, and one of them is {wrong[0]:g}: leave out such "
+                "examples, or pass problem_type='regression' for numbers"
+            )
         return labels
 
     def look_like_values(self, outputs: Tensor) -> bool:
@@ -442,6 +527,17 @@ class Bernoulli(Likelihood):
     def agreement(self, prediction: Tensor, other: Tensor) -> float:
         return ((prediction > 0.5) == (other > 0.5)).double().mean().item()
 
+    def to_bytes(self, values: Tensor) -> Tensor:
+        """Return 255 arcsin(sqrt(p)) / (pi / 2), rounded: steps of equal size in p's own standard deviation."""
+        return (510 / math.pi * values.clamp(0, 1).sqrt().asin()).round().to(torch.uint8)
+
+    def from_bytes(self, numbers: Tensor) -> Tensor:
+        return (numbers.float() * (math.pi / 510)).sin().square()
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the largest total variation of a label."""
+        return (values - others).abs().amax(dim=-1)
+
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return _probability_problems(values) | {"holds a probability above one": (values > 1 + 1e-6).any(dim=-1)}
 
@@ -459,9 +555,15 @@ class Gaussian(Likelihood):
     name = "gaussian"
     problem_type = "regression"
     has_temperature = False
+    exact = True
+    target_has_variance = True
     headline = "rmse"
     label_term = "label_loss"
     storages = ("float32", "float16")
+    column = "teacher_mean"
+    called = "numbers"
+    unit = "standard deviations"
+    remedy = "pass finite numbers"
 
     observation_variance: tuple[float, ...] | None = None
     predicts_variance: bool = False
@@ -542,12 +644,27 @@ class Gaussian(Likelihood):
     def curvature(self, outputs: Tensor) -> Tensor:
         noise = self.noise(outputs)
         if noise is None or self.predicts_variance:
-            said = "predicts its variance" if self.predicts_variance else "has an unknown observation_variance"
-            raise UserError(f"the curvature of a regression that {said} is not known in closed form")
+            raise UserError(
+                "the network predicts its own variance, whose curvature is not known in closed form: take an "
+                "ensemble, dropout or a variational posterior"
+                if self.predicts_variance
+                else "the variance of the numbers around the network's is unknown: pass validation examples, which "
+                "tell it, or problem_type=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
+            )
         return 1 / noise
 
     def integrated(self, outputs: Tensor, variance: Tensor) -> Tensor:
         return outputs
+
+    def marginal(self, outputs: Tensor, variance: Tensor) -> tuple[Likelihood, Tensor]:
+        noise = self.noise(outputs)
+        if noise is None:
+            raise UserError(
+                "the variance of the numbers around the network's is unknown: pass "
+                "likelihood=hf_bkd.likelihoods.Gaussian(observation_variance=(...,))"
+            )
+        total = Gaussian(predicts_variance=True)
+        return total, total.outputs_of(self.values(outputs), noise + variance)
 
     def temper(self, values: Tensor, temperature: float) -> Tensor:
         self.check_temperature(temperature)
@@ -632,7 +749,16 @@ class Gaussian(Likelihood):
                 f"there are {num_values} numbers an example to predict, and the student has {num_outputs} outputs: "
                 "take one with as many, or with twice as many for a mean and a log-variance each"
             )
-        return Gaussian(predicts_variance=num_values is not None and num_outputs == 2 * num_values)
+        predicts = self.predicts_variance if num_values is None else num_outputs == 2 * num_values
+        return Gaussian(predicts_variance=predicts)
+
+    def nats(self, num_values: int) -> float:
+        if not self.predicts_variance:
+            raise UserError(
+                "a posterior that is trained by squared errors would be as wide as their unit makes it: take a "
+                "network with twice as many outputs, means and then log-variances, or a Laplace posterior"
+            )
+        return num_values
 
     def labeled(self, labels: Tensor) -> Tensor:
         return _without_nan(labels)
@@ -662,6 +788,16 @@ class Gaussian(Likelihood):
 
     def agreement(self, prediction: Tensor, other: Tensor) -> None:
         return None
+
+    def scale(self, values: Tensor) -> Tensor:
+        """Return the standard deviation of each number over all rows, 1 where they are all equal."""
+        flat = values.reshape(-1, values.shape[-1]).double()
+        spread = flat.std(dim=0, correction=0)
+        return torch.where(spread > 0, spread, 1).float()
+
+    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Return the largest difference of a number, in units of ``scale``."""
+        return ((values - others).abs() / scale).amax(dim=-1)
 
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return {"holds a value that is not a finite number": ~values.isfinite().all(dim=-1)}

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 import torch
 from common.defaults import ON_CPU
-from common.proteins import RESIDUES, ProteinEncoder
+from common.proteins import ProteinEncoder, composed
 from torch import nn
 
 from hf_bkd import LaplaceTeacher, import_soft_labels
@@ -24,7 +24,6 @@ from hf_bkd.data.loading import load_splits
 from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.study import LABEL_SMOOTHING, Arm, Splits, Stored, Study, StudyArguments, Vectors, combined, main
 
-ENDS = 50  # residues
 TEACHERS = {"ESM-2 650M": "teacher_logits_esm_650m", "T5": "teacher_logits_t5"}
 STRENGTHS = (1.0, 5.0, 20.0)
 DRAWS = 100
@@ -68,15 +67,6 @@ def with_features(rows: datasets.Dataset, features: Callable[[Sequence[str]], np
     values = features(rows["sequence"][:])
     kind = datasets.List(datasets.Value("float32"), length=values.shape[1])
     return rows.add_column("features", list(values), feature=kind)
-
-
-def composed(sequence: str) -> np.ndarray:
-    """Shares of residues in all of it and at its ends, and of pairs of neighbors: 460 numbers."""
-    numbers = np.array([RESIDUES.find(residue) for residue in sequence])
-    numbers = numbers[numbers >= 0]
-    pairs = np.bincount(20 * numbers[:-1] + numbers[1:], minlength=400)
-    parts = [np.bincount(part, minlength=20) for part in (numbers, numbers[:ENDS], numbers[-ENDS:])]
-    return np.concatenate([part / part.sum() for part in (*parts, pairs)]).astype(np.float32)
 
 
 def on_logits(column: str, train: datasets.Dataset, validation: datasets.Dataset) -> LaplaceTeacher:

@@ -17,6 +17,7 @@ COMMANDS = {
     "report": ("report", "write a run's report anew from its results.json"),
 }
 PACKAGES = ("hf_bkd", "torch", "transformers", "datasets", "timm")  # of `--version`
+OF_THE_TRAINER = ("teacher fit", "distill")  # whose arguments `--help-all` shows too
 GROUPS = {"teacher": "fit or evaluate a teacher"}
 
 
@@ -40,8 +41,10 @@ def _run(command: str, module: str, argv: list[str]) -> None:
     from .options import PARSERS
 
     prog = f"hf-bkd {command}"
-    if {"-h", "--help"} & set(argv) and not any(word.startswith("--method") for word in argv):
-        PARSERS[command](prog).print_help()
+    everything = bool({"--help-all", "--help_all"} & set(argv))
+    asked = {"-h", "--help"} & set(argv) or (everything and command not in OF_THE_TRAINER)
+    if asked and not any(word.startswith("--method") for word in argv):
+        print(PARSERS[command](prog).format_help(everything), end="")
         sys.exit(0)
     importlib.import_module(f".{module}", __name__).main(argv, prog)
 

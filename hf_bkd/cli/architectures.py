@@ -13,17 +13,29 @@ from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..data.preprocessors.features import feature_preprocessor
+from ..data.rows import check_eight_bits
 from ..models.classifier import create_classifier
 from ..models.perceptron import Perceptron
 from ..utils.errors import UserError
 
-PERCEPTRON = re.compile(r"mlp((?:-\d+)*)")
+PERCEPTRON = re.compile(r"mlp((?:-[1-9]\d*)*)")
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as image processors have them
 
 
 def is_architecture(name: str) -> bool:
-    """Say whether a network's name is that of a timm architecture or a perceptron, and no folder."""
-    return not Path(name).is_dir() and (timm.is_model(name) or PERCEPTRON.fullmatch(name) is not None)
+    """Say whether a network's name is that of a timm architecture or a perceptron, and no folder.
+
+    Raises:
+        UserError: it is that of an architecture with weights, which would be built without them.
+    """
+    if Path(name).is_dir():
+        return False
+    if timm.is_model(name) and "." in name:
+        raise UserError(
+            f"{name} is an architecture with weights: pass timm/{name}, where the Hub has them, or "
+            f"{name.partition('.')[0]} to begin with random ones"
+        )
+    return timm.is_model(name) or PERCEPTRON.fullmatch(name) is not None
 
 
 def reads_features(name: str) -> bool:
@@ -136,7 +148,12 @@ def image_shapes(rows: datasets.Dataset, column: str = "image") -> set[tuple[str
     for number, image in enumerate(rows.cast_column(column, datasets.Image(decode=False))[column]):
         try:
             with Image.open(_file(image)) as opened:
+                check_eight_bits([opened])
                 shapes.add((opened.mode, opened.height, opened.width))
+        except UserError as error:
+            raise UserError(
+                f"row {number} of column {column} ({image['path'] or 'in the dataset'}): {error}"
+            ) from None
         except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise UserError(f"row {number} of column {column} holds no image that can be read ({error})") from None
     return shapes

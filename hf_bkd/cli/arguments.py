@@ -1,11 +1,13 @@
 """What several commands share: checks of arguments, quiet libraries, and the text of measures."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers.utils import logging
 
+from ..hub.transfer import push_folder
 from ..utils.errors import UserError
 
 
@@ -21,6 +23,14 @@ def repository(args: Any) -> str | None:
         return None
     named = args.push_to_hub if isinstance(args.push_to_hub, str) else getattr(args, "hub_model_id", None)
     return named or Path(args.output_dir).name
+
+
+def pushing(args: Any) -> Callable[[], str] | None:
+    """Return what pushes the output folder and returns its address; ``None`` if that is not asked for."""
+    name = repository(args)
+    if name is None:
+        return None
+    return lambda: push_folder(args.output_dir, name, private=args.hub_private_repo, token=args.hub_token)
 
 
 def quiet() -> None:

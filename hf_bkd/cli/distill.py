@@ -13,7 +13,6 @@ from ..data.columns import LABEL_COLUMNS, find_label, has_labels, label_names
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.preprocessors.content import Content
-from ..hub.transfer import push_folder
 from ..models.class_names import given_names
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
 from ..soft_labels.record import LabelRecord
@@ -22,16 +21,17 @@ from ..study.fitting import train_network
 from ..study.settings import check_same_settings, decisive
 from ..teachers import Teacher
 from ..training.arguments import DistillationTrainingArguments
+from ..training.classes import UNLABELED
 from ..utils.checks import check_count
 from ..utils.command_line import parse_dataclasses
 from ..utils.errors import UserError
 from ..utils.processes import decided_by_main
 from . import options
 from .architectures import ImageShape, StandIn, is_architecture, new_image_network, new_perceptron, reads_features
-from .arguments import metrics_text, quiet, repository
+from .arguments import metrics_text, pushing, quiet
 from .examples import check_column, reader_of
 from .finished import SETTINGS, contents, finish
-from .networks import load_for_classes, load_trained, processor_of, saved_kind
+from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
 from .teacher import DEFAULTS, FROM_SCRATCH
 
 CHOSEN = (
@@ -49,16 +49,12 @@ def main(argv: list[str], prog: str) -> None:
     """
     arguments, args = parse_distill(argv, prog)
     quiet()
-    output_dir, name = Path(args.output_dir), repository(args)
+    output_dir = Path(args.output_dir)
     work = output_dir.with_name(f"{output_dir.name}.training")
     settings = {name: getattr(arguments, name) for name in CHOSEN} | decisive(args) | {"seed": args.seed}
     for source in ("student", "teacher", "dataset", "eval_dataset"):
         settings[f"content of {source}"] = getattr(arguments, source) and contents(getattr(arguments, source))
-
-    def push() -> str:
-        return push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)
-
-    finish(output_dir, work, settings, lambda: _distilled(arguments, args, work, settings), push if name else None)
+    finish(output_dir, work, settings, lambda: _distilled(arguments, args, work, settings), pushing(args))
 
 
 def parse_distill(argv: list[str], prog: str) -> tuple[Namespace, DistillationTrainingArguments]:
@@ -88,8 +84,10 @@ def _distilled(
     arguments: Namespace, args: DistillationTrainingArguments, work: Path, settings: dict[str, Any]
 ) -> Callable[[Path], str]:
     """Train the student; return what saves it and says how good it is."""
-    rows, evaluated = _rows(arguments, args)
+    if not is_architecture(arguments.student):
+        check_is_network(arguments.student)
     teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
+    rows, evaluated = _rows(arguments, args)
     set_seed(args.seed)
     student, processing_class = _student(arguments, rows, teacher)
     remedy = "go on with the same, or delete that folder"
@@ -145,7 +143,7 @@ def _rows(
         chosen = choose_split(others, arguments.eval_split, ("validation", "test"), arguments.eval_dataset)
     else:
         others = {name: each for name, each in splits.items() if name != split}
-        usual = [name for name in ("validation", "test") if name in others]
+        usual = [name for name in ("validation", "test") if name in others and not _hides(others[name], arguments)]
         if arguments.eval_split is None and not usual:
             return _selected(rows, arguments), None
         chosen = choose_split(datasets.DatasetDict(others), arguments.eval_split, tuple(usual), arguments.dataset)
@@ -154,7 +152,17 @@ def _rows(
         raise UserError(f"the split {chosen!r} is empty: there is nothing to measure the student on")
     if _label_of(evaluated, arguments) is None:
         find_label(evaluated)
+    if _hides(evaluated, arguments):
+        raise UserError(
+            f"no row of the split {chosen!r} has a label to measure the student by: pass another one as --eval_split"
+        )
     return _selected(rows, arguments), _selected(evaluated, arguments)
+
+
+def _hides(rows: datasets.Dataset, arguments: Namespace) -> bool:
+    """Say whether a split has a column of labels without any, as the test splits of benchmarks."""
+    label = _label_of(rows, arguments)
+    return label is not None and all(value in (None, -1, UNLABELED) for value in rows[label][:])
 
 
 def _selected(rows: datasets.Dataset, arguments: Namespace) -> datasets.Dataset:

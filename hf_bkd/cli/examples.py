@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import datasets
@@ -13,6 +13,7 @@ from ..data.columns import add_labels, find_label, is_soft_label_column
 from ..data.loading import check_split, choose_split, load_splits
 from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
 from ..data.preprocessors.content import Content
+from ..data.preprocessors.tables import readable_columns
 from ..data.subsets import check_labeled, stratified_split
 from ..utils.errors import UserError
 from .architectures import StandIn
@@ -24,16 +25,18 @@ def reader_of(network: nn.Module, rows: Any, processing_class: Any = None) -> Pr
     if preprocessor is not None:
         return preprocessor
     names = ready_columns(network, rows)
+    return Preprocessor("features", names, partial(_as_tensors, names), {})
 
-    def prepare(columns: dict[str, list]) -> dict[str, Tensor]:
-        return {name: torch.as_tensor(columns[name]) for name in names}
 
-    return Preprocessor("features", names, prepare, {})
+def _as_tensors(names: tuple[str, ...], columns: dict[str, list]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(columns[name]) for name in names}
 
 
 def _columns_of(network: nn.Module | StandIn, dataset: Any, processing_class: Any) -> tuple[str, tuple[str, ...]]:
     """What a network reads, and in which columns of a dataset."""
     if isinstance(network, StandIn):
+        if network.kind == "table":
+            return network.kind, readable_columns(dataset)
         return network.kind, Content.of(dataset).columns(network.kind, network)
     reader = reader_of(network, dataset, processing_class)
     return reader.kind, tuple(reader.columns)

@@ -75,6 +75,7 @@ class CommandLineFitting(Fitting):
     def __init__(self, options: Any, args: DistillationTrainingArguments):
         self.options, self.args = options, args
         self.num_samples, self.learning_rate, self.seed = options.num_samples, args.learning_rate, args.seed
+        self.problem_type = args.problem_type
         self.trainings: list[str] = []  # of all members: their contexts share it
         self.checkpoints = checkpoints_of(args)
 
@@ -156,7 +157,7 @@ class CommandLineFitting(Fitting):
         options, args = self.options, self.args
         facts = {
             "dataset": bare_name(options.dataset),
-            "network": ", ".join(map(bare_name, options.model)),
+            **({"network": ", ".join(map(bare_name, options.model))} if options.model else {}),
             "validation examples": len(self.examples.validation),
         }
         if self.trainings:

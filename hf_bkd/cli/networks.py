@@ -1,7 +1,7 @@
 """Saved networks and teachers that a command names: loaded as they are, or as classifiers of its data's classes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
@@ -18,9 +18,9 @@ from ..data.preprocessing import timm_settings
 from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
 from ..hub.transfer import local_folder
-from ..models.class_names import given_names
-from ..models.heads import num_classes_of
-from ..models.saving import damage_refused, load_network
+from ..models.class_names import both_name
+from ..models.heads import classification_head, num_classes_of
+from ..models.saving import check_loadable, damage_refused, holds_network, load_network
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher
 from ..utils.errors import UserError
@@ -49,7 +49,7 @@ def load_for_classes(
     A pretrained network without a head for classes gets one, with random weights.
 
     Args:
-        name: folder, or name on the Hub.
+        name: folder, or name on the Hub, of a network or of a teacher that has one.
         kind: what it is to read: ``"image"``, ``"text"``, ``"audio"`` or ``"features"``.
         classes: C names in order, where they are known.
         num_classes: C.
@@ -58,7 +58,7 @@ def load_for_classes(
     Raises:
         UserError: it can't be loaded, or is of other classes.
     """
-    folder = _folder(name)
+    folder = _network_folder(name)
     with damage_refused(f"the network in {folder}"):
         if has_head(folder):
             network = load_network(folder)
@@ -74,6 +74,11 @@ def load_for_classes(
         return _with_new_head(folder, kind, classes or [f"LABEL_{number}" for number in range(num_classes)])
 
 
+def check_is_network(name: str) -> None:
+    """Raise a UserError if a folder or a repository of the Hub is not there, or holds no network."""
+    check_loadable(_network_folder(name))
+
+
 def is_encoder(name: str) -> bool:
     """Say whether a saved network is a pretrained one of transformers that has no head for classes."""
     folder = _folder(name)
@@ -86,7 +91,7 @@ def _near_names(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        near = get_close_matches(name, timm.list_models())
+        near = get_close_matches(name.lower(), [*timm.list_models(), "mlp-64", "mlp-64-64"])
         raise UserError(
             f"{error}; architectures with such a name: {', '.join(near)}" if near else str(error)
         ) from None
@@ -97,14 +102,26 @@ def _folder(name: str) -> Path:
         return local_folder(name)
 
 
+def _network_folder(name: str) -> Path:
+    """Return the folder of a saved network, within that of a teacher whose only one it is."""
+    folder = _folder(name)
+    own = folder / "network"
+    return own if (folder / "teacher.json").is_file() and holds_network(own) else folder
+
+
 def _differ(own: list[str], classes: list[str] | None) -> bool:
     """Whether both are names that somebody gave, and not the same ones in the same order."""
-    if given_names(own) is None or given_names(classes) is None:
-        return False
-    return [name.lower() for name in own] != [name.lower() for name in classes]
+    return both_name(own, classes) and [name.lower() for name in own] != [name.lower() for name in classes]
 
 
 def _with_new_head(folder: Path, kind: str, classes: list[str]) -> nn.Module:
+    network = _with_head_of(folder, kind, classes)
+    with suppress(UserError):  # of a head that is no linear layer
+        classification_head(network)[1].reset_parameters()  # one of as many classes has the weights of the others
+    return network
+
+
+def _with_head_of(folder: Path, kind: str, classes: list[str]) -> nn.Module:
     config = read_json(folder / "config.json")
     if kind == "image" and "architecture" in config and "architectures" not in config:  # timm's own files
         network = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=len(classes))
@@ -139,7 +156,7 @@ def load_trained(name: str) -> Teacher:
 
 def saved_kind(name: str) -> str:
     """Return what a saved network reads: ``"image"``, ``"audio"``, ``"text"`` or ``"features"``."""
-    folder = _folder(name)
+    folder = _network_folder(name)
     if _is_timm(folder):
         return "image"
     file = folder / "config.json"
@@ -156,7 +173,7 @@ def processor_of(name: str, kind: str | None) -> Any:
         UserError: there are none of its files.
     """
     folder = _folder(name)
-    if kind not in SOURCES or (kind == "image" and _is_timm(folder)):
+    if kind not in SOURCES or (kind == "image" and _is_timm(_network_folder(name))):
         return None
     inner = ("", "network", "members/0", "members/0/network")
     processor = saved_processor(kind, *(folder / place for place in inner))

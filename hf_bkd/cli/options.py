@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from ..utils.command_line import CONFIG_HELP, Parser, boolean
+from ..utils.command_line import HelpAll, Parser
+from ..utils.config_files import CONFIG_HELP, boolean
 
 ALIASES = {  # names that transformers' examples have, and ours
     "dataset_name": "dataset",
@@ -20,7 +21,7 @@ ALIASES = {  # names that transformers' examples have, and ours
     "private": "hub_private_repo",
     "train_val_split": "validation_size",
 }
-METHODS = ("deterministic", "ensemble", "ivon", "laplace", "mc_dropout", "swa", "swag", "variational")
+METHODS = ("deterministic", "ensemble", "forest", "ivon", "laplace", "mc_dropout", "swa", "swag", "variational")
 AUGMENTATIONS = ("crop_and_flip", "resized_crop")
 STORAGES = ("float16", "float32", "uint8", "top_k")
 ON_ERROR = ("raise", "skip")
@@ -39,23 +40,24 @@ def teacher_fit(prog: str) -> Parser:
         "--method METHOD --model MODEL --dataset DATASET --output_dir FOLDER [...]",
         "Fit a teacher and save it. A trained classifier becomes a teacher as it is (deterministic, laplace, "
         "mc_dropout) or is trained further (variational, ivon); an architecture is trained from scratch, for an "
-        "ensemble as often as it has members. The same command goes on with an interrupted training.",
+        "ensemble as often as it has members. A forest needs no model and reads a table. The same command goes on "
+        "where it was interrupted.",
         model_name_or_path="model",
         eval_split="validation_split",
     )
-    add = _group(parser, "teacher")
-    add("--method", "", f"{', '.join(METHODS)}; with --help for its options", metavar="METHOD")
+    add = _group(parser, "teacher (--method NAME --help shows the options of a method)")
+    add("--method", "", f"{', '.join(METHODS)}", metavar="METHOD")
     add("--model", [], "trained network (folder, Hub name), timm architecture, mlp-64-64", nargs="+", metavar="MODEL")
     add("--output_dir", "", "a new folder for the teacher", metavar="FOLDER")
     add = _data(parser)
     add("--train_split", None, "to train and fit on (default: train, or the only one)", metavar="SPLIT")
     add("--validation_split", None, "to choose and measure on (default: validation, or held out)", metavar="SPLIT")
-    add("--validation_size", None, "examples to hold out for that (default: a tenth)", type=int)
-    add("--eval_dataset", None, "another one that the validation split is of", metavar="DATASET")
+    add("--validation_size", None, "examples to hold out for that (default: a tenth)", rare=True, type=int)
+    add("--eval_dataset", None, "another one that the validation split is of", rare=True, metavar="DATASET")
     add = _group(parser, "fitting")
-    add("--num_samples", 10, "draws from the posterior that choices and measures are made with", type=int)
-    add("--augment", False, "train on random crops and flips of the images")
-    add("--image_size", None, "of a new network (default: the images', or its architecture's)", type=int)
+    add("--num_samples", 10, "draws from the posterior that choices and measures are made with", rare=True, type=int)
+    add("--augment", False, "train on random crops and flips of the images", rare=True)
+    add("--image_size", None, "of a new network (default: the images', or its architecture's)", rare=True, type=int)
     _training(parser)
     return _hub(parser, "the teacher")
 
@@ -77,20 +79,20 @@ def label(prog: str) -> Parser:
     add("--num_samples", 10, "draws from the teacher's posterior", type=int)
     add("--temperature", None, "of the probabilities (default: the teacher's own)", type=float)
     add("--views", None, "augmented views of each image to label (default: the image as it is)", type=int)
-    add("--augmentation", "crop_and_flip", "of the views", choices=AUGMENTATIONS)
-    add("--storage", "float16", "of the probabilities", choices=STORAGES)
-    add("--top_k", 10, "classes that top_k keeps", type=int)
-    add("--variance", "auto", "across draws", choices=VARIANCES)
+    add("--augmentation", "crop_and_flip", "of the views", rare=True, choices=AUGMENTATIONS)
+    add("--storage", "auto", "of the labels: float16 if auto, of a regression float32", choices=("auto", *STORAGES))
+    add("--top_k", 10, "classes that top_k keeps", rare=True, type=int)
+    add("--variance", "auto", "across draws", rare=True, choices=VARIANCES)
     add("--labels_only", False, "save the labels and example ids alone")
-    add("--on_error", "raise", "what becomes of rows that can't be read: skip leaves them out", choices=ON_ERROR)
-    add("--seed", 0, "of draws and views", type=int)
+    add("--on_error", "raise", "of rows that can't be read: skip leaves them out", choices=ON_ERROR)
+    add("--seed", 0, "of draws and views", rare=True, type=int)
     add = _data(parser, required=True)
     add("--split", None, "that is labeled (default: train, or the only one)", metavar="SPLIT")
-    add("--held_out", None, "to measure the teacher on (default: validation, if there is one)", metavar="SPLIT")
-    add("--streaming", False, "don't load the dataset; saves the labels alone")
+    add("--held_out", None, "measures the teacher (default: validation, if there is one)", rare=True, metavar="SPLIT")
+    add("--streaming", False, "don't load the dataset; saves the labels alone", rare=True)
     add = _group(parser, "running")
     add("--batch_size", None, "examples per call of the teacher", type=int)
-    add("--mixed_precision", None, "of the teacher", choices=PRECISIONS)
+    add("--mixed_precision", None, "of the teacher", rare=True, choices=PRECISIONS)
     return _hub(parser, "the labels")
 
 
@@ -100,7 +102,7 @@ def distill(prog: str) -> Parser:
         prog,
         "--student MODEL --dataset LABELED --output_dir FOLDER [--eval_dataset DATASET] [...]",
         "Train a student towards the soft labels of a dataset, or towards a teacher that is asked at each step, and "
-        "save it. The same command goes on with an interrupted training.",
+        "save it. The same command goes on where it was interrupted.",
         model_name_or_path="student",
         model="student",
         validation_split="eval_split",
@@ -109,17 +111,17 @@ def distill(prog: str) -> Parser:
     add("--student", None, "network (folder, Hub name), timm architecture, mlp-64-64", metavar="MODEL")
     add("--teacher", None, "ask this teacher at each step, instead of reading labels", metavar="TEACHER")
     add("--output_dir", "", "a new folder for the student", metavar="FOLDER")
-    add("--image_size", None, "of a new network (default: that which the teacher reads)", type=int)
-    add("--ignore_mismatched_sizes", False, "give a network of other classes a new head")
-    add = _data(parser, "written by hf-bkd label, or what the teacher is asked about")
-    add("--train_split", None, "what is trained on (default: train, or the only one)", metavar="SPLIT")
+    add("--image_size", None, "of a new network (default: that which the teacher reads)", rare=True, type=int)
+    add("--ignore_mismatched_sizes", False, "give a network of other classes a new head", rare=True)
+    add = _data(parser, "written by hf-bkd label, or what the teacher is asked about", are_known=True)
+    add("--train_split", None, "what is trained on (default: train, or the only one)", rare=True, metavar="SPLIT")
     add("--eval_dataset", None, "what the student is measured on (default: the same dataset)", metavar="DATASET")
     add("--eval_split", None, SPLIT, metavar="SPLIT")
     add = _group(parser, "loss")
-    add("--kd_lambda", 1.0, "weight of the distillation term; the labels' is 1 - kd_lambda", type=float)
+    add("--kd_lambda", 1.0, "weight of the distillation term, 1 - kd_lambda of the labels", type=float)
     add("--teacher_temperature", None, "of the target (default: that of the labels)", type=float)
-    add("--student_temperature", 1.0, "of the student in the distillation term", type=float)
-    add("--temperature_scale", "product", "factor on that term", choices=TEMPERATURE_SCALES)
+    add("--student_temperature", 1.0, "of the student in the distillation term", rare=True, type=float)
+    add("--temperature_scale", "product", "factor on that term", rare=True, choices=TEMPERATURE_SCALES)
     _training(parser)
     return _hub(parser, "the student")
 
@@ -141,17 +143,17 @@ def evaluate(prog: str) -> Parser:
     add("--num_samples", 10, "draws from a teacher's posterior", type=int)
     add("--ood", None, "out-of-distribution examples, of other classes: does entropy detect them?", metavar="DATASET")
     add("--ood_split", None, "of that dataset (default: the same as --split)", metavar="SPLIT")
-    add = _group(parser, "sharing")
+    add = _general(parser)
     text = "write the measures into the model's card there (default: that of MODEL)"
-    add("--push_to_hub", False, text, type=_repository, nargs="?", const=True, metavar="REPOSITORY")
-    return _general(parser)
+    add("--push_to_hub", False, text, **REPOSITORY)
+    return _helping(parser, add)
 
 
 def report(prog: str) -> Parser:
     """Return the parser of ``hf-bkd report``."""
     parser = _parser(prog, "FOLDER [...]", "Write a run's report anew from its results.json.", output_dir="")
     parser.add_argument("output_dir", help="of a recipe's run")
-    return _general(parser)
+    return _helping(parser, _general(parser))
 
 
 def _parser(prog: str, usage: str, description: str, **aliases: str) -> Parser:
@@ -159,63 +161,67 @@ def _parser(prog: str, usage: str, description: str, **aliases: str) -> Parser:
 
 
 def _group(parser: Parser, title: str) -> Callable[..., None]:
-    """Return a function that adds an argument with its default and its text to a new group; bare flags are taken."""
+    """Return a function that adds an argument with its default and its text to a new group; bare flags are taken.
+
+    One that is ``rare`` is shown by ``--help_all`` alone.
+    """
     group = parser.add_argument_group(title)
 
-    def add(name: str, default: Any, text: str, **settings: Any) -> None:
+    def add(name: str, default: Any, text: str, rare: bool = False, **settings: Any) -> None:
         if default is False and "type" not in settings:
             settings |= {"type": boolean, "nargs": "?", "const": True}
         if settings.get("choices"):
             settings["metavar"] = "NAME"
         elif settings.get("type") in (int, float):
             settings["metavar"] = "N" if settings["type"] is int else "X"
-        group.add_argument(name, default=default, help=text, **settings)
+        names = [name, *settings.pop("names", ())]
+        group.add_argument(*names, default=default, help=text, **settings).rare = rare
 
     return add
 
 
-def _data(parser: Parser, dataset: str = DATA, required: bool = False) -> Callable[..., None]:
+def _data(parser: Parser, dataset: str = DATA, required: bool = False, are_known: bool = False) -> Callable[..., None]:
+    """Add the arguments of a dataset; its columns are known where labels were written for a network."""
     add = _group(parser, "data")
     add("--dataset", None, dataset, metavar="DATASET", required=required)
-    add("--dataset_config", None, "which of its configurations, where there are several", metavar="NAME")
-    add("--input_column", None, "of images, texts (two: pairs) or numbers; default: by type and name", **COLUMNS)
+    add("--dataset_config", None, "which of its configurations, where there are several", rare=True, metavar="NAME")
+    add(
+        "--input_column",
+        None,
+        "of images, texts (two: pairs) or numbers; default: by type and name",
+        are_known,
+        **COLUMNS,
+    )
     add("--label_column", None, "if it is not called label, labels or fine_label", metavar="COLUMN")
     return add
 
 
 def _training(parser: Parser) -> None:
-    add = _group(parser, "training (and every other argument of transformers' Trainer: --help-all)")
+    add = _group(parser, "training, with every argument of transformers' Trainer (--help-all)")
+    epochs, rate, size = ("50", "3"), ("0.001", "5e-05"), ("64", "32")
+    text = "default: {} of a new network, {} of a trained one"
+    add("--num_train_epochs", argparse.SUPPRESS, text.format(*epochs), type=float)
+    add("--learning_rate", argparse.SUPPRESS, text.format(*rate), type=float)
+    add("--per_device_train_batch_size", argparse.SUPPRESS, text.format(*size), type=int)
     add("--seed", 42, "of the training", type=int)
-    add("--num_train_epochs", argparse.SUPPRESS, "default: 50 of a new network, 3 of a trained one", type=float)
-    add("--learning_rate", argparse.SUPPRESS, "default: 0.001 of a new network, 5e-05 of a trained one", type=float)
-    add(
-        "--per_device_train_batch_size",
-        argparse.SUPPRESS,
-        "default: 64 of a new network, 32 of a trained one",
-        type=int,
-    )
 
 
 def _hub(parser: Parser, what: str) -> Parser:
-    add = _group(parser, "sharing")
-    add(
-        "--push_to_hub",
-        False,
-        f"push {what} (default: under the name of the folder)",
-        type=_repository,
-        nargs="?",
-        const=True,
-        metavar="REPOSITORY",
-    )
-    add("--hub_private_repo", None, "make a new repository private", type=boolean, nargs="?", const=True)
-    add("--license", None, "that the card names, such as cc-by-4.0 (default: none)", metavar="LICENSE")
-    return _general(parser)
+    add = _general(parser)
+    add("--push_to_hub", False, f"push {what} (default: under the name of the folder)", **REPOSITORY)
+    add("--hub_private_repo", None, "make a new repository private", rare=True, type=boolean, nargs="?", const=True)
+    add("--license", None, "that the card names, such as cc-by-4.0 (default: none)", rare=True, metavar="LICENSE")
+    return _helping(parser, add)
 
 
-def _general(parser: Parser) -> Parser:
-    group = parser.add_argument_group("general (underscores and hyphens in names are alike)")
-    group.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=CONFIG_HELP)
-    group.add_argument("-h", "--help", action="help", help="show this text")
+def _general(parser: Parser) -> Callable[..., None]:
+    return _group(parser, "general (underscores and hyphens in names are alike)")
+
+
+def _helping(parser: Parser, add: Callable[..., None]) -> Parser:
+    add("--config", argparse.SUPPRESS, CONFIG_HELP, metavar="FILE")
+    add("-h", argparse.SUPPRESS, "show this text; --help-all shows all arguments", names=["--help"], action="help")
+    add("--help_all", argparse.SUPPRESS, "show all arguments", rare=True, action=HelpAll)
     return parser
 
 
@@ -226,6 +232,7 @@ def _repository(word: str) -> str | bool:
         return word
 
 
+REPOSITORY = {"type": _repository, "nargs": "?", "const": True, "metavar": "REPOSITORY"}
 PARSERS = {
     "teacher fit": teacher_fit,
     "teacher evaluate": evaluate,

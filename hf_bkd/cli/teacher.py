@@ -11,7 +11,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from ..hub.transfer import push_folder
 from ..metrics import classification_metrics
 from ..study.arguments import check_training
 from ..teachers import SPECIFICATIONS, Ensemble, TeacherSpec, predict_all
@@ -21,12 +20,13 @@ from ..utils.checks import check_choice, check_count
 from ..utils.command_line import Parser, parse_dataclasses
 from ..utils.errors import UserError
 from .architectures import is_architecture
-from .arguments import metrics_text, quiet, repository
+from .arguments import metrics_text, pushing, quiet
 from .finished import finish
-from .fitting import TrainedNetworks, asked_for, checkpoints_of
+from .fitting import CommandLineFitting, TrainedNetworks, asked_for, checkpoints_of
 from .networks import is_encoder
 from .new_networks import NewNetworks
-from .options import teacher_fit
+from .options import METHODS, teacher_fit
+from .tables import Tables
 
 DEFAULTS = {
     "output_dir": "",
@@ -69,11 +69,11 @@ class FitOptions:
     method_options: dict[str, Any]
 
     def __post_init__(self):
-        for name in ("method", "model", "dataset"):
-            if not getattr(self, name):
-                choices = f", one of {', '.join(sorted(SPECIFICATIONS))}" if name == "method" else ""
-                raise UserError(f"pass --{name}{choices}")
-        check_choice(sorted(SPECIFICATIONS), method=self.method)
+        check_choice(sorted(SPECIFICATIONS), method=self._needed("method", f", one of {', '.join(METHODS)}"))
+        if SPECIFICATIONS[self.method].reads_tables and self.model:
+            raise UserError(f"a {self.method} is fitted on the dataset alone: omit --model")
+        for name in ("dataset",) if SPECIFICATIONS[self.method].reads_tables else ("model", "dataset"):
+            self._needed(name)
         check_count(num_samples=self.num_samples)
         sizes = {"validation_size": self.validation_size, "image_size": self.image_size}
         check_count(**{name: size for name, size in sizes.items() if size is not None})
@@ -81,9 +81,16 @@ class FitOptions:
         if len(self.model) > 1 and not isinstance(self.spec, Ensemble):
             raise UserError(f"a {self.method} teacher is of one network, and --model names {len(self.model)}")
 
+    def _needed(self, name: str, choices: str = "") -> Any:
+        if not getattr(self, name):
+            raise UserError(f"pass --{name}{choices}")
+        return getattr(self, name)
+
     @property
     def from_scratch(self) -> bool:
         """Whether the models are architectures; UserError for some of each kind."""
+        if not self.model:
+            return False
         architectures = [is_architecture(name) for name in self.model]
         if len(set(architectures)) > 1:
             raise UserError("--model names architectures and trained networks: pass several of either kind")
@@ -126,13 +133,14 @@ def _help(declared: Field) -> str:
     return data["text"] + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _parser(prog: str) -> Parser:
-    """The parser of the command, with the options of all methods."""
+def _parser(prog: str, argv: list[str]) -> Parser:
+    """The parser of the command, with the options of all methods; its help shows those of the method in argv."""
     parser = teacher_fit(prog)
     group = parser.add_argument_group("options of the methods")
+    words = {word.partition("=")[2] or word for word in argv}
     for name, (kind, texts) in method_options().items():
         text = "; ".join(f"{method}: {text}" for method, text in texts.items())
-        group.add_argument(f"--{name}", type=kind, help=text, metavar="VALUE")
+        group.add_argument(f"--{name}", type=kind, help=text, metavar="VALUE").rare = not words & texts.keys()
     return parser
 
 
@@ -144,7 +152,7 @@ def parse_fit(argv: list[str], prog: str) -> tuple[FitOptions, DistillationTrain
     """
 
     def parsed(defaults: dict[str, Any]) -> tuple[FitOptions, DistillationTrainingArguments]:
-        args, values = parse_dataclasses((DistillationTrainingArguments,), defaults, argv, _parser(prog))
+        args, values = parse_dataclasses((DistillationTrainingArguments,), defaults, argv, _parser(prog, argv))
         check_training(args)
         return _options(values), args
 
@@ -175,19 +183,21 @@ def main(argv: list[str], prog: str) -> None:
     """
     options, args = parse_fit(argv, prog)
     quiet()
-    output_dir, name = Path(args.output_dir), repository(args)
-
-    def push() -> str:
-        return push_folder(output_dir, name, private=args.hub_private_repo, token=args.hub_token)
-
+    output_dir = Path(args.output_dir)
     settings, make = asked_for(options, args), lambda: _fitted(options, args, output_dir)
-    finish(output_dir, checkpoints_of(args), settings, make, push if name else None)
+    finish(output_dir, checkpoints_of(args), settings, make, pushing(args))
+
+
+def _source(options: FitOptions) -> type[CommandLineFitting]:
+    """What a teacher is made of: a table, new networks or trained ones."""
+    if options.spec.reads_tables:
+        return Tables
+    return NewNetworks if options.from_scratch or is_encoder(options.model[0]) else TrainedNetworks
 
 
 def _fitted(options: FitOptions, args: DistillationTrainingArguments, output_dir: Path) -> Callable[[Path], str]:
     """Fit the teacher; return what saves it and says how good it is."""
-    is_new = options.from_scratch or is_encoder(options.model[0])
-    context = (NewNetworks if is_new else TrainedNetworks)(options, args)
+    context = _source(options)(options, args)
     teacher = context.fitted(options.spec)
     teacher.processing_class = context.processing_class
     teacher.record |= context.facts() | options.spec.facts()

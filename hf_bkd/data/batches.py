@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import CATEGORICAL, Gaussian, Likelihood
-from ..models.problem_types import likelihood_of
+from ..models.problem_types import likelihood_of, stated_problem_type
+from ..models.token_networks import classifies_tokens
 from ..utils.errors import UserError
 from .columns import find_label, numbered_labels
 from .labels import problem_type_of_column, read_labels
@@ -50,11 +51,12 @@ class DatasetBatches:
         if len(dataset) == 0:
             raise UserError("there are no examples: the dataset is empty")
         self.dataset, self.preprocessor = dataset, preprocessor
-        label = find_label(dataset)
-        classes = class_names(network)
-        told = problem_type_of_column(dataset, label, num_values=len(classes))
+        classes, per_token = class_names(network), classifies_tokens(network)
+        label = find_label(dataset, classes)
+        said = problem_type or stated_problem_type(network)
+        told = None if said else problem_type_of_column(dataset, label, per_token, len(classes))
         self.likelihood = likelihood_of(network, problem_type, told)
-        self.labels = _labels(dataset, label, classes, self.likelihood)
+        self.labels = _labels(dataset, label, classes, self.likelihood, per_token)
         self.columns = ready_columns(network, dataset) if preprocessor is None else preprocessor.columns
         self.batch_size = batch_size or (256 if preprocessor is None else preprocessor.batch_size)
 
@@ -67,26 +69,36 @@ class DatasetBatches:
             dataset = dataset.select_columns(list(self.columns))
         for start in range(0, len(dataset), self.batch_size):
             stop = min(start + self.batch_size, len(dataset))
-            yield self._inputs(dataset, start, stop) | {"labels": self.labels[start:stop]}
+            yield self._batch(dataset, start, stop)
 
-    def _inputs(self, dataset: datasets.Dataset, start: int, stop: int) -> dict[str, Any]:
+    def _batch(self, dataset: datasets.Dataset, start: int, stop: int) -> dict[str, Any]:
+        labels, numbers = self.labels[start:stop], np.arange(start, stop)
         if self.preprocessor is not None:
-            return called(self.preprocessor, read_rows(dataset, start, stop), np.arange(start, stop))
+            rows = read_rows(dataset, start, stop)
+            if isinstance(labels, list):
+                return self.preprocessor.labeled(rows, labels, numbers)
+            return called(self.preprocessor, rows, numbers) | {"labels": labels}
         if dataset.format["type"] not in ("custom", "torch"):
             dataset = dataset.with_format("torch")
-        return columns_as_inputs(dataset[start:stop], self.dataset.features, self.columns)
+        inputs = columns_as_inputs(dataset[start:stop], self.dataset.features, self.columns)
+        return inputs | {"labels": torch.stack(labels) if isinstance(labels, list) else labels}
 
 
-def _labels(dataset: datasets.Dataset, label: str, classes: list[str], likelihood: Likelihood) -> Tensor:
+def _labels(
+    dataset: datasets.Dataset, label: str, classes: list[str], likelihood: Likelihood, per_token: bool
+) -> Tensor | list[Tensor]:
     """Return all labels of a dataset, as its network has them; UserError if a row has none."""
-    if likelihood == CATEGORICAL:
+    if likelihood == CATEGORICAL and not per_token:
         labels = torch.tensor(numbered_labels(dataset, label, classes)[1])
         unlabeled = (labels < 0).nonzero().flatten().tolist()
     else:
         width = None if likelihood.problem_type == Gaussian.problem_type else len(classes)
-        read = read_labels(dataset, label, likelihood, width, classes)
+        read = read_labels(dataset, label, likelihood, width, classes, per_token)
         labels = read(dataset.with_format("arrow").select_columns([label])[:][label])
-        unlabeled = (~likelihood.labeled(labels)).nonzero().flatten().tolist()
+        if per_token:
+            unlabeled = [row for row, own in enumerate(labels) if len(own) == 0]
+        else:
+            unlabeled = (~likelihood.labeled(labels)).nonzero().flatten().tolist()
     if unlabeled:
         raise UserError(
             f"row {unlabeled[0]} of column {label} has no label: leave such rows out with "

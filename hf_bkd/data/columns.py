@@ -5,12 +5,15 @@ from typing import Any
 
 import datasets
 
-from ..models.class_names import given_names, matching_places
+from ..models.class_names import check_not_shuffled, given_names, matching_places
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
 
 EXAMPLE_ID = "example_id"
+RENAMED = "own_"  # before the name of a column that a user had, and soft labels need
 PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
+MEAN, NOISE = "teacher_mean", "teacher_noise"  # of a regression, in the place of the probabilities
+VALUES = (PROBS, MEAN)
 LABELS = ("label", "labels", "label_ids")  # which the Trainer takes for labels too
 LABEL_COLUMNS = (*LABELS, "fine_label")  # where labels are looked for, and which are never a network's inputs
 LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
@@ -18,15 +21,16 @@ LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
 
 def is_soft_label_column(name: str) -> bool:
     """Whether a column belongs to this library and not to a model's inputs."""
-    return name == EXAMPLE_ID or name.split("__")[0] in (PROBS, VARIANCE, RECORD)
+    return name == EXAMPLE_ID or name.split("__")[0] in (*VALUES, VARIANCE, NOISE, RECORD)
 
 
 def is_label(name: str, feature: Any) -> bool:
     """Whether a column holds what an example is to be called, not the example."""
-    return name in LABEL_COLUMNS or isinstance(feature, datasets.ClassLabel) or _holds_label_lists(name, feature)
+    return name in LABEL_COLUMNS or isinstance(feature, datasets.ClassLabel) or holds_label_lists(name, feature)
 
 
-def _holds_label_lists(name: str, feature: Any) -> bool:
+def holds_label_lists(name: str, feature: Any) -> bool:
+    """Return whether a column holds a list of classes for each row: of its tokens, or those that are there."""
     is_list = isinstance(feature, (datasets.List, datasets.LargeList))
     return is_list and (name in LABELS_OF_TOKENS or isinstance(feature.feature, datasets.ClassLabel))
 
@@ -79,7 +83,7 @@ def find_label(dataset: datasets.Dataset, classes: Sequence[str] | None = None) 
     usual = next((name for name in LABEL_COLUMNS if name in dataset.features), None)
     if usual is not None:
         return usual
-    lists = [name for name, feature in dataset.features.items() if _holds_label_lists(name, feature)]
+    lists = [name for name, feature in dataset.features.items() if holds_label_lists(name, feature)]
     if len(lists) > 1 and classes is not None:
         lists = [name for name in lists if _are_classes_of(dataset.features[name].feature, classes)] or lists
     if len(lists) > 1:
@@ -102,7 +106,7 @@ def _are_classes_of(feature: Any, classes: Sequence[str]) -> bool:
 
 def has_labels(dataset: datasets.Dataset) -> bool:
     """Return whether there is a label column, of a usual name or of lists of classes."""
-    return any(name in LABEL_COLUMNS or _holds_label_lists(name, each) for name, each in dataset.features.items())
+    return any(name in LABEL_COLUMNS or holds_label_lists(name, each) for name, each in dataset.features.items())
 
 
 def _holds(feature: object, kind: str) -> bool:
@@ -246,7 +250,16 @@ def numbered_labels(
         places = matching_places(own, known)
         numbers = dict(zip(own, places or (), strict=False))
         fits = places is not None
+    elif getattr(feature, "dtype", "") == "bool":
+        known, own = list(classes or ("False", "True")), ["False", "True"]
+        places = matching_places(own, known) or ([0, 1] if given_names(known) is None else None)
+        names, numbers = (known if classes else own), dict(zip((False, True), places or (), strict=False))
+        fits = places is not None and len(known) == len(own)
+    elif _is_number(feature) and _are_named_numbers(values, classes):
+        names, own = list(classes), list(classes)
+        known, fits, numbers = own, True, {int(name): place for place, name in enumerate(names)}
     elif _is_number(feature):
+        check_not_shuffled(label, classes)
         highest = max((value for value in values if value is not None), default=-1)
         own = [str(number) for number in range(max(highest + 1, len(classes or ())))]
         known = names = list(classes or own)
@@ -261,6 +274,15 @@ def numbered_labels(
             "network's config.id2label the column's names"
         )
     return names, [numbers.get(value, -1) for value in values]
+
+
+def _are_named_numbers(values: Sequence[int | None], classes: Sequence[str] | None) -> bool:
+    """Whether a network's classes are called as the numbers of a column are, such as 3 to 8, and not just numbered."""
+    names = list(classes or ())
+    if not names or set(names) == {str(number) for number in range(len(names))}:
+        return False
+    numbers = {str(value) for value in values if value not in (None, -1)}
+    return all(name.isdecimal() for name in names) and numbers <= set(names)
 
 
 def _listed(names: list[str]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
-from ..models.class_names import given_names, matching_places
+from ..models.class_names import both_name, matching_places
 from ..utils.errors import UserError
 from .label_values import LabelColumn, are_hot, as_arrow, lengths_of
 
@@ -84,15 +84,9 @@ def read_labels(
     Raises:
         UserError: labels of another kind than the network's, of other classes, or of another number.
     """
-    feature = dataset.features[name]
-    is_list, inner = _shape_of(feature, name)
-    problem_type = likelihood.problem_type
-    fits = {
-        Categorical.problem_type: is_list == per_token and not (per_token and inner == "float"),
-        Bernoulli.problem_type: is_list and not per_token,
-        Gaussian.problem_type: inner in ("whole", "float") and not per_token,
-    }
-    if not fits[problem_type]:
+    feature, problem_type = dataset.features[name], likelihood.problem_type
+    _, inner = _shape_of(feature, name)
+    if not can_hold(feature, name, likelihood, per_token):
         wanted = "one class for each token" if per_token else IN_WORDS[problem_type]
         raise UserError(
             f"the network predicts {wanted}, and column {name} holds {feature}: take a network of that kind (its "
@@ -108,6 +102,21 @@ def read_labels(
             name, "set", num_values or len(classes or getattr(feature.feature, "names", ())), places, names
         )
     return _hot_or_set(dataset, name, inner, num_values)
+
+
+def can_hold(feature: Any, name: str, likelihood: Likelihood, per_token: bool = False) -> bool:
+    """Return whether a column ``name`` of this feature can hold labels of a likelihood.
+
+    Raises:
+        UserError: it can hold no labels at all.
+    """
+    is_list, inner = _shape_of(feature, name)
+    holds = {
+        Categorical.problem_type: is_list == per_token and not (per_token and inner == "float"),
+        Bernoulli.problem_type: is_list and not per_token,
+        Gaussian.problem_type: inner in ("whole", "float") and not per_token,
+    }
+    return holds[likelihood.problem_type]
 
 
 def _hot_or_set(dataset: Any, name: str, inner: str, num_values: int | None) -> LabelColumn:
@@ -133,7 +142,7 @@ def _classes(
     """Return the network's numbers of a ClassLabel's, or its names where the column holds names."""
     single = getattr(feature, "feature", feature)
     if isinstance(single, datasets.ClassLabel):
-        if given_names(classes) is None or given_names(single.names) is None:
+        if not both_name(single.names, classes):
             return None, None
         places = matching_places(single.names, classes)
         if places is None:

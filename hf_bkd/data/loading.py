@@ -1,13 +1,16 @@
 """Loading a dataset from a folder or from the Hub."""
 
 from pathlib import Path
+from textwrap import shorten
 
 import datasets
 
 from ..hub.transfer import without_tokens
 from ..utils.errors import UserError
 from .caches import is_saved_to_disk, loaded_from_disk
+from .sounds import files_without_torchcodec
 
+OF_NETWORKS = ("config.json", "teacher.json", "network.json", "model.safetensors")
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -65,10 +68,16 @@ def load_stream(name_or_path: str, split: str) -> datasets.IterableDataset:
     try:
         splits = datasets.load_dataset(str(path.resolve()) if path.is_dir() else name_or_path, streaming=True)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{name_or_path!r} can't be streamed ({_first_line(error)})") from None
+        raise UserError(f"{name_or_path!r} can't be streamed ({_brief(error)})") from None
     check_split(splits, split, name_or_path)
     if splits[split].features is None:
         raise UserError(f"{name_or_path!r} doesn't say what columns it has: load it without streaming")
+    sounds = [name for name, feature in splits[split].features.items() if isinstance(feature, datasets.Audio)]
+    if sounds and not datasets.config.TORCHCODEC_AVAILABLE:
+        raise UserError(
+            f"the column {sounds[0]} of {name_or_path!r} holds files of sound, which datasets streams with torchcodec "
+            "alone: load it without streaming, or pip install torchcodec"
+        )
     return splits[split]
 
 
@@ -81,6 +90,8 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
     _check_name(name_or_path)
     path = Path(name_or_path).expanduser()
     local = path.is_dir()
+    if not path.exists() and set("*?[") & set(name_or_path):
+        raise UserError(f"{name_or_path} is a pattern: pass the folder, whose files are read together, or one of them")
     if not path.exists() and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
         raise UserError(
             f"there is no folder {name_or_path}; pass the path of a dataset's folder or its name on the Hub"
@@ -92,19 +103,25 @@ def _load(name_or_path: str, configuration: str | None) -> datasets.DatasetDict:
             return datasets.DatasetDict({str(loaded.split or "train"): loaded}) if single else loaded
         if path.is_file():
             return _load_file(path)
-        return datasets.load_dataset(str(path.resolve()) if local else name_or_path, configuration)
+        with files_without_torchcodec():
+            return datasets.load_dataset(str(path.resolve()) if local else name_or_path, configuration)
     except UserError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if any((path / file).is_file() for file in OF_NETWORKS):
+            raise UserError(f"{name_or_path} holds a network, and a dataset is needed: pass another folder") from None
         if path.exists():
-            raise UserError(f"{name_or_path} holds no dataset that can be read: {_first_line(error)}") from None
+            raise UserError(f"{name_or_path} holds no dataset that can be read: {_brief(error)}") from None
         raise UserError(
-            f"the Hub could not deliver {name_or_path!r} ({_first_line(error)}); pass --dataset with a local folder"
+            f"the Hub could not deliver {name_or_path!r} ({_brief(error)}); check the name, log in "
+            "(hf auth login) if it is private or gated, or pass a local folder"
         ) from None
 
 
-def _first_line(error: Exception) -> str:
-    return without_tokens((str(error).splitlines() or [type(error).__name__])[0])
+def _brief(error: BaseException) -> str:
+    if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
+        error = error.__cause__
+    return shorten(without_tokens(str(error)), 200) or type(error).__name__
 
 
 def _load_file(path: Path) -> datasets.DatasetDict:

@@ -11,6 +11,7 @@ from PIL.Image import DecompressionBombError, Image
 
 from ..utils.errors import RowError, UserError
 from ..utils.limits import LIMITS
+from .sounds import Sound, torchcodec_works
 
 UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, DecompressionBombError, EOFError)
 
@@ -18,7 +19,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, Decompr
 def read_rows(
     dataset: datasets.Dataset, start: int, stop: int, numbers: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """Read some rows as Python values, images decoded: column name -> list.
+    """Read some rows as Python values, images and sound decoded: column name -> list.
 
     Args:
         dataset: of which they are rows ``start`` to ``stop`` - 1.
@@ -27,7 +28,7 @@ def read_rows(
     Raises:
         UserError: an image that is missing, that can't be decoded or that has more pixels than ``LIMITS`` allows.
     """
-    plain, modes = _as_stored(dataset)
+    plain, finished = as_stored(dataset)
     numbers = range(start, stop) if numbers is None else numbers
     images = [name for name, feature in plain.features.items() if isinstance(feature, datasets.Image)]
     try:
@@ -40,12 +41,12 @@ def read_rows(
     for name in images:
         for number, image in zip(numbers, rows[name], strict=False):
             _check_image(name, number, image)
-    return _in_modes(rows, modes)
+    return finished(rows)
 
 
 def rows_at(dataset: datasets.Dataset, numbers: Sequence[int]) -> dict[str, Any]:
     """Read the rows of some numbers, in that order, as :func:`read_rows` reads those that stand together."""
-    plain, modes = _as_stored(dataset)
+    plain, finished = as_stored(dataset)
     try:
         rows = plain[list(numbers)]
     except UNREADABLE:
@@ -57,17 +58,27 @@ def rows_at(dataset: datasets.Dataset, numbers: Sequence[int]) -> dict[str, Any]
         if isinstance(feature, datasets.Image):
             for number, image in zip(numbers, rows[name], strict=True):
                 _check_image(name, number, image)
-    return _in_modes(rows, modes)
+    return finished(rows)
 
 
-def _as_stored(dataset: datasets.Dataset) -> tuple[datasets.Dataset, dict[str, str]]:
-    """Return a dataset whose images are not converted, and the modes that its columns ask for, by name."""
+def as_stored(dataset: datasets.Dataset) -> tuple[datasets.Dataset, Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Return a dataset that converts no image, and decodes no sound where it can't, and what does both to its rows."""
     plain = dataset.with_format(None)
-    images = {name: each for name, each in plain.features.items() if isinstance(each, datasets.Image) and each.decode}
-    modes = {name: feature.mode for name, feature in images.items() if feature.mode}
+    decoded = {name: feature for name, feature in plain.features.items() if getattr(feature, "decode", False)}
+    modes = {name: each.mode for name, each in decoded.items() if isinstance(each, datasets.Image) and each.mode}
+    rates = {name: each.sampling_rate for name, each in decoded.items() if isinstance(each, datasets.Audio)}
+    rates = {} if torchcodec_works() else rates
     for name in modes:
         plain = plain.cast_column(name, datasets.Image())
-    return plain, modes
+    for name in rates:
+        plain = plain.cast_column(name, datasets.Audio(decode=False))
+
+    def finished(rows: dict[str, Any]) -> dict[str, Any]:
+        for name, rate in rates.items():
+            rows[name] = [None if value is None else Sound(value, rate) for value in rows[name]]
+        return _in_modes(rows, modes)
+
+    return plain, finished
 
 
 def _in_modes(rows: dict[str, Any], modes: Mapping[str, str]) -> dict[str, Any]:
@@ -110,7 +121,17 @@ def decoded_rows(rows: dict[str, list], features: datasets.Features) -> dict[str
     return decoded
 
 
+def undecoded(rows: list[dict[str, Any]], features: datasets.Features) -> datasets.Dataset:
+    """Return rows of a stream that decodes nothing, as a dataset with the features of the stream."""
+    files = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    stored = {name: files if isinstance(each, datasets.Audio) else each for name, each in features.items()}
+    made = datasets.Dataset.from_list(rows, features=datasets.Features(stored))
+    return made if stored == dict(features) else made.cast(features)
+
+
 def _decoded(name: str, feature: Any, value: Any) -> Any:
+    if isinstance(feature, datasets.Audio) and not torchcodec_works():
+        return Sound(value, feature.sampling_rate) if feature.decode else value
     try:
         image = feature.decode_example(value)
         if isinstance(feature, datasets.Image):

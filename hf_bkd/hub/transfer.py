@@ -7,7 +7,15 @@ from pathlib import Path
 from textwrap import shorten
 from urllib.parse import quote
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, get_token, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    RepoUrl,
+    constants,
+    get_token,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -22,7 +30,21 @@ from ..utils.errors import UserError
 from ..utils.files import bare_name
 
 OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # files of a saved model
+OTHER_FORMS = [
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.tflite",
+    "*.gguf",
+    "*onnx*",
+    "coreml/*",
+]
 STARS = "***"
+UNAUTHORIZED = 401  # of HTTP
 
 
 def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -98,36 +120,55 @@ def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
     Raises:
         UserError: the name is neither a folder nor a repository that the Hub can deliver.
     """
-    if not str(name_or_path).strip():
+    name_or_path = re.sub("^(hf[-_]hub|local-dir):", "", str(name_or_path))  # as timm has names
+    name, path = without_tokens(name_or_path), Path(name_or_path).expanduser()
+    if not name.strip():
         raise UserError("the name of a folder or a repository is empty: pass one")
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UserError(f"{name} is a file: pass the folder that a network was saved in")
     try:
-        return Path(snapshot_download(str(name_or_path), revision=revision))
+        return Path(snapshot_download(name_or_path, revision=revision, ignore_patterns=OTHER_FORMS))
     except HFValidationError:
-        raise UserError(f"there is no folder {without_tokens(str(name_or_path))}") from None
+        raise UserError(f"there is no folder {name}") from None
     except RevisionNotFoundError:
         raise UserError(
-            f"the repository {name_or_path} has no revision {revision}: pass one of its branches, tags or commits"
+            f"the repository {name} has no revision {revision}: pass one of its branches, tags or commits"
         ) from None
     except GatedRepoError:
         raise UserError(
-            f"the repository {name_or_path} is gated: accept its conditions on the Hub, log in and try again"
+            f"the repository {name} is gated: accept its conditions on the Hub, log in and try again"
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"there is neither a folder {name_or_path} nor a repository that you can see on the Hub: check the name, "
+            f"there is neither a folder {name} nor a repository that you can see on the Hub: check the name, "
             "or log in if it is private"
         ) from None
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(
-            f"there is no folder {name_or_path}, and the Hub could not deliver it ({type(error).__name__}); pass the "
+            f"there is no folder {name}, and the Hub could not deliver it ({why_not_delivered(error)}); pass the "
             "path of a folder written by save_pretrained"
         ) from None
 
 
+def why_not_delivered(error: Exception) -> str:
+    """Say in a few words why the Hub could not deliver something."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    status = getattr(response, "status_code", None)
+    if status == UNAUTHORIZED:
+        return "it refuses the token: hf auth login"
+    if status is not None:
+        return f"its answer was {status}"
+    if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, and the cache does not have it"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "it can't be reached, and the cache does not have it"
+    return type(error).__name__
+
+
 def source_of(name_or_path: str | Path, folder: Path) -> dict[str, str]:
     """Say where ``folder`` is from, for public records: a repository and its commit, or a folder's bare name."""
-    if Path(name_or_path).is_dir():
+    if Path(name_or_path).expanduser().is_dir():
         return {"folder": bare_name(str(name_or_path))}
     return {"repository": str(name_or_path), "revision": folder.name}

@@ -94,7 +94,7 @@ def logits_of(outputs: Any) -> Tensor:
         outputs: a tensor, a ModelOutput or dict with "logits", or a tuple whose first tensor [B, C] they are.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or they lack the dimension of the outputs.
     """
     if isinstance(outputs, tuple | list):
         logits = next((item for item in outputs if isinstance(item, Tensor) and item.ndim >= 2), None)
@@ -102,14 +102,25 @@ def logits_of(outputs: Any) -> Tensor:
         logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
     if not isinstance(logits, Tensor):
         raise UserError(f"the model returned a {type(outputs).__name__} without logits")
+    if logits.ndim < 2:
+        raise UserError(
+            f"the model returned logits of shape {list(logits.shape)}, and they must be [examples, outputs]: return "
+            "[examples, 1] for one output, without .squeeze() at its end"
+        )
     return logits
 
 
 def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
-    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format."""
+    """Move inputs, a tensor or a mapping's values, to the network's device, and floats to its number format.
+
+    Mappings in a mapping, each of which is another network's inputs, are left to that, and tables, which estimators
+    read, stay as they are.
+    """
     weight = next(network.parameters())
 
-    def move(value: Tensor) -> Tensor:
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
         dtype = weight.dtype if value.is_floating_point() else value.dtype
         return value.to(weight.device, dtype, non_blocking=weight.device.type != "cpu")
 
@@ -138,36 +149,21 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def check_single_label(network: nn.Module) -> None:
-    """Refuse a network of another kind of prediction than one class for each example, if its config says so.
-
-    Raises:
-        UserError: a multi-label classifier or a regression.
-    """
-    config = getattr(unwrapped(network, keep_adapters=True), "config", None)
-    kind = getattr(config, "problem_type", None)
-    if kind in ("multi_label_classification", "regression") or getattr(config, "num_labels", None) == 1:
-        said = f"problem_type {kind!r}" if kind else "a single output"
-        raise UserError(
-            f"{type(network).__name__} has {said}, and only classifiers with one class for each example can teach or "
-            "be taught yet: build it with num_labels of at least 2 and problem_type='single_label_classification'"
-        )
-
-
 def check_logits(logits: Tensor, network: nn.Module, likelihood: Likelihood = CATEGORICAL) -> None:
     """Refuse probabilities where logits [..., C] are needed: a softmax or sigmoid of them would flatten every answer.
 
     Raises:
         UserError: every row is what a softmax or sigmoid returns.
     """
-    if len(logits) and likelihood.look_like_values(logits):
+    made = logits.grad_fn.name() if logits.grad_fn is not None else ""
+    ends_in_one = made.startswith(("Sigmoid", "Softmax")) and likelihood.has_temperature
+    if len(logits) and (ends_in_one or likelihood.look_like_values(logits)):
         raise UserError(
             f"{type(network).__name__} returns probabilities, and logits are needed: leave out the softmax or sigmoid "
             "at its end, or return what goes into it"
         )
 
 
-@torch.no_grad()
 def check_network(network: nn.Module, inputs: Inputs, likelihood: Likelihood = CATEGORICAL) -> None:
     """Ask a network about a few examples: its answers must be logits, and the same each time.
 
@@ -178,7 +174,7 @@ def check_network(network: nn.Module, inputs: Inputs, likelihood: Likelihood = C
     answers = []
     with evaluation_mode(network):
         for seed in range(2):
-            with seeded(seed, device):
+            with seeded(seed, device), torch.enable_grad():  # which tells what made the answers
                 answers.append(logits_of(call_network(network, inputs)))
     check_logits(answers[0], network, likelihood)
     if not torch.allclose(*answers, rtol=1e-3, atol=1e-3):

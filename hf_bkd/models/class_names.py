@@ -1,11 +1,12 @@
 """Names of classes: which ones somebody has given, what a network calls its own, and how two sides are matched."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from ..utils.errors import UserError
 from .calling import unwrapped
+from .outputs import stated_classes
 from .timm_networks import is_timm, label_names_of
 
 
@@ -18,18 +19,71 @@ def given_names(names: Sequence[str] | None) -> list[str] | None:
     return None if made_up else list(names)
 
 
+def both_name(names: Sequence[str] | None, classes: Sequence[str] | None) -> bool:
+    """Return whether two sides' names are to be matched: both have some, and neither's are made up.
+
+    Numbers in their order are the names of the same numbers in another order, and of nothing else.
+    """
+    if not names or not classes:
+        return False
+    made_up = given_names(names) is None or given_names(classes) is None
+    return sorted(names) == sorted(classes) if made_up else True
+
+
+def check_not_shuffled(column: str, classes: Sequence[str] | None) -> None:
+    """Refuse a column of bare numbers where classes are called by these numbers in another order.
+
+    Raises:
+        UserError: a label could be a class' name or its place.
+    """
+    numbers = [str(number) for number in range(len(classes or ()))]
+    if classes is not None and list(classes) != numbers and sorted(classes) == sorted(numbers):
+        raise UserError(
+            f"the column {column} holds numbers, and the classes are called {_first(classes)} in this order: "
+            f"use dataset.cast_column({column!r}, datasets.ClassLabel(names={numbers})) if they are their names, or "
+            f"names={list(classes)} in it if they are their places"
+        )
+
+
 def names_of_network(network: nn.Module) -> list[str] | None:
-    """Return the names of a network's classes in the order of its outputs; ``None`` where nobody has given any.
+    """Return the names of a network's classes in the order of its outputs; ``None`` where it has none but LABEL_0.
 
     They are its own ``label_names``, as plain networks have them, or its config's, or those of timm's configuration.
     """
     network = unwrapped(network)
     own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
-    names = getattr(getattr(network, "config", None), "id2label", None) or {}
-    try:
-        return given_names(own or [str(names[number]) for number in range(len(names))])
-    except (KeyError, TypeError):
+    stated = list(own or _names_of_config(getattr(network, "config", None)) or ())
+    if all(name == f"LABEL_{number}" for number, name in enumerate(stated)):
         return None
+    return stated if stated_classes(network) in (None, len(stated)) else None  # those of a head that was replaced
+
+
+def _names_of_config(config: object) -> list[str] | None:
+    """Return the names of a config's ``id2label``, or of its ``label2id`` where that alone has some.
+
+    Raises:
+        UserError: each has the same ones, in another order.
+    """
+    by_number, by_name = (getattr(config, name, None) or {} for name in ("id2label", "label2id"))
+    one = _in_order(dict(by_number) if isinstance(by_number, Mapping) else dict(enumerate(by_number)))
+    other = _in_order({number: name for name, number in dict(by_name).items()})
+    if one and other and one != other and sorted(one) == sorted(other):
+        raise UserError(
+            f"the network's config.id2label says {_first(one)}, and its config.label2id {_first(other)}: set "
+            "config.label2id = {name: number for number, name in config.id2label.items()}, or id2label by label2id, "
+            "whichever is right"
+        )
+    return one if given_names(other) is None or given_names(one) is not None else other
+
+
+def _in_order(names: Mapping) -> list[str] | None:
+    """Return names by number as a list, be the numbers written as texts; ``None`` if one is missing."""
+    try:
+        by_number = {int(number): str(name) for number, name in names.items()}
+    except (TypeError, ValueError):
+        return None
+    complete = by_number.keys() == set(range(len(names)))
+    return [by_number[number] for number in sorted(by_number)] if complete else None
 
 
 def matching_places(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
@@ -54,21 +108,28 @@ def order_by_name(
         remedy: what to do where they are the same classes in the same order.
 
     Returns:
-        C places; ``None`` where both have one order, or nobody has said one of them.
+        C places; ``None`` where both have one order, or nobody has said one of them (:func:`both_name`).
 
     Raises:
         UserError: they are other classes.
     """
-    if names is None or classes is None or list(names) == list(classes):
+    if not both_name(names, classes) or list(names) == list(classes):
         return None
     places = matching_places(names, classes)
     if places is None or len(names) != len(classes):
-        raise UserError(
-            f"{whose} has the classes {_first(names)}, and {others} {_first(classes)}, which can't be matched by "
-            f"name: take one of the other's classes, or, if they are the same in the same order, {remedy}"
-        )
+        raise UserError(unmatched(names, classes, whose, others, remedy))
     order = sorted(range(len(places)), key=places.__getitem__)
     return None if order == list(range(len(order))) else order
+
+
+def unmatched(names: Sequence[str], classes: Sequence[str], whose: str, others: str, remedy: str) -> str:
+    """Return the sentence for two sides of other classes; arguments as for :func:`order_by_name`."""
+    same = f", or, if they are the same in the same order, {remedy}" if len(names) == len(classes) else ""
+    numbers = "" if same else f" ({len(names)} and {len(classes)})"
+    return (
+        f"{whose} has the classes {_first(names)}, and {others} {_first(classes)}{numbers}, which can't be matched by "
+        f"name: take one of the other's classes{same}"
+    )
 
 
 def _first(names: Sequence[str]) -> str:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.errors import UserError
 from .calling import Inputs, call_network, check_logits, evaluation_mode, logits_of, split, to_network, unwrapped
-from .problem_types import likelihood_of, problem_type_of_labels, stated_outputs
+from .outputs import stated_classes
+from .problem_types import likelihood_of, problem_type_of_labels
+from .taking import taking
 
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
 
@@ -77,7 +79,12 @@ def labeled(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def num_classes_of(network: nn.Module) -> int:
     """Return the number of outputs that a network states, or else of its classification head."""
-    return stated_outputs(network) or classification_head(network)[1].out_features
+    return stated_classes(unwrapped(network, keep_adapters=True)) or classification_head(network)[1].out_features
+
+
+def head_parameters(name: str) -> tuple[str, str]:
+    """Return what a network calls the weight and the bias of its layer of some name, ``""`` for itself."""
+    return f"{name}.weight".removeprefix("."), f"{name}.bias".removeprefix(".")
 
 
 def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
@@ -97,7 +104,7 @@ def classification_head(network: nn.Module) -> tuple[str, nn.Linear]:
     get_classifier = getattr(getattr(network, "timm_model", network), "get_classifier", None)
     if get_classifier is not None and isinstance(get_classifier(), tuple):
         raise UserError(f"{type(network).__name__} averages the logits of several heads: choose a network with one")
-    classes = stated_outputs(network)
+    classes = stated_classes(network)
     linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     heads = [(name, module) for name, module in linears if classes in (None, module.out_features)]
     if not heads:
@@ -127,7 +134,7 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     layers = {
         module: name
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and stated_outputs(network) in (None, module.out_features)
+        if isinstance(module, nn.Linear) and stated_classes(network) in (None, module.out_features)
     }
     seen: list[tuple[str, Tensor, Tensor]] = []
 
@@ -136,7 +143,8 @@ def head_features(network: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in layers]
     try:
-        logits = logits_of(call_network(network, inputs))
+        with taking(network, inputs):
+            logits = logits_of(call_network(network, inputs))
     finally:
         for hook in hooks:
             hook.remove()

@@ -5,8 +5,13 @@ from typing import NamedTuple
 import transformers
 from torch import nn
 
+from ..likelihoods import Gaussian
+from ..utils.files import bare_name
+from .calling import unwrapped
+from .estimators import EstimatorNetwork
 from .perceptron import Perceptron
 from .plain_networks import DESCRIPTION, arguments_of, source_file
+from .rebuilding import difference_when_loaded
 from .timm_networks import WEIGHTS, Unknown, is_timm, is_timms_own, timm_config
 
 PLACE = "PATH_OR_REPOSITORY"
@@ -16,6 +21,12 @@ TASKS = {
     "input_values": "audio-classification",
     "input_features": "audio-classification",
 }
+PROCESSORS = {
+    "image-classification": "image_processor",
+    "text-classification": "tokenizer",
+    "audio-classification": "feature_extractor",
+}
+NAMED = 20  # classes, at most, whose names the code lists
 AUTOMATIC = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
 
 
@@ -30,7 +41,9 @@ def task_of(network: nn.Module) -> str | None:
     """Return the Hub's name of what a classifier does; ``None`` if its inputs don't say."""
     if is_timm(network):
         return "image-classification"
-    if isinstance(network, Perceptron):
+    if isinstance(network, EstimatorNetwork) and network.problem_type == Gaussian.problem_type:
+        return "tabular-regression"
+    if isinstance(network, (Perceptron, EstimatorNetwork)):
         return "tabular-classification"
     return TASKS.get(getattr(network, "main_input_name", None) or "")
 
@@ -44,7 +57,9 @@ def loading_of(network: nn.Module, with_processor: bool = False) -> Loading:
     """
     kind = type(network)
     if hasattr(network, "peft_config"):
-        return _adapters(network)
+        return Loading("peft", "\n".join(_adapters(network, with_processor)))
+    if difference_when_loaded(network) is not None:
+        return Loading("pytorch", _of_any_module(network))
     if isinstance(network, transformers.PreTrainedModel):
         return _of_transformers(network, with_processor)
     if isinstance(network, Perceptron):
@@ -76,14 +91,20 @@ def _registering(architecture: str | None) -> list[str]:
     return [f"import hf_bkd  # registers {architecture}"] if ours else []
 
 
+def _automatic(network: nn.Module) -> str | None:
+    """Return the name of the class of transformers that loads a classifier by its config; ``None`` if none does."""
+    kind = type(network)
+    own = getattr(transformers, kind.__name__, None) is kind
+    return next((f"AutoModel{ending}" for ending in AUTOMATIC if own and kind.__name__.endswith(ending)), None)
+
+
 def _of_transformers(network: nn.Module, with_processor: bool) -> Loading:
     kind, task = type(network), task_of(network)
     architecture = getattr(network.config, "architecture", None) if hasattr(network, "timm_model") else None
-    own = getattr(transformers, kind.__name__, None) is kind
-    automatic = next((f"AutoModel{ending}" for ending in AUTOMATIC if kind.__name__.endswith(ending)), None)
-    name = automatic if own and automatic else kind.__name__
+    own, automatic = getattr(transformers, kind.__name__, None) is kind, _automatic(network)
+    name = automatic or kind.__name__
     lines = _registering(architecture)
-    ready = own and automatic and task and (with_processor or architecture is not None)
+    ready = automatic and task and (with_processor or architecture is not None)
     if own:
         lines.append(f"from transformers import {name}{', pipeline' if ready else ''}")
     else:
@@ -94,21 +115,36 @@ def _of_transformers(network: nn.Module, with_processor: bool) -> Loading:
     return Loading("transformers", "\n".join(lines))
 
 
-def _adapters(network: nn.Module) -> Loading:
+def _adapters(network: nn.Module, with_processor: bool) -> list[str]:
+    """Return the code that loads adapters of PEFT: transformers loads their network with them, by its name."""
+    base, (config, *_) = unwrapped(network), network.peft_config.values()
+    name, task = config.base_model_name_or_path, task_of(base)
+    automatic = _automatic(base)
+    if not name or automatic is None:
+        return [
+            "from peft import PeftModel",
+            "",
+            "base = ...  # the model that the adapters were trained on, with as many classes",
+            f'model = PeftModel.from_pretrained(base, "{PLACE}")',
+        ]
+    names = base.config.id2label
+    classes = f"id2label={names}" if len(names) <= NAMED else f"num_labels={len(names)}"
     lines = [
-        "from peft import PeftModel",
+        f"from transformers import {automatic}{', pipeline' if with_processor else ''}",
         "",
-        "base = ...  # the model that the adapters were trained on, with as many classes",
-        f'model = PeftModel.from_pretrained(base, "{PLACE}")',
+        f"# adapters (pip install peft) of {bare_name(name)}, which is loaded with them",
+        f'model = {automatic}.from_pretrained("{PLACE}", {classes})',
     ]
-    return Loading("peft", "\n".join(lines))
+    if with_processor:
+        lines.append(f'classify = pipeline("{task}", model=model, {PROCESSORS[task]}="{PLACE}")')
+    return lines
 
 
 def _of_any_module(network: nn.Module) -> str:
     kind, arguments = type(network), arguments_of(network)
     if is_timm(network):
         arguments = None  # those of its class, which timm calls
-    ours = not kind.__module__.startswith(("torch.", "timm."))
+    ours = not kind.__module__.startswith(("torch.", "timm.", "transformers."))
     call = None if arguments is None else ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     built = f"{kind.__name__}({call})" if ours and call is not None else "..."
     note = "" if built != "..." else f"  # build the network that {DESCRIPTION} describes"

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, likelihood_from
 from ..utils.errors import UserError
 from .calling import unwrapped
+from .outputs import stated_classes
 
 
 def likelihood_of(
@@ -35,7 +36,7 @@ def likelihood_of(
             "out, or set the network's config.problem_type"
         )
     likelihood = given or likelihood_from(stated or _by_transformers_rule(network) or otherwise)
-    likelihood.check_outputs(stated_outputs(network) or 2)
+    likelihood.check_outputs(stated_classes(unwrapped(network, keep_adapters=True)) or 2)
     return likelihood
 
 
@@ -44,12 +45,6 @@ def stated_problem_type(network: nn.Module) -> str | None:
     network = unwrapped(network, keep_adapters=True)
     said = getattr(getattr(network, "config", None), "problem_type", None) or getattr(network, "problem_type", None)
     return said if isinstance(said, str) else None
-
-
-def stated_outputs(network: nn.Module) -> int | None:
-    """Return the number of outputs that a network states, if it does."""
-    network = unwrapped(network, keep_adapters=True)
-    return getattr(getattr(network, "config", None), "num_labels", None) or getattr(network, "num_classes", None)
 
 
 def problem_type_of_labels(labels: Tensor, outputs: Tensor) -> str:

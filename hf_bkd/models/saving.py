@@ -22,8 +22,21 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
-from .timm_networks import CONFIG, WEIGHTS, Unknown, check_stays_here, is_timm, made_by_timm, timm_config
+from .problem_types import stated_problem_type
+from .rebuilding import difference_when_loaded, is_of_transformers
+from .timm_networks import (
+    CONFIG,
+    WEIGHTS,
+    Unknown,
+    check_stays_here,
+    is_timm,
+    made_by_timm,
+    refresh_label_names,
+    timm_config,
+    wraps_timm,
+)
 
+ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
 logger = logging.getLogger(__name__)
@@ -42,9 +55,13 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
     folder, network = Path(folder), _merged(network)
     without = tuple(name.removeprefix("_orig_mod.") for name in without)
     weights = {name: value for name, value in network.state_dict().items() if name not in without}
-    if _transformers_class(type(network).__name__) is type(network):
-        network.save_pretrained(folder, state_dict=timms_names(network, weights))
-        return
+    if is_of_transformers(network):
+        refresh_label_names(network)
+        difference = difference_when_loaded(network, without)
+        if difference is None:
+            network.save_pretrained(folder, state_dict=timms_names(network, weights))
+            return
+        _warn_of_plain(type(network).__name__, "transformers", difference)
     folder.mkdir(parents=True)
     save_file(storable(weights), folder / WEIGHTS, metadata={"format": "pt"})
     save_description(network, folder, without=without)
@@ -52,7 +69,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
 
 def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of transformers' wrapper of a timm network by timm's names, which both read."""
-    if not isinstance(network, transformers.TimmWrapperForImageClassification):
+    if not wraps_timm(network):
         return state
     return {name.removeprefix("timm_model."): value for name, value in state.items()}
 
@@ -97,14 +114,15 @@ def save_description(
             config = timm_config(network, label_names, images, without)
         except Unknown as difference:
             architecture = network.pretrained_cfg["architecture"]
-            _warn(
-                f"the {architecture} is saved as a plain module, for timm can't make it anew ({difference}): load it "
-                "with hf_bkd.models.saving.load_network(folder, network=...), built as this one"
-            )
+            _warn_of_plain(architecture, "timm", difference)
             description = described(network, without)
     else:
         names = label_names or getattr(network, "label_names", None)
         description = described(network, without) | ({"label_names": names} if names else {})
+    said = stated_problem_type(network)
+    if said is not None:
+        described_in = config if description is None else description
+        described_in["problem_type"] = said
     for name, content in ((CONFIG, config), (DESCRIPTION, description)):
         if content is None:
             (folder / name).unlink(missing_ok=True)  # an older network's, whose weights have been replaced
@@ -113,9 +131,12 @@ def save_description(
 
 
 @functools.cache
-def _warn(sentence: str) -> None:
-    """Log a sentence once, however many checkpoints are saved."""
-    logger.warning(sentence)
+def _warn_of_plain(name: str, library: str, difference: Any) -> None:
+    """Log once, however many checkpoints are saved, that a network's own library could not load it as it is."""
+    logger.warning(
+        f"the {name} is saved as a plain module, for {library} can't make it anew ({difference}): load it with "
+        "hf_bkd.models.saving.load_network(folder, network=...), built as this one"
+    )
 
 
 @contextmanager
@@ -142,6 +163,29 @@ def holds_network(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in (CONFIG, DESCRIPTION, WEIGHTS, FORMER_WEIGHTS))
 
 
+def check_loadable(folder: Path) -> None:
+    """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
+    if any((folder / place / ESTIMATOR).is_file() for place in ("", "network")):
+        raise UserError(
+            f"{folder} holds an estimator of scikit-learn, which is no network to train or to predict with here: it "
+            "is a teacher (SklearnTeacher.from_pretrained), and learns from weighted_rows(dataset)"
+        )
+    if (folder / "adapter_config.json").is_file() and not holds_network(folder):
+        raise UserError(
+            f"{folder} holds PEFT's adapters without their network: save the two as one, by "
+            "model.merge_and_unload().save_pretrained(folder)"
+        )
+    if not holds_network(folder):
+        raise UserError(
+            f"{folder} holds no network: there is neither a {CONFIG} nor a {WEIGHTS}, which save_pretrained writes"
+        )
+    if not any(folder.glob("*.safetensors*")):
+        raise UserError(
+            f"{folder} holds no weights in safetensors, and pickled ones (pytorch_model.bin) could run code: where "
+            "you trust them, load the network from Python and write it anew with model.save_pretrained(folder)"
+        )
+
+
 def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     """Load a saved network, in evaluation mode; only networks of transformers, timm and this library are instantiated.
 
@@ -157,8 +201,7 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         read_json(folder / name) if (folder / name).is_file() else {} for name in (CONFIG, DESCRIPTION)
     )
     former = (folder / FORMER_WEIGHTS).is_file()
-    if not holds_network(folder):
-        raise UserError(f"{folder} holds no network that could be loaded: save it again")
+    check_loadable(folder)
     if "pretrained_cfg" in config and "architectures" not in config:
         network = made_by_timm(folder, config) if network is None else network
     elif config and not description and not is_ours(config):
@@ -180,6 +223,9 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         raise UserError(f"{folder} holds the weights of another network than the one passed: {reason}") from None
     if description.get("label_names"):
         network.label_names = description["label_names"]
+    said = (description or config).get("problem_type")
+    if isinstance(said, str):
+        network.problem_type = said
     return network.eval()
 
 

@@ -2,11 +2,10 @@
 
 A network of ``timm.create_model`` says which architecture it is, newer versions of timm also with which arguments. As
 both may be out of date (a replaced stem, arguments that JSON can't hold), a network is made anew from what is to be
-saved, on the meta device, and compared module by module.
+saved, on the meta device, and compared module by module (see `rebuilding`).
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ import torch
 from torch import nn
 
 from ..utils.errors import UserError
-from .variational_layers import GaussianWeights
+from .outputs import outputs_of_head
+from .rebuilding import IN_TRAINING_ALONE, first_difference
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # as timm and transformers call them
 IMAGES = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
 STRUCTURE = ("fixed_input_size", "pool_size", "first_conv", "classifier")
-IN_TRAINING_ALONE = ("momentum", "p", "drop_prob", "drop_rate", "inplace", "grad_checkpointing")
-ANYWAY = ("training", "num_classes")  # the shape of the weights decides
 
 
 class Unknown(Exception):
@@ -30,6 +28,11 @@ class Unknown(Exception):
 def is_timm(network: nn.Module) -> bool:
     """Whether ``timm.create_model`` made a network, which may have been changed since."""
     return isinstance(_pretrained_cfg(network).get("architecture"), str)
+
+
+def wraps_timm(network: nn.Module) -> bool:
+    """Whether a network is transformers' wrapper of one of timm's; asked by name, for its import brings timm along."""
+    return any(kind.__name__ == "TimmWrapperForImageClassification" for kind in type(network).__mro__)
 
 
 def is_timms_own(architecture: str) -> bool:
@@ -51,11 +54,16 @@ def label_names_of(network: nn.Module) -> list[str] | None:
     return list(names) if names and len(names) == num_outputs(network) else None
 
 
+def refresh_label_names(network: nn.Module) -> None:
+    """Let transformers' wrapper save the names of its classes, not those with which its config was loaded."""
+    config = getattr(network, "config", None)
+    if getattr(config, "label_names", None) and getattr(config, "id2label", None):
+        config.label_names = list(config.id2label.values())
+
+
 def num_outputs(network: nn.Module) -> int:
     """Return the number of classes of a timm network, also where its head has been replaced by another layer."""
-    head = network.get_classifier() if hasattr(network, "get_classifier") else None
-    head = head[0] if isinstance(head, tuple) else head
-    return getattr(head, "out_features", None) or getattr(head, "out_channels", None) or network.num_classes
+    return outputs_of_head(network, network.num_classes)
 
 
 def timm_config(
@@ -112,7 +120,7 @@ def _arguments(network: nn.Module, without: tuple[str, ...]) -> dict[str, Any]:
     recorded = getattr(network, "_model_args", {})
     arguments = {name: value for name, value in recorded.items() if name != "num_classes" and _is_json(value)}
     anew = _made_anew(network, arguments)
-    if _first_difference(network, anew, without) is None:
+    if first_difference(network, anew, "timm", without) is None:
         return arguments
     own, others = _visible(network), _visible(anew)
     seen = {name: value for name, value in own.items() if value is not None and value != others[name]}
@@ -123,7 +131,7 @@ def _arguments(network: nn.Module, without: tuple[str, ...]) -> dict[str, Any]:
         if made and made != wanted:  # the last block of some networks has a part of the rate
             arguments["drop_path_rate"] = round(wanted * arguments["drop_path_rate"] / made, 9)
             anew = _made_anew(network, arguments)
-    difference = _first_difference(network, anew, without, ignored=IN_TRAINING_ALONE)
+    difference = first_difference(network, anew, "timm", without, ignored=IN_TRAINING_ALONE)
     if difference is not None:
         raise Unknown(difference)
     return arguments
@@ -163,47 +171,6 @@ def _visible(network: nn.Module) -> dict[str, Any]:
         "drop_rate": getattr(network, "drop_rate", None),
         "drop_path_rate": max(rates, default=0.0),
     }
-
-
-def _first_difference(
-    network: nn.Module, other: nn.Module, without: tuple[str, ...], ignored: tuple[str, ...] = ()
-) -> str | None:
-    """Return a difference in the weights' shapes, the modules' kinds or their plain attributes; ``None`` if alike."""
-    shapes, others = ({name: list(v.shape) for name, v in each.state_dict().items()} for each in (network, other))
-    for name in [name for name in shapes | others if name not in without]:
-        if shapes.get(name) != others.get(name):
-            here, there = shapes.get(name, "absent"), others.get(name, "absent")
-            return f"{name} is {here}, and timm makes it {there}"
-    own, made = (dict(_running(each) if ignored else each.named_modules()) for each in (network, other))
-    for name, module in made.items():
-        kind = type(own.get(name))
-        if kind is not type(module) and not (without and _is_gaussian(kind, type(module))):
-            return f"{name} is {kind.__name__}, and timm makes it {type(module).__name__}"
-        for attribute, value in vars(module).items():
-            if attribute.startswith("_") or attribute in (*ANYWAY, *ignored) or not _is_plain(value):
-                continue
-            if vars(own[name]).get(attribute) != value:
-                here = vars(own[name]).get(attribute)
-                return f"{attribute} of {name or 'the network'} is {here!r}, and timm makes it {value!r}"
-    extra = sorted(own.keys() - made.keys())
-    return f"timm makes no {extra[0]}" if extra else None
-
-
-def _is_gaussian(kind: type, ordinary: type) -> bool:
-    return issubclass(kind, GaussianWeights) and issubclass(kind, ordinary)
-
-
-def _running(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules that do something outside of training, by name."""
-    for name, module in network.named_modules():
-        if not isinstance(module, (nn.Identity, nn.Dropout)) and not hasattr(module, "drop_prob"):
-            yield name, module
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def made_by_timm(folder: Path, config: dict[str, Any]) -> nn.Module:

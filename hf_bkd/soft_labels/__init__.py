@@ -8,10 +8,12 @@ from .labeling import add_soft_labels
 from .reading import read, read_provenance
 from .sharing import push_soft_labels
 from .spot_check import check_against_teacher
+from .weighted_rows import WeightedRows, weighted_rows
 from .writing import attach, only_soft_labels
 
 __all__ = [
     "SoftLabels",
+    "WeightedRows",
     "add_soft_labels",
     "attach",
     "check_against_teacher",
@@ -23,4 +25,5 @@ __all__ = [
     "read",
     "read_provenance",
     "read_record",
+    "weighted_rows",
 ]

@@ -3,30 +3,21 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import datasets
 import numpy as np
 
-from ..data.columns import EXAMPLE_ID, LABELS
+from ..data.columns import EXAMPLE_ID
 from ..data.views import Views
-from ..models.class_names import given_names, order_by_name
+from ..likelihoods import Likelihood
 from ..utils.errors import UserError
 from .identity import class_names, fingerprint
+from .kinds import Labels, check_class_count, check_class_names, check_kind
 from .record import LabelRecord
 from .storage import EXACT
 
 NAMED = 3  # ids in a message
-SMALLEST = 2.0**-149  # number of float32
 MOST_LOST = 1e-3  # probability of a class whose own is stored as 0, once it is raised to a temperature
-
-
-class Labels(Protocol):
-    """One teacher's labels: the name of their column, C (0 if unknown) and what made them."""
-
-    name: str
-    num_classes: int
-    record: LabelRecord | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,10 @@ class Facts:
 
     Args:
         features: of the dataset's columns, for the number and the names of its classes.
-        num_classes: of the student.
+        num_classes: of the student: its number of classes, labels or numbers.
+        likelihood: of the student's outputs.
+        per_token: whether the student answers for each token.
+        tokenizer: hash of the student's, see :func:`~hf_bkd.data.preprocessors.tokenizer_hash`.
         unrecorded: the argument that allows labels without a record, if they are not allowed.
         image_size: [channels, height, width] of the images.
         largest_label: the largest of the dataset's labels.
@@ -50,6 +44,9 @@ class Facts:
 
     features: Mapping[str, Any] | None = None
     num_classes: int | None = None
+    likelihood: Likelihood | None = None
+    per_token: bool | None = None
+    tokenizer: str | None = None
     unrecorded: str | None = None
     image_size: Sequence[int] | None = None
     largest_label: int | None = None
@@ -66,15 +63,18 @@ def check_belonging(labels: Labels, facts: Facts) -> None:
     """Refuse labels that don't belong to a dataset and a student of which this is known.
 
     Raises:
-        UserError: labels without a record; of another number of classes, or of other names; of other images, texts or
-            rows; of views that can't be shown; of another normalization; at a temperature from which they can't be
-            brought to the one asked for, or stored too coarsely for it.
+        UserError: labels without a record; of another kind than the student's, of another number of classes, or of
+            other names; of other images, texts, tokens or rows; of views that can't be shown; of another
+            normalization; at a temperature from which they can't be brought to the one asked for, or stored too
+            coarsely for it.
     """
-    name, record = labels.name, labels.record
+    name, record, called = labels.name, labels.record, labels.likelihood.called
+    kind = labels.likelihood, labels.ragged
+    check_kind(labels, facts.likelihood, facts.per_token, facts.tokenizer)
     if facts.features is not None and labels.num_classes:
-        check_class_count(name, labels.num_classes, facts.features)
+        check_class_count(name, labels.num_classes, facts.features, *kind)
     if facts.features is not None and record is not None:
-        _check_class_names(record.class_names, class_names(facts.features))
+        check_class_names(record.class_names, class_names(facts.features, *kind))
     if record is not None:
         _check_image_size(name, record.dataset.image_size, facts.image_size)
     if facts.ids is not None and facts.example_ids is not None:
@@ -91,8 +91,8 @@ def check_belonging(labels: Labels, facts: Facts) -> None:
         )
     if facts.num_classes is not None and facts.num_classes != labels.num_classes:
         raise UserError(
-            f"{name} has {labels.num_classes} classes and the model has {facts.num_classes}: build the student with "
-            f"{labels.num_classes} classes, or label the dataset with another teacher"
+            f"{name} has {labels.num_classes} {called} and the model has {facts.num_classes}: build the student with "
+            f"{labels.num_classes} {called}, or label the dataset with another teacher"
         )
     if facts.largest_label is not None and facts.largest_label >= labels.num_classes:
         raise UserError(
@@ -103,30 +103,6 @@ def check_belonging(labels: Labels, facts: Facts) -> None:
         _check_preprocessing(record.preprocessing or {}, facts.preprocessing or {})
         _check_temperature(name, record, facts.temperature)
         _check_repetitions(record.dataset.repeated_ids, facts.label_set_ids)
-
-
-def check_class_count(name: str, num_classes: int, features: Mapping[str, Any]) -> None:
-    """UserError if ``name`` has another number of classes than the label column, or than all that might be one."""
-    own = {n: f.num_classes for n, f in features.items() if isinstance(f, datasets.ClassLabel) and "teacher" not in n}
-    own = {column: count for column, count in own.items() if column in LABELS} or own
-    if own and num_classes not in own.values():
-        counts = " and ".join(f"{column} has {count}" for column, count in own.items())
-        raise UserError(
-            f"{name} has {num_classes} classes and the dataset's column {counts}: label it with a teacher of its "
-            "classes"
-        )
-
-
-def class_order(teacher: Any, features: Mapping[str, Any]) -> list[int] | None:
-    """Return the places among a teacher's classes of a dataset's, by name; ``None`` where its answers are in order.
-
-    Raises:
-        UserError: they are other classes.
-    """
-    own = given_names(class_names(features))
-    column = next((name for name, feature in features.items() if getattr(feature, "names", None) == own), "label")
-    remedy = f"pass dataset.cast_column({column!r}, datasets.ClassLabel(names=teacher.class_names))"
-    return order_by_name(getattr(teacher, "class_names", None), own, "the teacher", "the dataset", remedy)
 
 
 def check_identity(expected: np.ndarray, actual: np.ndarray, rows: np.ndarray | None = None) -> None:
@@ -204,18 +180,6 @@ def shared_views(labels: Sequence[Labels], own: Views | None, example_ids: np.nd
     return labeled
 
 
-def _check_class_names(labeled: list[str] | None, own: list[str] | None) -> None:
-    if labeled is None or own is None or labeled == own:
-        return
-    where = next((i for i, pair in enumerate(zip(labeled, own, strict=False)) if pair[0] != pair[1]), None)
-    difference = (
-        f"{len(labeled)} classes against {len(own)}"
-        if where is None
-        else f"class {where} is {labeled[where]!r} there and {own[where]!r} here"
-    )
-    raise UserError(f"the soft labels were made for other classes than the dataset's: {difference}; label it again")
-
-
 def _check_image_size(name: str, labeled: list[int] | None, own: Sequence[int] | None) -> None:
     if labeled is not None and own is not None and labeled != list(own):
         raise UserError(
@@ -236,6 +200,8 @@ def _check_temperature(name: str, record: LabelRecord, wanted: float | None) -> 
     stored, storage = record.temperature, record.storage or EXACT
     if wanted is None or wanted == stored:
         return
+    if not record.likelihood.smallest:
+        raise UserError(f"{name} is of a regression, where a temperature means nothing: omit teacher_temperature")
     if stored != 1 and record.tempering == "per_sample":
         raise UserError(
             f"{name} was averaged over draws at temperature {stored:g} and can't be brought to {wanted:g}: omit "
@@ -246,10 +212,11 @@ def _check_temperature(name: str, record: LabelRecord, wanted: float | None) -> 
             f"{name} is stored as {storage}, which loses the small probabilities, and at temperature {wanted:g} they "
             f"would count: label with teacher.temperature = {wanted:g}, or with storage='float32'"
         )
-    lost = SMALLEST ** (stored / wanted)
+    smallest = record.likelihood.smallest
+    lost = smallest ** (stored / wanted)
     if wanted > stored and lost > MOST_LOST:
         raise UserError(
-            f"{name} holds no probability below {SMALLEST:.1g}, and at temperature {wanted:g} such a class would have "
+            f"{name} holds no probability below {smallest:.1g}, and at temperature {wanted:g} such a class would have "
             f"up to {lost:.2g}: label with teacher.temperature = {wanted:g}"
         )
 

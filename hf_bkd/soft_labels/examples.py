@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.columns import is_label
 from ..data.preprocessing import Images, Pool, look
 from ..data.preprocessors import Preprocessor, called, columns_as_inputs
-from ..data.rows import Watched, read_rows
+from ..data.rows import Watched, read_rows, undecoded
 from ..data.views import Views
 from ..utils.errors import UserError
 from .columns import is_soft_label_column
@@ -73,7 +73,7 @@ class Examples:
     ):
         self.dataset, self.preprocessor, self.views = dataset, preprocessor, views
         self.inputs, self.numbers, self.draws_by_number = inputs, numbers, draws_by_number
-        self.left_out = list(left_out)
+        self.left_out, self._whole = list(left_out), self
         self.streamed = isinstance(dataset, datasets.IterableDataset)
         self.num_rows = None if self.streamed else len(dataset)
         self.reads = preprocessor is not None and preprocessor.kind != "function"  # and nothing else than its columns
@@ -113,9 +113,11 @@ class Examples:
         }
 
     def select(self, rows: np.ndarray) -> Self:
-        """The examples of some rows."""
+        """The examples of some rows, which are mixed with any of all rows, as whoever is trained on all sees them."""
         numbers = rows if self.numbers is None else self.numbers[rows]
-        return self._changed(self.dataset.select(rows), self.identity, numbers, self.draws_by_number)
+        chosen = self._changed(self.dataset.select(rows), self.identity, numbers, self.draws_by_number)
+        chosen._whole = self._whole
+        return chosen
 
     def known_by(self, identity: Identity | None, draws_by_number: bool) -> Self:
         """The same examples with another identity, or with draws by another key."""
@@ -183,7 +185,7 @@ class Examples:
             rows = list(itertools.islice(stream, size))
             if not rows:
                 return
-            yield number, lambda rows=rows: datasets.Dataset.from_list(rows, features=features)
+            yield number, lambda rows=rows: undecoded(rows, features)
 
     def batches(self, piece: datasets.Dataset, offset: int, size: int, device: torch.device) -> Iterator[Batch]:
         """The rows of a piece that has ``offset`` rows before it, with views made on ``device``."""
@@ -244,7 +246,7 @@ class Examples:
     def _views_of(self, pictures: Images, ids: Tensor, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
         ids = ids.to(device)
         pixels = pictures.to(device) if isinstance(pictures, Tensor) else [image.to(device) for image in pictures]
-        return lambda view: self.preprocessor.of_pictures(look(pixels, ids, self.views, view, self._pool))
+        return lambda view: self.preprocessor.of_pictures(look(pixels, ids, self.views, view, self._whole._pool))
 
     @cached_property
     def _pool(self) -> Pool | None:

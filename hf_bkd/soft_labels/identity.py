@@ -7,6 +7,7 @@ The canonical form of a value (form 2; ``docs/label_format.md`` says it for othe
   RGB, or as RGBA where it is transparent; of an image of any other mode: the name of the mode, then the same;
 - of numbers, arrays and lists of numbers: ``repr(shape)`` and the numbers as int64, float64 or bool, as Python reads
   them;
+- of a file of sound: the tag ``bytes`` and what is in it;
 - of anything else: a tag of its type and its parts (``None``, bytes, dates, lists, structs by sorted key).
 
 A row of which one column is read has the hash of that value. One of which several are read has the hash of their names
@@ -28,9 +29,12 @@ from typing import Any, NamedTuple, Self
 import datasets
 import numpy as np
 import pyarrow as pa
+from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
-from ..data.columns import is_label, is_soft_label_column
+from ..data.columns import LABEL_COLUMNS, holds_label_lists, is_label, is_soft_label_column
+from ..data.rows import read_rows
+from ..likelihoods import Likelihood
 from ..utils.errors import UserError
 
 FORM = 2  # of the ids that are made now
@@ -96,7 +100,7 @@ class Identity:
         """The ids, int64 [N], of all rows; few of them are in memory at a time."""
         plain = dataset.with_format(None).select_columns(list(self.columns))
         starts = range(0, len(plain), READ_AT_ONCE)
-        parts = [self.ids(plain[start : start + READ_AT_ONCE]) for start in starts]
+        parts = [self.ids(read_rows(plain, start, min(start + READ_AT_ONCE, len(plain)))) for start in starts]
         return np.concatenate([np.empty(0, np.int64), *parts])
 
 
@@ -129,8 +133,11 @@ def _hashes(contents: Iterator[bytes]) -> np.ndarray:
 def _content(value: Any, form: int = FORM) -> bytes:
     if isinstance(value, str):
         return value.encode(errors="surrogatepass")
-    if isinstance(value, dict) and set(value) == {"bytes", "path"}:  # an image that the dataset does not decode
-        value = datasets.Image().decode_example(value)
+    if isinstance(value, dict) and set(value) == {"bytes", "path"}:  # what the dataset does not decode
+        try:
+            value = datasets.Image().decode_example(value)
+        except UnidentifiedImageError:  # sound
+            value = _content_of_file(value)
     if isinstance(value, Image):
         return _of_image(value, form)
     try:
@@ -142,6 +149,14 @@ def _content(value: Any, form: int = FORM) -> bytes:
     if array.dtype.kind in "biuf" or form == 1:
         return repr(array.shape).encode() + array.tobytes()
     return _of_parts(value)
+
+
+def _content_of_file(encoded: Mapping[str, Any]) -> Any:
+    """Return the bytes of a file, wherever it lies; what the dataset says of it if it isn't here."""
+    path, content = encoded["path"], encoded["bytes"]
+    if content is None and path is not None and Path(path).is_file():
+        return Path(path).read_bytes()
+    return encoded if content is None else content
 
 
 def _of_image(image: Image, form: int) -> bytes:
@@ -156,9 +171,9 @@ def _of_parts(value: Any, depth: int = 0) -> bytes:
     """Bytes that no other value has, of values that are neither text nor image nor array."""
     if depth > DEEPEST:
         raise UserError(f"a value of the dataset holds lists more than {DEEPEST} deep: flatten the column first")
-    encoded = getattr(value, "_hf_encoded", None)  # of audio and video that the dataset decodes when it is asked
+    encoded = getattr(value, "_hf_encoded", None)  # of sound and video, decoded when they are asked
     if encoded is not None:
-        value = encoded
+        value = _content_of_file(encoded)
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -220,12 +235,25 @@ def fingerprint(ids: np.ndarray) -> str:
     return summarized_ids(np.asarray(ids)).fingerprint
 
 
-def class_names(features: datasets.Features) -> list[str] | None:
-    """Names of the classes in order, from the label column's feature; ``None`` if it has no names."""
-    for name in ("label", "labels", "fine_label"):
-        if isinstance(features.get(name), datasets.ClassLabel):
-            return list(features[name].names)
-    return None
+def class_names(
+    features: Mapping[str, Any], likelihood: Likelihood | None = None, per_token: bool = False
+) -> list[str] | None:
+    """Names of the classes in order, from the label column's feature; ``None`` if it has no names.
+
+    Args:
+        features: of the dataset.
+        likelihood: of the labels: of one class a row, if not given; labels that are each there or not are named by a
+            column of lists, and numbers by none.
+        per_token: whether each token has a class, so that lists name them too.
+    """
+    wanted = "list" if per_token else "single" if likelihood is None else likelihood.classes_in
+    if wanted is None:
+        return None
+    usual = [name for name in LABEL_COLUMNS if name in features]
+    columns = usual or [name for name, feature in features.items() if holds_label_lists(name, feature)]
+    singles = [getattr(features[name], "feature", None) if wanted == "list" else features[name] for name in columns]
+    classes = [list(each.names) for each in singles if isinstance(each, datasets.ClassLabel)]
+    return classes[0] if classes and (usual or len(classes) == 1) else None
 
 
 def origin(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, str | None]:

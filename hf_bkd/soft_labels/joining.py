@@ -3,6 +3,7 @@
 import datasets
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data.caches import caches_elsewhere
 from ..data.columns import EXAMPLE_ID
@@ -10,12 +11,13 @@ from ..utils.errors import UserError
 from .belonging import NAMED, Facts, check_belonging, check_one_labeling
 from .columns import SoftLabels, check_reserved, read_record, soft_label_columns, teachers_of
 from .identity import Identity
+from .ragged import owners
 from .reading import read
 from .record import LabelRecord
 from .writing import only_soft_labels, with_columns
 
 COMPARED_AT_ONCE = 8192  # rows
-TOLERANCE = 0.02  # in total variation, of a teacher whose draws depend on the batch
+TOLERANCE = 0.02  # in Likelihood.distance, of a teacher whose draws depend on the batch
 
 
 def join_soft_labels(
@@ -92,14 +94,29 @@ def _check_repeated(labels: SoftLabels, ids: np.ndarray) -> None:
     again = np.flatnonzero(ids[order][1:] == ids[order][:-1])
     for start in range(0, len(again), COMPARED_AT_ONCE):
         block = again[start : start + COMPARED_AT_ONCE]
-        first, second = (labels.rows(torch.from_numpy(order[block + step].copy())) for step in (0, 1))
-        distance = (first - second).abs().sum(dim=-1).flatten(1).amax(dim=1) / 2
+        pairs = [torch.from_numpy(order[block + step].copy()) for step in (0, 1)]
+        distance = _distances(labels, *pairs)
         if (distance > TOLERANCE).any():
             place = block[int((distance > TOLERANCE).nonzero()[0])]
             raise UserError(
                 f"rows {order[place]} and {order[place + 1]} of the labels have the same {EXAMPLE_ID} and different "
                 "labels, so that nobody can tell which are whose: label these examples with add_soft_labels"
             )
+
+
+def _distances(labels: SoftLabels, first: Tensor, second: Tensor) -> Tensor:
+    """How far the labels of rows are from those of others [B]; infinite where they have other numbers of tokens."""
+    likelihood = labels.layout.likelihood
+    scale = labels.scale
+    if labels.lengths is None:
+        return likelihood.distance(labels.rows(first), labels.rows(second), scale).flatten(1).amax(dim=1)
+    lengths, others = labels.lengths[first], labels.lengths[second]
+    same = lengths == others
+    distances = likelihood.distance(labels.rows(first[same]), labels.rows(second[same]), scale)[:, 0]
+    result = torch.full(lengths.shape, torch.inf)
+    largest = torch.zeros(int(same.sum()))
+    result[same] = largest.index_reduce(0, owners(lengths[same]), distances, "amax")
+    return result
 
 
 def _matches(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -6,25 +6,18 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
+from .arrays import flat_parts, lengths_of, lists_of, number_of_tokens, numbers_of
 from .belonging import Facts, check_belonging, check_identity, check_one_labeling
-from .columns import (
-    PROBS,
-    Layout,
-    SoftLabels,
-    as_tensor,
-    column,
-    is_list_of_numbers,
-    read_record,
-    teachers_of,
-    uneven,
-)
+from .column_names import column, read_record, teachers_of, value_column
+from .columns import SoftLabels
 from .identity import Identity, content_column, dataset_ids
+from .layout import Layout, is_list_of_numbers, uneven
+from .ragged import check_lengths
 from .record import LabelRecord
 from .storage import check_parts
 from .writing import combined
@@ -52,20 +45,47 @@ def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels
 def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLabels:
     """The labels of rows that are called ``first`` and so on."""
     layout = Layout.of(dataset.features, name)
-    columns = [each for each in (layout.name, layout.variance_name) if each in dataset.column_names]
-    table = dataset.with_format("arrow", columns=columns)[:]
-    flat = {part: _lists(rows, layout.name) for part, rows in _parts_of(combined(table[layout.name])).items()}
+    beside = [each for each in (layout.variance_name, layout.noise_name) if each in dataset.column_names]
+    table = dataset.with_format("arrow", columns=[layout.name, *beside, *_inputs(dataset, layout)])[:]
+    flat, lengths = flat_parts(combined(table[layout.name]), layout)
     layout = layout.with_width(flat["probs"].shape[-1])
     check_belonging(layout, Facts(features=dataset.features))
-    parts = layout.parts(flat)
-    check_parts(parts, layout.num_classes, np.arange(first, first + len(dataset)))
-    if layout.variance_name not in columns:
-        return SoftLabels(layout, parts)
-    feature = dataset.features[layout.variance_name]
-    if not is_list_of_numbers(feature):
-        raise UserError(f"column {layout.variance_name} holds {feature}, not a list of numbers per row")
-    variance = _lists(combined(table[layout.variance_name]), layout.variance_name)
-    return SoftLabels(layout, parts, layout.variance(variance))
+    parts, numbers = layout.parts(flat), np.arange(first, first + len(dataset))
+    if lengths is not None:
+        for each in _inputs(dataset, layout):
+            check_lengths(layout.name, lengths, number_of_tokens(each, combined(table[each])), numbers)
+        numbers = np.repeat(numbers, lengths)
+    check_parts(parts, layout.num_classes, numbers, layout.likelihood)
+    others = {each: _variance(dataset, table, each, layout, lengths) for each in beside}
+    noise = others.get(layout.noise_name)
+    if noise is not None and not (noise > 0).all():
+        row = numbers[int((~(noise > 0)).flatten(1).any(dim=1).nonzero()[0])]
+        raise UserError(
+            f"row {row} of column {layout.noise_name} holds a variance that is not above 0: label again, or remove "
+            "this column"
+        )
+    return SoftLabels(layout, parts, others.get(layout.variance_name), noise, lengths)
+
+
+def _variance(dataset: datasets.Dataset, table: pa.Table, name: str, layout: Layout, lengths: Tensor | None) -> Tensor:
+    """The variance or noise in a column [N, V, C], or [N, V, 1]; N are T for tokens."""
+    feature, rows = dataset.features[name], combined(table[name])
+    by_class = is_list_of_numbers(getattr(feature, "feature", None))
+    if not (is_list_of_numbers(feature) or (layout.ragged and by_class)):
+        raise UserError(f"column {name} holds {feature}, not a list of numbers per row")
+    if lengths is not None:
+        check_lengths(name, lengths_of(rows, name), lengths)
+        rows = rows.flatten()
+    is_flat = lengths is not None and not by_class  # one number a token
+    return layout.variance(numbers_of(rows)[:, None] if is_flat else lists_of(rows, name))
+
+
+def _inputs(dataset: datasets.Dataset, layout: Layout) -> list[str]:
+    """The column that says how many tokens an example has, if labels of tokens were made for such columns."""
+    read = dataset.column_names if layout.record is None else _columns_of_ids(layout.record)
+    names = [name for name in ("attention_mask", "input_ids") if name in dataset.column_names and name in read]
+    names = [name for name in names if is_list_of_numbers(dataset.features[name])]
+    return names[:1] if layout.ragged else []
 
 
 def _checked_layout(dataset: datasets.Dataset, name: str | None) -> Layout:
@@ -87,8 +107,8 @@ def read_provenance(features: datasets.Features, name: str | None = None) -> dic
 
 
 def bytes_per_example(dataset: datasets.Dataset) -> float:
-    """How many bytes the probabilities of one row, in all of its views, take in Arrow."""
-    names = [column(PROBS, teacher) for teacher in teachers_of(dataset.column_names)]
+    """How many bytes the values of one row, in all of its views, take in Arrow."""
+    names = [value_column(dataset.features, teacher) for teacher in teachers_of(dataset.column_names)]
     table = dataset.with_format("arrow", columns=names)[:]
     return sum(table[name].nbytes for name in names) / max(len(dataset), 1)
 
@@ -118,7 +138,7 @@ def stored_labels(
         shows_views: whether views of the images of a `datasets.Dataset` can be shown.
 
     Returns:
-        The labels by the name of their ``teacher_probs`` column.
+        The labels by the name of their ``teacher_probs`` or ``teacher_mean`` column.
 
     Raises:
         UserError: no such column, labels that are no distributions, labels that don't belong to this dataset and
@@ -175,7 +195,8 @@ def stored_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> np.ndar
 def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[str, Any]]:
     """A teacher's labels, checked as far as the kind of dataset allows, and what is known of the examples."""
     if hasattr(dataset, "soft_labels"):
-        return replace(dataset.soft_labels(teacher).layout, name=column(PROBS, teacher)), {}
+        layout = dataset.soft_labels(teacher).layout
+        return replace(layout, name=column(layout.likelihood.column, teacher)), {}
     if isinstance(dataset, datasets.Dataset):
         layout = _checked_layout(dataset, teacher)
         return layout, _spot_checked_ids(dataset, layout.record)
@@ -184,7 +205,7 @@ def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[s
             f"soft labels can't be read from a {type(dataset).__name__}: pass a datasets.Dataset or a BatchedDataset"
         )
     layout = Layout.of(dataset.features, teacher)
-    if layout.num_classes < 2:
+    if layout.num_classes < layout.likelihood.least_values:
         raise UserError(
             f"the features of the stream don't tell how many classes {layout.name} has: cast the column to "
             "datasets.List(datasets.Value('float32'), length=C), or load the dataset without streaming"
@@ -236,18 +257,3 @@ def ids_to_compare(
         return {"ids": ids}
     check_identity(ids, identity.of_dataset(dataset))
     return {"ids": None if content is None else dataset_ids(dataset, content)}
-
-
-def _parts_of(array: pa.Array) -> dict[str, pa.Array]:
-    if not pa.types.is_struct(array.type):
-        return {"probs": array}
-    return dict(zip((field.name for field in array.type), array.flatten(), strict=True))
-
-
-def _lists(rows: pa.Array, name: str) -> Tensor:
-    """Lists of equal length as a tensor [N, L]."""
-    lengths = pc.list_value_length(rows).to_numpy(zero_copy_only=False)  # NaN where a row is missing
-    if len(set(lengths.tolist())) > 1 or rows.null_count:
-        raise uneven(name)
-    values = as_tensor(rows.flatten().to_numpy(zero_copy_only=False))
-    return values.reshape(len(rows), -1 if len(rows) else 0)

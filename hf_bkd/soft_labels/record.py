@@ -6,18 +6,21 @@ or users add are kept as they are.
 
 import json
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 import datasets
+import torch
 
 from ..data.views import Views
+from ..likelihoods import Categorical, Likelihood, likelihood_from
 from ..utils.checks import check_positive
 from ..utils.environment import version_of
 from ..utils.errors import UserError
 from ..utils.files import parsed_json
-from ..utils.limits import LIMITS
-from .identity import FORM, Identity, IdSummary, class_names, origin
+from .identity import Identity, IdSummary, class_names, origin
+from .record_checks import check_limits, is_readable, is_whole
+from .record_parts import DatasetRecord, Part, TeacherRecord
 
 FORMAT = 1
 NO_RECORD = (
@@ -27,98 +30,11 @@ NO_RECORD = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A JSON object and, as attributes, those of its keys that the library reads; ``None`` for missing ones.
-
-    Args:
-        json: the whole object, with keys of other versions.
-    """
-
-    json: dict[str, Any] = field(repr=False)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
-        """The inverse of :meth:`to_json`."""
-        return cls._read(content)
-
-    @classmethod
-    def _read(cls, content: dict[str, Any], **converted: Any) -> Self:
-        known = {each.name for each in fields(cls)} - {"json"}
-        return cls(json=content, **{name: value for name, value in content.items() if name in known} | converted)
-
-    def to_json(self) -> dict[str, Any]:
-        """The object as it is stored."""
-        return self.json
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherRecord(Part):
-    """What ``teacher.describe()`` said; see the arguments of each kind of teacher for more.
-
-    Args:
-        method: the kind of teacher.
-        num_classes: C.
-        weights: hash of the weights and the posterior.
-        num_draws: how many draws it averages, where that isn't what its kind implies (see :meth:`draws`).
-        link: how a Laplace teacher averages; only ``"mc"`` draws.
-        members: the descriptions of the teachers that it is made of.
-        source: repository and commit on the Hub, or the folder's name.
-        record: how it was fitted; ``record["validation"]`` are its metrics on examples held out from it.
-    """
-
-    method: str | None = None
-    num_classes: int | None = None
-    weights: str | None = None
-    num_draws: int | None = None
-    link: str | None = None
-    members: list[dict[str, Any]] | None = None
-    source: dict[str, str] | None = None
-    record: dict[str, Any] | None = None
-
-    def draws(self, num_samples: int) -> int:
-        """How many draws it averages when asked for S: as it says, or else by the rule for the kinds of format 1."""
-        if self.num_draws is not None:
-            return self.num_draws
-        if self.members:
-            return len(self.members) * max(self.from_json(each).draws(num_samples) for each in self.members)
-        return 1 if self.method == "deterministic" or self.link not in (None, "mc") else num_samples
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetRecord(Part):
-    """Which examples were labeled.
-
-    Args:
-        name, repository, revision, split: where they are from.
-        rows: their number N.
-        content_column: the column that ``example_id`` hashes, if it is one.
-        identity: ``form`` of the ids and the ``columns`` that they hash (see `identity`); form 1 of ``content_column``
-            if it is missing.
-        fingerprint: hash of the set of ids.
-        repeated_ids: N less the number of distinct ids.
-        image_size: [channels, height, width] of the images before anything is done to them, if they have one size.
-        left_out: numbers of the rows that the dataset had beside these N and that could not be read.
-    """
-
-    name: str | None = None
-    repository: str | None = None
-    revision: str | None = None
-    split: str | None = None
-    rows: int | None = None
-    content_column: str | None = None
-    identity: dict[str, Any] | None = None
-    fingerprint: str | None = None
-    repeated_ids: int | None = None
-    image_size: list[int] | None = None
-    left_out: list[int] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class LabelRecord(Part):
     """What made a set of soft labels.
 
     Args:
-        temperature: T_t > 0 of the probabilities.
+        temperature: T_t > 0 of the probabilities; 1 of a regression.
         tempering: ``"per_sample"`` or ``"post_average"``; see :class:`~hf_bkd.Teacher`.
         teacher: what labeled.
         dataset: what was labeled.
@@ -128,7 +44,10 @@ class LabelRecord(Part):
         storage: of the columns; see `storage`.
         views: ``Views.to_dict()``; ``None`` for the example as it is.
         folds: of cross-fitted labels: ``number``, ``seed`` and the ``weights`` of each teacher.
-        class_names: in order.
+        problem_type: what the values are, in transformers' words; of one of C classes if it is missing.
+        positions: ``"tokens"`` if there is one label for each token of an example.
+        tokenizer: hash of what made the tokens, where that is known.
+        class_names: in order; of labels and numbers too.
         preprocessing: what turned rows into inputs (mean and standard deviation of images), where that is known.
         mixed_precision: of the teacher's passes, ``"bf16"`` or ``"fp16"``.
         held_out: the teacher's metrics on examples that it was not fitted on.
@@ -145,6 +64,9 @@ class LabelRecord(Part):
     storage: str | None = None
     views: dict[str, Any] | None = None
     folds: dict[str, Any] | None = None
+    problem_type: str | None = None
+    positions: str | None = None
+    tokenizer: str | None = None
     class_names: list[str] | None = None
     preprocessing: dict[str, Any] | None = None
     mixed_precision: str | None = None
@@ -156,25 +78,32 @@ class LabelRecord(Part):
         """The inverse of :meth:`to_json`; UserError for what is no record or of a later format."""
         try:
             written_in = content["format"]
-            readable = written_in != FORMAT or _is_readable(content)
+            readable = written_in != FORMAT or is_readable(content)
         except (KeyError, TypeError, OverflowError):
             readable = False
         if not readable:
             raise UserError(NO_RECORD)
         if written_in == FORMAT and isinstance(written_in, int):
-            _check_limits(content)
-        if written_in != FORMAT or not _is_whole(written_in):
+            check_limits(content)
+        if written_in != FORMAT or not is_whole(written_in):
             raise UserError(
                 f"the soft labels are of format {written_in!r}, and this version of hf_bkd reads format {FORMAT}"
             )
+        # a temperature that means nothing, and a problem that later versions know, are refused
+        likelihood_from(content.get("problem_type")).temper(torch.empty(0), float(content["temperature"]))
         numbers = {name: content.get(name) for name in ("num_samples", "seed")}
         return cls._read(
             content,
             temperature=float(content["temperature"]),
             teacher=TeacherRecord.from_json(content.get("teacher") or {}),
             dataset=DatasetRecord.from_json(content.get("dataset") or {}),
-            **{name: number if _is_whole(number) else None for name, number in numbers.items()},
+            **{name: number if is_whole(number) else None for name, number in numbers.items()},
         )
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the values are of."""
+        return likelihood_from(self.problem_type or Categorical.problem_type)
 
     @property
     def num_views(self) -> int:
@@ -183,7 +112,7 @@ class LabelRecord(Part):
 
     @property
     def draws(self) -> int | None:
-        """How many draws the probabilities average; ``None`` if that is not known."""
+        """How many draws the values average; ``None`` if that is not known."""
         return None if self.num_samples is None else self.teacher.draws(self.num_samples)
 
     def shown_views(self) -> Views | None:
@@ -210,6 +139,8 @@ def make_record(
     held_out: dict | None = None,
     left_out: list[int] | None = None,
     names: list[str] | None = None,
+    positions: str | None = None,
+    tokenizer: str | None = None,
 ) -> LabelRecord:
     """The record of labels that were just made.
 
@@ -224,7 +155,9 @@ def make_record(
 
     All others are fields of :class:`LabelRecord` and :class:`DatasetRecord`.
     """
-    names = class_names(dataset.features) or names
+    problem_type = teacher.get("problem_type", Categorical.problem_type)
+    names = class_names(dataset.features, likelihood_from(problem_type), positions is not None) or names
+    added = {"problem_type": problem_type, "positions": positions, "tokenizer": tokenizer}
     record = {
         "format": FORMAT,
         "teacher": teacher,
@@ -236,6 +169,7 @@ def make_record(
         "storage": storage,
         "views": views,
         "folds": folds,
+        **{name: value for name, value in added.items() if value not in (None, Categorical.problem_type)},
         "dataset": {
             **origin(dataset),
             "split": None if dataset.split is None else str(dataset.split),
@@ -274,6 +208,9 @@ def description(teacher: Any, num_samples: int) -> dict[str, Any]:
             f"the teacher's describe() doesn't say its {missing[0]}, which the labels' record needs: add it"
         )
     check_positive(**{"the teacher's temperature": described["temperature"]})
+    own = getattr(teacher, "likelihood", Categorical())
+    if own.problem_type != Categorical.problem_type:
+        described = own.as_json() | described
     num_draws = teacher.num_draws(num_samples) if hasattr(teacher, "num_draws") else None
     if num_draws in (None, TeacherRecord.from_json(described).draws(num_samples)):
         return described
@@ -304,62 +241,3 @@ def decode_record(feature: object) -> LabelRecord:
     except UserError as error:
         raise error if "are allowed" in str(error) else UserError(NO_RECORD) from error
     return LabelRecord.from_json(content)
-
-
-def _is_readable(content: dict[str, Any]) -> bool:
-    """Whether all that is read from a record later has the type that it should have."""
-    objects = {name: content.get(name) or {} for name in ("teacher", "dataset", "preprocessing", "views", "held_out")}
-    temperature = content["temperature"]
-    return (
-        isinstance(temperature, (int, float))
-        and not isinstance(temperature, bool)
-        and 0 < float(temperature) < math.inf
-        and isinstance(content["tempering"], str)
-        and all(isinstance(each, dict) for each in objects.values())
-        and _is_count(objects["teacher"].get("num_classes"))
-        and _is_count(objects["teacher"].get("num_draws"))
-        and _are(dict, objects["teacher"].get("members"))
-        and _is_count(objects["views"].get("number"))
-        and _is_count(objects["dataset"].get("repeated_ids"), 0)
-        and _is_count(objects["dataset"].get("rows"), 0)
-        and isinstance(objects["dataset"].get("content_column"), (str, type(None)))
-        and _is_identity(objects["dataset"].get("identity"))
-        and _is_folds(content.get("folds"))
-        and isinstance(content.get("stream"), (str, type(None)))
-        and _are(str, content.get("class_names"))
-    )
-
-
-def _check_limits(content: dict[str, Any]) -> None:
-    """UserError if the record asks its reader for more memory than ``LIMITS`` allow."""
-    teacher, views = content.get("teacher") or {}, content.get("views") or {}
-    asked = {"num_classes": teacher.get("num_classes"), "num_draws": teacher.get("num_draws")}
-    asked |= {"num_views": views.get("number")}
-    asked["num_draws"] = max(
-        asked["num_draws"] or 0, content["num_samples"] if _is_whole(content.get("num_samples")) else 0
-    )
-    LIMITS.check("the labels' record", **{name: value for name, value in asked.items() if value is not None})
-
-
-def _is_identity(value: Any) -> bool:
-    """Whether ids are of a form that can be computed here."""
-    if value is None:
-        return True
-    columns = value.get("columns") if isinstance(value, dict) else None
-    return bool(columns) and _are(str, columns) and _is_whole(value.get("form")) and 1 <= value["form"] <= FORM
-
-
-def _is_folds(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and _is_count(value.get("number"), 0))
-
-
-def _are(kind: type, values: Any) -> bool:
-    return values is None or (isinstance(values, list) and all(isinstance(value, kind) for value in values))
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_count(value: Any, least: int = 1) -> bool:
-    return value is None or (_is_whole(value) and value >= least)

@@ -4,23 +4,23 @@ import re
 from typing import Any
 
 import datasets
-import numpy as np
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
+from ..data.labels import IN_WORDS
 from ..hub.cards import CITATION, measures_table, shown
 from ..hub.transfer import made_repository, pushing_to
-from ..metrics import entropy
 from ..utils.errors import UserError
 from ..utils.markdown import escaped
-from .columns import Layout, teachers_of
-from .reading import bytes_per_example, read
+from .column_names import teachers_of
+from .layout import Layout
+from .pictures import picture_of
+from .reading import bytes_per_example
 from .record import LabelRecord
 from .writing import only_soft_labels
 
 TAGS = ["hf_bkd", "knowledge-distillation", "soft-labels"]
 SECTION = "<!-- soft labels of the configuration {} -->\n"
 END = "<!-- end of soft labels -->\n"
-ROWS_SHOWN = 20_000  # in the histograms at most, evenly spaced
 
 
 def push_soft_labels(
@@ -68,7 +68,7 @@ def push_soft_labels(
     if labels_only:
         dataset = datasets.DatasetDict({name: only_soft_labels(each) for name, each in dataset.items()})
         first = next(iter(dataset.values()))
-    picture, caption = confidence_histogram(first)
+    picture, caption = picture_of(first)
     file = f"confidence-{config_name}.png"
     text = label_card(first, repo_id, config_name, next(iter(dataset))) + f"\n![{caption}]({file})\n\n*{caption}*\n"
     with pushing_to(repo_id, token):
@@ -103,7 +103,9 @@ def label_card(dataset: datasets.Dataset, repo_id: str, config_name: str = "defa
 
 def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
     held_out = layout.record.held_out or {}
-    facts = facts_of(layout.record) | {"bytes of probabilities a row, all views and teachers": f"{size:.4g}"}
+    facts = facts_of(layout.record)
+    what = "probabilities" if layout.likelihood.classes_in else "means"
+    facts |= {f"bytes of {what} a row, all views and teachers": f"{size:.4g}"}
     rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in facts.items())
     heading = "The teacher" if teacher is None else f"Teacher {escaped(teacher)}"
     lines = [f"## {heading}\n", f"| | |\n| --- | --- |\n{rows}\n"]
@@ -115,18 +117,22 @@ def _teacher_section(teacher: str | None, layout: Layout, size: float) -> str:
 def facts_of(record: LabelRecord) -> dict[str, Any]:
     """What a record says, by names that people read; without what it doesn't say."""
     teacher, data, views = record.teacher, record.dataset, record.views or {}
+    tempered = record.likelihood.has_temperature
     facts = {
         "teacher": teacher.method,
+        "predicts": IN_WORDS.get(record.problem_type),
+        "one label for each of": record.positions,
+        "tokenizer (hash)": record.tokenizer,
         "from": " at ".join(map(str, (teacher.source or {}).values())),
         "weights (hash)": teacher.weights,
         "draws of its posterior": None if teacher.method == "deterministic" else record.num_samples,
-        "temperature": f"{record.temperature:g} ({record.tempering.replace('_', ' ')})",
+        "temperature": f"{record.temperature:g} ({record.tempering.replace('_', ' ')})" if tempered else None,
         "cross-fitted": f"{record.folds['number']} folds" if record.folds else None,
         "views of each example": views.get("number"),
         "views made by": "; ".join(map(_in_words, views.get("transforms", []))),
         "views' seed": views.get("seed"),
         "preprocessing": record.preprocessing,
-        "classes": teacher.num_classes,
+        record.likelihood.called: teacher.num_classes,
         "labeled dataset": data.repository or data.name,
         "its revision": data.revision,
         "split": data.split,
@@ -137,33 +143,6 @@ def facts_of(record: LabelRecord) -> dict[str, Any]:
         "made with": ", ".join(f"{name} {version}" for name, version in (record.versions or {}).items()),
     }
     return {name: value for name, value in facts.items() if value not in (None, "", {})}
-
-
-def confidence_histogram(dataset: datasets.Dataset) -> tuple[bytes, str]:
-    """A PNG of how often each confidence and each entropy occurs, one color a teacher, and its caption."""
-    from matplotlib.figure import Figure  # imported where a picture is drawn, for labeling draws none
-
-    from ..reports.plotting import PALETTE, png, style
-
-    rows = np.linspace(0, len(dataset) - 1, min(ROWS_SHOWN, len(dataset))).round().astype(int)
-    some, teachers = dataset.select(rows), teachers_of(dataset.column_names)
-    with style():
-        figure = Figure(figsize=(9, 3))
-        confidence, uncertainty = figure.subplots(1, 2)
-        for teacher, color in zip(teachers, PALETTE * 10, strict=False):
-            labels = read(some, teacher)
-            probs = labels.probs.reshape(-1, labels.num_classes)
-            look = {"density": True, "histtype": "stepfilled", "color": color, "alpha": 0.5}
-            look["label"] = teacher or "teacher"
-            confidence.hist(probs.amax(dim=1).numpy(), bins=np.linspace(0, 1, 41), **look)
-            uncertainty.hist(entropy(probs).numpy(), bins=np.linspace(0, np.log(labels.num_classes), 41), **look)
-        confidence.set(xlabel="probability of the likeliest class", ylabel="density", xlim=(0, 1))
-        uncertainty.set(xlabel="entropy, nats", xlim=(0, None))
-        if teachers != [None]:
-            uncertainty.legend()
-        content = png(figure)
-    rows_shown = f"{len(rows)} of the {len(dataset)} rows" if len(rows) < len(dataset) else "all rows"
-    return content, f"How sure the labels are, over {rows_shown} and all their views; at most ln C nats."
 
 
 def _in_words(transform: dict[str, Any]) -> str:

@@ -4,13 +4,16 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 
-from ..models.class_names import given_names, order_by_name
+from ..models.class_names import order_by_name
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .columns import soft_label_columns
 from .examples import Preprocessor
+from .kinds import kind_of
 from .labeling import add_soft_labels
+from .ragged import check_lengths, owners
 from .reading import read
 
 
@@ -31,16 +34,17 @@ def check_against_teacher(
         name: the teacher's, if there are several.
         rows: how many, evenly spaced.
         tolerance: how far they may be off, in total variation, after being stored alike: more is needed for a teacher
-            whose draws depend on the batch (MC dropout).
+            whose draws depend on the batch (MC dropout). Numbers are compared in units of their standard deviation
+            over the dataset.
 
     Returns:
-        The largest distance, in total variation (0 .. 1).
+        The largest distance, in total variation (0 .. 1), or in such units.
 
     Raises:
         UserError: labels without a record, cross-fitted ones (their teachers are many), or ones that differ by more.
     """
     labels = read(dataset, name)
-    record, column = labels.record, labels.layout.name
+    record, column, likelihood = labels.record, labels.layout.name, labels.layout.likelihood
     views = None if record is None else record.shown_views()
     repeatable = record is not None and None not in (record.num_samples, record.seed)
     if not repeatable or record.folds is not None or (views is not None and views.mixing is not None):
@@ -50,9 +54,12 @@ def check_against_teacher(
         )
     if teacher.num_classes != labels.num_classes:
         raise UserError(
-            f"{column} has {labels.num_classes} classes and this teacher {teacher.num_classes}: it was "
+            f"{column} has {labels.num_classes} {likelihood.called} and this teacher {teacher.num_classes}: it was "
             "labeled by another one"
         )
+    own = kind_of(teacher)[0].problem_type
+    if own != likelihood.problem_type:
+        raise UserError(f"{column} is of {likelihood.problem_type}, and this teacher of {own}: label again")
     chosen = np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).round().astype(int)
     some = dataset.select(chosen)
     again = add_soft_labels(
@@ -67,15 +74,19 @@ def check_against_teacher(
         **labels.storage_options(),
     )
     answered = read(again, record.stream)
-    names, stored = (given_names(each.class_names) for each in (answered.record, record))
-    order = order_by_name(names, stored, "this teacher", column, "label again")
-    probs = answered.probs if order is None else answered.probs[..., order]
-    distances = (probs - labels.probs[chosen]).abs().sum(dim=-1) / 2
+    names = answered.record.class_names
+    order = order_by_name(names, record.class_names, "this teacher", column, "label again")
+    everything = torch.arange(len(chosen))
+    values = answered.rows(everything) if order is None else answered.rows(everything)[..., order]
+    if labels.lengths is not None:
+        check_lengths(column, labels.lengths[chosen], answered.lengths, chosen)
+    distances = likelihood.distance(values, labels.rows(torch.from_numpy(chosen)), labels.scale)
     farthest = float(distances.max())
     if not farthest <= tolerance:
-        row = chosen[int(distances.reshape(len(chosen), -1).amax(dim=1).argmax())]
+        at = int(distances.flatten(1).amax(dim=1).argmax())
+        row = chosen[at if labels.lengths is None else int(owners(answered.lengths)[at])]
         raise UserError(
-            f"{column} differs by {farthest:.3g} in total variation from what this teacher says (row "
+            f"{column} differs by {farthest:.3g} in {likelihood.unit} from what this teacher says (row "
             f"{row}): it was labeled by another teacher (weights {record.teacher.weights} there, "
             f"{teacher.describe()['weights']} here), from other inputs, or has changed since"
         )

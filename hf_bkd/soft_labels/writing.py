@@ -10,13 +10,13 @@ import pyarrow as pa
 import torch
 
 from ..data.caches import caches_elsewhere
-from ..data.columns import EXAMPLE_ID
-from ..utils.checks import check_choice
+from ..data.columns import EXAMPLE_ID, NOISE, RECORD, VALUES, VARIANCE
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
-from .columns import PROBS, RECORD, VARIANCE, check_reserved, column, is_record_column, soft_label_columns
+from .column_names import check_reserved, column, is_record_column, soft_label_columns
 from .record import LabelRecord, decode_record, encode_record
-from .storage import STORAGES, check_parts, encode
+from .storage import check_parts, chosen_storage, encode, shape_error
 
 ZEROS = 4096  # rows that are written at once
 
@@ -28,33 +28,44 @@ def attach(
     record: LabelRecord | dict[str, Any],
     variance: np.ndarray | None = None,
     example_ids: np.ndarray | None = None,
-    storage: str = "float16",
+    storage: str = "auto",
     name: str | None = None,
     top_k: int = 10,
+    noise: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
 ) -> datasets.Dataset:
     """Add soft labels that were computed elsewhere to a dataset; columns of the same name are replaced.
 
     Args:
         dataset: N rows.
-        probs: [N, C], or [N, V, C].
+        probs: [N, C], or [N, V, C]: class probabilities, or what the record's ``problem_type`` says: probabilities of
+            labels that are each there or not, or a regression's means. [T, C] of the tokens of all rows.
         record: what made them; a dict needs ``format``, ``temperature`` and ``tempering`` and may have the other keys
             of :class:`~hf_bkd.soft_labels.record.LabelRecord`.
         variance: shaped as ``probs``, or with a last dimension of 1.
         example_ids: int64 [N].
-        storage: one of `storage.STORAGES`.
+        storage: one of `storage.STORAGES`; ``"auto"`` is float16, and float32 for a regression.
         name: the teacher's name, if there are several.
         top_k: k of that storage.
+        noise: of a regression, shaped as ``probs``: the labels' variance around the teacher's draws.
+        lengths: int [N], with sum T, where there is a label for each token of a row; the record's ``positions`` are
+            then ``"tokens"``.
 
     Raises:
-        UserError: not one distribution per row, a variance of another shape, an unknown storage, or a record that
-            could not be read back.
+        UserError: not one answer per row, a variance of another shape, an unknown storage, or a record that could not
+            be read back.
     """
-    check_choice(STORAGES, storage=storage)
-    if len(probs) != len(dataset):
-        raise UserError(f"{len(probs)} rows of soft labels were given for a dataset of {len(dataset)} rows")
     if not isinstance(record, LabelRecord):
         record = LabelRecord.from_json(json.loads(json.dumps(record)))
-    return attach_table(dataset, encoded_table(probs, variance, example_ids, storage, top_k), record, name)
+    storage = chosen_storage(storage, record.likelihood)
+    rows = len(probs if lengths is None else lengths)
+    if rows != len(dataset):
+        raise UserError(f"{rows} rows of soft labels were given for a dataset of {len(dataset)} rows")
+    if (lengths is None) == (record.positions is not None):
+        raise UserError("labels of tokens need both lengths and a record whose positions are 'tokens'")
+    own = {"likelihood": record.likelihood, "noise": noise, "lengths": lengths}
+    table = encoded_table(probs, variance, example_ids, storage, top_k, **own)
+    return attach_table(dataset, table, record, name)
 
 
 def attach_table(
@@ -67,7 +78,7 @@ def attach_table(
     """
     check_reserved(dataset.features)
     columns = label_columns(table, record, name)
-    stale = {*columns, column(VARIANCE, name)}
+    stale = {*columns, *(column(kind, name) for kind in (*VALUES, VARIANCE, NOISE))}
     dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
     if EXAMPLE_ID in columns and (record.dataset.identity or record.dataset.content_column) is not None:
         dataset = with_ids_of(dataset, record)
@@ -161,47 +172,73 @@ def only_soft_labels(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def encoded_table(
-    probs: np.ndarray,
+    values: np.ndarray,
     variance: np.ndarray | None,
     example_ids: np.ndarray | None,
     storage: str,
     top_k: int,
     numbers: np.ndarray | None = None,
+    likelihood: Likelihood = CATEGORICAL,
+    noise: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
 ) -> pa.Table:
     """The encoded columns of some rows, called ``numbers`` in messages, all but the record; see :func:`attach`."""
-    probs = np.asarray(probs)
-    shape = probs.shape
-    if len(shape) not in (2, 3) or shape[-1] < 2:
-        raise UserError(
-            "soft labels must be [rows, classes] or [rows, views, classes] with at least two classes, and these are "
-            f"{list(shape)}"
-        )
-    probs = probs[:, None] if len(shape) == 2 else probs
-    check_parts({"probs": torch.from_numpy(probs.astype(np.float32))}, probs.shape[-1], numbers)
-    parts = {name: _fixed_lists(values) for name, values in encode(probs, storage, top_k).items()}
+    values = np.asarray(values)
+    shape = values.shape
+    if len(shape) not in (2, 3) or shape[-1] < likelihood.least_values:
+        raise shape_error(shape, likelihood)
+    values = values[:, None] if len(shape) == 2 else values
+    if lengths is not None and (int(np.sum(lengths)) != len(values) or values.shape[1] > 1):
+        raise UserError(f"there are labels of {len(values)} tokens, and the rows have {int(np.sum(lengths))} together")
+    rows = np.arange(len(values)) if numbers is None else numbers
+    named = rows if lengths is None else np.repeat(rows[: len(lengths)], lengths)
+    check_parts({"probs": torch.from_numpy(values.astype(np.float32))}, values.shape[-1], named, likelihood)
+    encoded = encode(values, storage, top_k, likelihood)
+    parts = {name: _lists(each, lengths) for name, each in encoded.items()}
     is_struct = "classes" in parts
-    table = {PROBS: pa.StructArray.from_arrays(list(parts.values()), list(parts)) if is_struct else parts["probs"]}
+    whole = pa.StructArray.from_arrays(list(parts.values()), list(parts)) if is_struct else parts["probs"]
+    table = {likelihood.column: whole}
     if variance is not None:
-        variance = np.asarray(variance)
-        if variance.shape not in (shape, (*shape[:-1], 1)):
-            raise UserError(f"the variance is {variance.shape} and the probabilities are {shape}")
+        variance = _as_variance("variance", variance, shape, (*shape[:-1], 1))
         if not (np.isfinite(variance).all() and (variance >= 0).all()):
             raise UserError("a variance is negative or no finite number: the teacher's draws must have diverged")
-        variance = variance.reshape(*probs.shape[:2], variance.shape[-1])
-        table[VARIANCE] = _fixed_lists(variance.astype(np.float32))  # float16 would lose all below 6e-8
+        variance = variance.reshape(*values.shape[:2], variance.shape[-1])
+        table[VARIANCE] = _lists(variance, lengths, summed=variance.shape[-1] < values.shape[-1])
+    if noise is not None:
+        noise = _as_variance("noise", noise, shape, shape)
+        if not (np.isfinite(noise).all() and (noise > 0).all()):
+            raise UserError(
+                "the noise is a label's variance given the draw, and must be above 0 and finite: omit it where it is "
+                "not known"
+            )
+        table[NOISE] = _lists(noise.reshape(values.shape), lengths)
     if example_ids is not None:
         table[EXAMPLE_ID] = pa.array(example_ids, pa.int64())
     return pa.table(table)
 
 
+def is_ragged(table: pa.Table, likelihood: Likelihood) -> bool:
+    """Whether a table of :func:`encoded_table` holds an answer for each token of a row."""
+    kind = table.schema.field(likelihood.column).type
+    return pa.types.is_list(kind.field(0).type if pa.types.is_struct(kind) else kind)
+
+
+def _as_variance(what: str, variance: np.ndarray, shape: tuple[int, ...], other: tuple[int, ...]) -> np.ndarray:
+    """A variance as float32, for float16 would lose all below 6e-8; UserError if it has neither shape."""
+    variance = np.asarray(variance)
+    if variance.shape not in (shape, other):
+        raise UserError(f"the {what} is {variance.shape} and the soft labels are {shape}")
+    return variance.astype(np.float32)
+
+
 def with_wide_variance(table: pa.Table) -> pa.Table:
     """The same columns with the variance in float32, where an earlier version wrote it in float16."""
     place = table.schema.get_field_index(VARIANCE)
-    if place < 0 or table.schema.field(place).type.value_type != pa.float16():
+    if place < 0 or table.schema.field(place).type.value_type != pa.float16():  # which labels of tokens never were
         return table
     lists = combined(table[VARIANCE])
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return table.set_column(place, VARIANCE, _fixed_lists(values.reshape(len(table), -1)))
+    return table.set_column(place, VARIANCE, _lists(values.reshape(len(table), -1)))
 
 
 def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -210,10 +247,14 @@ def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
 
 
-def _fixed_lists(values: np.ndarray) -> pa.Array:
-    """[N, V, L] -> N lists of V * L."""
+def _lists(values: np.ndarray, lengths: np.ndarray | None = None, summed: bool = False) -> pa.Array:
+    """[N, V, L] -> N lists of V * L; [T, 1, L] of rows with ``lengths`` -> their lists of lists, or of numbers."""
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
+    if lengths is None or not summed:
+        flat = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
+    if lengths is None:
+        return flat
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), flat)
 
 
 def _feature_of(kind: pa.DataType) -> Any:
@@ -221,4 +262,6 @@ def _feature_of(kind: pa.DataType) -> Any:
         return {field.name: _feature_of(field.type) for field in kind}
     if pa.types.is_fixed_size_list(kind):
         return datasets.List(_feature_of(kind.value_type), length=kind.list_size)
+    if pa.types.is_list(kind):
+        return datasets.List(_feature_of(kind.value_type))
     return datasets.Value({"halffloat": "float16", "float": "float32"}.get(str(kind), str(kind)))

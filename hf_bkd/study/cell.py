@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from ..data.views import Views
 from ..models.calling import Inputs, call_network, evaluation_mode, split, to_network
+from ..soft_labels.identity import content_column, dataset_ids
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
 from ..training.trainer import DistillationTrainer
@@ -81,6 +82,14 @@ class Cell:
         """Return rows as training and evaluation read them."""
         views = self.inputs.views(self.seed) if augment else None
         return self.inputs.batched(dataset, views, self.args.device, self.progress)
+
+    @cached_property
+    def asked(self) -> BatchedDataset:
+        """The rows that an online teacher is asked about, by the ids that its stored labels would have."""
+        rows, column = self.splits.taught, self.inputs.column
+        if column not in rows.features or content_column(rows.features) in (None, column):
+            return self.taught
+        return self.taught.known_by(dataset_ids(rows, column))
 
     def views(self, arm: Arm) -> Views | None:
         """Return the augmented views that an arm's soft labels are of, ``None`` for the examples as they are."""

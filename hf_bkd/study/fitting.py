@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..teachers import Deterministic, DeterministicTeacher, FitContext, Teacher, TeacherSpec
+from ..teachers.examples import likelihood_by
 from ..training.arguments import DistillationTrainingArguments
 from ..training.progress import show_progress
 from ..training.trainer import DistillationTrainer
@@ -95,7 +96,11 @@ class Fitting(FitContext):
             return supplied
         changes = [slug(f"{name} {value}") for name, value in settings.items()]
         context = self.with_(spec=None, name="-".join([Deterministic.kind, *changes, str(self.number)]))
-        return context.keep(lambda: DeterministicTeacher(context.train(context.network(**settings))), **settings)
+        return context.keep(lambda: self._teacher_of(context.train(context.network(**settings))), **settings)
+
+    def _teacher_of(self, network: nn.Module) -> Teacher:
+        likelihood = likelihood_by(network, self.validation_batches(), self.problem_type)
+        return DeterministicTeacher(network, likelihood=likelihood)
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with other attributes."""

@@ -25,6 +25,7 @@ DECISIVE = (
     "teacher_temperature", "teacher_weights", "temperature_scale", "tf32", "torch_compile", "train_sampling",
     "warmup_", "weight_decay",
 )  # fmt: skip
+LATER = ("distance", "dkd_", "dist_", "problem_type")  # which older folders don't have: noted unless they are defaults
 FREE = ("seeds", "arms", "workers")  # of the study's arguments: they choose what is run, not what it gives
 FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")
 FIXED = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher", "measure", "posterior")
@@ -35,7 +36,9 @@ SHOWN = 160  # characters of a value that differs
 
 def decisive(args: DistillationTrainingArguments) -> dict[str, Any]:
     """Return the training arguments that change results."""
-    return {name: value for name, value in args.to_dict().items() if name.startswith(DECISIVE)}
+    known, defaults = args.to_dict(), {each.name: each.default for each in dataclasses.fields(args)}
+    later = {name: value for name, value in known.items() if name.startswith(LATER) and value != defaults[name]}
+    return {name: value for name, value in known.items() if name.startswith(DECISIVE)} | later
 
 
 def check_same_settings(

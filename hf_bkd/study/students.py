@@ -151,7 +151,7 @@ class StudentTraining:
         cell = self.cell
         train, test, cost, online = cell.train, None, LabelCost(), None
         if arm.online:
-            train = cell.taught
+            train = cell.asked
             online = self.teaching.teacher(arm, temperature)
             test = self.teaching.on_test(online)
         elif arm.teacher is not None:

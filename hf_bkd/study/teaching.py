@@ -56,6 +56,7 @@ class CellFitting(Fitting):
         self.cell, self.arm, self.given, self.rows, self.prefix = cell, arm, given, rows, prefix
         self.num_samples = cell.options.num_samples
         self.learning_rate = cell.options.teacher_learning_rate or cell.args.learning_rate
+        self.problem_type = cell.args.problem_type
 
     @cached_property
     def data(self) -> BatchedDataset:

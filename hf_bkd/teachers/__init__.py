@@ -8,7 +8,9 @@ from .base import Teacher
 from .deterministic import Deterministic, DeterministicTeacher
 from .dropout import MCDropout, MCDropoutTeacher
 from .ensemble import Ensemble, EnsembleTeacher
+from .estimator import SklearnTeacher
 from .examples import predict_all
+from .forest import Forest
 from .ivon import IVON, IVONVariational
 from .langevin import LangevinTeacher
 from .laplace import Laplace, LaplaceTeacher
@@ -30,6 +32,7 @@ __all__ = [
     "Ensemble",
     "EnsembleTeacher",
     "FitContext",
+    "Forest",
     "IVONVariational",
     "LangevinTeacher",
     "Laplace",
@@ -40,6 +43,7 @@ __all__ = [
     "OracleTeacher",
     "Predictive",
     "SWAGTeacher",
+    "SklearnTeacher",
     "Teacher",
     "TeacherSpec",
     "Variational",

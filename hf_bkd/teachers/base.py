@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.calling import Inputs, to_network, unwrapped
+from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
 from ..models.loading_code import task_of
@@ -32,7 +32,7 @@ from ..utils.errors import UserError
 from ..utils.files import digests, temporary_folder, whole_folder
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
-from .description import DESCRIPTION, TEACHER_FILES, check_files, is_description, read_description
+from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description, read_description
 from .predictive import Draws, Predictive, predictive_of
 
 TEMPERINGS = ("per_sample", "post_average")
@@ -54,7 +54,8 @@ class Teacher(ABC):
     it was on held-out examples. It is saved with the teacher, shown on its card and written into the record of its
     labels; so is ``source``, the folder or repository that the teacher was loaded from. ``processing_class``, the
     tokenizer, image processor or feature extractor by which its network reads a dataset, is what the fit was given or
-    the folder held; it can be set, and is saved with the network (a function of one's own isn't: it is passed again).
+    the folder held; it can be set, and is saved with the network. Of a function or a transform only the name is: a
+    loaded teacher reads no dataset before it is set or passed again.
 
     Raises:
         UserError: temperature not above 0 and finite, or not 1 for a regression; unknown tempering; a likelihood that
@@ -120,7 +121,10 @@ class Teacher(ABC):
 
     @abstractmethod
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution."""
+        """Draw logits [S, B, C] from the posterior; S may be 1 where the prediction is a single distribution.
+
+        :meth:`predict` calls it with the network in evaluation mode.
+        """
 
     def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
         """Draw from the posterior; overridden where draws don't count equally or aren't independent."""
@@ -140,6 +144,8 @@ class Teacher(ABC):
     ) -> Predictive:
         """Predict the values of one batch: class probabilities, or what else the teacher's likelihood says.
 
+        The network is in evaluation mode meanwhile, and then in its own.
+
         Args:
             inputs: keyword arguments of the network's forward, or its first argument; B examples, on any device.
             num_samples: S >= 1, draws from the posterior; teachers without a posterior ignore it.
@@ -151,7 +157,8 @@ class Teacher(ABC):
         """
         check_count(num_samples=num_samples)
         own = isinstance(generator, ExampleGenerator)  # then what the network draws by itself is the examples' too
-        with seeded(generator.host_seed(), self.device) if own else nullcontext():
+        random = seeded(generator.host_seed(), self.device) if own else nullcontext()
+        with random, evaluation_mode(self.network):
             drawn = self.draws(to_network(inputs, self.network), num_samples, generator)
         self.likelihood.check_outputs(drawn.logits.shape[-1])
         return predictive_of(drawn, self.temperature, self.tempering, return_samples, self.likelihood)
@@ -178,8 +185,7 @@ class Teacher(ABC):
         """Describe the teacher as JSON, for the record of its labels."""
         settings = self.get_state()[0] | {"temperature": self.temperature, "tempering": self.tempering}
         facts = {"method": self.method, "num_classes": self.num_classes, **settings, "weights": self.fingerprint()}
-        facts |= self._likelihood_as_json()
-        return facts | ({"record": self.record} if self.record else {})
+        return facts | self._likelihood_as_json() | ({"record": self.record} if self.record else {})
 
     def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
         """Write ``teacher.json``, ``posterior.safetensors``, ``network/`` (no pickle) and a card.
@@ -211,7 +217,7 @@ class Teacher(ABC):
                 save_file(tensors, temporary / "posterior.safetensors")
             description = {"format": 1, "method": self.method, "num_classes": self.num_classes, "settings": settings}
             said = self._likelihood_as_json()
-            description |= {"record": self.record} | ({"likelihood": said} if said else {})
+            description |= {"record": self.record} | ({"likelihood": said} if said else {}) | self._reading()
             description["files"] = digests(temporary, DESCRIPTION)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
             if not has_card_of_another(folder):
@@ -258,7 +264,7 @@ class Teacher(ABC):
             teacher.likelihood = likelihood or teacher.likelihood
         check_files(folder, description.files)
         teacher.record, teacher.source = description.record, source_of(name_or_path, folder)
-        teacher._load_processing_class(folder)
+        teacher._load_processing_class(folder, description)
         return teacher
 
     def push_to_hub(
@@ -290,10 +296,21 @@ class Teacher(ABC):
         own = self.processing_class
         save_processor(processor_of(self.network) if own is None else own, folder / "network")
 
-    def _load_processing_class(self, folder: Path) -> None:
-        from ..data.preprocessors.saved import processor_beside
+    def _reading(self) -> dict[str, Any]:
+        """Describe what of the teacher's reading has no files: the order of columns, a function that isn't saved."""
+        from ..data.preprocessors import order_of_columns
+        from ..data.preprocessors.saved import NotSaved
 
-        self.processing_class = processor_beside(self.network, folder / "network", folder)
+        place, columns = NotSaved.of(self.processing_class, self.network), order_of_columns(self.network)
+        return ({} if place is None else {"reads_by": place.name}) | ({"columns": list(columns)} if columns else {})
+
+    def _load_processing_class(self, folder: Path, description: Description) -> None:
+        from ..data.preprocessors import set_order_of_columns
+        from ..data.preprocessors.saved import NotSaved, processor_beside
+
+        beside = processor_beside(self.network, folder / "network", folder)
+        self.processing_class = beside if description.reads_by is None else NotSaved(description.reads_by)
+        set_order_of_columns(self.network, description.columns)
 
 
 def _all_subclasses(cls: type) -> list[type]:

@@ -1,7 +1,7 @@
 """The base class of teachers that are made of other teachers, and how these are asked."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import Likelihood
-from ..models.calling import Inputs, to_network
-from ..models.class_names import order_by_name
+from ..models.calling import Inputs, evaluation_mode, to_network
+from ..models.class_names import given_names, order_by_name
 from ..utils.errors import UserError
-from .base import DESCRIPTION, Teacher
+from .base import Teacher
+from .description import DESCRIPTION, Description
 from .predictive import Draws
 
 
@@ -41,7 +42,8 @@ def member_draws(member: Teacher, inputs: Inputs, num_samples: int, generator: t
     if tempers_average(member):
         mean = member.predict(inputs, num_samples, generator).mean
         return Draws(member.likelihood.outputs_of(mean)[None])
-    drawn = member.draws(to_network(inputs, member.network), num_samples, generator)
+    with evaluation_mode(member.network):
+        drawn = member.draws(to_network(inputs, member.network), num_samples, generator)
     return drawn._replace(logits=member.likelihood.tempered(drawn.logits.float(), member.temperature))
 
 
@@ -88,8 +90,15 @@ def _said_jointly(drawn: Draws, own: Likelihood, joint: Likelihood, order: list[
     return drawn._replace(logits=outputs, variance=variance)
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Return whether two parts' preprocessors of a dataset make the same inputs of it."""
+    return one is other or (None not in (one, other) and one.reads_as(other))
+
+
 def _reads(preprocessor: Any) -> Any:
-    return None if preprocessor is None else (preprocessor.columns, preprocessor.to_dict())
+    if preprocessor is None:
+        return None
+    return preprocessor.columns, preprocessor.to_dict() or getattr(preprocessor.processor, "__qualname__", "function")
 
 
 class Composite(Teacher):
@@ -116,8 +125,12 @@ class Composite(Teacher):
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes, of the first part that has some, to whose order the others' answers are brought."""
-        return next((names for part in self.parts if (names := part.class_names) is not None), None)
+        """Names of the classes, of the first part that has some, to whose order the others' answers are brought.
+
+        Numbers are names only where no part has others.
+        """
+        stated = [names for part in self.parts if (names := part.class_names) is not None]
+        return next((names for names in stated if given_names(names) is not None), next(iter(stated), None))
 
     def orders(self) -> list[list[int] | None]:
         """Return the order in which each part's answers are in that of :attr:`class_names`; ``None`` as they are.
@@ -127,16 +140,22 @@ class Composite(Teacher):
         """
         remedy = "give their networks the same config.id2label (or label_names, where they are plain ones)"
         named = [(part.class_names, f"member {number}") for number, part in enumerate(self.parts)]
-        first = next((whose for names, whose in named if names is not None), "")
-        return [order_by_name(names, self.class_names, whose, first, remedy) for names, whose in named]
+        classes = self.class_names
+        first = next((whose for names, whose in named if names == classes), "")
+        return [order_by_name(names, classes, whose, first, remedy) for names, whose in named]
 
     def part_draws(
         self, inputs: Inputs, num_samples: int, generators: Sequence[torch.Generator | None]
     ) -> list[Draws]:
-        """Return the tempered draws of each part, asked with a generator each, all in one order of classes."""
+        """Return the tempered draws of each part, asked with a generator each, all in one order of classes.
+
+        Inputs are the same for all, or a mapping of mappings, each part's own in their order.
+        """
+        values = list(inputs.values()) if isinstance(inputs, Mapping) else []
+        own = values if values and all(isinstance(each, Mapping) for each in values) else [inputs] * len(self.parts)
         drawn = [
-            member_draws(part, inputs, num_samples, generator)
-            for part, generator in zip(self.parts, generators, strict=True)
+            member_draws(part, each, num_samples, generator)
+            for part, each, generator in zip(self.parts, own, generators, strict=True)
         ]
         return [
             _said_jointly(each, part.likelihood, self.likelihood, order)
@@ -157,10 +176,9 @@ class Composite(Teacher):
 
     def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
         """Make the preprocessor by which all parts read a dataset; UserError if they would read it differently."""
-        own = self.processing_class if processing_class is None else processing_class
-        first, *others = [part.preprocessor_for(dataset, own) for part in self.parts]
+        first, *others = self._preprocessors(dataset, processing_class)
         for other in others:
-            if _reads(other) != _reads(first):
+            if not alike(first, other):
                 raise UserError(
                     f"the members of this {type(self).__name__} prepare examples differently ({_reads(first)} and "
                     f"{_reads(other)}), and get the same inputs: pass processing_class= for all, or label with each "
@@ -168,10 +186,18 @@ class Composite(Teacher):
                 )
         return first
 
+    def _preprocessors(self, dataset: Any, processing_class: Any) -> list[Any]:
+        own = self.processing_class if processing_class is None else processing_class
+        return [part.preprocessor_for(dataset, own) for part in self.parts]
+
     def _save_processing_class(self, folder: Path) -> None:
         """Nothing: each part saves its own, and what was set for all of them."""
 
-    def _load_processing_class(self, folder: Path) -> None:
+    def _reading(self) -> dict[str, Any]:
+        """Nothing: each part says it."""
+        return {}
+
+    def _load_processing_class(self, folder: Path, description: Description) -> None:
         """Nothing: each part has loaded its own."""
 
     def _save_networks(self, folder: Path) -> None:

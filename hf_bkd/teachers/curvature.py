@@ -20,7 +20,7 @@ gives the same posterior as fitting through the backbone.
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -104,6 +104,10 @@ class Curvature(ABC):
     @abstractmethod
     def eigenvalues(self) -> Tensor:
         """Return all eigenvalues of H, [d * C], or [d * C + C] with a bias."""
+
+    def scaled(self, factors: Tensor) -> Self:
+        """Multiply the curvature of each row of the head [C], where its outputs are independent."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -193,6 +197,11 @@ class DiagonalCurvature(Curvature):
 
     def eigenvalues(self) -> Tensor:
         return torch.cat([self.weight_values.flatten(), self.bias_values])
+
+    def scaled(self, factors: Tensor) -> Self:
+        factors = factors.to(self.weight_values)
+        bias = self.bias_values * factors if self.has_bias else self.bias_values
+        return replace(self, weight_values=self.weight_values * factors[:, None], bias_values=bias)
 
 
 @dataclass

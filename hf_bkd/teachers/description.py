@@ -13,6 +13,7 @@ _WEIGHTS = (
     "network/*.safetensors.index.json",
     "network/config.json",
     "network/network.json",
+    "network/*.skops",
     "posterior.safetensors",
     *(f"network/{name}" for name in ("*processor_config.json", "*token*.json", "*vocab*", "merges.txt", "*.model")),
 )
@@ -27,6 +28,8 @@ class Description(NamedTuple):
     settings: arguments of its constructor.
     record: how it was fitted, and how good it was.
     files: name -> digest of the files that it was written with; empty in what version 0.1 saved.
+    reads_by: the name of the function or transform that read its examples, and isn't saved.
+    columns: of numbers that its network read side by side, in their order.
     likelihood: of its network's outputs; ``None`` for one of several classes.
     """
 
@@ -34,6 +37,8 @@ class Description(NamedTuple):
     settings: dict[str, Any]
     record: dict[str, Any]
     files: dict[str, str]
+    reads_by: str | None = None
+    columns: tuple[str, ...] = ()
     likelihood: Likelihood | None = None
 
 
@@ -45,12 +50,22 @@ def read_description(folder: Path, name: str | Path) -> Description:
     """
     file = folder / DESCRIPTION
     if not file.is_file():
-        raise UserError(f"{name} holds no teacher: teacher.json is missing")
+        raise UserError(
+            f"{name} holds no teacher (teacher.json is missing), and no network with a config.json either: pass the "
+            "folder that save_pretrained wrote"
+        )
     try:
         read = read_json(file)
-        likelihood = likelihood_from(read["likelihood"]) if "likelihood" in read else None
-        files = dict(read.get("files", {}))
-        return Description(str(read["method"]), read["settings"], dict(read["record"]), files, likelihood)
+        reads_by, columns = read.get("reads_by"), tuple(map(str, read.get("columns", ())))
+        return Description(
+            str(read["method"]),
+            read["settings"],
+            dict(read["record"]),
+            dict(read.get("files", {})),
+            None if reads_by is None else str(reads_by),
+            columns,
+            likelihood_from(read["likelihood"]) if "likelihood" in read else None,
+        )
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else repr(error)
         raise UserError(f"{file} is damaged ({reason}): save or download the teacher again") from error

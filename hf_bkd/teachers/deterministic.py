@@ -86,7 +86,7 @@ class Deterministic(TeacherSpec):
     """A trained network as it is.
 
     Args:
-        scaled: set its temperature by validation NLL (Guo et al. 2017).
+        scaled: set its temperature by validation NLL (Guo et al. 2017), or the noise of a regression.
     """
 
     kind = method = "deterministic"
@@ -96,7 +96,10 @@ class Deterministic(TeacherSpec):
 
     def fit(self, context: FitContext) -> Teacher:
         teacher = context.trained()
-        return DeterministicTeacher.fit(teacher.network, context.validation_batches()) if self.scaled else teacher
+        if not self.scaled:
+            return teacher
+        batches, said = context.validation_batches(), teacher.likelihood
+        return DeterministicTeacher.fit(teacher.network, batches, problem_type=context.problem_type or said)
 
     @property
     def sets_temperature(self) -> bool:

@@ -7,11 +7,13 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..models.calling import Inputs, call_network, evaluation_mode, logits_of, split
+from ..models.taking import taking
 from ..models.variational_layers import GaussianWeights
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
 from .base import Teacher
+from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 
 
@@ -78,5 +80,8 @@ class MCDropout(TeacherSpec):
         settings = {} if self.drop_rate is None else {"drop_rate": self.drop_rate}
         inputs, _ = split(next(iter(context.validation_batches())))
         few = {name: value[:8] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[:8]
-        MCDropoutTeacher(context.network(**settings)).predict(few, 2)  # refused before it is trained for nothing
-        return MCDropoutTeacher(context.trained(**settings).network)
+        untrained = context.network(**settings)
+        likelihood = likelihood_by(untrained, context.validation_batches(), context.problem_type)
+        with taking(untrained, few):
+            MCDropoutTeacher(untrained, likelihood=likelihood).predict(few, 2)  # refused before training for nothing
+        return MCDropoutTeacher(context.trained(**settings).network, likelihood=likelihood)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.calling import split
+from ..models.calling import call_network, evaluation_mode, logits_of, split, to_network
 from ..models.heads import labeled
+from ..models.problem_types import likelihood_of, problem_type_of_labels
+from ..models.taking import taking
 from ..utils.errors import UserError
 from .base import Teacher
 
@@ -46,7 +48,8 @@ def predict_all(
     targets, labels = [], []
     for batch in batches:
         inputs, batch_labels = split(batch)
-        answer = teacher.predict(inputs, num_samples, generator)
+        with taking(teacher.network, inputs):
+            answer = teacher.predict(inputs, num_samples, generator)
         target, batch_labels = labeled(likelihood.target(*answer[:2], answer.noise).cpu(), batch_labels.cpu())
         targets.append(target)
         labels.append(batch_labels)
@@ -82,6 +85,25 @@ def batches_of(
 
     preprocessor = (preprocessor_for or partial(of_network, network))(examples, processing_class)
     return DatasetBatches(examples, network, preprocessor, problem_type=problem_type)
+
+
+@torch.no_grad()
+def likelihood_by(network: nn.Module, batches: Iterable[Mapping | tuple], problem_type: str | None) -> Likelihood:
+    """Return the likelihood of a network's outputs beside the labels of the first batch.
+
+    Raises:
+        UserError: no batch, or labels that don't fit.
+    """
+    for batch in batches:
+        inputs, labels = split(batch)
+        with evaluation_mode(network), taking(network, inputs):
+            outputs = logits_of(call_network(network, to_network(inputs, network)))
+        outputs, labels = labeled(outputs.cpu(), labels.cpu())
+        if not len(labels):
+            continue
+        likelihood = likelihood_of(network, problem_type, problem_type_of_labels(labels, outputs))
+        return likelihood.matching(labels, outputs.shape[-1])[0]
+    raise UserError("there are no examples to fit a teacher on: the batches are empty")
 
 
 def used_processor(batches: Any, processing_class: Any) -> Any:

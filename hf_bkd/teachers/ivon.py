@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..models.heads import num_classes_of
 from ..utils.checks import check_positive
 from ..utils.errors import UserError
+from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 from .variational import VariationalTeacher
 
@@ -57,7 +59,8 @@ class IVON(torch.optim.Optimizer):
         params: parameters, or groups of them, in float32 or float64. Those that need no gradient are not drawn.
         lr: learning rate, >= 0, read at each step. g is an average, not a sum: the lr of SGD with momentum beta1,
             divided by 1 - beta1.
-        ess: lambda in the paper, the number of training examples N, >= 1, if the loss is a mean over examples.
+        ess: lambda in the paper, the number of training examples N, >= 1, if the loss is a mean over examples; N C if
+            it is one over the C labels of each too.
         hess_init: h at the start, > 0. It sets the first draws' sigma: smaller is noisier, and too small fails.
         betas: beta1 of the gradient's and beta2 of the Hessian's running average, each in [0, 1). h takes about
             1 / (1 - beta2) steps to learn: in a training of fewer, sigma stays near what ``hess_init`` made it.
@@ -264,10 +267,13 @@ class IVONVariational(TeacherSpec):
         return {"posterior": "ivon"}
 
     def fit(self, context: FitContext) -> VariationalTeacher:
-        network, size = context.network(), context.num_train
+        network = context.network()
+        likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
+        size = context.num_train * likelihood.nats(likelihood.num_values(num_classes_of(network)))
         hess_init = 1 / (size * self.initial_std**2) if self.hess_init is None else self.hess_init
         rate = context.learning_rate if self.lr is None else self.lr
         optimizer = IVON(
             network.parameters(), lr=rate, ess=size, hess_init=hess_init, betas=self.betas, seed=context.seed
         )
-        return VariationalTeacher(context.train(network, optimizer), optimizer.posterior_std(network))
+        trained = context.train(network, optimizer)
+        return VariationalTeacher(trained, optimizer.posterior_std(network), likelihood=likelihood)

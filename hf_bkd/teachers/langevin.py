@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..likelihoods import Likelihood
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..metrics import classification_metrics
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
-from ..models.heads import classification_head, head_data, head_features
+from ..models.heads import classification_head, head_data, head_features, head_parameters
+from ..models.problem_types import likelihood_of
 from ..utils.checks import (
     SUM_TOLERANCE,
     check_choice,
@@ -85,6 +86,7 @@ class LangevinTeacher(Teacher):
         student_temperature: float = 1.0,
         prior_precision: float = 1.0,
         parameters: str = "head",
+        problem_type: str | Likelihood | None = None,
         **settings: Any,
     ) -> Self:
         """Sample the posterior exp(-U / T) of a trained student's weights.
@@ -122,6 +124,7 @@ class LangevinTeacher(Teacher):
             prior_precision: delta > 0, of the sampled weights.
             parameters: ``"head"``: the last layer's, whose inputs are computed once; or ``"all"`` that require a
                 gradient, where a step is one pass of all chains through the network.
+            problem_type: what the network's outputs mean, if it doesn't say it: one class for each example.
             settings: the fields of :class:`~hf_bkd.teachers.langevin_chains.ChainSettings`, such as ``sampler``,
                 ``chains``, ``steps`` and ``seed``.
 
@@ -140,7 +143,13 @@ class LangevinTeacher(Teacher):
         head_only = parameters == "head"
         train = batches_of(train, network, processing_class)
         validation = None if validation is None else batches_of(validation, network, processing_class)
-        data = head_data(network, train) if head_only else _whole_data(network, train)
+        likelihood = likelihood_of(network, problem_type)
+        if likelihood.independent:
+            raise UserError(
+                "the Langevin teacher is of classes of which one is right, and the problem type is "
+                f"{likelihood.problem_type}: take a Laplace, dropout or ensemble teacher"
+            )
+        data = head_data(network, train, CATEGORICAL) if head_only else _whole_data(network, train)
         term = _teacher_term(data.logits, targets, target_weights, prior_strength, teacher_weight, student_temperature)
         terms = loss_terms(data, label_weight, term)
         energy = (HeadEnergy if head_only else NetworkEnergy)(network, data, terms, prior_precision)
@@ -164,7 +173,7 @@ class LangevinTeacher(Teacher):
         self.network.eval()
         drawn = self._draw(num_samples, generator)
         head_name, head = classification_head(self.network)
-        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        weight, bias = head_parameters(head_name)
         if weight in drawn and drawn.keys() <= {weight, bias}:
             features = head_features(self.network, inputs)[0].float()
             products = features @ drawn[weight].to(features).mT
@@ -229,7 +238,7 @@ def _teacher_term(
 def _whole_data(network: nn.Module, batches: Iterable[dict | tuple]) -> WholeData:
     """Join all batches into one; UserError if there are none, inputs' sizes differ, or labels don't fit."""
     pairs = [split(batch) for batch in batches]
-    data = head_data(network, pairs)
+    data = head_data(network, pairs, CATEGORICAL)
     parts = [to_network(inputs, network) for inputs, _ in pairs]
     try:
         if isinstance(parts[0], Tensor):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ..models.calling import Inputs, call_arguments, logits_of
-from ..models.heads import HeadData, classification_head
+from ..models.heads import HeadData, classification_head, head_parameters
 from ..targets import mix_teachers, mixed_target, mixture_energy, mixture_responsibilities
 from ..utils.errors import UserError
 
@@ -143,9 +143,8 @@ class HeadEnergy:
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """Weights [..., P] by the names of the network's parameters, [..., *shape]."""
         rows = theta.unflatten(-1, (self.classes, -1))
-        if not self.has_bias:
-            return {f"{self.name}.weight": rows}
-        return {f"{self.name}.weight": rows[..., :-1], f"{self.name}.bias": rows[..., -1]}
+        weight, bias = head_parameters(self.name)
+        return {weight: rows[..., :-1], bias: rows[..., -1]} if self.has_bias else {weight: rows}
 
     def curvature(self, theta: Tensor) -> Whitening:
         """Average U's Hessian over theta [K, P], for more than 1,000 weights in Kronecker approximation.

@@ -4,32 +4,27 @@ The posterior's covariance is the inverse of the loss' curvature plus a prior pr
 the Gaussian over logits that follows from it into class probabilities.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..likelihoods import Likelihood
-from ..metrics import classification_metrics
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import Inputs
 from ..models.heads import HeadData, classification_head, head_data, head_features
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
-from ..utils.random import example_normal, standard_normal
+from ..utils.random import example_normal
 from .base import Teacher
-from .curvature import STRUCTURES, Curvature, LogitCovariance, curvature_of
+from .curvature import STRUCTURES, Curvature
 from .deterministic import Deterministic
 from .examples import batches_of, used_processor
+from .laplace_links import LINKS, check_link, linked
+from .laplace_precision import by_evidence, by_validation, by_validation_with_noise, calibrated_noise, predictive
+from .predictive import Draws
+from .row_curvature import fitted_curvature, kind_of_curvature
 from .specification import FitContext, TeacherSpec, option
-
-LINKS = ("mc", "probit", "bridge")
-PRECISION_RANGE = (1e-4, 1e6)
-SEARCH_DRAWS = 64
-CHUNK = 2**24  # how many numbers the search for a precision holds at a time
 
 
 class LaplaceTeacher(Teacher):
@@ -37,19 +32,21 @@ class LaplaceTeacher(Teacher):
 
     Args:
         network: the trained network; its weights are the posterior's mean.
-        curvature: of the loss in the last layer's weights, see :func:`~hf_bkd.teachers.curvature.curvature_of`; it is
-            moved to the network's device.
-        prior_precision: delta > 0; the larger, the narrower the posterior.
+        curvature: of the loss in the last layer's weights, see
+            :func:`~hf_bkd.teachers.row_curvature.fitted_curvature`; it is moved to the network's device.
+        prior_precision: delta > 0, of the weights and the bias; the larger, the narrower the posterior.
         link: from the Gaussian over logits to class probabilities.
 
-            - ``"probit"``: softmax(z / sqrt(1 + pi/8 var)), a single draw (MacKay 1992).
-            - ``"mc"``: softmax of S draws, the only link with a variance; 10 draws of a wide posterior are noisy.
+            - ``"probit"``: softmax(z / sqrt(1 + pi/8 var)), a single draw (MacKay 1992). Labels that are each there or
+              not have a sigmoid in its place. A regression's mean and ``variance`` are exact.
+            - ``"mc"``: softmax of S draws, the only link with a variance for classes and labels; 10 draws of a wide
+              posterior are noisy.
             - ``"bridge"``: mean of the Dirichlet distribution that the Laplace bridge matches, a single draw
-              (Hobbhahn, Kristiadi and Hennig 2022).
+              (Hobbhahn, Kristiadi and Hennig 2022); of classes only.
 
     Raises:
         UserError: prior precision not above 0 or infinite, unknown link, or curvature of another head than the
-            network's.
+            network's, or of another problem type.
     """
 
     method = "laplace"
@@ -65,8 +62,10 @@ class LaplaceTeacher(Teacher):
         likelihood: Likelihood | str | None = None,
     ):
         super().__init__(network, temperature, tempering, likelihood)
-        check_choice(LINKS, link=link)
+        check_link(link, self.likelihood)
         check_positive(prior_precision=prior_precision)
+        if type(curvature) is not kind_of_curvature(curvature.structure, self.likelihood):
+            raise UserError(f"the posterior is not of the network's problem type, {self.likelihood.problem_type}")
         head = classification_head(network)[1]
         fitted = *curvature.head_size, curvature.has_bias
         needed = head.in_features, head.out_features, head.bias is not None
@@ -91,8 +90,13 @@ class LaplaceTeacher(Teacher):
         link: str = "probit",
         prior_precision: float | str | None = None,
         num_samples: int = 10,
+        problem_type: str | Likelihood | None = None,
     ) -> Self:
         """Fit the posterior of a trained network's last layer.
+
+        A regression's is that of Bayesian linear regression on the last layer's inputs (exact for ``"kron"`` and
+        ``"full"``), around the trained weights. The variance of its numbers, if nobody gives it, is such that squared
+        validation errors are on average what is predicted.
 
         Args:
             network: the trained network; its modules are in evaluation mode for the pass, and then in their own.
@@ -108,13 +112,17 @@ class LaplaceTeacher(Teacher):
                 set by the Laplace approximation of the evidence (MacKay 1992).
             num_samples: S >= 1, how many draws the labels will be made with. The fewer, the narrower is the posterior
                 of least validation NLL, for few draws of a wide one are noisy.
+            problem_type: what the network's outputs mean, if it doesn't say it, see
+                :func:`~hf_bkd.models.problem_types.likelihood_of`; or ``Gaussian(observation_variance=...)``.
 
         Raises:
             UserError: neither validation examples nor a prior precision; no linear head; no examples, or labels that
                 don't fit the head; a dataset that the network can't read; unknown structure, or a full one of a large
-                head; ``num_samples`` below 1; and as for the class.
+                head; ``num_samples`` below 1; a regression that predicts its variance; and as for the class.
         """
         check_count(num_samples=num_samples)
+        check_choice(STRUCTURES, structure=structure)
+        check_choice(LINKS, link=link)
         if validation is None and prior_precision is None:
             raise UserError(
                 "pass validation batches to choose the prior precision on, or prior_precision: a number or "
@@ -123,37 +131,51 @@ class LaplaceTeacher(Teacher):
         given = 1.0 if prior_precision in (None, "marginal_likelihood") else prior_precision
         if isinstance(given, str):
             raise UserError(f"prior_precision is {given!r}; it must be a number or 'marginal_likelihood'")
-        train = batches_of(train, network, processing_class)
-        validation = None if validation is None else batches_of(validation, network, processing_class)
-        seen = head_data(network, train)
+        check_positive(prior_precision=given)
+        train = batches_of(train, network, processing_class, problem_type=problem_type)
+        seen = head_data(network, train, problem_type)
+        check_link(link, seen.likelihood)
+        held_out = None
+        if validation is not None:
+            validation = batches_of(validation, network, processing_class, problem_type=seen.likelihood)
+            held_out = head_data(network, validation, seen.likelihood)
         head = classification_head(network)[1]
-        teacher = cls(network, curvature_of(seen, head, structure), given, link)
-        held_out = None if validation is None else head_data(network, validation)
-        teacher.processing_class, rule = used_processor(train, processing_class), "given"
-        if prior_precision == "marginal_likelihood":
-            rule, teacher.prior_precision = "marginal likelihood", _best_evidence(teacher.curvature, seen, head)
-        elif prior_precision is None:
-            rule, teacher.prior_precision = "validation NLL", teacher.best_precision(held_out, num_samples)
-        teacher.record = {"examples": len(seen.labels), "prior precision chosen by": rule}
+        posterior = _posterior(seen, held_out, head, structure, prior_precision, link, num_samples)
+        teacher = cls(network, posterior.curvature, posterior.precision, link, likelihood=posterior.likelihood)
+        teacher.processing_class = used_processor(train, processing_class)
+        teacher.record = {"examples": len(seen.labels), "prior precision chosen by": posterior.rule}
+        if posterior.likelihood != seen.likelihood:
+            teacher.record["observation variance chosen by"] = "validation error"
         if held_out is not None:
             projected = teacher.curvature.project(held_out.features)
-            log_probs = teacher._log_predictive(projected, held_out.logits, teacher.prior_precision, num_samples)
-            teacher.record["validation"] = classification_metrics(log_probs[0].exp(), held_out.labels)
+            held_out = held_out._replace(likelihood=teacher.likelihood)
+            kind, outputs = predictive(
+                teacher.curvature, projected, held_out, link, teacher.prior_precision, num_samples
+            )
+            teacher.record["validation"] = kind.measures(kind.prediction(outputs[0]), held_out.labels)
         return teacher
 
     def num_draws(self, num_samples: int) -> int:
         return num_samples if self.link == "mc" else 1
 
-    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+    def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
         self.network.eval()
-        features, logits = (seen.float() for seen in head_features(self.network, inputs))
+        features, outputs = (seen.float() for seen in head_features(self.network, inputs))
         if self.curvature.device != features.device:
             self.curvature = self.curvature.to(features.device)
-        covariance = self.curvature.covariance(self.curvature.project(features), self.prior_precision)
         noise = None
         if self.link == "mc":
-            noise = example_normal((num_samples, *logits.shape), logits, generator)
-        return _linked(self.link, logits, covariance, noise)
+            noise = example_normal((num_samples, *outputs.shape), outputs, generator).flatten(1, -2)
+        covariance = self.curvature.covariance(self.curvature.project(features.flatten(0, -2)), self.prior_precision)
+        drawn = linked(self.link, outputs.flatten(0, -2), covariance, noise, self.likelihood)
+        exact = self.likelihood.exact and self.link != "mc"
+        return Draws(
+            drawn.unflatten(1, outputs.shape[:-1]),
+            variance=covariance.variance().unflatten(0, outputs.shape[:-1]) if exact else None,
+        )
+
+    def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
+        return self.draws(inputs, num_samples, generator).logits
 
     @torch.no_grad()
     def head_posterior(self) -> tuple[Tensor, Tensor]:
@@ -174,41 +196,9 @@ class LaplaceTeacher(Teacher):
     def best_precision(self, data: HeadData, num_samples: int = 10) -> float:
         """Find delta in [1e-4, 1e6] of least negative log-likelihood on what the head saw of held-out examples.
 
-        The likelihood is that of the mean of ``num_samples`` draws, averaged over several such means. All candidates
-        share one set of draws, so that their difference is not noise, and half of the draws mirror the others, so that
-        odd moments vanish, which would otherwise decide between nearly equal candidates.
-
-        Raises:
-            UserError: ``num_samples`` below 1.
+        See :func:`~hf_bkd.teachers.laplace_precision.by_validation`.
         """
-        check_count(num_samples=num_samples)
-        projected, labels = self.curvature.project(data.features), data.labels.long()
-
-        def nll(precision: float) -> float:
-            log_probs = self._log_predictive(projected, data.logits, precision, num_samples).double()
-            return F.nll_loss(log_probs.flatten(0, 1), labels.repeat(len(log_probs))).item()
-
-        return _least(nll)
-
-    def _log_predictive(self, projected: Tensor, logits: Tensor, prior_precision: float, num_samples: int) -> Tensor:
-        """Compute log-probabilities [R, N, C] of R means of S draws, by some examples at a time.
-
-        The draws are the same at every call, and those of the second half of the R means mirror those of the first; R
-        is 1 where the link is in closed form.
-        """
-        pairs = math.ceil(SEARCH_DRAWS / (2 * num_samples))
-        size = max(1, CHUNK // (2 * pairs * num_samples * logits.shape[-1]))
-        generator = torch.Generator(logits.device).manual_seed(0)
-        parts = []
-        for part, part_logits in zip(projected.split(size), logits.split(size), strict=True):
-            noise = None
-            if self.link == "mc":
-                noise = standard_normal((pairs * num_samples, *part_logits.shape), part_logits, generator)
-                noise = torch.cat([noise, -noise])
-            drawn = _linked(self.link, part_logits, self.curvature.covariance(part, prior_precision), noise)
-            draws = drawn.log_softmax(dim=-1).unflatten(0, (-1, num_samples) if self.link == "mc" else (1, 1))
-            parts.append(draws.logsumexp(dim=1) - math.log(draws.shape[1]))
-        return torch.cat(parts, dim=1)
+        return by_validation(self.curvature, data._replace(likelihood=self.likelihood), self.link, num_samples)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         settings = {"prior_precision": self.prior_precision, "link": self.link, "structure": self.curvature.structure}
@@ -217,57 +207,46 @@ class LaplaceTeacher(Teacher):
     @classmethod
     def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         settings = dict(settings)
-        kind = STRUCTURES[settings.pop("structure")]
+        kind = kind_of_curvature(settings.pop("structure"), settings.get("likelihood", CATEGORICAL))
         return cls(network, kind(classification_head(network)[1].bias is not None, **tensors), **settings)
 
 
-def _linked(link: str, logits: Tensor, covariance: LogitCovariance, noise: Tensor | None) -> Tensor:
-    """Return logits [S, B, C] whose mean softmax is the predictive; S is 1 where the link is in closed form."""
-    if link == "mc":
-        return logits + covariance.correlate(noise)
-    if link == "probit":
-        return (logits / (1 + math.pi / 8 * covariance.variance()).sqrt())[None]
-    return _bridge(logits, covariance)[None]
+class _Posterior(NamedTuple):
+    curvature: Curvature
+    precision: float
+    likelihood: Likelihood
+    rule: str
 
 
-def _bridge(logits: Tensor, covariance: LogitCovariance) -> Tensor:
-    """Map N(logits, covariance) to the log Dirichlet parameters of the Laplace bridge, up to a constant.
-
-    The Gaussian is first conditioned on logits that sum to zero (Hobbhahn et al. 2022, section 3); then
-    alpha_k = (1 - 2/C + exp(z_k) / C^2 * sum_l exp(-z_l)) / var_k. All is in float64: with a small prior precision
-    nearly all of the variance is that of the sum, and what remains would be float32's rounding error.
-    """
-    covariance, logits = covariance.to(torch.float64), logits.double()
-    sums, classes = covariance.row_sums(), logits.shape[-1]
-    total = sums.sum(dim=-1, keepdim=True).clamp_min(1e-30)  # 0 for features 0 without a bias
-    mean = logits - sums * logits.sum(dim=-1, keepdim=True) / total
-    variance = covariance.variance() - sums.square() / total
-    constant = mean.new_full((), 1 - 2 / classes).log()
-    peaked = mean + (-mean).logsumexp(dim=-1, keepdim=True) - 2 * math.log(classes)
-    return torch.logaddexp(peaked, constant) - variance.clamp_min(1e-30).log()
-
-
-def _best_evidence(curvature: Curvature, data: HeadData, head: nn.Linear) -> float:
-    """Find delta of greatest marginal likelihood, -(log det(H + delta I) - P log delta + delta |w|^2) / 2."""
-    eigenvalues = curvature.eigenvalues().double()
-    norm = sum(parameter.detach().double().square().sum().item() for parameter in head.parameters())
-
-    def cost(delta: float) -> float:
-        return (torch.log1p(eigenvalues / delta).sum().item() + delta * norm) / len(data.labels)
-
-    return _least(cost)
-
-
-def _least(cost: Callable[[float], float]) -> float:
-    """Find delta in ``PRECISION_RANGE`` of least cost on a logarithmic grid, then by a search around its best."""
-    from scipy.optimize import minimize_scalar
-
-    grid = torch.linspace(*map(math.log, PRECISION_RANGE), 24, dtype=torch.float64).tolist()
-    costs = [cost(math.exp(point)) for point in grid]
-    best = min(range(len(grid)), key=costs.__getitem__)
-    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    minimum = minimize_scalar(lambda point: cost(math.exp(point)), bounds=around, method="bounded")
-    return math.exp(minimum.x if minimum.fun < costs[best] else grid[best])
+def _posterior(
+    seen: HeadData,
+    held_out: HeadData | None,
+    head: nn.Linear,
+    structure: str,
+    prior_precision: float | str | None,
+    link: str,
+    num_samples: int,
+) -> _Posterior:
+    """Fit the curvature, and choose the prior precision and the variance of numbers where they aren't given."""
+    likelihood = seen.likelihood
+    if held_out is not None:
+        likelihood = likelihood.observing(held_out.logits, held_out.labels)
+        held_out = held_out._replace(likelihood=likelihood)
+    curvature = fitted_curvature(seen._replace(likelihood=likelihood), head, structure)
+    learned = likelihood != seen.likelihood
+    if prior_precision == "marginal_likelihood":
+        rule, precision = "marginal likelihood", by_evidence(curvature, seen, head)
+    elif prior_precision is not None:
+        rule, precision = "given", prior_precision
+    elif learned:
+        rule, precision = "validation NLL", by_validation_with_noise(curvature, held_out)
+    else:
+        rule, precision = "validation NLL", by_validation(curvature, held_out, link, num_samples)
+    if learned:
+        noise = calibrated_noise(curvature, curvature.project(held_out.features), held_out, precision)
+        before, likelihood = likelihood.noise(held_out.logits)[0], likelihood.with_variance(noise)
+        curvature = curvature.scaled(before / noise)
+    return _Posterior(curvature, precision, likelihood, rule)
 
 
 @dataclass(frozen=True)
@@ -292,14 +271,16 @@ class Laplace(TeacherSpec):
         return (Deterministic(),)
 
     def fit(self, context: FitContext) -> Teacher:
+        trained = context.trained()
         return LaplaceTeacher.fit(
-            context.trained().network,
+            trained.network,
             context.train_batches(),
             context.validation_batches(),
             structure=self.structure,
             link=self.link,
             prior_precision=self.prior_precision,
             num_samples=context.num_samples,
+            problem_type=context.problem_type or trained.likelihood,
         )
 
 

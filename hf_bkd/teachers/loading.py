@@ -7,7 +7,6 @@ from transformers.utils import logging
 
 from ..hub.transfer import local_folder, source_of
 from ..models.saving import damage_refused, holds_network, load_network
-from ..utils.errors import UserError
 from .base import Teacher
 from .deterministic import DeterministicTeacher
 
@@ -24,14 +23,11 @@ def load_teacher(name_or_path: str, network: nn.Module | None = None) -> tuple[T
     """
     logging.disable_progress_bar()  # of loading weights
     folder = local_folder(name_or_path)
-    if (folder / "adapter_config.json").is_file() and not holds_network(folder):
-        raise UserError(
-            f"{folder} holds PEFT's adapters without their network: save the two as one, by "
-            "model.merge_and_unload().save_pretrained(folder)"
-        )
-    if (folder / "teacher.json").is_file() or not holds_network(folder):
+    if (folder / "teacher.json").is_file():
         return Teacher.from_pretrained(folder, network), folder
-    with damage_refused(f"the network in {folder}"):
-        teacher = DeterministicTeacher(load_network(folder, network))
-    teacher.source = source_of(name_or_path, folder)
-    return teacher, folder
+    if (folder / "adapter_config.json").is_file() or holds_network(folder):
+        with damage_refused(f"the network in {folder}"):
+            teacher = DeterministicTeacher(load_network(folder, network))
+        teacher.source = source_of(name_or_path, folder)
+        return teacher, folder
+    return Teacher.from_pretrained(folder, network), folder  # which says that there is none

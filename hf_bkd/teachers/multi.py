@@ -14,7 +14,7 @@ from ..utils.checks import check_choice
 from ..utils.errors import UserError
 from ..utils.random import named_generator
 from .base import Teacher
-from .composite import Composite, joined, member_draws
+from .composite import Composite, alike, joined, member_draws
 from .predictive import Draws, predictive_of
 
 TINY = 1e-30  # least probability whose logarithm is taken
@@ -76,6 +76,19 @@ class MultiTeacher(Composite):
     def named_members(self) -> dict[str, Teacher]:
         """The members by name, whose labels are written one by one."""
         return self.members
+
+    def preprocessor_for(self, dataset: Any, processing_class: Any = None) -> Any:
+        """Make the preprocessor by which the members read a dataset, each by its own where they read differently.
+
+        Raises:
+            UserError: members that read different columns, or of which some take the columns as they are.
+        """
+        own = self._preprocessors(dataset, processing_class)
+        if None in own or len({each.columns for each in own}) > 1 or all(alike(own[0], each) for each in own):
+            return super().preprocessor_for(dataset, processing_class)
+        from ..data.preprocessors import several
+
+        return several(dict(zip(self.members, own, strict=True)))
 
     def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
         """Draw from each member, with randomness of its own; a draw counts its share of its member's weight."""

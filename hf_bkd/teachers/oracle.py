@@ -44,6 +44,11 @@ class OracleTeacher(Teacher):
         noises = {"concentration": concentration, "variance": variance}
         if None not in noises.values():
             raise UserError("pass either concentration, of Dirichlet noise, or variance, of additive noise")
+        if self.likelihood.independent and any(noise is not None for noise in noises.values()):
+            raise UserError(
+                "draws around exact probabilities are of classes, and the problem type is "
+                f"{self.likelihood.problem_type}: leave concentration and variance out"
+            )
         check_positive(**{name: value for name, value in noises.items() if value is not None})
         self.noises = noises
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..utils.checks import check_choice
 from ..utils.deprecation import warn_renamed
+from ..utils.errors import UserError
 from ..utils.files import slug
 from .base import Teacher
 
@@ -30,11 +31,13 @@ class FitContext(Protocol):
         num_train: N, the examples that networks are trained on.
         learning_rate: that of the training.
         seed: of what is drawn beside a training's own randomness.
+        problem_type: what the networks' outputs mean, where they don't say it.
     """
 
     num_samples: int
     learning_rate: float
     seed: int
+    problem_type: str | None = None
 
     @property
     def num_train(self) -> int: ...
@@ -64,6 +67,13 @@ class FitContext(Protocol):
     @abstractmethod
     def train_batches(self) -> Iterator[dict[str, Tensor]]:
         """Iterate over the training examples, not augmented."""
+
+    def train_rows(self) -> Any:
+        """Return the training examples as rows of a dataset; UserError where they are none of a table."""
+        raise UserError(
+            "a forest is fitted on a table, and this is a study of networks: use hf-bkd teacher fit --method forest, "
+            "or SklearnTeacher.fit(estimator, dataset)"
+        )
 
     @abstractmethod
     def validation_batches(self) -> Iterator[dict[str, Tensor]]:
@@ -100,6 +110,7 @@ class TeacherSpec(ABC):
     Class attributes:
         kind: its name on the command line and in paths.
         method: of the teachers that it makes, as records have it.
+        reads_tables: whether it is fitted on a table itself, without any network.
         kept: whether a fitted teacher is more than the trained networks that it is made of, which are kept anyway.
         learning_rates: on the command line, where those of the optimizer don't suit: of a network from scratch, and
             of one that is trained further.
@@ -107,6 +118,7 @@ class TeacherSpec(ABC):
 
     kind: ClassVar[str]
     method: ClassVar[str]
+    reads_tables: ClassVar[bool] = False
     kept: ClassVar[bool] = True
     learning_rates: ClassVar[tuple[float, float] | None] = None
 

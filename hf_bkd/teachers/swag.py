@@ -19,6 +19,7 @@ from ..utils.errors import UserError
 from ..utils.random import named_seed
 from .base import Teacher
 from .deterministic import DeterministicTeacher
+from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 from .variational import VariationalTeacher
 
@@ -70,6 +71,7 @@ class SWAGTeacher(VariationalTeacher):
         draws: int = 30,
         batches: int = 50,
         seed: int = 0,
+        likelihood: Likelihood | str | None = None,
     ) -> Self:
         """Make a teacher of a trained network and the moments of its snapshots.
 
@@ -80,6 +82,7 @@ class SWAGTeacher(VariationalTeacher):
             draws: S >= 1 fixed draws of a network with batch norms.
             batches: how many of ``train`` are read for each of them.
             seed: of the fixed draws.
+            likelihood: of the network's outputs, where it doesn't say it.
 
         Raises:
             UserError: no training examples though the network has batch norms.
@@ -92,7 +95,7 @@ class SWAGTeacher(VariationalTeacher):
         )
         share = 2 if factors else 1  # the diagonal alone has the whole variance
         std = {name: (each / share).sqrt().clamp_min(SMALLEST_STD) for name, each in moments.variance.items()}
-        teacher = cls(network, std, factors, seed=seed)
+        teacher = cls(network, std, factors, seed=seed, likelihood=likelihood)
         if has_batch_norm(network):
             seen = list(islice(train, batches))
             taken = [statistics_at(network, teacher._fixed_weights(number), seen) for number in range(draws)]
@@ -240,7 +243,8 @@ class SWAG(TeacherSpec):
         callback = self._callback()
         network = context.train(context.network(), callbacks=[callback])
         moments, train = callback.moments(network), list(context.train_batches())
-        return SWAGTeacher.fit(network, moments, train, draws=self.draws, seed=context.seed)
+        likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
+        return SWAGTeacher.fit(network, moments, train, draws=self.draws, seed=context.seed, likelihood=likelihood)
 
 
 @dataclass(frozen=True)
@@ -257,4 +261,5 @@ class SWA(TeacherSpec):
         callback = SWAG(self.start, self.snapshots, 0, self.rate)._callback()
         network = context.train(context.network(), callbacks=[callback])
         mean = at_mean(network, callback.moments(network).mean, list(context.train_batches()), 50)
-        return DeterministicTeacher(mean)
+        likelihood = likelihood_by(mean, context.validation_batches(), context.problem_type)
+        return DeterministicTeacher(mean, likelihood=likelihood)

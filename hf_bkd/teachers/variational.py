@@ -10,12 +10,13 @@ from torch.func import functional_call
 
 from ..likelihoods import Likelihood
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
-from ..models.heads import classification_head, head_features
+from ..models.heads import classification_head, head_features, head_parameters
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.random import example_normal, standard_normal
 from .base import Teacher
+from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 
 POSTERIORS = ("head", "full")
@@ -115,7 +116,7 @@ class VariationalTeacher(Teacher):
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         head_name, _ = classification_head(self.network)
-        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        weight, bias = head_parameters(head_name)
         with_factors = weight in self.factors or not self.factors
         if weight in self.std and set(self.std) <= {weight, bias} and with_factors:
             return self._draw_outputs(inputs, head_name, num_samples, generator)
@@ -136,7 +137,7 @@ class VariationalTeacher(Teacher):
                 f"the posterior is over the weights of {head_name!r}, and the logits come from {watched!r}: make it "
                 "with make_variational(network, inputs=a few examples' inputs) before the training"
             )
-        weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+        weight, bias = head_parameters(head_name)
         variances = {name: std.to(mean).square() for name, std in self.std.items()}
         variance = nn.functional.linear(features.square(), variances[weight], variances.get(bias))
         draws = mean + variance.sqrt() * example_normal((num_samples, *mean.shape), mean, generator)
@@ -145,7 +146,7 @@ class VariationalTeacher(Teacher):
         factors = {name: factor.to(mean) for name, factor in self.factors.items()}
         directions = output_directions(features, factors[weight], factors.get(bias))
         along = example_normal((num_samples, *directions.shape[:-1]), mean, generator)
-        return draws + torch.einsum("sbr,brc->sbc", along, directions)
+        return draws + torch.einsum("s...r,...rc->s...c", along, directions)
 
     def _draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
         means, drawn = dict(self.network.named_parameters()), {}
@@ -229,5 +230,8 @@ class Variational(TeacherSpec):
         inputs, _ = split(next(iter(context.validation_batches())))
         few = {name: value[:2] for name, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[:2]
         spread = {"prior_std": self.prior_std, "initial_std": self.initial_std, "rank": self.rank}
-        network = make_variational(context.network(), self.posterior, inputs=few, **spread)
-        return VariationalTeacher(context.train(network))
+        network = context.network()
+        likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
+        likelihood.nats(1)  # refused before it is trained
+        network = make_variational(network, self.posterior, inputs=few, **spread)
+        return VariationalTeacher(context.train(network), likelihood=likelihood)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.checks import check_count, check_positive, check_probabilities, check_shape, cholesky
-from ..utils.random import example_normal, log_gamma_draws
+from ..utils.random import categories, example_normal, log_gamma_draws, standard_normal
 
 
 class GaussianMixture(nn.Module):
@@ -30,7 +30,7 @@ class GaussianMixture(nn.Module):
         check_shape("means", means, None, None)
         classes, width = means.shape
         check_shape("covariance", covariance, *(() if covariance.ndim == 2 else (classes,)), width, width)
-        priors = torch.full((classes,), 1 / classes) if priors is None else priors
+        priors = torch.full((classes,), 1 / classes, device=means.device) if priors is None else priors
         check_shape("priors", priors, classes)
         check_probabilities(priors=priors)
         self.num_classes = classes
@@ -52,8 +52,8 @@ class GaussianMixture(nn.Module):
     def sample(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw ``count`` points [N, d] (float64) and their labels [N]; UserError for a count below 1."""
         check_count(count=count)
-        labels = torch.multinomial(self.priors, count, replacement=True, generator=generator)
-        noise = torch.randn(count, self.means.shape[1], 1, generator=generator, dtype=torch.float64)
+        labels = categories(self.priors, count, generator)
+        noise = standard_normal((count, self.means.shape[1], 1), self.means, generator, torch.float64)
         factor = self.factor if self.factor.ndim == 2 else self.factor[labels]
         return self.means[labels] + (factor @ noise).squeeze(-1), labels
 
@@ -71,7 +71,7 @@ class GaussianMixture(nn.Module):
 def sample_labels(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw labels [...] from class probabilities [..., C]."""
     check_probabilities(probs=probs)
-    flat = torch.multinomial(probs.flatten(0, -2), 1, generator=generator)
+    flat = categories(probs.flatten(0, -2), 1, generator, replacement=False)
     return flat.reshape(probs.shape[:-1])
 
 

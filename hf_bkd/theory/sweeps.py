@@ -17,6 +17,7 @@ from ..utils.checks import (
 )
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
+from ..utils.random import categories, standard_normal
 from .batched_students import BatchedStudents
 
 SOURCES = ("initialization", "data", "teacher")
@@ -47,10 +48,7 @@ def sample_responses(probs: Tensor, kind: str, k: int = 1, generator: torch.Gene
     if kind == "soft":
         return probs
     rows = probs.reshape(-1, probs.shape[-1])
-    if kind == "argmax":
-        labels = rows.argmax(dim=-1, keepdim=True)
-    else:
-        labels = torch.multinomial(rows, k, replacement=True, generator=generator)
+    labels = rows.argmax(dim=-1, keepdim=True) if kind == "argmax" else categories(rows, k, generator)
     return _counts(labels, rows.shape[1], probs.dtype).reshape(probs.shape) / labels.shape[1]
 
 
@@ -60,7 +58,7 @@ def noisy_responses(mean: Tensor, variance: float, k: int = 1, generator: torch.
     check_count(k=k)
     noise = torch.zeros_like(mean)
     for _ in range(k):
-        noise += torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+        noise += standard_normal(mean.shape, mean, generator, mean.dtype)
     return mean + variance**0.5 / k * noise
 
 
@@ -131,9 +129,10 @@ def distill_many(
     students = BatchedStudents(count, sizes, initial, alike, inputs.dtype)
     if weight_noise is not None:
         _perturb(students, weight_noise, initial)
-    weights = torch.full((1, len(inputs)), 1 / len(inputs), dtype=inputs.dtype)
+    students = students.to(inputs.device)
+    weights = inputs.new_full((1, len(inputs)), 1 / len(inputs))
     if vary == "data":
-        weights = bootstrap_weights(count, len(inputs), fraction, drawn).to(inputs.dtype)
+        weights = bootstrap_weights(count, len(inputs), fraction, drawn).to(inputs)
     optimizer = torch.optim.Adam(students.parameters(), learning_rate)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -145,14 +144,15 @@ def distill_many(
 def bootstrap_weights(count: int, examples: int, fraction: float, generator: torch.Generator | None = None) -> Tensor:
     """Draw each example's share in ``count`` samples with replacement, [count, examples]; rows sum to one."""
     draws = max(1, round(fraction * examples))
-    drawn = torch.randint(examples, (count, draws), generator=generator)
+    place = "cpu" if generator is None else generator.device
+    drawn = torch.randint(examples, (count, draws), generator=generator, device=place)
     return _counts(drawn, examples, torch.float64) / draws
 
 
 def _counts(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Count each class in each row of labels [B, k], [B, classes]."""
-    ones = torch.ones(labels.shape, dtype=dtype)
-    return torch.zeros(len(labels), classes, dtype=dtype).scatter_add_(1, labels, ones)
+    ones = torch.ones(labels.shape, dtype=dtype, device=labels.device)
+    return ones.new_zeros(len(labels), classes).scatter_add_(1, labels, ones)
 
 
 @torch.no_grad()

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from ..data.views import ORDERS
+from ..distances import DISTANCES
+from ..likelihoods import LIKELIHOODS
 from ..losses import TEMPERATURE_SCALES
+from ..metrics import LOW_IS_BEST
 from ..targets import TEACHER_WEIGHTS
 from ..utils.checks import check_choice, check_count, check_not_negative, check_positive, check_share
 from ..utils.errors import UserError
@@ -16,12 +19,14 @@ CHOICES = {
     "teacher_weights": TEACHER_WEIGHTS,
     "combine": ("average", "mixture"),
     "view_order": ORDERS,
+    "distance": DISTANCES,
+    "problem_type": (None, *LIKELIHOODS),
 }
 
 
 # of the Trainer's own, which takes any number
 NOT_NEGATIVE = ("learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm", "adam_epsilon")
-LOW_IS_BEST = ("nll", "ece", "brier")  # of the metrics of an evaluation
+WEIGHTS = ("dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma")  # of the distances' terms
 
 
 @dataclass
@@ -49,6 +54,16 @@ class DistillationTrainingArguments(TrainingArguments):
         student_temperature: T_s > 0 of the student in the distillation term.
         temperature_scale: ``"product"`` (T_t * T_s, arXiv 2601.01484), ``"squared"`` (T_s^2, Hinton et al. 2015) or
             ``"none"``.
+        distance: of the student from its target: ``"kl"``, or one that reshapes it: ``"dkd"`` (Zhao et al. 2022; reads
+            the labels, also with ``kd_lambda=1``), ``"dist"`` (Huang et al. 2022; also compares the examples of one
+            batch with each other, so that accumulated batches are another loss than a large one) or
+            ``"standardized"`` (Sun et al. 2024; T_t has no effect on it), see `distances`. Their authors train with
+            ``temperature_scale="squared"`` and temperatures of 4, 1 and 2. For one of C classes only.
+        dkd_alpha, dkd_beta: weights of ``"dkd"``'s target-class and non-target-class terms.
+        dist_beta, dist_gamma: weights of ``"dist"``'s relations between classes and between examples.
+        problem_type: what the student predicts, in transformers' words: ``"single_label_classification"``,
+            ``"multi_label_classification"`` or ``"regression"``; ``None`` for what the student's config, the soft
+            labels or the labels say.
         noise_epochs: over how many of the last evaluations the convergence noise is taken; a run with fewer than
             twice as many uses its last half.
         kl_warmup: share in [0, 1] of the training during which a variational network's KL divergence has no weight.
@@ -85,6 +100,20 @@ class DistillationTrainingArguments(TrainingArguments):
     temperature_scale: str = field(
         default="product", metadata={"help": "Factor on the KL term: product (T_t T_s), squared (T_s^2) or none."}
     )
+    distance: str = field(
+        default="kl", metadata={"help": "Of student and target: kl, dkd, dist or standardized (see the docs)."}
+    )
+    dkd_alpha: float = field(default=1.0, metadata={"help": "Weight of dkd's term of the label's class."})
+    dkd_beta: float = field(default=8.0, metadata={"help": "Weight of dkd's term of the other classes."})
+    dist_beta: float = field(default=1.0, metadata={"help": "Weight of dist's relation between classes."})
+    dist_gamma: float = field(default=1.0, metadata={"help": "Weight of dist's relation between examples."})
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "single_label_classification, multi_label_classification or regression; what the student, the "
+            "soft labels or the labels say if not given."
+        },
+    )
     noise_epochs: int = field(
         default=50, metadata={"help": "Number of last evaluations over which convergence noise is taken."}
     )
@@ -112,8 +141,9 @@ class DistillationTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        check_not_negative(**{name: getattr(self, name) for name in NOT_NEGATIVE})
-        if self.greater_is_better is None and (self.metric_for_best_model or "").removeprefix("eval_") in LOW_IS_BEST:
+        check_not_negative(**{name: getattr(self, name) for name in (*NOT_NEGATIVE, *WEIGHTS)})
+        metric = self.metric_for_best_model or ""
+        if self.greater_is_better is None and f"_{metric}".endswith(tuple(f"_{each}" for each in LOW_IS_BEST)):
             self.greater_is_better = False
         super().__post_init__()
         check_share(kd_lambda=self.kd_lambda, kl_warmup=self.kl_warmup, kl_annealing=self.kl_annealing)
@@ -130,6 +160,17 @@ class DistillationTrainingArguments(TrainingArguments):
         if self.online_teacher and (self.combine, self.teacher_weights) != ("average", "equal"):
             raise UserError(
                 "combine and teacher_weights are for stored labels: an online MultiTeacher has weights of its own"
+            )
+        for name, value in (("lambda_schedule", "adaptive"), ("combine", "mixture")):
+            if self.distance != "kl" and getattr(self, name) == value:
+                raise UserError(
+                    f"{name}={value!r} is derived for the divergence itself, and distance is {self.distance!r}: omit "
+                    "one of them"
+                )
+        if self.distance == "dist" and self.per_device_train_batch_size < 2:
+            raise UserError(
+                "distance='dist' compares the examples of a batch, and per_device_train_batch_size is 1: pass more, "
+                "or another distance"
             )
         check_count(teacher_samples=self.teacher_samples)
         check_count(2, noise_epochs=self.noise_epochs)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import EXAMPLE_ID, class_numbers, find_columns
+from ..data.columns import EXAMPLE_ID, NOISE, class_numbers, find_input, find_label
+from ..data.labels import problem_type_of_column, read_labels
 from ..data.preprocessing import (
     ImagePreprocessor,
     Images,
@@ -24,10 +25,11 @@ from ..data.preprocessing import (
     stacked,
 )
 from ..data.preprocessors import Preprocessor
-from ..data.rows import read_rows
+from ..data.rows import as_stored, read_rows
 from ..data.views import Views
+from ..likelihoods import likelihood_from
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
-from ..soft_labels.columns import PROBS, VARIANCE, SoftLabels, column, teachers_of
+from ..soft_labels.columns import VARIANCE, SoftLabels, column, teachers_of
 from ..soft_labels.identity import content_ids
 from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
@@ -95,9 +97,10 @@ class BatchedDataset(torch.utils.data.Dataset):
             UserError: no images or labels, images of several sizes, or soft labels that are no distributions or were
                 made for other examples, classes, views or another normalization.
         """
-        image_column, label_column = find_columns(dataset)
+        image_column, label_column = find_input(dataset, "image"), find_label(dataset)
         if len(dataset) == 0:
             raise UserError("the dataset of images is empty")
+        labels, names = _labels(dataset, label_column)
         plain = dataset.with_format(None)
         ids, pictures, mode = [], plain.select_columns([image_column]), getattr(preprocessor, "mode", None)
         pixels: Any = None if resident else StoredImages(dataset, image_column, mode)
@@ -112,9 +115,8 @@ class BatchedDataset(torch.utils.data.Dataset):
                     pixels = torch.empty((len(dataset), *images.shape[1:]), dtype=images.dtype, device=device)
                 check_one_size({tuple(each.shape[1:]) for each in (pixels, images)})
                 pixels[start:stop] = images
-        labels = torch.tensor(class_numbers(plain, label_column)).to(pixels.device)
-        values = {"pixel_values": pixels, "labels": labels}
-        names, ids = getattr(dataset.features[label_column], "names", None), np.concatenate(ids)
+        values = {"pixel_values": pixels, "labels": labels.to(pixels.device)}
+        ids = np.concatenate(ids)
         return cls(values, preprocessor, views, example_ids=ids, class_names=names).with_soft_labels(dataset)
 
     @classmethod
@@ -138,9 +140,8 @@ class BatchedDataset(torch.utils.data.Dataset):
         if len(dataset) == 0:
             raise UserError("the dataset of texts is empty")
         rows = dataset.with_format(None)[:]
-        values = tokenize(rows) | {"labels": torch.tensor(rows["label"])}
-        values = {name: value.to(device) for name, value in values.items()}
-        names = getattr(dataset.features["label"], "names", None)
+        labels, names = _labels(dataset, "label")
+        values = {name: value.to(device) for name, value in (tokenize(rows) | {"labels": labels}).items()}
         return cls(values, example_ids=content_ids(rows["text"]), class_names=names).with_soft_labels(dataset)
 
     def with_soft_labels(self, dataset: datasets.Dataset) -> Self:
@@ -163,6 +164,10 @@ class BatchedDataset(torch.utils.data.Dataset):
         views = shared_views([each.layout for each in labels.values()], self.views, self.example_ids)
         return self._changed(labels=labels, views=views)
 
+    def known_by(self, example_ids: np.ndarray) -> Self:
+        """Return the same rows, known by other ids, int64 [N]."""
+        return self._changed(example_ids=example_ids, _ids=torch.tensor(example_ids, device=self.device))
+
     def _changed(self, **attributes: Any) -> Self:
         """Return another dataset of the same values, starting at the first epoch."""
         other = copy.copy(self)
@@ -176,7 +181,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         images, labels = self.values.get("pixel_values"), self.values.get("labels")
         return Facts(
             image_size=list(images.shape[1:]) if isinstance(images, Tensor) else None,
-            largest_label=None if labels is None else int(labels.max()),
+            largest_label=None if labels is None or labels.is_floating_point() else int(labels.max()),
             preprocessing=self.preprocessor.to_dict() if isinstance(self.preprocessor, ImagePreprocessor) else None,
             example_ids=self.example_ids,
         )
@@ -203,7 +208,7 @@ class BatchedDataset(torch.utils.data.Dataset):
             batch[TEACHER_INPUTS] = _inputs(self.teacher_preprocessor, batch["pixel_values"])
         if self.preprocessor is not None:
             batch |= _inputs(self.preprocessor, batch["pixel_values"])
-        batch |= self.label_columns(rows)
+        batch |= self.label_columns(rows, batch.get("attention_mask"))
         if self.example_ids is not None:
             batch[EXAMPLE_ID] = ids
         return batch
@@ -214,11 +219,14 @@ class BatchedDataset(torch.utils.data.Dataset):
             rows = rows.pin_memory()
         return rows.to(self.device, non_blocking=True)
 
-    def label_columns(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the soft-label columns of some rows, in the view that comes next."""
+    def label_columns(self, rows: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the soft-label columns of some rows, in the view that comes next.
+
+        Those of tokens stand where the ``mask`` [B, L] of the inputs says that there are some.
+        """
         columns = {}
         for teacher, labels in self.labels.items():
-            seen = labels.at(rows, self.view if labels.num_views > 1 else 0)
+            seen = labels.at(rows, self.view if labels.num_views > 1 else 0, mask)
             columns |= {column(kind, teacher): value for kind, value in seen.items()}
         return columns
 
@@ -244,9 +252,9 @@ class BatchedDataset(torch.utils.data.Dataset):
         """Names of what a batch holds."""
         names = list(self.values)
         for teacher, labels in self.labels.items():
-            names.append(column(PROBS, teacher))
-            if labels.stored_variance is not None:
-                names.append(column(VARIANCE, teacher))
+            kept = {VARIANCE: labels.stored_variance, NOISE: labels.stored_noise}
+            names.append(column(labels.layout.likelihood.column, teacher))
+            names += [column(kind, teacher) for kind, stored in kept.items() if stored is not None]
         return names if self.example_ids is None else [*names, EXAMPLE_ID]
 
     def soft_labels(self, teacher: str | None = None) -> SoftLabels:
@@ -269,6 +277,18 @@ class BatchedDataset(torch.utils.data.Dataset):
             yield plain[list(range(start, min(start + batch_size, len(self))))]
 
 
+def _labels(dataset: datasets.Dataset, name: str) -> tuple[Tensor, list[str] | None]:
+    """Return a column's labels, and the names of the classes: numbers of these [N], or labels or numbers [N, C]."""
+    feature = dataset.features[name]
+    several = hasattr(feature, "feature")
+    if several or str(getattr(feature, "dtype", "")).startswith(("float", "double")):
+        likelihood = likelihood_from(problem_type_of_column(dataset, name))
+        labels = read_labels(dataset, name, likelihood)(dataset.with_format(None)[name][:])
+    else:
+        labels = torch.tensor(class_numbers(dataset, name))
+    return labels, getattr(feature.feature if several else feature, "names", None)
+
+
 def _inputs(preprocessor: ImagePreprocessor | Preprocessor, pictures: Images) -> dict[str, Tensor]:
     """Return what a network reads of uint8 pictures."""
     if isinstance(preprocessor, ImagePreprocessor):
@@ -282,4 +302,5 @@ def training_set(
     """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
     if reader.only_normalizes(dataset):
         return BatchedDataset.from_images(dataset, reader.normalization, device=device)
-    return dataset.with_transform(lambda rows: reader(rows) | {"labels": torch.tensor(rows["label"])})
+    plain, finished = as_stored(dataset)
+    return plain.with_transform(lambda rows: reader(finished(rows)) | {"labels": torch.tensor(rows["label"])})

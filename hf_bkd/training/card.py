@@ -28,13 +28,14 @@ def write_training_card(
     args, folder = trainer.args, Path(trainer.args.output_dir)
     record = _record(source)
     name = model_name or folder.name
-    epochs, accuracies = trainer.evaluations()
+    (epochs, accuracies), headline = trainer.evaluations(), trainer.likelihood.headline
     figures = {}
     if len(accuracies) > 1:
         from ..reports.plots import write_accuracy_plot  # takes a second, which a training needn't wait for
 
-        figures = write_accuracy_plot(name, epochs, accuracies, trainer.noise_window(), folder)
-    evaluated = next((entry for entry in reversed(trainer.state.log_history) if "eval_accuracy" in entry), {})
+        figures = write_accuracy_plot(name, epochs, accuracies, trainer.noise_window(), folder, headline)
+    entries = [entry for entry in trainer.state.log_history if f"eval_{headline}" in entry]
+    evaluated = entries[-1] if entries else {}
     metrics = {metric: evaluated[f"eval_{metric}"] for metric in METRICS if f"eval_{metric}" in evaluated}
     training = {
         "lambda": args.kd_lambda,
@@ -42,6 +43,8 @@ def write_training_card(
         "T_t": trainer.teacher_temperature,
         "T_s": args.student_temperature,
         "scale, by the rule": args.temperature_scale,
+        "distance": args.distance if args.distance != "kl" else None,
+        "problem type": trainer.likelihood.problem_type if trainer.likelihood.independent else None,
         "epochs": trainer.state.epoch or args.num_train_epochs,
         "learning rate": args.learning_rate,
         "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,

@@ -9,13 +9,23 @@ import datasets
 import torch
 from torch import Tensor, nn
 
-from ..data.columns import LABEL_COLUMNS, is_soft_label_column
-from ..models.class_names import given_names, matching_places, names_of_network, order_by_name
+from ..data.columns import LABEL_COLUMNS, is_label, is_soft_label_column
+from ..data.label_values import LabelColumn
+from ..data.labels import read_labels
+from ..likelihoods import UNLABELED
+from ..models.class_names import (
+    both_name,
+    check_not_shuffled,
+    given_names,
+    matching_places,
+    names_of_network,
+    order_by_name,
+    unmatched,
+)
 from ..soft_labels.columns import read_record, teachers_of
 from ..soft_labels.record import LabelRecord
 from ..utils.errors import UserError
-
-UNLABELED = -100  # which torch's losses ignore
+from .problem import Problem
 
 
 def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None) -> str | None:
@@ -24,14 +34,13 @@ def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None
     Args:
         features: of the dataset.
         asked: the trainer's ``label_names``, of which the first that is there wins. Otherwise it is the first of
-            ``labels``, ``label``, ``label_ids`` and ``fine_label``, or else the only `datasets.ClassLabel`.
+            ``labels``, ``label``, ``label_ids`` and ``fine_label``, or else the only `datasets.ClassLabel`, or list
+            of such, or of tokens' tags.
     """
     usual = ("labels", "label", "label_ids", *LABEL_COLUMNS)
     named = [name for name in (*(asked or ()), *usual) if name in features]
     classes = [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, datasets.ClassLabel) and not is_soft_label_column(name)
+        name for name, feature in features.items() if is_label(name, feature) and not is_soft_label_column(name)
     ]
     if not named and len(classes) > 1:
         raise UserError(
@@ -60,17 +69,13 @@ def places_among(names: Sequence[str], classes: Sequence[str], whose: str, remed
     """
     places = matching_places(names, classes)
     if places is None:
-        there, here = (", ".join(each[:5]) + ", ..." * (len(each) > 5) for each in (list(names), list(classes)))
-        raise UserError(
-            f"{whose} has the classes {there}, and the student {here}, which can't be matched by name: take a student "
-            f"of these classes, or, if they are the same in the same order, {remedy}"
-        )
+        raise UserError(unmatched(names, classes, whose, "the student", remedy))
     return places
 
 
 @dataclass(frozen=True)
-class LabelColumn:
-    """A column of labels, read as class numbers in the order of the student's outputs.
+class ClassColumn:
+    """A column of one label for each row, read as class numbers in the order of the student's outputs.
 
     Args:
         name: of the column.
@@ -114,10 +119,17 @@ class LabelColumn:
         )
 
 
+def read_column(dataset: Any, name: str, classes: Sequence[str] | None, problem: Problem) -> ClassColumn | LabelColumn:
+    """Say how a column of labels is read for a problem; see :func:`~hf_bkd.data.labels.read_labels`."""
+    if problem.is_plain:
+        return read_label_column(dataset.features, name, classes, problem.num_values)
+    return read_labels(dataset, name, problem.likelihood, problem.num_values, classes, problem.per_token)
+
+
 def read_label_column(
     features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int | None = None
-) -> LabelColumn:
-    """Say how a column of labels is read.
+) -> ClassColumn:
+    """Say how a column of one label for each row is read.
 
     Args:
         features: of the dataset.
@@ -129,13 +141,13 @@ def read_label_column(
     """
     feature = features[name]
     if isinstance(feature, datasets.ClassLabel):
-        named = classes is not None and given_names(feature.names) is not None
+        named = both_name(feature.names, classes)
         remedy = f"pass dataset.cast_column({name!r}, datasets.ClassLabel(names={list(classes or ())}))"
         places = places_among(feature.names, classes, f"the column {name}", remedy) if named else None
         in_order = places is None or places == list(range(len(places)))
-        return LabelColumn(name, None if in_order else dict(enumerate(places)), num_classes)
+        return ClassColumn(name, None if in_order else dict(enumerate(places)), num_classes)
     dtype = str(getattr(feature, "dtype", ""))
-    if dtype in ("string", "large_string"):
+    if _are_texts(feature):
         if classes is None:
             raise UserError(
                 f"the column {name} holds names, and nothing says which number each has: use "
@@ -144,25 +156,56 @@ def read_label_column(
         lower = [each.lower() for each in classes]
         ignores_case = len(set(lower)) == len(lower)
         numbers = {each: number for names in (lower * ignores_case, classes) for number, each in enumerate(names)}
-        return LabelColumn(name, numbers, num_classes)
+        return ClassColumn(name, numbers, num_classes)
     if dtype.startswith(("int", "uint", "float", "double", "bool", "null")):
-        return LabelColumn(name, None, num_classes)
+        check_not_shuffled(name, classes)
+        return ClassColumn(name, None, num_classes)
     raise UserError(
         f"the labels in column {name} are neither class numbers nor names but {feature}: only one class for each row "
         "can be taught"
     )
 
 
+def check_number_of_outputs(
+    features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int
+) -> None:
+    """Refuse a student that has another number of outputs than its labels have classes.
+
+    Args:
+        features: of the training set.
+        name: of its column of labels.
+        classes: names of the student's classes, where they are known; those of labels may be some of them.
+        num_classes: of the student.
+
+    Raises:
+        UserError: a class without an output, or outputs that no label can have and no name explains.
+    """
+    own = getattr(features[name], "names", None) or (classes if _are_texts(features[name]) else None)
+    if not own or len(own) == num_classes or (both_name(own, classes) and len(own) < len(classes) == num_classes):
+        return
+    more = f", or, if there are to be more, pass dataset.cast_column({name!r}, datasets.ClassLabel(num_classes="
+    more = f"{more}{num_classes}))" if len(own) < num_classes and not _are_texts(features[name]) else ""
+    raise UserError(
+        f"the student has {num_classes} outputs, and the column {name} {len(own)} classes: build it with {len(own)} "
+        f"(num_classes= of timm, num_labels= of transformers){more}"
+    )
+
+
+def _are_texts(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")) in ("string", "large_string")
+
+
 def names_of_column(features: Mapping[str, Any] | None, name: str | None) -> list[str] | None:
-    """Return the names that a column of labels has for its classes; ``None`` if it has none."""
+    """Return the names that a column of labels has for its classes, be they numbers; ``None`` if it has none."""
     feature = None if features is None or name is None else features[name]
-    return given_names(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    feature = getattr(feature, "feature", feature)  # of a list
+    return feature.names if isinstance(feature, datasets.ClassLabel) else None
 
 
 def names_of_soft_labels(record: LabelRecord | None, dataset: Any) -> list[str] | None:
     """Return the names of the classes of soft labels in their order: their record's, or the dataset's own."""
     if record is not None and record.class_names:
-        return given_names(record.class_names)
+        return record.class_names
     features = getattr(dataset, "features", None)
     if features is None:
         return getattr(dataset, "class_names", None)
@@ -191,15 +234,25 @@ def classes_of_student(
         alphabetical: whether bare names in a column of labels may be numbered in alphabetical order, since nothing
             else numbers them.
     """
-    names, features = names_of_network(student), getattr(dataset, "features", None)
-    if names is not None or features is None:
-        return names or getattr(dataset, "class_names", None)
+    own = names_of_network(student)
+    names = own if given_names(own) else _names_of_data(dataset, label_names, alphabetical)
+    return own if own is not None and (names is None or both_name(own, names)) else names
+
+
+def _names_of_data(dataset: Any, label_names: Sequence[str] | None, alphabetical: bool) -> list[str] | None:
+    """Return the names of classes that a training set's soft labels or labels say; numbers are no names there."""
+    features = getattr(dataset, "features", None)
+    if features is None:
+        return getattr(dataset, "class_names", None)
     for teacher in teachers_of(list(features)):
         names = names_of_soft_labels(read_record(features, teacher), None)
-        if names is not None:
+        if given_names(names) is not None:
             return names
     column = label_column(features, label_names)
-    bare = column is not None and str(getattr(features[column], "dtype", "")) in ("string", "large_string")
+    feature = None if column is None else features[column]
+    several = hasattr(feature, "feature")
+    bare = column is not None and _are_texts(feature.feature if several else feature)
     if alphabetical and bare and isinstance(dataset, datasets.Dataset):
-        return sorted({value for value in dataset.with_format(None)[column][:] if value is not None})
-    return names_of_column(features, column)
+        rows = [row for row in dataset.with_format(None)[column][:] if row is not None]
+        return sorted({name for row in rows for name in (row if several else [row]) if name is not None})
+    return given_names(names_of_column(features, column))

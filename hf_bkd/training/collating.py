@@ -40,7 +40,8 @@ class Collator:
         batch = dict(self.per_example([{name: example[name] for name in names} for example in features]))
         if self.source is not None:
             own = [name for name in features[0] if is_soft_label_column(name)]
-            batch |= self.source.decoded({name: [example[name] for example in features] for name in own})
+            rows = {name: [example[name] for example in features] for name in own}
+            batch |= self.source.decoded(rows, mask=batch.get("attention_mask"))
             if EXAMPLE_ID in own:
                 batch[EXAMPLE_ID] = torch.tensor([int(example[EXAMPLE_ID]) for example in features])
         return batch

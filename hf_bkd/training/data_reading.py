@@ -1,28 +1,36 @@
 """A Trainer that prepares the rows of its datasets itself, each by the student's own preprocessor."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import datasets
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from ..likelihoods import CATEGORICAL
 from ..models.calling import unwrapped
-from ..models.problem_types import likelihood_of
+from ..utils.errors import UserError
+from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
-from .classes import classes_of_student
+from .classes import UNLABELED, ClassColumn, classes_of_student
 from .collating import Collator
+from .first_batch import first_batch
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
 from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
+from .problem import Problem, told_likelihood
 from .resuming import ResumableTrainer
 from .settings import check_rows
-from .supervision import OnlineTeacher, StoredLabels
+from .supervision import OnlineTeacher, StoredLabels, likelihoods_taught
 
 
 class DataReadingTrainer(ResumableTrainer):
     """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared`."""
 
     _source: StoredLabels | OnlineTeacher | None = None
+    _read: Sequence[tuple[Any, Loaded]] = ()  # what is evaluated at the moment
 
     def _read_data(self, teacher: Any, processing: Any, prepares: bool) -> None:
         """Say how each dataset is read, and refuse those on which the training could not go on.
@@ -33,13 +41,18 @@ class DataReadingTrainer(ResumableTrainer):
             prepares: whether rows are prepared here, and not by the caller's collator.
         """
         args, train, student = self.args, self.train_dataset, self.model
-        likelihood_of(student)
         check_length(student, train)
+        taught = {}
+        if train is not None and args.kd_lambda > 0:
+            taught = likelihoods_taught(train, teacher if args.online_teacher else None)
+        told = told_likelihood(student, args.problem_type, taught)
         classes = classes_of_student(student, train, args.label_names, alphabetical=args.kd_lambda == 0)
         asks = self.place_model_on_device and not self.is_model_parallel
-        self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks)
+        self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks, told)
         if train is not None and args.kd_lambda > 0:
             num_labels = getattr(getattr(unwrapped(student), "config", None), "num_labels", None)
+            if told is not None and not told.has_temperature:
+                num_labels = None  # which may count variances
             if args.online_teacher:
                 self._source = OnlineTeacher(teacher, train, args, num_labels, classes)
             else:
@@ -51,6 +64,7 @@ class DataReadingTrainer(ResumableTrainer):
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
             self._train = self._preparer.loaded(TRAINING_SET, train, self._source, reads_labels)
+            self._preparer = replace(self._preparer, problem=self._train.problem)
             check_rows(train, self._train.dataset, args)
             self._watch_training_set(self._train.dataset, reads_labels)
             self._keep_processor()
@@ -59,10 +73,30 @@ class DataReadingTrainer(ResumableTrainer):
         self._evaluated = [
             (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
         ]
+        self._check_best_model()
+        if args.eval_strategy != "no":
+            for each, _ in self._evaluated:
+                self._check_measured(each)
         read = [loaded.dataset for loaded in (self._train, *(loaded for _, loaded in self._evaluated)) if loaded]
         on_card = any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read)
         if on_card or args.device.type == "cpu":
             args.dataloader_pin_memory = False  # only what is in the CPU's memory, and for another device
+
+    @property
+    def problem(self) -> Problem:
+        """What the student predicts, as its training set says, or the first one that is to be evaluated."""
+        loaded = [*([self._train] if self._train else []), *(loaded for _, loaded in self._evaluated)]
+        return loaded[0].problem if loaded else Problem(self._preparer.told or CATEGORICAL)
+
+    def _check_best_model(self) -> None:
+        """Refuse to look for the best model by evaluations that have no labels, and so no metrics."""
+        read = [getattr(loaded.collate, "preparation", None) for _, loaded in self._evaluated]
+        unlabeled = read and all(each is not None and each.labels is None for each in read)
+        if unlabeled and self.args.load_best_model_at_end:
+            raise UserError(
+                "load_best_model_at_end compares evaluations, and the evaluation set has no labels: omit it, or pass "
+                "an eval_dataset with labels"
+            )
 
     def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
         """Keep what knows the epoch's view in step with the training."""
@@ -84,13 +118,29 @@ class DataReadingTrainer(ResumableTrainer):
     def _loaded(self, dataset: Any) -> Loaded:
         if dataset is self.train_dataset and self._train is not None:
             return self._train
-        known = next((loaded for each, loaded in self._evaluated if each is dataset), None)
+        known = next((loaded for each, loaded in (*self._evaluated, *self._read) if each is dataset), None)
         return known or self._preparer.loaded("the dataset", dataset)
+
+    @contextmanager
+    def _reading(self, dataset: Any) -> Iterator[None]:
+        """Decide once, for the block, how a dataset is read."""
+        self._read = [(dataset, self._loaded(dataset))]
+        try:
+            yield
+        finally:
+            self._read = []
+
+    def _check_measured(self, dataset: Any) -> None:
+        """Raise a UserError if there is nothing to measure on a dataset, for no row has a label."""
+        if not has_labels(self._loaded(dataset)):
+            raise UserError(
+                "no row of the evaluation set has a label, so that nothing can be measured on it: pass another "
+                "eval_dataset, or ask for the answers alone by trainer.predict(dataset)"
+            )
 
     def batch_of(self, rows: list[int]) -> dict[str, Any]:
         """Return a batch of the training set's rows of some numbers, as the loader makes it."""
-        dataset, collate = self._train
-        return self._prepare_inputs(collate(dataset.__getitems__(rows)))
+        return self._prepare_inputs(self._train.collate(self._train.dataset.__getitems__(rows)))
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """Load a dataset as `Trainer` does; of one to evaluate, the last batch is never dropped."""
@@ -119,3 +169,16 @@ class DataReadingTrainer(ResumableTrainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> None:
         """Keep the dataset's order, so that predictions are its rows', also where training groups them by length."""
+
+
+def has_labels(loaded: Loaded) -> bool:
+    """Return whether any row of a dataset has a label, as far as it can be said before a stream is read."""
+    preparation = getattr(loaded.collate, "preparation", None)
+    if preparation is None:
+        with unmoved_randomness():
+            batch = first_batch(loaded.dataset, loaded.collate, 1)
+        return not isinstance(batch, Mapping) or "labels" in batch
+    column, rows = preparation.labels, preparation.dataset
+    if not isinstance(column, ClassColumn) or not isinstance(rows, datasets.Dataset):
+        return column is not None
+    return bool((column(rows.with_format(None)[column.name][:]) != UNLABELED).any())

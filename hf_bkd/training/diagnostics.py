@@ -46,7 +46,8 @@ class DiagnosticsCallback(TrainerCallback):
 
     Raises:
         UserError: a number below 1, a training set that is streamed, or ``exact`` of another length; at the start of
-            the training, a network that needs ``head_only``.
+            the training, a network that needs ``head_only``; a student that predicts something else than one class for
+            each example.
     """
 
     def __init__(
@@ -59,6 +60,11 @@ class DiagnosticsCallback(TrainerCallback):
         seed: int = 0,
     ):
         check_count(every=every, num_examples=num_examples)
+        if not trainer.problem.is_plain:
+            raise UserError(
+                "the diagnostics measure gradients of a cross-entropy over classes, one for each example: "
+                f"omit them for a student of {trainer.likelihood.called}{' of tokens' * trainer.problem.per_token}"
+            )
         dataset = trainer.train_dataset
         if not hasattr(dataset, "__getitems__"):
             raise UserError("the diagnostics choose examples of the training set: load it without streaming")

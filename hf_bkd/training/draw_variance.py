@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..soft_labels.columns import Layout, stacked_lists
+from ..soft_labels.columns import SoftLabels
+from ..soft_labels.layout import Layout
 from ..soft_labels.reading import Stored, read
 from ..targets import adaptive_lambda, inverse_variance_weights, noise_ratio, summed_variance
 from ..utils.errors import UserError
@@ -24,9 +25,54 @@ class DrawVariance(NamedTuple):
 
 def draw_variance(dataset: Any, layout: Layout) -> DrawVariance:
     """Measure one teacher's labels, which have a variance and a record of their number of draws."""
-    labels = read(dataset, layout.teacher)
+    labels, likelihood = read(dataset, layout.teacher), layout.likelihood
     summed = summed_variance(labels.probs, labels.variance)
-    return DrawVariance(summed.mean().item(), noise_ratio(labels.probs, summed, layout.num_draws))
+    target = likelihood.target(labels.probs, labels.variance, labels.noise)
+    label_variance = likelihood.scattered_variance(target, summed, layout.num_draws)
+    return DrawVariance(summed.mean().item(), noise_ratio(labels.probs, summed, layout.num_draws, label_variance))
+
+
+def known_variances(dataset: Any, stored: Mapping[str, Stored]) -> dict[str, list[str]]:
+    """Return the columns that together hold the variance of a number beside each column of means.
+
+    Args:
+        dataset: the training set.
+        stored: its labels, by column.
+
+    Returns:
+        Of the teachers' columns, those of the draws' variance and of the noise that are there; nothing if one teacher
+        has neither.
+
+    Raises:
+        UserError: a variance that is summed over several numbers, or not above 0.
+    """
+    columns = {}
+    for name, labels in stored.items():
+        there = [
+            each for each in (labels.layout.variance_name, labels.layout.noise_name) if each in dataset.column_names
+        ]
+        if not there:
+            return {}
+        columns[name] = there
+        if hasattr(dataset, "__len__"):
+            _check_variances(read(dataset, labels.layout.teacher), there)
+    return columns
+
+
+def _check_variances(labels: SoftLabels, names: list[str]) -> None:
+    known = [each for each in (labels.variance, labels.noise) if each is not None]
+    if any(each.shape != labels.probs.shape for each in known):
+        raise UserError(
+            f"column {names[0]} holds the sum of the variances of several numbers, and each number's own is needed: "
+            "label again with variance='full'"
+        )
+    wrong = (~(sum(known) > 0)).flatten(1).any(dim=1).nonzero()[:, 0]
+    if len(wrong):
+        raise UserError(
+            f"row {int(wrong[0])} has a variance in {' + '.join(names)} that is not above 0 ({len(wrong)} such rows), "
+            "and a teacher that is certain leaves nothing to weigh: label with more draws or an observation_variance, "
+            "or remove these columns to take all rows alike"
+        )
 
 
 def from_batch(batch: Mapping[str, Tensor], name: str) -> Tensor:
@@ -70,14 +116,8 @@ class StoredVariance:
                 "teacher_temperature, and label at 1 or with tempering='per_sample'"
             )
 
-    def decoded(self, rows: Mapping[str, Any], view: int = 0) -> dict[str, Tensor]:
-        """Decode ``teacher_variance`` [B, C] or [B] of some rows, column name -> B values, in a view."""
-        flat = stacked_lists(list(rows[self.column]), self.column)
-        variance = self.layout.variance(flat)[:, view]
-        return {self.column: variance[:, 0] if variance.shape[-1] == 1 else variance}
-
     def of(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
-        """Return the variance summed over the classes [B], of labels [B, C]; UserError if the batch lacks it."""
+        """Return the variance summed over the values [...], of labels [..., C]; UserError if the batch lacks it."""
         return summed_variance(probs, torch.as_tensor(from_batch(batch, self.column)).to(probs))
 
 
@@ -104,6 +144,13 @@ class AdaptiveLambda:
         self.num_samples = labels.layout.num_draws
         if not hasattr(dataset, "__len__"):
             raise UserError(f"{asked} needs to read all labels before the first step: load them without streaming")
+        self.likelihood, self.num_values = labels.layout.likelihood, labels.layout.num_classes
+        noise = labels.layout.noise_name
+        if self.likelihood.target_has_variance and noise not in dataset.column_names:
+            raise UserError(
+                f"{asked} needs the column {noise}, the noise of a number given the draw: label with a teacher that "
+                "knows its observation_variance or predicts it"
+            )
         self.ratio = draw_variance(dataset, labels.layout).ratio
 
     @property
@@ -111,10 +158,12 @@ class AdaptiveLambda:
         """The columns that are read."""
         return [self.variance]
 
-    def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
-        """Return lambda [B] of labels [B, C]."""
-        variance = self.variance.of(batch, probs)
-        return self.kd_lambda * adaptive_lambda(probs, variance, self.num_samples, self.ratio)
+    def __call__(self, batch: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """Return lambda [...] of targets [..., K]."""
+        values = target[..., : self.num_values]
+        variance = self.variance.of(batch, values)
+        label_variance = self.likelihood.scattered_variance(target, variance, self.num_samples)
+        return self.kd_lambda * adaptive_lambda(values, variance, self.num_samples, self.ratio, label_variance)
 
 
 class InverseVariance:
@@ -133,7 +182,7 @@ class InverseVariance:
         self.variances = [StoredVariance(dataset, labels, asked) for labels in stored.values()]
 
     def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
-        """Return the weights [B, M] of labels [B, M, C]."""
+        """Return the weights [..., M] of labels [..., M, C]."""
         of_means = [
             each.of(batch, p) / each.layout.num_draws
             for each, p in zip(self.variances, probs.unbind(dim=-2), strict=True)

@@ -1,16 +1,16 @@
 """A Trainer that evaluates and predicts any network that returns logits, with labels and without."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from ..metrics import classification_metrics
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import call_arguments, logits_of
-from .classes import UNLABELED
 from .data_reading import DataReadingTrainer
 from .supervision import network_inputs
 
@@ -28,6 +28,15 @@ class EvaluatingTrainer(DataReadingTrainer):
         positional, named = call_arguments(self.model, network_inputs(batch))
         return model(*positional, **named)
 
+    @property
+    def likelihood(self) -> Likelihood:
+        """Of the student's outputs."""
+        return self.problem.likelihood
+
+    def _labels_of(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """Return a batch's labels as the losses take them, if there are some."""
+        return self.likelihood.as_columns(batch["labels"]) if "labels" in batch else None
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -37,7 +46,7 @@ class EvaluatingTrainer(DataReadingTrainer):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return loss, logits and labels of a batch; of what else a model returns, nothing is gathered."""
         inputs = self._prepare_inputs(inputs)
-        labels, loss = inputs.get("labels"), None
+        labels, loss = self._labels_of(inputs), None
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = self._outputs(model, inputs)
             logits = logits_of(outputs).detach()
@@ -47,14 +56,12 @@ class EvaluatingTrainer(DataReadingTrainer):
 
     def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of a batch's labels, and note the sums for the whole evaluation."""
-        counts = (labels != UNLABELED).reshape(len(labels), -1).sum(dim=1).to(logits.device)
+        counts = self.likelihood.labeled(labels).reshape(len(labels), -1).sum(dim=1).to(logits.device)
         if self.compute_loss_func is not None:
             mean = self.compute_loss_func(outputs, labels, num_items_in_batch=counts.sum())
             sums = torch.where(counts > 0, mean.detach() * counts, 0)
         else:
-            flat = logits.reshape(-1, logits.shape[-1])
-            flat = flat if flat.dtype == torch.float64 else flat.float()
-            sums = F.cross_entropy(flat, labels.reshape(-1), reduction="none").reshape(len(labels), -1).sum(dim=1)
+            sums = self.likelihood.label_loss(logits, labels).reshape(len(labels), -1).sum(dim=1)
             mean = sums.sum() / counts.sum()
         sums, counts = self.accelerator.gather_for_metrics((sums, counts))
         if self.args.logging_nan_inf_filter and (finite := sums.isfinite()).any():
@@ -62,6 +69,20 @@ class EvaluatingTrainer(DataReadingTrainer):
         total, number = self._losses or (0, 0)
         self._losses = total + sums.sum(), number + counts.sum()
         return mean.detach()
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as `Trainer.evaluate`.
+
+        Raises:
+            UserError: no row has a label, so that there is nothing to measure.
+        """
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        given = self.eval_dataset[given] if isinstance(given, str) else given
+        if given is None or isinstance(given, dict):  # each of several comes here by itself
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        with self._reading(given):
+            self._check_measured(given)
+            return super().evaluate(eval_dataset, *args, **kwargs)
 
     def evaluation_loop(
         self,
@@ -71,21 +92,29 @@ class EvaluatingTrainer(DataReadingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate as `Trainer.evaluation_loop`, whose loss is a mean of batches' means."""
+        """Evaluate as `Trainer.evaluation_loop`, whose loss is a mean of batches' means; arrays become lists."""
         self._losses = None
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         name = f"{metric_key_prefix}_loss"
         if name in output.metrics and self._losses is not None:
             total, number = (value.item() for value in self._losses)
             output.metrics[name] = total / number if number else float("nan")
-        return output
+        return output._replace(metrics=_as_json(output.metrics))
 
 
-def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
-    """Compute accuracy, NLL, ECE and Brier score of the rows that have a label; none if no row has."""
-    logits, labels = (
+def _as_json(value: Any) -> Any:
+    """Return metrics of the caller's as checkpoints and logs can hold them: numbers, lists and dicts."""
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(each) for each in value]
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic, Tensor)) else value
+
+
+def metrics_of(prediction: EvalPrediction, likelihood: Likelihood = CATEGORICAL) -> dict[str, float]:
+    """Compute the likelihood's measures of the rows, or positions, that have a label; none if no row has."""
+    outputs, labels = (
         torch.cat([torch.as_tensor(part) for part in each]) if isinstance(each, list) else torch.as_tensor(each)
         for each in (prediction.predictions, prediction.label_ids)
     )  # lists of batches with eval_do_concat_batches=False
-    known = labels != UNLABELED
-    return classification_metrics(logits[known].double().softmax(dim=-1), labels[known]) if known.any() else {}
+    return likelihood.measures(likelihood.prediction(outputs.double()), labels)

@@ -11,25 +11,26 @@ from ..data.rows import reason
 from ..models.calling import call_network, check_logits, evaluation_mode, logits_of, to_network, unwrapped
 from ..models.variational_layers import GaussianWeights
 from ..utils.errors import UserError
+from .problem import Problem
 from .supervision import network_inputs
 
 ROWS = 2  # of which networks that can't take a batch are told apart
 
 
-def first_batch(dataset: Any, collate: Callable[[Any], Any]) -> dict[str, Any] | None:
+def first_batch(dataset: Any, collate: Callable[[Any], Any], number: int = ROWS) -> dict[str, Any] | None:
     """Return a batch of the first rows of a dataset, as the Trainer's loader would make it; ``None`` without rows."""
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        indices = list(range(min(ROWS, len(dataset))))
+        indices = list(range(min(number, len(dataset))))
         if not indices:
             return None
         fetch = getattr(dataset, "__getitems__", None)
         return collate(fetch(indices) if fetch else [dataset[index] for index in indices])
-    rows = list(islice(iter(dataset), ROWS))
+    rows = list(islice(iter(dataset), number))
     return collate(rows) if rows else None
 
 
-def logits_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what: str) -> Tensor:
-    """Return the student's logits [B, C] of a batch, in evaluation mode and without a trace.
+def outputs_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what: str) -> Tensor:
+    """Return the student's outputs [B, K] or [B, L, K] of a batch, in evaluation mode and without a trace.
 
     Args:
         student: of the training.
@@ -53,15 +54,30 @@ def logits_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what:
                 "its forward"
             ) from error
     rows = len(next(iter(inputs.values())))
-    answers = list(batch["labels"].shape) if "labels" in batch else [rows]
-    if list(logits.shape[:-1]) != answers or logits.shape[-1] < 2:
-        raise UserError(
-            f"the student, a {type(network).__name__}, returns logits of shape {list(logits.shape)} for {rows} rows, "
-            f"and a classifier's are {[*answers, 'classes']}, of two classes or more: take a network with a "
-            "classification head"
-        )
-    check_logits(logits, network)
+    answers = [rows] if logits.ndim < 3 else list(next(iter(inputs.values())).shape[:2])
+    if list(logits.shape[:-1]) != answers:
+        raise _no_classifier(network, logits, rows, [rows])
     return logits
+
+
+def check_outputs(student: nn.Module, outputs: Tensor, labels: Tensor | None, problem: Problem) -> None:
+    """Raise a UserError if the student's outputs are not what its problem asks for, or not logits."""
+    network, likelihood = unwrapped(student), problem.likelihood
+    answers = list(outputs.shape[: 1 + problem.per_token])
+    if labels is not None:
+        labels = likelihood.as_columns(labels)
+        answers = list(labels.shape[:-1] if likelihood.independent else labels.shape)
+    if list(outputs.shape[:-1]) != answers or outputs.shape[-1] < likelihood.least_values:
+        raise _no_classifier(network, outputs, len(outputs), answers)
+    check_logits(outputs, network, likelihood)
+
+
+def _no_classifier(network: nn.Module, logits: Tensor, rows: int, answers: list[int]) -> UserError:
+    return UserError(
+        f"the student, a {type(network).__name__}, returns logits of shape {list(logits.shape)} for {rows} rows, "
+        f"and a classifier's are {[*answers, 'classes']}, of two classes or more, and a regression's "
+        f"{[*answers, 'numbers']}: take a network with such a head"
+    )
 
 
 def check_posterior(student: nn.Module, batch: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.class_names import both_name
 from ..models.variational_layers import gaussian_kl
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
@@ -48,7 +49,7 @@ def own_dataset(dataset: Any, args: DistillationTrainingArguments, classes: Sequ
     own = copy(dataset)
     own.view_order = args.view_order
     names, labels = dataset.class_names, dataset.values.get("labels")
-    if None not in (names, labels, classes) and list(names) != list(classes):
+    if labels is not None and both_name(names, classes) and list(names) != list(classes):
         places = torch.tensor(places_among(names, classes, "the dataset", REMEDY), device=labels.device)
         known = (labels >= 0) & (labels < len(places))
         own.values = dataset.values | {"labels": torch.where(known, places[labels.where(known, 0)], labels)}

@@ -5,7 +5,7 @@ the columns that the student's preprocessor reads (or those that are its network
 inputs, and all others stay behind, whatever ``remove_unused_columns`` says.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,14 +16,16 @@ from torch import Tensor
 from transformers import default_data_collator
 
 from ..data.columns import EXAMPLE_ID
+from ..data.label_values import LabelColumn
 from ..data.preprocessing import Pool, look
 from ..data.rows import check_present, decoded_rows, rows_at
 from ..data.views import Views
 from ..soft_labels.columns import soft_label_columns
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
-from .classes import LabelColumn
+from .classes import ClassColumn
 from .supervision import TEACHER_INPUTS, StoredLabels
+from .tokens import placed
 
 AnyDataset = datasets.Dataset | datasets.IterableDataset
 Rows = dict[str, Any]
@@ -62,7 +64,7 @@ class AsTheyAre:
                 raise
             raise UserError(
                 f"the rows of column {ragged[0]} differ in length, and nothing says how to pad them: pass "
-                "processing_class=tokenizer, or data_collator"
+                "data_collator=, a function from a list of rows to a batch"
             ) from error
 
 
@@ -110,7 +112,7 @@ class Preparation:
 
     dataset: AnyDataset
     prepare: Prepare
-    labels: LabelColumn | None = None
+    labels: ClassColumn | LabelColumn | None = None
     stored: StoredLabels | None = None
     asked: AskedRows | None = None
     views: Views | None = None
@@ -124,28 +126,38 @@ class Preparation:
         read += [] if self.asked is None else self.asked.columns
         return list(dict.fromkeys(read))
 
-    def batch(self, rows: Rows, view: int = 0, tensors: Rows | None = None) -> dict[str, Any]:
+    def batch(
+        self, rows: Rows, view: int = 0, tensors: Rows | None = None, numbers: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """Return the student's inputs, labels and soft labels of some rows in a view, and the teacher's inputs.
 
         Args:
             rows: column name -> B values, images decoded.
             view: number of the view.
             tensors: the student's columns as tensors, where it takes them as they are.
+            numbers: of the rows in the dataset, for messages, where they are known.
         """
         others: dict[str, Any] = {}
-        if self.labels is not None:
-            others["labels"] = self.labels(rows[self.labels.name], None)
-        if self.stored is not None:
-            others |= self.stored.decoded(rows, view)
-            if EXAMPLE_ID in rows:
-                others[EXAMPLE_ID] = torch.as_tensor(np.asarray(rows[EXAMPLE_ID], np.int64))
+        if self.stored is not None and EXAMPLE_ID in rows:
+            others[EXAMPLE_ID] = torch.as_tensor(np.asarray(rows[EXAMPLE_ID], np.int64))
         if self.asked is not None:
             others |= self.asked.batch(rows)
         own = tensors or {name: rows[name] for name in self.prepare.columns}
-        if self.views is None:
-            return dict(self.prepare(own)) | others
-        shown = look(self.prepare.pictures(own), others[EXAMPLE_ID], self.views, view, self.pool)
-        return dict(self.prepare.of_pictures(shown)) | others
+        labels = None if self.labels is None else self.labels(rows[self.labels.name], None)
+        of_words = isinstance(labels, list) and getattr(self.prepare, "prepare_labeled", None) is not None
+        if of_words:
+            inputs = self.prepare.labeled(own, labels, numbers)
+        elif self.views is None:
+            inputs = dict(self.prepare(own))
+        else:
+            shown = look(self.prepare.pictures(own), others[EXAMPLE_ID], self.views, view, self.pool)
+            inputs = dict(self.prepare.of_pictures(shown))
+        if labels is not None and not of_words:
+            of_tokens = isinstance(labels, list)
+            others["labels"] = placed(labels, inputs, self.labels.name, numbers) if of_tokens else labels
+        if self.stored is not None:
+            others |= self.stored.decoded(rows, view, inputs.get("attention_mask"), numbers)
+        return inputs | others
 
 
 class PreparedDataset(torch.utils.data.Dataset):
@@ -181,7 +193,8 @@ class PreparedDataset(torch.utils.data.Dataset):
         check_present(rows, [name for name in self.preparation.prepare.columns if name in rows], indices)
         if self._arrays is not None:
             rows |= self._arrays[indices]
-        return self.preparation.batch(rows, self.view, None if self._tensors is None else dict(self._tensors[indices]))
+        tensors = None if self._tensors is None else dict(self._tensors[indices])
+        return self.preparation.batch(rows, self.view, tensors, indices)
 
     @property
     def views(self) -> Views | None:

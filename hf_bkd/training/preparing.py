@@ -8,36 +8,44 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from transformers import default_data_collator
 
 from ..data.columns import EXAMPLE_ID, is_label, is_soft_label_column
+from ..data.label_values import LabelColumn
 from ..data.preprocessing import Pool, StoredImages
-from ..data.preprocessors import Preprocessor, preprocessor_for, ready_columns
+from ..data.preprocessors import Preprocessor, check_ready, preprocessor_for, ready_columns
 from ..data.views import Views
+from ..likelihoods import CATEGORICAL, Likelihood
+from ..models.calling import check_logits
 from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
-from .classes import UNLABELED, LabelColumn, check_one_label, label_column, read_label_column
+from .classes import ClassColumn, check_number_of_outputs, check_one_label, label_column, read_column
 from .collating import Collator, kept_columns
-from .first_batch import check_posterior, first_batch, logits_of_first_batch
+from .first_batch import ROWS, check_outputs, check_posterior, first_batch, outputs_of_first_batch
 from .preparation import own_dataset
 from .prepared import AskedRows, AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
+from .problem import Problem, problem_of_batch, problem_of_column
+from .settings import check_problem
 from .supervision import OnlineTeacher, StoredLabels
+from .tokens import check_all_lengths
 
 logger = logging.getLogger(__name__)
 
 TRAINING_SET = "the training set"
+MORE_ROWS = 16  # by which a sigmoid's values are told from logits
 Source = StoredLabels | OnlineTeacher
 
 
 class Loaded(NamedTuple):
-    """What the Trainer's loader reads of a dataset, and what makes its batches."""
+    """What the Trainer's loader reads of a dataset, what makes its batches, and which problem its labels pose."""
 
     dataset: Any
     collate: Callable[[Any], Any]
+    problem: Problem = Problem()
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class Preparer:
         classes: names of the student's classes in the order of its outputs, where they are known.
         prepares: whether rows are prepared here, and not by the caller's own collator.
         asks: whether the student can be asked about a few rows before it is trained.
+        told: what the student's outputs mean, where somebody else than its labels says it.
+        problem: the training set's, which all others pose too.
     """
 
     network: nn.Module
@@ -61,6 +71,8 @@ class Preparer:
     classes: Sequence[str] | None
     prepares: bool
     asks: bool
+    told: Likelihood | None = None
+    problem: Problem | None = None
 
     def loaded(
         self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None
@@ -80,36 +92,82 @@ class Preparer:
         with unmoved_randomness(), naming(what):
             if not (self.prepares and is_prepared(dataset)):
                 loaded = self._as_given(dataset, source)
-                self._ask(what, loaded, source, needs_labels)
-                return loaded
+                batch, outputs = self._ask(what, loaded, source, needs_labels)
+                labels = batch.get("labels") if isinstance(batch, Mapping) else None
+                asked = labels if source is None or source.reads_labels else None
+                problem = problem_of_batch(self._told, _all_labels(dataset, asked), outputs, _values_of(source))
+                self._check(loaded, outputs, batch, asked, problem, source)
+                if is_prepared(dataset) and needs_labels:
+                    self._check_number_of_outputs(dataset, problem)
+                return loaded._replace(problem=problem)
             preparation = self._preparation(dataset, source)
-            num_classes = self._ask(what, _loaded(preparation, self.args.view_order), source)
-            labels = self._labels(dataset, num_classes, optional=needs_labels is False)
+            unlabeled = _loaded(preparation, self.args.view_order)
+            batch, outputs = self._ask(what, unlabeled, source)
+            problem, labels = self._labels(dataset, preparation.prepare, outputs, source, needs_labels)
             if labels is None and needs_labels:
                 raise _without_labels(what, dataset.column_names)
-            return _loaded(replace(preparation, labels=labels), self.args.view_order)
+            if isinstance(preparation.prepare, AsTheyAre) and isinstance(dataset, datasets.Dataset):
+                for name in source.of_tokens if isinstance(source, StoredLabels) else ():
+                    check_all_lengths(dataset, name, preparation.prepare.columns)
+            self._check(unlabeled, outputs, batch, None, problem, source)
+            if needs_labels:
+                self._check_number_of_outputs(dataset, problem)
+            return _loaded(replace(preparation, labels=labels), self.args.view_order)._replace(problem=problem)
 
-    def _ask(self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None) -> int | None:
-        """Ask the student about a few rows and return how many classes it has, where it can be asked."""
-        batch = first_batch(*loaded)
+    @property
+    def _told(self) -> Likelihood | None:
+        return self.told if self.problem is None else self.problem.likelihood
+
+    def _check_number_of_outputs(self, dataset: Any, problem: Problem) -> None:
+        """Compare a classifier's number of outputs with its labels' classes, where these are known."""
+        name = label_column(dataset.features, self.args.label_names)
+        if name is not None and problem.num_values is not None and problem.is_plain:
+            check_number_of_outputs(dataset.features, name, self.classes, problem.num_values)
+
+    def _ask(
+        self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None
+    ) -> tuple[Any, Tensor | None]:
+        """Return a batch of a few rows, and the student's outputs for it where it can be asked."""
+        args, trains = self.args, what == TRAINING_SET
+        size = args.per_device_train_batch_size if trains else args.per_device_eval_batch_size
+        batch = first_batch(loaded.dataset, loaded.collate, min(ROWS, size))
         if not isinstance(batch, Mapping):
-            return None
+            return batch, None
         if needs_labels and "labels" not in batch:
             raise _without_labels(what, batch)
-        if source is not None:
-            source.check_batch(batch)
         if not self.asks:
-            return None
-        num_classes = logits_of_first_batch(self.network, batch, what).shape[-1]
-        if what == TRAINING_SET:
+            return batch, None
+        outputs = outputs_of_first_batch(self.network, batch, what)
+        if trains:
             check_posterior(self.network, batch)
-        if source is not None:
-            source.check_num_classes(num_classes)
-        return num_classes
+        return batch, outputs
+
+    def _check(
+        self,
+        loaded: Loaded,
+        outputs: Tensor | None,
+        batch: Any,
+        labels: Tensor | None,
+        problem: Problem,
+        source: Source | None,
+    ) -> None:
+        """Refuse outputs that labels or targets of a batch don't go together with."""
+        check_problem(problem.likelihood, self.args)
+        if outputs is not None:
+            check_outputs(self.network, outputs, labels, problem)
+            if problem.likelihood.independent and problem.likelihood.has_temperature:  # which few logits don't tell
+                more = first_batch(loaded.dataset, loaded.collate, MORE_ROWS)
+                if isinstance(more, Mapping):
+                    outputs_of_more = outputs_of_first_batch(self.network, more, "the dataset")
+                    check_logits(outputs_of_more, self.network, problem.likelihood)
+        if source is not None and isinstance(batch, Mapping):
+            source.check_batch(batch, problem, outputs)
 
     def _as_given(self, dataset: Any, source: Source | None) -> Loaded:
         """Read a dataset whose owner, transform or collator makes the student's inputs."""
         network = self.network if self.args.remove_unused_columns else None
+        if is_prepared(dataset):
+            check_ready(self.network, dataset, self.processing)
         if isinstance(dataset, datasets.Dataset) and is_prepared(dataset) and network is not None:
             features = dataset.features
             names = [name for name in features if not is_soft_label_column(name)]
@@ -124,6 +182,7 @@ class Preparer:
     def _preparation(self, dataset: Any, source: Source | None) -> Preparation:
         own = _prepare(self.network, self._without_labels(dataset), self.processing, self.per_example)
         if isinstance(source, StoredLabels):
+            source.check_tokenizer(own)
             views, pool = _views(dataset, source, own)
             return Preparation(dataset, own, stored=source, views=views, pool=pool)
         asked = None if source is None else _asked(source.teacher, self._without_labels(dataset), own)
@@ -135,33 +194,36 @@ class Preparer:
         usual = name is None or is_label(name, dataset.features[name])
         return dataset if usual else dataset.remove_columns(name)
 
-    def _labels(self, dataset: Any, num_classes: int | None, optional: bool) -> LabelColumn | None:
-        """Return how labels are read, after a look at all of them; ``None`` where there are none.
+    def _labels(
+        self, dataset: Any, prepare: Prepare, outputs: Tensor | None, source: Source | None, needs_labels: bool | None
+    ) -> tuple[Problem, LabelColumn | ClassColumn | None]:
+        """Return the problem that labels pose, and how they are read, after a look at all of them.
 
-        Those that are ``optional``, since they aren't read in this training, are left alone if they don't fit.
+        There is ``None`` to read where there are none; those that aren't needed, since they aren't read in this
+        training, are left alone if they don't fit.
         """
+        optional = needs_labels is False
+        num_values = _values_of(source)
         try:
             name = label_column(dataset.features, self.args.label_names)
+            problem = problem_of_column(self._told, dataset, name, outputs, num_values)
             if name is None:
-                return None
-            column = read_label_column(dataset.features, name, self.classes, num_classes)
+                return problem, None
+            column = read_column(dataset, name, self.classes, problem)
             if isinstance(dataset, datasets.Dataset):
                 values = dataset.with_format(None)
-                numbers = column(values[name][:], first=0)
+                labels = column(values[name][:], first=0)
                 check_one_label(values, name)
-                missing = int((numbers == UNLABELED).sum())
-                if missing and not optional:
-                    logger.warning(
-                        "%d of %d rows have no label in column %s, and learn from soft labels alone, if at all (a CSV "
-                        "file's NA, None and null are read as missing: keep_default_na=False keeps them)",
-                        missing,
-                        len(numbers),
-                        name,
-                    )
-            return column
+                if problem.per_token and isinstance(prepare, AsTheyAre):
+                    check_all_lengths(dataset, name, prepare.columns)
+                if not optional:
+                    _warn_of_missing(labels, name, problem.likelihood)
+                if needs_labels and self.args.kd_lambda == 0 and problem.is_plain:
+                    _warn_of_more_outputs(dataset.features[name], name, int(labels.max()), problem.num_values)
+            return problem, column
         except UserError:
             if optional:
-                return None
+                return problem_of_column(self._told or CATEGORICAL, dataset, None, outputs, num_values), None
             raise
 
 
@@ -188,6 +250,42 @@ def _loaded(preparation: Preparation, view_order: str) -> Loaded:
         return Loaded(PreparedDataset(preparation, view_order), PreparingCollator(preparation))
     stream = preparation.dataset.select_columns(preparation.columns)
     return Loaded(stream.with_format(None).decode(False), PreparingCollator(preparation))
+
+
+def _all_labels(dataset: Any, labels: Tensor | None) -> Tensor | None:
+    """Return the labels of all rows, of a dataset that has them in memory, or those of a few."""
+    return labels if labels is None else getattr(dataset, "values", {}).get("labels", labels)
+
+
+def _values_of(source: Source | None) -> int | None:
+    return None if source is None else source.num_values
+
+
+def _warn_of_missing(labels: Tensor | list[Tensor], name: str, likelihood: Likelihood) -> None:
+    if isinstance(labels, list):  # of tokens, most of which have none
+        missing = sum(not likelihood.labeled(each).any() for each in labels)
+    else:
+        missing = int((~likelihood.labeled(labels)).sum())
+    if missing:
+        logger.warning(
+            "%d of %d rows have no label in column %s, and learn from soft labels alone, if at all (a CSV file's NA, "
+            "None and null are read as missing: keep_default_na=False keeps them)",
+            missing,
+            len(labels),
+            name,
+        )
+
+
+def _warn_of_more_outputs(feature: Any, name: str, highest: int, num_classes: int | None) -> None:
+    """Warn of a student with more outputs than bare numbers reach; where the classes have names it is refused."""
+    if _is_single(feature) and "int" in feature.dtype and 0 <= highest < (num_classes or 0) - 1:
+        logger.warning(
+            "the labels of column %s go up to %d, and the student has %d outputs: build it with as many as there are "
+            "classes, unless some are in no row",
+            name,
+            highest,
+            num_classes,
+        )
 
 
 def _without_labels(what: str, names: Any) -> UserError:
@@ -253,6 +351,4 @@ def _asked(teacher: Any, dataset: Any, student: Prepare) -> AskedRows:
 
 def _reads_the_same(one: Prepare, other: Prepare) -> bool:
     """Return whether two networks get the same images, so that they need be prepared only once."""
-    if not all(getattr(each, "kind", None) == "image" and each.settings for each in (one, other)):
-        return False
-    return (one.columns, one.settings) == (other.columns, other.settings)
+    return all(getattr(each, "kind", None) == "image" for each in (one, other)) and one.reads_as(other)

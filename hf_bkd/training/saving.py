@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TimmWrapperForImageClassification, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..data.preprocessing import ImagePreprocessor
 from ..models.calling import unwrapped
+from ..models.heads import classification_head
+from ..models.loading_code import AUTOMATIC
+from ..models.plain_networks import DESCRIPTION, described
+from ..models.rebuilding import difference_when_loaded
 from ..models.saving import save_description, storable, timms_names
-from ..models.timm_networks import IMAGES, is_timm
+from ..models.timm_networks import IMAGES, is_timm, refresh_label_names, wraps_timm
+from ..utils.files import write_json
 from ..utils.seeding import unmoved_randomness
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ def state_to_save(
         for_resume: whether it is a checkpoint's, which the Trainer reads by the model's names.
     """
     student = unwrapped(model, keep_adapters=True)
-    if isinstance(student, TimmWrapperForImageClassification) and not for_resume:
+    if wraps_timm(student) and not for_resume:
         return timms_names(student, student.state_dict() if state is None else state)
     if state is None and (student is not model or not saves_itself(student)):
         state = student.state_dict()
@@ -52,44 +55,69 @@ def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str
         names: of the student's classes in the order of its outputs, where they are known.
     """
     student = unwrapped(trainer.model, keep_adapters=True)
+    if difference_when_loaded(student) is not None:
+        write_json(Path(folder) / DESCRIPTION, described(student))  # so that it isn't loaded without its own code
+    elif saves_itself(student):
+        (Path(folder) / DESCRIPTION).unlink(missing_ok=True)  # an older student's
     if not saves_itself(student):
         images = images_seen(trainer) if is_timm(student) else None
         save_description(student, folder, None if names is None else list(names), images)
 
 
 def warn_if_not_rebuilt(student: nn.Module) -> None:
-    """Log a warning if a transformers model has other weights than its class makes from its config.
+    """Log a warning if a transformers model is another than its class makes from its config.
 
-    A head that was put in by hand, for example, would be random again in what ``from_pretrained`` loads.
+    A head that was put in by hand would be random in what ``from_pretrained`` loads, and an activation the old one.
     """
-    kind = type(student)
-    if not isinstance(student, PreTrainedModel) or getattr(transformers, kind.__name__, None) is not kind:
-        return
-    if isinstance(student, TimmWrapperForImageClassification):
-        return
-    try:
-        with torch.device("meta"), unmoved_randomness():
-            made = kind(student.config).state_dict()
-    except Exception:  # one that can't be made so is left to its own loader
-        return
-    own = student.state_dict()
-    name = next((name for name in own if name not in made or own[name].shape != made[name].shape), None)
-    if name is not None:
+    if hasattr(student, "peft_config"):
+        _warn_if_head_is_lost(student)
+    difference = difference_when_loaded(student)
+    if difference is not None:
         logger.warning(
-            "%s has %s, which its class doesn't make from its config: what from_pretrained loads will have a random "
-            "part in its place; save such a student's state_dict yourself, or take the class' own head",
-            kind.__name__,
+            "%s can't be made anew from its config (%s), and from_pretrained will load another network: build the "
+            "student by its config, or load it with hf_bkd.models.saving.load_network(folder, network=...), built as "
+            "this one",
+            type(student).__name__,
+            difference,
+        )
+
+
+def _warn_if_head_is_lost(student: nn.Module) -> None:
+    """Log a warning if the head of a student with adapters of PEFT is new, and they neither train nor save it."""
+    network = unwrapped(student)
+    if any(name.endswith(AUTOMATIC) for name in getattr(network.config, "architectures", None) or ()):
+        return  # it was loaded with its head
+    name, head = classification_head(network)
+    if not any(weight.requires_grad for weight in head.parameters()):
+        logger.warning(
+            "the head %s is new, and the adapters neither train nor save it: what is loaded from them would have "
+            "another, random one; give the adapters' config modules_to_save=[%r]",
             name,
+            name.rpartition(".")[2],
         )
 
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> None:
     """Write the names of the classes into a transformers model's config, if it has none but LABEL_0 and so on."""
-    config = getattr(unwrapped(model, keep_adapters=True), "config", None)
+    model = unwrapped(model, keep_adapters=True)
+    config = getattr(model, "config", None)
     own = getattr(config, "id2label", None)
     if names and own and len(own) == len(names) and all(own.get(i) == f"LABEL_{i}" for i in range(len(own))):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
+    refresh_label_names(model)
+
+
+def name_problem(model: nn.Module, problem_type: str) -> None:
+    """Write what its outputs mean into a network or its config, if it doesn't say it, so that others read them alike.
+
+    The attribute ``problem_type`` of one without transformers' config is saved with it.
+    """
+    network = unwrapped(model, keep_adapters=True)
+    config = getattr(network, "config", None)
+    says = config if hasattr(config, "problem_type") else network
+    if getattr(says, "problem_type", None) is None:
+        says.problem_type = problem_type
 
 
 def images_seen(trainer: Any) -> dict[str, Any]:
@@ -97,8 +125,9 @@ def images_seen(trainer: Any) -> dict[str, Any]:
 
     Where its preprocessor doesn't say which size they have, the first image of the training set does.
     """
-    dataset, collate = getattr(trainer, "_train", None) or (None, None)
-    prepare = getattr(getattr(collate, "preparation", None), "prepare", None)
+    loaded = getattr(trainer, "_train", None)
+    dataset = getattr(loaded, "dataset", None)
+    prepare = getattr(getattr(getattr(loaded, "collate", None), "preparation", None), "prepare", None)
     reader = getattr(dataset, "preprocessor", None)
     settings = reader.to_dict() if isinstance(reader, ImagePreprocessor) else getattr(prepare, "settings", {})
     known = {name: settings[name] for name in IMAGES if name in settings}

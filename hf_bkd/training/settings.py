@@ -7,12 +7,17 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
+from ..likelihoods import Likelihood
 from ..models.calling import unwrapped
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # of train_sampling_strategy
 FOR_METRICS = ("inputs", "loss")
+MEASURED = (  # by an evaluation without metrics of the caller's
+    "loss", "accuracy", "nll", "ece", "brier", "mean_average_precision", "micro_f1", "macro_f1", "rmse", "mae",
+    "interval_error",
+)  # fmt: skip
 RECOMPUTED = ("activation_checkpointing", "gradient_checkpointing")  # one setting, by two names
 
 
@@ -40,6 +45,24 @@ def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> N
         )
 
 
+def check_problem(likelihood: Likelihood, args: DistillationTrainingArguments) -> None:
+    """Refuse settings that mean nothing for what the student predicts.
+
+    Raises:
+        UserError: temperatures or smoothed labels of a regression; distances between distributions over classes, or a
+            mixture prior on them, where there are none.
+    """
+    likelihood.check_label_smoothing(args.label_smoothing_factor)
+    for temperature in (args.student_temperature, args.teacher_temperature or 1.0):
+        likelihood.check_temperature(temperature)
+    asked = {"distance": args.distance != "kl", "combine": args.combine == "mixture"}
+    for name in (name for name, value in asked.items() if value and likelihood.independent):
+        raise UserError(
+            f"{name} is {getattr(args, name)!r}, which is for distributions over classes, and the student's "
+            f"problem_type is {likelihood.problem_type!r}: omit {name}"
+        )
+
+
 def check_metrics(
     args: DistillationTrainingArguments, compute_metrics: Any, preprocess_logits_for_metrics: Any
 ) -> None:
@@ -62,6 +85,31 @@ def check_metrics(
         raise UserError(
             f"{name} is for metrics of your own, and those that are computed without any need the logits of all "
             f"examples and nothing else: pass compute_metrics, or omit {name}"
+        )
+
+
+def check_best_metric(args: DistillationTrainingArguments, eval_dataset: Any, compute_metrics: Any) -> None:
+    """Refuse a metric of the best model that no evaluation would have.
+
+    Raises:
+        UserError: it says of none of several evaluation sets that it is meant, or is not among those that are
+            computed without a ``compute_metrics``.
+    """
+    if args.metric_for_best_model is None or args.eval_strategy == "no" or eval_dataset is None:
+        return
+    sets = list(eval_dataset) if isinstance(eval_dataset, Mapping) else []
+    name = args.metric_for_best_model.removeprefix("eval_")
+    own = [each for each in sets if name.startswith(f"{each}_")]
+    if sets and not own:
+        raise UserError(
+            f"metric_for_best_model is {name!r}, and each of several evaluation sets has its own: pass "
+            f"metric_for_best_model='eval_{sets[0]}_{name}', or that of another set"
+        )
+    if compute_metrics is None and not any(name.removeprefix(f"{each}_") in MEASURED for each in own or [""]):
+        first = f"{own[0]}_" if own else ""
+        raise UserError(
+            f"metric_for_best_model is {name!r}, and without compute_metrics an evaluation has "
+            f"{', '.join(first + each for each in MEASURED)}: take one of these, or pass compute_metrics"
         )
 
 

@@ -6,19 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer_utils import EvalPrediction
 
+from ..distances import distance_of
 from ..losses import LossParts, distillation_loss, temperature_factor
 from ..metrics import convergence_noise
 from ..models.calling import logits_of, unwrapped
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
-from .arguments import DistillationTrainingArguments
+from .arguments import WEIGHTS, DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
 from .evaluating import EvaluatingTrainer, metrics_of
 from .preparation import check_trained, own_config
-from .saving import name_classes, save_student_files, state_to_save, warn_if_not_rebuilt
+from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
 from .settings import (
+    check_best_metric,
     check_hardware,
     check_loss,
     check_metrics,
@@ -41,14 +44,19 @@ class DistillationTrainer(EvaluatingTrainer):
 
     Classes of labels, soft labels and teacher are matched with the student's by name, wherever names are known.
 
-    With ``kd_lambda=0`` it is a plain classification trainer, which takes a ``compute_loss_func``; a network with
+    A student may predict one of C classes, for each example or each token, labels that are each there or not, or
+    numbers: its config's ``problem_type`` says which, the argument of that name, the soft labels, or else the labels.
+    A regression student with two outputs for each number predicts its mean and the logarithm of its variance.
+
+    With ``kd_lambda=0`` it is a plain trainer towards the labels, which takes a ``compute_loss_func``; a network with
     variational layers is trained on its evidence lower bound, the KL divergence divided by the number of training
     examples, and ``optimizers=(IVON(...), None)`` trains a posterior of any network (without clipping gradients: it
     reads the curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score unless
-    ``compute_metrics`` is given; the end of the training logs ``convergence_noise``.
+    ``compute_metrics`` is given (for other problems what `metrics` has for them); the end of the training logs
+    ``convergence_noise``.
 
-    The logged loss is the minimized one; ``cross_entropy`` and ``distillation`` beside it are its two terms before
-    they are weighted.
+    The logged loss is the minimized one; ``cross_entropy`` (``label_loss`` of numbers) and ``distillation`` beside it
+    are its two terms before they are weighted.
 
     Of what it is given, training changes the model's weights alone: ``args``, the model's config and a
     :class:`~hf_bkd.BatchedDataset` are copied, and ``trainer.args`` holds what is in effect.
@@ -87,6 +95,7 @@ class DistillationTrainer(EvaluatingTrainer):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
         check_loss(compute_loss_func, args)
         check_metrics(args, compute_metrics, kwargs.get("preprocess_logits_for_metrics"))
+        check_best_metric(args, eval_dataset, compute_metrics)
         check_hardware(args)
         own_config(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
@@ -97,7 +106,7 @@ class DistillationTrainer(EvaluatingTrainer):
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            compute_metrics=compute_metrics or metrics_of,
+            compute_metrics=compute_metrics or self._metrics_of,
             processing_class=processing_class if hasattr(processing_class, "save_pretrained") else None,
             compute_loss_func=compute_loss_func,
             **kwargs,
@@ -115,6 +124,7 @@ class DistillationTrainer(EvaluatingTrainer):
         if self._ivon is not None:
             args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
             self.add_callback(DrawWeights(self._ivon))
+        self._distance = distance_of(args.distance, **{name: getattr(args, name) for name in WEIGHTS})
         self._sums: dict[str, Tensor | float] = {}
         self._summed_steps = 0
 
@@ -143,9 +153,9 @@ class DistillationTrainer(EvaluatingTrainer):
         return batches, num_items
 
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
-        masked = self._source is not None and self._source.reads_labels and batch["labels"].ndim > 1
-        if self._source is None or masked:
-            return (batch["labels"] != -100).sum()
+        labels = self._labels_of(batch)
+        if self._source is None or (self.problem.per_token and labels is not None):
+            return self.likelihood.labeled(labels).sum()
         return self._source.count(batch)  # an example without a label is taught by its soft label
 
     def compute_loss(
@@ -155,17 +165,17 @@ class DistillationTrainer(EvaluatingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """Compute `losses.distillation_loss` in training, cross-entropy with the labels in evaluation.
+        """Compute `losses.distillation_loss` in training, the loss of the labels alone in evaluation.
 
         With ``kd_lambda=0`` a ``compute_loss_func`` takes the place of either; it is called as `Trainer` calls it.
         """
-        outputs, labels = self._outputs(model, inputs), inputs.get("labels")
+        outputs, labels = self._outputs(model, inputs), self._labels_of(inputs)
         logits = logits_of(outputs)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
             parts = None
         elif not self.model.training:
-            loss, parts = distillation_loss(logits, labels, None, kd_lambda=0).total, None
+            loss, parts = distillation_loss(logits, labels, None, 0, likelihood=self.likelihood).total, None
         else:
             parts = self._loss_parts(logits, inputs, num_items_in_batch)
             loss = parts.total
@@ -179,16 +189,20 @@ class DistillationTrainer(EvaluatingTrainer):
         if self._source is not None:
             target = self._source.target(batch, logits)
             kd_lambda = self._source.kd_lambda(batch, target)
-            factor = temperature_factor(args.temperature_scale, self.teacher_temperature, args.student_temperature)
+            same = args.distance == "standardized"  # which brings the target to the student's
+            of_target = args.student_temperature if same else self.teacher_temperature
+            factor = temperature_factor(args.temperature_scale, of_target, args.student_temperature)
         scales = args.student_temperature, factor, args.label_smoothing_factor
-        return distillation_loss(logits, batch.get("labels"), target, kd_lambda, *scales, num_items)
+        kind = self.likelihood, self._distance
+        return distillation_loss(logits, self._labels_of(batch), target, kd_lambda, *scales, num_items, *kind)
 
     def _of_all_processes(self, loss: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> Tensor:
         """Add a variational network's KL divergence, and scale what will be averaged over the processes."""
         complexity = gaussian_kl(self.model)
         if complexity is not None:
             share = 1.0 if num_items is None else self._count_items(batch) / num_items.clamp_min(1)
-            loss = loss + self._kl_weight() * share * complexity / len(self.train_dataset)
+            examples = len(self.train_dataset) * self.likelihood.nats(self.problem.num_values or 1)
+            loss = loss + self._kl_weight() * share * complexity / examples
         return loss if num_items is None else loss * self.accelerator.num_processes
 
     def _kl_weight(self) -> float:
@@ -203,7 +217,7 @@ class DistillationTrainer(EvaluatingTrainer):
         """Sum up the loss' terms on the device, where they stay until something is logged."""
         if parts is None:
             return
-        for name, value in (("cross_entropy", parts.cross_entropy), ("distillation", parts.distillation)):
+        for name, value in ((self.likelihood.label_term, parts.cross_entropy), ("distillation", parts.distillation)):
             if value is not None:
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
@@ -270,6 +284,8 @@ class DistillationTrainer(EvaluatingTrainer):
         try:
             with writing(folder):
                 name_classes(self.model, self._preparer.classes)
+                if self.likelihood.independent:
+                    name_problem(self.model, self.likelihood.problem_type)
                 is_checkpoint = Path(folder).name.startswith("checkpoint-")
                 super()._save(folder, state_to_save(self.model, state_dict, is_checkpoint))
                 if self.args.should_save:
@@ -277,17 +293,25 @@ class DistillationTrainer(EvaluatingTrainer):
         finally:
             self.args.hub_token = token
 
+    def _metrics_of(self, prediction: EvalPrediction) -> dict[str, float]:
+        return metrics_of(prediction, self.likelihood)
+
     def evaluations(self) -> tuple[list[float], list[float]]:
-        """Return the epochs and the accuracies of the evaluations so far."""
-        by_step = {entry["step"]: entry for entry in self.state.log_history if "eval_accuracy" in entry}
+        """Return the epochs and the headline measures of the evaluations so far.
+
+        It is accuracy for classes, mean average precision for labels that are each there or not, and for numbers the
+        root mean squared error.
+        """
+        name = f"eval_{self.likelihood.headline}"
+        by_step = {entry["step"]: entry for entry in self.state.log_history if name in entry}
         logged = list(by_step.values())  # one a step, however often it was asked for
-        return [entry["epoch"] for entry in logged], [entry["eval_accuracy"] for entry in logged]
+        return [entry["epoch"] for entry in logged], [entry[name] for entry in logged]
 
     def noise_window(self) -> int:
         """Return how many of the last evaluations the convergence noise is taken over."""
         return min(self.args.noise_epochs, len(self.evaluations()[1]) // 2)
 
     def convergence_noise(self) -> float | None:
-        """Return the standard deviation (ddof 1) of accuracy in the noise window; ``None`` below 4 evaluations."""
+        """Return the standard deviation (ddof 1) of the :meth:`evaluations` in the noise window, if there are 4."""
         window = self.noise_window()
         return convergence_noise(self.evaluations()[1], window) if window >= 2 else None

@@ -1,30 +1,19 @@
-"""Command lines, and the YAML files of ``--config`` that they can be continued in."""
+"""Command lines: arguments of several dataclasses and commands, and their help of one screen."""
 
 import argparse
 import dataclasses
-import json
 import math
+import os
 import shutil
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
+from .config_files import boolean, read_arguments
 from .errors import UserError
 
-CONFIG_HELP = "YAML file of further arguments; the command line wins"
-NULL, BOOL = "tag:yaml.org,2002:null", "tag:yaml.org,2002:bool"
-TRUE, FALSE = ("yes", "true", "on", "t", "y", "1"), ("no", "false", "off", "f", "n", "0")  # in any case
+UNKNOWN = "unrecognized arguments: "  # as argparse says it
 WIDEST = 110  # columns of a help text
 OBJECTS = ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")  # never files
-
-
-def boolean(word: str) -> bool:
-    """Read a word that says yes or no."""
-    if word.lower() not in TRUE + FALSE:
-        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
-    return word.lower() in TRUE
 
 
 class Help(argparse.HelpFormatter):
@@ -46,10 +35,24 @@ class Help(argparse.HelpFormatter):
         return (action.help or "") + (f" ({'; '.join(notes)})" if notes else "")
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == "+":
+            return f"{self._metavar_formatter(action, default_metavar)(1)[0]} ..."
         return "" if action.type is boolean else super()._format_args(action, default_metavar)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         return super()._format_action_invocation(action).rstrip()
+
+
+class HelpAll(argparse.Action):
+    """Shows the arguments that are seldom needed too."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(nargs=0, **settings)
+
+    def __call__(self, parser: Any, *_: Any) -> None:
+        """Print the whole text and end the process."""
+        print(parser.format_help(everything=True), end="")
+        sys.exit(0)
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,8 +68,22 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**own | settings)
         self.aliases = aliases or {}
 
+    def format_help(self, everything: bool = False) -> str:
+        """Return the help text, which is of one screen unless ``everything`` is to be in it."""
+        texts = {action: action.help for action in self._actions if getattr(action, "rare", False)}
+        for action in {} if everything else texts:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in texts.items():
+                action.help = text
+
     def error(self, message: str) -> NoReturn:
         """Raise the message as a sentence."""
+        rest = message.removeprefix(UNKNOWN)
+        if rest != message and any(os.path.exists(word) for word in (rest, *rest.split())):
+            raise UserError(f"{message}: of several files pass their folder, and put a name with spaces in quotes")
         raise UserError(f"{message} (--help lists all arguments)")
 
     def spelled(self, argv: list[str]) -> list[str]:
@@ -129,17 +146,17 @@ def parse_dataclasses(
     read_arguments(parser, argv, {name for kind in kinds for name in getattr(kind, "COMMA_LISTS", ())})
     values, unknown = parser.parse_known_args(argv)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"{UNKNOWN}{' '.join(unknown)}")
     may_be_empty = {name for named in fields for name, field in named.items() if field.default == ""}
     values = vars(checked(parser, values, may_be_empty))
     made = [_made(kind, {name: values.pop(name) for name in named}) for kind, named in zip(kinds, fields, strict=True)]
     return (*made, argparse.Namespace(**values)) if own else tuple(made)
 
 
-def answer_help(parser: argparse.ArgumentParser, argv: list[str], others: list[argparse.ArgumentParser] = ()) -> None:
+def answer_help(parser: Parser, argv: list[str], others: list[argparse.ArgumentParser] = ()) -> None:
     """End the process with a help text, if the words of the command line ask for one: the others' for all."""
     if "--help_all" in argv:
-        print(parser.format_help(), *(other.format_help() for other in others), sep="\n", end="")
+        print(parser.format_help(everything=True), *(other.format_help() for other in others), sep="\n", end="")
         sys.exit(0)
     if {"-h", "--help"} & set(argv):
         print(parser.format_help(), end="")
@@ -179,49 +196,26 @@ def _culprits(kind: type, values: dict[str, Any]) -> list[str]:
     return names
 
 
-def read_arguments(parser: argparse.ArgumentParser, argv: list[str], commas: set[str] = frozenset()) -> None:
-    """Add ``--config`` to a parser, and make what its files say the parser's defaults; the last file wins.
-
-    Args:
-        parser: of the command.
-        argv: its words, in which the argument has any spelling that the parser accepts.
-        commas: arguments for which a list of YAML is joined by commas.
-
-    Raises:
-        UserError: a file that can't be read, or says what no argument can be.
-    """
-    files: list[str] = []
-
-    class Remembered(argparse.Action):
-        def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-            files.append(values)
-
-    parser.add_argument("--config", action=Remembered, default=argparse.SUPPRESS, metavar="FILE", help=CONFIG_HELP)
-    try:
-        parser.parse_known_args(argv)
-    except UserError:
-        if not files:  # else the files may have what is missing
-            raise
-    known = {action.dest: action for action in parser._actions if action.option_strings and action.nargs != 0}
-    del known["config"]
-    for file in list(files):
-        values = _read_config(parser, file, known, commas)
-        parser.set_defaults(**values)
-        for name in values:
-            known[name].required = False
+def in_full(value: Any) -> Any:
+    """Return a path of the home folder in full, and any other value as it is."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def checked(
     parser: argparse.ArgumentParser, values: argparse.Namespace, may_be_empty: set[str] = frozenset()
 ) -> argparse.Namespace:
-    """Return the values; UserError for a number that is not finite, or an empty string.
+    """Return the values, with paths of the home folder (``~/...``) in full, which no shell expands after ``=``.
 
     Args:
         parser: of the values.
         values: of the arguments.
         may_be_empty: the arguments that an empty string stands for.
+
+    Raises:
+        UserError: a number that is not finite, or an empty string.
     """
     for name, value in vars(values).items():
+        setattr(values, name, [*map(in_full, value)] if isinstance(value, list) else in_full(value))
         if value == parser.get_default(name):
             continue
         for each in value if isinstance(value, list) else [value]:
@@ -230,85 +224,3 @@ def checked(
             if isinstance(each, str) and not each.strip() and name not in may_be_empty:
                 raise UserError(f"--{name} is empty: pass a value, or leave it out")
     return values
-
-
-def _read_config(
-    parser: argparse.ArgumentParser, file: str, known: dict[str, argparse.Action], commas: set[str]
-) -> dict[str, Any]:
-    """The values of a file, by the arguments' names, each as the command line would have it."""
-    root = _parsed(file)
-    if not isinstance(root, yaml.MappingNode):
-        at = "which is empty" if root is None else f"and line {root.start_mark.line + 1} begins something else"
-        raise UserError(f"--config {file} must hold one 'argument: value' per line, {at}")
-    values: dict[str, Any] = {}
-    for key, node in root.value:
-        place = f"--config {file}, line {key.start_mark.line + 1}"
-        if not isinstance(key, yaml.ScalarNode):
-            raise UserError(f"{place}: a list or a mapping is no argument's name")
-        name = key.value.removeprefix("--").replace("-", "_")
-        name = getattr(parser, "aliases", {}).get(name, name)
-        if name not in known:
-            raise UserError(
-                f"--config {file} names an unknown argument in line {key.start_mark.line + 1}: {key.value}"
-            )
-        if name in values:
-            raise UserError(f"{place} has {name} a second time: leave one of the two out")
-        try:
-            values[name] = _value(parser, known[name], node, name in commas)
-        except (argparse.ArgumentError, UserError, TypeError, yaml.YAMLError) as error:
-            raise UserError(f"{place}: {getattr(error, 'message', error)} for {name}") from None
-    return values
-
-
-def _parsed(file: str) -> yaml.Node | None:
-    if not file.strip():
-        raise UserError("--config is empty: pass the path of a YAML file")
-    try:
-        content = Path(file).read_bytes()
-        return yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"cannot read --config {file}: line {line} is not UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "no YAML"
-        raise UserError(f"cannot read --config {file}: {line}{reason}") from None
-    except RecursionError:
-        raise UserError(f"cannot read --config {file}: it is nested too deep") from None
-    except OSError as error:
-        raise UserError(f"cannot read --config {file}: {error.strerror}") from None
-    except ValueError as error:  # a path with a null character
-        raise UserError(f"cannot read --config {file!r}: {error}") from None
-
-
-def _value(parser: argparse.ArgumentParser, action: argparse.Action, node: yaml.Node, commas: bool) -> Any:
-    """What a node says for an argument: the words of the file through the argument's own type and choices."""
-    if isinstance(node, yaml.MappingNode):
-        from transformers import TrainingArguments
-
-        if action.dest not in TrainingArguments._VALID_DICT_FIELDS:
-            raise UserError("there is a mapping, and a single value is needed")
-        return json.dumps(yaml.SafeLoader("").construct_document(node))
-    if isinstance(node, yaml.ScalarNode):
-        if node.tag == NULL:
-            if action.default is None and action.nargs != "+":
-                return None
-            raise UserError("there is no value")
-        word = _word(parser, action, node)
-        return [word] if action.nargs == "+" else word
-    if action.nargs not in ("+", "*") and not commas:
-        raise UserError("there is a list, and a single value is needed")
-    if not node.value or not all(isinstance(each, yaml.ScalarNode) and each.tag != NULL for each in node.value):
-        raise UserError("the list must hold values alone, one or more")
-    words = [_word(parser, action, each) for each in node.value]
-    return ",".join(words) if commas else words
-
-
-def _word(parser: argparse.ArgumentParser, action: argparse.Action, node: yaml.ScalarNode) -> Any:
-    kind = parser._registry_get("type", action.type, action.type)
-    is_boolean = node.tag == BOOL and getattr(kind, "__name__", "") in ("boolean", "string_to_bool")
-    word = str(node.value.lower() in TRUE) if is_boolean else node.value
-    value = parser._get_value(action, word)
-    parser._check_value(action, value)
-    return value

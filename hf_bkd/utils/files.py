@@ -105,6 +105,8 @@ def _collected(path: Path, last: str, stale: Iterable[str]) -> Iterator[Path]:
     try:
         temporary.chmod(0o755)
         yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            file.chmod(0o644)  # safetensors writes for the owner alone
         if exists:
             _move_into(path, temporary, last, stale)
         else:

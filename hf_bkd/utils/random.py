@@ -135,21 +135,35 @@ def named_generator(generator: torch.Generator | None, name: str) -> torch.Gener
     return ExampleGenerator(draws.ids, named_seed(draws.seed, name), draws.view)
 
 
-def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw N(0, 1) noise on the generator's device, so that a CPU generator gives the same draws to every device."""
+def standard_normal(
+    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Draw N(0, 1) noise on the generator's device, so that a CPU generator gives the same draws to every device.
+
+    ``dtype`` is that of the drawn numbers, torch's default if not given; what is returned has that of ``like``.
+    """
     device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device).to(like)
+    return torch.randn(shape, generator=generator, device=device, dtype=dtype).to(like)
 
 
-def example_normal(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw N(0, 1) noise [S, B, K], each example's own: an :class:`ExampleGenerator` draws it by the examples' ids."""
+def categories(probs: Tensor, count: int, generator: torch.Generator | None, replacement: bool = True) -> Tensor:
+    """Draw ``count`` classes by probabilities [C] or [B, C], as `torch.multinomial`, on the generator's device."""
+    own = probs if generator is None else probs.to(generator.device)
+    return torch.multinomial(own, count, replacement=replacement, generator=generator).to(probs.device)
+
+
+def example_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw N(0, 1) noise [S, B, ..., K], each example's own: an :class:`ExampleGenerator` draws it by their ids.
+
+    Of examples with positions [S, B, L, K], what a position gets does not depend on how many come after it.
+    """
     if not isinstance(generator, ExampleGenerator):
         return standard_normal(shape, like, generator)
-    samples, batch, width = shape
+    samples, batch, *positions, width = shape
     draws = replace(generator.draws, ids=generator.draws.ids.to(like.device))
-    noise = draws.normal(samples * width, generator.asked)
+    noise = draws.normal(samples * width * math.prod(positions), generator.asked)
     generator.asked += 1
-    return noise.reshape(batch, samples, width).transpose(0, 1).to(like)
+    return noise.reshape(batch, *positions, samples, width).movedim(-2, 0).to(like)
 
 
 GAMMA_ROUNDS = 8  # each is accepted with a probability above 0.95

@@ -32,10 +32,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
     Args:
         seed: 0 .. 2**63 - 1.
-        device: whose generator is seeded beside the host's.
+        device: whose generator is seeded beside the host's; those of GPUs are left alone if it is the CPU.
     """
-    with unmoved_randomness([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    on_cpu = device.type == "cpu"
+    with unmoved_randomness([] if on_cpu else None):
+        (torch.default_generator if on_cpu else torch).manual_seed(seed)  # torch's own moves all GPUs' generators
         random.seed(seed)
         np.random.seed(seed % 2**32)
         yield

@@ -1,4 +1,4 @@
-"""A network that reads protein sequences, shared by the recipe that pre-trains it and the one that uses it."""
+"""How recipes read protein sequences: what residues they are composed of, or a network that one of them pre-trains."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,7 @@ RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 UNKNOWN, HIDDEN = len(RESIDUES) + 1, len(RESIDUES) + 2  # beside 0, where nothing is, and 1 to 20
 FIRST, LAST = 350, 150  # residues of a longer protein that are read
 END = 60
+ENDS = 50  # residues at either end whose composition counts
 DISTANCES = (15.0, 60.0)
 
 
@@ -86,3 +87,12 @@ def encoded(sequences: Sequence[str]) -> Tensor:
             sequence = sequence[:FIRST] + sequence[-LAST:]
         row[: len(sequence)] = [RESIDUES.find(residue) + 1 or UNKNOWN for residue in sequence]
     return torch.from_numpy(numbers)
+
+
+def composed(sequence: str) -> np.ndarray:
+    """Shares of residues in all of it and at its ends, and of pairs of neighbors: 460 numbers."""
+    numbers = np.array([RESIDUES.find(residue) for residue in sequence])
+    numbers = numbers[numbers >= 0]
+    pairs = np.bincount(20 * numbers[:-1] + numbers[1:], minlength=400)
+    parts = [np.bincount(part, minlength=20) for part in (numbers, numbers[:ENDS], numbers[-ENDS:])]
+    return np.concatenate([part / part.sum() for part in (*parts, pairs)]).astype(np.float32)

@@ -7,7 +7,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, set_seed
 
-from hf_bkd import create_classifier
+from hf_bkd import DeterministicTeacher, Perceptron, add_soft_labels, create_classifier
 from hf_bkd.cli import main
 
 CLASSES = ["left", "middle", "right"]
@@ -42,6 +42,18 @@ def texts(number: int, seed: int) -> datasets.Dataset:
     return datasets.Dataset.from_dict(
         {"text": [" ".join(rng.permutation(row)) for row in rows], "label": labels.tolist()}, features=features
     )
+
+
+def labeled_table() -> datasets.DatasetDict:
+    """Twelve labeled rows of two numbers to train on, and six to validate on."""
+    rng, names = np.random.default_rng(0), ["no", "yes"]
+    columns = {name: rng.normal(size=18).round(3).tolist() for name in ("length", "width")}
+    rows = datasets.Dataset.from_dict(columns | {"label": [0, 1] * 9})
+    rows = rows.cast_column("label", datasets.ClassLabel(names=names))
+    set_seed(0)
+    network = Perceptron(2, 2, [4], label_names=names, feature_names=[*columns])
+    train = add_soft_labels(rows.select(range(12)), DeterministicTeacher(network))
+    return datasets.DatasetDict(train=train, validation=rows.select(range(12, 18)))
 
 
 def splits(make, **how) -> datasets.DatasetDict:

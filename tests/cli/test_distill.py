@@ -17,6 +17,8 @@ from hf_bkd.models.saving import load_network
 from hf_bkd.teachers.loading import load_teacher
 from tests.cli.fitting_helpers import bert, run, tokenizer
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 QUICK = {"use_cpu": 1, "disable_tqdm": 1, "num_train_epochs": 4, "learning_rate": 0.02}
 COLORS = ["blue", "green", "red"]
 

@@ -9,13 +9,13 @@ from hf_bkd.cli import COMMANDS, main, options
 from hf_bkd.cli.distill import parse_distill
 from hf_bkd.cli.teacher import parse_fit
 from hf_bkd.losses import TEMPERATURE_SCALES
-from hf_bkd.soft_labels.asking import PRECISIONS, VARIANCES
+from hf_bkd.soft_labels.options import PRECISIONS, VARIANCES
 from hf_bkd.soft_labels.skipping import ON_ERROR
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.teachers import SPECIFICATIONS
 
 FIT = ["--method=laplace", "--model=m", "--dataset=d", "--output_dir=o"]
-SCREEN = 32  # lines of arguments
+SCREEN = 30  # lines
 
 
 def helped(capsys, *words: str) -> list[str]:
@@ -26,12 +26,12 @@ def helped(capsys, *words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_arguments_of_a_command_are_one_screen(capsys, monkeypatch, command):
+def test_the_help_of_a_command_is_one_screen(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "110")
     lines = helped(capsys, *command.split(), "--help")
     assert lines[0].startswith(f"usage: hf-bkd {command}") and max(map(len, lines)) <= 110
-    assert len([line for line in lines if line.startswith("  ")]) <= SCREEN, lines
-    parser = options.PARSERS[command]("p")
+    assert len(lines) <= SCREEN, lines
+    parser, lines = options.PARSERS[command]("p"), helped(capsys, *command.split(), "--help-all")
     for action in parser._actions:
         for choice in action.choices or ():
             assert any(str(choice) in line for line in lines), choice
@@ -48,7 +48,17 @@ def test_all_arguments_of_the_trainer_are_behind_help_all(capsys):
 
 def test_a_method_is_asked_for_its_options(capsys):
     assert not any("--prior_precision" in line for line in helped(capsys, "teacher", "fit", "--help"))
-    assert any("--prior_precision" in line for line in helped(capsys, "teacher", "fit", "--method", "laplace", "-h"))
+    lines = helped(capsys, "teacher", "fit", "--method", "laplace", "-h")
+    assert any("--prior_precision" in line for line in lines) and not any("--members" in line for line in lines)
+
+
+def test_what_is_seldom_needed_is_behind_help_all(capsys):
+    for command in COMMANDS:
+        short, whole = (helped(capsys, *command.split(), word) for word in ("--help", "--help-all"))
+        actions = [action for action in options.PARSERS[command]("p")._actions if action.option_strings]
+        names = [name for action in actions for name in action.option_strings if name.startswith("--")]
+        assert all(any(f" {name}" in line for line in whole) for name in names), command
+        assert all(any(f" {action.option_strings[0]}" in line for line in short) != action.rare for action in actions)
 
 
 def test_choices_are_those_of_the_library():

@@ -30,6 +30,19 @@ def test_the_datasets_own_classes():
     assert numbered([0, 2, 0, 2], datasets.Value("int32")) == (["0", "1", "2"], [0, 2, 0, 2])
 
 
+def test_truth_values_and_numbers_that_are_names():
+    truth = datasets.Value("bool")
+    assert numbered([True, False, None, True], truth) == (["False", "True"], [1, 0, -1, 1])
+    assert numbered([True, False, True, True], truth, ["True", "False"]) == (["True", "False"], [0, 1, 0, 0])
+    assert numbered([3, 8, -1, 3], datasets.Value("int64"), ["8", "3"]) == (["8", "3"], [1, 0, -1, 1])
+    for labels, feature, classes in (
+        ([True] * 4, truth, ["no", "yes"]),
+        ([3, 9, 3, 3], datasets.Value("int64"), ["8", "3"]),
+    ):
+        with pytest.raises(UserError, match="the network knows 2 classes"):
+            numbered(labels, feature, classes)
+
+
 def test_names_in_another_order_and_case_are_put_in_the_networks():
     assert numbered([0, 1, 1, 0], NAMES, ["POS", "NEG"]) == (["pos", "neg"], [1, 0, 0, 1])
     letters = datasets.ClassLabel(names=["A", "a"])

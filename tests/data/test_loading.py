@@ -76,7 +76,8 @@ class TestLoading:
     @pytest.mark.parametrize("name", ["uoft-cs/cifar100", "mnist", "no-such/folder"])
     def test_a_hub_that_cannot_be_reached(self, name):
         with pytest.raises(
-            UserError, match=f"^the Hub could not deliver '{name}' .*; pass --dataset with a local folder$"
+            UserError,
+            match=f"^the Hub could not deliver '{name}' .*; check the name, log in .* or pass a local folder$",
         ):
             load_splits(name)
 

@@ -68,9 +68,9 @@ def gpt2(**settings) -> transformers.GPT2ForSequenceClassification:
     return transformers.GPT2ForSequenceClassification(config).eval()
 
 
-def wav2vec() -> transformers.Wav2Vec2ForSequenceClassification:
+def wav2vec(**settings) -> transformers.Wav2Vec2ForSequenceClassification:
     config = transformers.Wav2Vec2Config(
-        **SMALL, conv_dim=[8, 8], conv_kernel=[10, 3], conv_stride=[5, 2], num_feat_extract_layers=2,
+        **SMALL, **settings, conv_dim=[8, 8], conv_kernel=[10, 3], conv_stride=[5, 2], num_feat_extract_layers=2,
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
     )  # fmt: skip
     return transformers.Wav2Vec2ForSequenceClassification(config).eval()
@@ -305,12 +305,13 @@ class TestSound:
         extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
         clips = [np.sin(np.arange(length) / 9).tolist() for length in (900, 700)]
         rows = datasets.Dataset.from_dict({"clip": clips, "label": [0, 1]})
-        preprocessor = preprocessor_for(wav2vec(), rows, extractor)
+        network = wav2vec(feat_extract_norm="layer")
+        preprocessor = preprocessor_for(network, rows, extractor)
         expected = extractor(clips, sampling_rate=16_000, padding=True, return_tensors="pt")
         inputs = preprocessor(rows[:])
         assert (preprocessor.kind, preprocessor.columns) == ("audio", ("clip",))
         assert all(torch.equal(inputs[name], expected[name]) for name in ("input_values", "attention_mask"))
-        assert wav2vec()(**inputs).logits.shape == (2, 2)
+        assert network(**inputs).logits.shape == (2, 2)
 
     def test_padding_without_a_mask_is_refused(self):
         rows = datasets.Dataset.from_dict({"clip": [[0.1] * 900, [0.2] * 700], "label": [0, 1]})
@@ -319,19 +320,15 @@ class TestSound:
             preprocessor(rows[:])
         assert preprocessor(rows[:1])["input_values"].shape == (1, 900)
 
-    def test_of_another_sampling_rate_or_in_files_that_cannot_be_decoded(self, monkeypatch):
+    def test_of_another_sampling_rate(self):
         rows = datasets.Dataset.from_dict({"audio": [{"array": [0.1] * 900, "sampling_rate": 8000}], "label": [0]})
         preprocessor = preprocessor_for(wav2vec(), rows, transformers.Wav2Vec2FeatureExtractor())
         with pytest.raises(
             UserError, match="8000 samples a second, and the network reads 16000: use dataset.cast_column"
         ):
             preprocessor(rows[:])
-        monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
-        files = sound_files()
-        with pytest.raises(UserError, match="pip install torchcodec"):
-            preprocessor_for(wav2vec(), files, transformers.Wav2Vec2FeatureExtractor())
 
-    def test_files_are_decoded_at_the_networks_rate(self, monkeypatch):
+    def test_files_that_torchcodec_decodes_are_decoded_at_the_networks_rate(self, monkeypatch):
         class Decoder(dict):
             _hf_encoded = {"path": "a.wav", "bytes": b""}
 
@@ -386,3 +383,28 @@ def test_columns_of_numbers_are_read_in_the_order_that_the_network_read_first():
     assert first.columns == other.columns == ("a", "b", "c")
     assert preprocessor_for(network, rows.rename_column("a", "x")).columns == ("x", "b", "c")
     assert preprocessor_for(nn.Linear(3, 2), rows.select_columns(["c", "a", "b"])).columns == ("c", "a", "b")
+
+
+def prepared(by, rows):
+    return rows.map(lambda row: {"pixel_values": by([row["image"].convert("RGB")])["pixel_values"][0]})
+
+
+@pytest.mark.parametrize("size", [16, 8])
+def test_pixels_of_another_image_processor_are_refused_and_either_advice_works(size):
+    network, rows = vit(), photographs([image(20, 24, seed=seed) for seed in range(5)])
+    own, other = (
+        transformers.ViTImageProcessor(size={"height": each, "width": each}, image_mean=[mean] * 3)
+        for each, mean in ((16, 0.5), (size, 0.1))
+    )
+    ready = prepared(other, rows)
+    with pytest.raises(UserError, match=rf"row 0 of column pixel_values holds .*\[3, {size}, .* of its image \[3, 16"):
+        preprocessor_for(network, ready, own)
+    assert preprocessor_for(network, ready.remove_columns("pixel_values"), own).kind == "image"
+    assert preprocessor_for(network, ready.remove_columns("image"), own) is None
+    assert preprocessor_for(network, prepared(own, rows), own) is None
+    smooth = transformers.ViTImageProcessor(size={"height": 16, "width": 16}, resample=PIL.Image.Resampling.BICUBIC)
+    photos = photographs(
+        [image(20, 24, seed=seed).resize((60, 60), PIL.Image.Resampling.BICUBIC) for seed in range(5)]
+    )
+    assert preprocessor_for(network, prepared(smooth, photos), own) is None  # another interpolation, the same picture
+    assert preprocessor_for(network, ready) is None  # nothing says what is right

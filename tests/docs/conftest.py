@@ -100,7 +100,7 @@ def write_photos(counts: dict[str, int]) -> None:
 
 @pytest.fixture
 def photos():
-    write_photos({"train": 60, "validation": 60, "test": 60})
+    write_photos({"train": 30, "validation": 30, "test": 30})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor
+from transformers import PreTrainedTokenizerFast
 
 from hf_bkd import (
     BatchedDataset,
@@ -23,7 +23,8 @@ from hf_bkd import (
 )
 from hf_bkd.data.loading import check_split, load_splits
 from hf_bkd.data.preprocessors import preprocessor_for
-from hf_bkd.data.preprocessors.audio import audio_preprocessor
+from hf_bkd.data.preprocessors.saved import NotSaved
+from hf_bkd.data.sounds import Sound
 from hf_bkd.models.saving import load_network, save_network
 from hf_bkd.soft_labels import attach
 from hf_bkd.soft_labels.reading import stored_labels
@@ -96,6 +97,12 @@ def of_several() -> MultiTeacher:
 
 CASES: dict[str, Callable] = {
     "nothing says how ... become the inputs of ...": lambda: preprocessor_for(bert(), texts().select_columns("text")),
+    "... holds the tokens ..., and the network's tokenizer makes ... of its ...": lambda: preprocessor_for(
+        bert(), datasets.Dataset.from_dict({"text": ["w1 w2"], "input_ids": [[9, 3]]}), tokenizer()
+    ),
+    "what makes the inputs of this ..., was not saved with the teacher": lambda: preprocessor_for(
+        nn.Linear(4, 3), texts(), NotSaved("my_function")
+    ),
     "nothing says which of the columns ... reads": lambda: preprocessor_for(nn.Linear(4, 3), texts()),
     "the columns of texts ..., and nothing says which the network reads": lambda: preprocessor_for(
         bert(), datasets.Dataset.from_dict({"title": ["a"], "review": ["b"]}), tokenizer()
@@ -110,9 +117,9 @@ CASES: dict[str, Callable] = {
     "row ... of column ... holds no value": lambda: preprocessor_for(bert(), texts(), tokenizer())(
         {"text": ["a", None]}
     ),
-    "holds sound files, which datasets decodes with torchcodec": lambda: audio_preprocessor(
-        nn.Linear(4, 3), ("audio",), Wav2Vec2FeatureExtractor(), datasets.Audio()
-    ),
+    "... is no wav file of plain samples, and nothing is installed that decodes others": lambda: Sound(
+        {"path": "a.flac", "bytes": b"fLaC"}
+    )["array"],
     "the images differ in size or mode": lambda: BatchedDataset.from_images(
         pictures(Image.new("RGB", (2, 2)), Image.new("RGB", (3, 2))), PREPROCESS
     ),
@@ -164,7 +171,6 @@ def test_every_quoted_message_is_produced_here():
 @pytest.mark.parametrize("quote", CASES)
 def test_the_message_is_what_is_said(quote, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
     pattern = ".*".join(re.escape(part.strip()) for part in quote.split("..."))
     with pytest.raises(UserError) as error:
         CASES[quote]()

@@ -10,6 +10,8 @@ import torch
 from hf_bkd import IVON, BatchedDataset, CropAndFlip, DistillationTrainer, Views
 from hf_bkd.data.augmentations import ColorJitter, CutMix, Mixup, RandomErasing, RandomResizedCrop
 from hf_bkd.data.preprocessing import Pool, look
+from hf_bkd.theory.bayes import GaussianMixture
+from hf_bkd.theory.sweeps import noisy_responses
 from hf_bkd.training.supervision import OnlineTeacher
 from hf_bkd.utils.random import ExampleGenerator
 
@@ -58,6 +60,17 @@ def test_teachers_answer(name):
             answer = teacher.predict(asked, 3, generator, return_samples=True)
         assert answer.mean.device.type == answer.samples.device.type == "cuda"
     assert not [place for place in traffic.places if not place.startswith(FROM_THE_HOST)]
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_examples_of_a_mixture_are_drawn_where_it_is(seeded):
+    mixture = GaussianMixture(torch.eye(3, 2), torch.eye(2))
+    generator = torch.Generator().manual_seed(0) if seeded else None
+    with pretended_gpu():
+        mixture.to("cuda")
+        points, labels = mixture.sample(5, generator)
+        responses = noisy_responses(points, 0.5, 2, generator)
+        assert points.device.type == labels.device.type == responses.device.type == "cuda"
 
 
 VIEWS = {

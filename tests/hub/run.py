@@ -1,5 +1,6 @@
 """Runs the scenarios beside this file, with a server of their own: the client reads its settings as it is imported."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,10 @@ class Hub:
 
     def __init__(self, server: HubServer):
         self.server = server
+
+    def pytest_collection_finish(self):
+        gc.collect()
+        gc.freeze()  # each training asks for a collection
 
     @pytest.fixture
     def hub(self):

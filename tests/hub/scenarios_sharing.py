@@ -78,7 +78,7 @@ def test_the_card_says_what_made_them_and_how_to_use_them(hub, dataset, tmp_path
     assert {"hf_bkd", "soft-labels"} <= set(card.data.tags) and card.data.size_categories == ["n<1K"]
     for fact in (
         "| teacher | laplace |", "| views of each example | 3 |", "CropAndFlip(flip=True, padding=2)",
-        "| storage | top_k |", "| 0.75 | 0.5 | 0.125 | 0.375 |", dataset_fingerprint(dataset), "@inproceedings",
+        "| storage | top_k |", "| 0.7500 | 0.5000 | 0.1250 | 0.3750 |", dataset_fingerprint(dataset), "@inproceedings",
     ):  # fmt: skip
         assert fact in card.text, fact
     files = hub.head("tester/told", "datasets").files

@@ -4,6 +4,9 @@ The teacher has another image size, another tokenizer or other arguments of forw
 its own preprocessing, and both by the same examples: losses agree step by step.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import datasets
 import numpy as np
 import pytest
@@ -20,11 +23,14 @@ from hf_bkd import (
     DistillationTrainer,
     DistillationTrainingArguments,
     LaplaceTeacher,
+    MultiTeacher,
+    UserError,
     Views,
     add_soft_labels,
 )
 from hf_bkd.data.augmentations import RandomResizedCrop
 from hf_bkd.data.preprocessors import preprocessor_for
+from hf_bkd.teachers import predict_all
 
 N, C = 10, 3
 NAMES = ["cat", "dog", "eel"]
@@ -246,3 +252,34 @@ def test_classes_that_teacher_student_and_dataset_number_in_three_orders(tmp_pat
     for pair in all_losses:
         for each in pair:
             assert each == pytest.approx(expected, rel=2e-5)
+
+
+def of_two_members(kind: str, folder) -> tuple[MultiTeacher, datasets.Dataset, Callable, Any]:
+    """Members that prepare the same rows differently, a student and what it reads by."""
+    if kind == "images":
+        rows, first, second = photographs(), vit_teacher(), DeterministicTeacher(sharper(timm_student()))
+        return MultiTeacher({"a": first, "b": second}), rows, timm_student, None
+    rows = texts(False)
+    first, second = bert_teacher(folder, rows), bert_teacher(folder)
+    second.processing_class = tokenizer(sorted(WORDS)[3:], folder / "other")
+    return MultiTeacher({"a": first, "b": second}), rows, distilbert_student, tokenizer(sorted(WORDS)[:7], folder)
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_several_teachers_at_hand_read_each_by_their_own(kind, tmp_path):
+    teacher, rows, student, own = of_two_members(kind, tmp_path)
+    assert teacher.preprocessor_for(rows).kind == "several"
+    stored, online = both(tmp_path, student, teacher, rows, own)
+    assert len(stored) == 9 and stored == pytest.approx(online, rel=2e-5)
+    each = [predict_all(member, rows, 4, seed=3)[0] for member in teacher.members.values()]
+    assert torch.allclose(predict_all(teacher, rows, 4, seed=3)[0], sum(each) / 2, atol=1e-6)
+
+
+def test_several_that_read_different_columns_are_refused_at_hand(tmp_path):
+    rows = texts(True)
+    pair, single = bert_teacher(tmp_path, rows), bert_teacher(tmp_path)
+    single.preprocessor_for = lambda dataset, own=None: preprocessor_for(
+        single.network, dataset.select_columns(rows.column_names[1:2]), single.processing_class
+    )
+    with pytest.raises(UserError, match="the members of this MultiTeacher prepare examples differently"):
+        MultiTeacher({"a": pair, "b": single}).preprocessor_for(rows)

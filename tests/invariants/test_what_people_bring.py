@@ -126,6 +126,67 @@ def several(members):
     return MultiTeacher({f"t{number}": member for number, member in enumerate(members)})
 
 
+class TestNumbersAsNames:
+    """Folders called 0, 1 and 10 are listed in another order than they count in."""
+
+    IN_ORDER, LISTED = ["0", "1", "2"], ["1", "2", "0"]
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+    def test_are_matched_by_name_if_both_sides_have_them(self, order):
+        teacher = DeterministicTeacher(Network(order, self.IN_ORDER))  # names that stand in order in the first case
+        assert np.allclose(stored(labeled(rows(self.IN_ORDER), teacher)), PROBS, atol=1e-6)
+        listed = labeled(rows(self.LISTED, [2, 0, 1, 2]), teacher)
+        assert np.allclose(stored(listed), PROBS[:, [1, 2, 0]], atol=1e-6)
+        assert check_against_teacher(listed, teacher) < 1e-6
+        both = EnsembleTeacher([teacher, DeterministicTeacher(Network(REVERSED, self.IN_ORDER))])
+        assert np.allclose(stored(labeled(rows(self.LISTED, [2, 0, 1, 2]), both)), PROBS[:, [1, 2, 0]], atol=1e-6)
+
+    @pytest.mark.parametrize("online", [False, True])
+    @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+    def test_are_what_a_student_is_taught_by(self, order, online, tmp_path):
+        teacher = DeterministicTeacher(Network((1, 2, 0), self.IN_ORDER))
+        dataset = rows(self.LISTED, [2, 0, 1, 2])
+        loss = first_loss(Network(order, self.IN_ORDER), dataset if online else labeled(dataset, teacher), tmp_path,
+                          kd_lambda=0.5, online_teacher=online, teacher=teacher if online else None)  # fmt: skip
+        logs = np.log(PROBS)
+        cross_entropy = -logs[np.arange(4), [0, 1, 2, 0]].mean()  # the rows are called 0, 1, 2, 0
+        assert loss == pytest.approx(0.5 * cross_entropy, rel=1e-4)  # teacher and student say the same
+
+    def test_say_nothing_beside_names_that_are_none(self):
+        teacher = DeterministicTeacher(Network(names=self.IN_ORDER))
+        assert np.allclose(stored(labeled(rows(), teacher)), PROBS, atol=1e-6)
+        made = EnsembleTeacher([teacher, DeterministicTeacher(Network())])
+        assert made.class_names == NAMES
+        assert np.allclose(made.predict({"x": torch.tensor(SCORES)}).mean, PROBS, atol=1e-6)
+
+    @pytest.mark.parametrize("place", ["names=['0', '1', '2']", "names=['1', '2', '0']"])
+    def test_beside_bare_numbers_say_not_what_these_are_and_either_advice_works(self, place, tmp_path):
+        bare = rows(None).add_column("label", [0, 1, 2, 0])
+        network = Network((1, 2, 0), self.IN_ORDER)
+        for refused in (
+            lambda: LaplaceTeacher.fit(network, bare, prior_precision=1.0),
+            lambda: first_loss(network, bare, tmp_path, kd_lambda=0.0),
+        ):
+            with pytest.raises(UserError, match="numbers, and the classes are called 1, 2, 0 in this order") as e:
+                refused()
+            assert place in str(e.value)
+        cast = bare.cast_column("label", eval(f"datasets.ClassLabel({place})"))
+        logs = np.log(PROBS[:, [1, 2, 0]])
+        labels = [2, 0, 1, 2] if place == "names=['0', '1', '2']" else [0, 1, 2, 0]  # places among 1, 2, 0
+        by_hand = -logs[np.arange(4), labels].mean()
+        assert first_loss(network, cast, tmp_path, kd_lambda=0.0) == pytest.approx(by_hand, rel=1e-4)
+
+
+def first_loss(student, dataset, folder, teacher=None, **settings):
+    args = DistillationTrainingArguments(
+        str(folder), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=1,
+        max_steps=1, per_device_train_batch_size=4, **settings,
+    )  # fmt: skip
+    trainer = DistillationTrainer(student, args, train_dataset=dataset, teacher=teacher)
+    trainer.train()
+    return trainer.state.log_history[0]["loss"]
+
+
 class TestEnsembles:
     INPUTS = {"x": torch.tensor(SCORES)}
 
@@ -248,12 +309,12 @@ def test_a_plain_networks_names_count_as_a_configs_do():
 
 
 @pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
-def test_other_kinds_of_prediction_neither_teach_nor_are_taught(kind, tmp_path):
+def test_labels_of_another_kind_are_not_what_a_student_learns(kind, tmp_path):
     network = Network()
     network.config.problem_type = kind
-    with pytest.raises(UserError, match=kind):
-        DeterministicTeacher(network)
-    with pytest.raises(UserError, match=kind):
-        DistillationTrainer(
-            network, DistillationTrainingArguments(str(tmp_path), kd_lambda=0.0, use_cpu=True), train_dataset=rows()
-        )
+    args = DistillationTrainingArguments(str(tmp_path), kd_lambda=0.0, use_cpu=True)
+    with pytest.raises(UserError, match="the network predicts|numbers an example to predict"):
+        DistillationTrainer(network, args, train_dataset=rows())
+    online = DistillationTrainingArguments(str(tmp_path), kd_lambda=0.5, online_teacher=True, use_cpu=True)
+    with pytest.raises(UserError, match=f"{kind}.*, and the teacher one class for each example"):
+        DistillationTrainer(network, online, train_dataset=rows(), teacher=DeterministicTeacher(Network()))

@@ -172,7 +172,8 @@ def test_the_target_of_an_answer_holds_the_variance_of_a_label():
 
 def test_a_student_of_twice_as_many_outputs_predicts_its_variance():
     assert Gaussian((0.5,)).of_student(2, 1) == Gaussian(predicts_variance=True)
-    assert Gaussian((0.5,)).of_student(1, 1) == Gaussian()
+    assert Gaussian((0.5,)).of_student(1, 1) == Gaussian().of_student(4, None) == Gaussian()
+    assert Gaussian(predicts_variance=True).of_student(4, None) == Gaussian(predicts_variance=True)
     assert Bernoulli().of_student(4, 4) == Bernoulli()
     with pytest.raises(UserError, match="3 numbers an example to predict, and the student has 2 outputs"):
         Gaussian().of_student(2, 3)

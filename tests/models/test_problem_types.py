@@ -1,15 +1,18 @@
 """What a network's outputs mean: as it says, as somebody says of it, or as its labels tell."""
 
 import pytest
+import timm
 import torch
 import transformers
 from torch import nn
 
-from hf_bkd import UserError
+from hf_bkd import MCDropoutTeacher, UserError
 from hf_bkd.likelihoods import Bernoulli, Categorical, Gaussian
-from hf_bkd.models.calling import check_logits
+from hf_bkd.models.calling import check_logits, check_network
 from hf_bkd.models.heads import head_data
+from hf_bkd.models.perceptron import Perceptron
 from hf_bkd.models.problem_types import likelihood_of
+from hf_bkd.models.saving import load_network, save_network
 
 MULTI, NUMBERS = Bernoulli.problem_type, Gaussian.problem_type
 
@@ -147,3 +150,40 @@ def test_probabilities_of_labels_are_told_from_logits():
     for fine in (logits, torch.rand(10, 3) * 0.1, torch.rand(2, 3)):  # a new network's logits are near 0
         check_logits(fine, plain(3), Bernoulli())
     check_logits(logits.sigmoid(), plain(3), Gaussian())
+
+
+@pytest.mark.parametrize("kind", ["plain", "timm", "ours"])
+def test_a_saved_network_says_it_again(kind, tmp_path):
+    made = {
+        "plain": lambda: plain(3),
+        "timm": lambda: timm.create_model("cnn6_small", num_classes=3),
+        "ours": lambda: Perceptron(4, 3),
+    }
+    network = made[kind]()
+    network.problem_type = MULTI
+    save_network(network, tmp_path / "n")
+    again = load_network(tmp_path / "n", made[kind]() if kind == "plain" else None)
+    assert likelihood_of(again) == Bernoulli()
+    save_network(made[kind](), tmp_path / "other")
+    assert likelihood_of(load_network(tmp_path / "other", made[kind]())) == Categorical()
+    if kind == "timm":
+        theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "n")
+        assert likelihood_of(theirs) == Bernoulli()
+
+
+def test_a_sigmoid_or_softmax_at_the_end_shows_in_the_first_two_examples():
+    x = torch.randn(2, 4)
+    for end, likelihood in ((nn.Sigmoid(), Bernoulli()), (nn.Softmax(dim=-1), Bernoulli())):
+        with pytest.raises(UserError, match="returns probabilities, and logits are needed"):
+            check_network(nn.Sequential(*plain(3), end), x, likelihood)
+    check_network(nn.Sequential(*plain(3), nn.Sigmoid()), x, Gaussian())  # numbers in [0, 1]
+    check_network(plain(3), x, Bernoulli())
+
+
+def test_outputs_without_a_dimension_of_their_own_are_refused():
+    class Squeezed(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).squeeze(-1)
+
+    with pytest.raises(UserError, match="shape .2., and they must be .examples, outputs.: return .examples, 1. for"):
+        MCDropoutTeacher(Squeezed(4, 1), likelihood=NUMBERS).predict(torch.randn(2, 4))

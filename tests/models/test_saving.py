@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from hf_bkd import DeterministicTeacher, Perceptron, UserError
+from hf_bkd import DeterministicTeacher, Perceptron, UserError, create_classifier
 from hf_bkd.models import saving
 from hf_bkd.models.plain_networks import arguments_of
 from hf_bkd.models.saving import load_network, save_description, save_network
@@ -125,6 +125,19 @@ def test_nothing_of_the_weights_that_a_network_began_with_is_said_of_the_new_one
     assert not any(word in text for word in ("somewhere", "license", "label_offset", "in1k"))
 
 
+NORMAL = {"mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def test_names_that_were_given_to_a_loaded_wrapper_are_those_that_are_saved(tmp_path):
+    """Its config keeps the names that it was loaded with, and transformers saves those."""
+    network = create_classifier("resnet20_cifar", 3, image_size=8, label_names=["cat", "dog", "eel"], **NORMAL)
+    save_network(network, tmp_path / "one")
+    loaded = load_network(tmp_path / "one")
+    loaded.config.id2label = {0: "fox", 1: "gnu", 2: "hen"}
+    DeterministicTeacher(loaded).save_pretrained(tmp_path / "two")
+    assert load_teacher(tmp_path / "two")[0].class_names == ["fox", "gnu", "hen"]
+
+
 def test_a_head_replaced_by_hand_counts_the_classes(tmp_path):
     network = timm_network("test_resnet", num_classes=1000)
     network.fc = nn.Linear(network.num_features, 4)
@@ -157,7 +170,7 @@ def activation_changed(network):
 def test_a_network_that_timm_cannot_make_anew_is_saved_as_a_plain_module_with_a_sentence(
     change, reason, tmp_path, caplog
 ):
-    saving._warn.cache_clear()
+    saving._warn_of_plain.cache_clear()
     network = timm_network("test_resnet")
     change(network)
     with caplog.at_level(logging.WARNING):
@@ -266,7 +279,9 @@ def test_pickled_weights_of_a_timm_network_are_not_read(tmp_path):
     saved(network, tmp_path / "saved")
     (tmp_path / "saved" / "model.safetensors").unlink()
     torch.save(network.state_dict(), tmp_path / "saved" / "pytorch_model.bin")
-    with pytest.raises(UserError, match="lacks model.safetensors"):
+    with pytest.raises(
+        UserError, match=r"holds no weights in safetensors, and pickled ones \(pytorch_model.bin\) could run code"
+    ):
         load_network(tmp_path / "saved")
 
 

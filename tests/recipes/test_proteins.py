@@ -13,6 +13,8 @@ from hf_bkd.metrics import classification_metrics
 from hf_bkd.study import main
 from tests.recipes.recipe_helpers import load, words
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 PLACES = ["Cytoplasm", "Nucleus", "Membrane"]
 CARD = """---
 configs:

@@ -14,6 +14,8 @@ from hf_bkd.study import Texts
 from tests.cli.fitting_helpers import WORDS, bert, splits, texts, tokenizer
 from tests.recipes.recipe_helpers import load, status
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 OPTIONS = {
     "seeds": 0, "num_train_epochs": 6, "learning_rate": 5e-3, "teacher_epochs": 6, "teacher_learning_rate": 3e-3,
     "per_device_train_batch_size": 16, "student_model": "layers-2", "num_samples": 3, "workers": 1,

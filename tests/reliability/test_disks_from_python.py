@@ -11,16 +11,20 @@ import pytest
 import torch
 
 from hf_bkd import Teacher, UserError
+from hf_bkd.cli import distill
 from hf_bkd.reports.report import write_report
 from hf_bkd.study.arguments import parse
 from hf_bkd.study.run import run as run_study
 from hf_bkd.utils.files import digests, writing
+from tests.cli.fitting_helpers import labeled_table
 from tests.reliability.faults import count, failing
 from tests.reliability.training_runs import tiny
 from tests.soft_labels import label_helpers
 from tests.study.study_helpers import DEFAULTS, STUDY, run, words
 from tests.teachers.saving_helpers import IMAGES, ensemble, laplace
 from tests.teachers.teacher_helpers import small_cnn
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 def saved_teacher(folder: Path) -> None:
@@ -63,7 +67,15 @@ def study(folder: Path) -> None:
     run_study(STUDY, options, args)
 
 
+def distilled(folder: Path) -> None:
+    data = folder.parent / "labeled"
+    labeled_table().save_to_disk(data)
+    options = {"dataset": data, "output_dir": folder / "run", "num_train_epochs": 1, "disable_tqdm": 1}
+    distill.main(["--student=mlp-4", *(f"--{name}={value}" for name, value in options.items())], "hf-bkd distill")
+
+
 CALLS = {call.__name__: call for call in (saved_teacher, replaced_teacher, labels, student, card, pushed_teacher)}
+COMMANDS = {"study": study, "distilled": distilled}
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +83,13 @@ def results(tmp_path_factory) -> dict:
     return run(STUDY, tmp_path_factory.mktemp("study"), arms="one-hot")
 
 
-def attack(call: Callable, folder: Path, error: int) -> None:
-    """Fail each write of a call."""
+def attack(call: Callable, folder: Path, error: int, every: int = 1) -> None:
+    """Fail each write of a call, or the first one and each ``every``-th after it."""
     whole = folder / "whole" / "work"
     whole.mkdir(parents=True)
     if call is replaced_teacher:
         call(whole)
-    for number in range(1, count(whole, lambda: call(whole)) + 1):
+    for number in range(1, count(whole, lambda: call(whole)) + 1, every):
         work = folder / str(number) / "work"
         work.mkdir(parents=True)
         if call is replaced_teacher:
@@ -115,24 +127,30 @@ def check_loadable(folder: Path) -> None:
         assert "again" in str(refusal)
 
 
-SLOW = [pytest.param(error, marks=pytest.mark.slow) for error in (errno.EIO, errno.EACCES)]
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 DRAWN = pytest.param("card", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, *SLOW])
 @pytest.mark.parametrize("name", [*(name for name in CALLS if name != "card"), DRAWN])
+def test_some_writes_of_a_call_fail(tmp_path, name):
+    attack(CALLS[name], tmp_path, errno.ENOSPC, every=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("name", CALLS)
 def test_each_write_of_a_call_fails(tmp_path, name, error):
     attack(CALLS[name], tmp_path, error)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("error", ERRORS)
 def test_each_write_of_a_report_fails(tmp_path, results, error):
     attack(lambda work: write_report(results, work / "report"), tmp_path, error)
 
 
 @pytest.mark.parametrize("options", ["ro", "size=4k"])
-@pytest.mark.parametrize("name", [*CALLS, "study"])
+@pytest.mark.parametrize("name", [*CALLS, *COMMANDS])
 def test_a_real_disk_that_is_read_only_or_full(tmp_path, name, options):
     place = tmp_path / "disk"
     place.mkdir()
@@ -143,18 +161,18 @@ def test_a_real_disk_that_is_read_only_or_full(tmp_path, name, options):
         if options != "ro":
             (place / "mine").write_bytes(bytes(4096))
         with pytest.raises(UserError) as refused:
-            (CALLS | {"study": study})[name](place)
+            (CALLS | COMMANDS)[name](place)
         check(refused.value, place)
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.parametrize("name", [*CALLS, "study"])
+@pytest.mark.parametrize("name", [*CALLS, *COMMANDS])
 def test_a_disk_that_is_gone(tmp_path, name):
     """A file stands where the folder was, as beneath a mount that is gone."""
     (tmp_path / "disk").write_text("mine")
     with pytest.raises(UserError) as refused:
-        (CALLS | {"study": study})[name](tmp_path / "disk")
+        (CALLS | COMMANDS)[name](tmp_path / "disk")
     check(refused.value, tmp_path / "disk")
     assert (tmp_path / "disk").read_text() == "mine"
 

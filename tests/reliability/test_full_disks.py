@@ -16,9 +16,11 @@ from hf_bkd.cli import main
 from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series
 from hf_bkd.reports.claims import main as claims
 from hf_bkd.utils.files import digests
-from tests.cli.fitting_helpers import FAST, cnn, images
+from tests.cli.fitting_helpers import FAST, cnn, images, labeled_table
 from tests.reliability.faults import count, failing
 from tests.study.study_helpers import STUDY, run
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 SAMPLE = 2  # writes of each command that fail in `make test`, beside the last one
@@ -30,6 +32,7 @@ def inputs(tmp_path_factory) -> Path:
     home, rows = tmp_path_factory.mktemp("inputs"), images(30, 0)
     datasets.DatasetDict(train=rows, validation=rows.select(range(12))).save_to_disk(home / "data")
     cnn().save_pretrained(home / "network")
+    labeled_table().save_to_disk(home / "labeled")
     run(STUDY, home / "study", arms="one-hot")
     return home
 
@@ -42,6 +45,11 @@ def fit(inputs: Path, out: Path) -> None:
     options = {**FAST, "num_train_epochs": 2, "dataset": inputs / "data", "output_dir": out, "num_samples": 2}
     argv = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     main(["teacher", "fit", "--method=laplace", "--model=cnn6_small", *argv])
+
+
+def distill(inputs: Path, out: Path) -> None:
+    options = {**FAST, "num_train_epochs": 2, "dataset": inputs / "labeled", "output_dir": out}
+    main(["distill", "--student=mlp-4", *(f"--{name}={value}" for name, value in options.items())])
 
 
 def study(inputs: Path, out: Path) -> None:
@@ -71,6 +79,7 @@ def numbers_of(out: Path) -> object:
 COMMANDS = {
     "label": (label, labels_of),
     "fit": (fit, digests),
+    "distill": (distill, digests),
     "study": (study, numbers_of),
     "report": (report, digests),
     "theory": (theory, digests),

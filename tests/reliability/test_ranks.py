@@ -21,6 +21,8 @@ from tests.reliability.faults import failing
 from tests.reliability.real_processes import forked, used_by_another, wait_for
 from tests.study.study_helpers import DEFAULTS, STUDY, words
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def as_rank(rank: int, folder: Path, act: Callable[[], None], faults: dict[int, int]) -> None:
     """Act as one of two gloo processes; the ``faults[rank]``-th write below ``folder`` fails, if there is one."""

@@ -18,6 +18,8 @@ from hf_bkd.study.workers import in_workers
 from tests.reliability.real_processes import forked, is_alive, killed, used_by_another, wait_for
 from tests.study.study_helpers import STUDY, Splits, blobs, plain, run, status
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 ARMS = "one-hot,laplace"
 SAVING = {"arms": ARMS, "num_train_epochs": 3, "save_strategy": "epoch"}
 
@@ -35,7 +37,7 @@ def whole(tmp_path_factory):
     return numbers(folder), time.monotonic() - started
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_study_ends_in_the_same_numbers(whole, tmp_path, kills):
     expected, seconds = whole
     rng, done, number = random.Random(kills), 0, 0

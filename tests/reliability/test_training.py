@@ -56,15 +56,16 @@ def test_a_resume_from_any_checkpoint_logs_and_ends_as_the_whole_training(tmp_pa
         assert output.training_loss == next(e["train_loss"] for e in history(whole) if "train_loss" in e)
 
 
-@pytest.mark.parametrize("changes", [
-    {"max_steps": 4, "per_device_train_batch_size": 11},
-    pytest.param({"save_steps": 2, "logging_steps": 4, "num_train_epochs": 3}, marks=pytest.mark.slow),
-])  # fmt: skip
-def test_a_training_killed_at_any_event_goes_on_to_the_same_end(tmp_path, changes):
+@pytest.mark.parametrize(("changes", "every"), [
+    ({"max_steps": 4, "per_device_train_batch_size": 11}, 3),
+    pytest.param({"max_steps": 4, "per_device_train_batch_size": 11}, 1, marks=pytest.mark.slow),
+    pytest.param({"save_steps": 2, "logging_steps": 4, "num_train_epochs": 3}, 1, marks=pytest.mark.slow),
+], ids=["some", "all", "all, of several epochs"])  # fmt: skip
+def test_a_training_killed_at_any_event_goes_on_to_the_same_end(tmp_path, changes, every):
     whole, counter = tiny(tmp_path / "whole", **changes), KillAt()
     whole.add_callback(counter)
     whole.train()
-    for number in range(1, counter.events + 1):
+    for number in range(1, counter.events + 1, every):
         folder = tmp_path / str(number)
         killed = tiny(folder, **changes)
         killed.add_callback(KillAt(number))
@@ -91,13 +92,16 @@ def test_an_online_teacher_without_ids_goes_on_with_the_draws_that_come_next(tmp
 
 # Disks
 
+DISKS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow),
-                                   pytest.param(errno.EACCES, marks=pytest.mark.slow)])  # fmt: skip
-def test_each_write_may_fail_once_and_the_same_call_goes_on(tmp_path, error):
+
+@pytest.mark.parametrize(("error", "every"), [
+    (errno.ENOSPC, 3), *(pytest.param(error, 1, marks=pytest.mark.slow) for error in DISKS)
+])  # fmt: skip
+def test_each_write_may_fail_once_and_the_same_call_goes_on(tmp_path, error, every):
     settings = {"max_steps": 2, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 1}
     whole = tiny(tmp_path / "whole", **settings)
-    for number in range(1, count(tmp_path / "whole", whole.train) + 1):
+    for number in range(1, count(tmp_path / "whole", whole.train) + 1, every):
         folder = tmp_path / str(number)
         with failing(folder, number, error) as disk:
             try:

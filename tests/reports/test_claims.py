@@ -139,3 +139,10 @@ def test_what_strangers_wrote_stays_text_and_damaged_results_end_in_a_sentence(t
             write_page({"recipe": "r", "note": ""} | stored | damage, tmp_path)
     with pytest.raises(UserError, match="use letters, digits"):
         Figure("../../x", "", [])
+
+
+def test_a_table_in_the_text_stays_one(tmp_path):
+    claim = Claim("A", "Before <b>.\n\n| a | b |\n| --- | --- |\n| 1 |  |\n", "here", [Check("x", 1, 1)])
+    write_page(as_json([claim]) | {"recipe": "some", "environment": {}}, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "\nBefore &lt;b&gt;.\n\n| a | b |\n| --- | --- |\n| 1 |  |\n" in page

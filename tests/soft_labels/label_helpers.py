@@ -22,6 +22,7 @@ STORAGES = ("float16", "float32", "uint8", "top_k")
 class Answer(NamedTuple):
     mean: torch.Tensor
     variance: torch.Tensor | None
+    noise: torch.Tensor | None = None
 
 
 class Teacher:
@@ -51,6 +52,65 @@ class Teacher:
             "tempering": "post_average",
             "weights": self.name,
         }
+
+
+class KindTeacher(Teacher):
+    """A teacher of another likelihood, whose draws are its values of noisy outputs."""
+
+    def __init__(self, likelihood, noise=None, **how):
+        super().__init__(**how)
+        self.likelihood, self.noise = likelihood, noise
+
+    def predict(self, inputs, num_samples, generator):
+        self.calls.append(inputs)
+        outputs = self.logits(inputs[self.input_name].float().flatten(1))
+        draws = outputs + example_normal((num_samples, *outputs.shape), outputs, generator)
+        values = self.likelihood.values(draws.double())  # a sigmoid's last bits depend on the size of the batch
+        noise = None if self.noise is None else torch.full_like(outputs, self.noise)
+        variance = values.var(dim=0).float() if num_samples > 1 else None
+        return Answer(values.mean(dim=0).float(), variance, noise)
+
+
+class TokenTeacher(Teacher):
+    """Answers for each token by its number alone, with a noise of each example's own."""
+
+    per_token = True
+
+    def __init__(self, num_classes=3, **how):
+        super().__init__(num_classes, 50, "input_ids", **how)
+
+    def predict(self, inputs, num_samples, generator):
+        self.calls.append(inputs)
+        tokens = inputs["input_ids"]
+        drawn = example_normal((num_samples, len(tokens), self.num_classes), self.weight, generator)
+        draws = torch.softmax(self.weight[tokens] + drawn[:, :, None], dim=-1)
+        return Answer(draws.mean(dim=0), draws.var(dim=0) if num_samples > 1 else None)
+
+
+def words(number=10):
+    """Examples of 1 to 4 words with a tag for each."""
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=["O", "PER", "LOC"])),
+        }
+    )
+    lengths = [1 + 7 * row % 4 for row in range(number)]
+    values = {
+        "tokens": [[f"w{row}{place}" for place in range(length)] for row, length in enumerate(lengths)],
+        "ner_tags": [[(row + place) % 3 for place in range(length)] for row, length in enumerate(lengths)],
+    }
+    return datasets.Dataset.from_dict(values, features=features)
+
+
+def token_inputs(batch):
+    """Two special tokens around the words', which have one token each; padded to the longest."""
+    ids = [[1, *(3 + hashlib.sha256(word.encode()).digest()[0] % 47 for word in row), 2] for row in batch["tokens"]]
+    longest = max(map(len, ids))
+    return {
+        "input_ids": torch.tensor([row + [0] * (longest - len(row)) for row in ids]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids]),
+    }
 
 
 def image_teacher(**how):
@@ -112,6 +172,12 @@ def column_bytes(dataset):
     for name in soft_label_columns(dataset):
         array = dataset.with_format("arrow")[:][name].combine_chunks()
         parts = array.flatten() if hasattr(array, "field") else [array]
-        flat = [part.flatten() if hasattr(part.type, "list_size") else part for part in parts]
+        lengths = [part.value_lengths() for part in parts if hasattr(part, "value_lengths")]
+        flat = [*lengths, *map(flattened, parts)]
         found[name] = ([part.to_numpy(zero_copy_only=False).tobytes() for part in flat], str(dataset.features[name]))
     return found
+
+
+def flattened(array):
+    """The numbers in lists of any depth."""
+    return flattened(array.flatten()) if hasattr(array.type, "value_type") else array

@@ -226,9 +226,6 @@ def test_arguments_that_say_the_same_twice_or_too_early():
     rows, teacher = texts(4, 0), DeterministicTeacher(bert())
     with pytest.raises(UserError, match="pass either preprocessor or processing_class"):
         labeled(rows, teacher, preprocessor=tokenizer(), processing_class=tokenizer())
-    with pytest.raises(UserError, match="with folds there is no network yet") as refused:
-        labeled(rows, None, folds=2, fit=lambda rest, fold: teacher, processing_class=tokenizer())
-    assert "preprocessor=preprocessor_for(network, dataset, processing_class)" in str(refused.value)
     preprocessor = preprocessor_for(teacher.network, rows, tokenizer())
     assert len(labeled(rows, None, folds=2, fit=lambda rest, fold: teacher, preprocessor=preprocessor)) == 4
 

@@ -118,7 +118,7 @@ class TestAttaching:
 
     @pytest.mark.parametrize("shape", [(N, C - 1), (N - 1, C), (N,), (N, 1, C), (C, N), (7, 3)])
     def test_a_variance_of_another_shape_is_refused(self, plain, shape):
-        told = rf"variance is {re.escape(str(shape))} and the probabilities are \(40, 6\)"
+        told = rf"variance is {re.escape(str(shape))} and the soft labels are \(40, 6\)"
         with pytest.raises(UserError, match=told):
             attach(plain, some_probs(N, C), RECORD, variance=np.zeros(shape))
 

@@ -4,10 +4,13 @@ import datasets
 import pytest
 import torch
 
-from hf_bkd import UserError
+from hf_bkd import DeterministicTeacher, UserError, Views
+from hf_bkd.data.augmentations import CutMix, Mixup
 from hf_bkd.soft_labels import read
 from hf_bkd.soft_labels.identity import content_ids
-from tests.soft_labels.label_helpers import Teacher, quiet, rows
+from tests.cli.fitting_helpers import bert, tokenizer
+from tests.cli.fitting_helpers import texts as classified_texts
+from tests.soft_labels.label_helpers import PREPROCESS, Teacher, image_teacher, images, quiet, rows
 
 
 class TestFolds:
@@ -87,3 +90,43 @@ class TestFolds:
         told = r"between 2 and the number of rows \(11\)" if folds > 2 else "a whole number of at least 2"
         with pytest.raises(UserError, match=f"folds must be {told}, and it is {folds}"):
             quiet(numbered, folds=folds, fit=fit)
+
+
+@pytest.mark.parametrize("mixing", [Mixup(0.4), CutMix(1.0)])
+def test_each_image_is_mixed_with_one_of_the_whole_set_as_its_student_sees_it(mixing):
+    settings = {"views": Views(mixing, num_views=2, seed=3), "preprocessor": PREPROCESS}
+    whole = read(quiet(images(9), image_teacher(), **settings)).probs
+    folded = read(quiet(images(9), folds=3, fit=lambda rest, fold: image_teacher(), **settings)).probs
+    assert torch.equal(folded, whole)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_teachers_read_by_their_own_preprocessor(own):
+    rows, network = classified_texts(8, 0), bert()
+
+    def fit(rest, fold):
+        teacher = DeterministicTeacher(network)
+        teacher.processing_class = tokenizer() if own else None
+        return teacher
+
+    passed = {} if own else {"processing_class": tokenizer()}
+    folded = quiet(rows, folds=2, fit=fit, **passed)
+    whole = quiet(rows, fit(rows, 0), **passed)
+    assert torch.equal(read(folded).probs, read(whole).probs)
+    assert folded["example_id"][:] == whole["example_id"][:]
+
+
+def test_teachers_that_read_differently_are_refused():
+    def fit(rest, fold):
+        teacher = DeterministicTeacher(bert())
+        teacher.processing_class = tokenizer()
+        teacher.processing_class.model_max_length = 5 - fold
+        return teacher
+
+    with pytest.raises(UserError, match="the teacher of fold 2 prepares examples differently"):
+        quiet(classified_texts(8, 0), folds=2, fit=fit)
+
+
+def test_rows_that_nobody_can_read_yet_are_not_skipped():
+    with pytest.raises(UserError, match="with folds and on_error='skip' rows are read before there is a teacher"):
+        quiet(classified_texts(8, 0), folds=2, fit=lambda rest, fold: None, on_error="skip")

@@ -81,7 +81,7 @@ class TestHandMadeColumns:
             (["cat", "dog"], r"Value\('string'\)"),
             ([["cat"], ["dog"]], r"List\(Value\('string'\)\)"),
             ([{"cat": 1.0}, {"cat": 0.5}], "{'cat': "),
-            ([[[0.5, 0.5]], [[0.5, 0.5]]], r"List\(List\("),
+            ([[[[0.5, 0.5]]], [[[0.5, 0.5]]]], r"List\(List\(List\("),
             ([{"probs": [0.5, 0.5], "tail": [0.0]}] * 2, "{'probs': "),
             ([{"probs": 0.5, "classes": [1], "tail": [0.0]}] * 2, "{'probs': "),
         ],

@@ -9,18 +9,23 @@ import pytest
 from accelerate import PartialState
 
 from hf_bkd import UserError
+from hf_bkd.likelihoods import Gaussian
 from hf_bkd.soft_labels import add_soft_labels
 from hf_bkd.utils.processes import processes
 from tests.soft_labels.label_helpers import (
     PREPROCESS,
     VIEWS,
+    KindTeacher,
     Teacher,
+    TokenTeacher,
     column_bytes,
     image_teacher,
     images,
     quiet,
     text_inputs,
     texts,
+    token_inputs,
+    words,
 )
 
 SMALL = {"shard_rows": 4, "batch_size": 3}
@@ -46,6 +51,10 @@ CASES = {
     "images in memory": lambda folder: quiet(images(18), image_teacher(), preprocessor=PREPROCESS, **SMALL),
     "a stream": lambda folder: quiet(
         texts(23).to_iterable_dataset(), Teacher(), preprocessor=text_inputs, storage="float16", **SMALL
+    ),
+    "tokens": lambda folder: quiet(words(18), TokenTeacher(), preprocessor=token_inputs, folder=folder, **SMALL),
+    "numbers in memory": lambda folder: quiet(
+        texts(18), KindTeacher(Gaussian(), noise=1.0), preprocessor=text_inputs, storage="auto", **SMALL
     ),
     "folds in memory": lambda folder: cross_fitted(None),
     "folds in a folder": cross_fitted,

@@ -6,10 +6,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hf_bkd import UserError
-from hf_bkd.soft_labels.storage import check_parts, decode, encode
+from hf_bkd.likelihoods import CATEGORICAL, Bernoulli, Gaussian
+from hf_bkd.soft_labels.storage import check_parts, chosen_storage, decode, encode
 from tests.soft_labels.label_helpers import STORAGES, some_probs
 
 SIZES = [2, 3, 10, 256, 257]
+LABELS, NUMBERS = Bernoulli(), Gaussian()
 TINY = 2.0**-40  # of float32 arithmetic, where a bound is met exactly
 
 
@@ -226,3 +228,73 @@ def test_a_distribution_too_flat_for_uint8_is_refused_when_it_is_written():
     with pytest.raises(UserError, match="less than 1 / 260,100: use float16 or top_k"):
         encode(flat, "uint8")
     assert encode(flat, "float16")["probs"].any()
+
+
+def labels_and_back(probs, storage):
+    parts = {part: torch.from_numpy(values) for part, values in encode(probs, storage, likelihood=LABELS).items()}
+    check_parts({name: part[:, None] for name, part in parts.items()}, probs.shape[-1], likelihood=LABELS)
+    return parts["probs"], decode(parts, probs.shape[-1], LABELS).double().numpy()
+
+
+class TestOfLabels:
+    """Each probability by itself, over all sizes, both ends and the middles between two steps."""
+
+    STEPS = np.sin((np.arange(255) + 0.5) * np.pi / 510) ** 2
+    PROBS = np.concatenate([[0, 1, 1e-30, 6e-8, 1 - 1e-9, 0.5], np.linspace(0, 1, 1001), STEPS])[:, None]
+
+    def test_floats_are_within_their_bounds(self):
+        for storage, bound in [("float32", 2.0**-24 * self.PROBS), ("float16", 2.0**-11 * self.PROBS + 2.0**-25)]:
+            _, back = labels_and_back(self.PROBS, storage)
+            assert (np.abs(back - self.PROBS) <= bound).all()
+
+    def test_bytes_are_within_their_bounds(self):
+        stored, back = labels_and_back(self.PROBS, "uint8")
+        assert stored.dtype == torch.uint8 and stored.min() == 0 and stored.max() == 255
+        angles = np.arcsin(np.sqrt(back.clip(0, 1))) - np.arcsin(np.sqrt(self.PROBS))
+        fine = self.PROBS < 0.99  # where float32 is
+        assert np.abs(angles[fine]).max() <= np.pi / 1020 + 1e-6
+        assert np.abs(back - self.PROBS).max() <= np.pi / 1020 + 1e-6
+        assert back[0] == 0 and back[1] == pytest.approx(1, abs=1e-7)
+
+    def test_the_bound_of_bytes_is_nearly_reached(self):
+        exact = np.rint(510 / np.pi * np.arcsin(np.sqrt(self.STEPS))) * np.pi / 510
+        stored, _ = labels_and_back(self.STEPS[:, None], "uint8")
+        assert np.abs(stored[:, 0].numpy() * np.pi / 510 - exact).max() < 1e-12
+        assert np.abs(exact - np.arcsin(np.sqrt(self.STEPS))).max() == pytest.approx(np.pi / 1020, rel=1e-9)
+
+    def test_rows_need_no_sum(self):
+        for probs in (np.zeros((2, 3)), np.ones((2, 3)), np.full((2, 1), 0.25)):
+            for storage in LABELS.storages:
+                np.testing.assert_allclose(labels_and_back(probs, storage)[1], probs, atol=2e-3)
+
+
+class TestOfNumbers:
+    def test_floats_are_within_their_bounds(self):
+        values = np.concatenate([-(10.0 ** np.arange(-9, 5)), 10.0 ** np.arange(-9, 5), [0, 65504]])[:, None]
+        for storage, bound in [("float32", 2.0**-24), ("float16", 2.0**-11)]:
+            parts = {"probs": torch.from_numpy(encode(values, storage, likelihood=NUMBERS)["probs"])}
+            back = decode(parts, 1, NUMBERS).double().numpy()
+            assert (np.abs(back - values) <= bound * np.abs(values) + (storage == "float16") * 2.0**-25).all()
+
+    def test_what_float16_cannot_hold_is_refused(self):
+        with pytest.raises(UserError, match="holds numbers up to 65504, and one is 100000: use float32"):
+            encode(np.array([[1e5], [0.0]]), "float16", likelihood=NUMBERS)
+
+    def test_what_float16_holds_too_coarsely_is_said(self):
+        years = 2000 + np.arange(20)[:, None] / 10
+        with pytest.warns(UserWarning, match="more than 1/64 of their standard deviation"):
+            encode(years, "float16", likelihood=NUMBERS)
+
+    def test_and_nothing_of_numbers_that_fit(self, recwarn):
+        encode(np.random.default_rng(0).normal(size=(50, 3)), "float16", likelihood=NUMBERS)
+        encode(np.full((50, 1), 2000.3), "float16", likelihood=NUMBERS)
+        assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "storage", "expected"),
+    [(CATEGORICAL, "auto", "float16"), (LABELS, "auto", "float16"), (NUMBERS, "auto", "float32")]
+    + [(CATEGORICAL, "top_k", "top_k"), (LABELS, "uint8", "uint8"), (NUMBERS, "float16", "float16")],
+)
+def test_the_storage_is_the_kinds_own_or_the_one_asked_for(likelihood, storage, expected):
+    assert chosen_storage(storage, likelihood) == expected

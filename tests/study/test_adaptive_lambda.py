@@ -7,6 +7,8 @@ import pytest
 from hf_bkd.study import DETERMINISTIC, ONE_HOT, Arm, Laplace, Study
 from tests.study.study_helpers import plain, run
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 DRAWN = Arm("drawn", Laplace(link="mc"))
 FIXED = [replace(DRAWN, name=f"drawn, λ = {kd_lambda:g}", kd_lambda=kd_lambda) for kd_lambda in (0.5, 1.0)]
 ADAPTIVE = replace(DRAWN, name="drawn, adaptive λ", lambda_schedule="adaptive")

@@ -27,6 +27,8 @@ from hf_bkd.study import (
 from hf_bkd.study.students import StudentTraining
 from tests.study.study_helpers import DEFAULTS, STUDY, plain, run, status, words
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 METRICS = {"accuracy", "nll", "ece", "brier", "convergence_noise", "best_accuracy", "agreement"}
 FIXED = {
     "teacher", "student", "seed", "kd_lambda", "teacher_temperature", "student_temperature", "num_samples", "views",

@@ -22,7 +22,10 @@ from hf_bkd.study import (
     combined,
 )
 from hf_bkd.targets import entropy_weights, mix_teachers
+from tests.pictures import drawn
 from tests.study.study_helpers import blobs, plain, run, status
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 A, B = (Arm(name, Stored(), strengths=(1.0, 8.0)) for name in ("Model A", "model-b"))
 CHAINS = {"prior_precision": (0.1, 100.0), "chains": 2, "steps": 100, "burn_in": 50, "thinning": 5}
@@ -60,7 +63,8 @@ STORED = Study(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored")
-    results = run(STORED, folder)
+    with drawn():
+        results = run(STORED, folder)
     return folder, {record["arm"]: record for record in results["arms"]}
 
 
@@ -142,7 +146,8 @@ def test_the_page_compares_in_nll_with_the_arm_that_the_study_names(finished):
 
 def test_a_finished_study_goes_on_from_its_records(finished):
     folder, records = finished
-    assert run(STORED, folder)["arms"] == list(records.values())
+    with drawn():
+        assert run(STORED, folder)["arms"] == list(records.values())
 
 
 WIDE = Arm("wide", Laplace(link="mc"), "mlp-32")

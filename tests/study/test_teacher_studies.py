@@ -17,6 +17,7 @@ from hf_bkd.study import (
     WHOLE_NETWORK,
     Arm,
     IVONVariational,
+    Laplace,
     MCDropout,
     Splits,
     Study,
@@ -81,3 +82,11 @@ def test_the_page_shows_teachers_plain_and_scaled(finished):
     for picture in ("teachers.png", "reliability.png"):
         assert f"]({picture})" in page and (folder / picture).stat().st_size > 10_000
     assert not (folder / "comparison.png").exists()
+
+
+def test_an_online_teacher_draws_for_features_beside_texts_what_it_would_store(tmp_path):
+    settings = {"teacher": Laplace(link="mc", prior_precision=0.01), "storage": "float32"}
+    study = Study("both", (Arm("stored", **settings), Arm("online", **settings, online=True)), {"": plain})
+    assert "name" in plain(None, 0).train.features  # by which rows without features would be known
+    first, second = run(study, tmp_path)["arms"]
+    assert second["metrics"]["nll"] == pytest.approx(first["metrics"]["nll"], rel=1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.models.heads import HeadData, head_data
 from hf_bkd.teachers import LaplaceTeacher
-from hf_bkd.teachers import laplace as laplace_module
+from hf_bkd.teachers import laplace_precision as precision_module
 from tests.teachers.laplace_reference import BIAS, EACH, bridge, gauss_newton, library_fit, logit_covariance
 from tests.teachers.teacher_helpers import SmallNetwork, in_batches, points
 
@@ -35,7 +35,7 @@ def test_the_evidence_is_greatest_where_laplace_torch_finds_it(structure, bias):
 def test_the_criterion_is_the_evidence_of_laplace_torch_up_to_a_constant(structure, bias, monkeypatch):
     network, (x, labels) = SmallNetwork(bias=bias, scale=3).eval(), points(60)
     costs = []
-    monkeypatch.setattr(laplace_module, "_least", lambda cost: costs.append(cost) or 1.0)
+    monkeypatch.setattr(precision_module, "least", lambda cost: costs.append(cost) or 1.0)
     LaplaceTeacher.fit(network, [(x, labels)], structure=structure, prior_precision="marginal_likelihood")
     library = library_fit(network, x, labels, structure)
     grid = np.geomspace(1e-3, 1e4, 15)
@@ -115,10 +115,10 @@ def test_where_the_network_is_too_modest_a_narrow_posterior_is_chosen(link, stru
 
 
 def test_the_search_stays_within_its_range_and_finds_its_ends():
-    assert laplace_module._least(lambda delta: delta) == pytest.approx(1e-4, rel=1e-3)
-    assert laplace_module._least(lambda delta: -delta) == pytest.approx(1e6, rel=1e-3)
+    assert precision_module.least(lambda delta: delta) == pytest.approx(1e-4, rel=1e-3)
+    assert precision_module.least(lambda delta: -delta) == pytest.approx(1e6, rel=1e-3)
     asked = []
-    actual = laplace_module._least(lambda delta: asked.append(delta) or math.log(delta / 3) ** 2)
+    actual = precision_module.least(lambda delta: asked.append(delta) or math.log(delta / 3) ** 2)
     assert 1e-4 * (1 - 1e-12) <= min(asked) < 1.01e-4 and 0.99e6 < max(asked) <= 1e6 * (1 + 1e-12)
     assert actual == pytest.approx(3, rel=1e-3)
 
@@ -183,16 +183,16 @@ def test_the_choice_does_not_depend_on_how_many_examples_are_held_at_a_time(link
     settings["validation"] = settings["validation"][:2]  # 32 examples
     expected = LaplaceTeacher.fit(network, **settings)
     held = []
-    linked = laplace_module._linked
+    linked = precision_module.linked
 
-    def watched(link, logits, covariance, noise):
+    def watched(link, logits, covariance, noise, likelihood):
         held.append((len(logits), 0 if noise is None else noise.numel()))
-        return linked(link, logits, covariance, noise)
+        return linked(link, logits, covariance, noise, likelihood)
 
-    monkeypatch.setattr(laplace_module, "_linked", watched)
+    monkeypatch.setattr(precision_module, "linked", watched)
     for chunk, most in ((2000, range(2, 30)), (1, [1])):
         held.clear()
-        monkeypatch.setattr(laplace_module, "CHUNK", chunk)
+        monkeypatch.setattr(precision_module, "CHUNK", chunk)
         actual = LaplaceTeacher.fit(network, **settings)
         examples, numbers = (max(column) for column in zip(*held, strict=True))
         assert examples in most and (numbers <= chunk or examples == 1)

@@ -2,16 +2,33 @@
 
 import json
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from hf_bkd import DeterministicTeacher, EnsembleTeacher, MCDropoutTeacher, MultiTeacher, Teacher, UserError
+from hf_bkd import (
+    IVON,
+    DeterministicTeacher,
+    EnsembleTeacher,
+    LangevinTeacher,
+    LaplaceTeacher,
+    MCDropoutTeacher,
+    MultiTeacher,
+    OracleTeacher,
+    Teacher,
+    UserError,
+    VariationalTeacher,
+    make_variational,
+)
 from hf_bkd.likelihoods import Bernoulli, Gaussian
+from hf_bkd.teachers import Deterministic, Ensemble, FitContext, IVONVariational, Laplace, MCDropout, Variational
+from hf_bkd.teachers.examples import likelihood_by, predict_all
 from hf_bkd.teachers.multi import ClassMap
 from hf_bkd.teachers.predictive import Draws, predictive_of
 
-from .teacher_helpers import SmallNetwork, in_batches, points, seeded, small_bert
+from .teacher_helpers import SmallNetwork, assert_equal_means, in_batches, points, seeded, small_bert, vary_spread
 
 MULTI, NUMBERS = Bernoulli.problem_type, Gaussian.problem_type
 X = torch.randn(40, 4, generator=seeded(3))
@@ -201,3 +218,169 @@ def test_a_fingerprint_knows_the_noise():
 def test_a_plain_network_of_one_output_is_refused_when_it_is_asked():
     with pytest.raises(UserError, match="one output can't tell classes apart: pass problem_type"):
         DeterministicTeacher(network(1)).predict(points(3)[0])
+
+
+def test_a_variational_head_draws_probabilities_of_each_label():
+    torch.manual_seed(0)
+    net = vary_spread(make_variational(network(), "head")).eval()
+    teacher = VariationalTeacher(net, likelihood=MULTI)
+    head, features = net.head, net.backbone(X).detach()
+    variance = features.square() @ (2 * head.weight_log_std).exp().T + (2 * head.bias_log_std).exp()
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    nodes, weights = torch.tensor(nodes)[:, None, None], torch.tensor(weights / weights.sum())
+    drawn = (network()(X) + variance.sqrt() * nodes).sigmoid().detach()
+    answer = teacher.predict(X, 20_000, seeded(), return_samples=True)
+    assert_equal_means(answer.samples, torch.einsum("k,knc->nc", weights, drawn))
+
+
+class Context(FitContext):
+    """Networks that count their trainings, and examples of 20 rows."""
+
+    num_samples, learning_rate, seed, num_train = 3, 0.01, 0, 20
+
+    def __init__(self, labels, outputs=3, problem_type=None):
+        self.labels, self.outputs, self.problem_type, self.trainings = labels, outputs, problem_type, 0
+
+    def network(self, **settings):
+        return network(self.outputs)
+
+    def train(self, network, optimizer=None):
+        self.trainings += 1
+        if optimizer is not None:
+            with optimizer.draw():
+                network(X[:20]).sum().backward()
+            optimizer.step()
+        return network
+
+    def trained(self, **settings):
+        net = self.train(self.network())
+        return DeterministicTeacher(net, likelihood=likelihood_by(net, self.validation_batches(), self.problem_type))
+
+    def fitted(self, spec):
+        return spec.fit(self)
+
+    def members(self, number):
+        return [self] * (number or 2)
+
+    def train_batches(self):
+        return iter(in_batches(X[:20], self.labels[:20]))
+
+    def validation_batches(self):
+        return iter(in_batches(X[20:], self.labels[20:]))
+
+
+SPECIFICATIONS = [
+    Deterministic(), Deterministic(scaled=True), MCDropout(), Laplace(), Laplace(link="mc"), Variational(),
+    IVONVariational(), Ensemble(of=Laplace()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", SPECIFICATIONS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("problem_type", [MULTI, NUMBERS])
+def test_specifications_fit_teachers_of_each_problem(spec, problem_type):
+    y = torch.randn(40, 3, generator=seeded(7))
+    context = Context((y > 0).float() if problem_type == MULTI else y, 3 if problem_type == MULTI else 6, problem_type)
+    if problem_type == NUMBERS and isinstance(spec, (Laplace, Ensemble)):
+        context.outputs = 3
+    teacher = spec.fit(context)
+    answer = teacher.predict(X, 3, seeded())
+    assert teacher.likelihood.problem_type == problem_type and answer.mean.shape == (40, 3)
+    assert problem_type == MULTI or isinstance(spec, Deterministic) and not spec.scaled or answer.noise is not None
+
+
+@pytest.mark.parametrize("spec", [Variational(), IVONVariational()])
+def test_squared_errors_train_no_posterior(spec):
+    context = Context(torch.randn(40, 3, generator=seeded(7)), 3, NUMBERS)
+    with pytest.raises(UserError, match="as wide as their unit makes it: take a network with twice as many outputs"):
+        spec.fit(context)
+    assert context.trainings == 0
+
+
+def test_ivon_counts_each_label_of_an_example(monkeypatch):
+    sizes = []
+    made = IVON.__init__
+    monkeypatch.setattr(
+        IVON, "__init__", lambda self, *given, ess, **named: sizes.append(ess) or made(self, *given, ess=ess, **named)
+    )
+    y = torch.randn(40, 3, generator=seeded(7))
+    IVONVariational().fit(Context((y > 0).float(), 3, MULTI))
+    IVONVariational().fit(Context(torch.arange(40) % 3))
+    assert sizes == [60, 20]
+
+
+def test_what_is_of_classes_alone_refuses_others_before_any_work():
+    net = network()
+    with pytest.raises(UserError, match="Langevin teacher is of classes .* is regression: take a Laplace"):
+        LangevinTeacher.fit(net, [(X, torch.randn(40, 3))], problem_type=NUMBERS)
+    assert net.passes == 0
+    with pytest.raises(
+        UserError, match="draws around exact probabilities are of classes, and the problem type is mul"
+    ):
+        OracleTeacher(net, concentration=3.0, likelihood=MULTI)
+
+
+NAMES = ["nucleus", "membrane", "cytoplasm"]
+
+
+def table(**columns):
+    """40 rows of 4 features with labels."""
+    return datasets.Dataset.from_dict({"x": X.tolist()}).add_column("label", columns["label"], feature=columns["of"])
+
+
+def test_a_dataset_says_which_labels_are_there_by_name():
+    net = network()
+    net.label_names = ["Membrane", "Cytoplasm", "Nucleus"]
+    probs = net(X).detach().sigmoid()
+    hot = (torch.rand(40, 3, generator=seeded(5)) < probs).float()
+    there = [[NAMES.index(net.label_names[c].lower()) for c in row.nonzero().flatten()] for row in hot]
+    rows = table(label=there, of=datasets.List(datasets.ClassLabel(names=NAMES)))
+    teacher = DeterministicTeacher.fit(net, rows)
+    expected = DeterministicTeacher.fit(net, in_batches(X, hot), problem_type=MULTI)
+    assert teacher.likelihood == Bernoulli() and teacher.class_names == net.label_names
+    assert teacher.temperature == pytest.approx(expected.temperature, rel=1e-5)
+    assert teacher.record == expected.record
+    answers, labels = predict_all(teacher, rows)
+    assert torch.equal(labels, hot) and torch.equal(answers, teacher.predict(X).mean)
+
+
+def test_a_dataset_of_numbers_and_predictions_of_all_of_it():
+    y = network(1)(X).detach() + torch.randn(40, 1, generator=seeded(5))
+    rows = table(label=y[:, 0].tolist(), of=datasets.Value("float32"))
+    teacher = LaplaceTeacher.fit(network(1), rows, rows)
+    targets, labels = predict_all(teacher, rows)
+    answer = teacher.predict(X)
+    torch.testing.assert_close(labels, y)
+    torch.testing.assert_close(targets, torch.cat([answer.mean, answer.variance + answer.noise], dim=1))
+    measures = teacher.likelihood.measures(targets, labels)
+    assert measures == pytest.approx(teacher.record["validation"], rel=1e-5) and "coverage" in measures
+    two = table(label=y.expand(40, 2).tolist(), of=datasets.List(datasets.Value("float32")))
+    with pytest.raises(UserError, match="an example has 2 labels, and the network predicts 1"):
+        DeterministicTeacher.fit(network(1), two, problem_type=NUMBERS)
+    whole = table(label=[2] * 40, of=datasets.Value("int64"))
+    assert DeterministicTeacher.fit(network(1), whole, problem_type=NUMBERS).num_classes == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "of", "outputs", "problem_type", "words"),
+    [
+        ([0.5] * 39 + [None], datasets.Value("float32"), 1, None, "row 39 of column label has no label"),
+        ([0.5] * 39 + [float("inf")], datasets.Value("float32"), 1, None, "row 39 of column label has the label inf"),
+        ([[0.0, 1.0, 3.0]] * 40, datasets.List(datasets.Value("float32")), 3, MULTI, "row 0 .* has the label 3"),
+        ([[0, 7]] * 40, datasets.List(datasets.Value("int64")), 3, MULTI, "row 0 of column label has the label 7"),
+        ([1] * 40, datasets.Value("int64"), 3, MULTI, "predicts labels that are each there or not, and column label"),
+        (
+            [[0, 1]] * 40,
+            datasets.List(datasets.Value("int64")),
+            3,
+            "single_label_classification",
+            "neither class numbers nor names but List",
+        ),
+    ],
+)
+def test_labels_of_a_dataset_that_dont_fit_are_refused_before_the_network_is_asked(
+    label, of, outputs, problem_type, words
+):
+    net = network(outputs)
+    with pytest.raises(UserError, match=words):
+        DeterministicTeacher.fit(net, table(label=label, of=of), problem_type=problem_type)
+    assert net.passes == 0

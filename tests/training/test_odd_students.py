@@ -36,10 +36,10 @@ def points() -> datasets.Dataset:
 def test_a_head_that_was_put_in_by_hand_is_said_to_be_lost(tmp_path, caplog):
     student = transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, intermediate_size=16))
     DistillationTrainer(student, arguments(tmp_path), train_dataset=tokens()).train()
-    assert "random part" not in caplog.text
+    assert "made anew" not in caplog.text
     student.classifier = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
     DistillationTrainer(student, arguments(tmp_path), train_dataset=tokens()).train()
-    assert "BertForSequenceClassification has classifier.0.weight, which its class doesn't make" in caplog.text
+    assert "BertForSequenceClassification can't be made anew from its config (classifier.0.weight is " in caplog.text
 
 
 class Softmax(torch.nn.Sequential):
@@ -100,5 +100,13 @@ def test_numbers_that_float32_cannot_tell_apart_are_refused():
 def test_rows_that_lost_their_label_are_counted_aloud(tmp_path, caplog):
     x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
     rows = datasets.Dataset.from_dict({"x": x.tolist(), "label": ["A", None, "C"] * 2}).class_encode_column("label")
-    DistillationTrainer(torch.nn.Linear(4, 3), arguments(tmp_path), train_dataset=rows)
+    DistillationTrainer(torch.nn.Linear(4, 2), arguments(tmp_path), train_dataset=rows)
     assert "2 of 6 rows have no label in column label" in caplog.text and "keep_default_na=False" in caplog.text
+
+
+def test_the_best_model_is_not_looked_for_without_labels(tmp_path):
+    args = arguments(tmp_path, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps")
+    with pytest.raises(UserError, match="load_best_model_at_end compares evaluations, and the evaluation set has no"):
+        bare = points().remove_columns("labels")
+        DistillationTrainer(torch.nn.Linear(4, 3), args, train_dataset=points(), eval_dataset=bare)
+    DistillationTrainer(torch.nn.Linear(4, 3), args, train_dataset=points(), eval_dataset=points())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hf_bkd import DistillationTrainer, UserError
 from hf_bkd.models.variational_layers import gaussian_kl
+from tests.training import problem_helpers
 from tests.training.training_helpers import (
     NO_SCHEDULE,
     Bayesian,
@@ -165,3 +166,22 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, change):
     with pytest.raises(UserError, match=words):
         other.train(resume_from_checkpoint=True)
     assert all(torch.equal(before[name], value) for name, value in other.model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["labels", "numbers and variances"])
+def test_each_label_of_an_example_weighs_against_the_divergence(kind, tmp_path, monkeypatch):
+    """The loss is the mean over an example's labels, and the divergence stands beside their sum."""
+    size = problem_helpers.N * problem_helpers.C
+    monkeypatch.setattr("hf_bkd.training.trainer.gaussian_kl", lambda model: torch.tensor(3.0 * size))
+    ran = problem_helpers.trained(
+        tmp_path, kind, problem_helpers.examples(kind), kd_lambda=0.0, max_steps=1, **NO_SCHEDULE
+    )
+    (total,), (labels,) = losses(ran), losses(ran, ran.likelihood.label_term)
+    assert total - labels == pytest.approx(3, abs=1e-4)
+
+
+def test_squared_errors_train_no_posterior(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_bkd.training.trainer.gaussian_kl", lambda model: torch.tensor(3.0))
+    rows = problem_helpers.examples("numbers")
+    with pytest.raises(UserError, match="as wide as their unit makes it: take a network with twice as many outputs"):
+        problem_helpers.trained(tmp_path, "numbers", rows, kd_lambda=0.0, max_steps=1)

@@ -319,15 +319,13 @@ class TestTheLookAtTheFirstRows:
             def forward(self, features):
                 return self.layers(features).sum(dim=0)
 
-        with pytest.raises(UserError, match=r"a OfNone, returns logits of shape \[4\] for 2 rows"):
+        with pytest.raises(UserError, match=r"returned logits of shape \[4\], and they must be \[examples, outputs\]"):
             trained(tmp_path, new(OfNone), rows())
 
-    def test_refuses_what_says_that_it_is_no_classifier(self, tmp_path):
+    def test_refuses_what_says_that_it_predicts_something_else(self, tmp_path):
         student = with_names()
         student.config.problem_type = "multi_label_classification"
-        with pytest.raises(
-            UserError, match="WithNames has problem_type .multi_label_classification., and only classifiers with one"
-        ):
+        with pytest.raises(UserError, match="predicts labels that are each there or not .*, and the soft labels one"):
             trained(tmp_path, student, rows())
         with pytest.raises(UserError, match="no parameter of the student is trained"):
             trained(tmp_path, new(Plain).requires_grad_(False), rows())

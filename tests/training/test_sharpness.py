@@ -33,7 +33,7 @@ def cnn():
 
 def vit():
     """Attention and layer norms. Its head starts at 0, where few weights matter; float32 would lose the rest."""
-    size = {"embed_dim": 6, "num_heads": 2, "depth": 1, "patch_size": 4}
+    size = {"embed_dim": 4, "num_heads": 2, "depth": 1, "patch_size": 4}
     network = create_classifier("vit_tiny_patch16_224", 3, in_chans=1, image_size=8, mean=[0.5], std=[0.25], **size)
     nn.init.normal_(network.timm_model.head.weight)
     return network.double()

@@ -130,7 +130,7 @@ REFUSED = {
     "stream's last": ({"dataset": stream, "max_steps": 2, "dataloader_drop_last": True}, "no effect on a stream"),
     "resume": ({"resume_from_checkpoint": "no-such-folder"}, "no-such-folder can't be resumed from"),
     "multi-label": ({"student": lambda: bert(problem_type="multi_label_classification")}, "multi_label_classific"),
-    "regression": ({"student": lambda: bert(problem_type="regression")}, "'regression'"),
+    "regression": ({"student": lambda: bert(problem_type="regression")}, "predicts numbers (regression), and"),
 }
 
 

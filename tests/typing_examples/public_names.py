@@ -15,12 +15,14 @@ from hf_bkd import (
     LaplaceTeacher,
     MultiTeacher,
     Predictive,
+    SklearnTeacher,
     Teacher,
     UserError,
     VariationalTeacher,
     Views,
     add_soft_labels,
     convergence_noise,
+    weighted_rows,
 )
 
 
@@ -41,6 +43,13 @@ def asked(teacher: Teacher, images: Any) -> Predictive:
     assert_type(prediction, Predictive)
     assert_type(convergence_noise([0.1, 0.2], last=2), float)
     return prediction
+
+
+def of_a_table(forest: Any, rows: Any) -> Any:
+    teacher = SklearnTeacher.fit(forest, rows)
+    assert_type(teacher, SklearnTeacher)
+    labeled = add_soft_labels(rows, folds=5, fit=SklearnTeacher.fitting(forest))
+    return weighted_rows(labeled, kd_lambda=0.5).weights
 
 
 def saved(teacher: Teacher, folder: Path) -> Teacher:

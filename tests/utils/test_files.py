@@ -169,3 +169,12 @@ class TestWritableFolder:
             UserError, match=r"could not be written \(No space left on device\): make room, and do the same"
         ):
             writable_folder(tmp_path)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_others_can_read_what_safetensors_writes_for_the_owner_alone(tmp_path, exists):
+    if exists:
+        (tmp_path / "folder").mkdir()
+    with whole_folder(tmp_path / "folder") as temporary:
+        (temporary / "model.safetensors").touch(mode=0o600)
+    assert (tmp_path / "folder" / "model.safetensors").stat().st_mode & 0o777 == 0o644

@@ -252,6 +252,19 @@ class TestExampleGenerator:
         assert self.draw(torch.arange(3)).dtype == torch.float32
 
 
+def test_tokens_have_the_same_noise_whatever_their_example_is_padded_to():
+    like, ids = torch.zeros(1), torch.tensor([5, 7, 9])
+    long, short = (
+        example_normal((4, len(own), length, 2), like, ExampleGenerator(own, seed=3))
+        for own, length in ((ids, 6), (ids[1:], 3))
+    )
+    assert long.shape == (4, 3, 6, 2) and torch.equal(long[:, 1:, :3], short)
+    flat = long.flatten()
+    assert len(flat.unique()) == len(flat)
+    plain = example_normal((4, 3, 12), like, ExampleGenerator(ids, seed=3))
+    assert plain.shape == (4, 3, 12) and torch.equal(plain[:, :, :2][:1], long[:1, :, 0])
+
+
 class TestGamma:
     @pytest.mark.parametrize("shape", [0.01, 0.3, 1.0, 7.5])
     @pytest.mark.parametrize("own", [True, False])

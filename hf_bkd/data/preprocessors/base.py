@@ -1,7 +1,8 @@
 """What every preprocessor is: rows of a dataset to the inputs of one network."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from torch import Tensor
 from ...utils.errors import RowError, UserError
 from ...utils.progress import track
 from ..preprocessing import ImagePreprocessor, Images, decoded, in_mode
-from ..rows import check_present, reason
+from ..rows import check_present, read_rows, reason
 
 Rows = dict[str, list]
+OPAQUE = ("Lambda", "<function", " object at ", "<lambda>")  # in the text of a transform
 ORIENTATION = Base.Orientation
 
 
@@ -26,8 +28,8 @@ class Preprocessor:
     """The preprocessor of a network: rows of a dataset to keyword arguments of the network's forward.
 
     Args:
-        kind: what it reads: ``"image"``, ``"text"``, ``"audio"``, ``"features"``, or ``"function"`` where the user's
-            own function says it.
+        kind: what it reads: ``"image"``, ``"text"``, ``"audio"``, ``"features"``, ``"table"`` (in which values may be
+            missing), or ``"function"`` where the user's own function says it.
         columns: of the dataset, which it reads; what an example *is*, its identity, is what they hold.
         prepare: rows (column name -> B values, images decoded) to tensors of B rows.
         settings: what decides the inputs, as JSON: two networks of equal settings read the same. Empty where a
@@ -37,6 +39,8 @@ class Preprocessor:
         mode: of PIL, to which images are converted; as they are if not given.
         of_pictures: uint8 images [B, C, H, W], or B times [C, H, W], on any device, to the network's inputs: what
             ``prepare`` makes of the same pictures in a dataset. ``None`` where no images are read.
+        prepare_labeled: rows, and the class numbers of their words (or tokens), B tensors int64 [W], to inputs and
+            ``labels`` int64 [B, L] of the tokens; ``None`` where there are neither.
     """
 
     kind: str
@@ -47,10 +51,55 @@ class Preprocessor:
     normalization: ImagePreprocessor | None = None
     mode: str | None = None
     of_pictures: Callable[[Images], dict[str, Tensor]] | None = None
+    prepare_labeled: Callable[[Rows, Sequence[Tensor]], dict[str, Tensor]] | None = None
 
     def __call__(self, rows: Rows) -> dict[str, Tensor]:
         """Turn a batch of rows into inputs."""
         return self.prepare(rows)
+
+    def labeled(self, rows: Rows, labels: Sequence[Tensor], numbers: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Turn rows with one label for each of their words, or tokens, into inputs and labels of their tokens.
+
+        Args:
+            rows: column name -> B values.
+            labels: B tensors int64 [W] of class numbers; empty ones of rows without labels.
+            numbers: what the rows are called, [B], where that is known.
+
+        Returns:
+            The inputs, and ``labels`` int64 [B, L]: that of a word stands at its first piece; other pieces, special
+            tokens and padding have none (-100).
+
+        Raises:
+            UserError: rows that aren't divided into words or tokens, or with another number of these than of labels.
+        """
+        if self.prepare_labeled is None:
+            raise UserError(
+                f"there is a label for each word, and column {', '.join(self.columns)} isn't divided into words: "
+                "bring it to lists of words, or of input_ids"
+            )
+        column = "input_ids" if "input_ids" in self.columns else self.columns[0]
+        for place, (row, own) in enumerate(zip(rows[column], labels, strict=True)):
+            if len(own) not in (0, len(row)):
+                name = "a row" if numbers is None else f"row {numbers[place]}"
+                raise RowError(
+                    f"{name} of column {column} has {len(row)} words or tokens, and {len(own)} labels: mend the row, "
+                    "or leave it out",
+                    None if numbers is None else int(numbers[place]),
+                    column,
+                )
+        known = numbers if numbers is not None else range(len(labels))
+        with_labels = {**rows, "labels": list(labels)}
+        return called(lambda these: self.prepare_labeled(these, these["labels"]), with_labels, known)
+
+    def reads_as(self, other: "Preprocessor") -> bool:
+        """Return whether another preprocessor surely makes the same inputs of a dataset.
+
+        Of functions, and of transforms with functions in them, settings don't say what they do: they must be the same.
+        """
+        if (self.columns, self.settings) != (other.columns, other.settings):
+            return False
+        says_all = bool(self.settings) and not any(sign in str(self.settings) for sign in OPAQUE)
+        return says_all or self.processor == other.processor
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is recorded with labels of these inputs."""
@@ -80,19 +129,33 @@ class Preprocessor:
     @property
     def batch_size(self) -> int:
         """The number of rows in a batch of a pass without gradients."""
-        return 512 if self.normalization or self.kind == "features" else 64
+        return 512 if self.normalization or self.kind in ("features", "table") else 64
 
     def batches(self, dataset: datasets.Dataset, progress: str | None = None) -> Iterator[dict[str, Tensor]]:
         """Yield inputs, and ``labels`` if there are any, in order and un-augmented; ``progress`` names a bar."""
         starts = range(0, len(dataset), self.batch_size)
         for start in track(starts, progress if len(starts) > 5 else None):
-            rows = dataset[start : start + self.batch_size]
-            yield self(rows) | ({"labels": torch.tensor(rows["label"])} if "label" in rows else {})
+            stop = min(start + self.batch_size, len(dataset))
+            rows = read_rows(dataset, start, stop)
+            yield called(self, rows, range(start, stop)) | (
+                {"labels": torch.tensor(rows["label"])} if "label" in rows else {}
+            )
 
     def save(self, folder: Path) -> None:
         """Save the files by which the preprocessor is made again."""
         if hasattr(self.processor, "save_pretrained"):
             self.processor.save_pretrained(folder)
+
+
+def several(preprocessors: Mapping[str, Preprocessor]) -> Preprocessor:
+    """Make one preprocessor of several networks' that read the same columns: name -> what its own makes of rows."""
+    settings = {name: each.settings for name, each in preprocessors.items()}
+    columns = next(iter(preprocessors.values())).columns
+    return Preprocessor("several", columns, partial(_each_its_own, dict(preprocessors)), settings)
+
+
+def _each_its_own(preprocessors: dict[str, Preprocessor], rows: Rows) -> dict[str, dict[str, Tensor]]:
+    return {name: dict(each(rows)) for name, each in preprocessors.items()}
 
 
 def called(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[int]) -> Any:
@@ -104,7 +167,7 @@ def called(preprocessor: Callable[[Rows], Any], rows: Rows, numbers: Sequence[in
         numbers: what the rows are called, [B].
     """
     if isinstance(preprocessor, Preprocessor):
-        check_present(rows, preprocessor.columns if preprocessor.kind != "function" else (), numbers)
+        check_present(rows, () if preprocessor.kind in ("function", "table") else preprocessor.columns, numbers)
     try:
         return preprocessor(rows)
     except RowError:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ...models.calling import argument_names, unwrapped
+from ...models.token_networks import classifies_tokens
 from ...utils.errors import UserError
-from ..columns import is_label, is_soft_label_column
+from ..columns import RENAMED, is_label, is_soft_label_column
 
 IDS = ("id", "idx", "index", "guid", "uid", "uuid", "__index_level_0__", "Unnamed: 0")
 INPUT_NAMES = ("input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds")
 TEXTS = ("text", "sentence")  # which of several columns of texts is read
+WORDS = ("tokens", "words")  # and of lists of words
 PAIRS = (
     ("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"),
     ("question1", "question2"), ("question", "context"), ("question", "passage"), ("question", "answer"),
@@ -36,13 +38,13 @@ class Content:
         """Read a dataset's features; UserError if a streamed one doesn't say what its columns are."""
         if dataset.features is None:
             raise UserError(
-                "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), or "
-                "dataset.resolve_features()"
+                "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), with its "
+                "datasets.Features"
             )
         features = {
             name: feature
             for name, feature in dataset.features.items()
-            if not (is_label(name, feature) or is_soft_label_column(name) or name in IDS)
+            if not (is_label(name, feature) or is_soft_label_column(name.removeprefix(RENAMED)) or name in IDS)
         }
         return cls(features, dataset)
 
@@ -55,6 +57,11 @@ class Content:
         """Return the names of the columns that hold images, texts, sound or numbers."""
         return [name for name, feature in self.features.items() if _kind(feature) == kind]
 
+    def may_be_tokens(self, name: str) -> bool:
+        """Whether a column holds lists of whole numbers."""
+        feature = self.features.get(name)
+        return _kind(feature) == "features" and _is_list(feature) and _is_whole(feature)
+
     def only_kind(self, network: nn.Module) -> str:
         """Return what the columns hold that a network is to read which doesn't say what it reads.
 
@@ -62,6 +69,8 @@ class Content:
             UserError: they hold several kinds of input, or none.
         """
         kinds = [kind for kind in ("image", "text", "audio", "features") if self.of_kind(kind)]
+        if not kinds and set(WORDS) & set(self._in_words()):
+            return "text"
         if len(kinds) != 1:
             raise UserError(
                 f"nothing says which of the columns {', '.join(self.features) or 'of the dataset, which are labels,'} "
@@ -70,12 +79,35 @@ class Content:
             )
         return kinds[0]
 
+    def _in_words(self) -> list[str]:
+        return [name for name, feature in self.features.items() if holds_words(feature)]
+
+    def _words(self, network: nn.Module) -> tuple[str, ...]:
+        """Return the column of lists of words, if a network of tokens reads it, or there are no other texts.
+
+        Raises:
+            UserError: there are several, and nothing says which.
+        """
+        words = self._in_words()
+        if not words or (self.of_kind("text") and not classifies_tokens(network)):
+            return ()
+        named = [name for name in WORDS if name in words] or words
+        if len(named) > 1:
+            raise UserError(
+                f"the dataset has the columns of words {', '.join(words)}, and nothing says which is read: use "
+                f"dataset.rename_column({named[0]!r}, 'tokens')"
+            )
+        return tuple(named)
+
     def columns(self, kind: str, network: nn.Module) -> tuple[str, ...]:
         """Return the columns of a kind that a network reads.
 
         Raises:
             UserError: there is none, or there are several of texts and nothing says which.
         """
+        words = self._words(network) if kind == "text" else ()
+        if words:
+            return words
         names = self.of_kind(kind)
         if kind == "audio" and not names:
             names = [name for name in self.of_kind("features") if _is_list(self.features[name])]
@@ -192,6 +224,12 @@ def _texts(names: list[str]) -> tuple[str, ...]:
             "pairs"
         )
     return tuple(usual or names)
+
+
+def holds_words(feature: Any) -> bool:
+    """Return whether a column holds texts that are divided into words: lists of strings."""
+    is_list = isinstance(feature, (datasets.List, datasets.LargeList))
+    return is_list and getattr(feature.feature, "dtype", "") in ("string", "large_string")
 
 
 def _kind(feature: Any) -> str | None:

@@ -1,5 +1,7 @@
 """Numbers in columns as the one tensor that a plain network takes."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,15 +25,23 @@ def feature_preprocessor(network: nn.Module, columns: tuple[str, ...]) -> Prepro
             apart.
     """
     name = next(iter(argument_names(network)), "features")
+    return Preprocessor("features", columns, FeaturePreparation(columns, name), {"features": list(columns)})
 
-    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
-        check_present(rows, columns)
-        parts = [_numbers(rows[column], column) for column in columns]
+
+@dataclass(frozen=True)
+class FeaturePreparation:
+    """A preparation of numbers in columns as the argument ``name``, which worker processes can have."""
+
+    columns: tuple[str, ...]
+    name: str
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """Turn rows into one tensor."""
+        check_present(rows, self.columns)
+        parts = [_numbers(rows[column], column) for column in self.columns]
         if len(parts) > 1:
             parts = [part.reshape(len(part), -1) for part in parts]
-        return {name: torch.from_numpy(np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0])}
-
-    return Preprocessor("features", columns, prepare, {"features": list(columns)})
+        return {self.name: torch.from_numpy(np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0])}
 
 
 def _numbers(values: list, column: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A user's own function from rows to inputs as a preprocessor."""
 
+from functools import partial
 from typing import Any
 
 import datasets
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from ...utils.errors import UserError
 from ..preprocessing import Images, stacked
-from ..rows import Watched, read_rows
+from ..rows import Watched, read_rows, undecoded
 from .base import Preprocessor, called
 
 AnyDataset = datasets.Dataset | datasets.IterableDataset
@@ -26,10 +27,7 @@ def function_preprocessor(function: Any, dataset: AnyDataset) -> Preprocessor:
     settings = function.to_dict() if hasattr(function, "to_dict") else {}
     images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if hasattr(function, "normalize") and images:
-
-        def of_pictures(pictures: Images) -> dict[str, Tensor]:
-            return {"pixel_values": function.normalize(stacked(pictures))}
-
+        of_pictures = partial(_normalized, function)
         return Preprocessor(
             "image", (images[0],), function, settings, function, normalization=function, of_pictures=of_pictures
         )
@@ -39,10 +37,14 @@ def function_preprocessor(function: Any, dataset: AnyDataset) -> Preprocessor:
     return Preprocessor("function", columns, function, settings, function)
 
 
+def _normalized(function: Any, pictures: Images) -> dict[str, Tensor]:
+    return {"pixel_values": function.normalize(stacked(pictures))}
+
+
 def _first_row(dataset: AnyDataset) -> dict[str, list]:
     if isinstance(dataset, datasets.Dataset):
         return read_rows(dataset, 0, 1)
     rows = list(dataset.decode(False).take(1))
     if not rows:
         raise UserError("the dataset to label is empty")
-    return read_rows(datasets.Dataset.from_list(rows, features=dataset.features), 0, 1)
+    return read_rows(undecoded(rows, dataset.features), 0, 1)

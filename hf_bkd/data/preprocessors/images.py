@@ -8,15 +8,19 @@ Images turned by their EXIF orientation are upright already: ``datasets.Image`` 
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image, fromarray
+from PIL.Image import new as new_image
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, Images, in_mode, timm_settings
+from ..rows import reason
 from .base import Preprocessor
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -40,7 +44,7 @@ def image_preprocessor(network: nn.Module, columns: tuple[str, ...], processor: 
             return _timm_preprocessor(network, columns, dict(processor.data_config))
         return _processed(network, columns, processor)
     if processor is not None:
-        return _transformed(columns, processor, MODES[3], {"transform": str(processor)})
+        return _transformed(columns, processor, MODES[3], {"transform": str(processor)}, kept=processor)
     if timm_settings(network) is not None:
         return _timm_preprocessor(network, columns, timm_data_config(network))
     raise UserError(
@@ -99,11 +103,20 @@ def _timm_preprocessor(network: nn.Module, columns: tuple[str, ...], config: dic
 
 
 def _processed(network: nn.Module, columns: tuple[str, ...], processor: Any) -> Preprocessor:
-    def one(image: Image) -> Tensor:
-        return torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"])[0]
-
     mode = _mode(network, getattr(getattr(network, "config", None), "num_channels", None) or 3)
-    return _transformed(columns, one, mode, processor.to_dict(), kept=processor)
+    try:
+        _of_one(processor, new_image(mode, (64, 64)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{type(network).__name__} reads images of mode {mode}, and the {type(processor).__name__} does not "
+            f"({reason(error)}): pass the processing_class that the network was trained with"
+        ) from error
+    return _transformed(columns, partial(_of_one, processor), mode, processor.to_dict(), kept=processor)
+
+
+def _of_one(processor: Any, image: Image) -> Tensor:
+    """Return what an image processor of transformers makes of an image."""
+    return torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"])[0]
 
 
 def _transformed(
@@ -116,13 +129,54 @@ def _transformed(
     kept: Any = None,
 ) -> Preprocessor:
     """Make a preprocessor of a transform of one image; those of ``size`` need no more than ``normalization``."""
+    prepare = ImagePreparation(columns[0], transform, mode, normalization, size)
+    return Preprocessor(
+        "image",
+        columns,
+        prepare,
+        json.loads(json.dumps(settings, default=str)),
+        processor=kept,
+        normalization=normalization,
+        mode=mode,
+        of_pictures=prepare.of_pictures,
+    )
 
-    def of_images(images: list[Image]) -> dict[str, Tensor]:
-        ready = [normalization is not None and (image.height, image.width) == size for image in images]
+
+@dataclass(frozen=True)
+class ImagePreparation:
+    """A preparation of images, which worker processes can have.
+
+    Args:
+        column: of images.
+        transform: of one image.
+        mode: of PIL, to which images are converted.
+        normalization: all that images of ``size``, height and width, need.
+        size: see there; ``None`` if it is not known.
+    """
+
+    column: str
+    transform: Callable[[Image], Tensor]
+    mode: str
+    normalization: ImagePreprocessor | None = None
+    size: tuple[int, int] | None = None
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """Turn the images of rows into inputs."""
+        return self._of_images(in_mode(rows[self.column], self.mode))
+
+    def of_pictures(self, images: Images) -> dict[str, Tensor]:
+        """Turn decoded images into inputs."""
+        if self.normalization is not None and isinstance(images, Tensor) and tuple(images.shape[2:]) == self.size:
+            return {"pixel_values": self.normalization.normalize(images)}
+        return self._of_images([in_mode([_as_image(image)], self.mode)[0] for image in images])
+
+    def _of_images(self, images: list[Image]) -> dict[str, Tensor]:
+        normalization = self.normalization
+        ready = [normalization is not None and (image.height, image.width) == self.size for image in images]
         if images and all(ready):
             return {"pixel_values": normalization({"image": images})["pixel_values"]}
         prepared = [
-            normalization({"image": [image]})["pixel_values"][0] if is_ready else transform(image)
+            normalization({"image": [image]})["pixel_values"][0] if is_ready else self.transform(image)
             for image, is_ready in zip(images, ready, strict=True)
         ]
         shapes = sorted({tuple(each.shape) for each in prepared})
@@ -132,22 +186,6 @@ def _transformed(
                 "image processor or a transform that brings all images to one size"
             )
         return {"pixel_values": torch.stack(prepared)}
-
-    def of_pictures(images: Images) -> dict[str, Tensor]:
-        if normalization is not None and isinstance(images, Tensor) and tuple(images.shape[2:]) == size:
-            return {"pixel_values": normalization.normalize(images)}
-        return of_images([in_mode([_as_image(image)], mode)[0] for image in images])
-
-    return Preprocessor(
-        "image",
-        columns,
-        lambda rows: of_images(in_mode(rows[columns[0]], mode)),
-        json.loads(json.dumps(settings, default=str)),
-        processor=kept,
-        normalization=normalization,
-        mode=mode,
-        of_pictures=of_pictures,
-    )
 
 
 def _as_image(picture: Tensor) -> Image:

@@ -1,16 +1,21 @@
 """The tokenizer, image processor or feature extractor that lies beside a network's weights."""
 
+import functools
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from torch import nn
 
 from ...models.calling import argument_names, unwrapped
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor, timm_settings
+from .base import Preprocessor
+from .images import timm_data_config
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model",
@@ -84,14 +89,59 @@ def saved_processor(kind: str, *folders: Path) -> Any:
 def save_processor(processor: Any, folder: Path) -> None:
     """Save the files of a processor beside a network, which its library, or :func:`saved_processor`, reads.
 
-    An :class:`ImagePreprocessor` is saved as the image processor of transformers that does the same. Functions are
-    not saved: that would be somebody's code.
+    An :class:`ImagePreprocessor` is saved as the image processor of transformers that does the same. Functions and
+    transforms are not saved: that would be somebody's code (see :class:`NotSaved`).
     """
+    processor = processor.processor if isinstance(processor, Preprocessor) else processor
     if isinstance(processor, ImagePreprocessor):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROCESSOR_FILES[0]).write_text(json.dumps(_as_settings(processor), indent=2) + "\n")
     elif hasattr(processor, "save_pretrained") and not hasattr(processor, "data_config"):
         processor.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class NotSaved:
+    """The place of a function or transform that read a teacher's examples, and wasn't saved with the teacher.
+
+    Args:
+        name: of it.
+    """
+
+    name: str
+
+    def refuse(self, network: nn.Module) -> NoReturn:
+        """Raise the UserError that asks for it."""
+        raise UserError(
+            f"what makes the inputs of this {type(network).__name__}, {self.name}, was not saved with the teacher, as "
+            "it is somebody's code: set teacher.processing_class to it, or pass processing_class="
+        )
+
+    @classmethod
+    def of(cls, processor: Any, network: nn.Module) -> Self | None:
+        """Return the place of a network's ``processing_class``; ``None`` if :func:`save_processor` saves it."""
+        if isinstance(processor, NotSaved):
+            return processor
+        if isinstance(processor, Preprocessor):
+            if processor.processor is not None:
+                return cls.of(processor.processor, network)
+            return None if processor.kind != "image" or _is_timms(processor, network) else cls("another network's")
+        saved = processor is None or isinstance(processor, ImagePreprocessor) or hasattr(processor, "save_pretrained")
+        return None if saved else cls(_in_brief(processor))
+
+
+def _is_timms(preprocessor: Preprocessor, network: nn.Module) -> bool:
+    """Whether a preprocessor is what a timm network's own configuration says, which is saved in the network's."""
+    own = timm_settings(unwrapped(network)) is not None and timm_data_config(unwrapped(network))
+    return preprocessor.settings == json.loads(json.dumps(own, default=str))
+
+
+def _in_brief(processor: Any) -> str:
+    """Return the name of a function, or a transform as it is printed, in one line without addresses."""
+    processor = processor.func if isinstance(processor, functools.partial) else processor
+    name = getattr(processor, "__qualname__", None)
+    printed = f"{processor.__module__}.{name}" if name else re.sub(r" at 0x[0-9a-f]+", "", str(processor))
+    return shorten(printed, 200)
 
 
 def _as_settings(processor: ImagePreprocessor) -> dict[str, Any]:

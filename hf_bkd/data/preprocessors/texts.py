@@ -4,20 +4,23 @@ import hashlib
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...models.calling import argument_names
 from ...utils.errors import UserError
 from ..rows import check_present
 from .base import Preprocessor
+from .word_labels import labels_of_pieces, words_of
 
 UNLIMITED = 10**6  # what tokenizers without a maximum length say is more than this
 
 
-def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: Any) -> Preprocessor:
+def text_preprocessor(
+    network: nn.Module, columns: tuple[str, ...], tokenizer: Any, in_words: bool = False
+) -> Preprocessor:
     """Make the preprocessor of a column of texts, or of two columns of pairs.
 
     Texts are cut to what the network can read and padded to the longest of a batch, with the network's own padding
@@ -26,6 +29,7 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     Args:
         network: reads the texts.
         columns: one column of texts or two of pairs, in their order.
+        in_words: whether the texts are lists of words, each of which has pieces of its own.
         tokenizer: of transformers; a copy of it is used.
 
     Raises:
@@ -36,7 +40,7 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
             f"nothing says how texts become the inputs of {type(network).__name__}: pass processing_class=, the "
             "tokenizer that it was trained with"
         )
-    tokenizer, taken = deepcopy(tokenizer), argument_names(network)
+    tokenizer, taken = deepcopy(tokenizer), tuple(argument_names(network))
     _set_padding(tokenizer, network)
     tokenizer.padding_side = padding_side(network, tokenizer)
     _check_vocabulary(network, tokenizer)
@@ -44,18 +48,52 @@ def text_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: A
     length = {} if longest is None else {"truncation": True, "max_length": longest}
     # padding that nothing masks changes the answer, and has to be the same in every batch
     padding = True if longest is None or "attention_mask" in taken else "max_length"
-
-    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
-        check_present(rows, columns)
-        batch = tokenizer(*(list(rows[name]) for name in columns), padding=padding, return_tensors="pt", **length)
-        _check_tokens(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
-        return {name: value for name, value in batch.items() if name in taken}
-
+    settings = {"padding": padding, "is_split_into_words": in_words, **length}
+    prepare = TextPreparation(columns, tokenizer, taken, settings)
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
-    return Preprocessor("text", columns, prepare, settings, processor=tokenizer)
+    settings |= {"rules": _rules(tokenizer), "truncation_side": tokenizer.truncation_side}
+    settings |= {"words": True} if in_words else {}
+    labeled = prepare.labeled if in_words else None
+    return Preprocessor("text", columns, prepare, settings, processor=tokenizer, prepare_labeled=labeled)
 
 
-def _check_tokens(lengths: Sequence[int]) -> None:
+@dataclass(frozen=True)
+class TextPreparation:
+    """A preparation of texts, which worker processes can have.
+
+    Args:
+        columns: of texts.
+        tokenizer: makes the tokens.
+        taken: names of what the network takes.
+        settings: of each call of the tokenizer.
+    """
+
+    columns: tuple[str, ...]
+    tokenizer: Any
+    taken: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Tensor]:
+        """Turn rows into tokens and what belongs to them."""
+        return self._inputs(self._tokenized(rows))
+
+    def labeled(self, rows: dict[str, list], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Turn rows of words, with a label for each, into tokens and their labels."""
+        batch = self._tokenized(rows)
+        return self._inputs(batch) | {"labels": labels_of_pieces(words_of(batch), labels)}
+
+    def _tokenized(self, rows: dict[str, list]) -> Any:
+        check_present(rows, self.columns)
+        texts = (list(rows[name]) for name in self.columns)
+        batch = self.tokenizer(*texts, return_tensors="pt", **self.settings)
+        check_lengths(batch["attention_mask"].sum(dim=1).tolist() if "attention_mask" in batch else [])
+        return batch
+
+    def _inputs(self, batch: Any) -> dict[str, Tensor]:
+        return {name: value for name, value in batch.items() if name in self.taken}
+
+
+def check_lengths(lengths: Sequence[int]) -> None:
     """Refuse a text without tokens, of which a network's answer would be that of the padding."""
     if 0 in lengths:
         raise UserError("the text has no tokens, and nothing could be said of it: leave it out, or fill it in")
@@ -122,39 +160,16 @@ def _check_vocabulary(network: nn.Module, tokenizer: Any) -> None:
 
 
 def _vocabulary(tokenizer: Any) -> str:
-    content = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return _digest(tokenizer.get_vocab())
 
 
-def token_preprocessor(network: nn.Module, columns: tuple[str, ...], tokenizer: Any) -> Preprocessor:
-    """Make the preprocessor of columns of tokens (``input_ids`` and what belongs to them) of several lengths.
+def _rules(tokenizer: Any) -> str | None:
+    """Return a hash of how a tokenizer cuts texts and frames them; ``None`` of one that is written in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    return _digest(json.loads(backend.to_str()) | {"padding": None, "truncation": None})
 
-    Rows are padded to the longest of a batch, on the :func:`padding_side` and with the network's padding token.
 
-    Raises:
-        UserError: neither network nor tokenizer name a padding token.
-    """
-    config, names = getattr(network, "config", None), [name for name in columns if name != "input_ids"]
-    padding = getattr(config, "pad_token_id", None)
-    padding = getattr(tokenizer, "pad_token_id", None) if padding is None else padding
-    if padding is None:
-        raise UserError(
-            "rows of tokens of several lengths have to be padded, and neither network nor tokenizer names a padding "
-            "token: set network.config.pad_token_id"
-        )
-    before, masked = padding_side(network, tokenizer) == "left", "attention_mask" in argument_names(network)
-
-    def padded(values: list, value: int) -> Tensor:
-        longest = max(map(len, values))
-        fill = [[value] * (longest - len(each)) for each in values]
-        return torch.tensor([[*f, *v] if before else [*v, *f] for f, v in zip(fill, values, strict=True)])
-
-    def prepare(rows: dict[str, list]) -> dict[str, Tensor]:
-        check_present(rows, columns)
-        _check_tokens(list(map(len, rows["input_ids"])))
-        inputs = {"input_ids": padded(rows["input_ids"], padding)} | {name: padded(rows[name], 0) for name in names}
-        if masked and "attention_mask" not in inputs:
-            inputs["attention_mask"] = padded([[1] * len(each) for each in rows["input_ids"]], 0)
-        return inputs
-
-    return Preprocessor("text", columns, prepare, {"tokens": list(columns), "padding": padding}, processor=tokenizer)
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -119,7 +119,7 @@ class Claim:
 
     Args:
         title: the statement, in a few words.
-        text: what it means and how it is measured, in Markdown.
+        text: what it means and how it is measured, in Markdown: paragraphs and tables.
         source: paper, and section or equation; or that it is derived here.
         checks: its numbers.
         figures: its pictures.

@@ -1,6 +1,7 @@
 """Claims on a page and in the terminal: predicted beside measured, with the caveat where the number stands."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def write_page(results: dict[str, Any], output_dir: str | os.PathLike) -> Path:
     return folder / "report.md"
 
 
+def _block(text: str) -> str:
+    """Return a paragraph as one line, or a table, whose lines all begin with |, cell by cell."""
+    lines = text.strip().splitlines()
+    if not all(line.startswith("|") for line in lines):
+        return escaped(text, markup=True)
+    rows = ([each.strip() for each in line.strip().strip("|").split("|")] for line in lines)
+    shown = ((each if set(each) == {"-"} else escaped(each, markup=True) for each in row) for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in shown)
+
+
 def print_claims(results: dict[str, Any], console: Console | None = None) -> None:
     """Print every check, and how many of them hold."""
     console = console or Console()
@@ -70,7 +81,8 @@ def verdict(claims: Sequence[Claim]) -> str:
 
 def _section(claim: Claim) -> Iterator[str]:
     yield f"## {escaped(claim.title)}\n"
-    yield f"{escaped(claim.text, markup=True)}\n"
+    for block in re.split(r"\n\s*\n", claim.text):
+        yield f"{_block(block)}\n"
     yield f"*Source: {escaped(claim.source)}.*\n"
     if claim.checks:
         yield table([HEADINGS, *map(_cells, claim.checks)]).replace("| no |\n", "| **no** |\n")

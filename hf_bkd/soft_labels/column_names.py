@@ -1,0 +1,65 @@
+"""Names of the columns that carry soft labels, and the record that stands in one of their features."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..data.columns import EXAMPLE_ID, RECORD, RENAMED, VALUES, is_soft_label_column
+from ..utils.errors import UserError
+from .record import LabelRecord, decode_record
+
+
+def column(kind: str, teacher: str | None = None) -> str:
+    """Name of a soft-label column, of the only teacher or of the one called ``teacher``."""
+    return kind if teacher is None else f"{kind}__{teacher}"
+
+
+def is_record_column(name: str) -> bool:
+    """Whether a column's feature holds the record of what made labels."""
+    return name.partition("__")[0] == RECORD
+
+
+def soft_label_columns(dataset: Any) -> list[str]:
+    """Names of a dataset's columns that carry soft labels; none of a dataset that names no columns."""
+    return [name for name in getattr(dataset, "column_names", None) or [] if is_soft_label_column(name)]
+
+
+def teachers_of(column_names: list[str]) -> list[str | None]:
+    """Names of the teachers whose labels are there, in order; ``None`` stands for an unnamed one."""
+    parts = [name.partition("__") for name in column_names]
+    return list(dict.fromkeys(teacher if separator else None for kind, separator, teacher in parts if kind in VALUES))
+
+
+def read_record(features: Mapping[str, Any], teacher: str | None = None) -> LabelRecord | None:
+    """The record of what made the labels; ``None`` if the columns were added by hand."""
+    feature = features.get(column(RECORD, teacher))
+    return None if feature is None else decode_record(feature)
+
+
+def value_column(features: Mapping[str, Any], teacher: str | None = None) -> str:
+    """Name of the column of a teacher's probabilities, or of a regression's means.
+
+    Raises:
+        UserError: there is none.
+    """
+    record = read_record(features, teacher)
+    kinds = VALUES if record is None else (record.likelihood.column,)
+    names = [column(kind, teacher) for kind in kinds]
+    name = next((name for name in names if name in features), None)
+    if name is None:
+        raise UserError(f"the dataset has no column {names[0]}; add it with add_soft_labels(dataset, teacher)")
+    return name
+
+
+def check_reserved(features: Mapping[str, Any]) -> None:
+    """UserError if a column has the name of soft labels and is the user's own: no record of ours stands beside it."""
+    records = [name for name in features if is_record_column(name) and len(getattr(features[name], "names", ())) == 1]
+    recorded = {name.partition("__")[2] for name in records}
+    for name in records:
+        decode_record(features[name])
+    for name in filter(is_soft_label_column, features):
+        ours = bool(recorded) if name == EXAMPLE_ID else name.partition("__")[2] in recorded
+        if not ours:
+            raise UserError(
+                f"the dataset has a column {name} of its own, a name that soft labels need: pass "
+                f"dataset.rename_column({name!r}, {RENAMED + name!r})"
+            )

@@ -1,0 +1,212 @@
+"""How the lists in a teacher's columns are to be read: in views, in classes, and for each token of an example."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.columns import MEAN, NOISE, RECORD, VARIANCE
+from ..likelihoods import Categorical, Gaussian, Likelihood
+from ..utils.errors import UserError
+from .column_names import column, read_record, teachers_of, value_column
+from .ragged import padded
+from .record import LabelRecord
+from .storage import check_parts, decode
+
+UNCHANGED = {"uint8": np.uint8, "int32": np.int32, "float16": np.float16}  # all other types are read as float32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the features of a dataset say of one teacher's columns: how their lists are to be read.
+
+    Args:
+        name: of the column of values.
+        num_views, num_classes: V and C; C is 0 where nothing says it.
+        record: what made the labels, or ``None``.
+        in_bytes: whether the values are stored as ``uint8``.
+        ragged: whether there is an answer for each token of an example; then V is 1, and N below counts tokens.
+    """
+
+    name: str
+    num_views: int
+    num_classes: int
+    record: LabelRecord | None
+    in_bytes: bool = False
+    ragged: bool = False
+
+    @classmethod
+    def of(cls, features: Mapping[str, Any], teacher: str | None = None) -> Self:
+        """Read the features of a teacher's columns.
+
+        Raises:
+            UserError: no such column, one of something else, or an unreadable record.
+        """
+        name, record = value_column(features, teacher), read_record(features, teacher)
+        feature = features[name]
+        parts = feature if isinstance(feature, dict) else {"probs": feature}
+        ragged = all(is_list_of_numbers(getattr(part, "feature", None)) for part in parts.values())
+        lists = {part: each.feature if ragged else each for part, each in parts.items()}
+        known = set(parts) in ({"probs"}, {"classes", "probs", "tail"})
+        if not known or not all(map(is_list_of_numbers, lists.values())):
+            raise UserError(f"column {name} holds {feature}, not a list of probabilities per row")
+        if record is not None and (record.positions is not None) != ragged:
+            says = "each token" if record.positions else "each row"
+            raise UserError(
+                f"column {name} holds {feature}, and its {column(RECORD, teacher)} speaks of one answer for {says}: "
+                "label again with add_soft_labels"
+            )
+        in_bytes = lists["probs"].feature.dtype == "uint8"
+        num_classes = None if record is None else record.teacher.num_classes
+        if num_classes is None and (len(parts) > 1 or in_bytes):
+            raise UserError(f"column {name} is stored in a form that can't be read without its teacher_provenance")
+        layout = cls(name, 1 if record is None else record.num_views, num_classes or 0, record, in_bytes, ragged)
+        return layout.with_width(getattr(lists["probs"], "length", 0))
+
+    def with_width(self, width: int) -> Self:
+        """The same with the number of classes that lists of this length imply, if it isn't known otherwise."""
+        return self if self.num_classes else replace(self, num_classes=max(width, 0) // self.num_views)
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher's name, if it has one."""
+        return teachers_of([self.name])[0]
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the values are of; without a record what their column's name says."""
+        if self.record is not None:
+            return self.record.likelihood
+        return Gaussian() if self.name.partition("__")[0] == MEAN else Categorical()
+
+    @property
+    def variance_name(self) -> str:
+        """Name of the column that holds the across-draw variance of these values, if it is there."""
+        return column(VARIANCE, self.teacher)
+
+    @property
+    def noise_name(self) -> str:
+        """Name of the column that holds the variance of a label given the draw, if it is there."""
+        return column(NOISE, self.teacher)
+
+    @property
+    def temperature(self) -> float:
+        """T_t of the values, 1 if there is no record."""
+        return 1.0 if self.record is None else self.record.temperature
+
+    @property
+    def num_draws(self) -> int | None:
+        """How many draws the values average, if the record says so."""
+        return None if self.record is None else self.record.draws
+
+    def parts(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """[N, V * L] -> [N, V, L], of a batch or of all rows; UserError if the lists have other lengths."""
+        lengths = {name: part.shape[-1] for name, part in flat.items()}
+        expected = {"probs": self.num_views * self.num_classes}
+        if "classes" in flat:
+            largest = lengths["classes"]
+            expected = {"classes": largest - largest % self.num_views, "probs": largest, "tail": self.num_views}
+        if lengths != expected or 0 in lengths.values():
+            actual, wanted = (" and ".join(map(str, each.values())) for each in (lengths, expected))
+            raise UserError(
+                f"the lists of column {self.name} have lengths {actual}, and for {self.num_views} views of "
+                f"{self.num_classes} {self.likelihood.called} they would be {wanted}: label again with add_soft_labels"
+            )
+        return {name: part.unflatten(-1, (self.num_views, -1)) for name, part in flat.items()}
+
+    def of_rows(
+        self, values: list, view: int = 0, mask: Tensor | None = None, numbers: Sequence[int] | None = None
+    ) -> Tensor:
+        """Values of some rows in the column, as a dataset hands them out; UserError if they are no answers.
+
+        Args:
+            values: of B rows.
+            view: of them, from 0 to V - 1.
+            mask: [B, L], 0 where the inputs of the rows are padded, by which labels of tokens are placed.
+            numbers: of the rows in the dataset, for messages.
+
+        Returns:
+            float32 [B, C], or [B, L, C] of tokens, zeros where there is none.
+        """
+        rows = [value if isinstance(value, Mapping) else {"probs": value} for value in values]
+        columns = {part: [row.get(part) for row in rows] for part in rows[0]}
+        if self.ragged:
+            lengths = torch.tensor([len(row) for row in next(iter(columns.values()))])
+            columns = {part: joined_rows(each, lengths, self.name) for part, each in columns.items()}
+        parts = self.parts({part: stacked_lists(each, self.name) for part, each in columns.items()})
+        if self.in_bytes:
+            parts["probs"] = _as_bytes(parts["probs"], self.name)
+        check_parts(parts, self.num_classes, likelihood=self.likelihood)
+        decoded = decode(parts, self.num_classes, self.likelihood)[:, view]
+        return padded(decoded, lengths, mask, self.name, numbers) if self.ragged else decoded
+
+    def variance_of_rows(
+        self, values: list, view: int = 0, mask: Tensor | None = None, numbers: Sequence[int] | None = None
+    ) -> Tensor:
+        """Variances (or noise) of some rows as :meth:`of_rows` has the values: [B, C], [B, L, C], or with C = 1."""
+        if not self.ragged:
+            return self.variance(stacked_lists(values, self.variance_name))[:, view].float()
+        lengths = torch.tensor([len(row) for row in values])
+        rows = joined_rows(values, lengths, self.variance_name)
+        summed = all(np.ndim(row) == 0 for row in rows)
+        flat = stacked_lists([[row] for row in rows] if summed else rows, self.variance_name)
+        return padded(self.variance(flat)[:, 0].float(), lengths, mask, self.variance_name, numbers)
+
+    def variance(self, flat: Tensor) -> Tensor:
+        """[N, V * C] or [N, V] -> [N, V, C] or [N, V, 1]; UserError if the lists have another length."""
+        if flat.shape[-1] not in (self.num_views, self.num_views * self.num_classes):
+            raise UserError(
+                f"the variance beside column {self.name} has lists of length {flat.shape[-1]}, not {self.num_views} "
+                f"(views) or {self.num_views * self.num_classes} ({self.likelihood.called} of all views): label again"
+            )
+        return flat.unflatten(-1, (self.num_views, -1))
+
+
+def is_list_of_numbers(feature: object) -> bool:
+    """Whether a feature is of lists of numbers."""
+    inner = getattr(feature, "feature", None)
+    return isinstance(inner, datasets.Value) and inner.dtype.startswith(("float", "int", "uint", "double"))
+
+
+def joined_rows(rows: list, lengths: Tensor, name: str) -> list:
+    """The entries of all rows, one after the other; UserError unless each row has as many as ``lengths`` say."""
+    if any(row is None or len(row) != length for row, length in zip(rows, lengths.tolist(), strict=True)):
+        raise uneven(name)
+    return [entry for row in rows for entry in row]
+
+
+def stacked_lists(rows: list, name: str) -> Tensor:
+    """Rows that were read one by one, as lists, arrays or tensors, as one tensor [N, L].
+
+    UserError with the column's ``name`` if they differ in length or hold something else than numbers.
+    """
+    try:
+        values = np.asarray([np.asarray(row) for row in rows])
+    except (TypeError, ValueError):
+        raise uneven(name) from None
+    if values.ndim != 2 or values.dtype.kind not in "iuf":
+        raise uneven(name)
+    return as_tensor(values)
+
+
+def as_tensor(values: np.ndarray) -> Tensor:
+    """A copy as a tensor, of the stored type if it is one of those in use and of float32 otherwise."""
+    with np.errstate(over="ignore"):  # what becomes infinite is refused later
+        return torch.from_numpy(np.array(values, dtype=UNCHANGED.get(str(values.dtype), np.float32)))
+
+
+def uneven(name: str) -> UserError:
+    """The error of lists that differ in length."""
+    return UserError(f"the rows of column {name} don't all hold a list of the same length: label the dataset again")
+
+
+def _as_bytes(values: Tensor, name: str) -> Tensor:
+    """The uint8 numbers that a dataset's format has turned into a larger type."""
+    small = values.to(torch.uint8)
+    if not (small == values).all():
+        raise UserError(f"column {name} holds numbers that are no bytes, though it is stored as uint8: label again")
+    return small

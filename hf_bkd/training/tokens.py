@@ -1,0 +1,80 @@
+"""Labels of an example's tokens stand where the network's inputs have these tokens."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from ..likelihoods import UNLABELED
+from ..utils.errors import UserError
+
+
+def placed(
+    labels: Sequence[Tensor], inputs: Mapping[str, Tensor], name: str, numbers: Sequence[int] | None = None
+) -> Tensor:
+    """Return the labels of tokens as one tensor, ``UNLABELED`` where inputs are padded or rows have none.
+
+    Args:
+        labels: int64 of each of B rows, one for each of its tokens, or of its inputs where these are padded already;
+            empty where a row has no labels.
+        inputs: of the network for these rows; an ``attention_mask`` [B, L] says where they are padded.
+        name, numbers: of the column of labels, and of the rows, in errors.
+
+    Returns:
+        int64 [B, L].
+
+    Raises:
+        UserError: a row has another number of labels than tokens.
+    """
+    mask, longest = inputs.get("attention_mask"), next(iter(inputs.values())).shape[1]
+    mask = torch.ones(len(labels), longest) if mask is None else mask
+    lengths = torch.tensor([len(row) for row in labels])
+    places = mask.bool().masked_fill((lengths == longest).unsqueeze(1).to(mask.device), True)
+    places = places.masked_fill((lengths == 0).unsqueeze(1).to(mask.device), False)
+    _check_lengths(name, lengths, places.sum(dim=1).cpu(), numbers)
+    result = torch.full(places.shape, UNLABELED, device=mask.device)
+    result[places] = torch.cat(list(labels)).to(mask.device)
+    return result
+
+
+def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[str]) -> None:
+    """Compare the lengths of tokens' labels in all rows with those of inputs that are there as they are.
+
+    Args:
+        dataset: the rows.
+        name: of the column of labels, or of soft labels.
+        columns: of inputs, of which the first holds a list for each row; one of the name ``attention_mask`` says how
+            many of its entries are no padding.
+
+    Raises:
+        UserError: a row has another number of labels than tokens.
+    """
+    table = dataset.with_format("arrow").select_columns([name, *columns])[:]
+    lengths, longest = (_lengths(table[each]) for each in (name, columns[0]))
+    expected = longest
+    if "attention_mask" in columns:
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), longest.cumsum(0)])
+        attended = torch.from_numpy(pc.list_flatten(table["attention_mask"]).to_numpy().astype("int64")).cumsum(0)
+        attended = torch.cat([torch.zeros(1, dtype=attended.dtype), attended])
+        expected = torch.where(lengths == longest, longest, attended[starts[1:]] - attended[starts[:-1]])
+    _check_lengths(name, lengths, torch.where(lengths == 0, 0, expected))
+
+
+def _check_lengths(name: str, lengths: Tensor, expected: Tensor, numbers: Sequence[int] | None = None) -> None:
+    wrong = (lengths != expected).nonzero()[:, 0].tolist()
+    if wrong:
+        first = wrong[0]
+        raise UserError(
+            f"row {first if numbers is None else numbers[first]} of column {name} has {int(lengths[first])} labels, "
+            f"and its example {int(expected[first])} tokens ({len(wrong)} such rows): give each token one, "
+            f"{UNLABELED} where it has none"
+        )
+
+
+def _lengths(rows: Any) -> Tensor:
+    rows = pc.struct_field(rows, "probs") if pa.types.is_struct(rows.type) else rows
+    return torch.from_numpy(pc.list_value_length(rows).fill_null(0).to_numpy().astype("int64"))

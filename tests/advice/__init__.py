@@ -1,0 +1,1 @@
+"""Advice that error messages give as code is taken from the message, followed, and leads to the right values."""
