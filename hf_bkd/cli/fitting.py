@@ -2,7 +2,7 @@
 
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +107,9 @@ class CommandLineFitting(Fitting):
         size = models if number is None else number
         return [self.with_(number=member, size=size) for member in range(size)]
 
-    def train(self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+    def train(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None, callbacks: Sequence[Any] = ()
+    ) -> nn.Module:
         """Train a network with the member's seed, going on from its last complete checkpoint."""
         args, seed, data, evaluated = self.args, self.args.seed + self.number, self.training_set, None
         decided_by_main(self._check_same_training)
@@ -123,6 +125,7 @@ class CommandLineFitting(Fitting):
             data,
             folder=self.checkpoints / str(self.number),
             optimizer=optimizer,
+            callbacks=callbacks,
             evaluated=evaluated,
             processing_class=None if self.examples.problem.is_plain else self.processing_class,
             seed=seed,

@@ -21,7 +21,7 @@ ALIASES = {  # names that transformers' examples have, and ours
     "private": "hub_private_repo",
     "train_val_split": "validation_size",
 }
-METHODS = ("deterministic", "ensemble", "forest", "ivon", "laplace", "mc_dropout", "variational")
+METHODS = ("deterministic", "ensemble", "forest", "ivon", "laplace", "mc_dropout", "swa", "swag", "variational")
 AUGMENTATIONS = ("crop_and_flip", "resized_crop")
 STORAGES = ("float16", "float32", "uint8", "top_k")
 ON_ERROR = ("raise", "skip")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ def train_network(
     *,
     folder: Path,
     optimizer: torch.optim.Optimizer | None = None,
+    callbacks: Sequence[Any] = (),
     evaluated: Any = None,
     teacher: Teacher | None = None,
     processing_class: Any = None,
@@ -39,6 +40,7 @@ def train_network(
         train: the training set.
         folder: where its checkpoints go.
         optimizer: of its parameters, in place of the arguments' own.
+        callbacks: of the Trainer, that are told of its steps.
         evaluated: what it is evaluated on meanwhile.
         teacher: asked at each step, with ``online_teacher``.
         processing_class: the network's tokenizer, image processor or feature extractor, where it doesn't know it.
@@ -52,6 +54,7 @@ def train_network(
         eval_dataset=evaluated,
         teacher=teacher,
         optimizers=(optimizer, None),
+        callbacks=list(callbacks),
         processing_class=processing_class,
     )
     progress = show_progress(trainer, bars=not args.disable_tqdm, logs=prints)

@@ -90,7 +90,9 @@ class CellFitting(Fitting):
         """Return a new network of the arm's architecture, initialized by the member's seed."""
         return self.cell.network(*self._architecture(settings), self.data, self._network_seed)
 
-    def train(self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+    def train(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None, callbacks: Sequence[Any] = ()
+    ) -> nn.Module:
         """Train a network on the rows' labels."""
         cell = self.cell
         cell.train_network(
@@ -100,6 +102,7 @@ class CellFitting(Fitting):
             seed=self._network_seed,
             epochs=cell.options.teacher_epochs or cell.args.num_train_epochs,
             optimizer=optimizer,
+            callbacks=callbacks,
             learning_rate=self.learning_rate,
             teacher_temperature=None,
             kd_lambda=0.0,

@@ -18,11 +18,14 @@ from .multi import ClassMap, MultiTeacher
 from .oracle import OracleTeacher
 from .predictive import Predictive
 from .specification import SPECIFICATIONS, FitContext, TeacherSpec, spec_by_name
+from .swag import SWA, SWAG, SWAGTeacher
 from .variational import Variational, VariationalTeacher, make_variational
 
 __all__ = [
     "IVON",
     "SPECIFICATIONS",
+    "SWA",
+    "SWAG",
     "ClassMap",
     "Deterministic",
     "DeterministicTeacher",
@@ -39,6 +42,7 @@ __all__ = [
     "MultiTeacher",
     "OracleTeacher",
     "Predictive",
+    "SWAGTeacher",
     "SklearnTeacher",
     "Teacher",
     "TeacherSpec",

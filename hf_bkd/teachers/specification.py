@@ -6,7 +6,7 @@ an object of it: ``Arm("Laplace, 10 draws", teacher=Laplace(link="mc"))``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
@@ -47,8 +47,10 @@ class FitContext(Protocol):
         """Return a network to train: a new one with these settings, or the trained one that was supplied."""
 
     @abstractmethod
-    def train(self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
-        """Train a network of :meth:`network` in place and return it."""
+    def train(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None, callbacks: Sequence[Any] = ()
+    ) -> nn.Module:
+        """Train a network of :meth:`network` in place, with the Trainer's callbacks, and return it."""
 
     @abstractmethod
     def trained(self, **settings: Any) -> Teacher:
