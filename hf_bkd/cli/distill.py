@@ -1,15 +1,17 @@
 """`hf-bkd distill`: from a labeled dataset, or a teacher and a dataset, to a saved student."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 from torch import nn
 from transformers import set_seed
 
-from ..data.columns import LABEL_COLUMNS, find_label, has_labels
+from ..data.columns import EXAMPLE_ID, LABEL_COLUMNS, find_label, has_labels
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.preprocessors.content import Content
@@ -18,6 +20,7 @@ from ..likelihoods import UNLABELED
 from ..models.class_names import given_names
 from ..models.token_networks import classifies_tokens
 from ..soft_labels.columns import read_record, soft_label_columns, teachers_of
+from ..soft_labels.identity import Identity
 from ..soft_labels.record import LabelRecord
 from ..study.arguments import check_training
 from ..study.fitting import train_network
@@ -29,7 +32,7 @@ from ..training.saving import name_problem
 from ..utils.checks import check_count
 from ..utils.command_line import parse_dataclasses
 from ..utils.errors import UserError
-from ..utils.processes import decided_by_main
+from ..utils.processes import decided_by_main, processes
 from . import options
 from .architectures import ImageShape, StandIn, is_architecture, new_image_network, new_perceptron, reads_features
 from .arguments import metrics_text, pushing, quiet
@@ -92,6 +95,7 @@ def _distilled(
         check_is_network(arguments.student)
     teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
     rows, evaluated, taught = _rows(arguments, args, teacher)
+    _say_if_measured_on_its_own(rows, evaluated)
     set_seed(args.seed)
     student, processing_class = _student(arguments, rows, teacher, taught)
     remedy = "go on with the same, or delete that folder"
@@ -127,6 +131,22 @@ class Taught(NamedTuple):
     problem: Problem
     classes: list[str] | None
     number: int
+
+
+def _say_if_measured_on_its_own(rows: datasets.Dataset, evaluated: datasets.Dataset | None) -> None:
+    """Print how many examples the student is both trained and measured on, where labels know their examples."""
+    identity = None
+    if evaluated is not None and EXAMPLE_ID in rows.column_names and (record := _record(rows)) is not None:
+        identity = Identity.of(record.dataset, evaluated.features)
+    if identity is None:
+        return
+    shared = int(np.isin(identity.of_dataset(evaluated), rows.with_format(None)[EXAMPLE_ID][:]).sum())
+    if shared and processes().is_main_process:
+        print(
+            f"note: {shared} of the {len(evaluated)} examples that the student is measured on are among those that it "
+            "is trained on; pass an --eval_split of others",
+            file=sys.stderr,
+        )
 
 
 def _rows(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
-from hf_bkd import DistillationTrainer
+from hf_bkd import DeterministicTeacher, DistillationTrainer, Perceptron, add_soft_labels
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.models.saving import load_network
 from hf_bkd.teachers.loading import load_teacher
@@ -293,3 +293,16 @@ def test_data_that_nothing_can_be_learned_from(home, tmp_path, capsys):
     said = status(capsys, "teacher", "fit", model="mlp-8", dataset=home / "table.csv", **options, **fit)
     assert "has no column 'lenght', only id, length, width, height, species" in said
     assert not (tmp_path / "o").exists() and not (tmp_path / "o.training").exists()
+
+
+def test_examples_that_are_trained_and_measured_on_are_counted(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    rows = datasets.Dataset.from_dict({"a": rng.normal(size=30), "b": rng.normal(size=30), "label": [0, 1] * 15})
+    teacher = DeterministicTeacher(Perceptron(2, 2, (4,), feature_names=["a", "b"]))
+    add_soft_labels(rows.select(range(20)), teacher, progress=False).save_to_disk(tmp_path / "labeled")
+    for first, words in ((15, "note: 5 of the 15 examples that the student is measured on"), (20, "")):
+        rows.select(range(first, 30)).save_to_disk(tmp_path / f"held-out-{first}")
+        data = {"dataset": tmp_path / "labeled", "eval_dataset": tmp_path / f"held-out-{first}"}
+        run("distill", student="mlp-4", **data, output_dir=tmp_path / f"student-{first}", **QUICK)
+        told = capsys.readouterr().err
+        assert words in told and bool(words) == ("note: " in told)

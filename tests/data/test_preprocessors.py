@@ -162,3 +162,21 @@ def test_images_that_are_not_of_8_bits():
         UserError, match="images of mode I;16 have more than 8 bits a channel, and would be clipped: scale them"
     ):
         next(preprocessor_for(cnn(), rows).batches(rows))
+
+
+def test_a_tokenizer_that_is_not_the_one_beside_the_weights_is_warned_of(tmp_path, caplog):
+    from tests.cli.fitting_helpers import bert, tokenizer
+
+    own, other = tokenizer(), tokenizer()
+    bert(["no", "yes"]).save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    network = type(bert(["no", "yes"])).from_pretrained(tmp_path)
+    rows = datasets.Dataset.from_dict({"text": ["a b"]})
+    preprocessor_for(network, rows, own)
+    assert not caplog.records
+    numbers = {word: number for word, number in other.get_vocab().items() if word not in other.all_special_tokens}
+    first, second, *_ = sorted(numbers)
+    words = {**other.get_vocab(), first: numbers[second], second: numbers[first]}
+    other.get_vocab = lambda: words
+    preprocessor_for(network, rows, other)
+    assert "saved beside BertForSequenceClassification" in caplog.text

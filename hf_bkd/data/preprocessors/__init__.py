@@ -24,7 +24,7 @@ from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
 from .tables import table_preprocessor
-from .texts import text_preprocessor
+from .texts import text_preprocessor, warn_of_another
 from .tokens import check_tokens, some_rows, token_preprocessor
 from .word_labels import tokenizer_hash
 
@@ -155,6 +155,8 @@ def _made(kind: str, network: nn.Module, content: Content, processing_class: Any
     processor = _part(processing_class, kind)
     if processor is None and kind in SOURCES:
         processor = saved_processor(kind, *folders_of(network))
+    elif kind == "text":
+        warn_of_another(network, processor, saved_processor(kind, *folders_of(network)))
     if kind == "text":
         return text_preprocessor(network, columns, processor, holds_words(content.features[columns[0]]))
     if kind == "image":

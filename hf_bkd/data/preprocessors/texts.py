@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from ...utils.errors import UserError
 from ..rows import check_present
 from .base import Preprocessor
 from .word_labels import labels_of_pieces, words_of
+
+logger = logging.getLogger(__name__)
 
 UNLIMITED = 10**6  # what tokenizers without a maximum length say is more than this
 
@@ -158,6 +161,21 @@ def _check_vocabulary(network: nn.Module, tokenizer: Any) -> None:
         raise UserError(
             f"the tokenizer's tokens are numbered up to {highest}, and {type(network).__name__} knows "
             f"{embedding.num_embeddings} tokens: pass processing_class=, the tokenizer that it was trained with"
+        )
+
+
+def warn_of_another(network: nn.Module, tokenizer: Any, saved: Any) -> None:
+    """Log a warning if a tokenizer numbers words otherwise than the one that is saved beside a network's weights."""
+    if saved is None or not hasattr(tokenizer, "get_vocab"):
+        return
+    given, own = tokenizer.get_vocab(), saved.get_vocab()
+    shared = [word for word in own if word in given]
+    if 2 * len(shared) < len(own) or any(own[word] != given[word] for word in shared):
+        logger.warning(
+            "the tokenizer numbers words otherwise than the one that is saved beside %s, in %s: leave "
+            "processing_class out if the network was trained with that one",
+            type(network).__name__,
+            network.config.name_or_path,
         )
 
 
