@@ -7,7 +7,7 @@ zero; what the numbers do not decide is said to be undecided.
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from textwrap import fill
 
@@ -42,6 +42,7 @@ from .results import (
     Arms,
     by_condition,
     has_noisy_labels,
+    headline_of,
     kind_of,
     measure_of,
     reference_of,
@@ -59,6 +60,11 @@ from .uncertainty_page import (
 )
 
 NAME_WIDTH = 26  # of an arm in the terminal, so that the table fits into 80 columns
+TESTED: dict[str, tuple[str, Callable[[list], float]]] = {  # what a reliability diagram's bins count
+    "accuracy": ("test examples", sum),
+    "mean_average_precision": ("labels of test examples", sum),
+    "rmse": ("numbers of test examples", max),  # each level of intervals has all of them
+}
 COSTS = {
     "label_bytes": "bytes of labels an example",
     "label_seconds": "seconds to label",
@@ -147,11 +153,13 @@ def _finding(results: dict) -> Iterator[str]:
 
 def _data(results: dict) -> str:
     records, groups = results["arms"], by_condition(results)
-    tested = {sum(record["reliability"]["count"]) for record in records if record.get("reliability")}
+    counts = [record["reliability"]["count"] for record in records if record.get("reliability")]
+    what, number_of = TESTED[headline_of(next(iter(groups.values()))).metric]
+    tested = {number_of(count) for count in counts}
     subject = "student" if kind_of(results) == "study" else "network"
     parts = [results.get("dataset") or "unnamed data"]
     if tested:
-        parts.append(f"{' or '.join(f'{number:,.0f}' for number in sorted(tested))} test examples")
+        parts.append(f"{' or '.join(f'{number:,.0f}' for number in sorted(tested))} {what}")
     conditions = f" under {len(groups)} conditions" if len(groups) > 1 else ""
     runs = (
         f"{counted(len(records), 'run').capitalize()} of {len({record['arm'] for record in records})} arms{conditions}"
