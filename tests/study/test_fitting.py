@@ -19,7 +19,7 @@ from hf_bkd.study import (
     fitting,
 )
 from hf_bkd.study.teaching import CellFitting, Teaching
-from hf_bkd.teachers import SPECIFICATIONS, EnsembleTeacher, TeacherSpec
+from hf_bkd.teachers import SPECIFICATIONS, SWA, SWAG, EnsembleTeacher, TeacherSpec
 from tests.study.study_helpers import STUDY, blobs, cell_of, run, status
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -31,6 +31,8 @@ ARMS = {
     "ivon": Arm("IVON", IVONVariational(lr=0.1)),
     "laplace": Arm("Laplace", Laplace(link="mc")),
     "mc_dropout": Arm("MC dropout", MCDropout(), "mlp-16", {"dropout": 0.2}),
+    "swa": Arm("SWA", SWA(snapshots=4)),
+    "swag": Arm("SWAG", SWAG(snapshots=4, rank=2)),
     "variational": Arm("variational", Variational(posterior="full")),
 }
 

@@ -288,7 +288,8 @@ def test_a_regressions_posterior_within_others():
     within = [answers[0].noise + answers[0].variance, answers[1].noise + answers[1].variance, answers[2].noise]
     torch.testing.assert_close(joint.noise, torch.stack(within).mean(dim=0))
     torch.testing.assert_close(joint.variance, torch.stack([each.mean for each in answers]).var(dim=0))
-    inverse = torch.stack([1 / each.variance.sum(dim=-1) for each in answers[:2]])
+    variances = torch.stack([each.variance for each in answers[:2]])
+    inverse = 1 / (variances / variances.mean(dim=0)).sum(dim=-1)  # numbers may have different units
     weights = (inverse / inverse.sum(dim=0))[..., None]
     weighed = MultiTeacher({"one": one, "two": two}, "inverse_variance").predict(x)
     torch.testing.assert_close(weighed.noise, (weights * torch.stack(within[:2])).sum(dim=0))
