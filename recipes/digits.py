@@ -3,7 +3,7 @@
 Data: scikit-learn's handwritten digits (1,797 images of 8 x 8). Two conditions: 30 % of the training and validation
 labels replaced at random, where the exact class probabilities are known; and 10 clean images per class.
 
-    python recipes/digits.py --output_dir runs/digits          ten seeds, 540 s of processor time
+    python recipes/digits.py --output_dir runs/digits          ten seeds, four minutes on two idle cores
     python recipes/digits.py --output_dir runs/digits --full   more seeds, epochs, members and folds
 """
 
