@@ -13,7 +13,15 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..likelihoods import Likelihood
-from ..models.calling import Inputs, call_arguments, call_network, logits_of, split, to_network
+from ..models.calling import (
+    Inputs,
+    call_arguments,
+    call_network,
+    evaluation_mode,
+    logits_of,
+    split,
+    to_network,
+)
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.random import named_seed
@@ -21,7 +29,7 @@ from .base import Teacher
 from .deterministic import DeterministicTeacher
 from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
-from .variational import VariationalTeacher
+from .variational import VariationalTeacher, named
 
 STATISTICS = ("running_mean", "running_var")
 SMALLEST_STD = 1e-12  # of weights that never moved
@@ -132,10 +140,8 @@ class SWAGTeacher(VariationalTeacher):
 
     @classmethod
     def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        def named(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-        return cls(network, named("std."), named("factor."), named("statistics."), **settings)
+        parts = (named(tensors, prefix) for prefix in ("std.", "factor.", "statistics."))
+        return cls(network, *parts, **settings)
 
 
 def has_batch_norm(network: nn.Module) -> bool:
@@ -193,23 +199,20 @@ def statistics_at(network: nn.Module, weights: Mapping[str, Tensor], batches: It
 @contextmanager
 def _gathering_statistics(network: nn.Module) -> Iterator[None]:
     """Have the batch norms, and nothing else, in training mode, and put their statistics and settings back."""
-    modes = {module: module.training for module in network.modules()}
     norms = [module for module in network.modules() if _keeps_statistics(module)]
     before = [(norm.momentum, deepcopy(dict(norm.named_buffers(recurse=False)))) for norm in norms]
-    network.eval()
-    try:
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-            norm.momentum = None
-        yield
-    finally:
-        for norm, (momentum, buffers) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            for name, value in buffers.items():
-                getattr(norm, name).copy_(value)
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluation_mode(network):
+        try:
+            for norm in norms:
+                norm.train()
+                norm.reset_running_stats()
+                norm.momentum = None
+            yield
+        finally:
+            for norm, (momentum, buffers) in zip(norms, before, strict=True):
+                norm.momentum = momentum
+                for name, value in buffers.items():
+                    getattr(norm, name).copy_(value)
 
 
 @dataclass(frozen=True)

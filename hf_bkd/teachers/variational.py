@@ -170,10 +170,12 @@ class VariationalTeacher(Teacher):
 
     @classmethod
     def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        def named(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        return cls(network, named(tensors, "std."), named(tensors, "factor."), **settings)
 
-        return cls(network, named("std."), named("factor."), **settings)
+
+def named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _check_posterior(std: Mapping[str, Tensor], factors: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> None:

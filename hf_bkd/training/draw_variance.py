@@ -186,18 +186,12 @@ class InverseVariance:
         """Return the weights [..., M] of labels [..., M, C]."""
         values = [p[..., : each.layout.num_classes] for each, p in zip(self.variances, probs.unbind(-2), strict=True)]
         of_draws = [torch.as_tensor(from_batch(batch, each.column)).to(probs) for each in self.variances]
-        if all(v.ndim == p.ndim for v, p in zip(of_draws, values, strict=True)):
-            own = torch.stack(
-                [v / each.layout.num_draws for v, each in zip(of_draws, self.variances, strict=True)], -2
-            )
-            return inverse_variance_weights(self.likelihood.summed_variances(own))
-        if self.likelihood.target_has_variance and values[0].shape[-1] > 1:
-            raise UserError(
-                "the variances are stored as sums over numbers, which may have different units: label again with "
-                "variance='full'"
-            )
-        of_means = [
-            summed_variance(p, v) / each.layout.num_draws
-            for each, v, p in zip(self.variances, of_draws, values, strict=True)
-        ]
-        return inverse_variance_weights(torch.stack(of_means, dim=-1))
+        if any(v.ndim < p.ndim for v, p in zip(of_draws, values, strict=True)):
+            if self.likelihood.target_has_variance and values[0].shape[-1] > 1:
+                raise UserError(
+                    "the variances are stored as sums over numbers, which may have different units: label again with "
+                    "variance='full'"
+                )
+            of_draws = [summed_variance(p, v).unsqueeze(-1) for v, p in zip(of_draws, values, strict=True)]
+        of_means = [v / each.layout.num_draws for v, each in zip(of_draws, self.variances, strict=True)]
+        return inverse_variance_weights(self.likelihood.summed_variances(torch.stack(of_means, dim=-2)))
