@@ -48,9 +48,16 @@ class FitContext(Protocol):
 
     @abstractmethod
     def train(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None, callbacks: Sequence[Any] = ()
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        callbacks: Sequence[Any] = (),
+        masks: int = 1,
     ) -> nn.Module:
-        """Train a network of :meth:`network` in place, with the Trainer's callbacks, and return it."""
+        """Train a network of :meth:`network` in place, with the Trainer's callbacks, and return it.
+
+        Each batch is passed ``masks`` times, with the network's dropout drawn anew.
+        """
 
     @abstractmethod
     def trained(self, **settings: Any) -> Teacher:

@@ -252,15 +252,28 @@ class SWAG(TeacherSpec):
 
 @dataclass(frozen=True)
 class SWA(TeacherSpec):
-    """The mean of SWAG's snapshots alone, its baseline (Izmailov et al. 2018); see :class:`SWAG`."""
+    """The mean of SWAG's snapshots alone, its baseline (Izmailov et al. 2018); see :class:`SWAG`.
+
+    Args:
+        start, snapshots, rate: see :class:`~hf_bkd.teachers.snapshots.SnapshotCallback`.
+        of: a SWAG whose mean it is, instead of that of a training of its own; the others then are unused.
+    """
 
     kind, method = "swa", "deterministic"
 
     start: float = option(0.75, "share of the training after which snapshots are taken")
     snapshots: int = option(40, "how many are taken")
     rate: float = option(0.5, "learning rate while they are taken, as a share of the training's highest")
+    of: SWAG | None = None
+
+    @property
+    def parts(self) -> tuple[TeacherSpec, ...]:
+        return () if self.of is None else (self.of,)
 
     def fit(self, context: FitContext) -> Teacher:
+        if self.of is not None:
+            swag = context.fitted(self.of)
+            return DeterministicTeacher(swag.network, likelihood=swag.likelihood)
         callback = SWAG(self.start, self.snapshots, 0, self.rate)._callback()
         network = context.train(context.network(), callbacks=[callback])
         mean = at_mean(network, callback.moments(network).mean, list(context.train_batches()), 50)
