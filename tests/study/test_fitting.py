@@ -27,7 +27,6 @@ from tests.study.study_helpers import STUDY, blobs, cell_of, run, status
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
-
 class AsSignal(nn.Sequential):
     """Reads features as a signal of one channel."""
 
@@ -126,7 +125,9 @@ def test_multiswag_and_swa_are_made_of_swag_that_is_trained_once(tmp_path, train
 
 
 def test_dropout_of_filters_is_trained_with_its_masks_and_kept(tmp_path, trainings):
-    network = nn.Sequential(nn.Conv1d(1, 6, 2), nn.ReLU(), nn.Conv1d(6, 8, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    network = nn.Sequential(
+        nn.Conv1d(1, 6, 2), nn.ReLU(), nn.Conv1d(6, 8, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
 
     class Convolutions(CellFitting):
         def network(self, **settings):

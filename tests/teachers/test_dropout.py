@@ -185,7 +185,9 @@ def test_filters_are_dropped_whole_and_before_each_convolution_but_the_first():
     drawn = teacher.draw_logits(torch.ones(500, 1, 1, 1), 8, seeded())
     kept = drawn[..., 0] * 0.75  # of 4 channels, each of 1, the others are scaled by 1 / 0.75
     assert torch.equal(drawn, drawn[..., :1].expand_as(drawn)) and set(kept.unique().tolist()) <= {0, 1, 2, 3, 4}
-    assert kept.mean().item() == pytest.approx(3, abs=0.05) and kept.var().item() == pytest.approx(4 * 0.75 * 0.25, abs=0.05)
+    assert kept.mean().item() == pytest.approx(3, abs=0.05) and kept.var().item() == pytest.approx(
+        4 * 0.75 * 0.25, abs=0.05
+    )
     two = teacher.draw_logits(torch.ones(500, 1, 1, 2), 1, seeded())[0].view(500, 4, 2)
     assert torch.equal(two[..., 0], two[..., 1])  # both pixels of a map are dropped together
     assert torch.equal(teacher.network.train()(torch.ones(1, 1, 1, 1)), torch.full((1, 4), 4.0))  # the hooks are gone
