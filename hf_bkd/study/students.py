@@ -48,8 +48,8 @@ class LabelCost(NamedTuple):
 class Trained(NamedTuple):
     """A trained student: its network, its predictions for the test split, its teacher's, and what its training logged.
 
-    ``accuracies`` are those of its likelihood's first measure, ``scaled`` is of the test split at the temperature that the
-    validation split chose.
+    ``accuracies`` are those of its likelihood's first measure, ``scaled`` is of the test split at the temperature
+    that the validation split chose.
     """
 
     model: nn.Module

@@ -66,8 +66,8 @@ class DistillationTrainingArguments(TrainingArguments):
             labels or the labels say.
         noise_epochs: over how many of the last evaluations the convergence noise is taken; a run with fewer than
             twice as many uses its last half.
-        dropout_masks: how often each batch is passed in a step, with a new mask of the student's dropout each time; the
-            loss is the mean of the passes, and a step takes as many times as long.
+        dropout_masks: how often each batch is passed in a step, with a new mask of the student's dropout each time;
+            the loss is the mean of the passes, and a step takes as many times as long.
         kl_warmup: share in [0, 1] of the training during which a variational network's KL divergence has no weight.
         kl_annealing: share in [0, 1] of the training, after that, over which its weight rises linearly to 1. The
             defaults are those of arXiv 2601.01484's code: 100 epochs and then 50, of 200.

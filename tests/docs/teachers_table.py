@@ -1,4 +1,4 @@
-"""The table of teachers in docs/teachers.md, made of the published comparison: `python -m tests.docs.teachers_table`."""
+"""The table of teachers in docs/teachers.md, made of the published comparison; run as a module, it is written."""
 
 import json
 from statistics import mean

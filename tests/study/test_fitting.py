@@ -125,9 +125,7 @@ def test_multiswag_and_swa_are_made_of_swag_that_is_trained_once(tmp_path, train
 
 
 def test_dropout_of_filters_is_trained_with_its_masks_and_kept(tmp_path, trainings):
-    network = nn.Sequential(
-        nn.Conv1d(1, 6, 2), nn.ReLU(), nn.Conv1d(6, 8, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
-    )
+    network = nn.Sequential(nn.Conv1d(1, 6, 2), nn.ReLU(), nn.Conv1d(6, 8, 2), nn.Flatten(), nn.Linear(16, 3))
 
     class Convolutions(CellFitting):
         def network(self, **settings):

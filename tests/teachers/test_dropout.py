@@ -173,7 +173,7 @@ def test_a_saved_teacher_draws_the_same(name, tmp_path):
 
 
 def convolutions() -> nn.Module:
-    """Two convolutions of one pixel each, all weights 1: what the second reads is 4 channels of what the first made."""
+    """Two convolutions of one pixel each, all weights 1: the second reads 4 channels."""
     network = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False), nn.Flatten())
     for layer in network[:2]:
         nn.init.constant_(layer.weight, 1.0)
