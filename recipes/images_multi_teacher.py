@@ -56,8 +56,8 @@ def study(options: Arguments) -> Study:
         note=data
         + (
             "Teachers are last-layer Laplace posteriors whose labels average 100 draws, unless said otherwise, and "
-            "count for five examples (λ = 5 / 6). Average: the student is taught their weighted mean. Mixture: the prior "
-            "of MT-BKD (arXiv 2605.27967), under which the teachers that the student agrees with count more."
+            "count for five examples (λ = 5 / 6). Average: the student is taught their weighted mean. Mixture: "
+            "the prior of MT-BKD (arXiv 2605.27967), under which the teachers that the student agrees with count more."
         ),
     )
 
