@@ -268,9 +268,7 @@ def _scaled_sentence(metrics: dict[str, float]) -> str:
     values = [f"{METRICS[name]} {metrics[name]:.3f}" for name in ("nll", "ece") if name in metrics]
     if not values:
         return ""
-    return (
-        f" After temperature scaling, T = {metrics['temperature']:.2f} by the validation split: {', '.join(values)}."
-    )
+    return f" After scaling with T = {metrics['temperature']:.2f}, by the validation split: {', '.join(values)}."
 
 
 def _training_name(arm: Arm, temperature: float, strength: float | None) -> str:
