@@ -38,8 +38,8 @@ from hf_bkd.study import (
 
 PER_CLASS = 20
 FEW, NOISY, CIFAR = "digits, 20 of each class", "digits, 30 % label noise", "CIFAR-100, 20 classes"
-FILTER_RATE = 0.1
-SWAG_CHOSEN = SWAG(draws=10)
+FILTER_RATE = 0.05
+SWAG_CHOSEN = SWAG(start=0.5, rate=1.0, draws=10, batches=2)
 
 
 def digits(options: StudyArguments, seed: int) -> Splits:
