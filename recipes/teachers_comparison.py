@@ -4,7 +4,7 @@ Data: scikit-learn's handwritten digits, 20 of each class and all of them with 3
 and the first 20 classes of CIFAR-100. Out-of-distribution images, of no class that the teachers know: CIFAR-10's test
 split.
 
-    python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     an hour on two cores
+    python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     hours on two cores
 """
 
 import datasets
@@ -110,6 +110,7 @@ DEFAULTS = ON_CPU | {
     "dataset": "uoft-cs/cifar100",
     "ood_dataset": "uoft-cs/cifar10",
     "output_dir": "runs/teachers_comparison",
+    "seeds": "0,1,2,3,4",
     "teacher_model": "wrn_16_1_cifar",
     "num_train_epochs": 30,
     "max_train_samples": 2000,

@@ -192,8 +192,7 @@ class DistillationTrainer(EvaluatingTrainer):
             of_target = args.student_temperature if same else self.teacher_temperature
             factor = temperature_factor(args.temperature_scale, of_target, args.student_temperature)
         scales = args.student_temperature, factor, args.label_smoothing_factor
-        kind = self.likelihood, self._distance
-        given = self._labels_of(batch), target, kd_lambda, *scales, num_items, *kind
+        given = self._labels_of(batch), target, kd_lambda, *scales, num_items, self.likelihood, self._distance
         return mean_of([distillation_loss(logits, *given) for logits in passes])
 
     def _of_all_processes(self, loss: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> Tensor:
