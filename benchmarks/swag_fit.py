@@ -22,8 +22,8 @@ def claims(bench: Bench) -> Iterator[Claim]:
     rows = BatchedDataset({"pixel_values": pixels, "labels": labels(size, bench.device)})
     with tempfile.TemporaryDirectory() as folder:
         yield bench.slowdown(
-            f"SWAG with {DRAWS} draws, statistics of a quarter of the images / one training ({ARCHITECTURE}, {NUM_CLASSES} "
-            f"classes, {EPOCHS} epochs of {size} images)",
+            f"SWAG with {DRAWS} draws, statistics of a quarter of the images / one training ({ARCHITECTURE}, "
+            f"{NUM_CLASSES} classes, {EPOCHS} epochs of {size} images)",
             lambda: with_swag(bench.device, rows, folder),
             lambda: trained(bench.device, rows, folder),
             bar=1.1,
