@@ -13,7 +13,7 @@ from torch import nn
 
 from hf_bkd import BatchedDataset, DistillationTrainingArguments, SWAGTeacher
 
-ARCHITECTURE, EPOCHS, BATCH, DRAWS = "wrn_16_1_cifar", 30, 64, 30
+ARCHITECTURE, EPOCHS, BATCH, DRAWS = "wrn_16_1_cifar", 30, 64, 10
 
 
 def claims(bench: Bench) -> Iterator[Claim]:
@@ -22,7 +22,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
     rows = BatchedDataset({"pixel_values": pixels, "labels": labels(size, bench.device)})
     with tempfile.TemporaryDirectory() as folder:
         yield bench.slowdown(
-            f"SWAG with {DRAWS} draws, statistics of a quarter of the images / one training ({ARCHITECTURE}, "
+            f"SWAG with {DRAWS} draws, statistics of half the images / one training ({ARCHITECTURE}, "
             f"{NUM_CLASSES} classes, {EPOCHS} epochs of {size} images)",
             lambda: with_swag(bench.device, rows, folder),
             lambda: trained(bench.device, rows, folder),
@@ -56,7 +56,7 @@ def with_swag(device: torch.device, rows: BatchedDataset, folder: str) -> SWAGTe
 
     callback = SnapshotCallback()
     network = trained(device, rows, folder, callback)
-    return SWAGTeacher.fit(network, callback.moments(network), rows.batches(len(rows) // 4), draws=DRAWS, batches=1)
+    return SWAGTeacher.fit(network, callback.moments(network), rows.batches(len(rows) // 2), draws=DRAWS, batches=1)
 
 
 if __name__ == "__main__":
