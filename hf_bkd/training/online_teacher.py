@@ -51,7 +51,7 @@ class OnlineTeacher:
                 "an online teacher answers at its own, so set teacher.temperature"
             )
         self.teacher, self.dataset, self.args = teacher.to(args.device), dataset, args
-        self.reads_labels = args.kd_lambda < 1 or args.distance == "dkd"
+        self.reads_labels = args.kd_lambda != 1 or args.distance == "dkd"
         self.likelihood, self.num_values = getattr(teacher, "likelihood", CATEGORICAL), teacher.num_classes
         if num_classes is not None:
             self.check_num_classes(num_classes)

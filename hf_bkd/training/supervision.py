@@ -16,6 +16,7 @@ from ..soft_labels.reading import stored_labels
 from ..targets import mix_teachers, mixture_responsibilities, weights_by_entropy
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
+from .bias_aware import BiasAwareLambda
 from .classes import names_of_soft_labels, order_of
 from .draw_variance import AdaptiveLambda, InverseVariance, from_batch, known_variances
 from .problem import Problem
@@ -81,8 +82,8 @@ class StoredLabels:
         shows_views: whether views of the images can be shown.
 
     Raises:
-        UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`, :class:`AdaptiveLambda` and
-            :class:`InverseVariance`; labels of other classes than the student's.
+        UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`, :class:`AdaptiveLambda`,
+            :class:`BiasAwareLambda` and :class:`InverseVariance`; labels of other classes than the student's.
     """
 
     def __init__(
@@ -101,11 +102,18 @@ class StoredLabels:
         }
         first = next(iter(self.stored.values())).layout
         self.likelihood, self.num_values = first.likelihood, first.num_classes
-        adaptive, weighted = args.lambda_schedule == "adaptive", args.teacher_weights == "inverse_variance"
-        self.adaptive = AdaptiveLambda(dataset, self.stored, args.kd_lambda) if adaptive else None
+        self.by_example: AdaptiveLambda | BiasAwareLambda | None = None
+        if args.lambda_schedule == "adaptive":
+            self.by_example = AdaptiveLambda(dataset, self.stored, args.kd_lambda)
+        elif args.lambda_schedule == "bias_aware":
+            self.by_example = BiasAwareLambda(dataset, self.stored, args, classes, self.orders)
+        weighted = args.teacher_weights == "inverse_variance"
         self.by_variance = InverseVariance(dataset, self.stored) if weighted else None
         self.known = known_variances(dataset, self.stored) if self.likelihood.target_has_variance else {}
-        self.args, self.reads_labels = args, adaptive or args.kd_lambda < 1 or args.distance == "dkd"
+        self.args, self.reads_labels = (
+            args,
+            self.by_example is not None or args.kd_lambda != 1 or args.distance == "dkd",
+        )
 
     @property
     def temperature(self) -> float:
@@ -168,7 +176,7 @@ class StoredLabels:
     @property
     def _variances(self) -> dict[str, Layout]:
         """The columns of variances that are read."""
-        users = [variance for user in (self.adaptive, self.by_variance) if user for variance in user.variances]
+        users = [variance for user in (self.by_example, self.by_variance) if user for variance in user.variances]
         used = {each.column: each.layout for each in users}
         return used | {name: self.stored[values].layout for values, names in self.known.items() for name in names}
 
@@ -215,4 +223,4 @@ class StoredLabels:
 
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float | Tensor:
         """Return lambda of a batch with this target: one number, or one per example [B] or token [B, L]."""
-        return self.adaptive(batch, target) if self.adaptive else self.args.kd_lambda
+        return self.by_example(batch, target) if self.by_example else self.args.kd_lambda

@@ -29,6 +29,7 @@ from .settings import (
     check_spread,
 )
 
+UNBOUNDED = "unbounded"  # the share of examples whose loss has no lower bound, with a lambda above 1
 LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
 
 
@@ -56,7 +57,9 @@ class DistillationTrainer(EvaluatingTrainer):
     ``convergence_noise``.
 
     The logged loss is the minimized one; ``cross_entropy`` (``label_loss`` of numbers) and ``distillation`` beside it
-    are its two terms before they are weighted, the former as the mean over the rows that have a label.
+    are its two terms before they are weighted, the former as the mean over the rows that have a label. ``kd_lambda``
+    is the mean of one that is set by example, and ``unbounded``, with one above 1, the share of the rows with a label
+    whose loss has no lower bound.
 
     Of what it is given, training changes the model's weights alone: ``args``, the model's config and a
     :class:`~hf_bkd.BatchedDataset` are copied, and ``trainer.args`` holds what is in effect.
@@ -70,10 +73,11 @@ class DistillationTrainer(EvaluatingTrainer):
 
     Raises:
         UserError: nothing says how rows become inputs; a student that can't take them, or has no logits for each row;
-            labels that are missing though ``kd_lambda`` < 1, or not of the student's classes; ``compute_loss_func``
+            labels that are missing though the loss reads them, or not of the student's classes; ``compute_loss_func``
             with ``kd_lambda`` > 0; soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the
-            dataset, that have other classes than the model, that can't be brought to ``teacher_temperature``, or that
-            have no variance though lambda is adaptive; worker processes that can't read the dataset.
+            dataset, that have other classes than the model, that can't be brought to ``teacher_temperature``, that
+            have no variance though lambda is adaptive, or that are not cross-fitted though it is bias-aware; worker
+            processes that can't read the dataset.
     """
 
     args: DistillationTrainingArguments
@@ -215,7 +219,12 @@ class DistillationTrainer(EvaluatingTrainer):
         """Sum up the loss' terms on the device, where they stay until something is logged."""
         if parts is None:
             return
-        terms = {self.likelihood.label_term: parts.cross_entropy, "distillation": parts.distillation}
+        terms = {
+            self.likelihood.label_term: parts.cross_entropy,
+            "distillation": parts.distillation,
+            UNBOUNDED: parts.unbounded,
+            "kd_lambda": parts.kd_lambda,
+        }
         if parts.cross_entropy is not None:
             number = torch.as_tensor(self._count_items(batch) if num_items is None else num_items).clamp_min(1)
             terms[LABELED] = self.likelihood.labeled(self._labels_of(batch)).sum() / number
@@ -229,7 +238,7 @@ class DistillationTrainer(EvaluatingTrainer):
             totals = {name: sum(self._of_each_process(value)) for name, value in self._sums.items()}
             labeled = totals.pop(LABELED, self._summed_steps)
             for name, total in totals.items():
-                number = labeled if name == self.likelihood.label_term else self._summed_steps
+                number = labeled if name in (self.likelihood.label_term, UNBOUNDED) else self._summed_steps
                 logs |= {name: total / number} if number else {}
             self._sums, self._summed_steps = {}, 0
         super().log(logs, start_time)
