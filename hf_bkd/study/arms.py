@@ -72,7 +72,7 @@ class Arm:
         online: the teacher is asked at each step and nothing is stored.
         storage: of the soft labels.
         kd_lambda: the study's own if not given.
-        lambda_schedule: ``"adaptive"`` sets lambda by example.
+        lambda_schedule: ``"adaptive"`` or ``"bias_aware"``, which needs ``folds``, sets lambda by example.
         strengths: candidates for the strength s > 0 of the teachers' prior on each example, in examples (lambda in
             arXiv 2605.27967): ``prior_strength`` s and ``kd_lambda`` s / (1 + s), chosen as temperatures are.
         label_smoothing: of a student without a teacher.
@@ -102,6 +102,8 @@ class Arm:
             object.__setattr__(self, "teacher", _teacher_by_name(self.name, self.teacher, how or {}))
         if self.online and (self.folds or not self.fits_teacher):
             raise UserError(f"arm {self.name!r} is online, which needs a teacher that answers for all examples")
+        if self.lambda_schedule == "bias_aware" and not (self.folds or isinstance(self.teacher, Stored)):
+            raise UserError(f"arm {self.name!r} is bias-aware, which needs labels that are cross-fitted: pass folds=3")
         if self.temperatures != (1.0,) and any(part.has_temperature for part in self.parts):
             raise UserError(f"arm {self.name!r} has temperatures, and its teacher or its labels have one already")
 

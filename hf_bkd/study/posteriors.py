@@ -13,10 +13,22 @@ from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels
 from ..uncertainty import uncertainty_report
 from ..utils.errors import UserError
+from .arms import Study
 from .cell import Cell
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 CHAIN_FACTS = ("prior precision", "rhat max", "ess min", "mixed", "width", "acceptance", "moved")
+
+
+def check_lambdas(study: Study, args: DistillationTrainingArguments) -> None:
+    """Raise a UserError if a study samples the posterior of a student whose labels have no positive weight of one."""
+    for arm in study.arms if study.posterior is not None else ():
+        kd_lambda = args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        if arm.teacher is not None and (kd_lambda > 1 or arm.lambda_schedule != "fixed"):
+            raise UserError(
+                f"arm {arm.name!r} has a lambda above 1 or by example, and a posterior counts each label alike: give "
+                "it a fixed one of at most 1"
+            )
 
 
 def sampled_posterior(

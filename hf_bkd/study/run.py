@@ -39,6 +39,7 @@ from .arguments import StudyArguments, parse
 from .arms import Study
 from .cell import Cell
 from .comparison import TeacherComparison
+from .posteriors import check_lambdas
 from .settings import check_same_study
 from .students import StudentTraining
 from .workers import in_workers
@@ -102,6 +103,7 @@ def _run_alone(
 
 
 def _begin(study: Study, options: StudyArguments, args: DistillationTrainingArguments, output_dir: Path) -> None:
+    check_lambdas(study, args)
     tidy(output_dir)
     check_same_study(output_dir, study, options, args)
 

@@ -75,8 +75,8 @@ def check_out_of_fold(name: str, labels: Stored) -> None:
     layout = labels.layout
     if layout.record is None or layout.record.folds is None:
         raise UserError(
-            f"{ASKED} measures what a teacher gets wrong that has not seen the labels, and {name} is not cross-fitted: "
-            "label with add_soft_labels(dataset, folds=5, fit=...), or pass lambda_schedule='fixed'"
+            f"{ASKED} measures what a teacher that has not seen the labels gets wrong, and {name} is not "
+            "cross-fitted: label with add_soft_labels(dataset, folds=5, fit=...), or pass lambda_schedule='fixed'"
         )
     if layout.likelihood.target_has_variance or layout.ragged:
         what = "of tokens" if layout.ragged else "numbers of a regression, which have no confidence"

@@ -110,10 +110,8 @@ class StoredLabels:
         weighted = args.teacher_weights == "inverse_variance"
         self.by_variance = InverseVariance(dataset, self.stored) if weighted else None
         self.known = known_variances(dataset, self.stored) if self.likelihood.target_has_variance else {}
-        self.args, self.reads_labels = (
-            args,
-            self.by_example is not None or args.kd_lambda != 1 or args.distance == "dkd",
-        )
+        self.args = args
+        self.reads_labels = self.by_example is not None or args.kd_lambda != 1 or args.distance == "dkd"
 
     @property
     def temperature(self) -> float:
