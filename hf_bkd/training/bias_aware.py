@@ -73,7 +73,7 @@ class BiasAwareLambda:
 def check_out_of_fold(name: str, labels: Stored) -> None:
     """Raise a UserError if errors of soft labels don't say what their teacher doesn't know."""
     layout = labels.layout
-    if layout.record is None or layout.record.folds is None:
+    if layout.record is None or (layout.record.folds or {}).get("number", 0) < 2:
         raise UserError(
             f"{ASKED} measures what a teacher that has not seen the labels gets wrong, and {name} is not "
             "cross-fitted: label with add_soft_labels(dataset, folds=5, fit=...), or pass lambda_schedule='fixed'"
