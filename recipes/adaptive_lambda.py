@@ -14,15 +14,15 @@ from common.digits import digits_study
 
 from hf_bkd.study import CROSS_FITTED, DETERMINISTIC, ONE_HOT, SCALED, Study, StudyArguments, main
 
-GRID = (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5)
+GRID = (0.25, 0.5, 0.75, 0.9, 1.0, 1.25)
 BY_EXAMPLE = {"adaptive": "adaptive", "bias-aware": "bias_aware"}
 TEACHER = replace(CROSS_FITTED, name="cross-fitted")
 FIXED = [replace(TEACHER, name=f"{TEACHER.name}, λ = {kd_lambda:g}", kd_lambda=kd_lambda) for kd_lambda in GRID]
 SET = [replace(TEACHER, name=f"{TEACHER.name}, {name} λ", lambda_schedule=BY_EXAMPLE[name]) for name in BY_EXAMPLE]
 DEFAULTS = DIGITS | {"output_dir": "runs/adaptive_lambda", "seeds": "0,1,2,3,4"}
 NOTE = (
-    " Adaptive λ weighs teacher and label by the variance between the teacher's draws; bias-aware λ by what the teacher "
-    "gets wrong where it has not seen the label."
+    " Adaptive λ weighs teacher and label by the variance between the teacher's draws; bias-aware λ by what the "
+    "teacher gets wrong where it has not seen the label."
 )
 
 

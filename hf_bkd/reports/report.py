@@ -50,6 +50,7 @@ from .results import (
     teacher_table,
     title_of,
 )
+from .swept_settings import by_example_cells
 from .uncertainty_page import (
     DETAILS,
     HOW_TO_READ,
@@ -65,6 +66,10 @@ TESTED: dict[str, tuple[str, Callable[[list], float]]] = {  # what a reliability
     "mean_average_precision": ("labels of test examples", sum),
     "rmse": ("numbers of test examples", max),  # each level of intervals has all of them
 }
+BEST_FIXED = (
+    "The best fixed λ, the labels alone (λ = 0) included, is chosen by these same numbers, which favors it; the "
+    "intervals are Student's, paired and not corrected.\n"
+)
 COSTS = {
     "label_bytes": "bytes of labels an example",
     "label_seconds": "seconds to label",
@@ -197,6 +202,9 @@ def _results(results: dict) -> Iterator[str]:
         if len(groups) > 1:
             yield f"### {escaped(condition) or 'no condition named'}\n"
         yield table(_main_cells(results, condition, arms))
+        if measure_of(results).unit == "points" and (cells := by_example_cells(arms, measure_of(results))):
+            yield table(cells)
+            yield BEST_FIXED
         yield folded("More columns", table(details(results, condition, arms)))
 
 

@@ -148,7 +148,8 @@ def cross_fitted() -> BatchedDataset:
         "pixel_values": torch.randint(256, (rows, 3, 8, 8), generator=generator, dtype=torch.uint8),
         "labels": torch.randint(C, (rows,), generator=generator),
     }
-    probs = torch.randn(rows, C, generator=generator).mul(2).softmax(dim=-1)
+    right = 4 * torch.rand(rows, 1, generator=generator) * nn.functional.one_hot(values["labels"], C)
+    probs = (torch.randn(rows, C, generator=generator) + right).softmax(dim=-1)
     return BatchedDataset(values, PREPROCESSOR, labels={None: SoftLabels.of(probs, RECORD | {"folds": {"number": 2}})})
 
 

@@ -127,7 +127,7 @@ def test_gradient_is_that_of_cross_entropy_towards_the_mixed_target(logits, labe
 
 
 def test_gradient_of_a_lambda_above_1_by_hand():
-    """At equal logits q = 1/2: the target (1 - 1.5) (1, 0) + 1.5 (0.9, 0.1) is (0.85, 0.15), and q - t the gradient."""
+    """At equal logits q = 1/2: the target -0.5 (1, 0) + 1.5 (0.9, 0.1) is (0.85, 0.15), and the gradient q - t."""
     logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([[0.9, 0.1]], dtype=torch.float64)
     (gradient,) = torch.autograd.grad(distillation_loss(logits, torch.tensor([0]), target, 1.5).total, logits)

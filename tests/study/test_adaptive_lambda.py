@@ -39,4 +39,6 @@ def test_the_page_draws_the_sweep_of_fixed_lambdas_and_names_the_schedule(finish
     folder, _ = finished
     page = (folder / "report.md").read_text()
     assert "sweep_kd_lambda.png" in page and "Arms: drawn, λ = 0.5; drawn, λ = 1." in page
+    assert "Level lines: drawn, adaptive λ." in page
+    assert "| λ by example | best fixed λ | difference (points, [95 % CI]) | within 0.5 points of it |" in page
     assert "| λ schedule |" in page and "| adaptive |" in page

@@ -352,9 +352,9 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"kd_lambda": -0.1}, "kd_lambda must be between 0 and 1, and it is -0.1"),
-            ({"kd_lambda": 1.5}, "kd_lambda must be between 0 and 1"),
-            ({"kd_lambda": float("nan")}, "kd_lambda must be between 0 and 1"),
+            ({"kd_lambda": -0.1}, "kd_lambda must be between 0 and 2, and it is -0.1"),
+            ({"kd_lambda": 2.5}, "kd_lambda must be between 0 and 2"),
+            ({"kd_lambda": float("nan")}, "kd_lambda must be between 0 and 2"),
             ({"teacher_temperature": 0.0}, "teacher_temperature must be above 0"),
             ({"student_temperature": -1.0}, "student_temperature must be above 0"),
             (
