@@ -8,10 +8,13 @@ from torch import nn
 
 from hf_bkd import (
     BatchedDataset,
+    CropAndFlip,
     DeterministicTeacher,
     DistillationTrainer,
     DistillationTrainingArguments,
+    ImagePreprocessor,
     UserError,
+    Views,
     add_soft_labels,
 )
 from hf_bkd.losses import distillation_loss
@@ -127,6 +130,41 @@ def test_real_cross_fitted_labels_train(tmp_path):
 
     labeled = add_soft_labels(dataset.with_format("torch"), folds=3, fit=fit, progress=False)
     trainer = trained(tmp_path, dataset=labeled.with_format(None), **BIAS_AWARE)
+    assert all(0 < value <= 1 for value in losses(trainer, "kd_lambda"))
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8", "top_k"])
+def test_each_view_of_an_example_has_its_label(tmp_path, storage):
+    """60 examples in two views make bins of 120 answers; an evaluation set needs no soft labels."""
+    number = 60
+    images = torch.randint(256, (number, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=C)})
+    rows = {"image": list(images), "label": [row % C for row in range(number)]}
+    data = datasets.Dataset.from_dict(rows, features=features)
+
+    def network(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, C))
+
+    preprocessor = ImagePreprocessor((0.5,), (0.25,))
+    options = {"views": Views(CropAndFlip(padding=1), num_views=2), "preprocessor": preprocessor, "progress": False}
+    options |= {
+        "storage": storage,
+        "top_k": 2,
+        "folds": 2,
+        "fit": lambda rest, fold: DeterministicTeacher(network(fold)),
+    }
+    labeled = add_soft_labels(data, **options)
+    resident = BatchedDataset.from_images(labeled, preprocessor)
+    settings = {"eval_strategy": "epoch"} | BIAS_AWARE
+    evaluated = {"eval_dataset": BatchedDataset.from_images(data, preprocessor)}
+    trainer = DistillationTrainer(network(2), arguments(tmp_path, **settings), train_dataset=resident, **evaluated)
+    probs = read(labeled).probs.flatten(0, 1)
+    labels = torch.tensor(data["label"][:]).repeat_interleave(2)
+    squares = (nn.functional.one_hot(labels, C) - probs).square().sum(dim=1)
+    expected = error_by_confidence(1 - probs.square().sum(dim=1), squares, 2.0)
+    torch.testing.assert_close(trainer._source.by_example.error, expected)
+    trainer.train()
     assert all(0 < value <= 1 for value in losses(trainer, "kd_lambda"))
 
 
