@@ -57,12 +57,13 @@ class BiasAwareLambda:
         known = labels_of(dataset, labels.layout, args, classes)
         there = self.likelihood.labeled(known)
         probs, known = probs[there], known[there].to(probs.device)
-        if probs.ndim == 3:  # of several views, which have the label of their example
-            known = known[:, None].expand(*probs.shape[:2], *known.shape[1:]).flatten(0, 1)
-            probs = probs.flatten(0, 1)
+        several = probs.ndim == 3  # views, which have the label of their example
+        claimed = self.likelihood.label_variance(probs)
+        squares = self.likelihood.squared_error(probs, known.unsqueeze(1) if several else known)
+        if several:
+            claimed, squares = claimed.mean(dim=1), squares.mean(dim=1)
         largest = probs.shape[-1] if self.likelihood.independent else 2.0
-        squares = self.likelihood.squared_error(probs, known)
-        self.error = error_by_confidence(self.likelihood.label_variance(probs), squares, largest)
+        self.error = error_by_confidence(claimed, squares, largest)
 
     def __call__(self, batch: Mapping[str, Tensor], target: Tensor) -> Tensor:
         """Return lambda [...] of targets [..., C]."""

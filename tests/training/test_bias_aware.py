@@ -134,8 +134,8 @@ def test_real_cross_fitted_labels_train(tmp_path):
 
 
 @pytest.mark.parametrize("storage", ["float16", "uint8", "top_k"])
-def test_each_view_of_an_example_has_its_label(tmp_path, storage):
-    """60 examples in two views make bins of 120 answers; an evaluation set needs no soft labels."""
+def test_views_of_an_example_count_once(tmp_path, storage):
+    """60 examples in two views make two bins; an evaluation set needs no soft labels."""
     number = 60
     images = torch.randint(256, (number, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=C)})
@@ -159,10 +159,11 @@ def test_each_view_of_an_example_has_its_label(tmp_path, storage):
     settings = {"eval_strategy": "epoch"} | BIAS_AWARE
     evaluated = {"eval_dataset": BatchedDataset.from_images(data, preprocessor)}
     trainer = DistillationTrainer(network(2), arguments(tmp_path, **settings), train_dataset=resident, **evaluated)
-    probs = read(labeled).probs.flatten(0, 1)
-    labels = torch.tensor(data["label"][:]).repeat_interleave(2)
-    squares = (nn.functional.one_hot(labels, C) - probs).square().sum(dim=1)
-    expected = error_by_confidence(1 - probs.square().sum(dim=1), squares, 2.0)
+    probs = read(labeled).probs
+    labels = nn.functional.one_hot(torch.tensor(data["label"][:]), C)
+    squares = sum((labels - probs[:, view]).square().sum(dim=1) for view in (0, 1)) / 2
+    claimed = sum(1 - probs[:, view].square().sum(dim=1) for view in (0, 1)) / 2
+    expected = error_by_confidence(claimed, squares, 2.0)
     torch.testing.assert_close(trainer._source.by_example.error, expected)
     trainer.train()
     assert all(0 < value <= 1 for value in losses(trainer, "kd_lambda"))
