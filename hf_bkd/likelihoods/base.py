@@ -228,18 +228,14 @@ class Likelihood(ABC):
         """
 
     def squared_error(self, target: Tensor, labels: Tensor) -> Tensor:
-        """Return |y - target|^2 [...] of labels [...] that are there, for targets [..., C] that are probabilities."""
+        """Return |y - target|^2 [...] of labels that are there, for targets [..., C] that are probabilities."""
         raise NotImplementedError
 
     @abstractmethod
     def unbounded(self, target: Tensor, labels: Tensor, kd_lambda: float, weight: float = 1.0) -> Tensor:
-        """Return where (1 - lambda) label_loss + lambda * scale * divergence has no lower bound, bool [...].
+        """Return where (1 - lambda) label_loss + lambda scale divergence has no lower bound, bool [...].
 
-        Args:
-            target: the teacher's [..., K].
-            labels: as for :meth:`label_loss`; what is said of an example without one means nothing.
-            kd_lambda: lambda > 1.
-            weight: scale / T_s, by which the divergence grows with the logits.
+        Lambda is above 1, ``weight`` is scale / T_s; it means nothing for an example without a label.
         """
 
     def check_label_smoothing(self, label_smoothing: float) -> None:

@@ -209,13 +209,12 @@ class Gaussian(Likelihood):
         return losses.mean(dim=-1).masked_fill(~there, 0)
 
     def unbounded(self, target: Tensor, labels: Tensor, kd_lambda: float, weight: float = 1.0) -> Tensor:
-        """Return where a network predicts its variance and the teacher's v < (lambda - 1) (label - mean)^2.
+        """Return where a network predicts its variance s and the teacher's v < (lambda - 1) (label - mean)^2 = d.
 
-        There the loss is, at the best mean, lambda (v - (lambda - 1) (label - mean)^2) / (2 s) + log(s) / 2.
+        There the loss is, at the best mean, lambda (v - d) / (2 s) + log(s) / 2.
         """
         mean, variance = _mean_and_variance(target, labels)
-        below = variance < (kd_lambda - 1) * (labels - mean).square()
-        return below.any(dim=-1) & self.predicts_variance
+        return (variance < (kd_lambda - 1) * (labels - mean).square()).any(dim=-1) & self.predicts_variance
 
     def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""

@@ -57,9 +57,8 @@ class DistillationTrainer(EvaluatingTrainer):
     ``convergence_noise``.
 
     The logged loss is the minimized one; ``cross_entropy`` (``label_loss`` of numbers) and ``distillation`` beside it
-    are its two terms before they are weighted, the former as the mean over the rows that have a label. ``kd_lambda``
-    is the mean of one that is set by example, and ``unbounded``, with one above 1, the share of the rows with a label
-    whose loss has no lower bound.
+    are its two terms before they are weighted, the former as the mean over the rows that have a label. Beside them are
+    the mean ``kd_lambda`` of one by example, and the share of losses that are ``unbounded`` with one above 1.
 
     Of what it is given, training changes the model's weights alone: ``args``, the model's config and a
     :class:`~hf_bkd.BatchedDataset` are copied, and ``trainer.args`` holds what is in effect.
@@ -219,12 +218,8 @@ class DistillationTrainer(EvaluatingTrainer):
         """Sum up the loss' terms on the device, where they stay until something is logged."""
         if parts is None:
             return
-        terms = {
-            self.likelihood.label_term: parts.cross_entropy,
-            "distillation": parts.distillation,
-            UNBOUNDED: parts.unbounded,
-            "kd_lambda": parts.kd_lambda,
-        }
+        terms = {self.likelihood.label_term: parts.cross_entropy, "distillation": parts.distillation}
+        terms |= {UNBOUNDED: parts.unbounded, "kd_lambda": parts.kd_lambda}
         if parts.cross_entropy is not None:
             number = torch.as_tensor(self._count_items(batch) if num_items is None else num_items).clamp_min(1)
             terms[LABELED] = self.likelihood.labeled(self._labels_of(batch)).sum() / number

@@ -247,10 +247,22 @@ def test_a_temperature_is_recorded_and_lambda_adapts_as_the_page_says(world):
     record = {"format": 1, "temperature": 1.0, "tempering": "post_average", "num_samples": 10, "teacher": teacher}
     labeled = attach(world["images"], probs, record | {"dataset": {}}, variance=0.01 * probs)
     world["labeled"] = hf_bkd.BatchedDataset.from_images(labeled, world["preprocessor"])
-    exec(block(page, "lambda_schedule"), world)
+    exec(block(page, 'lambda_schedule="adaptive"'), world)
     exec(block(page, "DiagnosticsCallback"), world)
     logged = world["trainer"].state.log_history
     assert {"gradient_noise_one_hot", "gradient_noise_stored", "mc_variance", "lambda_hat"} < set(logged[0])
+
+
+def test_lambda_follows_the_errors_of_cross_fitted_labels_as_the_page_says(world):
+    images = datasets.concatenate_datasets([world["images"]] * -(-50 // len(world["images"])))
+    options = {"preprocessor": world["preprocessor"], "folds": 3, "progress": False}
+    labeled = hf_bkd.add_soft_labels(
+        images, fit=lambda rest, fold: hf_bkd.DeterministicTeacher(world["network"]), **options
+    )
+    world["labeled"] = hf_bkd.BatchedDataset.from_images(labeled, world["preprocessor"])
+    exec(block("temperature_and_lambda.md", 'lambda_schedule="bias_aware"'), world)
+    world["trainer"].train()
+    assert 0 < world["trainer"].state.log_history[-1].get("kd_lambda", 1) <= 1
 
 
 def test_several_teachers_label_and_are_imported_as_the_page_says(world):
