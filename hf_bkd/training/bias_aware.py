@@ -54,9 +54,9 @@ class BiasAwareLambda:
         self.kd_lambda, self.likelihood = args.kd_lambda, labels.layout.likelihood
         probs = self.likelihood.normalized(read(dataset, labels.layout.teacher).probs.float())
         probs = probs if orders[name] is None else probs[..., orders[name]]
-        known = labels_of(dataset, labels.layout, args, classes)
+        known = labels_of(dataset, labels.layout, args, classes).to(probs.device)
         there = self.likelihood.labeled(known)
-        probs, known = probs[there], known[there].to(probs.device)
+        probs, known = probs[there], known[there]
         several = probs.ndim == 3  # views, which have the label of their example
         claimed = self.likelihood.label_variance(probs)
         squares = self.likelihood.squared_error(probs, known.unsqueeze(1) if several else known)

@@ -85,6 +85,19 @@ def test_a_calibrated_teacher_that_is_ignorant_of_clean_labels_is_not_followed()
     assert found[: N // 2].min() == 1 and found[N // 2 :].max() < 0.01
 
 
+def test_where_classes_overlap_an_exact_teacher_is_trusted_too_little_and_labels_alone_are_still_worse():
+    """What the docstring warns of: the surest half has a label variance of 0, the other one of 0.8, as if ignorant."""
+    generator = torch.Generator().manual_seed(1)
+    exact = torch.full((N, C), 1 / C, dtype=torch.float64)
+    exact[: N // 2] = F.one_hot(torch.randint(C, (N // 2,), generator=generator), C).double() * 0.98 + 0.02 / C
+    labels = torch.multinomial(exact, 1, generator=generator)[:, 0]
+    claimed, squares = 1 - exact.square().sum(dim=1), (F.one_hot(labels, C) - exact).square().sum(dim=1)
+    found = bias_aware_lambda(claimed, error_by_confidence(claimed, squares, 2.0))
+    assert found[: N // 2].min() == 1 and 0.02 < found[N // 2 :].max() < 0.08  # 0.0317 / 0.8
+    risks = [(mixed_target(labels, exact, k) - exact).square().sum(dim=1).mean().item() for k in (found, 0.0)]
+    assert 0 < risks[0] < risks[1]
+
+
 def test_it_is_the_same_for_all_shapes_and_kept_in_the_dtype_of_the_claims():
     error = ErrorByConfidence(torch.tensor([0.5]), torch.tensor([0.1, 0.4]))
     found = bias_aware_lambda(torch.tensor([[0.2, 0.6], [0.5, 0.4]]), error)
