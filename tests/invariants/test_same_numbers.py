@@ -160,7 +160,8 @@ def test_one_process_equals_two_also_where_labels_are_subtracted_or_lambda_diffe
     weights, said = run_in_processes(tmp_path / "2", number=2, batch_size=4, data=cross_fitted, **changes)
     term = "unbounded" if changes["kd_lambda"] > 1 else "kd_lambda"
     for each in ("loss", "cross_entropy", term):
-        assert losses(said["history"], each) == pytest.approx(losses(alone.state.log_history, each), rel=1e-5)
+        alike = pytest.approx(losses(alone.state.log_history, each), rel=1e-5, abs=1e-6)  # a loss may be near 0
+        assert losses(said["history"], each) == alike
     assert all(0 < value < 1 for value in losses(said["history"], term))
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=5e-6)
