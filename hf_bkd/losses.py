@@ -58,6 +58,11 @@ class LossParts(NamedTuple):
     kd_lambda: Tensor | None = None
 
 
+def mean_of(passes: list[LossParts]) -> LossParts:
+    """Average the losses of several passes of the same batch."""
+    return LossParts(*(None if each[0] is None else sum(each) / len(each) for each in zip(*passes, strict=True)))
+
+
 def distillation_loss(
     logits: Tensor,
     labels: Tensor | None,

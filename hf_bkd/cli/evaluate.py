@@ -12,12 +12,11 @@ from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.subsets import check_labeled
 from ..hub.measures import push_metrics
-from ..likelihoods import Likelihood
+from ..likelihoods import Likelihood, scaled_measures
 from ..metrics import auroc
 from ..models.loading_code import task_of
 from ..models.token_networks import classifies_tokens
 from ..teachers import predict_all
-from ..teachers.deterministic import best_temperature
 from ..training.problem import Problem
 from ..utils.checks import check_count
 from ..utils.errors import UserError
@@ -86,9 +85,9 @@ def evaluate(arguments: Namespace) -> Evaluation:
     tempered = outside = None
     if likelihood.has_temperature and "validation" in splits and split != "validation":
         held_out, held_out_labels = predict("validation")
-        temperature = best_temperature(_outputs(likelihood, held_out), held_out_labels, likelihood)
-        metrics = likelihood.measures(likelihood.values(_outputs(likelihood, probs), temperature), labels)
-        tempered = Tempered(temperature, len(held_out), metrics)
+        parts = (held_out, held_out_labels), (probs, labels)
+        scaled = scaled_measures(likelihood, *((_outputs(likelihood, part), given) for part, given in parts))
+        tempered = scaled and Tempered(scaled.temperature, len(held_out), scaled.metrics)
     if arguments.ood is not None:
         others = load_splits(arguments.ood)
         ood_split = choose_split(others, arguments.ood_split, (split,), arguments.ood)

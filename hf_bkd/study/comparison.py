@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ..likelihoods import best_temperature
 from ..metrics import auroc, classification_metrics, entropy, reliability
 from ..models.calling import split, to_network
 from ..targets import temper
 from ..teachers import Teacher, predict_all
-from ..teachers.deterministic import best_temperature
 from ..utils.files import temporary_folder
 from .arms import Arm
 from .cell import TIMED, Cell, plain_pass, relative_time

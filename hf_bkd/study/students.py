@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..hub.cards import METRICS, write_student_card
-from ..likelihoods import Likelihood
+from ..likelihoods import Likelihood, Scaled, scaled_measures
 from ..models.loading_code import loading_of
 from ..reports.results import MEASURES, has_noisy_labels
 from ..soft_labels.reading import bytes_per_example
@@ -48,7 +48,8 @@ class LabelCost(NamedTuple):
 class Trained(NamedTuple):
     """A trained student: its network, its predictions for the test split, its teacher's, and what its training logged.
 
-    ``accuracies`` are those of its likelihood's first measure.
+    ``accuracies`` are those of its likelihood's first measure, ``scaled`` is of the test split at the temperature
+    that the validation split chose.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Trained(NamedTuple):
     prediction: Tensor
     teacher_prediction: Tensor | None
     validation: dict[str, float]
+    scaled: Scaled | None
     epochs: list[float]
     accuracies: list[float]
     noise: float | None
@@ -110,7 +112,8 @@ class StudentTraining:
             folder,
             title=f"{record['student']} taught by: {record['arm']}",
             how=f" by the recipe `{self.cell.study.name}`{condition}, seed {record['seed']}",
-            measured="Measured on the test split after the last epoch; nothing was selected on it.",
+            measured="Measured on the test split after the last epoch; nothing was selected on it."
+            + _scaled_sentence(_without(record["scaled_metrics"] or {}, hidden)),
             metrics=_without(record["metrics"], hidden),
             teacher_metrics=record["teacher_metrics"] and _without(record["teacher_metrics"], hidden),
             facts={name: record[key] for key, name in CARD_FACTS.items()},
@@ -179,15 +182,18 @@ class StudentTraining:
             **self._changes(arm, strength),
         )
         seconds = time.perf_counter() - started
-        validation = trainer.evaluate(cell.validation, metric_key_prefix="validation")
+        held_out = trainer.predict(cell.validation, metric_key_prefix="validation")
         outputs = torch.as_tensor(trainer.predict(cell.test).predictions)
+        logits = torch.as_tensor(held_out.predictions), outputs
+        labels = (split.values["labels"].cpu() for split in (cell.validation, cell.test))
         epochs, accuracies = trainer.evaluations()
         return Trained(
             trainer.model,
             trainer.likelihood,
             trainer.likelihood.prediction(outputs.double()),
             None if test is None else self._combined(test, trainer.args),
-            {name.removeprefix("validation_"): value for name, value in validation.items()},
+            {name.removeprefix("validation_"): value for name, value in held_out.metrics.items()},
+            scaled_measures(trainer.likelihood, *zip(logits, labels, strict=True)),
             [epoch * len(train) / len(cell.train) for epoch in epochs],
             accuracies,
             trainer.convergence_noise(),
@@ -243,6 +249,7 @@ class StudentTraining:
             "folds": arm.folds,
             "relative_time": cell.relative_time,
             "metrics": metrics,
+            "scaled_metrics": trained.scaled and trained.scaled.metrics | {"temperature": trained.scaled.temperature},
             "teacher_metrics": likelihood.measures(teacher, test_labels) if asked else None,
             "validation_metrics": {name: trained.validation[name] for name in MEASURES if name in trained.validation},
             "seconds": trained.seconds,
@@ -254,6 +261,14 @@ class StudentTraining:
 
 def _without(metrics: dict[str, float], names: set[str]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name not in names}
+
+
+def _scaled_sentence(metrics: dict[str, float]) -> str:
+    """Say what temperature scaling makes of a student's NLL and ECE."""
+    values = [f"{METRICS[name]} {metrics[name]:.3f}" for name in ("nll", "ece") if name in metrics]
+    if not values:
+        return ""
+    return f" After scaling with T = {metrics['temperature']:.2f}, by the validation split: {', '.join(values)}."
 
 
 def _training_name(arm: Arm, temperature: float, strength: float | None) -> str:

@@ -78,6 +78,8 @@ class DistillationTrainingArguments(TrainingArguments):
             labels or the labels say.
         noise_epochs: over how many of the last evaluations the convergence noise is taken; a run with fewer than
             twice as many uses its last half.
+        dropout_masks: how often each batch is passed in a step, with a new mask of the student's dropout each time;
+            the loss is the mean of the passes, and a step takes as many times as long.
         kl_warmup: share in [0, 1] of the training during which a variational network's KL divergence has no weight.
         kl_annealing: share in [0, 1] of the training, after that, over which its weight rises linearly to 1. The
             defaults are those of arXiv 2601.01484's code: 100 epochs and then 50, of 200.
@@ -134,6 +136,9 @@ class DistillationTrainingArguments(TrainingArguments):
         default=50, metadata={"help": "Number of last evaluations over which convergence noise is taken."}
     )
 
+    dropout_masks: int = field(
+        default=1, metadata={"help": "Passes of each batch in a step, with a new mask of the dropout each."}
+    )
     kl_warmup: float = field(
         default=0.5, metadata={"help": "Share of the training before a variational network's KL has any weight."}
     )
@@ -184,7 +189,7 @@ class DistillationTrainingArguments(TrainingArguments):
                 "distance='dist' compares the examples of a batch, and per_device_train_batch_size is 1: pass more, "
                 "or another distance"
             )
-        check_count(teacher_samples=self.teacher_samples)
+        check_count(teacher_samples=self.teacher_samples, dropout_masks=self.dropout_masks)
         check_count(2, noise_epochs=self.noise_epochs)
 
     def _check_derivation(self) -> None:

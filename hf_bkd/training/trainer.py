@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distances import distance_of
-from ..losses import LossParts, distillation_loss, temperature_factor
+from ..losses import LossParts, distillation_loss, mean_of, temperature_factor
 from ..models.calling import logits_of, unwrapped
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
@@ -178,24 +178,25 @@ class DistillationTrainer(EvaluatingTrainer):
         elif not self.model.training:
             loss, parts = distillation_loss(logits, labels, None, 0, likelihood=self.likelihood).total, None
         else:
-            parts = self._loss_parts(logits, inputs, num_items_in_batch)
+            others = (logits_of(self._outputs(model, inputs)) for _ in range(1, self.args.dropout_masks))
+            parts = self._loss_parts([logits, *others], inputs, num_items_in_batch)
             loss = parts.total
         if self.model.training:
             loss = self._of_all_processes(loss, inputs, num_items_in_batch)
             self._note(parts, inputs, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def _loss_parts(self, logits: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
+    def _loss_parts(self, passes: list[Tensor], batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
         args, factor, target, kd_lambda = self.args, 1.0, None, 0.0
         if self._source is not None:
-            target = self._source.target(batch, logits)
+            target = self._source.target(batch, passes[0])
             kd_lambda = self._source.kd_lambda(batch, target)
             same = args.distance == "standardized"  # which brings the target to the student's
             of_target = args.student_temperature if same else self.teacher_temperature
             factor = temperature_factor(args.temperature_scale, of_target, args.student_temperature)
         scales = args.student_temperature, factor, args.label_smoothing_factor
-        kind = self.likelihood, self._distance
-        return distillation_loss(logits, self._labels_of(batch), target, kd_lambda, *scales, num_items, *kind)
+        given = self._labels_of(batch), target, kd_lambda, *scales, num_items, self.likelihood, self._distance
+        return mean_of([distillation_loss(logits, *given) for logits in passes])
 
     def _of_all_processes(self, loss: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> Tensor:
         """Add a variational network's KL divergence, and scale what will be averaged over the processes."""

@@ -19,6 +19,7 @@ from hf_bkd.study import Arm
 from tests.soft_labels.label_helpers import quiet
 from tests.soft_labels.test_problems import KINDS
 
+from . import teachers_table
 from .conftest import CLASSES, write_photos
 from .pages import ROOT, block, blocks, commands, numbers, run, shape
 
@@ -40,6 +41,10 @@ IN_PARTS = {
 def test_every_page_with_code_is_run_here():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} | {"README.md"}
     assert {page for page in pages if blocks(page)} == WHOLE.keys() | IN_PARTS
+
+
+def test_the_table_of_teachers_is_the_published_comparisons():
+    assert teachers_table.PAGE.read_text() == teachers_table.page(), "python -m tests.docs.teachers_table writes it"
 
 
 def test_the_reference_has_every_public_name():
