@@ -86,6 +86,7 @@ def label(prog: str) -> Parser:
     add("--storage", "auto", "of the labels: float16 if auto, of a regression float32", choices=("auto", *STORAGES))
     add("--top_k", 10, "classes that top_k keeps", rare=True, type=int)
     add("--variance", "auto", "across draws", rare=True, choices=VARIANCES)
+    add("--mean_log_probs", False, "keep what distance=dirichlet learns from", rare=True)
     add("--labels_only", False, "save the labels and example ids alone")
     add("--on_error", "raise", "of rows that can't be read: skip leaves them out", choices=ON_ERROR)
     add("--seed", 0, "of draws and views", rare=True, type=int)

@@ -6,6 +6,7 @@
 
 from .base import Teacher
 from .deterministic import Deterministic, DeterministicTeacher
+from .dirichlet import DirichletStudent
 from .dropout import MCDropout, MCDropoutTeacher
 from .ensemble import Ensemble, EnsembleTeacher
 from .estimator import SklearnTeacher
@@ -29,6 +30,7 @@ __all__ = [
     "ClassMap",
     "Deterministic",
     "DeterministicTeacher",
+    "DirichletStudent",
     "Ensemble",
     "EnsembleTeacher",
     "FitContext",

@@ -185,7 +185,8 @@ class DistillationTrainer(EvaluatingTrainer):
     def _loss_parts(self, logits: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
         args, factor, target, kd_lambda = self.args, 1.0, None, 0.0
         if self._source is not None:
-            target = self._source.target(batch, logits)
+            drawn = args.distance == "dirichlet"  # which is taught the mean logarithms of draws
+            target = self._source.log_probs(batch) if drawn else self._source.target(batch, logits)
             kd_lambda = self._source.kd_lambda(batch, target)
             same = args.distance == "standardized"  # which brings the target to the student's
             of_target = args.student_temperature if same else self.teacher_temperature
