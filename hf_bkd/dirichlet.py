@@ -120,8 +120,9 @@ def check_log_probs(logs: Tensor, name: str, numbers: Sequence[int] | None = Non
     if wrong.any():
         row = int(wrong.reshape(len(wrong), -1).any(dim=1).nonzero()[0])
         raise UserError(
-            f"row {row if numbers is None else numbers[row]} of {name} holds no mean logarithms of class probabilities, which are at most 0 and whose "
-            "exponentials sum to at most 1: label again with mean_log_probs=True"
+            f"row {row if numbers is None else numbers[row]} of {name} holds no mean logarithms of class "
+            "probabilities, which are at most 0 and whose exponentials sum to at most 1: label again with "
+            "mean_log_probs=True"
         )
 
 

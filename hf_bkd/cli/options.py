@@ -148,6 +148,8 @@ def evaluate(prog: str) -> Parser:
     add("--problem_type", None, PROBLEM, rare=True, choices=PROBLEM_TYPES)
     add("--ood", None, "out-of-distribution examples, of other classes: does entropy detect them?", metavar="DATASET")
     add("--ood_split", None, "of that dataset (default: the same as --split)", metavar="SPLIT")
+    text = "sets of classes that hold the label so often, such as 0.9; calibrated on the validation split"
+    add("--conformal", None, text, type=float, metavar="LEVEL")
     add = _general(parser)
     text = "write the measures into the model's card there (default: that of MODEL)"
     add("--push_to_hub", False, text, **REPOSITORY)

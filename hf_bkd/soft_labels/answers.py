@@ -84,9 +84,9 @@ def predicted(teacher: LabelingTeacher, batch: Batch, num_views: int, options: L
     """A teacher's answers about a batch as they are to be stored.
 
     Returns:
-        ``values``, ``variance``, ``noise`` and ``log_probs``, where there are such, [B, V, C]; of a network that answers for each
-        token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each row; ``ids`` and
-        ``numbers`` [B].
+        ``values``, ``variance``, ``noise`` and ``log_probs``, where there are such, [B, V, C]; of a network that
+        answers for each token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each
+        row; ``ids`` and ``numbers`` [B].
     """
     views = [_answer(teacher, batch, view, options) for view in range(num_views)]
     ids = {"ids": batch.ids, "numbers": batch.numbers}

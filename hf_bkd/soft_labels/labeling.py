@@ -91,9 +91,10 @@ def add_soft_labels(
         top_k: k >= 1, the classes that ``"top_k"`` keeps.
         variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
             ``"auto"`` is full for float storages and the sum for compact ones.
-        mean_log_probs: whether ``teacher_mean_log_probs`` is kept too, of which a student with ``distance="dirichlet"``
-            learns how much the draws disagree: of class probabilities, several draws, and no ``"top_k"``. A draw's
-            probability below 2**-25 counts as that. Without it such a student reads the variance.
+        mean_log_probs: whether ``teacher_mean_log_probs`` is kept too, of which a student with
+            ``distance="dirichlet"`` learns how much the draws disagree: of class probabilities, several draws, and no
+            ``"top_k"``. A draw's probability below 2**-25 counts as that. Without it such a student reads the
+            variance.
         mixed_precision: ``"bf16"`` or ``"fp16"`` passes of the teacher.
         held_out: the teacher's metrics on examples that it was not fitted on, for the record; what the teacher's own
             record says if not given.

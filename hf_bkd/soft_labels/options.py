@@ -19,9 +19,10 @@ PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class LabelingTeacher(Protocol):
     """What labeling asks of a teacher.
 
-    Optional are an argument ``return_samples`` of ``predict``, for ``mean_log_probs``; its ``device``, where views are made; ``num_draws(num_samples)``, how many draws it averages when
-    asked for S; ``likelihood``, what its values are of, if not of one of C classes; and ``per_token``, whether it says
-    that it answers for each token, with ``mean`` [B, L, C].
+    Optional are an argument ``return_samples`` of ``predict``, for ``mean_log_probs``; its ``device``, where views are
+    made; ``num_draws(num_samples)``, how many draws it averages when asked for S; ``likelihood``, what its values are
+    of, if not of one of C classes; and ``per_token``, whether it says that it answers for each token, with ``mean``
+    [B, L, C].
     """
 
     @property
@@ -69,8 +70,8 @@ class LabelOptions:
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
         if self.mean_log_probs and self.storage == "top_k":
             raise UserError(
-                "mean_log_probs keeps a number for each class, and storage='top_k' omits classes: use float16, float32 "
-                "or uint8"
+                "mean_log_probs keeps a number for each class, and storage='top_k' omits classes: use float16, "
+                "float32 or uint8"
             )
         if self.variance == "auto":
             compact = self.storage in ("uint8", "top_k")

@@ -55,8 +55,8 @@ def attach(
         log_probs: shaped as ``probs``: the logarithms of class probabilities, averaged over the draws.
 
     Raises:
-        UserError: not one answer per row, a variance or logarithms of another shape, an unknown storage, or a record that could not
-            be read back.
+        UserError: not one answer per row, a variance or logarithms of another shape, an unknown storage, or a record
+            that could not be read back.
     """
     if not isinstance(record, LabelRecord):
         record = LabelRecord.from_json(json.loads(json.dumps(record)))

@@ -80,7 +80,11 @@ def _run_alone(
     study: Study, options: StudyArguments, args: DistillationTrainingArguments, output_dir: Path
 ) -> dict[str, Any]:
     decided_by_main(lambda: _begin(study, options, args, output_dir))
-    cells = [(condition, seed) for condition in study.conditions for seed in options.seed_list]
+    cells = [
+        (condition, seed)
+        for condition in study.conditions
+        for seed in options.seed_list[: study.num_seeds.get(condition)]
+    ]
     if args.disable_tqdm:
         quiet()
     if options.workers > 1 and PartialState().num_processes == 1:

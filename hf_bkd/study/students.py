@@ -24,6 +24,7 @@ from ..utils.files import slug, whole_folder
 from ..utils.processes import decided_by_main
 from .arms import DETERMINISTIC, Arm, Several
 from .cell import Cell
+from .limits import measured_limits
 from .posteriors import measured_uncertainty, sampled_posterior
 from .teaching import Teaching
 
@@ -88,7 +89,11 @@ class StudentTraining:
         measure = MEASURES[self.cell.study.measure]
         best = max(candidates, key=lambda trained: measure.sign * trained.validation[measure.metric])
         record, posterior = self._record(arm, best), None
-        if self.cell.study.posterior is not None:
+        if self.cell.study.limits:
+            taught = arm.fits_teacher and not arm.online and not arm.folds
+            teacher = self.teaching.teacher(arm, best.teacher_temperature) if taught else None
+            record["limits"] = measured_limits(self.cell, best.model, best.prediction, teacher)
+        if self.cell.study.posterior is not None and best.args.distance != "dirichlet":
             posterior = sampled_posterior(self.cell, best.model, best.train, best.args)
             record["uncertainty"] = measured_uncertainty(self.cell, posterior)
         decided_by_main(lambda: self._save(arm, best.model, posterior, record))
@@ -134,6 +139,8 @@ class StudentTraining:
         if isinstance(arm.teacher, Several):
             changes |= {"teacher_weights": arm.teacher.weights, "combine": arm.teacher.combine}
         changes["kd_lambda"] = self.cell.args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        if arm.distance is not None:
+            changes["distance"] = arm.distance
         if strength is not None:
             changes |= {"kd_lambda": strength / (1 + strength), "prior_strength": strength}
         if arm.teacher is None:
@@ -202,7 +209,7 @@ class StudentTraining:
     def _combined(self, labeled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
         """The teachers' predictions for the test split, weighed as for the student."""
         dataset = self.cell.test.with_soft_labels(labeled)
-        args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False)
+        args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False, distance="kl")
         rows = torch.arange(len(dataset), device=dataset.device)
         return StoredLabels(dataset, args, None).target(dataset.label_columns(rows)).cpu()
 
@@ -234,7 +241,8 @@ class StudentTraining:
             "combine": combine,
             "teacher_temperature": trained.teacher_temperature,
             "student_temperature": cell.args.student_temperature,
-            "temperature_scale": cell.args.temperature_scale,
+            "temperature_scale": trained.args.temperature_scale,
+            "distance": None if trained.args.distance == "kl" else trained.args.distance,
             "num_samples": cell.options.num_samples,
             "views": math.ceil(max(trained.epochs)) if arm.online else getattr(cell.views(arm), "number", 1),
             "online": arm.online,

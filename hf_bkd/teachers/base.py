@@ -164,7 +164,7 @@ class Teacher(ABC):
     def uncertainty(
         self, inputs: Inputs, num_samples: int = 10, generator: torch.Generator | None = None
     ) -> EntropyParts:
-        """Split each prediction's entropy [B] by the draws of :meth:`predict`; UserError unless it is one of C classes.
+        """Split each prediction's entropy [B] by the draws of :meth:`predict`; UserError but of one of C classes.
 
         A teacher with a single draw has no epistemic part.
         """

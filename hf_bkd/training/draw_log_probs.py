@@ -1,4 +1,4 @@
-"""The mean logarithms of a teacher's draws, which a Dirichlet student is taught: stored, or those of their variance."""
+"""The mean logarithms of teachers' draws, which a Dirichlet student is taught: stored, or those of their variance."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -59,9 +59,7 @@ class DrawLogProbs:
 
     def __call__(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
         """Return the logarithms for the teachers' probabilities [..., M, C], zeros where these are."""
-        logs = [
-            self._of(name, batch, each) for name, each in zip(self.orders, probs.unbind(dim=-2), strict=True)
-        ]
+        logs = [self._of(name, batch, each) for name, each in zip(self.orders, probs.unbind(dim=-2), strict=True)]
         return torch.stack(logs, dim=-2)
 
     def _of(self, name: str, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
