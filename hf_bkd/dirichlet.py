@@ -12,6 +12,7 @@ that the draws exclude (t_c far below 0) loses its gradient: where teachers were
 alpha = 1 for all classes. Computations are in float64.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -81,7 +82,7 @@ def matched_log_probs(mean: Tensor, variance: Tensor, label_variance: Tensor) ->
     precision = label_variance / variance.clamp_min(torch.finfo(variance.dtype).tiny) - 1
     precision = precision.clamp(LEAST_PRECISION, LARGEST_PRECISION).unsqueeze(-1)
     expected = torch.digamma(mean.clamp_min(LEAST) * precision) - torch.digamma(precision)
-    return expected.clamp(torch.tensor(LEAST).log().item(), 0)
+    return expected.clamp(math.log(LEAST), 0)
 
 
 def dirichlet_parts(logits: Tensor) -> EntropyParts:

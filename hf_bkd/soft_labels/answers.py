@@ -1,5 +1,6 @@
 """What a teacher says of a batch, checked, and brought to what is stored of it."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,7 +103,7 @@ def _answer(teacher: LabelingTeacher, batch: Batch, view: int, options: LabelOpt
     inputs = batch.inputs(view)
     generator = ExampleGenerator(torch.from_numpy(batch.keys.copy()), options.draw_seed, view)
     with options.autocast(device_of(teacher)):
-        asked_for = {"return_samples": True} if options.mean_log_probs else {}
+        asked_for = _samples_from(teacher) if options.mean_log_probs else {}
         prediction = teacher.predict(inputs, options.num_samples, generator, **asked_for)
     mask = _check_shape(teacher, prediction.mean, inputs, len(batch.ids), options)
     order = slice(None) if options.class_order is None else options.class_order
@@ -119,6 +120,17 @@ def _answer(teacher: LabelingTeacher, batch: Batch, view: int, options: LabelOpt
     if options.mean_log_probs:
         answer["log_probs"] = stored(log_probs_of(teacher, prediction, "mean_log_probs=True"))
     return answer if mask is None else answer | {"lengths": mask.sum(dim=1).cpu().numpy()}
+
+
+def _samples_from(teacher: LabelingTeacher) -> dict[str, bool]:
+    """Return the argument by which a teacher hands out its draws; UserError if its ``predict`` knows none."""
+    taken = inspect.signature(teacher.predict).parameters
+    if "return_samples" not in taken and not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+        raise UserError(
+            f"mean_log_probs=True needs the draws, and the predict of {type(teacher).__name__} has no argument "
+            "return_samples that hands them out: add it, or omit mean_log_probs to keep their variance"
+        )
+    return {"return_samples": True}
 
 
 def log_probs_of(teacher: LabelingTeacher, prediction: Any, needed_for: str) -> Tensor:
