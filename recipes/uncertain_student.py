@@ -1,9 +1,9 @@
 """Does a student know in one pass what its teacher's draws know? Dirichlet students of deep ensembles.
 
 Data: scikit-learn's handwritten digits, and the first 20 classes of CIFAR-100 at 16 x 16. Out-of-distribution images:
-letters and uniform noise of 8 x 8 beside the digits, CIFAR-10's test split beside CIFAR-100. Teachers are also asked,
-and students taught, about mixtures of two training images (digits) or crops and flips (CIFAR): where all members of an
-ensemble agree there is nothing to learn of how they disagree.
+letters and uniform noise of 8 x 8 beside the digits, CIFAR-10's test split beside CIFAR-100. Where all members of an
+ensemble agree there is nothing to learn of how they disagree, so they are also asked, and students taught, about
+mixtures of two training images that are turned and mirrored (digits), or about crops and flips (CIFAR).
 
     python recipes/uncertain_student.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     half an hour on one core
 """
@@ -32,14 +32,26 @@ def digits(options: StudyArguments, seed: int) -> Splits:
 
 
 def with_mixtures(train: datasets.Dataset, seed: int) -> datasets.Dataset:
-    """The images, and each mixed with others by weights that are uniform; a mixture has the label of its first."""
+    """The images, and each mixed with others, all turned and mirrored, by uniform weights.
+
+    A mixture has the label of its first image, which students with a lambda of 1 don't read.
+    """
     random = np.random.default_rng(seed)
     images = np.stack([np.asarray(image, np.float64) for image in train["image"]])
     mixed = [images]
     for _ in range(MIXTURES):
+        one, other = (turned(images[order], random) for order in (slice(None), random.permutation(len(images))))
         weights = random.random((len(images), 1, 1))
-        mixed.append(weights * images + (1 - weights) * images[random.permutation(len(images))])
+        mixed.append(weights * one + (1 - weights) * other)
     return pictures(np.concatenate(mixed), np.tile(train["label"], 1 + MIXTURES))
+
+
+def turned(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Each image as one of the eight that turns by 90 degrees and a mirror make of it."""
+    quarters, mirrored = random.integers(4, size=len(images)), random.random(len(images)) < 0.5
+    return np.stack(
+        [np.rot90(image[:, ::-1] if m else image, q) for image, q, m in zip(images, quarters, mirrored, strict=True)]
+    )
 
 
 def letters(number: int) -> datasets.Dataset:
@@ -91,7 +103,7 @@ def study(options: StudyArguments) -> Study:
         note=(
             "All students are of the teachers' architecture, and have a lambda of 1 where they have a teacher. "
             "Dirichlet students learn the likelihood of the members' probabilities, by variance those of a Dirichlet "
-            "with their mean and variance. With a teacher, students of digits see mixtures of training images too."
+            "with their mean and variance. With a teacher, students of digits see turned mixtures of training images too."
         ),
     )
 
@@ -103,9 +115,9 @@ DEFAULTS = ON_CPU | {
     "teacher_model": "cnn16_small",
     "student_model": "cnn16_small",
     "ensemble_size": 5,
-    "num_train_epochs": 90,
-    "teacher_epochs": 60,
-    "max_train_samples": 4000,
+    "num_train_epochs": 60,
+    "teacher_epochs": 40,
+    "max_train_samples": 3000,
     "max_test_samples": 500,
     "validation_size": 300,
     "workers": 1,

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from ..hub.cards import METRICS, write_student_card
 from ..likelihoods import Likelihood
 from ..models.loading_code import loading_of
+from ..models.problem_types import is_dirichlet
+from ..models.rebuilding import is_of_transformers
+from ..models.saving import save_description
 from ..reports.results import MEASURES, has_noisy_labels
 from ..soft_labels.reading import bytes_per_example
 from ..training.arguments import DistillationTrainingArguments
@@ -102,6 +105,8 @@ class StudentTraining:
     def _save(self, arm: Arm, model: nn.Module, posterior: Any, record: dict[str, Any]) -> None:
         with whole_folder(self.cell.folder("students", slug(arm.name))) as folder:
             model.save_pretrained(folder)
+            if is_dirichlet(model) and not is_of_transformers(model):
+                save_description(model, folder)  # which says so
             if posterior is not None:
                 posterior.save_pretrained(folder / "posterior")
             self.cell.inputs.save(folder)
