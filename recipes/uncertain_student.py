@@ -103,7 +103,7 @@ def study(options: StudyArguments) -> Study:
         note=(
             "All students are of the teachers' architecture, and have a lambda of 1 where they have a teacher. "
             "Dirichlet students learn the likelihood of the members' probabilities, by variance those of a Dirichlet "
-            "with their mean and variance. With a teacher, students of digits see turned mixtures of training images too."
+            "with their mean and variance. With a teacher, students of digits see turned mixtures of images too."
         ),
     )
 

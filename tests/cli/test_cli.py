@@ -137,15 +137,15 @@ def test_conformal_sets_are_not_calibrated_on_what_was_trained_on(home, tmp_path
     both = datasets.DatasetDict(train=rows["train"], validation=rows["train"].select(range(20)), test=rows["test"])
     both.save_to_disk(tmp_path / "both")
     bare = ["evaluate", home / "bert", "--dataset"]
-    assert status(*bare, tmp_path / "both", "--conformal", "0.8") == 1
+    assert status(*bare, tmp_path / "both", "--conformal", "0.8") == 2
     assert (
         "20 of the 20 examples of the split validation are among those of the split train" in capsys.readouterr().err
     )
-    assert status("evaluate", home / "network", "--dataset", home / "data", "--conformal", "0.8") == 1
+    assert status("evaluate", home / "network", "--dataset", home / "data", "--conformal", "0.8") == 2
     assert "has none: pass a dataset with one" in capsys.readouterr().err
-    assert status(*bare, home / "texts", "--conformal", "0.99") == 1
+    assert status(*bare, home / "texts", "--conformal", "0.99") == 2
     assert "20 examples can't calibrate sets of level 0.99: pass at least 99" in capsys.readouterr().err
-    assert status(*bare, home / "texts", "--conformal", "2") == 1
+    assert status(*bare, home / "texts", "--conformal", "2") == 2
     assert "--conformal must be between 0 and 1" in capsys.readouterr().err
 
 
