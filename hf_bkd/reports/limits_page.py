@@ -11,6 +11,7 @@ HOW_TO_READ = f"""\
   form of a Dirichlet student; a student with one prediction has none. "Teacher" is the epistemic part of the teacher's
   own draws. The difference is the student's epistemic AUROC less the teacher's, paired over seeds, with the Student-t
   interval of {100 * LEVEL:.0f} %, not corrected for the number of rows.
+- Entropy: of the mean prediction, averaged over the test split, in nats; its epistemic part is zero without draws.
 - Sets: of 20 random halves of the test split one calibrates what the other measures. Coverage is the share of labels
   that are in their sets (in percent), and the size how many classes a set has. Credible sets are the smallest with
   that much of the student's own probability, and are calibrated by nothing.
@@ -30,7 +31,7 @@ def ood_cells(results: dict, condition: str) -> Cells:
     for arm, runs in by_condition(results)[condition].items():
         for name in _names(runs):
             values = [_aurocs(runs, name, score) for score in ("entropy", "epistemic", "teacher epistemic")]
-            spreads = [spread_text(spread(list(each.values())), len(runs)) for each in values]
+            spreads = [_spread(list(each.values()), runs) for each in values]
             difference = paired_difference(*values[1:])
             shown = interval_text(difference) if difference.count else DASH
             cells.append([arm, name or "all", *spreads, shown])
@@ -38,19 +39,23 @@ def ood_cells(results: dict, condition: str) -> Cells:
 
 
 def set_cells(results: dict, condition: str) -> Cells:
-    """Return a header and a row for each arm of a condition: the coverage and the size of each kind of sets."""
-    header = ["arm", *(f"{each}: {part}" for each in METHODS.values() for part in ("coverage", "size"))]
-    cells = [header]
+    """Return a header and a row for each arm of a condition: parts of its entropy, and each kind of sets."""
+    header = [f"{each}: {part}" for each in METHODS.values() for part in ("coverage", "size")]
+    cells = [["arm", "entropy", "of it epistemic", *header]]
     for arm, runs in by_condition(results)[condition].items():
-        if not any(record.get("limits") for record in runs.values()):
-            continue
-        row = [arm]
-        for method in METHODS:
-            for part, scale, digits in (("coverage", 100, 2), ("size", 1, 2)):
-                values = [record["limits"]["sets"][method][part] for record in runs.values() if record.get("limits")]
-                row.append(spread_text(spread(values), len(runs), scale, digits))
-        cells.append(row)
+        limits = [record["limits"] for record in runs.values() if record.get("limits")]
+        if limits:
+            entropies = ([each["entropy"][part] for each in limits] for part in ("total", "epistemic"))
+            row = [arm, *(_spread(values, runs) for values in entropies)]
+            for method in METHODS:
+                coverage, size = ([each["sets"][method][part] for each in limits] for part in ("coverage", "size"))
+                row += [_spread(coverage, runs, 100, 2), _spread(size, runs, 1, 2)]
+            cells.append(row)
     return cells
+
+
+def _spread(values: list[float], runs: Runs, scale: int = 1, digits: int = 3) -> str:
+    return spread_text(spread(values), len(runs), scale, digits)
 
 
 def limits_sentences(results: dict, condition: str) -> str:

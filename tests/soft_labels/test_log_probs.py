@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_bkd import DeterministicTeacher, EnsembleTeacher, UserError, add_soft_labels, join_soft_labels
 from hf_bkd.dirichlet import LEAST
-from hf_bkd.soft_labels import import_soft_labels, only_soft_labels, read
+from hf_bkd.soft_labels import attach, import_soft_labels, only_soft_labels, read
 from tests.soft_labels.label_helpers import Teacher
 
 N, D, C, M = 21, 3, 4, 3
@@ -96,6 +96,20 @@ def test_cross_fitted_shared_and_joined(rows):
     joined = join_soft_labels(rows.shuffle(seed=1), only_soft_labels(folded))
     back = {tuple(row["x"]): row[COLUMN] for row in joined}
     assert [back[tuple(row["x"])] for row in rows] == folded[COLUMN][:] == labeled(rows)[COLUMN][:]
+
+
+def test_of_tokens_it_stands_where_they_do():
+    """Of three rows of one to three tokens, which a fourth pads: [T, C] row after row, zeros where there is none."""
+    probs = torch.rand(6, C, generator=torch.Generator().manual_seed(0)).softmax(dim=-1)
+    logs = (probs.log() - 0.1 * torch.rand(6, 1)).numpy()
+    record = {"format": 1, "temperature": 1.0, "tempering": "post_average", "positions": "tokens"}
+    rows = datasets.Dataset.from_dict({"input_ids": [[1], [2, 3], [4, 5, 6]]})
+    made = attach(rows, probs.numpy(), record, storage="float32", lengths=np.array([1, 2, 3]), log_probs=logs)
+    labels = read(made)
+    assert labels.stored_log_probs[:, 0] == pytest.approx(torch.from_numpy(logs))
+    placed = labels.at(torch.tensor([0, 2]), 0, torch.tensor([[1, 0, 0], [1, 1, 1]]))[COLUMN]
+    assert placed[1] == pytest.approx(torch.from_numpy(logs[3:]))
+    assert placed[0, 0] == pytest.approx(torch.from_numpy(logs[0])) and not placed[0, 1:].any()
 
 
 def test_imported_draws(rows):
