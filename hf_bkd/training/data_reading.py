@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.calling import unwrapped
-from ..models.problem_types import name_dirichlet
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
@@ -60,7 +59,6 @@ class DataReadingTrainer(ResumableTrainer):
             else:
                 shows_views = prepares and isinstance(train, datasets.Dataset) and is_prepared(train)
                 self._source = StoredLabels(train, args, num_labels, classes, shows_views)
-        name_dirichlet(self.model, self._source is not None and args.distance == "dirichlet")
         self.data_collator = Collator(self.data_collator, self._source)
         self._train: Loaded | None = None
         if train is not None:
