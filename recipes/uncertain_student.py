@@ -97,7 +97,7 @@ def study(options: StudyArguments) -> Study:
         conditions={DIGITS: digits, CIFAR: cifar},
         num_views=16,
         num_seeds={CIFAR: 3},
-        epochs={CIFAR: 1 / 3},
+        epochs={CIFAR: 1 / 4},
         reference="ensemble",
         limits=True,
         note=(
@@ -115,7 +115,7 @@ DEFAULTS = ON_CPU | {
     "teacher_model": "cnn16_small",
     "student_model": "cnn16_small",
     "ensemble_size": 5,
-    "num_train_epochs": 60,
+    "num_train_epochs": 120,
     "teacher_epochs": 40,
     "max_train_samples": 3000,
     "max_test_samples": 500,
