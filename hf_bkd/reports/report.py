@@ -19,6 +19,8 @@ from rich.text import Text
 
 from ..utils.files import write_text
 from ..utils.markdown import escaped, folded, table
+from .limits_page import HOW_TO_READ as LIMITS_HOW_TO_READ
+from .limits_page import has_limits, limits_sentences, ood_cells, set_cells
 from .pages import (
     HOLM,
     STUDENTS,
@@ -93,6 +95,9 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     if has_posteriors(results):
         sections += ["## What the students do not know\n", *_uncertainty(results)]
         sections.append(folded("How to read these columns", HOW_TO_READ))
+    if has_limits(results):
+        sections += ["## What the students know of their limits\n", *_limits_known(results)]
+        sections.append(folded("How to read these columns", LIMITS_HOW_TO_READ))
     if pictures:
         sections.append("## Plots\n")
     sections += [f"![{Path(name).stem}]({name})\n\n*{escaped(caption)}*\n" for name, caption in pictures.items()]
@@ -176,7 +181,8 @@ def _limits(results: dict) -> str:
     records, groups = results["arms"], by_condition(results)
     seeds = {record["seed"] for record in records}
     compared = max(sum(bool(row["difference"]) for row in _rows(results, condition)) for condition in groups)
-    missing = len(seeds) * sum(map(len, groups.values())) - len(records)
+    expected = (len(arms) * len(set().union(*arms.values())) for arms in groups.values())
+    missing = sum(expected) - len(records)
     noisy = [condition for condition, arms in groups.items() if has_noisy_labels(condition, arms)]
     sentences = [
         f"{counted(len(seeds), 'seed').capitalize()}: the intervals cover what seeds change, not the choice of test "
@@ -233,6 +239,16 @@ def _uncertainty(results: dict) -> Iterator[str]:
             yield f"### {escaped(condition)}\n"
         yield table(uncertainty_cells(results, condition, MAIN))
         yield folded("More columns", table(uncertainty_cells(results, condition, DETAILS)))
+
+
+def _limits_known(results: dict) -> Iterator[str]:
+    for condition in by_condition(results):
+        if condition:
+            yield f"### {escaped(condition)}\n"
+        if sentence := limits_sentences(results, condition):
+            yield f"{escaped(sentence)}\n"
+        yield table(ood_cells(results, condition))
+        yield table(set_cells(results, condition))
 
 
 def _how_to_read(results: dict) -> str:

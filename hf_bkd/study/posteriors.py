@@ -83,8 +83,8 @@ def _weights(labels: float, teacher: float) -> dict[str, float]:
 def measured_uncertainty(cell: Cell, posterior: LangevinTeacher) -> dict[str, Any]:
     """Report the uncertainty on the test split and on out-of-distribution examples, and whether the chains mixed."""
     samples, ood = _draws(cell, posterior, cell.test), None
-    if cell.splits.ood is not None:
-        ood = _draws(cell, posterior, cell.batched(cell.splits.ood))
+    if cell.splits.every_ood is not None:
+        ood = _draws(cell, posterior, cell.batched(cell.splits.every_ood))
     student, _ = predict_all(DeterministicTeacher(posterior.network), cell.test.batches())
     report = uncertainty_report(samples, cell.test.values["labels"].cpu(), student, ood, LEVELS)
     return report | {"chains": {name: posterior.record[name] for name in CHAIN_FACTS if name in posterior.record}}

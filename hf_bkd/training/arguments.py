@@ -70,7 +70,12 @@ class DistillationTrainingArguments(TrainingArguments):
             the labels, also with ``kd_lambda=1``), ``"dist"`` (Huang et al. 2022; also compares the examples of one
             batch with each other, so that accumulated batches are another loss than a large one) or
             ``"standardized"`` (Sun et al. 2024; T_t has no effect on it), see `distances`. Their authors train with
-            ``temperature_scale="squared"`` and temperatures of 4, 1 and 2. For one of C classes only.
+            ``temperature_scale="squared"`` and temperatures of 4, 1 and 2. ``"dirichlet"`` (Malinin et al. 2020) makes
+            exp(logits) the concentrations of a Dirichlet distribution and maximizes the likelihood of the teacher's
+            draws, by the labels' ``teacher_mean_log_probs`` or else their variance: see `dirichlet` and
+            :class:`~hf_bkd.DirichletStudent`. T_t is that of the draws, T_s is 1 and ``temperature_scale`` becomes
+            ``"none"``. For one of C
+            classes only.
         dkd_alpha, dkd_beta: weights of ``"dkd"``'s target-class and non-target-class terms.
         dist_beta, dist_gamma: weights of ``"dist"``'s relations between classes and between examples.
         problem_type: what the student predicts, in transformers' words: ``"single_label_classification"``,
@@ -119,7 +124,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default="product", metadata={"help": "Factor on the KL term: product (T_t T_s), squared (T_s^2) or none."}
     )
     distance: str = field(
-        default="kl", metadata={"help": "Of student and target: kl, dkd, dist or standardized (see the docs)."}
+        default="kl", metadata={"help": "Of student and target: kl, dkd, dist, standardized or dirichlet (see docs)."}
     )
     dkd_alpha: float = field(default=1.0, metadata={"help": "Weight of dkd's term of the label's class."})
     dkd_beta: float = field(default=8.0, metadata={"help": "Weight of dkd's term of the other classes."})
@@ -184,6 +189,14 @@ class DistillationTrainingArguments(TrainingArguments):
                 "combine and teacher_weights are for stored labels: an online MultiTeacher has weights of its own"
             )
         self._check_derivation()
+        if self.distance == "dirichlet" and self.student_temperature != 1:
+            raise UserError(
+                "distance='dirichlet' is the likelihood of the teacher's draws, and student_temperature is "
+                f"{self.student_temperature:g}: leave it at 1 (the teacher may draw at a temperature, with "
+                "tempering='per_sample')"
+            )
+        if self.distance == "dirichlet":
+            self.temperature_scale = "none"
         if self.distance == "dist" and self.per_device_train_batch_size < 2:
             raise UserError(
                 "distance='dist' compares the examples of a batch, and per_device_train_batch_size is 1: pass more, "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..distances import distance_of
 from ..losses import LossParts, distillation_loss, mean_of, temperature_factor
 from ..models.calling import logits_of, unwrapped
+from ..models.problem_types import name_dirichlet
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
@@ -189,7 +190,8 @@ class DistillationTrainer(EvaluatingTrainer):
     def _loss_parts(self, passes: list[Tensor], batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
         args, factor, target, kd_lambda = self.args, 1.0, None, 0.0
         if self._source is not None:
-            target = self._source.target(batch, passes[0])
+            of_draws = args.distance == "dirichlet"
+            target = self._source.log_probs(batch) if of_draws else self._source.target(batch, passes[0])
             kd_lambda = self._source.kd_lambda(batch, target)
             same = args.distance == "standardized"  # which brings the target to the student's
             of_target = args.student_temperature if same else self.teacher_temperature
@@ -269,6 +271,7 @@ class DistillationTrainer(EvaluatingTrainer):
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
         check_trained(self.model)
+        name_dirichlet(self.model, self._source is not None and self.args.distance == "dirichlet")
         warn_if_not_rebuilt(unwrapped(self.model, keep_adapters=True))
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint

@@ -1,5 +1,6 @@
 """The code on the pages runs, with a small network and a few images in the place of the reader's."""
 
+import copy
 import re
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from hf_bkd.models.saving import save_network
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.study import Arm
+from hf_bkd.teachers.loading import load_teacher
 from tests.soft_labels.label_helpers import quiet
 from tests.soft_labels.test_problems import KINDS
 
@@ -124,6 +126,19 @@ def test_a_student_is_sampled_and_reported_as_the_page_says(world):
     exec(block("posteriors.md", "LangevinTeacher.fit"), world)
     assert world["prediction"].samples.shape == (100, 12, CLASSES)
     assert {"posterior_mean", "map", "credible_sets"} < world["report"].keys()
+
+
+def test_a_student_knows_it_in_one_pass_and_makes_sets_as_the_page_says(world):
+    copies = [copy.deepcopy(world["network"]) for _ in range(2)]
+    torch.nn.init.normal_(copies[1].timm_model.fc.weight)
+    world["ensemble"] = hf_bkd.EnsembleTeacher([hf_bkd.DeterministicTeacher(each) for each in copies])
+    world |= {"dataset": world["images"], "validation": world["train"].batches()}
+    exec(block("posteriors.md", "mean_log_probs=True"), world)
+    assert world["epistemic"].shape == (12,) and (world["epistemic"] > 0).all()
+    assert isinstance(load_teacher("student")[0], hf_bkd.DirichletStudent)
+    world["probs"] = world["knowing"].predict(world["inputs"]).mean
+    exec(block("posteriors.md", "conformal_sets"), world)
+    assert world["sets"].shape == (12, CLASSES) and world["coverage"] >= 0.9
 
 
 def test_teachers_are_cross_fitted_saved_and_loaded_as_the_page_says(world):
