@@ -32,6 +32,7 @@ from .sgd_noise import (
 from .sweeps import bootstrap_weights, distill_many, noisy_responses, sample_responses
 from .teacher_errors import (
     covariance_of_mean,
+    displacement,
     displacement_risk,
     kept_draw_risk,
     mean_pull,
@@ -52,6 +53,7 @@ __all__ = [
     "conjugate_posterior",
     "covariance_of_mean",
     "dirichlet_draws",
+    "displacement",
     "displacement_risk",
     "distill_many",
     "distillation_divergence",

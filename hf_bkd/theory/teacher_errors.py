@@ -1,7 +1,7 @@
 """What a teacher's errors cost beyond independent noise: its bias, and what its examples have wrong in common.
 
 arXiv 2601.01484 assumes noise of mean zero that is independent between examples, and leaves the rest open: all
-formulas here are derived by us. Let a student be exact at theta*, with logits z(x) [C], J = dz / d theta and the risk's
+formulas here are derived by us. Let a student with logits z(x) [C] be exact at theta*, J = dz / d theta and the risk's
 Hessian H = E_x J^T (diag p - p p^T) J. A teacher says t(x) = p(x) + b(x) + eps(x), with E eps = 0.
 
 - *The minimum moves.* The gradient of CE(t, q) is -J^T (t - q), so the student settles at theta* + H^-1 g with
@@ -30,9 +30,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..losses import kl_to_target
 from ..utils.checks import check_count, check_positive, check_probabilities, check_shape
 from ..utils.errors import UserError
-from .sgd_noise import CHUNK, logits_of, one_hot_covariance
+from .sgd_noise import logits_of, one_hot_covariance
 
 ROUNDING = 1e-13  # of a Newton step's gain in nats, and of its length
+NUMBERS = 2**22  # of derivatives that are held at a time
 CUTOFF = 1e-10  # of the largest curvature: what is below is a direction in which no logit's difference moves
 
 
@@ -58,9 +59,11 @@ def parameter_covariance(network: nn.Module, inputs: Any, covariance: Tensor) ->
         rows = vmap(lambda row: torch.cat([g.flatten() for g in pull(row)[0].values()]))
         return rows(torch.eye(len(logits)).to(logits))
 
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    size = max(1, NUMBERS // (trained * covariance.shape[-1]))
     total = 0
-    for start in range(0, examples, CHUNK):
-        chunk = slice(start, start + CHUNK)
+    for start in range(0, examples, size):
+        chunk = slice(start, start + size)
         rows = vmap(jacobian)(tree_map(lambda each, chunk=chunk: each[chunk], inputs))
         total = total + rows.flatten(0, 1).mT @ (covariance[chunk].to(rows) @ rows).flatten(0, 1)
     return total / examples
@@ -110,8 +113,7 @@ def nearest_student(network: nn.Module, inputs: Any, targets: Tensor, steps: int
         for _ in range(steps):
             probs = student(inputs).softmax(dim=-1)
             pull = mean_pull(student, inputs, targets - probs)
-            curvature, axes = _axes(parameter_covariance(student, inputs, one_hot_covariance(probs)))
-            step = axes @ (axes.mT @ pull / curvature)
+            step = displacement(parameter_covariance(student, inputs, one_hot_covariance(probs)), pull)
             if pull @ step < ROUNDING:
                 return student
             while not (lower := loss_at(vector + step)) < loss and step.abs().max() > ROUNDING:
@@ -122,14 +124,22 @@ def nearest_student(network: nn.Module, inputs: Any, targets: Tensor, steps: int
     )
 
 
+def displacement(hessian: Tensor, pull: Tensor) -> Tensor:
+    """Return H^-1 g [..., p], the way by which pulls g [..., p] move a minimum of Hessian H [p, p].
+
+    Directions without curvature, as that of a constant added to all logits, move nothing and are left out.
+    """
+    curvature, axes = _axes(hessian)
+    return (pull @ axes / curvature) @ axes.mT
+
+
 def displacement_risk(hessian: Tensor, pull: Tensor) -> float:
     """Return g^T H^-1 g / 2, or its mean tr(H^-1 Gamma) / 2: the excess risk, in nats, of a minimum that moved.
 
     Exact to second order in the errors.
 
     Args:
-        hessian: H [p, p] at the minimum. Directions without curvature, as that of a constant added to all logits, move
-            nothing and are left out.
+        hessian: H [p, p] at the minimum; directions as in :func:`displacement`.
         pull: g [p], from :func:`mean_pull`, or its second moment [p, p] over teachers.
     """
     curvature, axes = _axes(hessian)
@@ -151,8 +161,8 @@ def covariance_of_mean(own: Tensor, common: Tensor, count: int) -> Tensor:
 def kept_draw_risk(hessian: Tensor, common: Tensor, learning_rate: float, steps: float) -> float:
     """Return the stationary excess risk of SGD, in nats, whose teacher is drawn anew after every ``steps`` steps.
 
-    Between the floor alpha tr(Gamma) / 4 of fresh draws and the tr(H^-1 Gamma) / 2 of a stored one. Along a curvature h
-    with d = (1 - alpha h), the distance's variance is Gamma_h / h^2 times the mean over the steps j = 1 ... n of
+    Between the floor alpha tr(Gamma) / 4 of fresh draws and the tr(H^-1 Gamma) / 2 of a stored one. Along a curvature
+    h with d = 1 - alpha h, the distance's variance is Gamma_h / h^2 times the mean over the steps j = 1 ... n of
     d^(2j) (1 - d^n) / (1 + d^n) + (1 - d^j)^2. Exact in a quadratic whose batches are large.
 
     Args:

@@ -60,7 +60,7 @@ class Linear:
         optimal_start: bool = True,
         optimizer: Optimizer = SGD,
         batch_size: int = 1,
-        known: int = 500,
+        measured_on: int = 500,
         every: int = EVERY,
     ) -> tuple[list[str], Tensor]:
         """Names of the arms, and E KL(p || q) [measurements, arms, replicates] while their students are trained."""
@@ -70,7 +70,7 @@ class Linear:
         weight, bias = self.task.linear_student()
         students.weights[0].data[:] = weight.T if optimal_start else 0
         students.biases[0].data[:] = bias if optimal_start else 0
-        seen, probs = self.points[:known], self.probs[:known]
+        seen, probs = self.points[:measured_on], self.probs[:measured_on]
         entropy = -torch.xlogy(probs, probs).sum(dim=-1)
 
         def risk(students: BatchedStudents) -> Tensor:
@@ -79,6 +79,10 @@ class Linear:
 
         batches = self._batches(targets, len(names), steps, batch_size)
         return names, train_students(students, batches, optimizer, measure=risk, every=every)
+
+    def settled(self, *args, **options) -> dict[str, tuple[float, float]]:
+        """What :func:`at_rest` says of :meth:`risks`."""
+        return at_rest(*self.risks(*args, **options))
 
     def _batches(self, targets: Targets, arms: int, steps: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Fresh examples for each replicate and step, the same for all arms."""
@@ -123,3 +127,10 @@ class Linear:
             for (name, ratio), value in zip(names.items(), measured, strict=True)
         ]
         return checks, list(measured), list(errors)
+
+
+def at_rest(names: Iterable[str], risks: Tensor) -> dict[str, tuple[float, float]]:
+    """Arm -> mean over the second half of risks [measurements, arms, replicates], and its standard error."""
+    late = risks[len(risks) // 2 :].mean(dim=0)
+    errors = late.std(dim=1) / late.shape[1] ** 0.5
+    return dict(zip(names, zip(late.mean(dim=1).tolist(), errors.tolist(), strict=True), strict=True))

@@ -13,6 +13,7 @@ from torch import nn
 from hf_bkd.theory import (
     GaussianMixture,
     covariance_of_mean,
+    displacement,
     displacement_risk,
     excess_risk_floor,
     gradient_noise,
@@ -157,6 +158,7 @@ def test_second_moments_cost_the_mean_of_their_pulls():
     singly = [displacement_risk(hessian, pull) for pull in pulls]
     assert displacement_risk(hessian, pulls.T @ pulls / 30) == pytest.approx(sum(singly) / 30)
     assert singly[0] == pytest.approx((pulls[0] @ torch.linalg.solve(hessian, pulls[0])).item() / 2)
+    torch.testing.assert_close(displacement(hessian, pulls), torch.linalg.solve(hessian, pulls.T).T)
 
 
 def test_flat_directions_are_left_out():
