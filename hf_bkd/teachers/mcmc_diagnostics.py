@@ -17,18 +17,27 @@ MOST_CHECKED = 1_000  # parameters
 MIXED = 1.1  # largest R-hat of chains that count as mixed
 
 
-def summarize(samples: Tensor, start: Tensor) -> dict[str, Any]:
-    """Summarize chains [K, S, P] that began at ``start`` [P], as JSON; UserError as for :func:`rhat`.
+def summarize(samples: Tensor, start: Tensor, others: Tensor | None = None) -> dict[str, Any]:
+    """Summarize chains [K, S, P] of a network's weights, as JSON; UserError as for :func:`rhat`.
 
     - ``ess min``, ``ess median``: effective sample sizes of the parameters, ``None`` where one never moved;
     - ``rhat max``: the largest R-hat, likewise;
     - ``mixed``: whether that is below 1.1 (chains that barely move have one above 2, however many samples they leave);
+    - ``apart``: see :func:`apart`, ``None`` of a single chain; above 1 the chains are in different places;
     - ``moved``: root mean square distance of the samples from the start, relative to the start's norm.
 
     Of more than 1,000 parameters, 1,000 evenly spaced ones are examined.
+
+    Args:
+        samples: of the weights.
+        start: the network's own [P].
+        others: further quantities [K, S, Q] to examine like parameters, such as the energy.
     """
-    examined = torch.linspace(0, samples.shape[-1] - 1, min(samples.shape[-1], MOST_CHECKED)).long()
-    sizes, scale = effective_sample_size(samples[..., examined]), rhat(samples[..., examined]).max().item()
+    chosen = torch.linspace(0, samples.shape[-1] - 1, min(samples.shape[-1], MOST_CHECKED)).long()
+    examined = samples[..., chosen].double()
+    if others is not None:
+        examined = torch.cat([examined, others.double()], dim=-1)
+    sizes, scale, distinct = effective_sample_size(examined), rhat(examined).max().item(), apart(examined)
     distance = (samples - start).double().square().sum(dim=-1).mean().sqrt() / start.double().norm()
     never = not math.isfinite(scale)
     return {
@@ -36,8 +45,20 @@ def summarize(samples: Tensor, start: Tensor) -> dict[str, Any]:
         "ess median": None if never else sizes.median().item(),
         "rhat max": None if never else scale,
         "mixed": not never and scale < MIXED,
+        "apart": distinct if math.isfinite(distinct) else None,
         "moved": distance.item(),
     }
+
+
+def apart(samples: Tensor) -> float:
+    """Compute how far apart chains [K, S, P] are: the largest ratio of their means' deviation to that within chains.
+
+    Returns:
+        About the root of one over the effective samples of a chain if they mix; NaN of a single chain, or one sample.
+    """
+    values = samples.double()
+    ratio = values.mean(dim=1).std(dim=0) / values.var(dim=1).mean(dim=0).sqrt()
+    return ratio[~ratio.isnan()].max().item() if (~ratio.isnan()).any() else math.nan
 
 
 def rhat(samples: Tensor) -> Tensor:

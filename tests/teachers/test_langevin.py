@@ -124,7 +124,7 @@ def test_the_record_tells_how_it_was_sampled_and_how_good_it_is():
         "label weight": 0.5,
         "teacher weight": 1.0,
     }
-    description |= {"sampler": "mala", "chains": 3, "steps": 60, "burn in": 20, "thinning": 5, "seed": 3}
+    description |= {"sampler": "hmc", "chains": 3, "steps": 60, "burn in": 20, "thinning": 5, "seed": 3}
     description |= {"posterior temperature": 0.9, "student temperature": 1.0}
     assert description.items() <= teacher.record.items()
     assert len(teacher.weights["head.weight"]) == 3 * 8
@@ -243,8 +243,8 @@ TWO = {"targets": torch.ones(20, 2, 3) / 3}
         ({"thinning": 0}, "thinning must be a whole number of at least 1, and it is 0"),
         ({"burn_in": 60}, "burn_in must be at least 0 and below the number of steps, 60, and it is 60"),
         ({"thinning": 6}, "thinning is 6: fewer than 8 samples a chain would be kept of the 40 steps"),
-        ({"sampler": "hmc"}, "sampler is 'hmc'; it must be one of mala, sgld"),
-        ({"batch_size": 8}, "batch_size is 8, and sampler is 'mala': it must be 'sgld'"),
+        ({"sampler": "nuts"}, "sampler is 'nuts'; it must be one of hmc, mala, sgld"),
+        ({"batch_size": 8}, "batch_size is 8, and sampler is 'hmc': it must be 'sgld'"),
         ({"batch_size": 0, "sampler": "sgld"}, "batch_size must be a whole number of at least 1, and it is 0"),
         ({"posterior_temperature": 0.0}, "posterior_temperature must be above 0"),
         ({"prior_precision": 0.0}, "prior_precision must be above 0 and finite, and it is 0"),
