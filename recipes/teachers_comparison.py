@@ -4,7 +4,7 @@ Data: scikit-learn's handwritten digits, 20 of each class and all of them with 3
 and the first 20 classes of CIFAR-100. Out-of-distribution images, of no class that the teachers know: CIFAR-10's test
 split.
 
-    python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     hours on two cores
+    python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     three hours on two cores
 """
 
 import datasets
@@ -39,7 +39,7 @@ from hf_bkd.study import (
 PER_CLASS = 20
 FEW, NOISY, CIFAR = "digits, 20 of each class", "digits, 30 % label noise", "CIFAR-100, 20 classes"
 FILTER_RATE = 0.05
-SWAG_CHOSEN = SWAG(start=0.5, rate=1.0, draws=10, batches=2)
+SWAG_CHOSEN = SWAG(start=0.5, rate=1.0, draws=30, batches=1)
 
 
 def digits(options: StudyArguments, seed: int) -> Splits:
@@ -113,6 +113,7 @@ DEFAULTS = ON_CPU | {
     "seeds": "0,1,2,3,4",
     "teacher_model": "wrn_16_1_cifar",
     "num_train_epochs": 30,
+    "num_samples": 30,
     "max_train_samples": 2000,
     "max_test_samples": 2000,
     "validation_size": 1000,
