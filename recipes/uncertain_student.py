@@ -10,11 +10,10 @@ mixtures of two training images that are turned and mirrored (digits), or about 
 
 import datasets
 import numpy as np
-from common.cifar import CIFAR100_MEAN, CIFAR100_STD, first_classes, smaller
+from common.cifar import CIFAR100_MEAN, CIFAR100_STD, first_classes, ood, smaller
 from common.defaults import ON_CPU
 from common.digits import INPUTS, split
 from PIL import Image, ImageDraw, ImageFont
-from teachers_comparison import ood
 
 from hf_bkd.data.subsets import few_first
 from hf_bkd.study import ENSEMBLE, ONE_HOT, Arm, Ensemble, Images, Splits, Study, StudyArguments, main

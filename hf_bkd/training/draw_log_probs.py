@@ -15,7 +15,19 @@ from .draw_variance import StoredVariance, check_temperature_of_draws, from_batc
 
 ASKED = "distance='dirichlet'"
 
+LARGEST_LOGIT = 40.0  # of a student that begins: exp(40) is a precision that no draws have
+
 logger = logging.getLogger(__name__)
+
+
+def check_concentrations(logits: Tensor | None) -> None:
+    """Raise a UserError if the exponentials of a student's first logits are no concentrations to begin with."""
+    largest = 0.0 if logits is None or not logits.numel() else logits.max().item()
+    if not largest <= LARGEST_LOGIT:
+        raise UserError(
+            f"{ASKED} takes exp(logits) for concentrations, and the student's logits reach {largest:.3g} before it is "
+            "trained: give it a new last layer, or scale the weights of the one that it has"
+        )
 
 
 class DrawLogProbs:

@@ -14,7 +14,7 @@ from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .arguments import DistillationTrainingArguments
 from .classes import in_order, order_of
-from .draw_log_probs import ASKED
+from .draw_log_probs import ASKED, check_concentrations
 from .problem import Problem
 from .supervision import TEACHER_INPUTS, StoredLabels, check_target, network_inputs
 
@@ -84,6 +84,7 @@ class OnlineTeacher:
             target = self._target(inputs, ExampleGenerator(ids, self.args.teacher_seed))
             if self.args.distance == "dirichlet":
                 self._log_probs(inputs, ExampleGenerator(ids, self.args.teacher_seed))
+                check_concentrations(outputs)
         except UserError:
             raise
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:

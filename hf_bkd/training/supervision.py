@@ -18,7 +18,7 @@ from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .bias_aware import BiasAwareLambda
 from .classes import in_order, names_of_soft_labels, order_of
-from .draw_log_probs import DrawLogProbs
+from .draw_log_probs import DrawLogProbs, check_concentrations
 from .draw_variance import AdaptiveLambda, InverseVariance, from_batch, known_variances
 from .problem import Problem
 
@@ -139,6 +139,9 @@ class StoredLabels:
         target = self.target(batch)
         self.kd_lambda(batch, target)
         check_target(target, problem, outputs)
+        if self.logs is not None:
+            self.log_probs(batch)
+            check_concentrations(outputs)
 
     def decoded(
         self,

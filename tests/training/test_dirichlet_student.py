@@ -164,6 +164,13 @@ def test_what_means_nothing_for_it_is_refused(tmp_path, changes, match):
         trained(tmp_path, dataset=rows(), **DIRICHLET, **changes)
 
 
+def test_a_student_whose_logits_are_too_large_to_begin_with_is_refused(tmp_path):
+    student = new(Plain)
+    student.layers[2].bias.data[1] = 400.0
+    with pytest.raises(UserError, match="logits reach 400 before"):
+        DistillationTrainer(student, arguments(tmp_path, **DIRICHLET), train_dataset=rows())
+
+
 def test_labels_that_say_nothing_of_draws_are_refused(tmp_path):
     one = rows(DeterministicTeacher(Member(0)), mean_log_probs=False)
     with pytest.raises(UserError, match="neither teacher_mean_log_probs nor teacher_variance"):
