@@ -74,7 +74,7 @@ def adam_claim(world: Linear, steps: int) -> Claim:
                         "floor over the one-hot floor",
                         [
                             Series("predicted for Adam", sorted(squares), sorted(squares), style="dashed"),
-                            Series("SGD", sorted(squares), sorted(SHARES.values()), style="line", color=5),
+                            Series("SGD", sorted(squares), sorted(SHARES.values()), style="line"),
                             Series(
                                 "measured",
                                 squares,
@@ -177,8 +177,8 @@ def adam_exact_claim(world: Linear, steps: int) -> Claim:
                         "step α",
                         "excess risk, nats",
                         [
-                            Series("one-hot targets", EXACT_RATES, *zip(*one_hot, strict=True), color=0),
-                            Series("exact targets", EXACT_RATES, *zip(*exact, strict=True), color=1),
+                            Series("learns from labels", EXACT_RATES, *zip(*one_hot, strict=True), color=0),
+                            Series("learns from p(y|x)", EXACT_RATES, *zip(*exact, strict=True), color=1),
                             Series(
                                 "predicted slope",
                                 EXACT_RATES,

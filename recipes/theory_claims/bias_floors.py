@@ -21,7 +21,7 @@ from hf_bkd.theory import (
 
 from .sgd_linear import Linear
 
-RATE, BATCH, EVERY, SEEN = 0.1, 8, 151, 3000  # EVERY has no factor in common with what repeats
+RATE, BATCH, EVERY, SEEN = 0.1, 8, 119, 3000  # at EVERY steps, all places of what repeats are met alike
 OPTIONS = {"optimizer": partial(torch.optim.SGD, lr=RATE), "batch_size": BATCH, "measured_on": SEEN, "every": EVERY}
 TEMPERATURES, SHARES, WAVES = (0.67, 0.8, 0.95, 1.05, 1.25, 1.5), (0.01, 0.05, 0.1), (0.15, 0.3, 0.45)
 MILD = ("T = 0.95", "T = 1.05", "wave 0.15", "wave 0.3", "wave 0.45")  # for the formula that is quadratic in the bias
@@ -41,8 +41,8 @@ def teachers(probs: Tensor, x: Tensor) -> dict[str, Tensor]:
 class Predictions:
     """The exact student of a world, the risk's Hessian there, and where it settles under biased and noisy targets."""
 
-    def __init__(self, world: Linear):
-        self.student, self.x, self.probs = world.student, world.points[:SEEN], world.probs[:SEEN]
+    def __init__(self, world: Linear, examples: int | None = None):
+        self.student, self.x, self.probs = world.student, world.points[:examples], world.probs[:examples]
 
     @cached_property
     def hessian(self) -> Tensor:
@@ -59,7 +59,8 @@ class Predictions:
         """The excess risk of the moved minimum, and q there."""
         with torch.no_grad():
             logits = nearest_student(self.student, self.x, mean)(self.x)
-        return kl_to_target(self.probs, logits).mean().item(), logits.softmax(dim=-1)
+        risk = kl_to_target(self.probs[:SEEN], logits[:SEEN]).mean().item()  # on what it is measured on
+        return risk, logits.softmax(dim=-1)
 
     def noise(self, mean: Tensor, q: Tensor, covariance: Tensor | float = 0.0) -> Tensor:
         """The covariance of gradients at q: of the targets' noise, and of what of their mean q can't follow."""

@@ -54,7 +54,7 @@ class Common(Predictions):
     """What one example's errors, C, and their common part, Γ, are for a teacher of disturbances."""
 
     def __init__(self, world: Linear):
-        super().__init__(world)
+        super().__init__(world, SEEN)
         self.generator = world.generator
         spread = one_hot_covariance(self.probs)
         self.own = self.covariance(SIZE**2 * spread @ spread)

@@ -24,7 +24,8 @@ from hf_bkd.theory import (
 INPUTS, CLASSES, TRUE_WIDTH, WIDTHS = 6, 4, 4, (1, 2, 4, 8, 16, 32)
 RATE, BATCH, CHUNK, TEST, FLOOR_RATE, FLOOR_WIDTHS = 0.1, 16, 100, 1500, 0.02, (4, 16)
 SILENT, LOUD = 0.01, 0.05  # limits of the noise over that of one-hot labels, chosen before the run that is published
-ARMS = ("exact", "one-hot")
+SOURCES = {"exact": "p(y|x)", "one-hot": "labels"}
+ARMS = tuple(SOURCES)
 
 
 class Measured(NamedTuple):
@@ -134,7 +135,7 @@ def width_claim(seeds: int, steps: int, seed: int) -> Claim:
         f"| {each.noise[1].mean():.2f} | {mean:.4f} ± {half:.4f} |"
         for (width, each), (mean, half) in zip(measured.items(), intervals.values(), strict=True)
     )
-    least = f" with ‖∇R‖² / (2 R) down to {polyak.min():.1e}" if len(polyak) else ""
+    least = f" (‖∇R‖² / (2 R) down to {polyak.min():.1e})" if len(polyak) else ""
     return Claim(
         "Without the PL condition too, exact probabilities silence the noise of students that can represent them",
         f"The truth is a ReLU network of {TRUE_WIDTH} hidden units; students of other widths start at random and see "
@@ -144,11 +145,12 @@ def width_claim(seeds: int, steps: int, seed: int) -> Claim:
         "kinds of targets; mean and 95 % interval of the ratio:\n\n"
         "| width | excess risk, exact | one-hot | noise, exact | one-hot | exact over one-hot |\n"
         f"| --- | --- | --- | --- | --- | --- |\n{rows}\n\n"
-        f"The landscape has no PL condition: of the students that are just wide enough {stuck} of {seeds} end above "
-        f"0.001 nats although an exact one exists,{least} (PL would keep it above a constant). What silences the "
-        "noise is thus not that the student can represent p but that SGD finds it, which takes some width to "
-        "spare.\n\nStudents that start at the truth come to rest at α σ* / (4 B) under one-hot labels, as linear "
-        f"ones do, also with units to spare, whose curvature is 0 there (α = {FLOOR_RATE:g}).",
+        "The landscape has no PL condition: a hidden unit that no example activates has no gradient, at any risk. Of "
+        f"the students that are just wide enough {stuck} of {seeds} end above 0.001 nats although an exact one "
+        f"exists{least}, and keep their noise. What silences it is thus not that the student can represent p but that "
+        "SGD finds it, which takes some width to spare.\n\n"
+        "Students that start at the truth come to rest at α σ* / (4 B) under one-hot labels, as linear ones do, also "
+        f"with units to spare, whose incoming weights have no curvature there (α = {FLOOR_RATE:g}).",
         "derived here; arXiv 2601.01484 assumes strong quasi-convexity or PL",
         checks,
         [
@@ -172,7 +174,7 @@ def width_claim(seeds: int, steps: int, seed: int) -> Claim:
                                     color=1 - arm,
                                 ),
                                 Series(
-                                    f"{name} targets",
+                                    f"learns from {SOURCES[name]}",
                                     WIDTHS,
                                     [each.noise[arm].mean() for each in measured.values()],
                                     style="line",
