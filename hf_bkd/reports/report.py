@@ -52,9 +52,9 @@ from .results import (
 )
 from .uncertainty_page import (
     DETAILS,
-    HOW_TO_READ,
     MAIN,
     has_posteriors,
+    how_to_read,
     mixing_sentence,
     uncertainty_cells,
 )
@@ -87,7 +87,7 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     sections = [*_opening(results, folder), *_results(results)]
     if has_posteriors(results):
         sections += ["## What the students do not know\n", *_uncertainty(results)]
-        sections.append(folded("How to read these columns", HOW_TO_READ))
+        sections.append(folded("How to read these columns", how_to_read(results)))
     if pictures:
         sections.append("## Plots\n")
     sections += [f"![{Path(name).stem}]({name})\n\n*{escaped(caption)}*\n" for name, caption in pictures.items()]

@@ -106,7 +106,7 @@ def sample_weights(energy: Energy, settings: ChainSettings) -> tuple[Tensor, dic
         UserError: a chain diverged.
 
     Warns:
-        UserWarning: chains that began in different places ended in different places.
+        UserWarning: the chains ended in different places.
     """
     start, prior = energy.start(), energy.mixture
     rungs = settings.rungs or RUNGS
@@ -170,7 +170,7 @@ def _record(energy: Energy, settings: ChainSettings, chains: Chains, start: Tens
     if (record["apart"] or 0) > 1:
         scale = record["rhat max"]
         warnings.warn(
-            "the posterior's chains began in different places and have not met (largest R-hat "
+            "the posterior's chains have not met, but ended in different places (largest R-hat "
             f"{math.inf if scale is None else scale:.3g}, and below {MIXED} where chains mix): don't rely on modes "
             f"and width, and take more steps{' or rungs' if rungs > 1 else ''}",
             stacklevel=4,
