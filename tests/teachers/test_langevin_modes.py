@@ -135,6 +135,26 @@ def test_chains_that_meet_need_no_rungs():
     assert alone.record["rungs"] == 8 and alone.record["apart"] is None  # one chain has nothing to meet
 
 
+@pytest.mark.parametrize(
+    ("probs", "weights"), [([[0.2, 0.8]], [1.0]), ([[0.2, 0.8]] * 2, [0.5, 0.5]), (OPPOSED, [1.0, 0.0])]
+)
+def test_teachers_whose_shares_never_change_are_one_and_need_no_rungs(probs, weights):
+    x, labels, options = problem(([1.0], HALVES), strength=6.0)
+    targets = torch.tensor(probs).expand(len(x), len(probs), 2)
+    options |= {"targets": targets, "target_weights": torch.tensor(weights)}
+    record = sampled(x, labels, options, steps=600, burn_in=200, thinning=5)[0].record
+    assert record["rungs"] == 1 and record["mixed"] and record["shares"] == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("parameters", ["head", "all"])
+def test_a_student_that_is_not_finite_is_refused(parameters):
+    x, labels, options = MINOR
+    x = x.clone()
+    x[0] = math.nan
+    with pytest.raises(UserError, match="the student's loss on its training set is not finite"):
+        LangevinTeacher.fit(Logistic(1), [(x, labels)], parameters=parameters, **options)
+
+
 def softened_by_hand(log_q, prior, share):
     """-1 / (share s) log sum_m (w_m Dir_m)^share."""
     parts = [
