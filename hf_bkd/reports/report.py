@@ -55,9 +55,9 @@ from .results import (
 from .swept_settings import by_example_cells
 from .uncertainty_page import (
     DETAILS,
-    HOW_TO_READ,
     MAIN,
     has_posteriors,
+    how_to_read,
     mixing_sentence,
     uncertainty_cells,
 )
@@ -94,7 +94,7 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     sections = [*_opening(results, folder), *_results(results)]
     if has_posteriors(results):
         sections += ["## What the students do not know\n", *_uncertainty(results)]
-        sections.append(folded("How to read these columns", HOW_TO_READ))
+        sections.append(folded("How to read these columns", how_to_read(results)))
     if has_limits(results):
         sections += ["## What the students know of their limits\n", *_limits_known(results)]
         sections.append(folded("How to read these columns", LIMITS_HOW_TO_READ))

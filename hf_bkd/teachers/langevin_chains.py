@@ -103,12 +103,16 @@ def sample_weights(energy: Energy, settings: ChainSettings) -> tuple[Tensor, dic
         exchanges between neighboring rungs, none of which should be near 0.
 
     Raises:
-        UserError: a chain diverged.
+        UserError: the energy at the start is not finite, or a chain diverged.
 
     Warns:
-        UserWarning: chains that began in different places ended in different places.
+        UserWarning: the chains ended in different places.
     """
     start, prior = energy.start(), energy.mixture
+    if not energy(start[None])[0].isfinite().all():
+        raise UserError(
+            "the student's loss on its training set is not finite: there are NaN in its weights or its inputs"
+        )
     rungs = settings.rungs or RUNGS
     if prior is None or settings.sampler == "sgld":
         rungs = 1
@@ -121,8 +125,8 @@ def sample_weights(energy: Energy, settings: ChainSettings) -> tuple[Tensor, dic
         states = run(alone, states, DISPERSION, steps=quarter, burn_in=quarter - 1).ends
         chains = run([energy], states, steps=quarter, burn_in=quarter // 2, thinning=math.ceil(quarter / 20))
         states = chains.ends
-        if rungs > 1 and settings.rungs is None and apart(_shares(energy, chains.samples)) < 1:
-            rungs = 1
+        if rungs > 1 and settings.rungs is None and min(chains.samples.shape[:2]) > 1:
+            rungs = RUNGS if apart(_shares(energy, chains.samples)) > 1 else 1
     spent = 2 * quarter
     states, ladder = torch.cat([states.roll(rung, dims=0) for rung in range(rungs)]), [energy]
     if rungs > 1:
@@ -148,7 +152,8 @@ def _evenly(depths: Tensor, exchanges: Tensor) -> Tensor:
     """Move rungs between the first and the last to where, interpolated, as many exchanges are rejected everywhere."""
     rejected = (1 - exchanges.nan_to_num(0.5)).clamp_min(0.02).cumsum(dim=0)
     rejected = torch.cat([rejected.new_zeros(1), rejected])
-    return torch.from_numpy(np.interp(np.linspace(0, rejected[-1], len(depths)), rejected, depths))
+    even = np.linspace(0, rejected[-1].item(), len(depths))
+    return torch.from_numpy(np.interp(even, rejected.numpy(), depths.numpy()))
 
 
 def _record(energy: Energy, settings: ChainSettings, chains: Chains, start: Tensor, rungs: int) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def _record(energy: Energy, settings: ChainSettings, chains: Chains, start: Tens
     if (record["apart"] or 0) > 1:
         scale = record["rhat max"]
         warnings.warn(
-            "the posterior's chains began in different places and have not met (largest R-hat "
+            "the posterior's chains have not met, but ended in different places (largest R-hat "
             f"{math.inf if scale is None else scale:.3g}, and below {MIXED} where chains mix): don't rely on modes "
             f"and width, and take more steps{' or rungs' if rungs > 1 else ''}",
             stacklevel=4,
@@ -179,9 +184,10 @@ def _record(energy: Energy, settings: ChainSettings, chains: Chains, start: Tens
 
 
 def _shares(energy: Energy, samples: Tensor) -> Tensor:
-    """The teachers' mean responsibilities [K, S, M] at samples [K, S, P]."""
+    """The teachers' mean responsibilities [K, S, M] at samples [K, S, P], in float64 but without rounding errors."""
     with torch.no_grad():
-        return torch.stack([energy.mixture.shares(energy.logits(each)) for each in samples.unbind(dim=1)], dim=1)
+        shares = [energy.mixture.shares(energy.logits(each)) for each in samples.unbind(dim=1)]
+    return torch.stack(shares, dim=1).double().round(decimals=6)
 
 
 class _Sampler:

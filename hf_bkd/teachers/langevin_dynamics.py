@@ -32,6 +32,7 @@ Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 ACCEPTANCE = 0.574  # best for high-dimensional MALA (Roberts and Rosenthal 1998)
 ACCEPTANCE_OF_PATHS = 0.651  # best for Hamiltonian Monte Carlo (Beskos et al. 2013)
+JITTER = 0.3  # of the time of a path's steps, which might else be a period
 EXCHANGE_EVERY = 5  # steps, at the price of one
 POWER_ITERATIONS = 30
 
@@ -82,7 +83,7 @@ def langevin(
         temperature: T > 0; below 1 for a cold posterior, narrower than by Bayes' rule.
         metropolis: whether to correct for the finite step; ``potential`` must then not be an estimate.
         leapfrogs: steps of a path that is accepted or rejected as one; more than one need ``metropolis``. A path takes
-            at most a time of pi / 2, after which draws from a standard normal distribution are independent.
+            a time of about pi / 2 at most, after which draws from a standard normal distribution are independent.
         rungs: R, of each ladder; more than one need ``metropolis``. ``potential`` gives each row its rung's energy.
 
     Raises:
@@ -100,7 +101,10 @@ def langevin(
     for step in range(0, steps, leapfrogs):
         end = min(step + leapfrogs, steps)
         noise = torch.stack([torch.randn(start.shape[1:], generator=g, device=g.device) for g in generators]).to(start)
-        proposal, momentum = _path(potential, points, tau, temperature**0.5 * noise, end - step)
+        time = (2 * tau).sqrt()
+        if leapfrogs > 1:
+            time = time * (1 + JITTER * (2 * _uniform(generators, tau) - 1))
+        proposal, momentum = _path(potential, points, time, temperature**0.5 * noise, end - step)
         if metropolis:
             kinetic = (noise.square().sum(dim=1) - momentum.square().sum(dim=1) / temperature) / 2
             odds = ((points.energy - proposal.energy) / temperature + kinetic).nan_to_num(-math.inf)
@@ -127,10 +131,10 @@ def langevin(
 
 
 def _path(
-    potential: Potential, points: _Points, tau: Tensor, momentum: Tensor, leapfrogs: int
+    potential: Potential, points: _Points, time: Tensor, momentum: Tensor, leapfrogs: int
 ) -> tuple[_Points, Tensor]:
-    """Follow Hamilton's equations for leapfrog steps of the time sqrt(2 tau); where that leads, and the momentum."""
-    time = (2 * tau.to(momentum)).sqrt()[:, None]
+    """Follow Hamilton's equations for leapfrog steps of a time [K]; where that leads, and the momentum."""
+    time = time.to(momentum)[:, None]
     for _ in range(leapfrogs):
         momentum = momentum - time / 2 * points.gradient
         theta = points.theta + time * momentum

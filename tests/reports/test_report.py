@@ -197,8 +197,20 @@ def test_chains_that_have_not_mixed_are_said_to(tmp_path):
             "chains": {"rhat max": 1.05 if entry["arm"] == "Laplace" else 1.2},
         }
     text = write_report(content, tmp_path).read_text()
+    assert "for all begin in one place" in text and "ended in different places" not in text
     assert "The chains of 1 of 2 arms have not mixed (largest R-hat, mean over seeds, above 1.1)" in text
     assert "| Laplace | 0.880 ± 0.000 | 2.50 ± 0.00 | 1.05 ± 0.00 |" in text and "](credible_sets.png)" in text
+
+
+def test_chains_that_ended_in_different_places_are_said_to_however_their_mean_looks(tmp_path):
+    content = bare(arms=["deterministic", "Laplace"])
+    for number, entry in enumerate(content["arms"]):
+        sets = [{"level": 0.9, "coverage": 0.88, "size": 2.5}]
+        chains = {"rhat max": 1.02, "apart": 3.0 if number == 0 else 0.1}
+        entry["uncertainty"] = {"credible_sets": sets, "chains": chains | ({"apart": None} if number == 1 else {})}
+    text = write_report(content, tmp_path).read_text()
+    assert f"In 1 of {len(content['arms'])} runs chains that began in different places ended in different" in text
+    assert "have not mixed (" not in text and "The chains begin dispersed" in text
 
 
 def test_what_strangers_wrote_stays_text(tmp_path):

@@ -70,7 +70,9 @@ def test_the_samples_are_of_the_posterior_that_quadrature_finds(sampler, posteri
     plain = options.get("sampler") == "sgld"
     length = 1 if (sampler, posterior) in QUICK else 2
     chains = {"chains": 60, "burn_in": length * 100, "posterior_temperature": temperature}
-    chains |= {"steps": length * 900, "thinning": 10} if plain else {"steps": length * 400, "thinning": 5}
+    chains |= {"steps": length * 400, "thinning": 5}
+    if plain:  # whose steps are small: a dispersed start is forgotten late
+        chains |= {"steps": length * 1_200, "burn_in": length * 400, "thinning": 10}
     if "batch_size" in options:
         chains["step_size"] = 0.03 / count * temperature
     weights = {"targets": targets, "label_weight": A, "teacher_weight": B, "prior_precision": 0.5}
@@ -106,10 +108,12 @@ def test_a_good_chain_is_said_to_mix_and_the_papers_settings_not_to():
     stuck = LangevinTeacher.fit(network, batches, targets=targets, **paper)
     record = good.record
     assert record["mixed"] and record["rhat max"] < 1.1 and record["ess min"] > 100, record
-    assert 0.4 < record["acceptance"] < 0.75 and 0.7 < record["width"] < 1.5, record
+    assert 0.6 < record["acceptance"] <= 1 and record["apart"] < 0.5 and 0.7 < record["width"] < 1.5, record
     record = stuck.record
     assert not record["mixed"] and record["rhat max"] > 2 and record["ess min"] < 3 * 4, record
-    assert record["width"] < 0.1 and record["moved"] < 0.05 and "acceptance" not in record, record
+    assert record["width"] < 0.1 and record["moved"] < 0.05 and record["apart"] > 1 and "acceptance" not in record, (
+        record
+    )
     assert json.loads(json.dumps([good.record, stuck.record])) == [good.record, stuck.record]
 
 

@@ -85,15 +85,17 @@ SLOW = pytest.mark.slow
         pytest.param(MINOR, id="minor"),
         pytest.param(UNEVEN, id="uneven", marks=SLOW),
         pytest.param(HIGH, id="high", marks=SLOW),
-        pytest.param(FOUR, id="four"),
+        pytest.param(FOUR, id="four", marks=SLOW),
         pytest.param(SLANTED, id="slanted", marks=SLOW),
     ],
 )
 def test_each_mode_has_the_mass_that_quadrature_finds(posterior):
-    teacher, difference = sampled(*posterior, chains=40, steps=1_200, burn_in=400, thinning=5)
+    teacher, difference = sampled(
+        *posterior, chains=40, steps=900 if posterior is MINOR else 1_500, burn_in=400, thinning=5
+    )
     grid, probability = quadrature(*posterior)
     record = teacher.record
-    assert record["rungs"] == 8 and min(record["exchanges"]) > 0.2 and record["rhat max"] < 1.1 and not teacher.said
+    assert record["rungs"] == 8 and min(record["exchanges"]) > 0.1 and record["rhat max"] < 1.2 and not teacher.said
 
     def quadrant(points):
         return (2 ** torch.arange(points.shape[-1]) * (points > 0)).sum(dim=-1)
@@ -118,7 +120,7 @@ def test_chains_that_cannot_cross_are_said_to_be_apart():
     record = teacher.record
     assert record["apart"] > 1 and record["rhat max"] > 1.5 and not record["mixed"] and record["rungs"] == 1
     (said,) = teacher.said
-    assert "began in different places and have not met (largest R-hat" in said and said.endswith("take more steps")
+    assert "have not met, but ended in different places (largest R-hat" in said and said.endswith("take more steps")
     ends = difference[:, -1, 0]
     assert (ends > 1).any() and (ends < -1).any()
     assert record["shares"] == pytest.approx([0.5, 0.5], abs=0.01)  # two chains of four followed each teacher
@@ -131,6 +133,26 @@ def test_chains_that_meet_need_no_rungs():
     assert not teacher.said and sum(teacher.record["shares"]) == pytest.approx(1)
     alone, _ = sampled(*agreed, chains=1, steps=200, burn_in=80, thinning=5)
     assert alone.record["rungs"] == 8 and alone.record["apart"] is None  # one chain has nothing to meet
+
+
+@pytest.mark.parametrize(
+    ("probs", "weights"), [([[0.2, 0.8]], [1.0]), ([[0.2, 0.8]] * 2, [0.5, 0.5]), (OPPOSED, [1.0, 0.0])]
+)
+def test_teachers_whose_shares_never_change_are_one_and_need_no_rungs(probs, weights):
+    x, labels, options = problem(([1.0], HALVES), strength=6.0)
+    targets = torch.tensor(probs).expand(len(x), len(probs), 2)
+    options |= {"targets": targets, "target_weights": torch.tensor(weights)}
+    record = sampled(x, labels, options, steps=600, burn_in=200, thinning=5)[0].record
+    assert record["rungs"] == 1 and record["mixed"] and record["shares"] == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("parameters", ["head", "all"])
+def test_a_student_that_is_not_finite_is_refused(parameters):
+    x, labels, options = MINOR
+    x = x.clone()
+    x[0] = math.nan
+    with pytest.raises(UserError, match="the student's loss on its training set is not finite"):
+        LangevinTeacher.fit(Logistic(1), [(x, labels)], parameters=parameters, **options)
 
 
 def softened_by_hand(log_q, prior, share):
@@ -194,7 +216,7 @@ def test_an_exchange_leaves_both_laws_as_they_are_and_is_accepted_as_often_as_th
 @pytest.mark.parametrize("leapfrogs", [1, 5])
 def test_every_rung_of_a_ladder_has_its_own_law(leapfrogs):
     count, start = 400, torch.ones(800, 1, dtype=torch.float64)  # all in the minor mode
-    options = {"steps": 600, "burn_in": 200, "thinning": 20, "metropolis": True, "leapfrogs": leapfrogs}
+    options = {"steps": 400, "burn_in": 200, "thinning": 10, "metropolis": True, "leapfrogs": leapfrogs}
     chains = langevin(ladder, start, 0.1, generators=generators(2 * count), rungs=2, **options)
     assert chains.samples.shape == (count, 20, 1) and chains.exchanges.shape == (1,) and chains.acceptance.min() > 0.3
     for law, states in zip(laws(), (chains.samples.flatten(), chains.ends[count:, 0]), strict=True):
