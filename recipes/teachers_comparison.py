@@ -7,14 +7,11 @@ split.
     python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     three hours on two cores
 """
 
-import datasets
 from common.cifar import INPUTS as CIFAR_INPUTS
-from common.cifar import first_classes
+from common.cifar import first_classes, ood
 from common.defaults import ON_CPU
 from common.digits import INPUTS, NOISE, all_digits
 
-from hf_bkd.data.columns import as_image_classification
-from hf_bkd.data.loading import load_splits
 from hf_bkd.data.subsets import few_first, few_shot, stratified_split, with_label_noise
 from hf_bkd.study import (
     DETERMINISTIC,
@@ -64,11 +61,6 @@ def noisy_digits(options: StudyArguments, seed: int) -> Splits:
 
 def cifar20(options: StudyArguments, seed: int) -> Splits:
     return Splits(*first_classes(options), CIFAR_INPUTS, ood=ood(options))
-
-
-def ood(options: StudyArguments) -> datasets.Dataset:
-    images = as_image_classification(load_splits(options.ood_dataset, needed=("test",))["test"])
-    return few_first(images.shuffle(seed=0), options.max_test_samples)
 
 
 def study(options: StudyArguments) -> Study:

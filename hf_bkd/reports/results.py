@@ -19,6 +19,7 @@ SETTINGS = {
     "prior_strength": "prior strength",
     "teacher_weights": "teachers' weights",
     "combine": "combined by",
+    "distance": "distance",
     "teacher_temperature": "T_t",
     "student_temperature": "T_s",
     "num_samples": "S",

@@ -36,8 +36,8 @@ class TeacherComparison:
         temperature = best_temperature(held_out.clamp_min(1e-12).log(), held_out_labels)
         scaled = temper(probs, temperature)
         ood = None
-        if cell.splits.ood is not None:
-            ood, _ = predict_all(teacher, cell.batched(cell.splits.ood).batches(), samples, cell.seed)
+        if cell.splits.every_ood is not None:
+            ood, _ = predict_all(teacher, cell.batched(cell.splits.every_ood).batches(), samples, cell.seed)
         return {
             "arm": arm.name,
             "condition": cell.condition,

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from ..hub.cards import METRICS, write_student_card
 from ..likelihoods import Likelihood, Scaled, scaled_measures
 from ..models.loading_code import loading_of
+from ..models.problem_types import is_dirichlet
+from ..models.rebuilding import is_of_transformers
+from ..models.saving import save_description
 from ..reports.results import MEASURES, has_noisy_labels
 from ..soft_labels.reading import bytes_per_example
 from ..training.arguments import DistillationTrainingArguments
@@ -24,6 +27,7 @@ from ..utils.files import slug, whole_folder
 from ..utils.processes import decided_by_main
 from .arms import DETERMINISTIC, Arm, Several
 from .cell import Cell
+from .limits import measured_limits
 from .posteriors import measured_uncertainty, sampled_posterior
 from .teaching import Teaching
 
@@ -90,7 +94,11 @@ class StudentTraining:
         measure = MEASURES[self.cell.study.measure]
         best = max(candidates, key=lambda trained: measure.sign * trained.validation[measure.metric])
         record, posterior = self._record(arm, best), None
-        if self.cell.study.posterior is not None:
+        if self.cell.study.limits:
+            taught = arm.fits_teacher and not arm.online and not arm.folds
+            teacher = self.teaching.teacher(arm, best.teacher_temperature) if taught else None
+            record["limits"] = measured_limits(self.cell, best.model, best.prediction, teacher)
+        if self.cell.study.posterior is not None and best.args.distance != "dirichlet":
             posterior = sampled_posterior(self.cell, best.model, best.train, best.args)
             record["uncertainty"] = measured_uncertainty(self.cell, posterior)
         decided_by_main(lambda: self._save(arm, best.model, posterior, record))
@@ -99,6 +107,8 @@ class StudentTraining:
     def _save(self, arm: Arm, model: nn.Module, posterior: Any, record: dict[str, Any]) -> None:
         with whole_folder(self.cell.folder("students", slug(arm.name))) as folder:
             model.save_pretrained(folder)
+            if is_dirichlet(model) and not is_of_transformers(model):
+                save_description(model, folder)  # which says so
             if posterior is not None:
                 posterior.save_pretrained(folder / "posterior")
             self.cell.inputs.save(folder)
@@ -137,6 +147,8 @@ class StudentTraining:
         if isinstance(arm.teacher, Several):
             changes |= {"teacher_weights": arm.teacher.weights, "combine": arm.teacher.combine}
         changes["kd_lambda"] = self.cell.args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        if arm.distance is not None:
+            changes["distance"] = arm.distance
         if strength is not None:
             changes |= {"kd_lambda": strength / (1 + strength), "prior_strength": strength}
         if arm.teacher is None:
@@ -208,7 +220,7 @@ class StudentTraining:
     def _combined(self, labeled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
         """The teachers' predictions for the test split, weighed as for the student."""
         dataset = self.cell.test.with_soft_labels(labeled)
-        args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False)
+        args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False, distance="kl")
         rows = torch.arange(len(dataset), device=dataset.device)
         return StoredLabels(dataset, args, None).target(dataset.label_columns(rows)).cpu()
 
@@ -240,7 +252,8 @@ class StudentTraining:
             "combine": combine,
             "teacher_temperature": trained.teacher_temperature,
             "student_temperature": cell.args.student_temperature,
-            "temperature_scale": cell.args.temperature_scale,
+            "temperature_scale": trained.args.temperature_scale,
+            "distance": None if trained.args.distance == "kl" else trained.args.distance,
             "num_samples": cell.options.num_samples,
             "views": math.ceil(max(trained.epochs)) if arm.online else getattr(cell.views(arm), "number", 1),
             "online": arm.online,

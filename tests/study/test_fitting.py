@@ -20,7 +20,8 @@ from hf_bkd.study import (
     Variational,
     fitting,
 )
-from hf_bkd.study.teaching import CellFitting, Teaching
+from hf_bkd.study.cell_fitting import CellFitting
+from hf_bkd.study.teaching import Teaching
 from hf_bkd.teachers import SPECIFICATIONS, SWA, SWAG, EnsembleTeacher, TeacherSpec
 from tests.study.study_helpers import STUDY, blobs, cell_of, run, status
 
