@@ -39,13 +39,13 @@ class TeacherComparison:
         if cell.splits.every_ood is not None:
             ood, _ = predict_all(teacher, cell.batched(cell.splits.every_ood).batches(), samples, cell.seed)
         return {
+            **teacher.get_state()[0],  # first: a teacher's own seed is not the run's
             "arm": arm.name,
             "condition": cell.condition,
             "teacher": arm.method,
             "network": cell.options.teacher_model,
             "seed": cell.seed,
             "num_samples": samples,
-            **teacher.get_state()[0],
             "metrics": classification_metrics(probs, labels) | _ood(probs, ood),
             "scaled_metrics": classification_metrics(scaled, labels)
             | _ood(scaled, None if ood is None else temper(ood, temperature))
