@@ -13,6 +13,7 @@ import torch
 import hf_bkd
 from hf_bkd import teachers
 from hf_bkd.cli import main
+from hf_bkd.losses import kl_to_target
 from hf_bkd.models.saving import save_network
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
@@ -246,9 +247,14 @@ def test_labels_and_images_lie_where_the_page_of_gpus_says(world, capsys):
 
 def test_the_theory_page_computes_what_it_says(world):
     world["torch"] = torch
-    for words in ("GaussianMixture", "score_gram", "conjugate_posterior"):
+    for words in ("GaussianMixture", "score_gram", "nearest_student", "adam_floor"):
         exec(block("theory.md", words), world)
     torch.testing.assert_close(world["student"](world["x"]).softmax(dim=-1), world["p"])
+    divergence = kl_to_target(world["p"], world["nearest"](world["x"])).mean().item()
+    assert world["cost"] == pytest.approx(divergence, rel=0.2)
+    assert world["floor"] == pytest.approx(0.002 / 4 * world["variances"].sqrt().sum().item(), rel=1e-4)
+    for words in ("score_gram", "conjugate_posterior"):
+        exec(block("theory.md", words), world)
     assert 0 < world["floor"] == pytest.approx(0.02 * world["noise"] / 4)
     assert world["cost"].rank > 0 and world["cost"].variance == pytest.approx(0, abs=1e-9)
     assert sum(world["cost"]) == pytest.approx(world["cost"].total)
