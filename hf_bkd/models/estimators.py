@@ -21,6 +21,7 @@ from .estimator_parts import (
     steps_of,
     transformed,
 )
+from .out_of_bag import OutOfBag
 
 
 class EstimatorNetwork(nn.Module):
@@ -51,6 +52,7 @@ class EstimatorNetwork(nn.Module):
         self.label_names, self.places, self.num_classes = self._answers(class_names)
         self.fitted_names = _names_of_features(self.estimator)
         self.num_features = _number_of_features(self.estimator)
+        self.out_of_bag: OutOfBag | None = None
         self.feature_names = list(feature_names or self.fitted_names or ()) or None
         if feature_names is not None and self.num_features not in (None, len(feature_names)):
             raise UserError(
@@ -117,10 +119,21 @@ class EstimatorNetwork(nn.Module):
         outputs = torch.from_numpy(values)
         if self.problem_type != Gaussian.problem_type:
             outputs = likelihood_from(self.problem_type).outputs_of(outputs)
+        device = self.anchor.device
+        if self.out_of_bag is not None:
+            return outputs.to(device), outputs.new_tensor(self.out_of_bag.weights_of(features)).to(device)
         weights = outputs.new_tensor([each.weight for each in members])
         equal = bool((weights == weights[0]).all())
-        device = self.anchor.device
         return outputs.to(device), None if equal else weights[:, None].expand(-1, outputs.shape[1]).to(device)
+
+    def answer_out_of_bag(self, table: Any) -> None:
+        """Answer each row of the table that a forest was fitted on by the trees that were fitted without it.
+
+        Raises:
+            UserError: no forest that draws samples, or not all rows of that table in their order.
+        """
+        features = transformed(self.estimator, self._as_fitted(table))
+        self.out_of_bag = OutOfBag.of(steps_of(self.estimator)[-1], features)
 
     def _as_fitted(self, table: Any) -> Any:
         """Return a table as the estimator's ``fit`` got it: with names of columns, as an array, or as texts."""
