@@ -122,7 +122,7 @@ def test_a_forest_is_fitted_on_a_table(tmp_path):
     same(teacher.predict(FRAME).mean, clone(FOREST).fit(FRAME, Y).predict_proba(FRAME))
     datasets.concatenate_datasets([dataset] * 8).save_to_disk(tmp_path / "table")
     words = [*code(message, r"hf-bkd teacher fit (--\w+ \w+)").split(), "--dataset", tmp_path / "table"]
-    words += ["--trees", "3", "--output_dir", tmp_path / "forest"]
+    words += ["--trees", "30", "--output_dir", tmp_path / "forest"]
     option = code(refused(lambda: run(fit, *words, "--model", "mlp-8")), r"omit (--\w+)")
     assert option == "--model"
     if find_spec("skops"):  # without which it can't be saved

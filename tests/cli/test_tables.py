@@ -30,10 +30,10 @@ def flowers(tmp_path, monkeypatch):
 
 def test_a_forest_from_the_table_to_its_labels(flowers, capsys):
     pytest.importorskip("skops")
-    words = ["teacher", "fit", "--method", "forest", "--trees", "9", "--dataset", "flowers", "--output_dir", "forest"]
+    words = ["teacher", "fit", "--method", "forest", "--trees", "29", "--dataset", "flowers", "--output_dir", "forest"]
     main([*words, "--use_cpu", "1"])
     teacher = Teacher.from_pretrained("forest")
-    assert teacher.num_draws(1) == 9 and teacher.num_classes == 6  # numbers of classes, as everywhere: 0 to 5
+    assert teacher.num_draws(1) == 29 and teacher.num_classes == 6  # numbers of classes, as everywhere: 0 to 5
     main(["teacher", "evaluate", "forest", "--dataset", "flowers"])
     assert re.search(r"accuracy (0\.9|1\.0)", capsys.readouterr().out)
     main(["label", "--teacher", "forest", "--dataset", "flowers", "--split", "test", "--output_dir", "labeled"])
