@@ -13,7 +13,7 @@ from ..likelihoods import Gaussian
 from ..models.calling import Inputs
 from ..models.estimator_files import fingerprint_of, load_estimator, parameters_of, save_estimator, versions_of
 from ..models.estimator_parts import estimator_type, has_probabilities, name_of, steps_of
-from ..models.estimators import EstimatorNetwork
+from ..models.estimators import EstimatorNetwork, names_of_features
 from ..models.out_of_bag import OutOfBag, check_samples
 from ..utils.errors import UserError
 from .base import Teacher
@@ -117,7 +117,7 @@ class SklearnTeacher(Teacher):
             estimator.fit(table, labels)
         except (ValueError, TypeError) as error:
             raise _unfit(estimator, error) from error
-        named = getattr(estimator, "feature_names_in_", None) is not None or table.shape[1] != len(columns)
+        named = names_of_features(estimator) == list(columns) or table.shape[1] != len(columns)
         settings |= {"fitted_on": table} if out_of_bag else {}
         teacher = cls(estimator, names, None if named else columns, **settings)
         teacher.record = {"examples": len(labels), "columns": list(columns)}
