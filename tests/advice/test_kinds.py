@@ -204,3 +204,19 @@ def test_a_large_head_of_labels_has_another_structure(monkeypatch):
     labels = torch.tensor([[1.0, 1.0, 0.0]] * 4)
     message = refused(lambda: certain(labels, problem_type=MULTI, structure="full"))
     same(certain(labels, problem_type=MULTI, **argument(message, r"use (structure='\w+')")), outputs().sigmoid())
+
+
+@advises("the variances are stored as sums over numbers")
+def test_variances_of_several_numbers_are_stored_in_full(tmp_path):
+    network = linear()
+    network.problem_type = NUMBERS
+    unit = Gaussian(observation_variance=(1.0, 1.0, 1.0))
+    fit = lambda prior: LaplaceTeacher.fit(network, [(XS, XS)], prior_precision=prior, problem_type=unit)  # noqa: E731
+    teachers = {"wide": fit(1.0), "narrow": fit(100.0)}
+
+    def train(**settings):
+        soft = add_soft_labels(points(None), teachers, progress=False, **settings)
+        own = {"problem_type": NUMBERS, "teacher_weights": "inverse_variance", "kd_lambda": 1.0}
+        return logged(trainer(tmp_path, linear(1), soft.to_iterable_dataset(), **own))
+
+    assert train(**argument(refused(lambda: train(variance="sum")), r"with (variance='\w+')")) > 0

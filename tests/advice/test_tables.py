@@ -128,3 +128,22 @@ def test_a_forest_is_fitted_on_a_table(tmp_path):
     if find_spec("skops"):  # without which it can't be saved
         run(fit, *words)
         same(Teacher.from_pretrained(tmp_path / "forest").predict(FRAME).mean.argmax(dim=1), Y)
+
+
+@advises("has no answers out of bag", "was drawn by all but", "hold other rows than these")
+def test_rows_of_a_forest_are_answered_by_others_than_have_seen_them():
+    dataset = datasets.concatenate_datasets([table(a=[each + shift for each in A]) for shift in (0, 0.1, 0.2)])
+    frame = dataset.remove_columns("label").to_pandas()
+    by = lambda estimator: SklearnTeacher.fit(estimator, dataset, out_of_bag=True)  # noqa: E731
+    few, none = FOREST, RandomForestClassifier(20, bootstrap=False)
+    for message in (refused(lambda: by(few)), refused(lambda: by(none))):
+        options = follow(f"dict({code(message, r'label by (folds=.*)')})", estimator=none)
+        soft = add_soft_labels(dataset, progress=False, **options)
+        assert stored(soft).shape == (18, 3)
+    trees = int(code(refused(lambda: by(few)), r"more trees \((\d+)\)"))
+    expected = by(RandomForestClassifier(trees, random_state=0)).predict(frame).mean
+    fitted = RandomForestClassifier(trees, random_state=0).fit(frame, dataset["label"])
+    message = refused(lambda: SklearnTeacher(fitted, fitted_on=frame[::-1]))
+    call = code(message, r"by (SklearnTeacher\.fit\(.*\))")
+    same(follow(call, estimator=fitted, dataset=dataset).predict(frame).mean, expected)
+    same(SklearnTeacher(fitted, fitted_on=frame).predict(frame).mean, expected)
