@@ -206,8 +206,8 @@ def test_a_large_head_of_labels_has_another_structure(monkeypatch):
     same(certain(labels, problem_type=MULTI, **argument(message, r"use (structure='\w+')")), outputs().sigmoid())
 
 
-@advises("the variances are stored as sums over numbers")
-def test_variances_of_several_numbers_are_stored_in_full(tmp_path):
+@advises("holds the sum of the variances of several numbers")
+def test_variances_that_a_stream_brings_are_stored_in_full(tmp_path):
     network = linear()
     network.problem_type = NUMBERS
     unit = Gaussian(observation_variance=(1.0, 1.0, 1.0))
