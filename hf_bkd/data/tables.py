@@ -84,7 +84,7 @@ def labels_and_names(
     if missing.any():
         raise UserError(
             f"row {int(missing.argmax())} of column {label} has no label: leave such rows out with "
-            f"dataset.filter(lambda row: row[{label!r}] not in (None, -1))"
+            f"dataset.filter(lambda row: row[{label!r}] not in (None, -1, -100))"
         )
     return labels, names
 

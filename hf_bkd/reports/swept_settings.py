@@ -5,6 +5,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..utils.markdown import capitalized
 from .plotting import panels
 from .results import SETTINGS, Arms, axis_label, headline_of, over_seeds
 
@@ -55,5 +56,5 @@ def sweep(groups: dict[str, Arms], sweeps: dict[str, dict], field: str, colors: 
         ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.minorticks_off()
     figure.legend(list(handles.values()), [fill(line, 70) for line in handles], loc="outside lower center", ncols=2)
-    heading = f"{first.name[0].upper()}{first.name[1:]} (mean ± standard deviation over seeds)"
+    heading = f"{capitalized(first.name)} (mean ± standard deviation over seeds)"
     return f"{heading} against {SWEPT[field]}. Arms: {'; '.join(shown)}.", figure
