@@ -69,11 +69,17 @@ class OutOfBag:
 def check_samples(estimator: Any) -> None:
     """Raise a UserError unless an estimator is a forest whose trees are each fitted on a sample of the rows."""
     forest = steps_of(estimator)[-1]
-    if not any(kind.__name__ == "BaseForest" for kind in type(forest).__mro__) or not forest.bootstrap:
+    if _is_a("BaseSearchCV", forest):
+        forest = steps_of(forest.estimator)[-1]
+    if not _is_a("BaseForest", forest) or not forest.bootstrap:
         raise UserError(
             f"{name_of(forest)} has no answers out of bag, for it is no forest of trees that are each fitted on a "
             "sample of the rows (bootstrap=True): label by folds=5, fit=SklearnTeacher.fitting(estimator)"
         )
+
+
+def _is_a(name: str, estimator: Any) -> bool:
+    return any(kind.__name__ == name for kind in type(estimator).__mro__)
 
 
 def as_trees_read(features: Any) -> np.ndarray:

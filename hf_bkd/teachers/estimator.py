@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -183,6 +184,11 @@ class SklearnTeacher(Teacher):
 
     def _whole_table(self, rows: Any) -> Any:
         if not hasattr(rows, "features"):
+            if np.ndim(rows) != 2:
+                raise UserError(
+                    f"fitted_on is a {type(rows).__name__}, and has to be all rows that the forest was fitted on: a "
+                    "datasets.Dataset, a table of pandas or an array [N, d]"
+                )
             return rows
         return _table(self.preprocessor_for(rows)(rows.with_format(None)[:]))
 

@@ -147,3 +147,15 @@ def test_rows_of_a_forest_are_answered_by_others_than_have_seen_them():
     call = code(message, r"by (SklearnTeacher\.fit\(.*\))")
     same(follow(call, estimator=fitted, dataset=dataset).predict(frame).mean, expected)
     same(SklearnTeacher(fitted, fitted_on=frame).predict(frame).mean, expected)
+
+
+@advises("a DataFrame is no dataset: label", "a DataFrame is no dataset: pass")
+def test_a_data_frame_is_made_a_dataset():
+    frame, teacher = FRAME.assign(label=Y), SklearnTeacher(regression())
+    message = refused(lambda: labeled(frame, teacher))
+    same(
+        stored(labeled(follow(code(message, r"label (.*)"), frame=frame), teacher)), regression().predict_proba(FRAME)
+    )
+    message = refused(lambda: SklearnTeacher.fit(LogisticRegression(), frame))
+    dataset = follow(code(message, r"pass (.*)"), frame=frame)
+    same(SklearnTeacher.fit(LogisticRegression(), dataset).predict(FRAME).mean, regression().predict_proba(FRAME))

@@ -12,6 +12,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, TargetEncoder
 
@@ -49,6 +50,7 @@ def test_the_trees_that_did_not_draw_a_row_answer_it_by_hand():
     [
         FOREST,
         ExtraTreesClassifier(40, bootstrap=True, oob_score=True, random_state=0, ccp_alpha=0.01),
+        GridSearchCV(FOREST, {"max_depth": [2, 3]}, cv=2),
         make_pipeline(StandardScaler(), RandomForestClassifier(30, max_samples=0.5, random_state=0, oob_score=True)),
     ],
 )
@@ -114,6 +116,7 @@ FITTED = RandomForestClassifier(30, random_state=0).fit(X, Y)
         (X.iloc[:100], "hold other rows"),
         (X + 0.1 * np.arange(len(X))[:, None], "hold other rows"),
         (np.zeros((len(X), 7)), "hold other rows"),
+        (datasets.DatasetDict(train=table()), "fitted_on is a DatasetDict"),
     ],
 )
 def test_other_rows_than_the_forest_was_fitted_on_are_refused(rows, message):
