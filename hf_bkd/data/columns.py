@@ -5,6 +5,7 @@ from typing import Any
 
 import datasets
 
+from ..likelihoods import UNLABELED
 from ..models.class_names import check_not_shuffled, given_names, matching_places
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
@@ -141,13 +142,13 @@ def class_numbers(dataset: datasets.Dataset, column: str) -> list[int]:
                 f"dataset.filter(lambda row: row[{column!r}] is not None)"
             )
     _check_class_numbers(feature, values, column)
-    return values
+    return [-1 if value == UNLABELED else value for value in values]
 
 
 def _check_class_numbers(feature: object, values: list[int | None], column: str) -> None:
     classes = getattr(feature, "num_classes", None)
     for row, value in enumerate(values):
-        if value is not None and not -1 <= value < (classes or LIMITS.num_classes):
+        if value not in (None, UNLABELED) and not -1 <= value < (classes or LIMITS.num_classes):
             if value < -1 or classes:
                 raise UserError(
                     f"row {row} of column {column} has the class number {value}, which must be "
@@ -283,7 +284,7 @@ def _are_named_numbers(values: Sequence[int | None], classes: Sequence[str] | No
     names = list(classes or ())
     if not names or set(names) == {str(number) for number in range(len(names))}:
         return False
-    numbers = {str(value) for value in values if value not in (None, -1)}
+    numbers = {str(value) for value in values if value not in (None, -1, UNLABELED)}
     return all(name.isdecimal() for name in names) and numbers <= set(names)
 
 

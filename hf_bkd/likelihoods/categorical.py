@@ -51,6 +51,11 @@ class Categorical(Likelihood):
             )
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < 0 or highest >= num_values:
+            if lowest in (-1, UNLABELED) and highest < num_values:
+                raise UserError(
+                    f"{int((labels == lowest).sum())} of {labels.numel()} labels are {lowest}, which is none: leave "
+                    "these examples out of the batches, inputs[labels >= 0] and labels[labels >= 0]"
+                )
             raise UserError(
                 f"labels must be in 0 to {num_values - 1}, the network's classes; they go from {lowest} to {highest}"
             )

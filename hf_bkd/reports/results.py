@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..hub.cards import HEADLINES, METRICS
 from ..utils.errors import UserError
+from ..utils.markdown import capitalized
 from .comparisons import Comparison, Difference, Spread, holm_comparisons, spread
 
 KINDS = ("study", "teachers", "claims")
@@ -93,7 +94,7 @@ def reference_of(results: dict) -> str:
 def title_of(results: dict) -> str:
     """Return the study's name as a title, such as "Adaptive lambda"."""
     name = results.get("recipe", "results").replace("_", " ")
-    return name[:1].upper() + name[1:]
+    return capitalized(name)
 
 
 def by_condition(results: dict) -> dict[str, Arms]:

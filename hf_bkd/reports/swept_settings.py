@@ -6,6 +6,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..utils.markdown import capitalized
 from .comparisons import paired_difference
 from .plotting import panels
 from .results import SETTINGS, Arms, Measure, axis_label, headline_of, interval_text, over_seeds, per_seed
@@ -94,7 +95,7 @@ def sweep(groups: dict[str, Arms], sweeps: dict[str, dict], field: str, colors: 
         ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.minorticks_off()
     figure.legend(list(handles.values()), [fill(line, 70) for line in handles], loc="outside lower center", ncols=2)
-    heading = f"{first.name[0].upper()}{first.name[1:]} (mean ± standard deviation over seeds)"
+    heading = f"{capitalized(first.name)} (mean ± standard deviation over seeds)"
     set_by_example = dict.fromkeys(arm for arms in groups.values() for arm in by_example(arms))
     levels = f" Level lines: {'; '.join(set_by_example)}." if field == "kd_lambda" and set_by_example else ""
     return f"{heading} against {SWEPT[field]}. Arms: {'; '.join(shown)}.{levels}", figure

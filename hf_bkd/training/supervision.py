@@ -19,7 +19,7 @@ from .arguments import DistillationTrainingArguments
 from .bias_aware import BiasAwareLambda
 from .classes import in_order, names_of_soft_labels, order_of
 from .draw_log_probs import DrawLogProbs, check_concentrations
-from .draw_variance import AdaptiveLambda, InverseVariance, from_batch, known_variances
+from .draw_variance import AdaptiveLambda, InverseVariance, check_whole, from_batch, known_variances
 from .problem import Problem
 
 TEACHER_INPUTS = "teacher_inputs"  # of a batch: what an online teacher is asked, where it isn't the student's inputs
@@ -196,7 +196,10 @@ class StoredLabels:
             values = self.likelihood.normalized(in_order(from_batch(batch, name).float(), order))
             tempered = self.likelihood.temper(values, stored.wanted / stored.temperature)
             values = tempered if values.ndim < 3 else tempered.where(values.ne(0).any(dim=-1, keepdim=True), 0)
-            known = [in_order(from_batch(batch, column).to(values), order) for column in self.known.get(name, ())]
+            names = self.known.get(name, ())
+            known = [from_batch(batch, column).to(values) for column in names]
+            check_whole(known, values, names)
+            known = [in_order(each, order) for each in known]
             targets.append(self.likelihood.target(values, sum(known) if known else None))
         stacked = torch.stack(targets, dim=-2)
         if self.by_variance:
