@@ -3,6 +3,7 @@
 from typing import Any
 
 import datasets
+import pandas as pd
 
 from ..data.preprocessors import Preprocessor, ready_columns
 from ..data.preprocessors.functions import function_preprocessor
@@ -14,6 +15,8 @@ from .examples import AnyDataset, Examples
 
 def check_dataset(dataset: AnyDataset) -> None:
     """Raise a UserError if a dataset has no rows, no known columns, or columns that are called like soft labels."""
+    if isinstance(dataset, pd.DataFrame):
+        raise UserError("a DataFrame is no dataset: label datasets.Dataset.from_pandas(frame, preserve_index=False)")
     if dataset.features is None:
         raise UserError(
             "the streamed dataset doesn't say what its columns are, so that nobody could tell whose labels these "

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import datasets
-import torch
 from accelerate import PartialState
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..teachers import Teacher
 from ..training.batched_dataset import BatchedDataset
@@ -73,7 +73,7 @@ class CellFitting(Fitting):
         return self.cell.network(*self._architecture(settings), self.data, self._network_seed)
 
     def train(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None, callbacks: Sequence[Any] = ()
+        self, network: nn.Module, optimizer: Optimizer | None = None, callbacks: Sequence[Any] = (), masks: int = 1
     ) -> nn.Module:
         """Train a network on the rows' labels."""
         cell = self.cell
@@ -85,6 +85,7 @@ class CellFitting(Fitting):
             epochs=cell.options.teacher_epochs or cell.args.num_train_epochs,
             optimizer=optimizer,
             callbacks=callbacks,
+            dropout_masks=masks,
             learning_rate=self.learning_rate,
             teacher_temperature=None,
             kd_lambda=0.0,

@@ -15,11 +15,23 @@ from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels
 from ..uncertainty import uncertainty_report
 from ..utils.errors import UserError
+from .arms import Study
 from .cell import Cell
 
 SCREENING = {"steps": 600, "burn_in": 300, "thinning": 5, "rungs": 1}  # of each prior precision, before the choice
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 CHAIN_FACTS = ("prior precision", "rhat max", "ess min", "mixed", "apart", "rungs", "width", "acceptance", "moved")
+
+
+def check_lambdas(study: Study, args: DistillationTrainingArguments) -> None:
+    """Raise a UserError if a study samples the posterior of a student whose labels have no positive weight of one."""
+    for arm in study.arms if study.posterior is not None else ():
+        kd_lambda = args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        if arm.teacher is not None and (kd_lambda > 1 or arm.lambda_schedule != "fixed"):
+            raise UserError(
+                f"arm {arm.name!r} has a lambda above 1 or by example, and a posterior counts each label alike: give "
+                "it a fixed one of at most 1"
+            )
 
 
 def sampled_posterior(
@@ -80,8 +92,8 @@ def _weights(labels: float, teacher: float) -> dict[str, float]:
 def measured_uncertainty(cell: Cell, posterior: LangevinTeacher) -> dict[str, Any]:
     """Report the uncertainty on the test split and on out-of-distribution examples, and whether the chains mixed."""
     samples, ood = _draws(cell, posterior, cell.test), None
-    if cell.splits.ood is not None:
-        ood = _draws(cell, posterior, cell.batched(cell.splits.ood))
+    if cell.splits.every_ood is not None:
+        ood = _draws(cell, posterior, cell.batched(cell.splits.every_ood))
     student, _ = predict_all(DeterministicTeacher(posterior.network), cell.test.batches())
     report = uncertainty_report(samples, cell.test.values["labels"].cpu(), student, ood, LEVELS)
     return report | {"chains": {name: posterior.record[name] for name in CHAIN_FACTS if name in posterior.record}}

@@ -108,7 +108,8 @@ class Teaching:
             raise UserError(f"arm {arm.name!r} labels the training split itself, and this study has a transfer set")
         if exact:
             return self._label_exactly(), None
-        options = self._options | {"views": cell.views(arm), "storage": arm.storage}
+        options = self._options | {"views": cell.views(arm)}
+        options |= {"storage": arm.storage, "mean_log_probs": arm.mean_log_probs}
         if not arm.folds:
             teacher = self.teacher(arm, temperature)
             return add_soft_labels(rows, teacher, **options), self.on_test(teacher)
