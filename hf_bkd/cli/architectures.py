@@ -14,11 +14,9 @@ from torch import nn
 
 from ..data.preprocessors.features import feature_preprocessor
 from ..data.rows import check_eight_bits
-from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.classifier import create_classifier
 from ..models.perceptron import Perceptron
 from ..utils.errors import UserError
-from .label_columns import numbers_to_predict
 
 PERCEPTRON = re.compile(r"mlp((?:-[1-9]\d*)*)")
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as image processors have them
@@ -130,11 +128,8 @@ def new_perceptron(
     rows: datasets.Dataset,
     columns: Sequence[str],
     drop_rate: float = 0.0,
-    likelihood: Likelihood = CATEGORICAL,
 ) -> Perceptron:
     """Build a perceptron for columns of numbers, on the scale of the rows that it will be trained on.
-
-    One that predicts numbers begins with the mean of the rows' own, where they have some.
 
     Raises:
         UserError: columns that don't become numbers.
@@ -144,9 +139,6 @@ def new_perceptron(
     names = {"label_names": classes, "feature_names": [*columns]}
     network = Perceptron(features.shape[1], len(classes), hidden, drop_rate, **names)
     network.standardize(features)
-    numbers = numbers_to_predict(rows, likelihood)
-    if numbers is not None:
-        network.head.bias.data.copy_(numbers.mean(dim=0))
     return network
 
 

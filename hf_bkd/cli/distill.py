@@ -243,7 +243,7 @@ def _student(
     if reads_features(name):
         columns = (record and record.preprocessing or {}).get("features")
         columns = columns or Content.of(rows).columns("features", StandIn(name, "features"))
-        network: nn.Module = new_perceptron(name, classes, rows, columns, likelihood=problem.likelihood)
+        network: nn.Module = new_perceptron(name, classes, rows, columns)
     else:
         network = new_image_network(name, classes, _image_shape(arguments, rows, teacher, record))
     if problem.likelihood.independent:

@@ -1,6 +1,5 @@
 """The labels that a command's dataset has, in one column or in several, and what they are labels of."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,15 +7,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from accelerate import PartialState
-from torch import Tensor
 
 from ..data.columns import add_labels, find_label
 from ..data.label_values import are_hot, as_arrow, lengths_of
 from ..data.labels import can_hold, problem_type_of_column, read_labels
 from ..data.preprocessors.content import holds_words
-from ..likelihoods import Likelihood, likelihood_from
+from ..likelihoods import likelihood_from
 from ..models.class_names import given_names, matching_places
 from ..training.problem import Problem
 from ..utils.errors import UserError
@@ -181,27 +177,6 @@ def _number_in(rows: Sequence[Any], name: str, feature: Any) -> int | None:
     number = (pc.max(column.flatten()).as_py() or 0) + 1
     LIMITS.check(f"column {name}", num_classes=number)
     return number
-
-
-def numbers_to_predict(rows: datasets.Dataset, likelihood: Likelihood) -> Tensor | None:
-    """Return the numbers [N, C] of a column ``label`` that are there; ``None`` where they are something else."""
-    if not likelihood.target_has_variance or LABEL not in rows.column_names:
-        return None
-    numbers = torch.tensor([row for row in rows.with_format(None)[LABEL][:] if row is not None], dtype=torch.float64)
-    return numbers.reshape(len(numbers), -1) if len(numbers) > 1 else None
-
-
-def note_scale(rows: datasets.Dataset, likelihood: Likelihood) -> None:
-    """Say so where the numbers that a new network is to predict are on a scale that makes learning slow."""
-    numbers = numbers_to_predict(rows, likelihood)
-    for scale in [] if numbers is None else numbers.std(dim=0).tolist():
-        if not 0.1 <= scale <= 10 and PartialState().is_main_process:
-            print(
-                f"note: the numbers to predict have a standard deviation of {scale:.3g}, and new networks learn best "
-                "where it is about 1: divide the column by a round number",
-                file=sys.stderr,
-            )
-            return
 
 
 def names_of(rows: datasets.Dataset, problem: Problem, names: Sequence[str] | None = None) -> list[str]:

@@ -14,7 +14,6 @@ from ..training.saving import name_problem
 from .architectures import ImageShape, StandIn, image_shapes, new_image_network, new_perceptron, reads_features
 from .examples import Examples, reader_of
 from .fitting import CommandLineFitting
-from .label_columns import note_scale
 from .networks import load_for_classes, processor_of, saved_kind
 
 
@@ -34,7 +33,6 @@ class NewNetworks(CommandLineFitting):
             self._of_features()
         else:
             self._of_images(name)
-        note_scale(self.examples.train, self.examples.problem.likelihood)
 
     def _of_encoder(self, kind: str) -> None:
         """Prepare for a pretrained network without a head for classes."""
@@ -52,10 +50,7 @@ class NewNetworks(CommandLineFitting):
         self.examples = Examples(self.options, StandIn(self.options.model[0], "features"), None)
         rows, classes = self.examples.train, self.examples.classes
         columns = [name for name in rows.column_names if name != "label"]
-        likelihood = self.examples.problem.likelihood
-        self._build = lambda model, **settings: new_perceptron(
-            model, classes, rows, columns, likelihood=likelihood, **settings
-        )
+        self._build = lambda model, **settings: new_perceptron(model, classes, rows, columns, **settings)
         self._reads = self.network()
         self.reader = reader_of(self._reads, self.examples.validation)
 

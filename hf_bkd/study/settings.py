@@ -25,7 +25,13 @@ DECISIVE = (
     "teacher_temperature", "teacher_weights", "temperature_scale", "tf32", "torch_compile", "train_sampling",
     "warmup_", "weight_decay",
 )  # fmt: skip
-LATER = ("distance", "dkd_", "dist_", "problem_type")  # which older folders don't have: noted unless they are defaults
+LATER = (
+    "distance",
+    "dkd_",
+    "dist_",
+    "problem_type",
+    "standardize_labels",
+)  # which older folders don't have: noted unless they are defaults
 FREE = ("seeds", "arms", "workers")  # of the study's arguments: they choose what is run, not what it gives
 FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")
 FIXED = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher", "measure", "posterior")

@@ -15,7 +15,6 @@ from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
-from .evaluating import EvaluatingTrainer
 from .online_teacher import OnlineTeacher
 from .preparation import check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
@@ -28,11 +27,12 @@ from .settings import (
     check_optimizer,
     check_spread,
 )
+from .standardizing import StandardizingTrainer
 
 LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
 
 
-class DistillationTrainer(EvaluatingTrainer):
+class DistillationTrainer(StandardizingTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output). Rows of a
@@ -191,7 +191,7 @@ class DistillationTrainer(EvaluatingTrainer):
             of_target = args.student_temperature if same else self.teacher_temperature
             factor = temperature_factor(args.temperature_scale, of_target, args.student_temperature)
         scales = args.student_temperature, factor, args.label_smoothing_factor
-        kind = self.likelihood, self._distance
+        kind = self.learned, self._distance
         return distillation_loss(logits, self._labels_of(batch), target, kd_lambda, *scales, num_items, *kind)
 
     def _of_all_processes(self, loss: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> Tensor:
