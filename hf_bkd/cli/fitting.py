@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import datasets
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from transformers import set_seed
 
 from ..data.augmentations import CropAndFlip
 from ..data.preprocessors import Preprocessor, class_names
+from ..data.rows import as_stored
 from ..data.views import Views
 from ..models.class_names import order_by_name
 from ..models.token_networks import classifies_tokens
@@ -22,7 +24,7 @@ from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
 from ..training.arguments import DistillationTrainingArguments
-from ..training.batched_dataset import BatchedDataset, training_set
+from ..training.batched_dataset import BatchedDataset
 from ..training.problem import Problem
 from ..utils.errors import UserError
 from ..utils.files import bare_name
@@ -180,6 +182,16 @@ class CommandLineFitting(Fitting):
     @abstractmethod
     def network(self, **settings: Any) -> nn.Module:
         """Return a network to train."""
+
+
+def training_set(
+    reader: Preprocessor, dataset: datasets.Dataset, device: torch.device
+) -> BatchedDataset | datasets.Dataset:
+    """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
+    if reader.only_normalizes(dataset):
+        return BatchedDataset.from_images(dataset, reader.normalization, device=device)
+    plain, finished = as_stored(dataset)
+    return plain.with_transform(lambda rows: reader(finished(rows)) | {"labels": torch.tensor(rows["label"])})
 
 
 class TrainedNetworks(CommandLineFitting):

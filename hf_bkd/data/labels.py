@@ -108,13 +108,22 @@ def read_labels(
     return _hot_or_set(dataset, name, inner, num_values)
 
 
-def plain_labels(dataset: datasets.Dataset, name: str) -> tuple[Tensor, list[str] | None]:
-    """Return a column's labels, and the names of the classes: numbers of these [N], or labels or numbers [N, C]."""
+def plain_labels(
+    dataset: datasets.Dataset, name: str, problem_type: str | None = None
+) -> tuple[Tensor, list[str] | None]:
+    """Return a column's labels, and the names of the classes: numbers of these [N], or labels or numbers [N, C].
+
+    Args:
+        dataset: has the column.
+        name: of the column.
+        problem_type: what they are labels of; what they look like if not given.
+    """
     feature = dataset.features[name]
     several = hasattr(feature, "feature")
-    if several or str(getattr(feature, "dtype", "")).startswith(("float", "double")):
-        likelihood = likelihood_from(problem_type_of_column(dataset, name))
-        labels = read_labels(dataset, name, likelihood)(dataset.with_format(None)[name][:])
+    if problem_type is None and (several or str(getattr(feature, "dtype", "")).startswith(("float", "double"))):
+        problem_type = problem_type_of_column(dataset, name)
+    if problem_type not in (None, Categorical.problem_type):
+        labels = read_labels(dataset, name, likelihood_from(problem_type))(dataset.with_format(None)[name][:])
     else:
         labels = torch.tensor(class_numbers(dataset, name))
     return labels, getattr(feature.feature if several else feature, "names", None)

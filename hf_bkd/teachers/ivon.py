@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.heads import num_classes_of
+from ..models.posterior_state import PRECISION
 from ..utils.checks import check_positive
 from ..utils.errors import UserError
 from .examples import likelihood_by
@@ -146,10 +147,10 @@ class IVON(torch.optim.Optimizer):
         for parameter in params:
             if parameter not in self.state:
                 precision = torch.full_like(parameter, group["hess_init"] + group["weight_decay"])
-                self.state[parameter] = {"step": 0, "momentum": torch.zeros_like(parameter), "precision": precision}
+                self.state[parameter] = {"step": 0, "momentum": torch.zeros_like(parameter), PRECISION: precision}
 
     def _stds(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        precisions = [self.state[parameter]["precision"] for parameter in params]
+        precisions = [self.state[parameter][PRECISION] for parameter in params]
         return torch._foreach_rsqrt(torch._foreach_mul(precisions, group["ess"]))
 
     # The step
@@ -188,7 +189,7 @@ class IVON(torch.optim.Optimizer):
         offsets = [self._offsets[parameter] for parameter in params]
         states = [self.state[parameter] for parameter in params]
         momenta = [state["momentum"] for state in states]
-        precisions = [state["precision"] for state in states]
+        precisions = [state[PRECISION] for state in states]
         for state in states:
             state["step"] += 1
 

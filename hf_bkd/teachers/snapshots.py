@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from ..models.posterior_state import COUNT, DEVIATIONS, MEAN, SQUARES
 from ..utils.checks import check_count, check_positive
 from ..utils.errors import UserError
 
-MEAN, SQUARES, DEVIATIONS, COUNT = "snapshot_mean", "snapshot_squares", "snapshot_deviations", "snapshots"
 OWN = {MEAN, SQUARES, DEVIATIONS, COUNT}
 
 

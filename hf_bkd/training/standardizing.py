@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from ..likelihoods import LARGEST, Likelihood
 from ..models.calling import call_network, evaluation_mode, logits_of, to_network, unwrapped
 from ..models.heads import classification_head, head_features
+from ..models.posterior_state import MEAN, POWERS
 from ..models.variational_layers import SPREAD
-from ..teachers.snapshots import DEVIATIONS, MEAN, SQUARES
 from ..utils.errors import UserError
 from ..utils.processes import decided_by_main
 from ..utils.seeding import unmoved_randomness
@@ -38,7 +38,6 @@ ROWS = 256  # of the training set, by which the numbers' scale is measured
 USUAL = (0.5, 2.0)  # standard deviations of numbers around 0 that are learned as they are
 EXPLAINED, FAR = 0.9, 3.0  # squared errors, of which the mean has 1
 SLOW = (0.1, 10.0)  # others than these are spoken of where they can't be changed
-OF_OPTIMIZER = {SQUARES: 2, DEVIATIONS: 1, "precision": -2}  # powers of the scale: SWAG's moments, IVON's curvature
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +65,8 @@ class StandardizedHead:
         for name, parameter in self.layer.named_parameters(recurse=False):
             _convert(parameter, scale, shift, name)
             state = getattr(optimizer, "state", {}).get(parameter, {})
-            for key in (key for key in OF_OPTIMIZER if key in state):
-                state[key] *= _as_rows(scale, name, parameter.ndim).to(state[key]) ** OF_OPTIMIZER[key]
+            for key in (key for key in POWERS if key in state):
+                state[key] *= _as_rows(scale, name, parameter.ndim).to(state[key]) ** POWERS[key]
             if MEAN in state:
                 _convert(state[MEAN], scale, shift, name)
 
