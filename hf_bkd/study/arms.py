@@ -62,7 +62,8 @@ class Arm:
         name: of the arm in the report.
         teacher: the specification of one that the study fits, :class:`Stored`, :class:`ExactBayes`, :class:`Several`,
             or ``None`` for a student that learns from the labels alone.
-        architecture, architecture_args: of the teacher's network; the study's if not given.
+        architecture, architecture_args: of the teacher's network; the study's if not given, with these further
+            arguments.
         temperatures: candidates for the teacher's temperature, of which the study's measure on the validation split
             chooses.
         folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for one teacher that
@@ -76,6 +77,8 @@ class Arm:
         strengths: candidates for the strength s > 0 of the teachers' prior on each example, in examples (lambda in
             arXiv 2605.27967): ``prior_strength`` s and ``kd_lambda`` s / (1 + s), chosen as temperatures are.
         label_smoothing: of a student without a teacher.
+        student_args: of the student's network, beside the study's; with ``{"predict_variance": True}`` a regression
+            predicts a log-variance of each number too.
         how: options of a teacher that is given by its kind as a string, which works for another release.
 
     Raises:
@@ -95,6 +98,7 @@ class Arm:
     lambda_schedule: str = "fixed"
     strengths: tuple[float, ...] = ()
     label_smoothing: float = 0.0
+    student_args: dict[str, Any] = field(default_factory=dict)
     how: InitVar[dict[str, Any] | None] = None
 
     def __post_init__(self, how: dict[str, Any] | None):
@@ -144,7 +148,7 @@ class Arm:
     def network_name(self) -> str:
         """The name of its teacher's network as part of a path, empty if it is the study's."""
         settings = [slug(f"{name} {value}") for name, value in self.architecture_args.items()]
-        return "-".join([slug(self.architecture), *settings]) if self.architecture else ""
+        return "-".join(filter(None, [slug(self.architecture), *settings]))
 
     def labels_name(self, temperature: float) -> str:
         """The name of its soft labels as part of a path: the same for arms that need the same."""
