@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..models.calling import split
 from ..models.heads import num_classes_of
 from ..models.posterior_state import PRECISION
+from ..models.token_networks import classifies_tokens
 from ..utils.checks import check_positive
 from ..utils.errors import UserError
 from .examples import likelihood_by
@@ -270,7 +272,10 @@ class IVONVariational(TeacherSpec):
     def fit(self, context: FitContext) -> VariationalTeacher:
         network = context.network()
         likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
-        size = context.num_train * likelihood.nats(likelihood.num_values(num_classes_of(network)))
+        labels = context.num_train
+        if classifies_tokens(network):
+            labels = sum(int(likelihood.labeled(split(batch)[1]).sum()) for batch in context.train_batches())
+        size = labels * likelihood.nats(likelihood.num_values(num_classes_of(network)))
         hess_init = 1 / (size * self.initial_std**2) if self.hess_init is None else self.hess_init
         rate = context.learning_rate if self.lr is None else self.lr
         optimizer = IVON(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -16,7 +17,7 @@ from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
-from .first_batch import first_batch
+from .first_batch import first_batch, spread_batches
 from .online_teacher import OnlineTeacher, Source
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
@@ -87,6 +88,16 @@ class DataReadingTrainer(ResumableTrainer):
         """What the student predicts, as its training set says, or the first one that is to be evaluated."""
         loaded = [*([self._train] if self._train else []), *(loaded for _, loaded in self._evaluated)]
         return loaded[0].problem if loaded else Problem(self._preparer.told or CATEGORICAL)
+
+    @cached_property
+    def num_train_items(self) -> int:
+        """How many items a pass over the training set averages: its rows, or their tokens that the loss counts."""
+        if not self.problem.per_token:
+            return len(self.train_dataset)
+        dataset, collate = self._train.dataset, self._train.collate
+        with unmoved_randomness():
+            batches = spread_batches(dataset, collate, len(dataset), self.args.train_batch_size)
+            return sum(int(self._count_items(batch)) for batch in batches)
 
     def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
         """Keep what knows the epoch's view in step with the training."""

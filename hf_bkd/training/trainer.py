@@ -50,9 +50,9 @@ class DistillationTrainer(StandardizingTrainer):
 
     With ``kd_lambda=0`` it is a plain trainer towards the labels, which takes a ``compute_loss_func``; a network with
     variational layers is trained on its evidence lower bound, the KL divergence divided by the number of training
-    examples, and ``optimizers=(IVON(...), None)`` trains a posterior of any network (without clipping gradients: it
-    reads the curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score unless
-    ``compute_metrics`` is given (for other problems what `metrics` has for them); the end of the training logs
+    examples (of labeled tokens), and ``optimizers=(IVON(...), None)`` trains a posterior of any network (without
+    clipping gradients: it reads the curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier
+    score, or what `metrics` has for other problems, unless ``compute_metrics`` is given; the end of the training logs
     ``convergence_noise``.
 
     The logged loss is the minimized one; ``cross_entropy`` (``label_loss`` of numbers) and ``distillation`` beside it
@@ -95,7 +95,6 @@ class DistillationTrainer(StandardizingTrainer):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
         check_loss(compute_loss_func, args)
         check_metrics(args, compute_metrics, kwargs.get("preprocess_logits_for_metrics"))
-        check_best_metric(args, eval_dataset, compute_metrics)
         check_hardware(args)
         own_config(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
@@ -120,6 +119,7 @@ class DistillationTrainer(StandardizingTrainer):
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True
         self._read_data(teacher, processing_class if preprocessor is None else preprocessor, data_collator is None)
+        check_best_metric(args, eval_dataset, compute_metrics, self.problem)
         self._ivon = self.optimizer if hasattr(self.optimizer, "perturb") else None  # known by what it can do
         if self._ivon is not None:
             args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
@@ -199,7 +199,7 @@ class DistillationTrainer(StandardizingTrainer):
         complexity = gaussian_kl(self.model)
         if complexity is not None:
             share = 1.0 if num_items is None else self._count_items(batch) / num_items.clamp_min(1)
-            examples = len(self.train_dataset) * self.likelihood.nats(self.problem.num_values or 1)
+            examples = self.num_train_items * self.likelihood.nats(self.problem.num_values or 1)
             loss = loss + self._kl_weight() * share * complexity / examples
         return loss if num_items is None else loss * self.accelerator.num_processes
 

@@ -305,6 +305,25 @@ def test_measures_where_less_is_better_are_known(tmp_path):
     assert direction("mean_average_precision") is direction("coverage") is True
 
 
+@pytest.mark.parametrize(
+    ("kind", "metric", "known"),
+    [
+        ("numbers", "accuracy", "loss, rmse, mae:"),
+        ("numbers", "nll", "loss, rmse, mae:"),
+        ("numbers and variances", "accuracy", "loss, rmse, mae, nll, coverage, interval_error:"),
+        ("labels", "rmse", "loss, accuracy, nll, ece, brier, mean_average_precision, micro_f1, macro_f1:"),
+        ("tokens", "macro_f1", "loss, accuracy, nll, ece, brier:"),
+    ],
+)
+def test_the_best_student_goes_by_a_measure_that_there_is(tmp_path, kind, metric, known):
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    rows = examples(kind)
+    with pytest.raises(UserError, match=f"metric_for_best_model is '{metric}', .* has {known} take one of these"):
+        trainer(tmp_path, kind, rows, eval_dataset=rows, kd_lambda=0.0, metric_for_best_model=metric, **best)
+    for name in known.removesuffix(":").split(", "):
+        trainer(tmp_path, kind, rows, eval_dataset=rows, kd_lambda=0.0, metric_for_best_model=name, **best)
+
+
 def test_an_adaptive_lambda_of_labels_and_of_numbers(tmp_path):
     for kind in ("labels", "numbers"):
         made = trained(tmp_path, kind, labeled(kind), lambda_schedule="adaptive", num_train_epochs=1)
