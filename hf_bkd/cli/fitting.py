@@ -35,7 +35,7 @@ from .networks import load_trained
 
 # the options that change a training, beside the training arguments
 CHOSEN = ("model", "dataset", "train_split", "validation_split", "validation_size", "label_column", "augment")
-OPTIONAL = ("dataset_config", "eval_dataset", "image_size")  # as well, where they are given
+OPTIONAL = ("dataset_config", "eval_dataset", "image_size", "predict_variance")  # as well, where they are given
 
 
 def checkpoints_of(args: DistillationTrainingArguments) -> Path:
@@ -58,7 +58,7 @@ def asked_for(options: Any, args: DistillationTrainingArguments) -> dict[str, An
 
 def chosen(options: Any) -> dict[str, Any]:
     """Return the options that change a training."""
-    given = [name for name in OPTIONAL if getattr(options, name) is not None]
+    given = [name for name in OPTIONAL if getattr(options, name) not in (None, False)]
     return {name: getattr(options, name) for name in (*CHOSEN, *given)}
 
 
@@ -150,7 +150,10 @@ class CommandLineFitting(Fitting):
         return self._as_trained_on(self.examples.train)
 
     def _as_trained_on(self, rows: Any) -> Any:
-        return training_set(self.reader, rows, self.args.device) if self.examples.problem.is_plain else rows
+        problem = self.examples.problem
+        if not problem.is_plain and (problem.per_token or not self.reader.only_normalizes(rows)):
+            return rows
+        return training_set(self.reader, rows, self.args.device, problem.likelihood.problem_type)
 
     def _check_same_training(self) -> None:
         """Refuse to go on with a training that was begun with other settings."""
@@ -185,11 +188,11 @@ class CommandLineFitting(Fitting):
 
 
 def training_set(
-    reader: Preprocessor, dataset: datasets.Dataset, device: torch.device
+    reader: Preprocessor, dataset: datasets.Dataset, device: torch.device, problem_type: str | None = None
 ) -> BatchedDataset | datasets.Dataset:
     """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
     if reader.only_normalizes(dataset):
-        return BatchedDataset.from_images(dataset, reader.normalization, device=device)
+        return BatchedDataset.from_images(dataset, reader.normalization, device=device, problem_type=problem_type)
     plain, finished = as_stored(dataset)
     return plain.with_transform(lambda rows: reader(finished(rows)) | {"labels": torch.tensor(rows["label"])})
 

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from ..data.columns import add_labels, find_label
 from ..data.label_values import are_hot, as_arrow, lengths_of
-from ..data.labels import can_hold, problem_type_of_column, read_labels
+from ..data.labels import IN_WORDS, can_hold, problem_type_of_column, read_labels
 from ..data.preprocessors.content import holds_words
 from ..likelihoods import likelihood_from
-from ..models.class_names import given_names, matching_places
+from ..models.class_names import given_names, matching_places, with_variances
 from ..training.problem import Problem
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
@@ -177,6 +177,18 @@ def _number_in(rows: Sequence[Any], name: str, feature: Any) -> int | None:
     number = (pc.max(column.flatten()).as_py() or 0) + 1
     LIMITS.check(f"column {name}", num_classes=number)
     return number
+
+
+def outputs_of(names: list[str], problem: Problem, predict_variance: bool) -> list[str]:
+    """Return the names of a new network's outputs; UserError if it is to predict variances of other than numbers."""
+    if not predict_variance:
+        return names
+    if not problem.likelihood.target_has_variance:
+        raise UserError(
+            f"--predict_variance is for numbers, and the labels are {IN_WORDS[problem.likelihood.problem_type]}: "
+            "omit it, or pass --problem_type regression"
+        )
+    return with_variances(names)
 
 
 def names_of(rows: datasets.Dataset, problem: Problem, names: Sequence[str] | None = None) -> list[str]:

@@ -63,10 +63,8 @@ class Gaussian(Likelihood):
         return outputs[..., : self.num_values(outputs.shape[-1])]
 
     def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
-        noise = self.noise(outputs)
-        return self.outputs_of(
-            averaged(self.values(outputs), weights), None if noise is None else averaged(noise, weights)
-        )
+        noise, mean = self.noise(outputs), averaged(self.values(outputs), weights)
+        return self.outputs_of(mean, None if noise is None else averaged(noise, weights))
 
     def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
         return torch.cat([values, noise.log()], dim=-1) if self.predicts_variance else values
@@ -230,7 +228,8 @@ class Gaussian(Likelihood):
         if not self.predicts_variance:
             raise UserError(
                 "a posterior that is trained by squared errors would be as wide as their unit makes it: take a "
-                "network with twice as many outputs, means and then log-variances, or a Laplace posterior"
+                "network with twice as many outputs, means and then log-variances (with the commands "
+                "--predict_variance), or a Laplace posterior"
             )
         return num_values
 

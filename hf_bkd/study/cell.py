@@ -20,6 +20,7 @@ from ..data.labels import IN_WORDS, can_hold
 from ..data.views import Views
 from ..likelihoods import CATEGORICAL, Likelihood, likelihood_from
 from ..models.calling import Inputs, call_network, evaluation_mode, split, to_network
+from ..models.class_names import with_variances
 from ..soft_labels.identity import content_column, dataset_ids
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
@@ -146,8 +147,8 @@ class Cell:
         Of its settings ``predict_variance`` gives a regression's as many outputs again, the numbers' log-variances.
         """
         settings = dict(settings)
-        more = [f"log-variance of {name}" for name in self.classes] if settings.pop(PREDICT_VARIANCE, False) else []
-        return self.inputs.network(architecture, [*self.classes, *more], train, **settings)
+        outputs = with_variances(self.classes) if settings.pop(PREDICT_VARIANCE, False) else self.classes
+        return self.inputs.network(architecture, outputs, train, **settings)
 
     def train_network(
         self,

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.calling import unwrapped
+from ..models.class_names import with_variances
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
@@ -88,6 +89,14 @@ class DataReadingTrainer(ResumableTrainer):
         """What the student predicts, as its training set says, or the first one that is to be evaluated."""
         loaded = [*([self._train] if self._train else []), *(loaded for _, loaded in self._evaluated)]
         return loaded[0].problem if loaded else Problem(self._preparer.told or CATEGORICAL)
+
+    @property
+    def output_names(self) -> list[str] | None:
+        """The names of the student's outputs in order, where they are known: its classes', and of log-variances."""
+        classes, problem = self._preparer.classes, self.problem
+        if not getattr(problem.likelihood, "predicts_variance", False):
+            return None if classes is None else list(classes)
+        return with_variances(classes or [f"LABEL_{number}" for number in range(problem.num_values or 0)])
 
     @cached_property
     def num_train_items(self) -> int:

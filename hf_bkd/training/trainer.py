@@ -288,12 +288,12 @@ class DistillationTrainer(StandardizingTrainer):
         folder = output_dir or self.args.output_dir
         try:
             with writing(folder):
-                name_classes(self.model, self._preparer.classes)
+                name_classes(self.model, self.output_names)
                 if self.likelihood.independent:
                     name_problem(self.model, self.likelihood.problem_type)
                 is_checkpoint = Path(folder).name.startswith("checkpoint-")
                 super()._save(folder, state_to_save(self.model, state_dict, is_checkpoint))
                 if self.args.should_save:
-                    save_student_files(self, folder, self._preparer.classes)
+                    save_student_files(self, folder, self.output_names)
         finally:
             self.args.hub_token = token

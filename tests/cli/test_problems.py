@@ -129,6 +129,48 @@ def test_one_number_and_several(desk, capsys, columns):
         assert printed_measures(capsys) == measured
 
 
+@pytest.mark.parametrize("columns", [["price"], ["price", "rent"]])
+def test_means_and_variances_of_numbers_far_from_zero(desk, capsys, columns):
+    """A mean of 150 and a standard deviation of 77: what is learned in standard units is answered in the user's."""
+    values = {name: 150 + 35 * each if name in columns else each for name, each in table().items()}
+    write_csv("data", {name: values[name] for name in ("x", "y", *columns)})
+    words = ["--label_column", *columns]
+    own = {"model": "mlp-8", **FAST, "num_train_epochs": 30}
+    given = {"dataset": "data", "output_dir": "teacher"}
+    run("teacher", "fit", *words, "--predict_variance", method="variational", **given, **own)
+    run("label", *words, teacher="teacher", dataset="data", output_dir="labeled")
+    labeled = datasets.load_from_disk("labeled")
+    means = np.array(labeled["teacher_mean"][:])
+    assert means.shape == (64, len(columns)) and abs(means.mean() - 150) < 30
+    assert {"teacher_variance", "teacher_noise"} < set(labeled.column_names)
+    own |= {"student": "mlp-8"}
+    own.pop("model")
+    options = {"dataset": "labeled", "eval_dataset": "data", "eval_split": "test", "output_dir": "student"}
+    run("distill", *words, "--predict_variance", kd_lambda=0.5, **options, **own)
+    run("evaluate", "student", *words, dataset="data")
+    measured = printed_measures(capsys)
+    assert measured["rmse"] < 40 and measured["nll"] < 5.5 and 0.6 < measured["coverage"] <= 1
+    names = json.loads(Path("student/config.json").read_text())["label_names"]
+    numbers = columns if len(columns) == 2 else ["LABEL_0"]
+    assert names == [*numbers, *(f"log-variance of {name}" for name in numbers)]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("laplace --label_column price --predict_variance", "curvature of a predicted variance"),
+        ("variational --label_column price", "commands --predict_variance"),
+        ("deterministic --label_column kind --predict_variance", "--predict_variance is for numbers"),
+    ],
+)
+def test_variances_that_cannot_be_predicted(desk, capsys, words, sentence):
+    write_csv("data", table() | {"kind": np.arange(88) % 2})
+    given = ["--dataset", "data", "--output_dir", "teacher", "--model", "mlp-8", "--input_column", "x", "y"]
+    with pytest.raises(SystemExit):
+        run("teacher", "fit", *given, "--method", *words.split(), **FAST)
+    assert sentence in capsys.readouterr().err
+
+
 def test_sentences_with_a_tag_for_each_word(desk, capsys):
     write("data", sentence)
     card = chain("data", encoder())
