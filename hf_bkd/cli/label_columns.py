@@ -126,6 +126,7 @@ def with_labels(
     names: Sequence[str] | None,
     classes: Sequence[str] | None,
     problem: Problem,
+    form: str | None = None,
 ) -> datasets.Dataset:
     """Return inputs with a column ``label`` as a problem wants it.
 
@@ -135,6 +136,7 @@ def with_labels(
         names: of the labels, where they stood in several columns.
         classes: of a network, in its order; those of the labels if not given.
         problem: that it answers.
+        form: of the training set's labels, see :func:`~hf_bkd.data.labels.read_labels`.
 
     Raises:
         UserError: labels of another kind, or of other classes.
@@ -157,12 +159,14 @@ def with_labels(
         width = None
     else:
         width = _number_in(rows, name, feature) if classes is None else len(classes)
-    read = read_labels(labels, name, problem.likelihood, width, classes, problem.per_token)
+    read = read_labels(labels, name, problem.likelihood, width, classes, problem.per_token, form)
     if classes is not None and width is not None:
         read(as_arrow(labels.with_format("arrow").select_columns([name])[:][name], name))  # each row is looked at
     if names is not None and problem.likelihood.classes_in is not None and are_hot(as_arrow(rows, name)):
         rows = [None if row is None else [place for place, value in enumerate(row) if value] for row in rows]
         feature = datasets.List(datasets.ClassLabel(names=list(names)))
+    elif read.form == "set" and str(getattr(feature.feature, "dtype", "")).startswith(("int", "uint")):
+        feature = datasets.List(datasets.ClassLabel(names=list(classes or map(str, range(width)))))
     elif str(getattr(feature, "dtype", "")).startswith(("int", "uint", "bool")):
         rows, feature = [None if row is None else float(row) for row in rows], datasets.Value("float64")
     return inputs.add_column(LABEL, rows, feature=feature)

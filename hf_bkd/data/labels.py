@@ -33,6 +33,12 @@ IN_WORDS = {
 }
 
 
+SAY_IT = (  # of a column
+    "cast it to datasets.List(datasets.ClassLabel(names=...)), or to "
+    "datasets.List(datasets.Value('float32'), length=C)"
+)
+
+
 def problem_type_of_column(dataset: Any, name: str, per_token: bool = False, num_values: int | None = None) -> str:
     """Say which problem a column of labels poses, in transformers' words.
 
@@ -75,6 +81,7 @@ def read_labels(
     num_values: int | None = None,
     classes: Sequence[str] | None = None,
     per_token: bool = False,
+    form: str | None = None,
 ) -> LabelColumn:
     """Say how a column of labels is read for a network, by name where both sides name their classes.
 
@@ -84,12 +91,15 @@ def read_labels(
         likelihood, num_values, classes: of the network: what it predicts, how many values and their names in order,
             where these are known.
         per_token: whether it answers for each token.
+        form: of the training set's labels, :attr:`LabelColumn.form`, which whole numbers in lists have here too.
 
     Raises:
         UserError: labels of another kind than the network's, of other classes, or of another number.
     """
     feature, problem_type = dataset.features[name], likelihood.problem_type
-    _, inner = _shape_of(feature, name)
+    is_list, inner = _shape_of(feature, name)
+    if problem_type == Bernoulli.problem_type and not is_list and inner != "name" and num_values in (None, 1):
+        return LabelColumn(name, "hot", 1)  # the only label is there or not
     if not can_hold(feature, name, likelihood, per_token):
         wanted = "one class for each token" if per_token else IN_WORDS[problem_type]
         raise UserError(
@@ -105,6 +115,8 @@ def read_labels(
         return LabelColumn(
             name, "set", num_values or len(classes or getattr(feature.feature, "names", ())), places, names
         )
+    if inner == "whole" and form in ("hot", "set") and num_values is not None:
+        return LabelColumn(name, form, num_values)
     return _hot_or_set(dataset, name, inner, num_values)
 
 
@@ -151,14 +163,24 @@ def _hot_or_set(dataset: Any, name: str, inner: str, num_values: int | None) -> 
         lengths = np.unique(lengths_of(rows)) if rows is not None else [length]
         if num_values is None and len(lengths):
             num_values = int(lengths[0])
+        if inner == "whole" and num_values == 2 and length < 0 and rows is not None and _all_name_both(rows):
+            raise UserError(
+                f"all rows of column {name} are [0, 1], which are both labels by number, or the second by a zero or "
+                f"one for each: {SAY_IT}"
+            )
         return LabelColumn(name, "hot", num_values)
     if rows is None or num_values is None:
         raise UserError(
             f"nothing says whether the whole numbers in column {name} are the labels that are there or a zero or one "
-            "for each: cast it to datasets.List(datasets.ClassLabel(names=...)), or to "
-            "datasets.List(datasets.Value('float32'), length=C)"
+            f"for each: {SAY_IT}"
         )
     return LabelColumn(name, "set", num_values)
+
+
+def _all_name_both(rows: pa.Array) -> bool:
+    """Whether all rows are 0 and then 1, as both labels' numbers are mostly written."""
+    pairs = np.asarray(rows.drop_null().flatten())
+    return len(pairs) > 0 and bool((pairs.reshape(-1, 2) == [0, 1]).all())
 
 
 def _classes(

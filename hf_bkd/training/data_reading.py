@@ -67,7 +67,9 @@ class DataReadingTrainer(ResumableTrainer):
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
             self._train = self._preparer.loaded(TRAINING_SET, train, self._source, reads_labels)
-            self._preparer = replace(self._preparer, problem=self._train.problem)
+            labels = getattr(getattr(self._train.collate, "preparation", None), "labels", None)
+            form = None if labels is None else labels.form
+            self._preparer = replace(self._preparer, problem=self._train.problem, form=form)
             check_rows(train, self._train.dataset, args)
             self._watch_training_set(self._train.dataset, reads_labels)
             self._keep_processor()

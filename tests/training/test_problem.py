@@ -65,7 +65,7 @@ def test_labels_say_it_where_nobody_else_does(tmp_path, outputs, labels, expecte
     [
         ({"problem_type": "regression"}, [float(row[0] > 0) for row in numbers()], Gaussian(predicts_variance=True)),
         ({"problem_type": "regression"}, CLASSES, Gaussian(predicts_variance=True)),
-        ({"problem_type": "multi_label_classification"}, [[0, 1]] * N, Bernoulli()),
+        ({"problem_type": "multi_label_classification"}, [[0, 1], [1, 0]] * (N // 2), Bernoulli()),
     ],
 )
 def test_the_arguments_say_it_before_the_labels(tmp_path, say, labels, expected):
