@@ -14,6 +14,7 @@ from torch import nn
 
 from ..data.preprocessors.features import feature_preprocessor
 from ..data.rows import check_eight_bits
+from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.classifier import create_classifier
 from ..models.perceptron import Perceptron
 from ..utils.errors import UserError
@@ -107,15 +108,19 @@ def _of_channels(values: Sequence[float], channels: int) -> Sequence[float]:
     return values if len(values) == channels else [sum(values) / len(values)] * channels
 
 
-def new_image_network(architecture: str, classes: list[str], shape: ImageShape, **settings: Any) -> nn.Module:
-    """Build a timm network for images, with random weights.
+def new_image_network(
+    architecture: str, classes: list[str], shape: ImageShape, likelihood: Likelihood = CATEGORICAL, **settings: Any
+) -> nn.Module:
+    """Build a timm network for images, with random weights, whose outputs mean what a likelihood says.
 
     Raises:
         UserError: its constructor doesn't take the settings.
     """
     arguments = {"in_chans": shape.channels, "image_size": shape.size, "mean": shape.mean, "std": shape.std}
     try:
-        network = create_classifier(architecture, len(classes), label_names=classes, **arguments, **settings)
+        said = likelihood.problem_type if likelihood.independent else None
+        names = {"label_names": classes, "problem_type": said}
+        network = create_classifier(architecture, len(classes), **names, **arguments, **settings)
     except TypeError as error:
         raise UserError(f"{architecture} can't be built with {', '.join([*arguments, *settings])} ({error})") from None
     network.config.pretrained_cfg |= shape.further

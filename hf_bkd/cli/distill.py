@@ -246,7 +246,8 @@ def _student(
         columns = columns or Content.of(rows).columns("features", StandIn(name, "features"))
         network: nn.Module = new_perceptron(name, outputs, rows, columns)
     else:
-        network = new_image_network(name, outputs, _image_shape(arguments, rows, teacher, record))
+        shape = _image_shape(arguments, rows, teacher, record)
+        network = new_image_network(name, outputs, shape, problem.likelihood)
     if problem.likelihood.independent:
         name_problem(network, problem.likelihood.problem_type)
     return network, None

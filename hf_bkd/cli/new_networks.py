@@ -78,7 +78,8 @@ class NewNetworks(CommandLineFitting):
             shape = ImageShape.of_architecture(
                 architecture, size, 1 if {each[0] for each in shapes} <= {"L", "1"} else 3
             )
-        self._build = lambda model, **settings: new_image_network(model, classes, shape, **settings)
+        likelihood = self.examples.problem.likelihood
+        self._build = lambda model, **settings: new_image_network(model, classes, shape, likelihood, **settings)
         for member in self.members(None):  # one that can't be built is refused at once
             self._reads = member.network()
         self.reader = reader_of(self._reads, self.examples.validation)
