@@ -98,14 +98,14 @@ def read_labels(
     """
     feature, problem_type = dataset.features[name], likelihood.problem_type
     is_list, inner = _shape_of(feature, name)
-    if problem_type == Bernoulli.problem_type and not is_list and inner != "name" and num_values in (None, 1):
-        return LabelColumn(name, "hot", 1)  # the only label is there or not
-    if not can_hold(feature, name, likelihood, per_token):
+    if not can_hold(feature, name, likelihood, per_token, num_values or 1):
         wanted = "one class for each token" if per_token else IN_WORDS[problem_type]
         raise UserError(
             f"the network predicts {wanted}, and column {name} holds {feature}: take a network of that kind (its "
             "problem_type says which), or a column of such labels"
         )
+    if problem_type == Bernoulli.problem_type and not is_list:
+        return LabelColumn(name, "hot", 1)
     places, names = _classes(feature, name, inner, classes) if inner != "float" else (None, None)
     if problem_type == Categorical.problem_type:
         return LabelColumn(name, "classes of tokens" if per_token else "class", num_values, places, names)
@@ -141,8 +141,12 @@ def plain_labels(
     return labels, getattr(feature.feature if several else feature, "names", None)
 
 
-def can_hold(feature: Any, name: str, likelihood: Likelihood, per_token: bool = False) -> bool:
+def can_hold(
+    feature: Any, name: str, likelihood: Likelihood, per_token: bool = False, num_values: int | None = None
+) -> bool:
     """Return whether a column ``name`` of this feature can hold labels of a likelihood.
+
+    A single label that is there or not, ``num_values`` of 1, may stand in a column of zeros and ones.
 
     Raises:
         UserError: it can hold no labels at all.
@@ -150,7 +154,7 @@ def can_hold(feature: Any, name: str, likelihood: Likelihood, per_token: bool = 
     is_list, inner = _shape_of(feature, name)
     holds = {
         Categorical.problem_type: is_list == per_token and not (per_token and inner == "float"),
-        Bernoulli.problem_type: is_list and not per_token,
+        Bernoulli.problem_type: not per_token and (is_list or (num_values == 1 and inner != "name")),
         Gaussian.problem_type: inner in ("whole", "float") and not per_token,
     }
     return holds[likelihood.problem_type]

@@ -250,7 +250,7 @@ def _check_labels(splits: Splits, problem_type: str) -> None:
     """Refuse a column of labels that can't be what a study's networks predict."""
     for rows in (splits.train, splits.validation, splits.test):
         feature = rows.features["label"]
-        if not can_hold(feature, "label", likelihood_from(problem_type)):
+        if not can_hold(feature, "label", likelihood_from(problem_type), num_values=1):
             raise UserError(
                 f"the study's networks predict {IN_WORDS[problem_type]}, and the column label holds {feature}: pass "
                 "problem_type= to its inputs (classes of each token are for DistillationTrainer and hf-bkd distill)"

@@ -13,6 +13,7 @@ from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
 from .base import Teacher
+from .deterministic import with_noise
 from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 
@@ -84,4 +85,6 @@ class MCDropout(TeacherSpec):
         likelihood = likelihood_by(untrained, context.validation_batches(), context.problem_type)
         with taking(untrained, few):
             MCDropoutTeacher(untrained, likelihood=likelihood).predict(few, 2)  # refused before training for nothing
-        return MCDropoutTeacher(context.trained(**settings).network, likelihood=likelihood)
+        network = context.trained(**settings).network
+        likelihood = with_noise(likelihood, network, context.validation_batches())
+        return MCDropoutTeacher(network, likelihood=likelihood)

@@ -36,6 +36,7 @@ from .supervision import network_inputs
 
 ROWS = 256  # of the training set, by which the numbers' scale is measured
 USUAL = (0.5, 2.0)  # standard deviations of numbers around 0 that are learned as they are
+LEVELS = 50  # of float32 that a standard deviation has at least
 EXPLAINED, FAR = 0.9, 3.0  # squared errors, of which the mean has 1
 SLOW = (0.1, 10.0)  # others than these are spoken of where they can't be changed
 
@@ -255,9 +256,17 @@ def units_of(numbers: Tensor, num_outputs: int, has_bias: bool) -> tuple[Tensor,
     is the numbers' root mean square.
 
     Raises:
-        UserError: numbers so close to each other that float32 can't hold the squares of their differences.
+        UserError: numbers so close to each other that float32 can't hold their differences, or the squares of these.
     """
     scale = numbers.std(dim=0, correction=0) if has_bias else numbers.square().mean(dim=0).sqrt()
+    spread, mean = torch.std_mean(numbers, dim=0, correction=0)
+    coarse = (spread > 0) & (spread < LEVELS * torch.finfo(torch.float32).eps * mean.abs())
+    if coarse.any():
+        place = int(coarse.int().argmax())
+        raise UserError(
+            f"the numbers to predict lie around {mean[place]:.6g} with a standard deviation of {spread[place]:.3g}, "
+            "which float32 holds too coarsely: subtract a number from all of them"
+        )
     small = scale[(scale > 0) & (scale < 1 / LARGEST)]
     if len(small):
         raise UserError(

@@ -279,6 +279,11 @@ def test_numbers_whose_squares_cannot_be_told_are_refused(tmp_path, size, senten
         trained(network(), tmp_path, labeled(size * (prices() - MEAN)))
 
 
+def test_numbers_that_float32_holds_coarsely_are_refused(tmp_path):
+    with pytest.raises(UserError, match="lie around 1e\\+06 .* subtract a number from all"):
+        trained(network(), tmp_path, labeled(1e6 + (prices() - MEAN) / STD / 3))
+
+
 def test_a_student_in_float64_reads_what_others_read(tmp_path):
     single, double, data = network(), network().double(), labeled(prices())
     trained(single, tmp_path / "single", data)
