@@ -81,6 +81,7 @@ def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> C
         storage=arguments.storage,
         top_k=arguments.top_k,
         variance=arguments.variance,
+        mean_log_probs=arguments.mean_log_probs,
         mixed_precision=arguments.mixed_precision,
         held_out=_measured(arguments, teacher, held_out),
         seed=arguments.seed,

@@ -82,6 +82,14 @@ class Categorical(Likelihood):
         losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
         return losses.view(labels.shape)
 
+    def squared_error(self, target: Tensor, labels: Tensor) -> Tensor:
+        return (F.one_hot(labels, target.shape[-1]) - target).square().sum(dim=-1)
+
+    def unbounded(self, target: Tensor, labels: Tensor, kd_lambda: float, weight: float = 1.0) -> Tensor:
+        """Return where lambda * weight * p_y < lambda - 1: the loss falls forever as the student's p_y goes to 0."""
+        of_label = target.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        return kd_lambda * weight * of_label < kd_lambda - 1
+
     def normalized(self, values: Tensor) -> Tensor:
         return values / values.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 

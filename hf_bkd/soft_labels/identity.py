@@ -235,6 +235,27 @@ def fingerprint(ids: np.ndarray) -> str:
     return summarized_ids(np.asarray(ids)).fingerprint
 
 
+def check_unseen(rows: datasets.Dataset, trained: datasets.Dataset, what: str, whose: str) -> None:
+    """Raise a UserError if what calibrates sets was trained on, as far as the examples' content tells.
+
+    A hundredth of equal examples, as there are in many datasets, is let pass: a quantile moves by no more than that.
+
+    Args:
+        rows: that calibrate.
+        trained: with the same columns; nothing is known of others.
+        what, whose: names of the two.
+    """
+    identity = Identity.of_features(rows.features)
+    if identity is None or any(name not in trained.column_names for name in identity.columns):
+        return
+    shared = int(np.isin(identity.of_dataset(rows), identity.of_dataset(trained)).sum())
+    if shared > len(rows) / 100:
+        raise UserError(
+            f"{shared} of the {len(rows)} examples of {what} are among those {whose}, and a network scores those that "
+            "it was trained on better than new ones: calibrate with others"
+        )
+
+
 def class_names(
     features: Mapping[str, Any], likelihood: Likelihood | None = None, per_token: bool = False
 ) -> list[str] | None:

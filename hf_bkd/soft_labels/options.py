@@ -8,6 +8,7 @@ import torch
 
 from ..likelihoods import CATEGORICAL, Likelihood, likelihood_from
 from ..utils.checks import check_choice, check_count
+from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator, named_seed
 from .storage import AUTO, STORAGES, chosen_storage
 
@@ -18,9 +19,10 @@ PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class LabelingTeacher(Protocol):
     """What labeling asks of a teacher.
 
-    Optional are its ``device``, where views are made; ``num_draws(num_samples)``, how many draws it averages when
-    asked for S; ``likelihood``, what its values are of, if not of one of C classes; and ``per_token``, whether it says
-    that it answers for each token, with ``mean`` [B, L, C].
+    Optional are an argument ``return_samples`` of ``predict``, for ``mean_log_probs``; its ``device``, where views are
+    made; ``num_draws(num_samples)``, how many draws it averages when asked for S; ``likelihood``, what its values are
+    of, if not of one of C classes; and ``per_token``, whether it says that it answers for each token, with ``mean``
+    [B, L, C].
     """
 
     @property
@@ -42,7 +44,8 @@ class LabelOptions:
     ``problem_type`` is the teacher's, once it is known; ``None`` for one of C classes.
 
     Raises:
-        UserError: a number below 1, or an unknown storage, variance or precision.
+        UserError: a number below 1, an unknown storage, variance or precision, or mean log-probabilities beside a
+            storage that omits classes.
     """
 
     num_samples: int = 10
@@ -56,6 +59,7 @@ class LabelOptions:
     stream: str | None = None
     class_order: list[int] | None = None
     problem_type: str | None = None
+    mean_log_probs: bool = False
 
     def __post_init__(self):
         check_count(num_samples=self.num_samples, batch_size=self.batch_size, shard_rows=self.shard_rows)
@@ -64,6 +68,11 @@ class LabelOptions:
             check_choice(STORAGES, storage=self.storage)
         check_choice(VARIANCES, variance=self.variance)
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
+        if self.mean_log_probs and self.storage == "top_k":
+            raise UserError(
+                "mean_log_probs keeps a number for each class, and storage='top_k' omits classes: use float16, "
+                "float32 or uint8"
+            )
         if self.variance == "auto":
             compact = self.storage in ("uint8", "top_k")
             object.__setattr__(self, "variance", "sum" if compact else "full")
@@ -72,8 +81,13 @@ class LabelOptions:
         """The options for a teacher of some kind, whose storage is the kind's own if none was asked for.
 
         Raises:
-            UserError: a storage that such labels can't have.
+            UserError: a storage that such labels can't have, or mean log-probabilities of another kind than classes.
         """
+        if self.mean_log_probs and likelihood.problem_type != CATEGORICAL.problem_type:
+            raise UserError(
+                "mean_log_probs is for a Dirichlet distribution over classes, and the teacher's problem_type is "
+                f"{likelihood.problem_type!r}: omit it"
+            )
         own = None if likelihood.problem_type == CATEGORICAL.problem_type else likelihood.problem_type
         return replace(self, storage=chosen_storage(self.storage, likelihood), problem_type=own)
 

@@ -33,6 +33,8 @@ def plan_of(
     dataset, settled = examples.dataset, asdict(options)
     if options.storage == AUTO:  # of teachers that are fitted later
         settled["storage"] = CATEGORICAL.storages[0]
+    if not options.mean_log_probs:  # as in folders of earlier versions
+        del settled["mean_log_probs"]
     return {
         "teacher": teacher,
         "folds": folds,

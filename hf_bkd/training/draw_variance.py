@@ -84,6 +84,17 @@ def from_batch(batch: Mapping[str, Tensor], name: str) -> Tensor:
     return batch[name]
 
 
+def check_temperature_of_draws(labels: Stored, needed_for: str) -> None:
+    """Raise a UserError if labels are wanted at another temperature than the draws whose moments are stored."""
+    record = labels.layout.record
+    untempered = labels.wanted == 1 or record is None or record.tempering == "per_sample"
+    if labels.wanted != labels.temperature or not untempered:
+        raise UserError(
+            f"{needed_for} needs labels at the temperature of their draws, whose variance is stored: omit "
+            "teacher_temperature, and label at 1 or with tempering='per_sample'"
+        )
+
+
 class StoredVariance:
     """A teacher's ``teacher_variance`` column, after checking that it belongs to its probabilities.
 
@@ -109,12 +120,7 @@ class StoredVariance:
             raise UserError(
                 f"{needed_for} needs labels whose record tells how many draws they average: use add_soft_labels"
             )
-        untempered = labels.wanted == 1 or self.layout.record.tempering == "per_sample"
-        if labels.wanted != labels.temperature or not untempered:
-            raise UserError(
-                f"{needed_for} needs labels at the temperature of their draws, whose variance is stored: omit "
-                "teacher_temperature, and label at 1 or with tempering='per_sample'"
-            )
+        check_temperature_of_draws(labels, needed_for)
 
     def of(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
         """Return the variance summed over the values [...], of labels [..., C]; UserError if the batch lacks it."""
