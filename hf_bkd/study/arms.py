@@ -143,6 +143,7 @@ class Arm:
     def settings(self) -> str:
         """All of it in words, as folders have it; what earlier versions had no word for is said where it is used."""
         said = {"distance": self.distance, "mean_log_probs": self.mean_log_probs or None}
+        said["student_args"] = self.student_args or None
         return repr(self) + "".join(f" {name}={value}" for name, value in said.items() if value is not None)
 
     @property
