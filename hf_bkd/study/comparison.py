@@ -4,11 +4,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..likelihoods import best_temperature
+from ..likelihoods import CATEGORICAL, best_temperature
 from ..metrics import auroc, classification_metrics, entropy, reliability
 from ..models.calling import split, to_network
 from ..targets import temper
 from ..teachers import Teacher, predict_all
+from ..utils.errors import UserError
 from ..utils.files import temporary_folder
 from .arms import Arm
 from .cell import TIMED, Cell, plain_pass, relative_time
@@ -19,6 +20,11 @@ class TeacherComparison:
     """The teachers of a cell, fitted and measured arm by arm."""
 
     def __init__(self, cell: Cell):
+        if cell.likelihood != CATEGORICAL:
+            raise UserError(
+                "teachers are compared by their probabilities of one class, and the study's problem_type is "
+                f"{cell.inputs.problem_type!r}: declare it with students=True"
+            )
         self.cell = cell
         self.teaching = Teaching(cell)
 
