@@ -13,9 +13,11 @@ from ..models.calling import check_network
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .examples import Batch, Examples
-from .kinds import check_class_count, check_label_kind, class_order, kind_of
+from .kinds import check_class_count, check_label_kind, class_order, is_language_model, kind_of
+from .next_tokens import answer_of_next_tokens, check_causal
 from .options import LabelingTeacher, LabelOptions
 from .preparation import same_inputs
+from .record_checks import NEXT_TOKENS
 
 
 def device_of(teacher: Any) -> torch.device:
@@ -63,7 +65,10 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
             "the preprocessor makes other inputs of the same rows each time, so that nobody could see again what was "
             "labeled: pass the one of evaluation, and augmentations as views="
         )
-    check_network(teacher.network, inputs, kind_of(teacher)[0])
+    if is_language_model(teacher):
+        check_causal(teacher, inputs)
+    else:
+        check_network(teacher.network, inputs, kind_of(teacher)[0])
 
 
 def asked(teacher: LabelingTeacher, batch: Batch, num_views: int, options: LabelOptions) -> dict[str, np.ndarray]:
@@ -84,9 +89,13 @@ def predicted(teacher: LabelingTeacher, batch: Batch, num_views: int, options: L
 
     Returns:
         ``values``, ``variance`` and ``noise``, where there are such, [B, V, C]; of a network that answers for each
-        token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each row; ``ids`` and
+        token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each row; of a
+        language model what :func:`~hf_bkd.soft_labels.next_tokens.answer_of_next_tokens` returns; ``ids`` and
         ``numbers`` [B].
     """
+    if options.positions == NEXT_TOKENS:
+        answer = answer_of_next_tokens(teacher, batch, options, device_of(teacher))
+        return answer | {"ids": batch.ids, "numbers": batch.numbers}
     views = [_answer(teacher, batch, view, options) for view in range(num_views)]
     ids = {"ids": batch.ids, "numbers": batch.numbers}
     lengths = views[0].pop("lengths", None)

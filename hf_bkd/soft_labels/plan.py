@@ -9,7 +9,7 @@ from .examples import Examples
 from .identity import Identity
 from .options import LabelOptions
 from .shards import Shards
-from .storage import AUTO
+from .storage import AUTO, LARGEST
 
 
 class Made(NamedTuple):
@@ -33,6 +33,9 @@ def plan_of(
     dataset, settled = examples.dataset, asdict(options)
     if options.storage == AUTO:  # of teachers that are fitted later
         settled["storage"] = CATEGORICAL.storages[0]
+    settled["top_k"] = settled["top_k"] or LARGEST["top_k"]
+    if settled["positions"] is None:  # as plans of earlier versions have it
+        del settled["positions"]
     return {
         "teacher": teacher,
         "folds": folds,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from ..data.caches import caches_elsewhere
-from ..data.columns import EXAMPLE_ID, NOISE, RECORD, VALUES, VARIANCE
+from ..data.columns import EXAMPLE_ID, NOISE, RECORD, TOKEN_IDS, VALUES, VARIANCE
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
@@ -78,7 +78,7 @@ def attach_table(
     """
     check_reserved(dataset.features)
     columns = label_columns(table, record, name)
-    stale = {*columns, *(column(kind, name) for kind in (*VALUES, VARIANCE, NOISE))}
+    stale = {*columns, *(column(kind, name) for kind in (*VALUES, TOKEN_IDS, VARIANCE, NOISE))}
     dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
     if EXAMPLE_ID in columns and (record.dataset.identity or record.dataset.content_column) is not None:
         dataset = with_ids_of(dataset, record)
@@ -194,7 +194,7 @@ def encoded_table(
     named = rows if lengths is None else np.repeat(rows[: len(lengths)], lengths)
     check_parts({"probs": torch.from_numpy(values.astype(np.float32))}, values.shape[-1], named, likelihood)
     encoded = encode(values, storage, top_k, likelihood)
-    parts = {name: _lists(each, lengths) for name, each in encoded.items()}
+    parts = {name: as_lists(each, lengths) for name, each in encoded.items()}
     is_struct = "classes" in parts
     whole = pa.StructArray.from_arrays(list(parts.values()), list(parts)) if is_struct else parts["probs"]
     table = {likelihood.column: whole}
@@ -203,7 +203,7 @@ def encoded_table(
         if not (np.isfinite(variance).all() and (variance >= 0).all()):
             raise UserError("a variance is negative or no finite number: the teacher's draws must have diverged")
         variance = variance.reshape(*values.shape[:2], variance.shape[-1])
-        table[VARIANCE] = _lists(variance, lengths, summed=variance.shape[-1] < values.shape[-1])
+        table[VARIANCE] = as_lists(variance, lengths, summed=variance.shape[-1] < values.shape[-1])
     if noise is not None:
         noise = _as_variance("noise", noise, shape, shape)
         if not (np.isfinite(noise).all() and (noise > 0).all()):
@@ -211,7 +211,7 @@ def encoded_table(
                 "the noise is a label's variance given the draw, and must be above 0 and finite: omit it where it is "
                 "not known"
             )
-        table[NOISE] = _lists(noise.reshape(values.shape), lengths)
+        table[NOISE] = as_lists(noise.reshape(values.shape), lengths)
     if example_ids is not None:
         table[EXAMPLE_ID] = pa.array(example_ids, pa.int64())
     return pa.table(table)
@@ -238,7 +238,7 @@ def with_wide_variance(table: pa.Table) -> pa.Table:
         return table
     lists = combined(table[VARIANCE])
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return table.set_column(place, VARIANCE, _lists(values.reshape(len(table), -1)))
+    return table.set_column(place, VARIANCE, as_lists(values.reshape(len(table), -1)))
 
 
 def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -247,7 +247,7 @@ def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
 
 
-def _lists(values: np.ndarray, lengths: np.ndarray | None = None, summed: bool = False) -> pa.Array:
+def as_lists(values: np.ndarray, lengths: np.ndarray | None = None, summed: bool = False) -> pa.Array:
     """[N, V, L] -> N lists of V * L; [T, 1, L] of rows with ``lengths`` -> their lists of lists, or of numbers."""
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     if lengths is None or not summed:
