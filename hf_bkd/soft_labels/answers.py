@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..data.rows import reason
 from ..models.calling import check_network
+from ..models.token_networks import check_causal
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .examples import Batch, Examples
 from .kinds import check_class_count, check_label_kind, class_order, is_language_model, kind_of
-from .next_tokens import answer_of_next_tokens, check_causal
+from .next_tokens import answer_of_next_tokens
 from .options import LabelingTeacher, LabelOptions
 from .preparation import same_inputs
 from .record_checks import NEXT_TOKENS
@@ -66,7 +67,7 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
             "labeled: pass the one of evaluation, and augmentations as views="
         )
     if is_language_model(teacher):
-        check_causal(teacher, inputs)
+        check_causal(teacher.network, inputs)
     else:
         check_network(teacher.network, inputs, kind_of(teacher)[0])
 

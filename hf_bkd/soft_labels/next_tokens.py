@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID, PROBS, TOKEN_IDS, VARIANCE
 from ..likelihoods import CATEGORICAL, UNLABELED
-from ..models.calling import call_network, evaluation_mode, logits_of, to_network
 from ..utils.errors import UserError
 from ..utils.random import Draws, ExampleGenerator, named_seed
 from .examples import Batch
@@ -24,7 +23,6 @@ from .writing import as_lists
 
 ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher
 KEPT_AT_ONCE = 2**24  # probabilities that are brought to what is stored
-SAME = 1e-2  # by which rounding may change a logit
 
 
 def answer_of_next_tokens(
@@ -133,24 +131,3 @@ def table_of_next_tokens(labels: Mapping[str, np.ndarray], num_classes: int, sto
     if "variance" in labels:
         table[VARIANCE] = as_lists(labels["variance"], lengths, summed=True)
     return pa.table(table | {EXAMPLE_ID: pa.array(labels["ids"], pa.int64())})
-
-
-def check_causal(teacher: Any, inputs: Mapping[str, Tensor]) -> None:
-    """Raise a UserError if a network's answer about a token depends on what comes after it."""
-    network = teacher.network
-    asked = {name: value[:1] for name, value in inputs.items() if name not in ("labels", "lengths")}
-    ids = asked["input_ids"]
-    if ids.shape[1] < 2:
-        return
-    other = ids.clone()
-    other[:, -1] = (ids[:, -1] + 1) % teacher.num_classes
-    with torch.no_grad(), evaluation_mode(network):
-        first, second = (
-            logits_of(call_network(network, to_network(asked | {"input_ids": each}, network)))[:, :-1].float()
-            for each in (ids, other)
-        )
-    if (first - second).abs().max() > SAME * max(1.0, float(first.abs().max())):
-        raise UserError(
-            f"{type(network).__name__} sees what comes after a token, so that it predicts no next ones: take a causal "
-            "language model, or set is_decoder=True in its config if it was trained as one"
-        )

@@ -63,6 +63,21 @@ def check_problem(likelihood: Likelihood, args: DistillationTrainingArguments) -
         )
 
 
+def check_language_model(args: DistillationTrainingArguments) -> None:
+    """Refuse settings that are for one label an example, or whose loss sampled labels would bias.
+
+    Raises:
+        UserError: another distance than the divergence, a lambda of each example's own, or several teachers' weights.
+    """
+    usual = {"distance": "kl", "lambda_schedule": "fixed", "combine": "average", "teacher_weights": "equal"}
+    for name, value in usual.items():
+        if getattr(args, name) != value:
+            raise UserError(
+                f"{name} is {getattr(args, name)!r}, and a language model learns by {value!r} alone, for which sampled "
+                f"labels have no bias: omit {name}"
+            )
+
+
 def check_metrics(
     args: DistillationTrainingArguments, compute_metrics: Any, preprocess_logits_for_metrics: Any
 ) -> None:

@@ -15,7 +15,7 @@ from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
-from .evaluating import EvaluatingTrainer
+from .next_token_trainer import NextTokenTrainer
 from .online_teacher import OnlineTeacher
 from .preparation import check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
@@ -32,7 +32,7 @@ from .settings import (
 LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
 
 
-class DistillationTrainer(EvaluatingTrainer):
+class DistillationTrainer(NextTokenTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output). Rows of a
@@ -153,8 +153,9 @@ class DistillationTrainer(EvaluatingTrainer):
         return batches, num_items
 
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
-        if self._source is None or (self.problem.per_token and "labels" in batch):
-            return self.likelihood.labeled(self._labels_of(batch)).sum()
+        labels = self._labels_of(batch)
+        if self._source is None or (self.problem.per_token and labels is not None):
+            return self.likelihood.labeled(labels).sum()
         return self._source.count(batch)  # an example without a label is taught by its soft label
 
     def compute_loss(
@@ -168,6 +169,9 @@ class DistillationTrainer(EvaluatingTrainer):
 
         With ``kd_lambda=0`` a ``compute_loss_func`` takes the place of either; it is called as `Trainer` calls it.
         """
+        if self.problem.next_tokens and self.compute_loss_func is None and not return_outputs:
+            parts = self._next_token_loss(model, inputs, num_items_in_batch)
+            return self._noted(parts.total, parts, inputs, num_items_in_batch)
         outputs, labels = self._outputs(model, inputs), self._labels_of(inputs)
         logits = logits_of(outputs)
         if self.compute_loss_func is not None:
@@ -177,10 +181,17 @@ class DistillationTrainer(EvaluatingTrainer):
         else:
             parts = self._loss_parts(logits, inputs, num_items_in_batch)
             loss = parts.total
-        if self.model.training:
-            loss = self._of_all_processes(loss, inputs, num_items_in_batch)
-            self._note(parts, inputs, num_items_in_batch)
+        loss = self._noted(loss, parts, inputs, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _noted(
+        self, loss: Tensor, parts: LossParts | None, batch: dict[str, Tensor], num_items: Tensor | None
+    ) -> Tensor:
+        """Return what a training's loss is for this process, after its terms are noted; that of an evaluation as is."""
+        if not self.model.training:
+            return loss
+        self._note(parts, batch, num_items)
+        return self._of_all_processes(loss, batch, num_items)
 
     def _loss_parts(self, logits: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
         args, factor, target, kd_lambda = self.args, 1.0, None, 0.0
