@@ -17,12 +17,12 @@ from ..utils.errors import UserError
 from ..utils.random import Draws, ExampleGenerator, named_seed
 from .examples import Batch
 from .options import LabelingTeacher, LabelOptions
-from .sampling import sample_classes
+from .sampling import BLOCK, sample_classes
 from .storage import check_parts
 from .writing import as_lists
 
 ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher
-KEPT_AT_ONCE = 2**24  # probabilities that are brought to what is stored
+KEPT_AT_ONCE = 2**24  # numbers in memory while they are brought to what is stored
 
 
 def answer_of_next_tokens(
@@ -75,7 +75,7 @@ def _kept(prediction: Any, where: Tensor, keys: Tensor, options: LabelOptions) -
     rows, positions = where.nonzero(as_tuple=True)
     start = Draws(keys[rows], named_seed(options.draw_seed, "sampling"), 0).uniform(positions)
     pieces: dict[str, list[np.ndarray]] = {}
-    size = max(KEPT_AT_ONCE // prediction.mean.shape[-1], 1)
+    size = max(KEPT_AT_ONCE // max(prediction.mean.shape[-1], options.top_k * BLOCK), 1)
     for at in torch.arange(len(rows)).split(size):
         place = rows[at].to(prediction.mean.device), positions[at].to(prediction.mean.device)
         kept = encoded(prediction.mean[place].float(), options.storage, options.top_k, start[at])

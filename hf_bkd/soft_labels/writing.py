@@ -16,6 +16,7 @@ from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .column_names import check_reserved, column, is_record_column, soft_label_columns
 from .record import LabelRecord, decode_record, encode_record
+from .record_checks import NEXT_TOKENS
 from .storage import check_parts, chosen_storage, encode, shape_error
 
 ZEROS = 4096  # rows that are written at once
@@ -57,6 +58,8 @@ def attach(
     """
     if not isinstance(record, LabelRecord):
         record = LabelRecord.from_json(json.loads(json.dumps(record)))
+    if record.positions == NEXT_TOKENS:
+        raise UserError("labels of next tokens are made by add_soft_labels alone: label with a language model")
     storage = chosen_storage(storage, record.likelihood)
     rows = len(probs if lengths is None else lengths)
     if rows != len(dataset):
