@@ -118,7 +118,7 @@ def summarized_metrics(rows: Tensor) -> dict[str, float]:
     """
     if not len(rows):
         return {}
-    likely, right, confidence, score = rows.unbind(-1)
+    likely, right, confidence, score = rows.T.contiguous()
     means = {"accuracy": right, "nll": -likely, "brier": score}
     measures = {name: values.double().mean().item() for name, values in means.items()}
     return measures | {"ece": _calibration_error(_binned(confidence, right > 0.5, NUM_BINS))}

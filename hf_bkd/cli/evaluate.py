@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ..data.labels import IN_WORDS
 from ..data.loading import choose_split, load_splits
-from ..data.preprocessors import class_names
+from ..data.preprocessors import class_names, tokenizer_of
 from ..data.subsets import check_labeled
 from ..hub.measures import push_metrics
 from ..likelihoods import Likelihood
 from ..metrics import auroc
 from ..models.loading_code import task_of
-from ..models.token_networks import classifies_tokens
-from ..teachers import predict_all
+from ..models.token_networks import classifies_tokens, predicts_next_tokens
+from ..teachers import Teacher, predict_all
 from ..teachers.deterministic import best_temperature
 from ..training.problem import Problem
 from ..utils.checks import check_count
@@ -26,6 +26,7 @@ from ..utils.processes import processes
 from . import options
 from .arguments import metrics_text, quiet
 from .examples import examples_of, inputs_of, labeled_batches, reader_of
+from .language import in_tokens, measured, texts_of
 from .networks import load_trained
 
 
@@ -68,11 +69,16 @@ def evaluate(arguments: Namespace) -> Evaluation:
     """
     teacher = load_trained(arguments.model, arguments.problem_type).to(processes().device)
     likelihood, problem = teacher.likelihood, Problem(teacher.likelihood, classifies_tokens(teacher.network))
-    if arguments.ood is not None and (problem.per_token or not likelihood.has_temperature):
+    per_token = problem.per_token or predicts_next_tokens(teacher.network)
+    if arguments.ood is not None and (per_token or not likelihood.has_temperature):
         raise UserError(
             f"--ood compares entropies of whole examples, and {arguments.model} predicts "
-            f"{'one class for each token' if problem.per_token else IN_WORDS[likelihood.problem_type]}: omit it"
+            f"{'one class for each token' if per_token else IN_WORDS[likelihood.problem_type]}: omit it"
         )
+    if predicts_next_tokens(teacher.network):
+        return _of_language_model(arguments, teacher)
+    if arguments.max_length is not None:
+        raise UserError(f"--max_length cuts the texts of a language model, and {arguments.model} is none: omit it")
     network, processing, num_samples = teacher.network, teacher.processing_class, arguments.num_samples
     splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
     split = choose_split(splits, arguments.split, ("test",), arguments.dataset)
@@ -103,6 +109,16 @@ def evaluate(arguments: Namespace) -> Evaluation:
         outside = OutOfDistribution(ood_split, len(rows), auroc(likelihood.entropy(probs), torch.cat(entropies)))
     metrics, task = likelihood.measures(probs, labels), task_of(network) or "tabular-classification"
     return Evaluation(teacher.method, task, split, len(splits[split]), metrics, tempered, outside)
+
+
+def _of_language_model(arguments: Namespace, teacher: Teacher) -> Evaluation:
+    """Measure what a language model says of each token that is taught in a split."""
+    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
+    split = choose_split(splits, arguments.split, ("test",), arguments.dataset)
+    tokenizer = teacher.processing_class or tokenizer_of(teacher.network)
+    (rows,) = in_tokens([texts_of(splits[split], arguments)], tokenizer, arguments)
+    metrics = measured(teacher, rows, arguments.num_samples)
+    return Evaluation(teacher.method, "text-generation", split, len(rows), metrics, None, None)
 
 
 def main(argv: list[str], prog: str) -> None:

@@ -146,8 +146,8 @@ class Reader:
             and not MARK.search(self.tokenizer.get_chat_template())
         ):
             raise UserError(
-                "the chat template doesn't mark what the assistant says ({% generation %}), so that nobody can tell it "
-                "from the rest: pass hf_bkd.tokenized(dataset, tokenizer, taught='all'), or put "
+                "the chat template doesn't mark what the assistant says ({% generation %}), so that nobody can tell "
+                "it from the rest: pass hf_bkd.tokenized(dataset, tokenizer, taught='all'), or put "
                 "{% generation %} and {% endgeneration %} around it in tokenizer.chat_template"
             )
 

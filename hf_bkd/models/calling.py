@@ -83,7 +83,7 @@ def call_arguments(network: nn.Module, inputs: Inputs) -> tuple[tuple, dict[str,
 
 @functools.cache
 def _uncached(forward: Callable) -> dict[str, bool]:
-    """Return what keeps a decoder from a cache that nobody reads, and with which texts of a packed row aren't apart."""
+    """Return what keeps a decoder from a cache, which nobody reads, and with which packed texts see each other."""
     parameter = inspect.signature(forward).parameters.get("use_cache")
     return {} if parameter is None else {"use_cache": False}
 

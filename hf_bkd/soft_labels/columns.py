@@ -17,8 +17,8 @@
 Labels of a named teacher end in `__NAME`. `teacher_probs` is a list of fixed length, or for `top_k` a struct of such
 lists. One label for each token makes these lists of lists, one for each position of the network's input that isn't
 masked, special tokens included, as the teacher's tokenizer makes them; of a language model, one for each entry of
-`input_ids`, which is of the token after it, zeros where that isn't taught. The record sits in a feature, not beside the
-table, so that it travels wherever the rows go: `select`, `map`, `save_to_disk`, parquet, the Hub.
+`input_ids`, which is of the token after it, zeros where that isn't taught. The record sits in a feature, not beside
+the table, so that it travels wherever the rows go: `select`, `map`, `save_to_disk`, parquet, the Hub.
 """
 
 from dataclasses import dataclass, replace

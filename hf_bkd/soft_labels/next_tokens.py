@@ -49,8 +49,8 @@ def answer_of_next_tokens(
         expected = [*asked["input_ids"].shape, teacher.num_classes]
         if list(prediction.mean.shape) != expected:
             raise UserError(
-                f"the teacher answered with probabilities {list(prediction.mean.shape)}, and for {expected[0]} rows of "
-                f"{expected[1]} tokens they would be {expected}: its num_classes or its predict is wrong"
+                f"the teacher answered with probabilities {list(prediction.mean.shape)}, and for {expected[0]} rows "
+                f"of {expected[1]} tokens they would be {expected}: its num_classes or its predict is wrong"
             )
         where = taught[rows, :longest]
         for name, values in _kept(prediction, where, keys[rows], options).items():

@@ -65,7 +65,7 @@ class LabelOptions:
         if self.top_k is not None:
             check_count(top_k=self.top_k)
         if self.storage != AUTO:
-            check_choice(STORAGES, storage=self.storage)
+            check_choice((*STORAGES, OF_NEXT_TOKENS[0]), storage=self.storage)
         check_choice(VARIANCES, variance=self.variance)
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
         if self.variance == "auto":

@@ -20,7 +20,7 @@ def pack_soft_labels(dataset: datasets.Dataset, max_length: int, strategy: str =
         dataset: with ``input_ids``, ``labels`` and soft labels of next tokens.
         max_length: tokens of a packed row.
         strategy: of trl: ``"bfd"`` keeps texts whole, and cuts those that are longer; ``"bfd_split"`` cuts them into
-            several; ``"wrapped"`` fills all rows, which then see the texts before their own.
+            several; ``"wrapped"`` fills all rows, whose texts then see those before their own.
 
     Returns:
         Packed rows with the same columns of lists, ``seq_lengths``, by which the texts of a row are kept apart, and ids

@@ -1,9 +1,9 @@
 """Distributions over a whole vocabulary as k entries each, without bias: systematic sampling proportional to size.
 
 For a row p and k entries there is a threshold tau with sum_i min(1, p_i / tau) = k. Class i is kept with probability
-min(1, p_i / tau), and max(p_i, tau) is stored for it: exactly k classes are kept, those of at least tau for certain and
-as they are, and the expectation of what is stored is p (Madow 1949; for soft labels of tokens compare Anshumann et al.
-2025, "Sparse Logit Sampling", who draw with replacement). What is stored sums to one, as p does.
+min(1, p_i / tau), and max(p_i, tau) is stored for it: exactly k classes are kept, those of at least tau for certain
+and as they are, and the expectation of what is stored is p (Madow 1949; for soft labels of tokens compare Anshumann et
+al. 2025, "Sparse Logit Sampling", who draw with replacement). What is stored sums to one, as p does.
 """
 
 import torch

@@ -17,7 +17,7 @@
 sqrt(C)/360 after that division; a top-k label is within `tail` + 2**-9 of p in total variation. `classes` are uint8
 for up to 256 classes, else int32; `probs` and `tail` of `top_k` are float16.
 
-Of a language model's next tokens `classes` stand in a column of their own, `teacher_tokens`, as uint16 for up to 65,536
+Of a language model's next tokens `classes` stand in a column of their own, `teacher_tokens`, as uint16 for up to 2**16
 tokens, so that each column is a list of as many entries as the row has tokens, and what packs rows packs them alike.
 The `tail` of their `top_k` is what is missing to one. Positions whose next token isn't taught have zeros.
 
@@ -37,7 +37,7 @@ from ..likelihoods import CATEGORICAL, SUM_TOLERANCE, Likelihood
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 
-STORAGES = ("float16", "float32", "uint8", "top_k", "sampled")
+STORAGES = ("float16", "float32", "uint8", "top_k")
 OF_NEXT_TOKENS = ("sampled", "top_k", "float16", "float32")
 LARGEST = {"top_k": 10, "sampled": 16}  # k, if nobody says it
 AUTO = "auto"
@@ -56,8 +56,8 @@ def chosen_storage(storage: str, likelihood: Likelihood) -> str:
     """
     if storage == AUTO:
         return likelihood.storages[0]
-    check_choice(STORAGES, storage=storage)
-    if storage == "sampled":
+    check_choice((*STORAGES, OF_NEXT_TOKENS[0]), storage=storage)
+    if storage == OF_NEXT_TOKENS[0]:
         raise UserError(
             "storage='sampled' is for the vocabularies of language models, and the soft labels are of "
             f"{likelihood.problem_type}: use {' or '.join(likelihood.storages)}"

@@ -58,8 +58,8 @@ class StoredTokens:
         self.layout: Layout = next(iter(self.stored.values())).layout
         if not self.layout.next_tokens:
             raise UserError(
-                f"column {self.layout.name} holds no labels of next tokens, and the student is a language model: label "
-                "with a teacher that is one, by add_soft_labels"
+                f"column {self.layout.name} holds no labels of next tokens, and the student is a language model: "
+                "label with a teacher that is one, by add_soft_labels"
             )
         if isinstance(dataset, datasets.Dataset):
             self._check_tokens(dataset)
@@ -81,7 +81,7 @@ class StoredTokens:
         return [each for each in (self.layout.token_ids, self.layout.name) if each is not None]
 
     def check_tokenizer(self, prepare: Any, tokenizer: Any) -> None:
-        """Raise a UserError if the tokens, or the messages that they are of, were made by others than the student's."""
+        """Raise a UserError if the tokens, or messages that they are of, were made by others than the student's."""
         record = self.layout.record
         if record.tokenizer is not None:
             check_belonging(self.layout, Facts(tokenizer=tokenizer_hash(prepare)))
@@ -89,7 +89,8 @@ class StoredTokens:
         if None not in (record.chat_template, own) and record.chat_template != own:
             raise UserError(
                 f"{self.layout.name} was made for messages by another chat template ({record.chat_template}) than the "
-                f"student's ({own}): pass processing_class=, the teacher's tokenizer, or label again with the student's"
+                f"student's ({own}): pass processing_class=, the teacher's tokenizer, or label again with the "
+                "student's"
             )
 
     def from_table(self, table: Mapping[str, pa.Array], places: Tensor) -> dict[str, Tensor]:
@@ -129,7 +130,7 @@ class StoredTokens:
         return self.args.kd_lambda
 
     def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the probabilities [B, L, k] in a batch, and of which tokens they are; UserError if they are missing."""
+        """Return the probabilities [B, L, k] in a batch, and of which tokens; UserError if they are missing."""
         if PROBS not in batch or (self.layout.token_ids is not None and TOKEN_IDS not in batch):
             raise UserError(f"a batch has no {PROBS}: leave data_collator out, so that the rows' soft labels are read")
         return batch[PROBS], batch.get(TOKEN_IDS)
@@ -149,8 +150,8 @@ class StoredTokens:
             highest = pc.max(ids.flatten().flatten()).as_py()
             if highest is not None and highest >= self.num_values:
                 raise UserError(
-                    f"rows {start} to {min(start + ROWS_AT_ONCE, len(rows)) - 1} of column {self.layout.token_ids} name "
-                    f"the token {highest}, and the student has {self.num_values}: take a student of the teacher's "
+                    f"rows {start} to {min(start + ROWS_AT_ONCE, len(rows)) - 1} of column {self.layout.token_ids} "
+                    f"name the token {highest}, and the student has {self.num_values}: take a student of the teacher's "
                     "vocabulary"
                 )
 
@@ -202,8 +203,8 @@ def _check_positions(dataset: datasets.Dataset, layout: Layout) -> None:
         more = compared[:, by] - compared[:, 1]
         if more.mean() > ERRORS * more.std() / len(more) ** 0.5:
             raise UserError(
-                f"the soft labels of column {layout.name} give {where} {float(compared[:, by].mean()):.2g} on average, "
-                f"and the next one {float(compared[:, 1].mean()):.2g}: they are shifted by one; entry t of a row must "
+                f"the soft labels of column {layout.name} give {where} {float(compared[:, by].mean()):.2g} on "
+                f"average, and the next one {float(compared[:, 1].mean()):.2g}: they are shifted by one; entry t of a row must "
                 "be the distribution of its token t + 1"
             )
 

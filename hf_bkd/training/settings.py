@@ -73,8 +73,8 @@ def check_language_model(args: DistillationTrainingArguments) -> None:
     for name, value in usual.items():
         if getattr(args, name) != value:
             raise UserError(
-                f"{name} is {getattr(args, name)!r}, and a language model learns by {value!r} alone, for which sampled "
-                f"labels have no bias: omit {name}"
+                f"{name} is {getattr(args, name)!r}, and a language model learns by {value!r} alone, for which "
+                f"sampled labels have no bias: omit {name}"
             )
 
 

@@ -187,7 +187,7 @@ class DistillationTrainer(NextTokenTrainer):
     def _noted(
         self, loss: Tensor, parts: LossParts | None, batch: dict[str, Tensor], num_items: Tensor | None
     ) -> Tensor:
-        """Return what a training's loss is for this process, after its terms are noted; that of an evaluation as is."""
+        """Return a training's loss for this process, after its terms are noted; that of an evaluation as it is."""
         if not self.model.training:
             return loss
         self._note(parts, batch, num_items)

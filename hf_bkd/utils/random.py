@@ -54,8 +54,8 @@ class Draws:
     """The random numbers of some examples.
 
     ``stream``, in all of its methods, numbers the random numbers that one view needs, 0 .. 255; with a ``range`` of
-    streams there is one column for each: [B, number of streams] in place of [B]. Of uniform numbers it may be int64 [B],
-    each example's own and of any size, if no other purpose has the seed.
+    streams there is one column for each: [B, number of streams] in place of [B]. Of uniform numbers it may be int64
+    [B], each example's own and of any size, if no other purpose has the seed.
 
     Args:
         ids: int64 [B], one per example.

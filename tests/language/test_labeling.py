@@ -9,7 +9,7 @@ from transformers import BertConfig, BertLMHeadModel
 
 from hf_bkd import DeterministicTeacher, EnsembleTeacher, add_soft_labels
 from hf_bkd.language import tokenized
-from hf_bkd.soft_labels import read
+from hf_bkd.soft_labels import pack_soft_labels, read
 from hf_bkd.utils.errors import UserError
 
 from .language_helpers import CHATS, V, llama, texts, tokenizer
@@ -184,3 +184,18 @@ def test_other_labels_are_not_sampled():
 
     with pytest.raises(UserError, match="is for the vocabularies of language models"):
         encode(torch.full((1, 3), 1 / 3).numpy(), "sampled")
+
+
+def test_rows_are_packed_with_their_labels_and_their_record():
+    pytest.importorskip("trl")
+    dataset = labeled()
+    packed = pack_soft_labels(dataset, 40)
+    assert len(packed) < len(dataset) and max(map(len, packed["input_ids"])) <= 40
+    entries = {tuple(ids): probs for ids, probs in zip(dataset["input_ids"], dataset["teacher_probs"], strict=True)}
+    for row in packed:
+        start = 0
+        for length in row["seq_lengths"]:
+            ids = tuple(row["input_ids"][start : start + length])
+            assert row["teacher_probs"][start : start + length] == entries[ids]
+            start += length
+    assert read(packed).record.dataset.rows == len(packed)

@@ -1,4 +1,4 @@
-"""Language models learn from stored labels as from the teacher itself, whatever the batch, and refuse what misleads."""
+"""Language models learn from stored labels as from the teacher itself, whatever the batch; what misleads is refused."""
 
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from hf_bkd.training.next_token_loss import Positions, TokenLoss
 from hf_bkd.utils.errors import UserError
 
 from .language_helpers import CHATS, TEMPLATE, WORDS, V, learned, llama, texts, tokenizer
-
 
 KINDS = {"probs": torch.float32, "classes": torch.int64}
 

@@ -28,8 +28,8 @@ def next_token_preprocessor(network: nn.Module, content: Content, tokenizer: Any
     """Make the preprocessor of columns ``input_ids`` and, where they are there, of what belongs to them.
 
     ``labels`` say which tokens are taught (all but those with -100; all of a dataset without such a column), and
-    ``position_ids`` or trl's ``seq_lengths`` where the texts of a packed row begin. Rows are padded at their end, which
-    changes nothing of what a causal model says before it.
+    ``position_ids`` or trl's ``seq_lengths`` where the texts of a packed row begin. Rows are padded at their end,
+    which changes nothing of what a causal model says before it.
 
     Args:
         network: a causal language model.
