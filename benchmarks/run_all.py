@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import ivon_step
+import language_models
 import laplace_teacher
 import laplace_torch
 import soft_labels
@@ -10,7 +11,7 @@ import startup
 import variational_teacher
 from harness import main
 
-SUBJECTS = laplace_teacher, laplace_torch, variational_teacher, ivon_step, soft_labels, startup
+SUBJECTS = laplace_teacher, laplace_torch, variational_teacher, ivon_step, soft_labels, language_models, startup
 
 if __name__ == "__main__":
     main(*(subject.claims for subject in SUBJECTS), output=Path(__file__).with_name("results.json"))

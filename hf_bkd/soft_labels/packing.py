@@ -23,8 +23,8 @@ def pack_soft_labels(dataset: datasets.Dataset, max_length: int, strategy: str =
             several; ``"wrapped"`` fills all rows, whose texts then see those before their own.
 
     Returns:
-        Packed rows with the same columns of lists, ``seq_lengths``, by which the texts of a row are kept apart, and ids
-        of their own; all other columns are gone.
+        Packed rows with the same columns of lists, ``seq_lengths``, by which the texts of a row are kept apart, and
+        ids of their own; all other columns are gone.
 
     Raises:
         UserError: no labels of next tokens, or trl is not there.

@@ -26,6 +26,7 @@ from .next_token_loss import next_token_labels
 
 COMPARED = 256  # rows, evenly spaced, whose labels are compared with the tokens beside them
 ROWS_AT_ONCE = 256
+LEAST = 8  # positions from which it can be told
 ERRORS = 3  # standard errors by which another shift must fit better
 
 
@@ -95,7 +96,7 @@ class StoredTokens:
 
     def from_table(self, table: Mapping[str, pa.Array], places: Tensor) -> dict[str, Tensor]:
         """Return the soft labels of rows whose tokens stand at some places, bool [B, L], of a batch, by column."""
-        return {kind: _placed(lists_of(table[name].flatten(), name), places) for kind, name in self._named()}
+        return {kind: _placed(_entries(table[name], name), places) for kind, name in self._named()}
 
     def decoded(
         self,
@@ -115,7 +116,7 @@ class StoredTokens:
         ends = torch.arange(longest) < torch.tensor(lengths)[:, None]
         places = ends if mask is None else mask.bool().cpu()
         flat = {name: np.concatenate([np.asarray(row) for row in rows[name]]) for _, name in self._named()}
-        return {kind: _placed(torch.from_numpy(_signed(flat[name])), places) for kind, name in self._named()}
+        return {kind: _placed(torch.from_numpy(_own(flat[name])), places) for kind, name in self._named()}
 
     def _named(self) -> list[tuple[str, str]]:
         names = [(TOKEN_IDS, self.layout.token_ids), (PROBS, self.layout.name)]
@@ -151,20 +152,33 @@ class StoredTokens:
             if highest is not None and highest >= self.num_values:
                 raise UserError(
                     f"rows {start} to {min(start + ROWS_AT_ONCE, len(rows)) - 1} of column {self.layout.token_ids} "
-                    f"name the token {highest}, and the student has {self.num_values}: take a student of the teacher's "
-                    "vocabulary"
+                    f"name the token {highest}, and the student has {self.num_values}: take a student of the "
+                    "teacher's vocabulary"
                 )
+
+
+def _entries(column: pa.Array, name: str) -> Tensor:
+    """Return the entries of rows, one after the other [T, k], of whole numbers as int64."""
+    entries = column.flatten()
+    if not pa.types.is_fixed_size_list(entries.type):
+        values = lists_of(entries, name)
+        return values if values.is_floating_point() else values.long()
+    values = entries.flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(_own(values)).unflatten(0, (-1, entries.type.list_size))
 
 
 def _placed(flat: Tensor, places: Tensor) -> Tensor:
     """Place [T, k] at the T places that are true among [B, L]: [B, L, k], zeros elsewhere."""
+    if places.all():
+        return flat.unflatten(0, places.shape)
     result = flat.new_zeros(*places.shape, flat.shape[-1])
     result[places] = flat
-    return result.long() if not flat.is_floating_point() else result
+    return result
 
 
-def _signed(values: np.ndarray) -> np.ndarray:
-    return values if values.dtype.kind == "f" else values.astype(np.int64)
+def _own(values: np.ndarray) -> np.ndarray:
+    """Return a copy of numbers, of whole ones in the type that torch counts with."""
+    return values.astype(values.dtype if values.dtype.kind == "f" else np.int64)
 
 
 def _check_positions(dataset: datasets.Dataset, layout: Layout) -> None:
@@ -197,15 +211,15 @@ def _check_positions(dataset: datasets.Dataset, layout: Layout) -> None:
         inner = torch.arange(1, max(len(ids) - 2, 1))[there[1:-2]] if len(ids) > 3 else torch.arange(0)
         shares += [torch.stack([_share(probs, classes, inner, ids[inner + by]) for by in (0, 1, 2)], dim=-1)]
     compared = torch.cat(shares)
-    if len(compared) < 2:
+    if len(compared) < LEAST:
         return
     for by, where in ((0, "the token that they stand at"), (2, "the token after the next")):
         more = compared[:, by] - compared[:, 1]
         if more.mean() > ERRORS * more.std() / len(more) ** 0.5:
             raise UserError(
                 f"the soft labels of column {layout.name} give {where} {float(compared[:, by].mean()):.2g} on "
-                f"average, and the next one {float(compared[:, 1].mean()):.2g}: they are shifted by one; entry t of a row must "
-                "be the distribution of its token t + 1"
+                f"average, and the next one {float(compared[:, 1].mean()):.2g}: they are shifted by one; entry t of a "
+                "row must be the distribution of its token t + 1"
             )
 
 

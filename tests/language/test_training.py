@@ -1,10 +1,13 @@
-"""Language models learn from stored labels as from the teacher itself, whatever the batch; what misleads is refused."""
+"""Language models learn from stored labels as from the teacher itself; what would mislead them is refused."""
 
+import json
+import os
 from pathlib import Path
 
 import peft
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset, Features, List, Value
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, DistillationTrainingArguments, add_soft_labels
@@ -154,6 +157,40 @@ def test_accumulated_batches_are_one_batch(tmp_path, sampled):
     for final, logged in finals[1:]:
         torch.testing.assert_close(final, finals[0][0], rtol=0, atol=1e-5)
         assert logged == pytest.approx(finals[0][1], rel=1e-6)
+
+
+def in_two_steps(folder: Path, dataset: Dataset, size: int) -> DistillationTrainer:
+    evaluation = {"evaluated": dataset.select_columns(["input_ids", "labels"]), "per_device_eval_batch_size": 3}
+    settings = {"kd_lambda": 0.5, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    made = trainer(folder, dataset, per_device_train_batch_size=size, **settings, **evaluation)
+    made.train()
+    return made
+
+
+def in_each_process(rank: int, folder: Path, dataset: Dataset) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost"}
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    made = in_two_steps(folder, dataset, 2)
+    assert made.args.world_size == 2
+    if made.is_world_process_zero():
+        (folder / "said.json").write_text(json.dumps(made.state.log_history))
+        torch.save(weights(made), folder / "weights.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path, sampled):
+    """With other numbers of taught tokens in each."""
+    alone = in_two_steps(tmp_path, sampled, 4)
+    torch.multiprocessing.start_processes(in_each_process, (tmp_path, sampled), 2, start_method="fork")
+    both = json.loads((tmp_path / "said.json").read_text())
+    for name in ("loss", "distillation", "cross_entropy", "eval_loss", "eval_nll", "eval_ece"):
+        expected = [entry[name] for entry in alone.state.log_history if name in entry]
+        assert expected and [entry[name] for entry in both if name in entry] == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), weights(alone), rtol=0, atol=1e-5)
 
 
 def test_a_resumed_training_is_an_uninterrupted_one(tmp_path, sampled):
