@@ -29,23 +29,42 @@ def vocabulary_size(network: nn.Module) -> int:
     return getattr(head, "out_features", None) or network.config.get_text_config().vocab_size
 
 
-def check_causal(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-    """Raise a UserError if a network's answer about a token depends on what comes after it."""
-    asked = {name: value[:1] for name, value in inputs.items() if name not in ("labels", "lengths")}
-    ids = asked["input_ids"]
-    mask = asked.get("attention_mask", torch.ones_like(ids))
-    last = int(mask[0].nonzero().max())
-    if last == 0:
-        return
+def check_next_tokens(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Raise a UserError if what a language model says of a token depends on what it must not.
+
+    Args:
+        network: a language model.
+        inputs: a batch of it; the texts of a packed row begin where its ``position_ids`` are 0.
+
+    Raises:
+        UserError: it depends on what comes after, or on the other texts of a packed row.
+    """
+    row = {name: value[:1] for name, value in inputs.items() if name not in ("labels", "lengths")}
+    ids = row["input_ids"]
+    last = int(row.get("attention_mask", torch.ones_like(ids))[0].nonzero().max())
     other = ids.clone()
     other[:, last] = (ids[:, last] + 1) % vocabulary_size(network)
-    with torch.no_grad(), evaluation_mode(network):
-        first, second = (
-            logits_of(call_network(network, to_network(asked | {"input_ids": each}, network)))[:, :last].float()
-            for each in (ids, other)
-        )
-    if (first - second).abs().max() > SAME * max(1.0, float(first.abs().max())):
+    if last and _differ(network, row, row | {"input_ids": other}, slice(0, last), slice(0, last)):
         raise UserError(
             f"{type(network).__name__} sees what comes after a token, so that it predicts no next ones: take a causal "
             "language model, or set is_decoder=True in its config if it was trained as one"
         )
+    starts = (row["position_ids"][0] == 0).nonzero()[:, 0].tolist() if "position_ids" in row else []
+    if len(starts) < 2:
+        return
+    text = slice(starts[1], (*starts, ids.shape[1])[2])
+    alone = {name: value[:, text] for name, value in row.items()}
+    if _differ(network, row, alone, text, slice(None)):
+        raise UserError(
+            f"{type(network).__name__} lets the texts of a packed row see each other, whatever their position_ids: "
+            "pass rows of one text each"
+        )
+
+
+@torch.no_grad()
+def _differ(network: nn.Module, row: Mapping, other: Mapping, at: slice, other_at: slice) -> bool:
+    """Whether a network answers otherwise about some positions of a row than about those of another."""
+    with evaluation_mode(network):
+        logits, others = (logits_of(call_network(network, to_network(each, network))) for each in (row, other))
+    logits, others = logits[:, at].float(), others[:, other_at].float()
+    return bool((logits - others).abs().max() > SAME * max(1.0, float(logits.abs().max())))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.rows import reason
 from ..models.calling import check_network
-from ..models.token_networks import check_causal
+from ..models.token_networks import check_next_tokens
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .examples import Batch, Examples
@@ -67,7 +67,7 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
             "labeled: pass the one of evaluation, and augmentations as views="
         )
     if is_language_model(teacher):
-        check_causal(teacher.network, inputs)
+        check_next_tokens(teacher.network, inputs)
     else:
         check_network(teacher.network, inputs, kind_of(teacher)[0])
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.columns import EXAMPLE_ID
 from ..data.preprocessors import Preprocessor, preprocessor_for
 from ..likelihoods import CATEGORICAL, UNLABELED, Likelihood
-from ..models.token_networks import check_causal, vocabulary_size
+from ..models.token_networks import check_next_tokens, vocabulary_size
 from ..soft_labels.identity import Identity
 from ..soft_labels.writing import combined
 from ..utils.errors import UserError
@@ -72,7 +72,7 @@ class NextTokenPreparer:
 
         Raises:
             UserError: no tokens, ones of another tokenizer or that the student can't take; a student that sees what
-                comes after a token; a batch in which nothing is taught.
+                comes after a token, or other texts of a packed row; a batch in which nothing is taught.
         """
         problem = Problem(CATEGORICAL, True, vocabulary_size(self.network), next_tokens=True)
         with unmoved_randomness(), naming(what):
@@ -84,7 +84,7 @@ class NextTokenPreparer:
                 )
             if self.asks:
                 outputs_of_first_batch(self.network, batch, what)
-                check_causal(self.network, network_inputs(batch))
+                check_next_tokens(self.network, network_inputs(batch))
             if source is not None:
                 target = source.target(batch)
                 if isinstance(source, OnlineTeacher):

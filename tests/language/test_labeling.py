@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import BertConfig, BertLMHeadModel
+from transformers import BertConfig, BertLMHeadModel, OPTConfig, OPTForCausalLM
 
 from hf_bkd import DeterministicTeacher, EnsembleTeacher, add_soft_labels
 from hf_bkd.language import tokenized
@@ -137,6 +137,18 @@ def test_saved_labels_are_read_as_they_were(tmp_path):
     dataset.to_parquet(tmp_path / "labels.parquet")
     for loaded in (Dataset.load_from_disk(tmp_path / "saved"), Dataset.from_parquet(str(tmp_path / "labels.parquet"))):
         assert torch.equal(read(loaded).probs, read(dataset).probs)
+
+
+def test_a_network_whose_packed_texts_see_each_other_is_refused():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "ffn_dim": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 1}
+    network = OPTForCausalLM(OPTConfig(vocab_size=V, num_attention_heads=2, max_position_embeddings=64, **sizes))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(10)
+    packed = Dataset.from_dict({"input_ids": [[5, 6, 7, 8, 9, 10]], "seq_lengths": [[3, 3]]})
+    with pytest.raises(UserError, match="lets the texts of a packed row see each other"):
+        labeled(packed, network.eval())
 
 
 @pytest.mark.parametrize(
