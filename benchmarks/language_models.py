@@ -30,7 +30,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
 
 def labeling(bench: Bench) -> Iterator[Claim]:
     """Measure labeling against the teacher's forward passes of the same batches."""
-    number, batch = (512, 16) if bench.on_gpu else (8, 8)
+    number, batch = (1024, 64) if bench.on_gpu else (32, 8)
     network, data = llama(bench, SMOLLM2, heads=9), rows(number, SHORT)
     teacher, ids = DeterministicTeacher(network), torch.tensor(data["input_ids"][:], device=bench.device)
 

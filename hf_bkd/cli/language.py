@@ -15,7 +15,7 @@ from ..likelihoods import UNLABELED
 from ..metrics import summarized_metrics
 from ..models.saving import is_adapted_language_model, load_network
 from ..models.token_networks import CAUSAL
-from ..soft_labels.column_names import soft_label_columns, teachers_of
+from ..soft_labels.column_names import teachers_of
 from ..teachers import Teacher
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_count
@@ -86,8 +86,6 @@ def student_and_rows(
     splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
     split = choose_split(splits, arguments.train_split, ("train",), arguments.dataset)
     rows = texts_of(splits[split], arguments) if not teachers_of(splits[split].column_names) else splits[split]
-    if set(rows.column_names) == set(soft_label_columns(rows)):
-        raise UserError(f"{arguments.dataset} holds labels without their tokens: label without --labels_only")
     if args.kd_lambda > 0 and teacher is None and not teachers_of(rows.column_names):
         raise UserError(
             f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "

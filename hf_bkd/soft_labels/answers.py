@@ -15,7 +15,7 @@ from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .examples import Batch, Examples
 from .kinds import check_class_count, check_label_kind, class_order, is_language_model, kind_of
-from .next_tokens import answer_of_next_tokens
+from .next_tokens import answer_of_next_tokens, beginning
 from .options import LabelingTeacher, LabelOptions
 from .preparation import same_inputs
 from .record_checks import NEXT_TOKENS
@@ -58,6 +58,8 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
     if piece is None:
         return
     batch, again = (next(examples.batches(piece, 0, size, device_of(teacher))) for _ in range(2))
+    if is_language_model(teacher):
+        batch, again = beginning(batch), beginning(again)
     answer = asked(teacher, batch, 1, options)
     check_label_kind(examples.dataset.features, teacher, "lengths" in answer)
     inputs = batch.inputs(0)

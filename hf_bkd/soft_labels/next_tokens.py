@@ -21,6 +21,7 @@ from .sampling import BLOCK, sample_classes
 from .storage import check_parts
 from .writing import as_lists
 
+LOOKED_AT = 32  # tokens of a row
 ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher
 KEPT_AT_ONCE = 2**24  # numbers in memory while they are brought to what is stored
 
@@ -57,6 +58,14 @@ def answer_of_next_tokens(
             whole = stored.setdefault(name, np.zeros((int(lengths.sum()), 1, values.shape[-1]), values.dtype))
             whole[numbers[rows, :longest][where].numpy(), 0] = values
     return stored | {"lengths": lengths.numpy()}
+
+
+def beginning(batch: Batch) -> Batch:
+    """Return the first tokens of each row, by which a teacher can be looked at; all of packed rows."""
+    inputs = dict(batch.inputs(0))
+    if "position_ids" not in inputs:
+        inputs = {name: v[:, :LOOKED_AT] if v.ndim > 1 else v.clamp_max(LOOKED_AT) for name, v in inputs.items()}
+    return batch._replace(inputs=lambda view: inputs)
 
 
 def _groups(lengths: Tensor, most: int) -> Iterator[tuple[Tensor, int]]:

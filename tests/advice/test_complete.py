@@ -4,6 +4,7 @@ from . import (  # noqa: F401
     test_commands,
     test_data,
     test_kinds,
+    test_language,
     test_networks,
     test_soft_labels,
     test_tables,

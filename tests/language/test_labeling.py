@@ -7,7 +7,14 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import BertConfig, BertLMHeadModel, OPTConfig, OPTForCausalLM
 
-from hf_bkd import DeterministicTeacher, EnsembleTeacher, add_soft_labels
+from hf_bkd import (
+    DeterministicTeacher,
+    EnsembleTeacher,
+    add_soft_labels,
+    check_against_teacher,
+    join_soft_labels,
+    only_soft_labels,
+)
 from hf_bkd.language import tokenized
 from hf_bkd.soft_labels import pack_soft_labels, read
 from hf_bkd.utils.errors import UserError
@@ -129,6 +136,18 @@ def test_a_labeling_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
     again = add_soft_labels(texts(), Killed(llama()), **settings)
     assert columns(again) == columns(labeled(shard_rows=2))
     assert columns(again)["teacher_tokens"] == columns(labeled())["teacher_tokens"]
+
+
+def test_the_teacher_says_the_same_again_and_labels_find_their_rows():
+    dataset = labeled()
+    teacher = DeterministicTeacher(llama())
+    teacher.processing_class = tokenizer()
+    assert check_against_teacher(dataset, teacher) == 0
+    with pytest.raises(UserError, match="differs by"):
+        check_against_teacher(dataset, DeterministicTeacher(llama(1)))
+    rows = tokenized(texts(), tokenizer())
+    joined = join_soft_labels(rows, only_soft_labels(dataset))
+    assert joined["teacher_tokens"] == dataset["teacher_tokens"]
 
 
 def test_saved_labels_are_read_as_they_were(tmp_path):

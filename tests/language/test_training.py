@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset, Features, List, Value
+from transformers import DataCollatorForLanguageModeling
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, DistillationTrainingArguments, add_soft_labels
 from hf_bkd.language import tokenized
@@ -273,6 +274,24 @@ def test_a_stream_is_trained_on_as_the_rows_are(tmp_path, sampled):
     usual = losses(tmp_path / "rows", sampled, train_sampling_strategy="sequential", max_steps=2)
     stream = losses(tmp_path / "stream", sampled.to_iterable_dataset(), max_steps=2)
     assert stream == pytest.approx(usual, rel=1e-6)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_batches_of_ones_own_collator_teach_the_same(tmp_path, sampled, side):
+    own = tokenizer()
+    own.padding_side = side
+    made = trainer(tmp_path / "usual", sampled)
+    args = DistillationTrainingArguments(str(tmp_path), report_to=[], use_cpu=True, per_device_train_batch_size=4)
+    rows = sampled.remove_columns("labels")
+    collated = DistillationTrainer(
+        llama(1), args, data_collator=DataCollatorForLanguageModeling(own, mlm=False), train_dataset=rows
+    )
+    first, batch = made.batch_of([0, 1, 2, 3]), collated._train.collate([rows[number] for number in range(4)])
+    for each in (made, collated):
+        each.model.train()
+    torch.testing.assert_close(
+        made.compute_loss(made.model, first), collated.compute_loss(collated.model, batch), rtol=1e-5, atol=1e-6
+    )
 
 
 def shifted(dataset: Dataset, by: int) -> Dataset:
