@@ -23,6 +23,7 @@ from .writing import as_lists
 
 LOOKED_AT = 32  # tokens of a row
 ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher
+MOSTLY = 0.8  # share of taught positions from which a copy of them takes longer than the others
 KEPT_AT_ONCE = 2**24  # numbers in memory while they are brought to what is stored
 
 
@@ -81,17 +82,22 @@ def _groups(lengths: Tensor, most: int) -> Iterator[tuple[Tensor, int]]:
 
 def _kept(prediction: Any, where: Tensor, keys: Tensor, options: LabelOptions) -> dict[str, np.ndarray]:
     """Return what is stored of a prediction [B, L, V] at some of its positions, [n, k] or [n, 1] by name."""
-    rows, positions = where.nonzero(as_tuple=True)
+    rows, positions = (each.flatten() for each in torch.meshgrid(*map(torch.arange, where.shape), indexing="ij"))
     start = Draws(keys[rows], named_seed(options.draw_seed, "sampling"), 0).uniform(positions)
+    mean, variance, taught = prediction.mean.flatten(0, 1), prediction.variance, where.flatten()
+    if taught.float().mean() < MOSTLY:
+        mean, start = mean[taught.to(mean.device)], start[taught]
+        variance = None if variance is None else variance.flatten(0, 1)[taught.to(mean.device)]
+        taught = torch.ones(len(mean), dtype=torch.bool)
     pieces: dict[str, list[np.ndarray]] = {}
-    size = max(KEPT_AT_ONCE // max(prediction.mean.shape[-1], options.top_k * BLOCK), 1)
-    for at in torch.arange(len(rows)).split(size):
-        place = rows[at].to(prediction.mean.device), positions[at].to(prediction.mean.device)
-        kept = encoded(prediction.mean[place].float(), options.storage, options.top_k, start[at])
-        if prediction.variance is not None and options.variance != "none":
-            kept["variance"] = prediction.variance[place].float().sum(dim=-1, keepdim=True)
+    size = max(KEPT_AT_ONCE // max(mean.shape[-1], options.top_k * BLOCK), 1)
+    for first in range(0, max(len(mean), 1), size):
+        at = slice(first, first + size)
+        kept = encoded(mean[at].float(), options.storage, options.top_k, start[at])
+        if variance is not None and options.variance != "none":
+            kept["variance"] = variance.reshape(-1, mean.shape[-1])[at].float().sum(dim=-1, keepdim=True)
         for name, values in kept.items():
-            pieces.setdefault(name, []).append(values.cpu().numpy())
+            pieces.setdefault(name, []).append(values.cpu().numpy()[taught[at].numpy()])
     return {name: np.concatenate(each) for name, each in pieces.items()}
 
 

@@ -15,11 +15,12 @@ TINY = torch.finfo(torch.float64).tiny
 MARGIN = 1e-5  # relative distance from tau within which rounding of the sums could keep a class twice
 
 
+@torch.no_grad()
 def sample_classes(probs: Tensor, k: int, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Keep k classes of each row of probabilities.
 
     Args:
-        probs: [T, V], >= 0; they need not sum to one.
+        probs: [T, V], >= 0; they need not sum to one. Their largest are 0 while this runs, which saves a copy.
         k: 1 <= k <= V.
         uniform: float64 [T], in [0, 1): where the systematic sampling of each row starts.
 
@@ -30,7 +31,9 @@ def sample_classes(probs: Tensor, k: int, uniform: Tensor) -> tuple[Tensor, Tens
     """
     largest, classes = probs.topk(k, dim=-1)
     rest = F.pad(probs, (0, -probs.shape[-1] % BLOCK))
-    rest = rest if rest is not probs else probs.clone()
+    borrowed = rest.data_ptr() == probs.data_ptr()
+    if borrowed and not probs.is_contiguous():
+        rest, borrowed = probs.clone(), False
     rest.scatter_(1, classes, 0)
     # the rest is summed by itself: the total less the largest would be too coarse
     blocks = rest.unflatten(1, (-1, BLOCK)).sum(dim=-1).double()
@@ -41,6 +44,8 @@ def sample_classes(probs: Tensor, k: int, uniform: Tensor) -> tuple[Tensor, Tens
     blocks.scatter_add_(1, classes // BLOCK, again.double())
     places = (torch.arange(k, device=probs.device) - certain[:, None] + uniform[:, None]) * tau[:, None]
     sampled = _classes_at(rest, blocks, places.clamp_min(0))
+    if borrowed:
+        rest.scatter_(1, classes, largest)
     stored = torch.where(drawn, tau[:, None].to(probs.dtype), largest)
     return torch.where(drawn, sampled, classes), stored
 

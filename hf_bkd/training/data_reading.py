@@ -26,7 +26,7 @@ from .prepared import PreparedDataset
 from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
 from .problem import Problem, told_likelihood
 from .resuming import ResumableTrainer
-from .settings import check_language_model, check_rows
+from .settings import check_rows
 from .supervision import StoredLabels, likelihoods_taught
 
 
@@ -55,7 +55,6 @@ class DataReadingTrainer(ResumableTrainer):
         classes = None if is_language_model else classes_of_student(student, train, names, alphabetical=alphabetical)
         asks = self.place_model_on_device and not self.is_model_parallel
         if is_language_model:
-            check_language_model(args)
             self._preparer = NextTokenPreparer(student, processing, self.data_collator, args, prepares, asks)
         else:
             self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks, told)

@@ -39,8 +39,10 @@ class NextTokenTrainer(EvaluatingTrainer):
     def _labels_of(self, batch: dict[str, Tensor]) -> Tensor | None:
         return next_token_labels(batch) if self.problem.next_tokens else super()._labels_of(batch)
 
-    def _next_token_loss(self, model: nn.Module, batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
-        """Compute the loss of a batch's tokens; in evaluation of its labels alone."""
+    def _next_token_loss(
+        self, model: nn.Module, batch: dict[str, Tensor], num_items: Tensor | None
+    ) -> tuple[Tensor, LossParts]:
+        """Return the loss of a batch's tokens, in evaluation of its labels alone, and its parts."""
         args, labels = self.args, next_token_labels(batch)
         source = self._source if self.model.training else None
         probs = classes = None
@@ -58,11 +60,9 @@ class NextTokenTrainer(EvaluatingTrainer):
         total, cross_entropy, divergence = summed_loss(*self._entering(model, batch), loss, positions)
         number = len(positions.at) if num_items is None else num_items
         number = number.clamp_min(1) if isinstance(number, Tensor) else max(number, 1)
-        return LossParts(
-            total / number,
-            cross_entropy / number if loss.kd_lambda < 1 else None,
-            divergence / number if loss.kd_lambda > 0 else None,
-        )
+        cross_entropy = cross_entropy / number if loss.kd_lambda < 1 else None
+        parts = LossParts(total / number, cross_entropy, divergence / number if loss.kd_lambda > 0 else None)
+        return parts.total, parts
 
     def _entering(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[nn.Module | None, Tensor]:
         """Return the head and what enters it [B, L, d]; or ``None`` and the logits."""
@@ -88,7 +88,7 @@ class NextTokenTrainer(EvaluatingTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return, of a language model, what measures read of each token [B, L, 4] in the place of its logits."""
-        if not self.problem.next_tokens or self.compute_loss_func is not None:
+        if not self.problem.next_tokens:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         labels = next_token_labels(inputs)

@@ -22,6 +22,7 @@ from .saving import name_classes, name_problem, save_student_files, state_to_sav
 from .settings import (
     check_best_metric,
     check_hardware,
+    check_language_model,
     check_loss,
     check_metrics,
     check_network_settings,
@@ -46,7 +47,8 @@ class DistillationTrainer(NextTokenTrainer):
 
     A student may predict one of C classes, for each example or each token, labels that are each there or not, or
     numbers: its config's ``problem_type`` says which, the argument of that name, the soft labels, or else the labels.
-    A regression student with two outputs for each number predicts its mean and the logarithm of its variance.
+    A regression student with two outputs for each number predicts its mean and the logarithm of its variance. A causal
+    language model learns each next token, some at a time (see `next_token_trainer`).
 
     With ``kd_lambda=0`` it is a plain trainer towards the labels, which takes a ``compute_loss_func``; a network with
     variational layers is trained on its evidence lower bound, the KL divergence divided by the number of training
@@ -94,6 +96,7 @@ class DistillationTrainer(NextTokenTrainer):
     ):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
         check_loss(compute_loss_func, args)
+        check_language_model(model, args, compute_loss_func, compute_metrics)
         check_metrics(args, compute_metrics, kwargs.get("preprocess_logits_for_metrics"))
         check_best_metric(args, eval_dataset, compute_metrics)
         check_hardware(args)
@@ -169,29 +172,23 @@ class DistillationTrainer(NextTokenTrainer):
 
         With ``kd_lambda=0`` a ``compute_loss_func`` takes the place of either; it is called as `Trainer` calls it.
         """
-        if self.problem.next_tokens and self.compute_loss_func is None and not return_outputs:
-            parts = self._next_token_loss(model, inputs, num_items_in_batch)
-            return self._noted(parts.total, parts, inputs, num_items_in_batch)
-        outputs, labels = self._outputs(model, inputs), self._labels_of(inputs)
-        logits = logits_of(outputs)
-        if self.compute_loss_func is not None:
-            loss, parts = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), None
-        elif not self.model.training:
-            loss, parts = distillation_loss(logits, labels, None, 0, likelihood=self.likelihood).total, None
+        if self.problem.next_tokens:
+            loss, parts = self._next_token_loss(model, inputs, num_items_in_batch)
+            logits = logits_of(self._outputs(model, inputs)) if return_outputs else None
         else:
-            parts = self._loss_parts(logits, inputs, num_items_in_batch)
-            loss = parts.total
-        loss = self._noted(loss, parts, inputs, num_items_in_batch)
+            outputs, labels = self._outputs(model, inputs), self._labels_of(inputs)
+            logits = logits_of(outputs)
+            if self.compute_loss_func is not None:
+                loss, parts = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), None
+            elif not self.model.training:
+                loss, parts = distillation_loss(logits, labels, None, 0, likelihood=self.likelihood).total, None
+            else:
+                parts = self._loss_parts(logits, inputs, num_items_in_batch)
+                loss = parts.total
+        if self.model.training:
+            loss = self._of_all_processes(loss, inputs, num_items_in_batch)
+            self._note(parts, inputs, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
-
-    def _noted(
-        self, loss: Tensor, parts: LossParts | None, batch: dict[str, Tensor], num_items: Tensor | None
-    ) -> Tensor:
-        """Return a training's loss for this process, after its terms are noted; that of an evaluation as it is."""
-        if not self.model.training:
-            return loss
-        self._note(parts, batch, num_items)
-        return self._of_all_processes(loss, batch, num_items)
 
     def _loss_parts(self, logits: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
         args, factor, target, kd_lambda = self.args, 1.0, None, 0.0

@@ -187,6 +187,15 @@ def test_what_can_not_be_labeled_is_refused(settings, message):
         labeled(**settings)
 
 
+@pytest.mark.parametrize("storage", ["sampled", "top_k", "float32"])
+def test_rows_without_anything_to_learn_have_no_labels(storage):
+    rows = Dataset.from_dict({"input_ids": [[5], [6, 7]], "labels": [[5], [-100, -100]]})
+    for dataset in (labeled(rows, storage=storage), labeled(rows.select([0]), storage=storage)):
+        assert not any(number for row in dataset["teacher_probs"] for entry in row for number in entry)
+        assert [len(row) for row in dataset["teacher_probs"]] == [len(row) for row in dataset["input_ids"]]
+        read(dataset)
+
+
 def test_a_longer_text_is_cut_where_it_is_asked_for():
     dataset = labeled(Dataset.from_dict({"text": ["a" * 70]}), max_length=64)
     assert len(dataset[0]["input_ids"]) == len(dataset[0]["teacher_probs"]) == 64

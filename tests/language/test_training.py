@@ -336,6 +336,13 @@ def test_what_does_not_go_together_is_refused(tmp_path, sampled, settings, messa
         trainer(tmp_path, sampled, **settings)
 
 
+@pytest.mark.parametrize("name", ["compute_loss_func", "compute_metrics"])
+def test_functions_of_all_logits_are_refused(tmp_path, rows, name):
+    args = DistillationTrainingArguments(str(tmp_path), report_to=[], use_cpu=True, kd_lambda=0.0)
+    with pytest.raises(UserError, match="needs the logits of all tokens"):
+        DistillationTrainer(llama(1), args, train_dataset=rows, **{name: lambda *given: {}})
+
+
 def test_a_wider_vocabulary_than_the_teachers_is_fine(tmp_path, sampled):
     assert len(losses(tmp_path, sampled, llama(1, vocab_size=128))) == 4
 
