@@ -29,6 +29,16 @@ def vocabulary_size(network: nn.Module) -> int:
     return getattr(head, "out_features", None) or network.config.get_text_config().vocab_size
 
 
+def check_one_label_each(network: nn.Module) -> None:
+    """Raise a UserError if a network is a language model, whose labels are not of the positions that they stand at."""
+    if predicts_next_tokens(network):
+        raise UserError(
+            f"{type(unwrapped(network)).__name__} predicts next tokens, and this is for a label of each example or "
+            "token: a language model is a teacher as it is, by DeterministicTeacher(network), and measured by "
+            "trainer.evaluate() or hf-bkd evaluate"
+        )
+
+
 def check_next_tokens(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     """Raise a UserError if what a language model says of a token depends on what it must not.
 

@@ -24,7 +24,8 @@ from .writing import as_lists
 LOOKED_AT = 32  # tokens of a row
 ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher
 MOSTLY = 0.8  # share of taught positions from which a copy of them takes longer than the others
-KEPT_AT_ONCE = 2**24  # numbers in memory while they are brought to what is stored
+KEPT_AT_ONCE = {"cuda": 2**26}  # numbers that are brought to what is stored; on the CPU as many as its caches hold
+ON_OTHERS = 2**21
 
 
 def answer_of_next_tokens(
@@ -90,7 +91,7 @@ def _kept(prediction: Any, where: Tensor, keys: Tensor, options: LabelOptions) -
         variance = None if variance is None else variance.flatten(0, 1)[taught.to(mean.device)]
         taught = torch.ones(len(mean), dtype=torch.bool)
     pieces: dict[str, list[np.ndarray]] = {}
-    size = max(KEPT_AT_ONCE // max(mean.shape[-1], options.top_k * BLOCK), 1)
+    size = max(KEPT_AT_ONCE.get(mean.device.type, ON_OTHERS) // max(mean.shape[-1], options.top_k * BLOCK), 1)
     for first in range(0, max(len(mean), 1), size):
         at = slice(first, first + size)
         kept = encoded(mean[at].float(), options.storage, options.top_k, start[at])

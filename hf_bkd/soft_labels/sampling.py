@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 256  # classes whose sum is searched before they are
+BLOCK = 64  # classes whose sum is searched before they are
 TINY = torch.finfo(torch.float64).tiny
 MARGIN = 1e-5  # relative distance from tau within which rounding of the sums could keep a class twice
 

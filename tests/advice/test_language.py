@@ -123,6 +123,13 @@ def test_a_wider_student_learns_from_sampled_labels(tmp_path):
     trained(tmp_path, labeled(storage="sampled"), llama(1, vocab_size=128))
 
 
+@advises("and this is for a label of each example or token")
+def test_a_language_model_is_a_teacher_as_it_is():
+    rows = tokenized(texts(4), tokenizer())
+    refused(lambda: DeterministicTeacher.fit(llama(), rows, processing_class=tokenizer()))
+    assert len(add_soft_labels(rows, DeterministicTeacher(llama()), progress=False)) == 4
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,8 +1,10 @@
 """Texts, prompts and messages as tokens, and which of them are taught."""
 
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 
+from hf_bkd import DeterministicTeacher
 from hf_bkd.data.preprocessors import preprocessor_for
 from hf_bkd.language import tokenized
 from hf_bkd.utils.errors import UserError
@@ -103,6 +105,28 @@ def test_rows_are_padded_at_their_end_and_packed_ones_are_kept_apart():
 def test_tokens_that_the_network_can_not_read_are_refused(columns, message):
     with pytest.raises(UserError, match=message):
         preprocessor_for(llama(), Dataset.from_dict(columns))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"input_ids": [[5, 6, 7]], "labels": [[6, 7, 8]]}, "are shifted later"),
+        ({"input_ids": [[5, 6, 7]], "completion_mask": [[0, 0, 1]]}, "all of their tokens would be taught"),
+    ],
+)
+def test_labels_that_would_teach_something_else_are_refused(columns, message):
+    rows = Dataset.from_dict(columns)
+    with pytest.raises(UserError, match=message):
+        preprocessor_for(llama(), rows)(rows[:])
+
+
+def test_a_language_model_is_not_fitted_as_a_classifier():
+    rows = tokenized(texts(), tokenizer())
+    with pytest.raises(UserError, match="predicts next tokens"):
+        DeterministicTeacher.fit(llama(), rows, processing_class=tokenizer())
+    batch = {"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[5, 6]])}
+    with pytest.raises(UserError, match="predicts next tokens"):
+        DeterministicTeacher.fit(llama(), [batch])
 
 
 def test_columns_that_were_cut_alone_are_refused():

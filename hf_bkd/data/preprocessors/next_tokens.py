@@ -21,6 +21,7 @@ from .texts import longest_text, vocabulary_hash
 from .tokens import check_tokens
 
 PACKED = ("position_ids", "seq_lengths")  # either says where the texts of a packed row begin
+MASKS = ("completion_mask", "assistant_masks")  # by which trl says what is taught
 AT_ONCE = 10_000  # rows
 
 
@@ -45,6 +46,12 @@ def next_token_preprocessor(network: nn.Module, content: Content, tokenizer: Any
         raise UserError(
             f"{name} predicts the next of a row's input_ids, and the dataset has no such column, only "
             f"{', '.join(content.dataset.features)}: pass hf_bkd.tokenized(dataset, tokenizer)"
+        )
+    masks = [each for each in MASKS if each in content.dataset.features]
+    if masks and "labels" not in content.dataset.features:
+        raise UserError(
+            f"the rows have a column {masks[0]} and no labels, and all of their tokens would be taught: add a column "
+            f"labels, the tokens where {masks[0]} is 1 and {UNLABELED} elsewhere, or remove it"
         )
     check_tokens(network, content, "input_ids", tokenizer)
     beside = [each for each in ("attention_mask", *PACKED) if each in content.features]
@@ -125,6 +132,11 @@ class NextTokenPreparation:
             labels = placed_rows("labels", rows["labels"], places, UNLABELED)
         else:
             labels = ids.masked_fill(~attended, UNLABELED)
+        if ((labels != UNLABELED) & (labels != ids)).any():
+            raise UserError(
+                "a row's labels are other tokens than its input_ids: they are to be the same tokens at the same "
+                f"places, {UNLABELED} where nothing is taught, and are shifted later"
+            )
         labels[:, 0] = UNLABELED  # nothing comes before it that could predict it
         if positions is not None:
             labels[positions == 0] = UNLABELED
