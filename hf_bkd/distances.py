@@ -1,4 +1,4 @@
-"""Distances of a student from its target that reshape the Kullback-Leibler divergence, by their papers' names.
+"""Distances of a student from its target in the place of the Kullback-Leibler divergence, by their papers' names.
 
 | ``distance``       | source                                       | per example                                     |
 | ------------------ | -------------------------------------------- | ----------------------------------------------- |
@@ -7,11 +7,12 @@
 | ``"dist"``         | Huang et al. 2022 (arXiv 2205.10536), eq. 10 | beta (1 - correlation over the classes) + gamma |
 |                    |                                              | (1 - mean correlation over the examples)        |
 | ``"standardized"`` | Sun et al. 2024 (arXiv 2403.01427), alg. 1   | KL of the z-scores' distributions               |
+| ``"dirichlet"``    | Malinin et al. 2020 (arXiv 1905.00076)       | -mean_s log Dir(p_s; exp(z)), see `dirichlet`   |
 
 p is the target at its temperature, q = softmax(z / T_s). All but the first mean something for one of C classes only.
 Each takes ``(target, logits, labels, temperature)``: probabilities [..., C], logits [..., C], class indices [...]
 (which only ``"dkd"`` reads) and T_s, and returns [...], at least in float32. A target of zeros is a position that
-doesn't count.
+doesn't count. That of ``"dirichlet"`` are the mean logarithms of the teacher's draws.
 """
 
 from collections.abc import Callable
@@ -20,12 +21,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .dirichlet import LEAST, student_loss
 from .likelihoods import UNLABELED, Categorical
 from .utils.checks import check_choice
 
 Distance = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
-DISTANCES = ("kl", "dkd", "dist", "standardized")
-LEAST = 2**-25  # what a probability of zero counts as in logarithms: half of the smallest one in float16
+DISTANCES = ("kl", "dkd", "dist", "standardized", "dirichlet")
 EPS = 1e-8  # of a correlation
 EPS_OF_DEVIATION = 1e-7
 
@@ -44,6 +45,7 @@ def distance_of(
         "dkd": partial(decoupled, alpha=dkd_alpha, beta=dkd_beta),
         "dist": partial(correlation, beta=dist_beta, gamma=dist_gamma),
         "standardized": standardized,
+        "dirichlet": student_loss,
     }[name]
 
 

@@ -45,11 +45,22 @@ def kl_to_target(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Te
 
 
 class LossParts(NamedTuple):
-    """The ``total`` to minimize and its two terms before they are weighted; scalars, ``None`` if not computed."""
+    """The ``total`` to minimize and its two terms before they are weighted; scalars, ``None`` if not computed.
+
+    With a lambda above 1, ``unbounded`` is the share of examples whose loss has no lower bound, see
+    :meth:`~hf_bkd.likelihoods.Likelihood.unbounded`. With one per example, ``kd_lambda`` is its mean.
+    """
 
     total: Tensor
     cross_entropy: Tensor | None
     distillation: Tensor | None
+    unbounded: Tensor | None = None
+    kd_lambda: Tensor | None = None
+
+
+def mean_of(passes: list[LossParts]) -> LossParts:
+    """Average the losses of several passes of the same batch."""
+    return LossParts(*(None if each[0] is None else sum(each) / len(each) for each in zip(*passes, strict=True)))
 
 
 def distillation_loss(
@@ -67,7 +78,8 @@ def distillation_loss(
     """Compute (1 - lambda) CE + lambda * scale * KL, each summed over the examples and divided by ``num_items``.
 
     A term of weight zero is not computed and what it would read may be ``None``: lambda = 0 is plain training towards
-    the labels, lambda = 1 never reads one.
+    the labels, lambda = 1 never reads one. Above 1 the label is subtracted (Das and Sanghavi 2023): the target
+    (1 - lambda) onehot(y) + lambda p has a negative entry, and no lower bound is left where p_y < 1 - 1 / lambda.
 
     Args:
         logits: student's outputs [B, K], or of positions, such as tokens [B, L, K].
@@ -76,7 +88,7 @@ def distillation_loss(
             don't count, in either term (with lambda = 1 too, where labels are given).
         target: teacher's class probabilities [..., C], at the teacher's temperature already, or the likelihood's
             target; zeros at positions that don't count.
-        kd_lambda: lambda in [0, 1], one number or one per example [...].
+        kd_lambda: lambda in [0, 2], one number; or one in [0, 1] per example [...].
         student_temperature: T_s > 0, for the KL term only.
         scale: factor on the KL term, see :func:`temperature_factor`.
         label_smoothing: epsilon in [0, 1) of the cross-entropy term.
@@ -89,13 +101,13 @@ def distillation_loss(
         LossParts.
     """
     each, positions = isinstance(kd_lambda, Tensor), logits.ndim > 2
-    reads_labels, reads_target = each or kd_lambda < 1, each or kd_lambda > 0
+    reads_labels, reads_target = each or kd_lambda != 1, each or kd_lambda > 0
     labeled = likelihood.labeled(labels) if reads_labels or (positions and labels is not None) else None
     taught = reads_labels and reads_target and not positions  # by their soft labels, also without a label
     if num_items is None:
         num_items = logits[..., 0].numel() if labeled is None or taught else labeled.sum()
     num_items = num_items.clamp_min(1) if isinstance(num_items, Tensor) else max(num_items, 1)
-    cross_entropy = distillation = None
+    cross_entropy = distillation = unbounded = mean_lambda = None
     total = 0.0
     if reads_labels:
         losses = likelihood.label_loss(logits, labels, label_smoothing, target if reads_target else None)
@@ -113,7 +125,13 @@ def distillation_loss(
         if taught:
             weighted = weighted + ((1 - kd_lambda) * losses).masked_fill(labeled, 0).sum() / num_items
         total = total + scale * weighted
-    return LossParts(total, cross_entropy, distillation)
+    if each:
+        counted = kd_lambda.masked_fill(~labeled, 0) if positions else kd_lambda
+        mean_lambda = counted.sum() / num_items
+    elif kd_lambda > 1 and distance is None:
+        without_bound = likelihood.unbounded(target, labels, kd_lambda, scale / student_temperature)
+        unbounded = (without_bound & labeled).sum() / num_items
+    return LossParts(total, cross_entropy, distillation, unbounded, mean_lambda)
 
 
 def _weighted(losses: Tensor, weight: float | Tensor, num_items: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ leading dimensions are free, classes come last.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from .metrics import entropy
 from .utils.errors import UserError
 
 TEACHER_WEIGHTS = ("equal", "entropy", "inverse_variance")
+BIN_SIZE, MOST_BINS = 25, 10  # examples in a bin of confidence at least, and the number of bins at most
 PSEUDO_DRAWS = 10  # that the whole data set's noise ratio counts for beside an example's own
 
 
@@ -187,6 +189,86 @@ def adaptive_lambda(
     own = torch.where(label > 0, drawn / label, pooled_ratio).clamp(0, 1)
     ratio = ((num_samples - 1) * own + PSEUDO_DRAWS * pooled_ratio) / (num_samples - 1 + PSEUDO_DRAWS)
     return 1 / (1 + ratio / num_samples)
+
+
+class ErrorByConfidence(NamedTuple):
+    """The mean squared error E|y - p|^2 of soft labels against labels, by the variance that they claim for a label.
+
+    bounds: claimed variances between the bins [B - 1], ascending.
+    errors: of the bins [B], never falling, above 0; the first is the noise of the labels.
+    """
+
+    bounds: Tensor
+    errors: Tensor
+
+
+def error_by_confidence(claimed: Tensor, squares: Tensor, largest: float) -> ErrorByConfidence:
+    """Measure the error of soft labels of examples that their teacher has not seen, in bins of its confidence.
+
+    The bins are of equal size, at least 25 and at most 10. To each are added one example that agrees and one that
+    contradicts (Laplace's rule of succession), for that no label of 25 was wrong doesn't mean that none is. Bins where
+    a surer teacher errs more are pooled (isotonic regression), as its ignorance can't fall with its confidence.
+
+    Args:
+        claimed: the labels' variance by the teacher, 1 - sum_k p_k^2 of classes [N].
+        squares: |y - p|^2 [N].
+        largest: what ``squares`` can be at most, 2 of classes.
+
+    Raises:
+        UserError: fewer examples than two bins need.
+    """
+    if len(claimed) < 2 * BIN_SIZE:
+        raise UserError(
+            f"the noise of labels shows in the errors of at least {2 * BIN_SIZE} labeled examples, and there are "
+            f"{len(claimed)}: pass a fixed lambda"
+        )
+    ascending, number = claimed.sort().values, min(len(claimed) // BIN_SIZE, MOST_BINS)
+    starts = torch.arange(1, number) * len(claimed) // number
+    before, after = ascending[starts - 1], ascending[starts]
+    between = ((before + after) / 2)[before < after]  # equal ones stay together
+    places = torch.bucketize(claimed, between, right=True)
+    totals = torch.bincount(places, squares.double(), len(between) + 1) + largest
+    pooled: list[tuple[float, int, float]] = []  # sum, number and lower bound of the bins
+    lower = [-math.inf, *between.tolist()]
+    for block in zip(totals.tolist(), (torch.bincount(places) + 2).tolist(), lower, strict=True):
+        while pooled and pooled[-1][0] / pooled[-1][1] >= block[0] / block[1]:
+            total, count, start = pooled.pop()
+            block = (total + block[0], count + block[1], start)
+        pooled.append(block)
+    errors = [total / count for total, count, _ in pooled]
+    return ErrorByConfidence(claimed.new_tensor([start for *_, start in pooled[1:]]), claimed.new_tensor(errors))
+
+
+def bias_aware_lambda(claimed: Tensor, error: ErrorByConfidence) -> Tensor:
+    """Weigh the teacher against the label by the errors of both, lambda(x) = u / (u + v / S + b^2).
+
+    Let p* be the true probabilities, y a label drawn from them, and p the mean of S draws of a teacher that has not
+    seen y, with the draws' variance v and the squared bias b^2. The target (1 - lambda) y + lambda p has the expected
+    squared error
+
+        E|(1 - lambda) (y - p*) + lambda (p - p*)|^2 = (1 - lambda)^2 u + lambda^2 (v / S + b^2),
+
+    u = E|y - p*|^2 = 1 - |p*|^2, with no mixed term, for y is independent of p. It is least at the lambda above. (With
+    the loss correction p + gamma (y - p) of Dao et al. 2021, lambda is 1 - gamma.) For the same reason
+
+        E|y - p|^2 = u + v / S + b^2,
+
+    so the denominator is measured by out-of-fold labels, draws' variance included, in bins of confidence. The
+    numerator is not: an ignorant teacher of clean labels and a perfect one of noisy labels may say and err the same.
+    It is taken from where the teacher is surest: what still contradicts it there is noise, and the noise is taken to
+    be that of all labels. So lambda is the error of the surest bin divided by that of the example's own.
+
+    Where classes overlap, and a label is less certain than those of the surest examples, this is too small a lambda.
+    Where the teacher is never right it is too large.
+
+    Args:
+        claimed: the variance of a label by the teacher [...].
+        error: of the training set.
+
+    Returns:
+        lambda [...] in (0, 1].
+    """
+    return error.errors[0] / error.errors[torch.bucketize(claimed, error.bounds, right=True)]
 
 
 def _variances(

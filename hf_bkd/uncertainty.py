@@ -27,10 +27,21 @@ class EntropyParts(NamedTuple):
     epistemic: Tensor
 
 
-def entropy_parts(samples: Tensor) -> EntropyParts:
-    """Split the entropy into that within the draws and that between them; UserError if they are no distributions."""
+def entropy_parts(samples: Tensor, weights: Tensor | None = None) -> EntropyParts:
+    """Split the entropy into that within the draws and that between them.
+
+    Args:
+        samples: [S, N, C].
+        weights: what each draw counts [S, N], with a sum of 1 over the draws; equal if not given.
+
+    Raises:
+        UserError: samples that are no distributions.
+    """
     samples = _checked(samples)
-    total, aleatoric = entropy(samples.mean(dim=0)), entropy(samples).mean(dim=0)
+    if weights is None:
+        weights = samples.new_full(samples.shape[:2], 1 / len(samples))
+    mean = (weights.unsqueeze(-1) * samples).sum(dim=0)
+    total, aleatoric = entropy(mean), (weights * entropy(samples)).sum(dim=0)
     return EntropyParts(total, aleatoric, total - aleatoric)
 
 

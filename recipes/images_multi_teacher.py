@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from common.cifar import INPUTS, divided, first_classes, smaller, train_and_test
 from common.defaults import ON_CPU, ON_GPU
 
-from hf_bkd.study import ONE_HOT, Arm, Laplace, Splits, Study, StudyArguments, combined, main
+from hf_bkd.study import ONE_HOT, Arm, Deterministic, Laplace, Splits, Study, StudyArguments, combined, main
+from hf_bkd.teachers import TeacherSpec
 
 STRENGTH = (5.0,)  # of the teachers' prior, in examples: lambda in the paper's code
 SMALL_TEACHERS = {
@@ -37,26 +38,26 @@ def cifar100(options: Arguments, seed: int) -> Splits:
     return Splits(*map(smaller, first_classes(options)), INPUTS)
 
 
-def teachers(options: Arguments) -> tuple[Arm, ...]:
-    """Their labels are averages over draws, which have a variance."""
+def teachers(options: Arguments, kind: TeacherSpec, suffix: str = "") -> tuple[Arm, ...]:
     networks = FULL_TEACHERS if options.full else SMALL_TEACHERS
-    return tuple(Arm(name, Laplace(link="mc"), *network, strengths=STRENGTH) for name, network in networks.items())
+    return tuple(Arm(name + suffix, kind, *network, strengths=STRENGTH) for name, network in networks.items())
 
 
 def study(options: Arguments) -> Study:
-    alone = teachers(options)
+    alone = teachers(options, Laplace(link="mc"))  # averages over draws, which have a variance
+    calibrated = teachers(options, Deterministic(scaled=True), ", deterministic, scaled")
     data = "" if options.full else "The first 20 classes at 16 x 16 pixels, 150 training images of each. "
     return Study(
         name="images_multi_teacher",
-        arms=(ONE_HOT, *alone, *combined(alone, STRENGTH)),
+        arms=(ONE_HOT, *calibrated, *alone, *combined(alone, STRENGTH)),
         conditions={"": cifar100},
         num_views=4,
         reference=ONE_HOT.name,
         note=data
         + (
-            "All teachers are last-layer Laplace posteriors whose labels average 100 draws, and count for five "
-            "examples (λ = 5 / 6). Average: the student is taught their weighted mean. Mixture: the prior of MT-BKD "
-            "(arXiv 2605.27967), under which the teachers that the student agrees with count more."
+            "Teachers are last-layer Laplace posteriors whose labels average 100 draws, unless said otherwise, and "
+            "count for five examples (λ = 5 / 6). Average: the student is taught their weighted mean. Mixture: "
+            "the prior of MT-BKD (arXiv 2605.27967), under which the teachers that the student agrees with count more."
         ),
     )
 

@@ -36,7 +36,10 @@ NOTE = (
     "residues a protein is composed of (460 numbers), or those of a frozen convolutional encoder (256), "
     "pre-trained on the places of other proteins, of which none has the accession or the sequence of any protein "
     "here, or shares a quarter of its runs of ten residues with one. There may be more distant relatives among "
-    "them, and between training and test proteins."
+    "them, and between training and test proteins. The chains are not the paper's: its step of 8e-8 moves a weight "
+    "by 0.020 in its 2,560 steps, where this head's posterior has a typical width of 0.25 at the paper's weights of "
+    "labels, teachers and decay. To forget its start such a chain would need 1,300 steps in the stiffest direction "
+    "and 800,000 in the median one. Ours are preconditioned by the curvature, so that all directions are alike."
 )
 SINGLE = tuple(Arm(name, Stored(), strengths=STRENGTHS) for name in TEACHERS)
 NO_TEACHER = Arm("no teacher")
@@ -97,7 +100,7 @@ def study(options: StudyArguments) -> Study:
         student_args={"dropout": 0.5},
         reference=NO_TEACHER.name,
         measure="nll",
-        posterior={"prior_precision": (10.0, 100.0, 1000.0), "steps": 2_000},
+        posterior={"prior_precision": (10.0, 100.0, 1000.0), "steps": 3_000, "thinning": 5},
         note=NOTE,
     )
 

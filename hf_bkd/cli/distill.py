@@ -177,7 +177,7 @@ def _rows(
             f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
             "to be asked at each step"
         )
-    if args.kd_lambda < 1 and not _labels_of(rows, arguments):
+    if args.kd_lambda != 1 and not _labels_of(rows, arguments):
         find_label(rows)  # which says that there is none
     taught = _taught(rows, arguments, args, teacher)
     if arguments.eval_dataset is not None:

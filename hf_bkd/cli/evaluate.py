@@ -1,23 +1,25 @@
 """`hf-bkd evaluate`: how good and how calibrated a saved teacher or student is, and how well it knows its limits."""
 
 from argparse import Namespace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..conformal import METHODS, SetQuality, conformal_sets, set_quality
 from ..data.labels import IN_WORDS
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names, tokenizer_of
 from ..data.subsets import check_labeled
 from ..hub.measures import push_metrics
-from ..likelihoods import Likelihood
+from ..likelihoods import CATEGORICAL, Likelihood, scaled_measures
 from ..metrics import auroc
 from ..models.loading_code import task_of
 from ..models.token_networks import classifies_tokens, predicts_next_tokens
-from ..teachers import Teacher, predict_all
-from ..teachers.deterministic import best_temperature
+from ..soft_labels.identity import check_unseen
+from ..teachers import Teacher, entropies_of_all, predict_all
 from ..training.problem import Problem
 from ..utils.checks import check_count
 from ..utils.errors import UserError
@@ -39,15 +41,31 @@ class Tempered(NamedTuple):
 
 
 class OutOfDistribution(NamedTuple):
-    """The probability that an out-of-distribution example has the higher entropy than one of the split."""
+    """The probability that an out-of-distribution example has the higher entropy than one of the split.
+
+    ``epistemic`` is that of the mutual information, where there are draws, or a Dirichlet.
+    """
 
     split: str
     num_examples: int
     auroc: float
+    epistemic: float | None = None
+
+
+class Conformal(NamedTuple):
+    """Sets of classes at a level, calibrated on validation examples: each method's coverage and size on the split."""
+
+    level: float
+    num_validation: int
+    sets: dict[str, SetQuality]
 
 
 class Evaluation(NamedTuple):
-    """The measures of a teacher on a split; ``tempered`` where there is a validation split, ``ood`` if asked for."""
+    """The measures of a teacher on a split; ``tempered`` where there is a validation split, ``ood`` if asked for.
+
+    ``entropy`` are the parts of the mean entropy in nats, where there are draws, or a Dirichlet; ``conformal`` are
+    sets, if asked for.
+    """
 
     method: str
     task: str
@@ -56,6 +74,8 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
     tempered: Tempered | None
     ood: OutOfDistribution | None
+    entropy: dict[str, float] | None = None
+    conformal: Conformal | None = None
 
 
 def evaluate(arguments: Namespace) -> Evaluation:
@@ -75,6 +95,8 @@ def evaluate(arguments: Namespace) -> Evaluation:
             f"--ood compares entropies of whole examples, and {arguments.model} predicts "
             f"{'one class for each token' if per_token else IN_WORDS[likelihood.problem_type]}: omit it"
         )
+    if arguments.conformal is not None:
+        _check_conformal(arguments, problem._replace(per_token=per_token))
     if predicts_next_tokens(teacher.network):
         return _of_language_model(arguments, teacher)
     if arguments.max_length is not None:
@@ -83,32 +105,71 @@ def evaluate(arguments: Namespace) -> Evaluation:
     splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
     split = choose_split(splits, arguments.split, ("test",), arguments.dataset)
 
-    def predict(name: str) -> tuple[Tensor, Tensor]:
+    def batches(name: str) -> Iterable[Any]:
         rows = examples_of(splits[name], network, class_names(network), arguments, processing, problem)
         check_labeled(rows, name)
-        return predict_all(teacher, labeled_batches(network, rows, processing, problem, "predicting"), num_samples)
+        return labeled_batches(network, rows, processing, problem, "predicting")
 
+    def predict(name: str) -> tuple[Tensor, Tensor]:
+        return predict_all(teacher, batches(name), num_samples)
+
+    if arguments.conformal is not None:
+        _check_calibration(splits, split, arguments.dataset)
     probs, labels = predict(split)
-    tempered = outside = None
+    tempered = outside = parts = sets = None
+    if likelihood == CATEGORICAL and not problem.per_token and teacher.num_draws(num_samples) > 1:
+        parts = entropies_of_all(teacher, batches(split), num_samples)
     if likelihood.has_temperature and "validation" in splits and split != "validation":
         held_out, held_out_labels = predict("validation")
-        temperature = best_temperature(_outputs(likelihood, held_out), held_out_labels, likelihood)
-        metrics = likelihood.measures(likelihood.values(_outputs(likelihood, probs), temperature), labels)
-        tempered = Tempered(temperature, len(held_out), metrics)
+        sides = (held_out, held_out_labels), (probs, labels)
+        scaled = scaled_measures(likelihood, *((_outputs(likelihood, side), given) for side, given in sides))
+        tempered = scaled and Tempered(scaled.temperature, len(held_out), scaled.metrics)
+        if arguments.conformal is not None:
+            sets = _conformal(held_out, held_out_labels, probs, labels, arguments.conformal)
     if arguments.ood is not None:
         others = load_splits(arguments.ood)
         ood_split = choose_split(others, arguments.ood_split, (split,), arguments.ood)
         rows = inputs_of(others[ood_split], network, None, (), processing)
         if not len(rows):
             raise UserError(f"the split {ood_split} of {arguments.ood} is empty")
-        generator = torch.Generator().manual_seed(0)
-        batches = reader_of(network, rows, processing).batches(rows, "predicting")
+        generator, reader = torch.Generator().manual_seed(0), reader_of(network, rows, processing)
         entropies = [
-            likelihood.entropy(teacher.predict(batch, num_samples, generator).mean).cpu() for batch in batches
+            likelihood.entropy(teacher.predict(batch, num_samples, generator).mean).cpu()
+            for batch in reader.batches(rows, "predicting")
         ]
         outside = OutOfDistribution(ood_split, len(rows), auroc(likelihood.entropy(probs), torch.cat(entropies)))
+        if parts is not None:
+            others = entropies_of_all(teacher, reader.batches(rows, "predicting"), num_samples)
+            outside = outside._replace(epistemic=auroc(parts.epistemic, others.epistemic))
     metrics, task = likelihood.measures(probs, labels), task_of(network) or "tabular-classification"
-    return Evaluation(teacher.method, task, split, len(splits[split]), metrics, tempered, outside)
+    means = None if parts is None else {name: value.mean().item() for name, value in parts._asdict().items()}
+    return Evaluation(teacher.method, task, split, len(splits[split]), metrics, tempered, outside, means, sets)
+
+
+def _check_conformal(arguments: Namespace, problem: Problem) -> None:
+    """Raise a UserError for a level that is none, or a model of something else than one of C classes."""
+    if not 0 < arguments.conformal < 1:
+        raise UserError(f"--conformal must be between 0 and 1, and it is {arguments.conformal:g}")
+    if problem.per_token or problem.likelihood != CATEGORICAL:
+        predicts = "one class for each token" if problem.per_token else IN_WORDS[problem.likelihood.problem_type]
+        raise UserError(f"--conformal makes sets of classes, and {arguments.model} predicts {predicts}: omit it")
+
+
+def _check_calibration(splits: Mapping[str, Any], split: str, dataset: str) -> None:
+    """Raise a UserError if nothing can calibrate sets, or what was trained on would."""
+    if "validation" not in splits or split == "validation":
+        raise UserError(
+            f"--conformal is calibrated on the split validation, and "
+            f"{'it is the one that is measured' if split == 'validation' else f'{dataset} has none'}: "
+            "pass a dataset with one, and another --split"
+        )
+    if "train" in splits:
+        check_unseen(splits["validation"], splits["train"], "the split validation", "of the split train")
+
+
+def _conformal(calibration: Tensor, known: Tensor, probs: Tensor, labels: Tensor, level: float) -> Conformal:
+    sets = {name: conformal_sets(calibration, known, probs, level, name) for name in METHODS}
+    return Conformal(level, len(known), {name: set_quality(each, labels) for name, each in sets.items()})
 
 
 def _of_language_model(arguments: Namespace, teacher: Teacher) -> Evaluation:
@@ -137,10 +198,19 @@ def main(argv: list[str], prog: str) -> None:
         temperature, number, metrics = measured.tempered
         print(f"after temperature scaling, T = {temperature:.2f} chosen on {number} validation examples:")
         print(metrics_text(metrics))
+    if measured.entropy is not None:
+        print("entropy in nats, of which the epistemic part is what the draws disagree about:")
+        print(metrics_text(measured.entropy))
     if measured.ood is not None:
         outside = measured.ood
         print(f"entropy tells {outside.num_examples} examples of {arguments.ood}, {outside.split} apart:")
-        print(f"auroc {outside.auroc:.4f}")
+        also = "" if outside.epistemic is None else f", by its epistemic part {outside.epistemic:.4f}"
+        print(f"auroc {outside.auroc:.4f}{also}")
+    if measured.conformal is not None:
+        level, number, sets = measured.conformal
+        print(f"conformal sets of level {level:g}, calibrated on {number} validation examples:")
+        said = (f"{name} covers {each.coverage:.4f} with {each.size:.2f} classes" for name, each in sets.items())
+        print(", ".join(said))
     if repository:
         measures = bare_name(arguments.dataset), measured.split, measured.metrics
         print(f"pushed: {push_metrics(repository, *measures, task=measured.task)}")

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from accelerate import PartialState
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import set_seed
 
 from ..data.augmentations import CropAndFlip
@@ -108,7 +108,7 @@ class CommandLineFitting(Fitting):
         return [self.with_(number=member, size=size) for member in range(size)]
 
     def train(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None, callbacks: Sequence[Any] = ()
+        self, network: nn.Module, optimizer: Optimizer | None = None, callbacks: Sequence[Any] = (), masks: int = 1
     ) -> nn.Module:
         """Train a network with the member's seed, going on from its last complete checkpoint."""
         args, seed, data, evaluated = self.args, self.args.seed + self.number, self.training_set, None
@@ -126,6 +126,7 @@ class CommandLineFitting(Fitting):
             folder=self.checkpoints / str(self.number),
             optimizer=optimizer,
             callbacks=callbacks,
+            dropout_masks=masks,
             evaluated=evaluated,
             processing_class=None if self.examples.problem.is_plain else self.processing_class,
             seed=seed,

@@ -91,6 +91,7 @@ def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> C
         storage=arguments.storage,
         top_k=arguments.top_k,
         variance=arguments.variance,
+        mean_log_probs=arguments.mean_log_probs,
         mixed_precision=arguments.mixed_precision,
         held_out=_measured(arguments, teacher, held_out),
         seed=arguments.seed,
@@ -116,6 +117,7 @@ def _language_model_labeled(
     """Label the split's next tokens shard by shard; return what saves it."""
     asked = {"views": arguments.views, "streaming": arguments.streaming, "held_out": arguments.held_out}
     asked |= {"labels_only": arguments.labels_only, "on_error": arguments.on_error != "raise"}
+    asked |= {"mean_log_probs": arguments.mean_log_probs}
     for name in (name for name, value in asked.items() if value):
         raise UserError(f"--{name} is not for language models: omit it")
     splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)

@@ -77,19 +77,19 @@ def load_for_classes(
             network = load_network(folder)
             own = class_names(network)
             predicts, wanted = _in_words(network, problem), _in_words(None, problem)
-            if predicts != wanted and not new_head:
-                raise UserError(
-                    f"{name} predicts {predicts}, and the labels are {wanted}: pass --ignore_mismatched_sizes for a "
-                    "new head, or another network"
-                )
-            if predicts == wanted and num_classes_of(network) == num_classes and not _differ(own, classes):
+            if predicts != wanted:
+                misfit = f"{name} predicts {predicts}, and the labels are {wanted}"
+            elif num_classes_of(network) == num_classes and not _differ(own, classes):
                 return network.train()
-            if not new_head:
-                raise UserError(
+            else:
+                misfit = (
                     f"{name} knows {len(own)} classes ({shorten(', '.join(own), 40)}) and the labels are of "
-                    f"{num_classes} ({shorten(', '.join(classes or ()), 40)}): pass --ignore_mismatched_sizes for a "
-                    "new head, or another network"
+                    f"{num_classes} ({shorten(', '.join(classes or ()), 40)})"
                 )
+            if kind not in CLASSIFIERS:
+                raise UserError(f"{misfit}: pass an architecture, as --student mlp-64-64, or another network")
+            if not new_head:
+                raise UserError(f"{misfit}: pass --ignore_mismatched_sizes for a new head, or another network")
         classes = classes or [f"LABEL_{number}" for number in range(num_classes)]
         return _with_new_head(folder, kind, classes, problem)
 

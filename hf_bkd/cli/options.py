@@ -92,6 +92,7 @@ def label(prog: str) -> Parser:
     )
     add("--top_k", None, "classes that top_k (default: 10) or sampled (16) keeps", rare=True, type=int)
     add("--variance", "auto", "across draws", rare=True, choices=VARIANCES)
+    add("--mean_log_probs", False, "keep what distance=dirichlet learns from", rare=True)
     add("--labels_only", False, "save the labels and example ids alone")
     add("--on_error", "raise", "of rows that can't be read: skip leaves them out", choices=ON_ERROR)
     add("--seed", 0, "of draws and views", rare=True, type=int)
@@ -157,6 +158,8 @@ def evaluate(prog: str) -> Parser:
     add("--problem_type", None, PROBLEM, rare=True, choices=PROBLEM_TYPES)
     add("--ood", None, "out-of-distribution examples, of other classes: does entropy detect them?", metavar="DATASET")
     add("--ood_split", None, "of that dataset (default: the same as --split)", metavar="SPLIT")
+    text = "sets of classes that hold the label so often, such as 0.9; calibrated on the validation split"
+    add("--conformal", None, text, type=float, metavar="LEVEL")
     add = _general(parser)
     text = "write the measures into the model's card there (default: that of MODEL)"
     add("--push_to_hub", False, text, **REPOSITORY)

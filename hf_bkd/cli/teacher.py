@@ -17,6 +17,7 @@ from ..teachers.specification import resolved
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_choice, check_count
 from ..utils.command_line import Parser, parse_dataclasses
+from ..utils.config_files import boolean
 from ..utils.errors import UserError
 from .architectures import is_architecture
 from .arguments import metrics_text, pushing, quiet
@@ -141,6 +142,7 @@ def _parser(prog: str, argv: list[str]) -> Parser:
     words = {word.partition("=")[2] or word for word in argv}
     for name, (kind, texts) in method_options().items():
         text = "; ".join(f"{method}: {text}" for method, text in texts.items())
+        kind = boolean if kind is bool else kind
         group.add_argument(f"--{name}", type=kind, help=text, metavar="VALUE").rare = not words & texts.keys()
     return parser
 

@@ -103,6 +103,6 @@ def _labels(
     if unlabeled:
         raise UserError(
             f"row {unlabeled[0]} of column {label} has no label: leave such rows out with "
-            f"dataset.filter(lambda row: row[{label!r}] not in (None, -1))"
+            f"dataset.filter(lambda row: row[{label!r}] not in (None, -1, -100))"
         )
     return labels

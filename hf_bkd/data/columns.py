@@ -5,6 +5,7 @@ from typing import Any
 
 import datasets
 
+from ..likelihoods import UNLABELED
 from ..models.class_names import check_not_shuffled, given_names, matching_places
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
@@ -14,7 +15,9 @@ RENAMED = "own_"  # before the name of a column that a user had, and soft labels
 PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
 MEAN, NOISE = "teacher_mean", "teacher_noise"  # of a regression, in the place of the probabilities
 TOKEN_IDS = "teacher_tokens"  # beside probabilities of some tokens of a vocabulary: which these are
+LOG_PROBS = "teacher_mean_log_probs"
 VALUES = (PROBS, MEAN)
+BESIDE = (VARIANCE, NOISE, LOG_PROBS)  # what may stand beside the values
 LABELS = ("label", "labels", "label_ids")  # which the Trainer takes for labels too
 LABEL_COLUMNS = (*LABELS, "fine_label")  # where labels are looked for, and which are never a network's inputs
 LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
@@ -22,7 +25,7 @@ LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
 
 def is_soft_label_column(name: str) -> bool:
     """Whether a column belongs to this library and not to a model's inputs."""
-    return name == EXAMPLE_ID or name.split("__")[0] in (*VALUES, TOKEN_IDS, VARIANCE, NOISE, RECORD)
+    return name == EXAMPLE_ID or name.split("__")[0] in (*VALUES, TOKEN_IDS, *BESIDE, RECORD)
 
 
 def is_label(name: str, feature: Any) -> bool:
@@ -140,13 +143,13 @@ def class_numbers(dataset: datasets.Dataset, column: str) -> list[int]:
                 f"dataset.filter(lambda row: row[{column!r}] is not None)"
             )
     _check_class_numbers(feature, values, column)
-    return values
+    return [-1 if value == UNLABELED else value for value in values]
 
 
 def _check_class_numbers(feature: object, values: list[int | None], column: str) -> None:
     classes = getattr(feature, "num_classes", None)
     for row, value in enumerate(values):
-        if value is not None and not -1 <= value < (classes or LIMITS.num_classes):
+        if value not in (None, UNLABELED) and not -1 <= value < (classes or LIMITS.num_classes):
             if value < -1 or classes:
                 raise UserError(
                     f"row {row} of column {column} has the class number {value}, which must be "
@@ -282,7 +285,7 @@ def _are_named_numbers(values: Sequence[int | None], classes: Sequence[str] | No
     names = list(classes or ())
     if not names or set(names) == {str(number) for number in range(len(names))}:
         return False
-    numbers = {str(value) for value in values if value not in (None, -1)}
+    numbers = {str(value) for value in values if value not in (None, -1, UNLABELED)}
     return all(name.isdecimal() for name in names) and numbers <= set(names)
 
 

@@ -117,10 +117,12 @@ def _numbers_of(
         known = (
             ", ".join(map(repr, column.names[:5])) if column.names else f"0 to {most - 1}" if most else "whole numbers"
         )
-        raise UserError(
-            f"{column.row(owners[wrong[0]], first)} has the label {value!r}, and the network's classes are {known}: "
-            "mend the labels, or take a network of their classes"
-        )
+        where = f"{column.row(owners[wrong[0]], first)} has the label {value!r}, and the network's classes are {known}"
+        if isinstance(value, float) and value % 1:
+            raise UserError(
+                f"{where}: mend the labels, or pass problem_type='regression' if they are numbers to predict"
+            )
+        raise UserError(f"{where}: mend the labels, or take a network of their classes")
     numbers = np.where(missing, 0, numbers).astype(np.int64)
     numbers = numbers if column.places is None else np.asarray(column.places)[numbers]
     return np.where(missing, UNLABELED, numbers)

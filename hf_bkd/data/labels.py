@@ -92,6 +92,13 @@ def read_labels(
     _, inner = _shape_of(feature, name)
     if not can_hold(feature, name, likelihood, per_token):
         wanted = "one class for each token" if per_token else IN_WORDS[problem_type]
+        if getattr(feature, "dtype", "") == "null":
+            kind = "Value('int64')" if per_token else "Value('float32')"
+            raise UserError(
+                f"no row of column {name} has a label, so that nothing says of which kind these would be: pass "
+                f"dataset.remove_columns({name!r}), or, for rows without labels, "
+                f"dataset.cast_column({name!r}, datasets.List(datasets.{kind}))"
+            )
         raise UserError(
             f"the network predicts {wanted}, and column {name} holds {feature}: take a network of that kind (its "
             "problem_type says which), or a column of such labels"

@@ -28,6 +28,8 @@ def table_and_columns(
     Raises:
         UserError: a streamed or empty dataset, or no such columns.
     """
+    if isinstance(dataset, pd.DataFrame):
+        raise UserError("a DataFrame is no dataset: pass datasets.Dataset.from_pandas(frame, preserve_index=False)")
     if not isinstance(dataset, datasets.Dataset) or not len(dataset):
         raise UserError("a table of rows is needed: pass a datasets.Dataset that is not empty and not streamed")
     names = _columns(dataset, columns, label_column)
@@ -84,7 +86,7 @@ def labels_and_names(
     if missing.any():
         raise UserError(
             f"row {int(missing.argmax())} of column {label} has no label: leave such rows out with "
-            f"dataset.filter(lambda row: row[{label!r}] not in (None, -1))"
+            f"dataset.filter(lambda row: row[{label!r}] not in (None, -1, -100))"
         )
     return labels, names
 

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..likelihoods import likelihood_from
 from ..utils.files import bare_name, write_text
-from ..utils.markdown import escaped, table
+from ..utils.markdown import capitalized, escaped, table
 
 METRICS = {
     "accuracy": "accuracy",
@@ -272,7 +272,7 @@ def _finding(metrics: dict[str, float], teacher_metrics: dict[str, float] | None
     if name is None:
         return without
     ece = f" and ECE {metrics['ece']:.4f}" if "ece" in metrics else ""
-    text = f"{METRICS[name][:1].upper()}{METRICS[name][1:]} {metrics[name]:.4f}{ece} on held-out examples"
+    text = f"{capitalized(METRICS[name])} {metrics[name]:.4f}{ece} on held-out examples"
     if name in (teacher_metrics or {}):
         text += f"; the teacher's was {teacher_metrics[name]:.4f} on those that it was measured on"
     return f"{text}."

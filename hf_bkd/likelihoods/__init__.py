@@ -21,6 +21,7 @@ from .base import Likelihood
 from .bernoulli import Bernoulli
 from .categorical import CATEGORICAL, SUM_TOLERANCE, UNLABELED, Categorical
 from .gaussian import UNKNOWN_VARIANCE, Gaussian
+from .scaling import Scaled, best_temperature, scaled_measures
 from .tensors import averaged
 
 __all__ = [
@@ -33,8 +34,11 @@ __all__ = [
     "Categorical",
     "Gaussian",
     "Likelihood",
+    "Scaled",
     "averaged",
+    "best_temperature",
     "likelihood_from",
+    "scaled_measures",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {each.problem_type: each for each in (Categorical, Bernoulli, Gaussian)}

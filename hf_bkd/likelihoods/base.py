@@ -227,6 +227,17 @@ class Likelihood(ABC):
             target: the teacher's, whose variance a Gaussian that predicts none takes over.
         """
 
+    def squared_error(self, target: Tensor, labels: Tensor) -> Tensor:
+        """Return |y - target|^2 [...] of labels that are there, for targets [..., C] that are probabilities."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def unbounded(self, target: Tensor, labels: Tensor, kd_lambda: float, weight: float = 1.0) -> Tensor:
+        """Return where (1 - lambda) label_loss + lambda scale divergence has no lower bound, bool [...].
+
+        Lambda is above 1, ``weight`` is scale / T_s; it means nothing for an example without a label.
+        """
+
     def check_label_smoothing(self, label_smoothing: float) -> None:
         """Raise a UserError if smoothing labels by epsilon > 0 means nothing."""
         if label_smoothing and not self.has_temperature:

@@ -79,6 +79,15 @@ class Bernoulli(Likelihood):
         losses = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(dim=-1)
         return losses.masked_fill(~there, 0)
 
+    def squared_error(self, target: Tensor, labels: Tensor) -> Tensor:
+        return (labels - target).square().sum(dim=-1)
+
+    def unbounded(self, target: Tensor, labels: Tensor, kd_lambda: float, weight: float = 1.0) -> Tensor:
+        """Return where it is so for one of the labels, as of two classes."""
+        there = kd_lambda * weight * target < (kd_lambda - 1) * labels
+        missing = kd_lambda * weight * (1 - target) < (kd_lambda - 1) * (1 - labels)
+        return (there | missing).any(dim=-1)
+
     def labeled(self, labels: Tensor) -> Tensor:
         return without_nan(labels)
 

@@ -51,6 +51,11 @@ class Categorical(Likelihood):
             )
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < 0 or highest >= num_values:
+            if lowest in (-1, UNLABELED) and highest < num_values:
+                raise UserError(
+                    f"{int((labels == lowest).sum())} of {labels.numel()} labels are {lowest}, which is none: leave "
+                    "these examples out of the batches, inputs[labels >= 0] and labels[labels >= 0]"
+                )
             raise UserError(
                 f"labels must be in 0 to {num_values - 1}, the network's classes; they go from {lowest} to {highest}"
             )
@@ -81,6 +86,14 @@ class Categorical(Likelihood):
         flat = wide(outputs).reshape(-1, outputs.shape[-1])
         losses = F.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=label_smoothing)
         return losses.view(labels.shape)
+
+    def squared_error(self, target: Tensor, labels: Tensor) -> Tensor:
+        return (F.one_hot(labels, target.shape[-1]) - target).square().sum(dim=-1)
+
+    def unbounded(self, target: Tensor, labels: Tensor, kd_lambda: float, weight: float = 1.0) -> Tensor:
+        """Return where lambda * weight * p_y < lambda - 1: the loss falls forever as the student's p_y goes to 0."""
+        of_label = target.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        return kd_lambda * weight * of_label < kd_lambda - 1
 
     def normalized(self, values: Tensor) -> Tensor:
         return values / values.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)

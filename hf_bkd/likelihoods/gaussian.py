@@ -208,6 +208,14 @@ class Gaussian(Likelihood):
             losses = squares / (2 * _mean_and_variance(target.to(mean.dtype), mean)[1])
         return losses.mean(dim=-1).masked_fill(~there, 0)
 
+    def unbounded(self, target: Tensor, labels: Tensor, kd_lambda: float, weight: float = 1.0) -> Tensor:
+        """Return where a network predicts its variance s and the teacher's v < (lambda - 1) (label - mean)^2 = d.
+
+        There the loss is, at the best mean, lambda (v - d) / (2 s) + log(s) / 2.
+        """
+        mean, variance = _mean_and_variance(target, labels)
+        return (variance < (kd_lambda - 1) * (labels - mean).square()).any(dim=-1) & self.predicts_variance
+
     def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Return [..., 2 C], means and the sum of those variances that are known; the means [..., C] if none is."""
         known = [each for each in (variance, noise) if each is not None]

@@ -21,6 +21,7 @@ from .estimator_parts import (
     steps_of,
     transformed,
 )
+from .out_of_bag import OutOfBag
 
 
 class EstimatorNetwork(nn.Module):
@@ -49,13 +50,15 @@ class EstimatorNetwork(nn.Module):
         self.anchor = nn.Parameter(torch.empty(0, dtype=torch.float64), requires_grad=False)  # knows the device
         self.problem_type = problem_type_of(self.estimator)
         self.label_names, self.places, self.num_classes = self._answers(class_names)
-        self.fitted_names = _names_of_features(self.estimator)
+        self.fitted_names = names_of_features(self.estimator)
         self.num_features = _number_of_features(self.estimator)
+        self.out_of_bag: OutOfBag | None = None
         self.feature_names = list(feature_names or self.fitted_names or ()) or None
-        if feature_names is not None and self.num_features not in (None, len(feature_names)):
+        names = self.feature_names or ()
+        if feature_names is not None and (self.num_features not in (None, len(names)) or len(set(names)) < len(names)):
             raise UserError(
-                f"{len(feature_names)} feature_names are given, and {name_of(estimator)} was fitted on "
-                f"{self.num_features} features: name each of them once, in their order"
+                f"feature_names are {', '.join(names)}, and {name_of(estimator)} was fitted on {self.num_features} "
+                "features: name each of them once, in their order"
             )
 
     def _answers(self, names: Sequence[str] | None) -> tuple[list[str] | None, list[int] | None, int]:
@@ -117,10 +120,21 @@ class EstimatorNetwork(nn.Module):
         outputs = torch.from_numpy(values)
         if self.problem_type != Gaussian.problem_type:
             outputs = likelihood_from(self.problem_type).outputs_of(outputs)
+        device = self.anchor.device
+        if self.out_of_bag is not None:
+            return outputs.to(device), outputs.new_tensor(self.out_of_bag.weights_of(features)).to(device)
         weights = outputs.new_tensor([each.weight for each in members])
         equal = bool((weights == weights[0]).all())
-        device = self.anchor.device
         return outputs.to(device), None if equal else weights[:, None].expand(-1, outputs.shape[1]).to(device)
+
+    def answer_out_of_bag(self, table: Any) -> None:
+        """Answer each row of the table that a forest was fitted on by the trees that were fitted without it.
+
+        Raises:
+            UserError: no forest that draws samples, or not all rows of that table in their order.
+        """
+        features = transformed(self.estimator, self._as_fitted(table))
+        self.out_of_bag = OutOfBag.of(steps_of(self.estimator)[-1], features)
 
     def _as_fitted(self, table: Any) -> Any:
         """Return a table as the estimator's ``fit`` got it: with names of columns, as an array, or as texts."""
@@ -185,16 +199,22 @@ def _number_of_outputs(regressor: Any) -> int:
     if number is None:
         return 1
     try:
-        row = pd.DataFrame(np.zeros((1, number)), columns=_names_of_features(regressor))
-        row = row if hasattr(regressor, "feature_names_in_") else row.to_numpy()
+        row = pd.DataFrame(np.zeros((1, number)), columns=names_of_features(regressor))
+        row = row if names_of_features(regressor) is not None else row.to_numpy()
         return answers_of(regressor, row, Gaussian.problem_type).shape[-1]
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError):
         return 1
 
 
-def _names_of_features(estimator: Any) -> list[str] | None:
-    names = getattr(estimator, "feature_names_in_", None)
-    return None if names is None else [str(name) for name in names]
+def names_of_features(estimator: Any) -> list[str] | None:
+    """Return the names of the columns that an estimator was fitted on; ``None`` of an array, which has none."""
+    for attribute in ("feature_names_in_", "feature_name_", "feature_names_"):  # scikit-learn, LightGBM, CatBoost
+        names = getattr(estimator, attribute, None)
+        if isinstance(names, (list, tuple, np.ndarray)) and len(names):
+            names = [str(name) for name in names]
+            made_up = [[f"{start}{number}" for number in range(len(names))] for start in ("", "Column_")]
+            return None if names in made_up and not type(estimator).__module__.startswith("sklearn.") else names
+    return None
 
 
 def _number_of_features(estimator: Any) -> int | None:

@@ -1,5 +1,7 @@
 """What a network's outputs mean, as it says itself, as somebody says of it, or as its labels tell."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, likelihood_from
@@ -7,6 +9,8 @@ from ..utils.errors import UserError
 from .calling import unwrapped
 from .outputs import stated_classes
 from .token_networks import predicts_next_tokens
+
+CONCENTRATIONS, BY_EXP = "dirichlet_concentrations", "exp"  # of the logits; an entry of a network's config
 
 
 def likelihood_of(
@@ -46,6 +50,27 @@ def stated_problem_type(network: nn.Module) -> str | None:
     network = unwrapped(network, keep_adapters=True)
     said = getattr(getattr(network, "config", None), "problem_type", None) or getattr(network, "problem_type", None)
     return said if isinstance(said, str) else None
+
+
+def is_dirichlet(network: nn.Module) -> bool:
+    """Return whether a network, or its config, says that exp(logits) are the concentrations of a Dirichlet."""
+    return getattr(_speaker(network), CONCENTRATIONS, None) == BY_EXP
+
+
+def name_dirichlet(network: nn.Module, is_one: bool) -> None:
+    """Let a network, or its config, say whether its outputs are a Dirichlet's; it is saved with it."""
+    speaker = _speaker(network)
+    if is_one:
+        setattr(speaker, CONCENTRATIONS, BY_EXP)
+    elif hasattr(speaker, CONCENTRATIONS):
+        delattr(speaker, CONCENTRATIONS)
+
+
+def _speaker(network: nn.Module) -> Any:
+    """Return what says what a network's outputs mean: a config of transformers, or the network itself."""
+    network = unwrapped(network, keep_adapters=True)
+    config = getattr(network, "config", None)
+    return config if hasattr(config, "problem_type") else network
 
 
 def problem_type_of_labels(labels: Tensor, outputs: Tensor) -> str:

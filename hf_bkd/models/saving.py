@@ -22,7 +22,7 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
-from .problem_types import stated_problem_type
+from .problem_types import BY_EXP, CONCENTRATIONS, is_dirichlet, name_dirichlet, stated_problem_type
 from .rebuilding import difference_when_loaded, is_of_transformers
 from .timm_networks import (
     CONFIG,
@@ -120,10 +120,9 @@ def save_description(
     else:
         names = label_names or getattr(network, "label_names", None)
         description = described(network, without) | ({"label_names": names} if names else {})
-    said = stated_problem_type(network)
-    if said is not None:
-        described_in = config if description is None else description
-        described_in["problem_type"] = said
+    said = {"problem_type": stated_problem_type(network), CONCENTRATIONS: BY_EXP if is_dirichlet(network) else None}
+    described_in = config if description is None else description
+    described_in |= {name: value for name, value in said.items() if value is not None}
     for name, content in ((CONFIG, config), (DESCRIPTION, description)):
         if content is None:
             (folder / name).unlink(missing_ok=True)  # an older network's, whose weights have been replaced
@@ -249,6 +248,8 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
     said = (description or config).get("problem_type")
     if isinstance(said, str):
         network.problem_type = said
+    if BY_EXP in (description.get(CONCENTRATIONS), config.get(CONCENTRATIONS)):
+        name_dirichlet(network, True)
     return network.eval()
 
 

@@ -24,6 +24,7 @@ from .results import (
 MOST_NAMED = 4  # arms in a sentence
 PERCENT = ("accuracy", "mean_average_precision", "micro_f1", "macro_f1", "coverage", "convergence_noise", "agreement")
 COLUMNS = METRICS | {"convergence_noise": "convergence noise", "agreement": "agreement"}  # of students, their headings
+SCALED = {"scaled_nll": "scaled NLL", "scaled_ece": "scaled ECE", "temperature": "T"}
 Cells = list[list[str]]  # a header, and a row an arm
 
 
@@ -48,9 +49,13 @@ def student_details(results: dict, condition: str, arms: Arms) -> Cells:
     shown = (*student_cells(results, condition, arms)[0], COLUMNS[first], COLUMNS["ece"])
     known = {name for runs in arms.values() for record in runs.values() for name in record.get("metrics") or ()}
     others = [name for name in COLUMNS if COLUMNS[name] not in shown and name in known and name != "agreement"]
-    names = [*others, f"teacher_{first}", "teacher_nll", "agreement"]
+    scaled = [name for name in SCALED if any(row[name].count for row in rows)]
+    if has_noisy_labels(condition, arms):
+        scaled = [name for name in scaled if name != "scaled_ece"]
+    names = [*others, *scaled, f"teacher_{first}", "teacher_nll", "agreement"]
     body = [[row["arm"], str(row["seeds"]), *(_measured(row, name) for name in names)] for row in rows]
-    headings = [*(COLUMNS[name] for name in others), f"teacher {COLUMNS[first]}", "teacher NLL", "agreement"]
+    headings = [*(COLUMNS[name] for name in others), *(SCALED[name] for name in scaled)]
+    headings += [f"teacher {COLUMNS[first]}", "teacher NLL", "agreement"]
     return _with_significance(["arm", "seeds", *headings], body, rows)
 
 
@@ -208,6 +213,8 @@ STUDENTS = """\
 - "vs {reference}" is the paired difference in {measure} to {it}'s student over shared seeds, in {unit}, with its
   Student-t interval.
 - Convergence noise is the standard deviation (ddof 1) of test accuracy over the last {window} evaluations of a run.
+- "Scaled": after temperature scaling with the T of least NLL on the validation split. It repairs what is over- or
+  under-confident throughout, so a student that is better only before it is no better.
 - Agreement is the share of test examples on which student and teacher predict the same class.
 """
 TEACHERS = """\

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..utils.markdown import capitalized
 from .plotting import OTHERS, colors_of, highlighted, panels, style, write_png
 from .results import (
     Arms,
@@ -92,8 +93,7 @@ def write_accuracy_plot(
         figure.axes[0].set_ylabel(axis_label(headline_of(arms)).replace(",", " on the evaluation set,"))
         write_png(figure, folder / "accuracy.png")
     bar = f" The bar is the mean of the last {window} ± their standard deviation." if noise is not None else ""
-    heading = headline_of(arms).name
-    return {"accuracy.png": f"{heading[0].upper()}{heading[1:]} over epochs.{bar}"}
+    return {"accuracy.png": f"{capitalized(headline_of(arms).name)} over epochs.{bar}"}
 
 
 def _figures(results: dict) -> Iterator[tuple[str, tuple[str, Figure]]]:
@@ -137,7 +137,7 @@ def _comparison(results: dict, colors: Colors) -> tuple[str, Figure]:
         for ax in (left, right):
             ax.set_ylim(len(rows) - 0.5, -0.5)
     caption = (
-        f"{measure.name[0].upper()}{measure.name[1:]} at the final epoch: diamonds are means, the faint dots single "
+        f"{capitalized(measure.name)} at the final epoch: diamonds are means, the faint dots single "
         f"seeds. Beside it the paired difference to the student of the arm {reference}, with its interval (95 %, "
         "Holm), faint where it covers zero; what lies beyond the axis is an arrowhead at its edge."
     )

@@ -14,7 +14,7 @@ NUMBERS = ("metrics", "scaled_metrics", "teacher_metrics")  # dicts of them
 COLUMNS = {"history": ("epoch", *HEADLINES), "reliability": ("confidence", "accuracy", "count")}  # dicts of lists
 OPTIONAL = (
     dict.fromkeys(("condition", "teacher", "student", "network", "lambda_schedule"), str)
-    | dict.fromkeys((*NUMBERS, *COLUMNS, "uncertainty"), dict)
+    | dict.fromkeys((*NUMBERS, *COLUMNS, "uncertainty", "limits"), dict)
     | dict.fromkeys(("seconds", "label_bytes", "label_seconds", "relative_time", "megabytes", "label_noise"), NUMBER)
     | dict.fromkeys(SETTINGS, (str, *NUMBER))
     | {"noise_window": int}
@@ -60,6 +60,8 @@ def _check_record(place: str, record: Any) -> None:
                 check_types(f"{column} in the {name} of {place}", values, dict.fromkeys(values, NUMBER))
     uncertainty = record.get("uncertainty") or {}
     check_types(f"uncertainty of {place}", uncertainty, {"credible_sets": list, "chains": dict, "auroc": dict})
+    limits = record.get("limits") or {}
+    check_types(f"limits of {place}", limits, {"sets": dict, "ood_auroc": dict, "entropy": dict})
     for each in uncertainty.get("credible_sets") or ():
         if not isinstance(each, dict) or {"level", "coverage", "size"} - each.keys():
             raise UserError(f"a credible set of {place} lacks its level, coverage or size; run the recipe again")

@@ -19,6 +19,8 @@ from rich.text import Text
 
 from ..utils.files import write_text
 from ..utils.markdown import escaped, folded, table
+from .limits_page import HOW_TO_READ as LIMITS_HOW_TO_READ
+from .limits_page import has_limits, limits_sentences, ood_cells, set_cells
 from .pages import (
     HOLM,
     STUDENTS,
@@ -50,11 +52,12 @@ from .results import (
     teacher_table,
     title_of,
 )
+from .swept_settings import by_example_cells
 from .uncertainty_page import (
     DETAILS,
-    HOW_TO_READ,
     MAIN,
     has_posteriors,
+    how_to_read,
     mixing_sentence,
     uncertainty_cells,
 )
@@ -65,6 +68,10 @@ TESTED: dict[str, tuple[str, Callable[[list], float]]] = {  # what a reliability
     "mean_average_precision": ("labels of test examples", sum),
     "rmse": ("numbers of test examples", max),  # each level of intervals has all of them
 }
+BEST_FIXED = (
+    "The best fixed λ, the labels alone (λ = 0) included, is chosen by these same numbers, which favors it; the "
+    "intervals are Student's, paired and not corrected.\n"
+)
 COSTS = {
     "label_bytes": "bytes of labels an example",
     "label_seconds": "seconds to label",
@@ -87,7 +94,10 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     sections = [*_opening(results, folder), *_results(results)]
     if has_posteriors(results):
         sections += ["## What the students do not know\n", *_uncertainty(results)]
-        sections.append(folded("How to read these columns", HOW_TO_READ))
+        sections.append(folded("How to read these columns", how_to_read(results)))
+    if has_limits(results):
+        sections += ["## What the students know of their limits\n", *_limits_known(results)]
+        sections.append(folded("How to read these columns", LIMITS_HOW_TO_READ))
     if pictures:
         sections.append("## Plots\n")
     sections += [f"![{Path(name).stem}]({name})\n\n*{escaped(caption)}*\n" for name, caption in pictures.items()]
@@ -171,7 +181,8 @@ def _limits(results: dict) -> str:
     records, groups = results["arms"], by_condition(results)
     seeds = {record["seed"] for record in records}
     compared = max(sum(bool(row["difference"]) for row in _rows(results, condition)) for condition in groups)
-    missing = len(seeds) * sum(map(len, groups.values())) - len(records)
+    expected = (len(arms) * len(set().union(*arms.values())) for arms in groups.values())
+    missing = sum(expected) - len(records)
     noisy = [condition for condition, arms in groups.items() if has_noisy_labels(condition, arms)]
     sentences = [
         f"{counted(len(seeds), 'seed').capitalize()}: the intervals cover what seeds change, not the choice of test "
@@ -197,6 +208,9 @@ def _results(results: dict) -> Iterator[str]:
         if len(groups) > 1:
             yield f"### {escaped(condition) or 'no condition named'}\n"
         yield table(_main_cells(results, condition, arms))
+        if measure_of(results).unit == "points" and (cells := by_example_cells(arms, measure_of(results))):
+            yield table(cells)
+            yield BEST_FIXED
         yield folded("More columns", table(details(results, condition, arms)))
 
 
@@ -225,6 +239,16 @@ def _uncertainty(results: dict) -> Iterator[str]:
             yield f"### {escaped(condition)}\n"
         yield table(uncertainty_cells(results, condition, MAIN))
         yield folded("More columns", table(uncertainty_cells(results, condition, DETAILS)))
+
+
+def _limits_known(results: dict) -> Iterator[str]:
+    for condition in by_condition(results):
+        if condition:
+            yield f"### {escaped(condition)}\n"
+        if sentence := limits_sentences(results, condition):
+            yield f"{escaped(sentence)}\n"
+        yield table(ood_cells(results, condition))
+        yield table(set_cells(results, condition))
 
 
 def _how_to_read(results: dict) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..hub.cards import HEADLINES, METRICS
 from ..utils.errors import UserError
+from ..utils.markdown import capitalized
 from .comparisons import Comparison, Difference, Spread, holm_comparisons, spread
 
 KINDS = ("study", "teachers", "claims")
@@ -19,6 +20,7 @@ SETTINGS = {
     "prior_strength": "prior strength",
     "teacher_weights": "teachers' weights",
     "combine": "combined by",
+    "distance": "distance",
     "teacher_temperature": "T_t",
     "student_temperature": "T_s",
     "num_samples": "S",
@@ -92,7 +94,7 @@ def reference_of(results: dict) -> str:
 def title_of(results: dict) -> str:
     """Return the study's name as a title, such as "Adaptive lambda"."""
     name = results.get("recipe", "results").replace("_", " ")
-    return name[:1].upper() + name[1:]
+    return capitalized(name)
 
 
 def by_condition(results: dict) -> dict[str, Arms]:
@@ -177,7 +179,8 @@ def summary_table(results: dict, condition: str | None = None) -> list[dict]:
     """Return one row per arm, in order of first appearance; of all conditions, or of the one named.
 
     Keys: `condition`, those of :func:`_compared`, and a `Spread` each for the names of ``METRICS``, such as `accuracy`
-    and `nll`, for the same of the teacher, such as `teacher_accuracy`, for `convergence_noise` and `agreement`.
+    and `nll`, for the same of the teacher, such as `teacher_accuracy`, for `convergence_noise`, `agreement`,
+    `scaled_nll`, `scaled_ece` and the `temperature` of scaling.
     Fractions, not percent. A metric that is None or not finite is omitted from its Spread, whose `count` then is below
     `seeds`. UserError for an unknown condition, or without a list "arms".
     """
@@ -212,4 +215,6 @@ def _compared(results: dict, arms: Arms) -> dict[str, dict]:
 
 def _spreads(runs: Runs) -> dict[str, Spread]:
     spreads = {metric: over_seeds(runs, metric) for metric in (*METRICS, "convergence_noise", "agreement")}
+    spreads |= {f"scaled_{metric}": over_seeds(runs, metric, "scaled_metrics") for metric in ("nll", "ece")}
+    spreads["temperature"] = over_seeds(runs, "temperature", "scaled_metrics")
     return spreads | {f"teacher_{metric}": over_seeds(runs, metric, "teacher_metrics") for metric in METRICS}

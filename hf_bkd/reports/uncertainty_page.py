@@ -23,16 +23,22 @@ DETAILS: dict[str, tuple[str, int]] = {
     "prior precision": ("chains prior precision", 0),
     "least ESS": ("chains ess min", 0),
     "width": ("chains width", 2),
+    "apart": ("chains apart", 2),
+    "rungs": ("chains rungs", 0),
 }
 HOW_TO_READ = """\
-The posterior of each student's last layer was sampled by Langevin chains that begin at its weights, given the labels
-that it was taught; the Gaussian prior's precision is, of a few, the best on the validation split. "Posterior" is the
-mean of the draws' probabilities. Coverage is the share of test labels in the smallest set of classes that holds 90 %
-of that mean, and "classes" how many those are on average. AUROC: how well the mean deviance of the draws, and the
-entropy between them, separate the uncertain examples from the test split's. An R-hat above 1.1 says that the chains
-have not mixed; one near 1 does not say that they saw all modes, for all begin in one place. ESS is in independent
-draws; width is the posterior's, in units of the Gaussian with the same curvature.
+The posterior of each student's last layer was sampled by Markov chains, given the labels that it was taught; the
+Gaussian prior's precision is, of a few, the best on the validation split. "Posterior" is the mean of the draws'
+probabilities. Coverage is the share of test labels in the smallest set of classes that holds 90 % of that mean, and
+"classes" how many those are on average. AUROC: how well the mean deviance of the draws, and the entropy between them,
+separate the uncertain examples from the test split's. An R-hat above 1.1 says that the chains have not mixed. {starts}
+ESS is in independent draws; width is the posterior's, in units of the Gaussian with the same curvature.
 """
+DISPERSED = """\
+The chains begin dispersed, under a mixture prior around each teacher's own posterior. "Apart" is the deviation between
+their means over that within them: above 1 they ended in different places. Rungs are the energies by which chains climb
+from mode to mode, 1 where they met without."""
+IN_ONE_PLACE = "One near 1 does not say that they saw all modes, for all begin in one place, the student's weights."
 
 
 def has_posteriors(results: dict) -> bool:
@@ -52,6 +58,12 @@ def uncertainty_cells(results: dict, condition: str, columns: dict[str, tuple[st
     return [["arm", *shown], *([arm, *(cell(arm, *column) for column in shown.values())] for arm in rows)]
 
 
+def how_to_read(results: dict) -> str:
+    """Explain the columns; chains of earlier versions, of which no ``apart`` is known, began in one place."""
+    dispersed = any("apart" in chains for chains in _chains(results))
+    return HOW_TO_READ.format(starts=DISPERSED if dispersed else IN_ONE_PLACE)
+
+
 def mixing_sentence(results: dict) -> str:
     """Return how many arms' chains did not mix; empty if none were sampled, or all mixed."""
     largest = [
@@ -61,12 +73,20 @@ def mixing_sentence(results: dict) -> str:
     ]
     sampled = [value.mean for value in largest if value.count]
     unmixed = sum(value > LARGEST_RHAT for value in sampled)
-    if not unmixed:
-        return ""
-    return (
-        f"The chains of {unmixed} of {len(sampled)} arms have not mixed (largest R-hat, mean over seeds, above "
-        f"{LARGEST_RHAT}), so posteriors and credible sets are rough."
-    )
+    reports = _chains(results)
+    astray = sum((chains.get("apart") or 0) > 1 for chains in reports)
+    sentences = []
+    if unmixed:
+        sentences.append(
+            f"The chains of {unmixed} of {len(sampled)} arms have not mixed (largest R-hat, mean over seeds, above "
+            f"{LARGEST_RHAT}), so posteriors and credible sets are rough."
+        )
+    if astray:
+        sentences.append(
+            f"In {astray} of {len(reports)} runs chains that began in different places ended in different places: "
+            "how much of the posterior each mode has is not known there."
+        )
+    return " ".join(sentences)
 
 
 def credible_sets(results: dict, colors: dict[str, str]) -> tuple[str, Figure]:
@@ -101,6 +121,11 @@ def credible_sets(results: dict, colors: dict[str, str]) -> tuple[str, Figure]:
         "it may be. Right: how many classes they hold; of two students with the same coverage, the one with smaller "
         "sets says more."
     ), figure
+
+
+def _chains(results: dict) -> list[dict]:
+    """What is known of each sampled run's chains."""
+    return [record["uncertainty"].get("chains") or {} for record in results["arms"] if record.get("uncertainty")]
 
 
 def _values(runs: Runs) -> dict[str, Spread]:

@@ -1,5 +1,6 @@
 """What a teacher says of a batch, checked, and brought to what is stored of it."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from accelerate.utils import find_executable_batch_size, gather_object
 from torch import Tensor
 
 from ..data.rows import reason
+from ..dirichlet import mean_log_probs
 from ..models.calling import check_network
 from ..models.token_networks import check_next_tokens
 from ..utils.errors import UserError
@@ -91,10 +93,10 @@ def predicted(teacher: LabelingTeacher, batch: Batch, num_views: int, options: L
     """A teacher's answers about a batch as they are to be stored.
 
     Returns:
-        ``values``, ``variance`` and ``noise``, where there are such, [B, V, C]; of a network that answers for each
-        token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each row; of a
-        language model what :func:`~hf_bkd.soft_labels.next_tokens.answer_of_next_tokens` returns; ``ids`` and
-        ``numbers`` [B].
+        ``values``, ``variance``, ``noise`` and ``log_probs``, where there are such, [B, V, C]; of a network that
+        answers for each token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each
+        row; of a language model what :func:`~hf_bkd.soft_labels.next_tokens.answer_of_next_tokens` returns; ``ids``
+        and ``numbers`` [B].
     """
     if options.positions == NEXT_TOKENS:
         answer = answer_of_next_tokens(teacher, batch, options, device_of(teacher))
@@ -113,7 +115,8 @@ def _answer(teacher: LabelingTeacher, batch: Batch, view: int, options: LabelOpt
     inputs = batch.inputs(view)
     generator = ExampleGenerator(torch.from_numpy(batch.keys.copy()), options.draw_seed, view)
     with options.autocast(device_of(teacher)):
-        prediction = teacher.predict(inputs, options.num_samples, generator)
+        asked_for = _samples_from(teacher) if options.mean_log_probs else {}
+        prediction = teacher.predict(inputs, options.num_samples, generator, **asked_for)
     mask = _check_shape(teacher, prediction.mean, inputs, len(batch.ids), options)
     order = slice(None) if options.class_order is None else options.class_order
 
@@ -126,7 +129,42 @@ def _answer(teacher: LabelingTeacher, batch: Batch, view: int, options: LabelOpt
         answer["variance"] = stored(prediction.variance, options.variance == "sum")
     if getattr(prediction, "noise", None) is not None:
         answer["noise"] = stored(prediction.noise)
+    if options.mean_log_probs:
+        answer["log_probs"] = stored(log_probs_of(teacher, prediction, "mean_log_probs=True"))
     return answer if mask is None else answer | {"lengths": mask.sum(dim=1).cpu().numpy()}
+
+
+def _samples_from(teacher: LabelingTeacher) -> dict[str, bool]:
+    """Return the argument by which a teacher hands out its draws; UserError if its ``predict`` knows none."""
+    taken = inspect.signature(teacher.predict).parameters
+    if "return_samples" not in taken and not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+        raise UserError(
+            f"mean_log_probs=True needs the draws, and the predict of {type(teacher).__name__} has no argument "
+            "return_samples that hands them out: add it, or omit mean_log_probs to keep their variance"
+        )
+    return {"return_samples": True}
+
+
+def log_probs_of(teacher: LabelingTeacher, prediction: Any, needed_for: str) -> Tensor:
+    """Return the mean logarithms [..., C] of a teacher's draws, which come with its answer.
+
+    Raises:
+        UserError: a single draw, or an answer at another temperature than its draws; the argument ``needed_for``
+            asked for it.
+    """
+    samples = getattr(prediction, "samples", None)
+    if prediction.variance is None or samples is None or len(samples) < 2:
+        raise UserError(
+            f"{needed_for} averages over a teacher's draws, and it answers with a single distribution: take one "
+            "that draws (LaplaceTeacher with link='mc', VariationalTeacher, an ensemble) and num_samples of at least 2"
+        )
+    temperature = getattr(teacher, "temperature", 1.0)
+    if temperature != 1 and getattr(teacher, "tempering", None) == "post_average":
+        raise UserError(
+            f"{needed_for} is of draws, and the teacher tempers their average (temperature {temperature:g}): "
+            "set its tempering to 'per_sample', or its temperature to 1"
+        )
+    return mean_log_probs(samples, getattr(prediction, "weights", None))
 
 
 def _check_shape(

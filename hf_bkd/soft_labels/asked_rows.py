@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import pandas as pd
 
 from ..data.preprocessors import Preprocessor, ready_columns, tokenizer_of
 from ..data.preprocessors.functions import function_preprocessor
@@ -17,6 +18,8 @@ from .kinds import is_language_model
 
 def check_dataset(dataset: AnyDataset) -> None:
     """Raise a UserError if a dataset has no rows, no known columns, or columns that are called like soft labels."""
+    if isinstance(dataset, pd.DataFrame):
+        raise UserError("a DataFrame is no dataset: label datasets.Dataset.from_pandas(frame, preserve_index=False)")
     if dataset.features is None:
         raise UserError(
             "the streamed dataset doesn't say what its columns are, so that nobody could tell whose labels these "

@@ -141,6 +141,7 @@ def _shard(
             options.likelihood,
             labels.get("noise"),
             labels.get("lengths"),
+            labels.get("log_probs"),
         )
     return table.replace_schema_metadata(
         {SIZES: json.dumps(sorted(sizes))} | ({DIGESTS: json.dumps(inputs)} if inputs else {})

@@ -11,6 +11,9 @@
 | `teacher_tokens`     | of a language model, beside the probabilities of some tokens: their ids, [k] a position  |
 | `teacher_noise`      | of a regression, where it is known: a number's variance given the draw, averaged over   |
 |                      | the draws, shaped as the means                                                          |
+| `teacher_mean_log_   | of classes, when asked for: logarithms of the draws' probabilities (less than 2**-25    |
+| probs`               | count as that), averaged over the draws and shaped as the values: t' for t with         |
+|                      | abs(t' - t) <= 2**-11 abs(t) + 2**-25, or t itself beside float32                       |
 | `teacher_provenance` | a `ClassLabel` with one name: the JSON record of what made the labels (`record`)         |
 | `example_id`         | hash of the row's content, by which labels and examples recognize each other            |
 
@@ -27,7 +30,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..data.columns import EXAMPLE_ID, MEAN, NOISE, PROBS, RECORD, VARIANCE, is_soft_label_column
+from ..data.columns import EXAMPLE_ID, LOG_PROBS, MEAN, NOISE, PROBS, RECORD, VARIANCE, is_soft_label_column
 from ..utils.deprecation import warn_renamed
 from ..utils.limits import LIMITS
 from .column_names import check_reserved, column, is_record_column, read_record, soft_label_columns, teachers_of
@@ -38,6 +41,7 @@ from .storage import check_parts, decode
 
 __all__ = [
     "EXAMPLE_ID",
+    "LOG_PROBS",
     "MEAN",
     "NOISE",
     "PROBS",
@@ -69,6 +73,7 @@ class SoftLabels:
         stored_variance: [N, V, C], [N, V, 1] if summed over the classes, or ``None``.
         stored_noise: [N, V, C], a number's variance given the draw, or ``None``.
         lengths: int64 [N], of the tokens of each row; ``None`` where a row has one label.
+        stored_log_probs: [N, V, C], the draws' mean logarithms, or ``None``.
     """
 
     layout: Layout
@@ -76,6 +81,7 @@ class SoftLabels:
     stored_variance: Tensor | None = None
     stored_noise: Tensor | None = None
     lengths: Tensor | None = None
+    stored_log_probs: Tensor | None = None
 
     @classmethod
     def of(cls, probs: Tensor, record: LabelRecord | dict | None = None) -> Self:
@@ -130,6 +136,12 @@ class SoftLabels:
         return None if self.stored_noise is None else self._shown(self.stored_noise.float())
 
     @property
+    def beside(self) -> dict[str, Tensor]:
+        """What is stored beside the values, by the kind of its column."""
+        stored = {VARIANCE: self.stored_variance, NOISE: self.stored_noise, LOG_PROBS: self.stored_log_probs}
+        return {kind: each for kind, each in stored.items() if each is not None}
+
+    @property
     def scale(self) -> Tensor | float:
         """The unit in which values are compared, see :meth:`~hf_bkd.likelihoods.Likelihood.scale`."""
         return self.layout.likelihood.scale(self.parts["probs"])  # of numbers, which are stored as they are
@@ -144,19 +156,17 @@ class SoftLabels:
         return decode(parts, self.num_classes, self.layout.likelihood)
 
     def at(self, rows: Tensor, view: int, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """The values [B, C] of some rows in a view and, where they are kept, their variance and noise, by column.
+        """The values [B, C] of some rows in a view and, where it is kept, what stands beside them, by column.
 
         A variance is [B, C] or [B]. Those of tokens are [B, L, C] or [B, L], placed by the ``mask`` [B, L] of their
         inputs, if it is given, and 0 where there is none.
         """
-        kept = {VARIANCE: self.stored_variance, NOISE: self.stored_noise}
         at = rows if self.lengths is None else positions_of(rows, self.lengths)
         values = self._decoded({name: part[at, view] for name, part in self.parts.items()})
         seen = {self.layout.likelihood.column: values}
-        for name, stored in kept.items():
-            if stored is not None:
-                each = stored[at, view].float()
-                seen[name] = each[:, 0] if name == VARIANCE and self._is_summed(each) else each
+        for name, stored in self.beside.items():
+            each = stored[at, view].float()
+            seen[name] = each[:, 0] if name == VARIANCE and self._is_summed(each) else each
         if self.lengths is None:
             return seen
         lengths = self.lengths[rows]
@@ -185,4 +195,5 @@ class SoftLabels:
             stored_variance=moved(self.stored_variance),
             stored_noise=moved(self.stored_noise),
             lengths=moved(self.lengths),
+            stored_log_probs=moved(self.stored_log_probs),
         )

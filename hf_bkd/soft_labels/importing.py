@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..dirichlet import LEAST
+from ..dirichlet import mean_log_probs as log_probs_of
 from ..likelihoods import CATEGORICAL, Likelihood, likelihood_from
 from ..utils.checks import check_choice, check_positive
 from ..utils.errors import UserError
@@ -16,6 +18,7 @@ from .belonging import NAMED
 from .columns import check_reserved
 from .identity import Identity, class_names, summarized_ids
 from .kinds import check_class_count
+from .options import LabelOptions
 from .record import make_record
 from .storage import chosen_storage
 from .writing import attach
@@ -39,6 +42,7 @@ def import_soft_labels(
     top_k: int = 10,
     problem_type: str | None = None,
     noise: np.ndarray | Tensor | None = None,
+    mean_log_probs: bool = False,
 ) -> datasets.Dataset:
     """Give each example the soft labels that arrays of logits, probabilities or numbers hold under its id.
 
@@ -56,6 +60,7 @@ def import_soft_labels(
         name, storage, top_k: as for :func:`~hf_bkd.add_soft_labels`.
         problem_type: ``"multi_label_classification"`` of labels that are each there or not, ``"regression"`` of
             numbers; one of C classes if not given.
+        mean_log_probs: as for :func:`~hf_bkd.add_soft_labels`, of several draws of classes.
         noise: of a regression [M, C], the variance of a label around the values, where it is known.
 
     Returns:
@@ -69,6 +74,7 @@ def import_soft_labels(
     """
     check_reserved(dataset.features)
     likelihood = likelihood_from(problem_type)
+    LabelOptions(storage=storage, mean_log_probs=mean_log_probs).of_kind(likelihood)
     storage, values = chosen_storage(storage, likelihood), _numbers(values)
     if values.ndim not in (2, 3) or len(ids) != values.shape[-2]:
         raise UserError(
@@ -76,6 +82,8 @@ def import_soft_labels(
             f"are {len(ids)} ids"
         )
     values = values[None] if values.ndim == 2 else values
+    if mean_log_probs and len(values) < 2:
+        raise UserError("mean_log_probs=True averages over draws, and the values are of one: pass values [S, M, C]")
     rows = _rows(dataset, list(ids), id_column)
     draws = _values(values[:, rows], kind, temperature, likelihood)
     draws = _mapped(draws, classes, dataset.features, likelihood)
@@ -95,6 +103,7 @@ def import_soft_labels(
         storage=storage,
         identity=identity,
         ids=None if example_ids is None else summarized_ids(example_ids),
+        least_probability=LEAST if mean_log_probs else None,
     )
     variance = draws.var(dim=0).numpy() if len(draws) > 1 else None
     if noise is not None:
@@ -102,7 +111,8 @@ def import_soft_labels(
         if noise.shape != tuple(values.shape[1:]):
             raise UserError(f"noise is {list(noise.shape)}, and the values of each draw are {list(values.shape[1:])}")
         noise = noise[rows]
-    return attach(dataset, draws.mean(dim=0).numpy(), record, variance, example_ids, storage, name, top_k, noise)
+    own = {"noise": noise, "log_probs": log_probs_of(draws).numpy() if mean_log_probs else None}
+    return attach(dataset, draws.mean(dim=0).numpy(), record, variance, example_ids, storage, name, top_k, **own)
 
 
 def _numbers(values: Any) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.columns import EXAMPLE_ID
 from ..data.preprocessors import Preprocessor, tokenizer_hash
 from ..data.views import Views
+from ..dirichlet import LEAST
 from ..utils.checks import check_choice
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
@@ -51,6 +52,7 @@ def add_soft_labels(
     storage: str = "auto",
     top_k: int | None = None,
     variance: str = "auto",
+    mean_log_probs: bool = False,
     mixed_precision: str | None = None,
     held_out: dict[str, float] | None = None,
     name: str | None = None,
@@ -91,6 +93,10 @@ def add_soft_labels(
         top_k: k >= 1, the classes that ``"top_k"`` keeps, 10 if not given, or the tokens that ``"sampled"`` does, 16.
         variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
             ``"auto"`` is full for float storages and the sum for compact ones.
+        mean_log_probs: whether ``teacher_mean_log_probs`` is kept too, of which a student with
+            ``distance="dirichlet"`` learns how much the draws disagree: of class probabilities, several draws, and no
+            ``"top_k"``. A draw's probability below 2**-25 counts as that. Without it such a student reads the
+            variance.
         mixed_precision: ``"bf16"`` or ``"fp16"`` passes of the teacher.
         held_out: the teacher's metrics on examples that it was not fitted on, for the record; what the teacher's own
             record says if not given.
@@ -119,6 +125,7 @@ def add_soft_labels(
             without space.
     """
     options = LabelOptions(num_samples, batch_size, seed, storage, top_k, variance, mixed_precision, shard_rows)
+    options = replace(options, mean_log_probs=mean_log_probs)
     if (teacher is None) == (folds is None) or (folds is None) != (fit is None):
         raise UserError("pass either a teacher, or folds together with fit")
     if None not in (preprocessor, processing_class):
@@ -229,6 +236,7 @@ def _table_and_record(
         positions=options.positions or (TOKENS if of_tokens else None),
         chat_template=template,
         tokenizer=tokenizer_hash(examples.preprocessor) if of_tokens else None,
+        least_probability=LEAST if options.mean_log_probs else None,
         **examples.settings,
     )
     return table, record

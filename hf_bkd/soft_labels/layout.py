@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import MEAN, NOISE, RECORD, TOKEN_IDS, VARIANCE
+from ..data.columns import LOG_PROBS, MEAN, NOISE, RECORD, TOKEN_IDS, VARIANCE
 from ..likelihoods import Categorical, Gaussian, Likelihood
 from ..utils.errors import UserError
 from .column_names import column, read_record, teachers_of, value_column
@@ -110,6 +110,11 @@ class Layout:
     def noise_name(self) -> str:
         """Name of the column that holds the variance of a label given the draw, if it is there."""
         return column(NOISE, self.teacher)
+
+    @property
+    def log_probs_name(self) -> str:
+        """Name of the column that holds the draws' mean logarithms, if it is there."""
+        return column(LOG_PROBS, self.teacher)
 
     @property
     def temperature(self) -> float:

@@ -8,6 +8,7 @@ import torch
 
 from ..likelihoods import CATEGORICAL, Likelihood, likelihood_from
 from ..utils.checks import check_choice, check_count
+from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator, named_seed
 from .record_checks import NEXT_TOKENS
 from .storage import AUTO, LARGEST, OF_NEXT_TOKENS, STORAGES, chosen_storage
@@ -19,9 +20,10 @@ PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class LabelingTeacher(Protocol):
     """What labeling asks of a teacher.
 
-    Optional are its ``device``, where views are made; ``num_draws(num_samples)``, how many draws it averages when
-    asked for S; ``likelihood``, what its values are of, if not of one of C classes; and ``per_token``, whether it says
-    that it answers for each token, with ``mean`` [B, L, C].
+    Optional are an argument ``return_samples`` of ``predict``, for ``mean_log_probs``; its ``device``, where views are
+    made; ``num_draws(num_samples)``, how many draws it averages when asked for S; ``likelihood``, what its values are
+    of, if not of one of C classes; and ``per_token``, whether it says that it answers for each token, with ``mean``
+    [B, L, C].
     """
 
     @property
@@ -44,7 +46,8 @@ class LabelOptions:
     record's: what a language model's are of, once it is known to be one.
 
     Raises:
-        UserError: a number below 1, or an unknown storage, variance or precision.
+        UserError: a number below 1, an unknown storage, variance or precision, or mean log-probabilities beside a
+            storage that omits classes.
     """
 
     num_samples: int = 10
@@ -59,6 +62,7 @@ class LabelOptions:
     class_order: list[int] | None = None
     problem_type: str | None = None
     positions: str | None = None
+    mean_log_probs: bool = False
 
     def __post_init__(self):
         check_count(num_samples=self.num_samples, batch_size=self.batch_size, shard_rows=self.shard_rows)
@@ -68,6 +72,11 @@ class LabelOptions:
             check_choice((*STORAGES, OF_NEXT_TOKENS[0]), storage=self.storage)
         check_choice(VARIANCES, variance=self.variance)
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
+        if self.mean_log_probs and self.storage == "top_k":
+            raise UserError(
+                "mean_log_probs keeps a number for each class, and storage='top_k' omits classes: use float16, "
+                "float32 or uint8"
+            )
         if self.variance == "auto":
             compact = self.storage in ("uint8", "top_k")
             object.__setattr__(self, "variance", "sum" if compact else "full")
@@ -80,8 +89,13 @@ class LabelOptions:
             next_tokens: whether it is a language model.
 
         Raises:
-            UserError: a storage that such labels can't have.
+            UserError: a storage that such labels can't have, or mean log-probabilities of another kind than classes.
         """
+        if self.mean_log_probs and (next_tokens or likelihood.problem_type != CATEGORICAL.problem_type):
+            teachers = "a language model" if next_tokens else f"of problem_type {likelihood.problem_type!r}"
+            raise UserError(
+                f"mean_log_probs is for a Dirichlet distribution over classes, and the teacher is {teachers}: omit it"
+            )
         if next_tokens:
             storage = OF_NEXT_TOKENS[0] if self.storage == AUTO else self.storage
             check_choice(OF_NEXT_TOKENS, storage=storage)

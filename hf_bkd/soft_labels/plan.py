@@ -34,8 +34,9 @@ def plan_of(
     if options.storage == AUTO:  # of teachers that are fitted later
         settled["storage"] = CATEGORICAL.storages[0]
     settled["top_k"] = settled["top_k"] or LARGEST["top_k"]
-    if settled["positions"] is None:  # as plans of earlier versions have it
-        del settled["positions"]
+    for name in ("positions", "mean_log_probs"):
+        if not settled[name]:  # as in folders of earlier versions
+            del settled[name]
     return {
         "teacher": teacher,
         "folds": folds,

@@ -9,6 +9,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID
+from ..dirichlet import check_log_probs
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
 from .arrays import flat_parts, lengths_of, lists_of, number_of_tokens, numbers_of
@@ -45,7 +46,8 @@ def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels
 def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLabels:
     """The labels of rows that are called ``first`` and so on."""
     layout = Layout.of(dataset.features, name)
-    beside = [each for each in (layout.variance_name, layout.noise_name) if each in dataset.column_names]
+    names = (layout.variance_name, layout.noise_name, layout.log_probs_name)
+    beside = [each for each in names if each in dataset.column_names]
     values = [each for each in (layout.name, layout.token_ids) if each is not None]
     table = dataset.with_format("arrow", columns=[*values, *beside, *_inputs(dataset, layout)])[:]
     flat, lengths = flat_parts({each: combined(table[each]) for each in values}, layout)
@@ -65,7 +67,12 @@ def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLa
             f"row {row} of column {layout.noise_name} holds a variance that is not above 0: label again, or remove "
             "this column"
         )
-    return SoftLabels(layout, parts, others.get(layout.variance_name), noise, lengths)
+    logs = others.get(layout.log_probs_name)
+    if logs is not None:
+        check_log_probs(logs, f"column {layout.log_probs_name}", numbers)
+        if logs.shape[-1] != layout.num_classes:
+            raise uneven(layout.log_probs_name)
+    return SoftLabels(layout, parts, others.get(layout.variance_name), noise, lengths, logs)
 
 
 def _variance(dataset: datasets.Dataset, table: pa.Table, name: str, layout: Layout, lengths: Tensor | None) -> Tensor:

@@ -53,6 +53,7 @@ class LabelRecord(Part):
         preprocessing: what turned rows into inputs (mean and standard deviation of images), where that is known.
         mixed_precision: of the teacher's passes, ``"bf16"`` or ``"fp16"``.
         held_out: the teacher's metrics on examples that it was not fitted on.
+        least_probability: what a smaller one of a draw counts as in the mean logarithms, where these are kept.
         versions: of the libraries.
     """
 
@@ -74,6 +75,7 @@ class LabelRecord(Part):
     preprocessing: dict[str, Any] | None = None
     mixed_precision: str | None = None
     held_out: dict[str, float | None] | None = None
+    least_probability: float | None = None
     versions: dict[str, str] | None = None
 
     @classmethod
@@ -145,6 +147,7 @@ def make_record(
     positions: str | None = None,
     tokenizer: str | None = None,
     chat_template: str | None = None,
+    least_probability: float | None = None,
 ) -> LabelRecord:
     """The record of labels that were just made.
 
@@ -186,6 +189,7 @@ def make_record(
         "class_names": names if names and len(names) == teacher["num_classes"] else None,
         "preprocessing": preprocessing,
         "mixed_precision": mixed_precision,
+        **({} if least_probability is None else {"least_probability": least_probability}),
         "held_out": held_out or (teacher.get("record") or {}).get("validation"),
         "versions": {name: version_of(name) for name in ("hf_bkd", "torch", "transformers", "datasets")},
     }

@@ -10,7 +10,7 @@ import pandas as pd
 from ..data.columns import LABEL_COLUMNS, find_label, numbered_labels
 from ..data.labels import read_labels
 from ..data.tables import table_and_columns
-from ..likelihoods import CATEGORICAL, Gaussian
+from ..likelihoods import Bernoulli, Gaussian
 from ..models.class_names import given_names
 from ..utils.checks import check_share
 from ..utils.errors import UserError
@@ -24,8 +24,8 @@ class WeightedRows(NamedTuple):
     """What ``estimator.fit(features, labels, sample_weight=weights)`` takes.
 
     features: a table of M rows.
-    labels: classes [M] as the dataset's label column holds them, their numbers if there is none; or a regression's
-        numbers, [M] or [M, C].
+    labels: classes [M] as the dataset's label column holds them, their numbers if there is none; of labels that are
+        each there or not zeros and ones [M, C]; of a regression numbers, [M] or [M, C].
     weights: float64 [M], above 0.
     """
 
@@ -52,6 +52,11 @@ def weighted_rows(
     weight below ``least_weight`` is kept with the probability weight / least_weight, and then weighs ``least_weight``:
     there are fewer rows, and the mean of each weight is as it was.
 
+    A row of C labels that are each there or not is repeated for the k likeliest of its labels, k = 0 .. C, which weigh
+    what the k-th target exceeds the next one by. The weights with a label then sum to its target, so that
+    what treats labels one by one (trees, forests, networks, ``MultiOutputClassifier``; no ``ClassifierChain``) learns
+    the binary cross-entropy with the targets.
+
     Of a regression each row stays one: its label is the teacher's mean, mixed with the row's own as above, and its
     weight 1 / variance, at most 100 times that of a row of average variance, and 1 on average.
 
@@ -66,8 +71,8 @@ def weighted_rows(
         allow_unrecorded_labels: whether labels may be used that don't say what they were made for.
 
     Raises:
-        UserError: no soft labels, labels of other examples, of several views or of another kind than one class a row,
-            no label column though lambda is below 1, or a number out of range.
+        UserError: no soft labels, labels of other examples, of several views or of tokens, no label column though
+            lambda is below 1, or a number out of range.
     """
     check_share(kd_lambda=kd_lambda, least_weight=least_weight)
     stored_labels(dataset, None, None, allow_unrecorded_labels)
@@ -78,13 +83,21 @@ def weighted_rows(
         )
     column = label_column or next((each for each in LABEL_COLUMNS if each in dataset.features), None)
     names = None if labels.record is None else labels.record.class_names
-    if labels.layout.likelihood.problem_type == Gaussian.problem_type:
-        return _numbers(dataset, labels, kd_lambda, column, feature_names)
-    if labels.layout.likelihood != CATEGORICAL or labels.lengths is not None:
+    likelihood = labels.layout.likelihood
+    if labels.lengths is not None:
         raise UserError(
-            "rows are repeated for each class, and these soft labels are of several labels a row, or of tokens: teach "
-            "a network"
+            "these soft labels are of the tokens of each row, and a table has one label a row: teach a network"
         )
+    if likelihood.problem_type == Gaussian.problem_type:
+        return _numbers(dataset, labels, kd_lambda, column, feature_names)
+    if likelihood.problem_type == Bernoulli.problem_type:
+        target = _mixed_values(dataset, labels, labels.probs.double().numpy(), kd_lambda, column, names)
+        weights, ranks = _likeliest(target)
+        weights = _without_small(weights, least_weight, seed)
+        rows, numbers = np.nonzero(weights)
+        values = (ranks[rows] < numbers[:, None]).astype(np.int64)
+        table, _ = table_and_columns(dataset, feature_names, column)
+        return WeightedRows(table.iloc[rows].reset_index(drop=True), values, weights[rows, numbers])
     target = labels.probs.double().numpy()
     target = target / target.sum(axis=1, keepdims=True)
     if kd_lambda < 1:
@@ -106,12 +119,7 @@ def _numbers(
     feature_names: Sequence[str] | None,
 ) -> WeightedRows:
     """Return each row once, with its mean and 1 / variance."""
-    target = labels.values.double().numpy()
-    if kd_lambda < 1:
-        column = column or find_label(dataset)
-        read = read_labels(dataset, column, labels.layout.likelihood, labels.num_classes)
-        own = read(dataset.with_format(None)[column][:]).double().numpy()
-        target = np.where(np.isnan(own), target, kd_lambda * target + (1 - kd_lambda) * own)
+    target = _mixed_values(dataset, labels, labels.values.double().numpy(), kd_lambda, column)
     known = [each.double().reshape(len(target), -1) for each in (labels.variance, labels.noise) if each is not None]
     variance = np.ones(len(target))
     if known:  # in units of each number's average, for numbers may have different ones
@@ -123,6 +131,31 @@ def _numbers(
     table, _ = table_and_columns(dataset, feature_names, column)
     target = target[:, 0] if target.shape[1] == 1 else target
     return WeightedRows(table, target, weights / weights.mean())
+
+
+def _mixed_values(
+    dataset: datasets.Dataset,
+    labels: SoftLabels,
+    target: np.ndarray,
+    kd_lambda: float,
+    column: str | None,
+    names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Return targets [N, C] mixed with the rows' own values, where they have some."""
+    if kd_lambda == 1:
+        return target
+    column = column or find_label(dataset)
+    read = read_labels(dataset, column, labels.layout.likelihood, labels.num_classes, names)
+    own = read(dataset.with_format(None)[column][:]).double().numpy()
+    return np.where(np.isnan(own), target, kd_lambda * target + (1 - kd_lambda) * own)
+
+
+def _likeliest(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the k likeliest of C labels weigh, k = 0 .. C: [N, C + 1], and each label's rank [N, C]."""
+    order = np.argsort(-target, axis=1, kind="stable")
+    bounds = np.pad(np.take_along_axis(target, order, axis=1), ((0, 0), (1, 0)), constant_values=1.0)
+    weights = -np.diff(bounds, axis=1, append=0.0)
+    return weights, np.argsort(order, axis=1)
 
 
 def _mixed(probs: np.ndarray, numbers: Sequence[int], kd_lambda: float) -> np.ndarray:

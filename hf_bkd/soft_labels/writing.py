@@ -10,14 +10,15 @@ import pyarrow as pa
 import torch
 
 from ..data.caches import caches_elsewhere
-from ..data.columns import EXAMPLE_ID, NOISE, RECORD, TOKEN_IDS, VALUES, VARIANCE
+from ..data.columns import BESIDE, EXAMPLE_ID, LOG_PROBS, NOISE, RECORD, TOKEN_IDS, VALUES, VARIANCE
+from ..dirichlet import check_log_probs
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .column_names import check_reserved, column, is_record_column, soft_label_columns
 from .record import LabelRecord, decode_record, encode_record
 from .record_checks import NEXT_TOKENS
-from .storage import check_parts, chosen_storage, encode, shape_error
+from .storage import EXACT, check_parts, chosen_storage, encode, shape_error
 
 ZEROS = 4096  # rows that are written at once
 
@@ -34,6 +35,7 @@ def attach(
     top_k: int = 10,
     noise: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
+    log_probs: np.ndarray | None = None,
 ) -> datasets.Dataset:
     """Add soft labels that were computed elsewhere to a dataset; columns of the same name are replaced.
 
@@ -51,10 +53,11 @@ def attach(
         noise: of a regression, shaped as ``probs``: the labels' variance around the teacher's draws.
         lengths: int [N], with sum T, where there is a label for each token of a row; the record's ``positions`` are
             then ``"tokens"``.
+        log_probs: shaped as ``probs``: the logarithms of class probabilities, averaged over the draws.
 
     Raises:
-        UserError: not one answer per row, a variance of another shape, an unknown storage, or a record that could not
-            be read back.
+        UserError: not one answer per row, a variance or logarithms of another shape, an unknown storage, or a record
+            that could not be read back.
     """
     if not isinstance(record, LabelRecord):
         record = LabelRecord.from_json(json.loads(json.dumps(record)))
@@ -66,7 +69,7 @@ def attach(
         raise UserError(f"{rows} rows of soft labels were given for a dataset of {len(dataset)} rows")
     if (lengths is None) == (record.positions is not None):
         raise UserError("labels of tokens need both lengths and a record whose positions are 'tokens'")
-    own = {"likelihood": record.likelihood, "noise": noise, "lengths": lengths}
+    own = {"likelihood": record.likelihood, "noise": noise, "lengths": lengths, "log_probs": log_probs}
     table = encoded_table(probs, variance, example_ids, storage, top_k, **own)
     return attach_table(dataset, table, record, name)
 
@@ -81,7 +84,7 @@ def attach_table(
     """
     check_reserved(dataset.features)
     columns = label_columns(table, record, name)
-    stale = {*columns, *(column(kind, name) for kind in (*VALUES, TOKEN_IDS, VARIANCE, NOISE))}
+    stale = {*columns, *(column(kind, name) for kind in (*VALUES, TOKEN_IDS, *BESIDE))}
     dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
     if EXAMPLE_ID in columns and (record.dataset.identity or record.dataset.content_column) is not None:
         dataset = with_ids_of(dataset, record)
@@ -184,6 +187,7 @@ def encoded_table(
     likelihood: Likelihood = CATEGORICAL,
     noise: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
+    log_probs: np.ndarray | None = None,
 ) -> pa.Table:
     """The encoded columns of some rows, called ``numbers`` in messages, all but the record; see :func:`attach`."""
     values = np.asarray(values)
@@ -215,6 +219,11 @@ def encoded_table(
                 "not known"
             )
         table[NOISE] = as_lists(noise.reshape(values.shape), lengths)
+    if log_probs is not None:
+        logs = _as_variance(LOG_PROBS, log_probs, shape, shape)
+        check_log_probs(torch.from_numpy(logs), LOG_PROBS, named)
+        kind = EXACT if storage == EXACT else "float16"
+        table[LOG_PROBS] = as_lists(logs.reshape(values.shape).astype(kind), lengths)
     if example_ids is not None:
         table[EXAMPLE_ID] = pa.array(example_ids, pa.int64())
     return pa.table(table)

@@ -1,6 +1,6 @@
 """Studies: a list of arms, run over conditions and seeds by one engine, reported in one form."""
 
-from ..teachers import Deterministic, Ensemble, IVONVariational, Laplace, MCDropout, Variational
+from ..teachers import SWA, SWAG, Deterministic, Ensemble, IVONVariational, Laplace, MCDropout, Variational
 from .arguments import StudyArguments
 from .arms import (
     BAYES,
@@ -36,6 +36,8 @@ __all__ = [
     "LAPLACE",
     "ONE_HOT",
     "SCALED",
+    "SWA",
+    "SWAG",
     "TUNED",
     "VARIATIONAL",
     "WHOLE_NETWORK",

@@ -4,14 +4,11 @@ from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
-import datasets
-import numpy as np
-
 from ..teachers import Deterministic, Ensemble, Laplace, TeacherSpec, Variational, spec_by_name
 from ..utils.deprecation import renamed_arguments, warn_renamed
 from ..utils.errors import UserError
 from ..utils.files import distinct_names, slug
-from .inputs import Images, Texts, Vectors
+from .splits import Splits
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,12 @@ class Arm:
         online: the teacher is asked at each step and nothing is stored.
         storage: of the soft labels.
         kd_lambda: the study's own if not given.
-        lambda_schedule: ``"adaptive"`` sets lambda by example.
+        lambda_schedule: ``"adaptive"`` or ``"bias_aware"``, which needs ``folds``, sets lambda by example.
         strengths: candidates for the strength s > 0 of the teachers' prior on each example, in examples (lambda in
             arXiv 2605.27967): ``prior_strength`` s and ``kd_lambda`` s / (1 + s), chosen as temperatures are.
         label_smoothing: of a student without a teacher.
+        distance: of the student from its target; the study's own if not given.
+        mean_log_probs: keep the mean logarithms of the teacher's draws, by which ``"dirichlet"`` learns.
         how: options of a teacher that is given by its kind as a string, which works for another release.
 
     Raises:
@@ -95,6 +94,8 @@ class Arm:
     lambda_schedule: str = "fixed"
     strengths: tuple[float, ...] = ()
     label_smoothing: float = 0.0
+    distance: str | None = field(default=None, repr=False)
+    mean_log_probs: bool = field(default=False, repr=False)
     how: InitVar[dict[str, Any] | None] = None
 
     def __post_init__(self, how: dict[str, Any] | None):
@@ -102,6 +103,10 @@ class Arm:
             object.__setattr__(self, "teacher", _teacher_by_name(self.name, self.teacher, how or {}))
         if self.online and (self.folds or not self.fits_teacher):
             raise UserError(f"arm {self.name!r} is online, which needs a teacher that answers for all examples")
+        if self.lambda_schedule == "bias_aware" and not (self.folds or isinstance(self.teacher, Stored)):
+            raise UserError(f"arm {self.name!r} is bias-aware, which needs labels that are cross-fitted: pass folds=3")
+        if self.mean_log_probs and not self.fits_teacher:
+            raise UserError(f"arm {self.name!r} keeps the logarithms of draws, which needs a teacher that draws")
         if self.temperatures != (1.0,) and any(part.has_temperature for part in self.parts):
             raise UserError(f"arm {self.name!r} has temperatures, and its teacher or its labels have one already")
 
@@ -129,6 +134,12 @@ class Arm:
     def parts(self) -> tuple["Arm", ...]:
         """The arms whose teachers it has: its members, or itself."""
         return self.members or (self,)
+
+    @property
+    def settings(self) -> str:
+        """All of it in words, as folders have it; what earlier versions had no word for is said where it is used."""
+        said = {"distance": self.distance, "mean_log_probs": self.mean_log_probs or None}
+        return repr(self) + "".join(f" {name}={value}" for name, value in said.items() if value is not None)
 
     @property
     def candidates(self) -> list[tuple[float, float | None]]:
@@ -160,6 +171,7 @@ class Arm:
             "" if self.num_views is None else f"{self.num_views}-views",
             "online" if self.online else "",
             "" if self.storage == "float16" else slug(self.storage),
+            "logs" if self.mean_log_probs else "",
         ]
         return "-".join(filter(None, parts))
 
@@ -204,33 +216,6 @@ def combined(members: tuple[Arm, ...], strengths: tuple[float, ...] = ()) -> tup
     return tuple(Arm(name, teacher, strengths=strengths) for name, teacher in ways.items())
 
 
-@dataclass
-class Splits:
-    """The data of one condition and seed: datasets with the column that ``inputs`` reads, and ``label``.
-
-    Args:
-        train, validation, test: nothing is chosen on ``test``.
-        inputs: how networks read them.
-        bayes: exact class probabilities [N, C] of ``train``, where they are known.
-        ood: out-of-distribution examples, of no class or of several, which teachers should be unsure of.
-        transfer: what teachers label and students are taught on (Hinton et al. 2015), if not ``train``: it may be
-            larger, and its ``label`` counts only where lambda is below 1. An epoch stays as long as one of ``train``.
-    """
-
-    train: datasets.Dataset
-    validation: datasets.Dataset
-    test: datasets.Dataset
-    inputs: Images | Texts | Vectors
-    bayes: np.ndarray | None = None
-    ood: datasets.Dataset | None = None
-    transfer: datasets.Dataset | None = None
-
-    @property
-    def taught(self) -> datasets.Dataset:
-        """The examples that students with a teacher are trained on."""
-        return self.train if self.transfer is None else self.transfer
-
-
 @dataclass(frozen=True)
 class Study:
     """A list of arms, and what they are run on.
@@ -242,12 +227,15 @@ class Study:
             condition calls it ``""``.
         num_views: how many augmented views of each image are labeled, unless an arm says otherwise.
         students: whether students are trained and measured, or else the teachers themselves.
+        num_seeds: of the seeds asked for, how many conditions take, the first; all if not given.
         epochs: factor on the number of epochs, for conditions that need more or fewer.
         teacher_args, student_args: of their networks, beside the architecture.
         from_teacher: whether students are parts of the deterministic teacher's network, and start from its weights.
         reference: name of the arm that all others are compared with.
         measure: ``"accuracy"`` or ``"nll"``, of labels also ``"mean_average_precision"``, of numbers ``"rmse"``,
             in which they are compared, and by which candidates are chosen.
+        limits: whether students, of one of C classes, are measured by their entropies on the out-of-distribution
+            examples beside their teachers', and by conformal sets.
         posterior: arguments of ``LangevinTeacher.fit`` to sample each student's posterior with, ``prior_precision`` a
             tuple of candidates; ``None`` for no such posterior.
         note: what a reader of the report has to know of the data.
@@ -261,12 +249,14 @@ class Study:
     conditions: dict[str, Callable[[Any, int], Splits]]
     num_views: int = 0
     students: bool = True
+    num_seeds: dict[str, int] = field(default_factory=dict)
     epochs: dict[str, float] = field(default_factory=dict)
     teacher_args: dict[str, Any] = field(default_factory=dict)
     student_args: dict[str, Any] = field(default_factory=dict)
     from_teacher: bool = False
     reference: str = "deterministic"
     measure: str = "accuracy"
+    limits: bool = False
     posterior: dict[str, Any] | None = None
     note: str = ""
 

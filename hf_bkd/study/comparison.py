@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ..likelihoods import best_temperature
 from ..metrics import auroc, classification_metrics, entropy, reliability
 from ..models.calling import split, to_network
 from ..targets import temper
 from ..teachers import Teacher, predict_all
-from ..teachers.deterministic import best_temperature
 from ..utils.files import temporary_folder
 from .arms import Arm
 from .cell import TIMED, Cell, plain_pass, relative_time
@@ -36,8 +36,8 @@ class TeacherComparison:
         temperature = best_temperature(held_out.clamp_min(1e-12).log(), held_out_labels)
         scaled = temper(probs, temperature)
         ood = None
-        if cell.splits.ood is not None:
-            ood, _ = predict_all(teacher, cell.batched(cell.splits.ood).batches(), samples, cell.seed)
+        if cell.splits.every_ood is not None:
+            ood, _ = predict_all(teacher, cell.batched(cell.splits.every_ood).batches(), samples, cell.seed)
         return {
             "arm": arm.name,
             "condition": cell.condition,

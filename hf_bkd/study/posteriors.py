@@ -1,5 +1,6 @@
 """The posterior of a trained student, sampled with the labels that it was taught, and its uncertainty, measured."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -8,15 +9,29 @@ from torch import nn
 from ..losses import temperature_factor
 from ..models.calling import split
 from ..teachers import DeterministicTeacher, LangevinTeacher, predict_all
+from ..teachers.langevin_chains import ChainSettings
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
 from ..training.supervision import StoredLabels
 from ..uncertainty import uncertainty_report
 from ..utils.errors import UserError
+from .arms import Study
 from .cell import Cell
 
+SCREENING = {"steps": 600, "burn_in": 300, "thinning": 5, "rungs": 1}  # of each prior precision, before the choice
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-CHAIN_FACTS = ("prior precision", "rhat max", "ess min", "mixed", "width", "acceptance", "moved")
+CHAIN_FACTS = ("prior precision", "rhat max", "ess min", "mixed", "apart", "rungs", "width", "acceptance", "moved")
+
+
+def check_lambdas(study: Study, args: DistillationTrainingArguments) -> None:
+    """Raise a UserError if a study samples the posterior of a student whose labels have no positive weight of one."""
+    for arm in study.arms if study.posterior is not None else ():
+        kd_lambda = args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        if arm.teacher is not None and (kd_lambda > 1 or arm.lambda_schedule != "fixed"):
+            raise UserError(
+                f"arm {arm.name!r} has a lambda above 1 or by example, and a posterior counts each label alike: give "
+                "it a fixed one of at most 1"
+            )
 
 
 def sampled_posterior(
@@ -27,8 +42,8 @@ def sampled_posterior(
     A label counts as one example.
 
     Args:
-        cell: of its study, which says how to sample. Of several prior precisions the one with the best NLL of the
-            posterior mean on the validation split is taken.
+        cell: of its study, which says how to sample. Of several prior precisions the one is taken whose posterior mean
+            has the best NLL on the validation split, by chains of at most 600 steps.
         network: the student.
         train: what it was trained on, with its soft labels.
         args: how it was trained; a loss of (1 - lambda) and lambda is taken times 1 / (1 - lambda).
@@ -54,13 +69,19 @@ def sampled_posterior(
     elif args.label_smoothing_factor:
         uniform = torch.ones(len(train), len(cell.classes)) / len(cell.classes)
         options |= _weights(1 - args.label_smoothing_factor, args.label_smoothing_factor) | {"targets": uniform}
-    candidates = [
-        LangevinTeacher.fit(
-            network, train.batches(), cell.validation.batches(), **options | {"prior_precision": precision}
-        )
-        for precision in options["prior_precision"]
-    ]
-    return min(candidates, key=lambda posterior: posterior.record["validation"]["nll"])
+    precisions = options.pop("prior_precision")
+    screening = SCREENING if options.get("steps", ChainSettings.steps) > SCREENING["steps"] else {}
+
+    def sample(precision: float, **lengths: int) -> LangevinTeacher:
+        chosen = options | {"prior_precision": precision} | lengths
+        return LangevinTeacher.fit(network, train.batches(), cell.validation.batches(), **chosen)
+
+    def nll(precision: float) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # short chains needn't meet
+            return sample(precision, **screening).record["validation"]["nll"]
+
+    return sample(precisions[0] if len(precisions) == 1 else min(precisions, key=nll))
 
 
 def _weights(labels: float, teacher: float) -> dict[str, float]:
@@ -71,8 +92,8 @@ def _weights(labels: float, teacher: float) -> dict[str, float]:
 def measured_uncertainty(cell: Cell, posterior: LangevinTeacher) -> dict[str, Any]:
     """Report the uncertainty on the test split and on out-of-distribution examples, and whether the chains mixed."""
     samples, ood = _draws(cell, posterior, cell.test), None
-    if cell.splits.ood is not None:
-        ood = _draws(cell, posterior, cell.batched(cell.splits.ood))
+    if cell.splits.every_ood is not None:
+        ood = _draws(cell, posterior, cell.batched(cell.splits.every_ood))
     student, _ = predict_all(DeterministicTeacher(posterior.network), cell.test.batches())
     report = uncertainty_report(samples, cell.test.values["labels"].cpu(), student, ood, LEVELS)
     return report | {"chains": {name: posterior.record[name] for name in CHAIN_FACTS if name in posterior.record}}

@@ -39,6 +39,7 @@ from .arguments import StudyArguments, parse
 from .arms import Study
 from .cell import Cell
 from .comparison import TeacherComparison
+from .posteriors import check_lambdas
 from .settings import check_same_study
 from .students import StudentTraining
 from .workers import in_workers
@@ -80,7 +81,12 @@ def _run_alone(
     study: Study, options: StudyArguments, args: DistillationTrainingArguments, output_dir: Path
 ) -> dict[str, Any]:
     decided_by_main(lambda: _begin(study, options, args, output_dir))
-    cells = [(condition, seed) for condition in study.conditions for seed in options.seed_list]
+    cells = [  # a seed's all first
+        (condition, seed)
+        for number, seed in enumerate(options.seed_list)
+        for condition in study.conditions
+        if number < study.num_seeds.get(condition, len(options.seed_list))
+    ]
     if args.disable_tqdm:
         quiet()
     if options.workers > 1 and PartialState().num_processes == 1:
@@ -102,6 +108,7 @@ def _run_alone(
 
 
 def _begin(study: Study, options: StudyArguments, args: DistillationTrainingArguments, output_dir: Path) -> None:
+    check_lambdas(study, args)
     tidy(output_dir)
     check_same_study(output_dir, study, options, args)
 

@@ -25,7 +25,13 @@ DECISIVE = (
     "teacher_temperature", "teacher_weights", "temperature_scale", "tf32", "torch_compile", "train_sampling",
     "warmup_", "weight_decay",
 )  # fmt: skip
-LATER = ("distance", "dkd_", "dist_", "problem_type")  # which older folders don't have: noted unless they are defaults
+LATER = (
+    "distance",
+    "dkd_",
+    "dist_",
+    "dropout_masks",
+    "problem_type",
+)  # which older folders don't have: noted unless they are defaults
 FREE = ("seeds", "arms", "workers")  # of the study's arguments: they choose what is run, not what it gives
 FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")
 FIXED = ("name", "students", "epochs", "teacher_args", "student_args", "from_teacher", "measure", "posterior")
@@ -90,7 +96,7 @@ def check_same_study(output_dir: Path, study: Study, options: Any, args: Distill
         UserError: something decisive differs from what the folder's results were made with.
     """
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
-    settings |= decisive(args) | {f"arm {slug(arm.name)}": repr(arm) for arm in study.arms}
+    settings |= decisive(args) | {f"arm {slug(arm.name)}": arm.settings for arm in study.arms}
     settings |= {f"study's {name}": getattr(study, name) for name in FIXED}
     settings["processes"] = args.world_size
     used = any((output_dir / kind).is_dir() for kind in FINISHED)
@@ -108,8 +114,9 @@ def check_same_data(file: Path, splits: Splits, used: bool) -> None:
     Raises:
         UserError: a split differs.
     """
-    names = ("train", "validation", "test", "ood", "transfer")
+    names = ("train", "validation", "test", "transfer")
     parts = {name: getattr(splits, name) for name in names if getattr(splits, name) is not None}
+    parts |= {f"ood {name}".strip(): rows for name, rows in splits.oods.items()}
     settings = {f"the data's {name} split": content_digest(rows) for name, rows in parts.items()}
     if splits.bayes is not None:
         settings["exact probabilities"] = hashlib.blake2b(splits.bayes.tobytes(), digest_size=8).hexdigest()

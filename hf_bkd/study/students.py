@@ -12,8 +12,11 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..hub.cards import METRICS, write_student_card
-from ..likelihoods import Likelihood
+from ..likelihoods import Likelihood, Scaled, scaled_measures
 from ..models.loading_code import loading_of
+from ..models.problem_types import is_dirichlet
+from ..models.rebuilding import is_of_transformers
+from ..models.saving import save_description
 from ..reports.results import MEASURES, has_noisy_labels
 from ..soft_labels.reading import bytes_per_example
 from ..training.arguments import DistillationTrainingArguments
@@ -24,6 +27,7 @@ from ..utils.files import slug, whole_folder
 from ..utils.processes import decided_by_main
 from .arms import DETERMINISTIC, Arm, Several
 from .cell import Cell
+from .limits import measured_limits
 from .posteriors import measured_uncertainty, sampled_posterior
 from .teaching import Teaching
 
@@ -48,7 +52,8 @@ class LabelCost(NamedTuple):
 class Trained(NamedTuple):
     """A trained student: its network, its predictions for the test split, its teacher's, and what its training logged.
 
-    ``accuracies`` are those of its likelihood's first measure.
+    ``accuracies`` are those of its likelihood's first measure, ``scaled`` is of the test split at the temperature
+    that the validation split chose.
     """
 
     model: nn.Module
@@ -56,6 +61,7 @@ class Trained(NamedTuple):
     prediction: Tensor
     teacher_prediction: Tensor | None
     validation: dict[str, float]
+    scaled: Scaled | None
     epochs: list[float]
     accuracies: list[float]
     noise: float | None
@@ -88,7 +94,11 @@ class StudentTraining:
         measure = MEASURES[self.cell.study.measure]
         best = max(candidates, key=lambda trained: measure.sign * trained.validation[measure.metric])
         record, posterior = self._record(arm, best), None
-        if self.cell.study.posterior is not None:
+        if self.cell.study.limits:
+            taught = arm.fits_teacher and not arm.online and not arm.folds
+            teacher = self.teaching.teacher(arm, best.teacher_temperature) if taught else None
+            record["limits"] = measured_limits(self.cell, best.model, best.prediction, teacher)
+        if self.cell.study.posterior is not None and best.args.distance != "dirichlet":
             posterior = sampled_posterior(self.cell, best.model, best.train, best.args)
             record["uncertainty"] = measured_uncertainty(self.cell, posterior)
         decided_by_main(lambda: self._save(arm, best.model, posterior, record))
@@ -97,6 +107,8 @@ class StudentTraining:
     def _save(self, arm: Arm, model: nn.Module, posterior: Any, record: dict[str, Any]) -> None:
         with whole_folder(self.cell.folder("students", slug(arm.name))) as folder:
             model.save_pretrained(folder)
+            if is_dirichlet(model) and not is_of_transformers(model):
+                save_description(model, folder)  # which says so
             if posterior is not None:
                 posterior.save_pretrained(folder / "posterior")
             self.cell.inputs.save(folder)
@@ -110,7 +122,8 @@ class StudentTraining:
             folder,
             title=f"{record['student']} taught by: {record['arm']}",
             how=f" by the recipe `{self.cell.study.name}`{condition}, seed {record['seed']}",
-            measured="Measured on the test split after the last epoch; nothing was selected on it.",
+            measured="Measured on the test split after the last epoch; nothing was selected on it."
+            + _scaled_sentence(_without(record["scaled_metrics"] or {}, hidden)),
             metrics=_without(record["metrics"], hidden),
             teacher_metrics=record["teacher_metrics"] and _without(record["teacher_metrics"], hidden),
             facts={name: record[key] for key, name in CARD_FACTS.items()},
@@ -134,6 +147,8 @@ class StudentTraining:
         if isinstance(arm.teacher, Several):
             changes |= {"teacher_weights": arm.teacher.weights, "combine": arm.teacher.combine}
         changes["kd_lambda"] = self.cell.args.kd_lambda if arm.kd_lambda is None else arm.kd_lambda
+        if arm.distance is not None:
+            changes["distance"] = arm.distance
         if strength is not None:
             changes |= {"kd_lambda": strength / (1 + strength), "prior_strength": strength}
         if arm.teacher is None:
@@ -179,15 +194,18 @@ class StudentTraining:
             **self._changes(arm, strength),
         )
         seconds = time.perf_counter() - started
-        validation = trainer.evaluate(cell.validation, metric_key_prefix="validation")
+        held_out = trainer.predict(cell.validation, metric_key_prefix="validation")
         outputs = torch.as_tensor(trainer.predict(cell.test).predictions)
+        logits = torch.as_tensor(held_out.predictions), outputs
+        labels = (split.values["labels"].cpu() for split in (cell.validation, cell.test))
         epochs, accuracies = trainer.evaluations()
         return Trained(
             trainer.model,
             trainer.likelihood,
             trainer.likelihood.prediction(outputs.double()),
             None if test is None else self._combined(test, trainer.args),
-            {name.removeprefix("validation_"): value for name, value in validation.items()},
+            {name.removeprefix("validation_"): value for name, value in held_out.metrics.items()},
+            scaled_measures(trainer.likelihood, *zip(logits, labels, strict=True)),
             [epoch * len(train) / len(cell.train) for epoch in epochs],
             accuracies,
             trainer.convergence_noise(),
@@ -202,7 +220,7 @@ class StudentTraining:
     def _combined(self, labeled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
         """The teachers' predictions for the test split, weighed as for the student."""
         dataset = self.cell.test.with_soft_labels(labeled)
-        args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False)
+        args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False, distance="kl")
         rows = torch.arange(len(dataset), device=dataset.device)
         return StoredLabels(dataset, args, None).target(dataset.label_columns(rows)).cpu()
 
@@ -234,7 +252,8 @@ class StudentTraining:
             "combine": combine,
             "teacher_temperature": trained.teacher_temperature,
             "student_temperature": cell.args.student_temperature,
-            "temperature_scale": cell.args.temperature_scale,
+            "temperature_scale": trained.args.temperature_scale,
+            "distance": None if trained.args.distance == "kl" else trained.args.distance,
             "num_samples": cell.options.num_samples,
             "views": math.ceil(max(trained.epochs)) if arm.online else getattr(cell.views(arm), "number", 1),
             "online": arm.online,
@@ -243,6 +262,7 @@ class StudentTraining:
             "folds": arm.folds,
             "relative_time": cell.relative_time,
             "metrics": metrics,
+            "scaled_metrics": trained.scaled and trained.scaled.metrics | {"temperature": trained.scaled.temperature},
             "teacher_metrics": likelihood.measures(teacher, test_labels) if asked else None,
             "validation_metrics": {name: trained.validation[name] for name in MEASURES if name in trained.validation},
             "seconds": trained.seconds,
@@ -254,6 +274,14 @@ class StudentTraining:
 
 def _without(metrics: dict[str, float], names: set[str]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name not in names}
+
+
+def _scaled_sentence(metrics: dict[str, float]) -> str:
+    """Say what temperature scaling makes of a student's NLL and ECE."""
+    values = [f"{METRICS[name]} {metrics[name]:.3f}" for name in ("nll", "ece") if name in metrics]
+    if not values:
+        return ""
+    return f" After scaling with T = {metrics['temperature']:.2f}, by the validation split: {', '.join(values)}."
 
 
 def _training_name(arm: Arm, temperature: float, strength: float | None) -> str:

@@ -6,10 +6,11 @@
 
 from .base import Teacher
 from .deterministic import Deterministic, DeterministicTeacher
+from .dirichlet import DirichletStudent
 from .dropout import MCDropout, MCDropoutTeacher
 from .ensemble import Ensemble, EnsembleTeacher
 from .estimator import SklearnTeacher
-from .examples import predict_all
+from .examples import entropies_of_all, predict_all
 from .forest import Forest
 from .ivon import IVON, IVONVariational
 from .langevin import LangevinTeacher
@@ -29,6 +30,7 @@ __all__ = [
     "ClassMap",
     "Deterministic",
     "DeterministicTeacher",
+    "DirichletStudent",
     "Ensemble",
     "EnsembleTeacher",
     "FitContext",
@@ -48,6 +50,7 @@ __all__ = [
     "TeacherSpec",
     "Variational",
     "VariationalTeacher",
+    "entropies_of_all",
     "make_variational",
     "predict_all",
     "spec_by_name",

@@ -23,6 +23,7 @@ from ..models.heads import num_classes_of
 from ..models.problem_types import likelihood_of
 from ..models.saving import load_network, save_network
 from ..models.variational_layers import spread_names
+from ..uncertainty import EntropyParts, entropy_parts
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.files import temporary_folder
@@ -159,6 +160,21 @@ class Teacher(ABC):
             drawn = self.draws(to_network(inputs, self.network), num_samples, generator)
         self.likelihood.check_outputs(drawn.logits.shape[-1])
         return predictive_of(drawn, self.temperature, self.tempering, return_samples, self.likelihood)
+
+    def uncertainty(
+        self, inputs: Inputs, num_samples: int = 10, generator: torch.Generator | None = None
+    ) -> EntropyParts:
+        """Split each prediction's entropy [B] by the draws of :meth:`predict`; UserError but of one of C classes.
+
+        A teacher with a single draw has no epistemic part.
+        """
+        if self.likelihood != CATEGORICAL:
+            raise UserError(
+                "an entropy is split for one of C classes, and the teacher's problem_type is "
+                f"{self.likelihood.problem_type!r}: see the variance and noise that predict returns"
+            )
+        answer = self.predict(inputs, num_samples, generator, return_samples=True)
+        return entropy_parts(answer.samples, answer.weights)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what the teacher has beside its network: arguments of its constructor as JSON, and tensors."""

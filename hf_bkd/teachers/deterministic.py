@@ -1,13 +1,12 @@
 """The deterministic teacher: one network with a temperature, the baseline of every Bayesian teacher."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ..likelihoods import CATEGORICAL, Likelihood
+from ..likelihoods import Likelihood, best_temperature
 from ..models.calling import Inputs, call_network, logits_of
 from ..models.heads import head_data
 from .base import Teacher
@@ -66,19 +65,6 @@ class DeterministicTeacher(Teacher):
     def draw_logits(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Tensor:
         self.network.eval()
         return logits_of(call_network(self.network, inputs))[None]
-
-
-def best_temperature(logits: Tensor, labels: Tensor, likelihood: Likelihood = CATEGORICAL) -> float:
-    """Find T in [0.05, 20] of least negative log-likelihood of labels [N] or [N, C], by logits [N, C] / T."""
-    from scipy.optimize import minimize_scalar
-
-    logits = logits.double()
-    minimum = minimize_scalar(
-        lambda log_temperature: likelihood.label_loss(logits / math.exp(log_temperature), labels).mean().item(),
-        bounds=(math.log(0.05), math.log(20)),
-        method="bounded",
-    )
-    return math.exp(minimum.x)
 
 
 @dataclass(frozen=True)

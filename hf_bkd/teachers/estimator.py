@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,8 @@ from ..likelihoods import Gaussian
 from ..models.calling import Inputs
 from ..models.estimator_files import fingerprint_of, load_estimator, parameters_of, save_estimator, versions_of
 from ..models.estimator_parts import estimator_type, has_probabilities, name_of, steps_of
-from ..models.estimators import EstimatorNetwork
+from ..models.estimators import EstimatorNetwork, names_of_features
+from ..models.out_of_bag import OutOfBag, check_samples
 from ..utils.errors import UserError
 from .base import Teacher
 from .predictive import Draws
@@ -29,8 +31,9 @@ class SklearnTeacher(Teacher):
     ``predict_proba``, or ``predict``, and ``classes_``. An estimator without ``predict_proba`` answers with
     probabilities of 0 and 1.
 
-    A forest knows the rows by heart that it was fitted on: label them by forests that were fitted without them
-    (``add_soft_labels(rows, folds=5, fit=SklearnTeacher.fitting(forest))``).
+    A forest knows the rows by heart that it was fitted on. With ``fitted_on`` each of these, which it tells by their
+    values, is answered out of bag: by the trees that did not draw it for their sample. Any other estimator's rows are
+    labeled by one that was fitted without them (``add_soft_labels(rows, folds=5, fit=SklearnTeacher.fitting(it))``).
 
     Args:
         estimator: fitted.
@@ -40,9 +43,12 @@ class SklearnTeacher(Teacher):
         feature_names: columns of the dataset in the order of the estimator's features; if not given,
             ``feature_names_in_``, or else all columns of numbers, of which there must be as many.
         temperature, tempering: see :class:`Teacher`.
+        fitted_on: the dataset, table or array that a forest was fitted on, all its rows in their order.
 
     Raises:
-        UserError: an estimator that is not fitted or no classifier, or names that don't fit it.
+        UserError: an estimator that is not fitted or no classifier, names that don't fit it, or with ``fitted_on`` no
+            forest that draws samples, other rows than it was fitted on, or so few trees that one of them is in nearly
+            all samples.
     """
 
     method = "sklearn"
@@ -55,6 +61,8 @@ class SklearnTeacher(Teacher):
         feature_names: Sequence[str] | None = None,
         temperature: float = 1.0,
         tempering: str = "post_average",
+        *,
+        fitted_on: Any = None,
     ):
         network = EstimatorNetwork(estimator, class_names, feature_names)
         super().__init__(network, temperature, tempering)
@@ -69,6 +77,8 @@ class SklearnTeacher(Teacher):
                 "CalibratedClassifierCV(FrozenEstimator(estimator)).fit(X, y) has probabilities",
                 stacklevel=2,
             )
+        if fitted_on is not None:
+            network.answer_out_of_bag(self._whole_table(fitted_on))
 
     @classmethod
     def fit(
@@ -79,6 +89,7 @@ class SklearnTeacher(Teacher):
         label_column: str | None = None,
         class_names: Sequence[str] | None = None,
         feature_names: Sequence[str] | None = None,
+        out_of_bag: bool = False,
         **settings: Any,
     ) -> Self:
         """Fit a copy of an estimator to a labeled dataset.
@@ -89,21 +100,26 @@ class SklearnTeacher(Teacher):
             label_column: by default ``label``, ``labels`` or ``fine_label``.
             class_names: of all classes, where the dataset may lack some; if not given, those of its labels.
             feature_names: the columns to read; all of numbers and words if not given, less labels and ids.
+            out_of_bag: whether a forest answers each of these rows by the trees that were fitted without it.
             settings: ``temperature`` and ``tempering``.
 
         Raises:
-            UserError: no such columns, rows without a label, or values that the estimator can't be fitted on.
+            UserError: no such columns, rows without a label, values that the estimator can't be fitted on, or out of
+            bag no forest that draws samples.
         """
         from ..data.tables import labels_and_names, table_and_columns  # teachers need no datasets to answer
 
         table, columns = table_and_columns(dataset, feature_names, label_column)
         estimator = _copy(estimator)
+        if out_of_bag:
+            check_samples(estimator)
         labels, names = labels_and_names(dataset, label_column, class_names, estimator_type(steps_of(estimator)[-1]))
         try:
             estimator.fit(table, labels)
         except (ValueError, TypeError) as error:
             raise _unfit(estimator, error) from error
-        named = getattr(estimator, "feature_names_in_", None) is not None or table.shape[1] != len(columns)
+        named = names_of_features(estimator) == list(columns) or table.shape[1] != len(columns)
+        settings |= {"fitted_on": table} if out_of_bag else {}
         teacher = cls(estimator, names, None if named else columns, **settings)
         teacher.record = {"examples": len(labels), "columns": list(columns)}
         return teacher
@@ -141,7 +157,9 @@ class SklearnTeacher(Teacher):
 
     def fingerprint(self) -> str:
         """Hash all that the estimator has learned and its parameters to 16 hexadecimal digits."""
-        return fingerprint_of([self.network.estimator, self.settings["class_names"]])
+        learned = [self.network.estimator, self.settings["class_names"]]
+        out_of_bag = self.network.out_of_bag
+        return fingerprint_of(learned if out_of_bag is None else [*learned, out_of_bag.digests])
 
     def describe(self) -> dict[str, Any]:
         """Describe the teacher as JSON, with the estimator's class, parameters and columns."""
@@ -151,11 +169,28 @@ class SklearnTeacher(Teacher):
         return super().describe() | facts | {"versions": versions_of(estimator)}
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return dict(self.settings), {}
+        out_of_bag = self.network.out_of_bag
+        if out_of_bag is None:
+            return dict(self.settings), {}
+        weights = {"digests": torch.from_numpy(out_of_bag.digests), "weights": torch.from_numpy(out_of_bag.weights)}
+        return self.settings | {"out_of_bag": True}, weights
 
     @classmethod
     def from_state(cls, network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        return cls(network, **settings)
+        teacher = cls(network, **{name: value for name, value in settings.items() if name != "out_of_bag"})
+        if settings.get("out_of_bag"):
+            teacher.network.out_of_bag = OutOfBag(*(tensors[name].numpy() for name in ("digests", "weights")))
+        return teacher
+
+    def _whole_table(self, rows: Any) -> Any:
+        if not hasattr(rows, "features"):
+            if np.ndim(rows) != 2:
+                raise UserError(
+                    f"fitted_on is a {type(rows).__name__}, and has to be all rows that the forest was fitted on: a "
+                    "datasets.Dataset, a table of pandas or an array [N, d]"
+                )
+            return rows
+        return _table(self.preprocessor_for(rows)(rows.with_format(None)[:]))
 
     def _save_networks(self, folder: Path) -> None:
         save_estimator(self.network.estimator, folder / "network")

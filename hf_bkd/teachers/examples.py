@@ -13,6 +13,7 @@ from ..models.heads import labeled
 from ..models.problem_types import likelihood_of, problem_type_of_labels
 from ..models.taking import taking
 from ..models.token_networks import check_one_label_each
+from ..uncertainty import EntropyParts
 from ..utils.errors import UserError
 from .base import Teacher
 
@@ -58,6 +59,26 @@ def predict_all(
         raise UserError("there are no examples to predict: the batches are empty")
     targets, labels = torch.cat(targets), torch.cat(labels)
     return targets, labels if likelihood == CATEGORICAL else likelihood.checked_labels(labels, teacher.num_classes)
+
+
+@torch.no_grad()
+def entropies_of_all(
+    teacher: Teacher, batches: Iterable[Mapping | tuple], num_samples: int = 10, seed: int = 0
+) -> EntropyParts:
+    """Split the entropies [N] of a teacher's predictions of some batches, with or without labels, on the CPU.
+
+    Raises:
+        UserError: there are no batches, or the teacher predicts something else than one of C classes an example.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for batch in batches:
+        inputs = split(batch)[0] if isinstance(batch, tuple) or "labels" in batch else batch
+        with taking(teacher.network, inputs):
+            parts.append(EntropyParts(*(each.cpu() for each in teacher.uncertainty(inputs, num_samples, generator))))
+    if not parts:
+        raise UserError("there are no examples to predict: the batches are empty")
+    return EntropyParts(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def batches_of(

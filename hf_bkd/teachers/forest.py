@@ -18,6 +18,7 @@ class Forest(TeacherSpec):
     Args:
         trees: S >= 1.
         min_samples_leaf: examples that a leaf has at least.
+        out_of_bag: whether the rows that it is fitted on are answered by the trees that were fitted without them.
     """
 
     kind = "forest"
@@ -26,6 +27,7 @@ class Forest(TeacherSpec):
 
     trees: int = option(500, "number of trees")
     min_samples_leaf: int = option(1, "examples that a leaf has at least")
+    out_of_bag: bool = option(True, "answer the rows it is fitted on by the trees that were fitted without them")
 
     def __post_init__(self):
         super().__post_init__()
@@ -35,7 +37,8 @@ class Forest(TeacherSpec):
         rows = context.train_rows()
         skops_io("saving")  # which the fit would be in vain without
         words = [name for name, each in rows.features.items() if getattr(each, "dtype", "") in TEXTS]
-        return SklearnTeacher.fit(self.estimator(words, context.seed, context.problem_type == "regression"), rows)
+        forest = self.estimator(words, context.seed, context.problem_type == "regression")
+        return SklearnTeacher.fit(forest, rows, out_of_bag=self.out_of_bag)
 
     def estimator(self, words: list[str], seed: int, of_numbers: bool = False) -> Any:
         """Return a forest that is not fitted yet.

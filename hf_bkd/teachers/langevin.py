@@ -101,8 +101,9 @@ class LangevinTeacher(Teacher):
         | of `DistillationTrainer` | 1 - lambda | lambda * scale | ``prior_strength`` | N * SGD's weight decay |
         | of arXiv 2605.27967      | 1          | c * lambda     | lambda             | N * weight decay       |
 
-        Where teachers disagree and s is large the posterior has several modes. All chains begin at the student's own
-        weights, and their R-hat does not reveal a mode that none of them visits.
+        Where teachers disagree and s is large the posterior has several modes. Chains begin dispersed, each around the
+        posterior of one of the teachers, and where they don't meet they climb over the barriers on a ladder of softer
+        priors: see :func:`~hf_bkd.teachers.langevin_chains.sample_weights`.
 
         ``record`` then says whether the chains mixed: see :func:`hf_bkd.teachers.mcmc_diagnostics.summarize`.
 
@@ -126,11 +127,14 @@ class LangevinTeacher(Teacher):
                 gradient, where a step is one pass of all chains through the network.
             problem_type: what the network's outputs mean, if it doesn't say it: one class for each example.
             settings: the fields of :class:`~hf_bkd.teachers.langevin_chains.ChainSettings`, such as ``sampler``,
-                ``chains``, ``steps`` and ``seed``.
+                ``chains``, ``steps``, ``rungs`` and ``seed``.
 
         Raises:
             UserError: an argument out of its range, no examples, labels or targets that don't fit the network, weights
                 that don't fit the targets, no linear head, nothing to sample, or a chain that diverged.
+
+        Warns:
+            UserWarning: the chains ended in different places.
         """
         chains = ChainSettings(**settings)
         check_positive(

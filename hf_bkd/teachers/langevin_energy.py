@@ -11,7 +11,8 @@ term is
 that paper's mixture prior with b = c * lambda and s = lambda; for M = 1 it is the former, up to a constant.
 """
 
-from typing import NamedTuple
+from copy import copy
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,30 @@ class MixturePrior(NamedTuple):
         prior = self.targets[rows], self.target_weights[rows], self.prior_strength
         target = mix_teachers(prior[0], mixture_responsibilities(log_q, *prior))
         return mixture_energy(log_q, *prior) / self.prior_strength, target
+
+    def shares(self, logits: Tensor) -> Tensor:
+        """Average the teachers' responsibilities [K, M] at logits [K, N, C] over the examples."""
+        log_q = (logits / self.temperature).log_softmax(dim=-1)
+        return mixture_responsibilities(log_q, self.targets, self.target_weights, self.prior_strength).mean(dim=-2)
+
+    def softened(self, share: float) -> Self:
+        """Replace the responsibilities r_m by those proportional to r_m^share, for a share in (0, 1] (derived here).
+
+        The result is a mixture prior, too, of the strength share * s, with weights that leave every mode as deep as it
+        is where one teacher takes all; the barriers between modes sink, and the smaller the share, the nearer is the
+        energy to that of the average of the teachers, which has one.
+        """
+
+        def log_beta(strength: float) -> Tensor:
+            return torch.lgamma(1 + strength * self.targets).sum(dim=-1)
+
+        strength = share * self.prior_strength
+        logits = share * (self.target_weights.log() - log_beta(self.prior_strength)) + log_beta(strength)
+        return self._replace(target_weights=logits.softmax(dim=-1), prior_strength=strength)
+
+    def alone(self, teacher: int) -> CrossEntropy:
+        """Return the term of a single one of the teachers."""
+        return CrossEntropy(self.targets[:, teacher], self.weight, self.temperature)
 
 
 Term = CrossEntropy | MixturePrior
@@ -110,7 +135,24 @@ class Whitening(NamedTuple):
         return (classes @ (rotated * self.values**exponent) @ rows.T).flatten(-2)
 
 
-class HeadEnergy:
+class _Energy:
+    """What energies of a head and of a network have in common: terms, of which the last may be a mixture prior."""
+
+    terms: list[Term]
+
+    @property
+    def mixture(self) -> MixturePrior | None:
+        """The prior of several teachers, if there is one."""
+        return self.terms[-1] if isinstance(self.terms[-1], MixturePrior) else None
+
+    def with_teachers(self, term: Term) -> Self:
+        """Return the same energy with another term of the teachers."""
+        other = copy(self)
+        other.terms = [*self.terms[:-1], term]
+        return other
+
+
+class HeadEnergy(_Energy):
     """The energy of a linear head's weights theta [K, C * (d + 1)], a row for each class with the bias last.
 
     Args:
@@ -131,9 +173,13 @@ class HeadEnergy:
         """Energies [K] and gradients [K, P]; estimates of them from minibatches of rows [K, B]."""
         some = slice(None) if rows is None else rows
         features = self.features[some]
-        energy, residual = summed_loss(features @ theta.unflatten(1, (self.classes, -1)).mT, self.terms, some)
+        energy, residual = summed_loss(self.logits(theta, features), self.terms, some)
         scale = self.count / residual.shape[1]
         return _with_prior(scale * energy, scale * (residual.mT @ features).flatten(1), theta, self.prior_precision)
+
+    def logits(self, theta: Tensor, features: Tensor | None = None) -> Tensor:
+        """Logits [K, N, C] of the training set, or of some features of it."""
+        return (self.features if features is None else features) @ theta.unflatten(1, (self.classes, -1)).mT
 
     def start(self) -> Tensor:
         """Return the head's own weights, [P]."""
@@ -174,7 +220,7 @@ class HeadEnergy:
         )
 
 
-class NetworkEnergy:
+class NetworkEnergy(_Energy):
     """The energy of all weights of a network that require a gradient, theta [K, P], one after the other.
 
     Args:
@@ -209,6 +255,11 @@ class NetworkEnergy:
             gradient += torch.autograd.grad(logits, theta, residual)[0]
         scale = 1.0 if rows is None else self.count / rows.shape[1]
         return _with_prior(scale * energy, scale * gradient, theta.detach(), self.prior_precision)
+
+    def logits(self, theta: Tensor) -> Tensor:
+        """Logits [K, N, C] of the training set."""
+        parts = [_taken(self.inputs, slice(start, start + CHUNK)) for start in range(0, self.count, CHUNK)]
+        return torch.cat([vmap(self._logits, in_dims=(0, None))(theta, part) for part in parts], dim=1)
 
     def start(self) -> Tensor:
         """Return the network's own weights, [P]."""

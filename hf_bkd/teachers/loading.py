@@ -6,17 +6,20 @@ from torch import nn
 from transformers.utils import logging
 
 from ..hub.transfer import local_folder, source_of
-from ..models.problem_types import likelihood_of
+from ..models.problem_types import is_dirichlet, likelihood_of
 from ..models.saving import damage_refused, holds_network, load_network
 from ..utils.errors import UserError
 from .base import Teacher
 from .deterministic import DeterministicTeacher
+from .dirichlet import DirichletStudent
 
 
 def load_teacher(
     name_or_path: str, network: nn.Module | None = None, problem_type: str | None = None
 ) -> tuple[Teacher, Path]:
     """Load a saved teacher, or any saved classifier as a deterministic one; return it with its folder.
+
+    A student that says that its outputs are a Dirichlet's becomes a :class:`~hf_bkd.DirichletStudent`.
 
     Args:
         name_or_path: a folder, or a name on the Hub.
@@ -39,7 +42,8 @@ def load_teacher(
     if (folder / "adapter_config.json").is_file() or holds_network(folder):
         with damage_refused(f"the network in {folder}"):
             network = load_network(folder, network)
-            teacher = DeterministicTeacher(network, likelihood=likelihood_of(network, problem_type))
+            kind = DirichletStudent if is_dirichlet(network) else DeterministicTeacher
+            teacher = kind(network, likelihood=likelihood_of(network, problem_type))
         teacher.source = source_of(name_or_path, folder)
         return teacher, folder
     return Teacher.from_pretrained(folder, network), folder  # which says that there is none

@@ -14,30 +14,58 @@ from ..utils.errors import UserError
 
 FEWEST = 8  # samples by which a chain can be judged
 MOST_CHECKED = 1_000  # parameters
+MOST_APART = 1e6  # JSON has no infinity
 MIXED = 1.1  # largest R-hat of chains that count as mixed
 
 
-def summarize(samples: Tensor, start: Tensor) -> dict[str, Any]:
-    """Summarize chains [K, S, P] that began at ``start`` [P], as JSON; UserError as for :func:`rhat`.
+def summarize(samples: Tensor, start: Tensor, others: Tensor | None = None) -> dict[str, Any]:
+    """Summarize chains [K, S, P] of a network's weights, as JSON; UserError as for :func:`rhat`.
 
     - ``ess min``, ``ess median``: effective sample sizes of the parameters, ``None`` where one never moved;
     - ``rhat max``: the largest R-hat, likewise;
-    - ``mixed``: whether that is below 1.1 (chains that barely move have one above 2, however many samples they leave);
+    - ``mixed``: whether that is below 1.1 (chains that barely move have one above 2, however many samples they leave)
+      and the chains are not apart;
+    - ``apart``: see :func:`apart`, ``None`` of a single chain; above 1 the chains are in different places;
     - ``moved``: root mean square distance of the samples from the start, relative to the start's norm.
 
     Of more than 1,000 parameters, 1,000 evenly spaced ones are examined.
+
+    Args:
+        samples: of the weights.
+        start: the network's own [P].
+        others: further quantities [K, S, Q] to examine like parameters, such as the energy; constant ones are not.
     """
-    examined = torch.linspace(0, samples.shape[-1] - 1, min(samples.shape[-1], MOST_CHECKED)).long()
-    sizes, scale = effective_sample_size(samples[..., examined]), rhat(samples[..., examined]).max().item()
+    chosen = torch.linspace(0, samples.shape[-1] - 1, min(samples.shape[-1], MOST_CHECKED)).long()
+    examined = samples[..., chosen].double()
+    if others is not None:
+        varying = others.flatten(0, 1).double().var(dim=0) > 0
+        examined = torch.cat([examined, others[..., varying].double()], dim=-1)
+    sizes, scales, distinct = effective_sample_size(examined), rhat(examined), apart(examined)
+    constant = ~scales.isfinite() & (torch.arange(len(scales)) >= len(chosen)).to(scales.device)  # in each chain
+    scale = scales.masked_fill(constant, 0).max().item()
     distance = (samples - start).double().square().sum(dim=-1).mean().sqrt() / start.double().norm()
     never = not math.isfinite(scale)
     return {
         "ess min": None if never else sizes.min().item(),
         "ess median": None if never else sizes.median().item(),
         "rhat max": None if never else scale,
-        "mixed": not never and scale < MIXED,
+        "mixed": not never and scale < MIXED and not distinct > 1,
+        "apart": None if math.isnan(distinct) else min(distinct, MOST_APART),
         "moved": distance.item(),
     }
+
+
+def apart(samples: Tensor) -> float:
+    """Compute how far apart chains [K, S, P] are: the largest ratio of their means' deviation to that within chains.
+
+    Returns:
+        About the root of one over the effective samples of a chain if they mix; NaN of a single chain, or one sample.
+    """
+    if min(samples.shape[:2]) < 2:
+        return math.nan
+    values = samples.double()
+    ratio = values.mean(dim=1).std(dim=0) / values.var(dim=1).mean(dim=0).sqrt()
+    return ratio[~ratio.isnan()].max().item() if (~ratio.isnan()).any() else math.nan
 
 
 def rhat(samples: Tensor) -> Tensor:

@@ -42,12 +42,14 @@ class Draws(NamedTuple):
     units: how many of the draws, one after the other, belong to each of M independent units, such as the members of
         an ensemble; ``None`` if all draws are independent.
     variance: of the values [B, C] over the posterior, where it is known in closed form.
+    mean: of the values [B, C] over the posterior, untempered, likewise; where it is given, it is also handed out.
     """
 
     logits: Tensor
     weights: Tensor | None = None
     units: tuple[int, ...] | None = None
     variance: Tensor | None = None
+    mean: Tensor | None = None
 
     @property
     def num_independent(self) -> int:
@@ -62,7 +64,9 @@ def predictive_of(
     outputs, weights = drawn.logits.float(), drawn.weights
     per_sample = tempering == "per_sample"
     values = likelihood.values(outputs, temperature if per_sample else 1.0)
-    if per_sample or temperature == 1:
+    if drawn.mean is not None:
+        mean = likelihood.temper(drawn.mean, temperature)
+    elif per_sample or temperature == 1:
         mean = averaged(values, weights)
     else:
         mean = likelihood.averaged(outputs, weights, temperature)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..utils.checks import check_choice
 from ..utils.deprecation import warn_renamed
@@ -48,9 +48,12 @@ class FitContext(Protocol):
 
     @abstractmethod
     def train(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None, callbacks: Sequence[Any] = ()
+        self, network: nn.Module, optimizer: Optimizer | None = None, callbacks: Sequence[Any] = (), masks: int = 1
     ) -> nn.Module:
-        """Train a network of :meth:`network` in place, with the Trainer's callbacks, and return it."""
+        """Train a network of :meth:`network` in place, with the Trainer's callbacks, and return it.
+
+        Each batch is passed ``masks`` times, with the network's dropout drawn anew.
+        """
 
     @abstractmethod
     def trained(self, **settings: Any) -> Teacher:

@@ -222,6 +222,7 @@ class SWAG(TeacherSpec):
     Args:
         start, snapshots, rank, rate: see :class:`~hf_bkd.teachers.snapshots.SnapshotCallback`.
         draws: of a network with batch norms, whose statistics are taken for each.
+        batches: of training examples that are read for each of them, one pass.
     """
 
     kind = method = "swag"
@@ -231,11 +232,12 @@ class SWAG(TeacherSpec):
     rank: int = option(20, "how many of the last make the covariance beside its diagonal")
     rate: float = option(0.5, "learning rate while they are taken, as a share of the training's highest")
     draws: int = option(30, "for which batch norms' statistics are taken")
+    batches: int = option(50, "of training examples that are read for each draw's statistics")
 
     def __post_init__(self):
         super().__post_init__()
         self._callback()
-        check_count(draws=self.draws)
+        check_count(draws=self.draws, batches=self.batches)
 
     def _callback(self) -> Any:
         from .snapshots import SnapshotCallback  # the Trainer takes a second to import
@@ -245,24 +247,38 @@ class SWAG(TeacherSpec):
     def fit(self, context: FitContext) -> Teacher:
         callback = self._callback()
         network = context.train(context.network(), callbacks=[callback])
-        moments, train = callback.moments(network), list(context.train_batches())
+        moments, train = callback.moments(network), list(islice(context.train_batches(), self.batches))
         likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
-        return SWAGTeacher.fit(network, moments, train, draws=self.draws, seed=context.seed, likelihood=likelihood)
+        options = {"draws": self.draws, "batches": self.batches, "seed": context.seed, "likelihood": likelihood}
+        return SWAGTeacher.fit(network, moments, train, **options)
 
 
 @dataclass(frozen=True)
 class SWA(TeacherSpec):
-    """The mean of SWAG's snapshots alone, its baseline (Izmailov et al. 2018); see :class:`SWAG`."""
+    """The mean of SWAG's snapshots alone, its baseline (Izmailov et al. 2018); see :class:`SWAG`.
+
+    Args:
+        start, snapshots, rate: see :class:`~hf_bkd.teachers.snapshots.SnapshotCallback`.
+        of: a SWAG whose mean it is, instead of that of a training of its own; the others then are unused.
+    """
 
     kind, method = "swa", "deterministic"
 
     start: float = option(0.75, "share of the training after which snapshots are taken")
     snapshots: int = option(40, "how many are taken")
     rate: float = option(0.5, "learning rate while they are taken, as a share of the training's highest")
+    of: SWAG | None = None
+
+    @property
+    def parts(self) -> tuple[TeacherSpec, ...]:
+        return () if self.of is None else (self.of,)
 
     def fit(self, context: FitContext) -> Teacher:
+        if self.of is not None:
+            swag = context.fitted(self.of)
+            return DeterministicTeacher(swag.network, likelihood=swag.likelihood)
         callback = SWAG(self.start, self.snapshots, 0, self.rate)._callback()
         network = context.train(context.network(), callbacks=[callback])
-        mean = at_mean(network, callback.moments(network).mean, list(context.train_batches()), 50)
+        mean = at_mean(network, callback.moments(network).mean, context.train_batches(), 50)
         likelihood = likelihood_by(mean, context.validation_batches(), context.problem_type)
         return DeterministicTeacher(mean, likelihood=likelihood)

@@ -3,7 +3,8 @@
 from typing import Any
 
 from ..utils.deprecation import warn_renamed
-from .batched_students import BatchedStudents, train_by_sgd
+from .adam_noise import adam_floor
+from .batched_students import BatchedStudents, train_by_sgd, train_students
 from .bayes import GaussianMixture, additive_draws, dirichlet_draws, sample_labels
 from .divergence import best_student, conjugate_posterior, distillation_divergence, label_divergence_bound
 from .gap_bounds import lower_gap_bound, sharpness_gap_bound, tightness_radius, upper_gap_bound
@@ -29,10 +30,20 @@ from .sgd_noise import (
     squared_gradient_norms,
 )
 from .sweeps import bootstrap_weights, distill_many, noisy_responses, sample_responses
+from .teacher_errors import (
+    covariance_of_mean,
+    displacement,
+    displacement_risk,
+    kept_draw_risk,
+    mean_pull,
+    nearest_student,
+    parameter_covariance,
+)
 
 __all__ = [
     "BatchedStudents",
     "GaussianMixture",
+    "adam_floor",
     "additive_draws",
     "average_responses",
     "best_lambda",
@@ -40,7 +51,10 @@ __all__ = [
     "bootstrap_weights",
     "break_even_variance",
     "conjugate_posterior",
+    "covariance_of_mean",
     "dirichlet_draws",
+    "displacement",
+    "displacement_risk",
     "distill_many",
     "distillation_divergence",
     "excess_risk_floor",
@@ -48,16 +62,20 @@ __all__ = [
     "inter_student_variance",
     "intra_student_entropy",
     "inverse_variance_combine",
+    "kept_draw_risk",
     "label_divergence_bound",
     "label_free_lambda",
     "leverage",
     "lower_gap_bound",
+    "mean_pull",
     "mixed_noise",
+    "nearest_student",
     "noisy_responses",
     "ols_student_variance",
     "ols_students",
     "one_hot_covariance",
     "oracle_combine",
+    "parameter_covariance",
     "sample_labels",
     "sample_responses",
     "score_gram",
@@ -65,6 +83,7 @@ __all__ = [
     "squared_gradient_norms",
     "tightness_radius",
     "train_by_sgd",
+    "train_students",
     "upper_gap_bound",
 ]
 

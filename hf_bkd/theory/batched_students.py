@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,47 @@ class BatchedStudents(nn.Module):
             hidden = torch.baddbmm(bias, hidden.relu() if layer else hidden, weight)
         return hidden
 
+    def alone(self, number: int) -> nn.Sequential:
+        """Copy one student, 0 <= number < R, as an ordinary network."""
+        layers = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            linear = nn.Linear(*weight.shape[1:], dtype=weight.dtype, device=weight.device)
+            linear.weight.data, linear.bias.data = weight[number].detach().T.clone(), bias[number, 0].detach().clone()
+            layers += [linear, nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+def train_students(
+    students: BatchedStudents,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    measure: Callable[[BatchedStudents], Tensor] | None = None,
+    every: int = 1,
+) -> Tensor:
+    """Train all students on cross-entropy to targets that may be any numbers, one step for each batch.
+
+    Args:
+        students: R of them.
+        batches: inputs [R, B, d] or [B, d], and targets [R, B, C].
+        optimizer: makes one from the parameters; element-wise, as SGD and Adam.
+        measure: called on the students after every ``every`` steps.
+        every: number of steps.
+
+    Returns:
+        What ``measure`` returned, stacked.
+    """
+    made = optimizer(students.parameters())
+    measured = []
+    for step, (inputs, targets) in enumerate(batches, start=1):
+        loss = -(targets * students(inputs).log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1).sum()
+        made.zero_grad()
+        loss.backward()
+        made.step()
+        if measure is not None and step % every == 0:
+            with torch.no_grad():
+                measured.append(measure(students))
+    return torch.stack(measured) if measured else torch.empty(0)
+
 
 def train_by_sgd(
     students: BatchedStudents,
@@ -60,27 +102,6 @@ def train_by_sgd(
     measure: Callable[[BatchedStudents], Tensor] | None = None,
     every: int = 1,
 ) -> Tensor:
-    """Train by plain SGD on cross-entropy to targets that may be any numbers, one step for each batch.
-
-    Args:
-        students: R of them.
-        batches: inputs [R, B, d] or [B, d], and targets [R, B, C].
-        learning_rate: of all students.
-        momentum: of all students.
-        measure: called on the students after every ``every`` steps.
-        every: number of steps.
-
-    Returns:
-        What ``measure`` returned, stacked.
-    """
-    optimizer = torch.optim.SGD(students.parameters(), learning_rate, momentum)
-    measured = []
-    for step, (inputs, targets) in enumerate(batches, start=1):
-        loss = -(targets * students(inputs).log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if measure is not None and step % every == 0:
-            with torch.no_grad():
-                measured.append(measure(students))
-    return torch.stack(measured) if measured else torch.empty(0)
+    """Train all students by SGD with a constant step; see :func:`train_students`."""
+    optimizer = partial(torch.optim.SGD, lr=learning_rate, momentum=momentum)
+    return train_students(students, batches, optimizer, measure, every)

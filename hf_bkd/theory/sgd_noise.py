@@ -59,7 +59,7 @@ def squared_gradient_norms(network: nn.Module, inputs: Any, targets: Tensor) -> 
         return squared_gradient_norms(network, inputs, targets[None])[0]
 
     def of_example(example: Any, rows: Tensor) -> Tensor:
-        logits, pull = _logits(network, example)
+        logits, pull = logits_of(network, example)
         probs = logits.softmax(dim=-1)
         return vmap(lambda row: _square(pull(row.sum() * probs - row)[0]))(rows.to(probs.dtype))
 
@@ -73,7 +73,7 @@ def score_gram(network: nn.Module, inputs: Any) -> Tensor:
     """
 
     def of_example(example: Any) -> Tensor:
-        logits, pull = _logits(network, example)
+        logits, pull = logits_of(network, example)
         onto_scores = torch.eye(len(logits)).to(logits) - logits.softmax(dim=-1)
         scores = vmap(lambda row: torch.cat([g.flatten() for g in pull(row)[0].values()]))(onto_scores)
         return scores @ scores.T
@@ -81,12 +81,17 @@ def score_gram(network: nn.Module, inputs: Any) -> Tensor:
     return vmap(of_example, chunk_size=CHUNK)(inputs)
 
 
-def _logits(network: nn.Module, example: Any) -> tuple[Tensor, Callable]:
-    """Return one example's logits [C], and the function from their cotangent to the parameters'."""
+def logits_of(network: nn.Module, inputs: Any, batched: bool = False) -> tuple[Tensor, Callable]:
+    """Return an example's logits [C] (a batch's [B, C]), and the function from their cotangent to the parameters'."""
     state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}
     trained = {name: state.pop(name) for name, value in network.named_parameters() if value.requires_grad}
-    batch = tree_map(lambda value: value[None], example)
-    return vjp(lambda parameters: functional_call(network, parameters | state, (batch,))[0], trained)
+    batch = inputs if batched else tree_map(lambda value: value[None], inputs)
+
+    def logits(parameters: dict[str, Tensor]) -> Tensor:
+        values = functional_call(network, parameters | state, (batch,))
+        return values if batched else values[0]
+
+    return vjp(logits, trained)
 
 
 def _square(gradient: dict[str, Tensor]) -> Tensor:

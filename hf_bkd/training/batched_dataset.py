@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import EXAMPLE_ID, NOISE, find_input, find_label
+from ..data.columns import EXAMPLE_ID, find_input, find_label
 from ..data.labels import plain_labels
 from ..data.preprocessing import (
     ImagePreprocessor,
@@ -28,7 +28,7 @@ from ..data.preprocessors import Preprocessor
 from ..data.rows import as_stored, read_rows
 from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
-from ..soft_labels.columns import VARIANCE, SoftLabels, column, teachers_of
+from ..soft_labels.columns import SoftLabels, column, teachers_of
 from ..soft_labels.identity import content_ids
 from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
@@ -251,9 +251,8 @@ class BatchedDataset(torch.utils.data.Dataset):
         """Names of what a batch holds."""
         names = list(self.values)
         for teacher, labels in self.labels.items():
-            kept = {VARIANCE: labels.stored_variance, NOISE: labels.stored_noise}
             names.append(column(labels.layout.likelihood.column, teacher))
-            names += [column(kind, teacher) for kind, stored in kept.items() if stored is not None]
+            names += [column(kind, teacher) for kind in labels.beside]
         return names if self.example_ids is None else [*names, EXAMPLE_ID]
 
     def soft_labels(self, teacher: str | None = None) -> SoftLabels:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.columns import LABEL_COLUMNS, is_label, is_soft_label_column
 from ..data.label_values import LabelColumn
@@ -207,3 +207,8 @@ def _names_of_data(dataset: Any, label_names: Sequence[str] | None, alphabetical
         rows = [row for row in dataset.with_format(None)[column][:] if row is not None]
         return sorted({name for row in rows for name in (row if several else [row]) if name is not None})
     return given_names(names_of_column(features, column))
+
+
+def in_order(values: Tensor, order: Sequence[int] | None) -> Tensor:
+    """Return values [..., C] in the order of the student's outputs."""
+    return values if order is None else values[..., order]

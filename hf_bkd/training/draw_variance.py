@@ -1,6 +1,6 @@
 """The variance between a teacher's draws, stored with its labels, as a measure of how far to trust it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,17 +61,22 @@ def known_variances(dataset: Any, stored: Mapping[str, Stored]) -> dict[str, lis
 
 def _check_variances(labels: SoftLabels, names: list[str]) -> None:
     known = [each for each in (labels.variance, labels.noise) if each is not None]
-    if any(each.shape != labels.probs.shape for each in known):
-        raise UserError(
-            f"column {names[0]} holds the sum of the variances of several numbers, and each number's own is needed: "
-            "label again with variance='full'"
-        )
+    check_whole(known, labels.probs, names)
     wrong = (~(sum(known) > 0)).flatten(1).any(dim=1).nonzero()[:, 0]
     if len(wrong):
         raise UserError(
             f"row {int(wrong[0])} has a variance in {' + '.join(names)} that is not above 0 ({len(wrong)} such rows), "
             "and a teacher that is certain leaves nothing to weigh: label with more draws or an observation_variance, "
             "or remove these columns to take all rows alike"
+        )
+
+
+def check_whole(variances: Sequence[Tensor], values: Tensor, names: Sequence[str]) -> None:
+    """Raise a UserError if the variances in some columns are sums over several numbers, whose units may differ."""
+    if any(each.shape != values.shape for each in variances):
+        raise UserError(
+            f"column {names[0]} holds the sum of the variances of several numbers, and each number's own is needed: "
+            "label again with variance='full'"
         )
 
 
@@ -82,6 +87,17 @@ def from_batch(batch: Mapping[str, Tensor], name: str) -> Tensor:
             f"the batches lack {name} (only {', '.join(batch)}): the transform or collator must pass it on"
         )
     return batch[name]
+
+
+def check_temperature_of_draws(labels: Stored, needed_for: str) -> None:
+    """Raise a UserError if labels are wanted at another temperature than the draws whose moments are stored."""
+    record = labels.layout.record
+    untempered = labels.wanted == 1 or record is None or record.tempering == "per_sample"
+    if labels.wanted != labels.temperature or not untempered:
+        raise UserError(
+            f"{needed_for} needs labels at the temperature of their draws, whose variance is stored: omit "
+            "teacher_temperature, and label at 1 or with tempering='per_sample'"
+        )
 
 
 class StoredVariance:
@@ -109,12 +125,7 @@ class StoredVariance:
             raise UserError(
                 f"{needed_for} needs labels whose record tells how many draws they average: use add_soft_labels"
             )
-        untempered = labels.wanted == 1 or self.layout.record.tempering == "per_sample"
-        if labels.wanted != labels.temperature or not untempered:
-            raise UserError(
-                f"{needed_for} needs labels at the temperature of their draws, whose variance is stored: omit "
-                "teacher_temperature, and label at 1 or with tempering='per_sample'"
-            )
+        check_temperature_of_draws(labels, needed_for)
 
     def of(self, batch: Mapping[str, Tensor], probs: Tensor) -> Tensor:
         """Return the variance summed over the values [...], of labels [..., C]; UserError if the batch lacks it."""
@@ -187,11 +198,6 @@ class InverseVariance:
         values = [p[..., : each.layout.num_classes] for each, p in zip(self.variances, probs.unbind(-2), strict=True)]
         of_draws = [torch.as_tensor(from_batch(batch, each.column)).to(probs) for each in self.variances]
         if any(v.ndim < p.ndim for v, p in zip(of_draws, values, strict=True)):
-            if self.likelihood.target_has_variance and values[0].shape[-1] > 1:
-                raise UserError(
-                    "the variances are stored as sums over numbers, which may have different units: label again with "
-                    "variance='full'"
-                )
             of_draws = [summed_variance(p, v).unsqueeze(-1) for v, p in zip(of_draws, values, strict=True)]
         of_means = [v / each.layout.num_draws for v, each in zip(of_draws, self.variances, strict=True)]
         return inverse_variance_weights(self.likelihood.summed_variances(torch.stack(of_means, dim=-2)))

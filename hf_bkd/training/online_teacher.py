@@ -9,12 +9,14 @@ from torch import Tensor
 from ..data.columns import EXAMPLE_ID
 from ..data.rows import reason
 from ..likelihoods import CATEGORICAL
+from ..soft_labels.answers import log_probs_of
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .arguments import DistillationTrainingArguments
-from .classes import order_of
+from .classes import in_order, order_of
+from .draw_log_probs import ASKED, check_concentrations
 from .problem import Problem
-from .supervision import TEACHER_INPUTS, StoredLabels, check_target, in_order, network_inputs
+from .supervision import TEACHER_INPUTS, StoredLabels, check_target, network_inputs
 
 
 class OnlineTeacher:
@@ -51,7 +53,7 @@ class OnlineTeacher:
                 "an online teacher answers at its own, so set teacher.temperature"
             )
         self.teacher, self.dataset, self.args = teacher.to(args.device), dataset, args
-        self.reads_labels = args.kd_lambda < 1 or args.distance == "dkd"
+        self.reads_labels = args.kd_lambda != 1 or args.distance == "dkd"
         self.likelihood, self.num_values = getattr(teacher, "likelihood", CATEGORICAL), teacher.num_classes
         if num_classes is not None:
             self.check_num_classes(num_classes)
@@ -80,6 +82,9 @@ class OnlineTeacher:
         ids = torch.arange(_num_examples(batch))
         try:
             target = self._target(inputs, ExampleGenerator(ids, self.args.teacher_seed))
+            if self.args.distance == "dirichlet":
+                self._log_probs(inputs, ExampleGenerator(ids, self.args.teacher_seed))
+                check_concentrations(outputs)
         except UserError:
             raise
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -104,17 +109,32 @@ class OnlineTeacher:
 
     def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> Tensor:
         """Ask the teacher for the target [B, C] of the batch's rows, or [B, L, C] of their tokens."""
+        return self._target(*self._question(batch))
+
+    def log_probs(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Ask for the mean logarithms of the draws, shaped as the :meth:`target`."""
+        return self._log_probs(*self._question(batch))
+
+    def _question(self, batch: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], ExampleGenerator]:
         inputs = batch.get(TEACHER_INPUTS) or network_inputs(batch)
         ids, view = batch.get(EXAMPLE_ID), getattr(self.dataset, "view", 0)
         if ids is None:
             self.num_batches += 1
             ids, view = torch.arange(_num_examples(batch), device=self.args.device), self.num_batches
-        return self._target(inputs, ExampleGenerator(ids, self.args.teacher_seed, view))
+        return inputs, ExampleGenerator(ids, self.args.teacher_seed, view)
 
     def _target(self, inputs: Mapping[str, Tensor], generator: ExampleGenerator) -> Tensor:
         answer = self.teacher.predict(inputs, self.args.teacher_samples, generator)
         parts = [answer.mean, answer.variance, getattr(answer, "noise", None)]
         target = self.likelihood.target(*(None if part is None else in_order(part, self.order) for part in parts))
+        return self._of_tokens(target, inputs)
+
+    def _log_probs(self, inputs: Mapping[str, Tensor], generator: ExampleGenerator) -> Tensor:
+        answer = self.teacher.predict(inputs, self.args.teacher_samples, generator, return_samples=True)
+        return self._of_tokens(in_order(log_probs_of(self.teacher, answer, ASKED), self.order), inputs)
+
+    def _of_tokens(self, target: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return a target with zeros where tokens are masked, and remember whether it is of tokens."""
         self.per_token = target.ndim > 2
         if self.per_token and "attention_mask" in inputs:
             target = target * inputs["attention_mask"].to(target).unsqueeze(-1)

@@ -82,6 +82,7 @@ def check_language_model(
             "have accuracy, NLL, ECE and Brier score of each token"
         )
     usual = {"distance": "kl", "lambda_schedule": "fixed", "combine": "average", "teacher_weights": "equal"}
+    usual |= {"dropout_masks": 1}
     for name, value in usual.items():
         if getattr(args, name) != value:
             raise UserError(

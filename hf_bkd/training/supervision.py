@@ -16,8 +16,10 @@ from ..soft_labels.reading import stored_labels
 from ..targets import mix_teachers, mixture_responsibilities, weights_by_entropy
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
-from .classes import names_of_soft_labels, order_of
-from .draw_variance import AdaptiveLambda, InverseVariance, from_batch, known_variances
+from .bias_aware import BiasAwareLambda
+from .classes import in_order, names_of_soft_labels, order_of
+from .draw_log_probs import DrawLogProbs, check_concentrations
+from .draw_variance import AdaptiveLambda, InverseVariance, check_whole, from_batch, known_variances
 from .problem import Problem
 
 TEACHER_INPUTS = "teacher_inputs"  # of a batch: what an online teacher is asked, where it isn't the student's inputs
@@ -40,11 +42,6 @@ def check_target(target: Tensor, problem: Problem, outputs: Tensor | None) -> No
             "example if it does, of the same tokenizer"
         )
     problem.likelihood.divergence(target.cpu(), outputs.cpu())
-
-
-def in_order(probs: Tensor, order: Sequence[int] | None) -> Tensor:
-    """Return values [..., C] in the order of the student's outputs."""
-    return probs if order is None else probs[..., order]
 
 
 def likelihoods_taught(dataset: Any, teacher: Any) -> dict[str, Likelihood]:
@@ -81,8 +78,9 @@ class StoredLabels:
         shows_views: whether views of the images can be shown.
 
     Raises:
-        UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`, :class:`AdaptiveLambda` and
-            :class:`InverseVariance`; labels of other classes than the student's.
+        UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`, :class:`AdaptiveLambda`,
+            :class:`BiasAwareLambda`, :class:`InverseVariance` and :class:`DrawLogProbs`; labels of other classes than
+            the student's.
     """
 
     def __init__(
@@ -101,11 +99,17 @@ class StoredLabels:
         }
         first = next(iter(self.stored.values())).layout
         self.likelihood, self.num_values = first.likelihood, first.num_classes
-        adaptive, weighted = args.lambda_schedule == "adaptive", args.teacher_weights == "inverse_variance"
-        self.adaptive = AdaptiveLambda(dataset, self.stored, args.kd_lambda) if adaptive else None
+        self.by_example: AdaptiveLambda | BiasAwareLambda | None = None
+        if args.lambda_schedule == "adaptive":
+            self.by_example = AdaptiveLambda(dataset, self.stored, args.kd_lambda)
+        elif args.lambda_schedule == "bias_aware":
+            self.by_example = BiasAwareLambda(dataset, self.stored, args, classes, self.orders)
+        weighted = args.teacher_weights == "inverse_variance"
         self.by_variance = InverseVariance(dataset, self.stored) if weighted else None
+        self.logs = DrawLogProbs(dataset, self.stored, self.orders) if args.distance == "dirichlet" else None
         self.known = known_variances(dataset, self.stored) if self.likelihood.target_has_variance else {}
-        self.args, self.reads_labels = args, adaptive or args.kd_lambda < 1 or args.distance == "dkd"
+        self.args = args
+        self.reads_labels = self.by_example is not None or args.kd_lambda != 1 or args.distance == "dkd"
 
     @property
     def temperature(self) -> float:
@@ -135,6 +139,9 @@ class StoredLabels:
         target = self.target(batch)
         self.kd_lambda(batch, target)
         check_target(target, problem, outputs)
+        if self.logs is not None:
+            self.log_probs(batch)
+            check_concentrations(outputs)
 
     def decoded(
         self,
@@ -167,9 +174,10 @@ class StoredLabels:
 
     @property
     def _variances(self) -> dict[str, Layout]:
-        """The columns of variances that are read."""
-        users = [variance for user in (self.adaptive, self.by_variance) if user for variance in user.variances]
+        """The columns beside the values that are read."""
+        users = [variance for user in (self.by_example, self.by_variance) if user for variance in user.variances]
         used = {each.column: each.layout for each in users}
+        used |= {} if self.logs is None else self.logs.columns
         return used | {name: self.stored[values].layout for values, names in self.known.items() for name in names}
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor | int:
@@ -188,7 +196,10 @@ class StoredLabels:
             values = self.likelihood.normalized(in_order(from_batch(batch, name).float(), order))
             tempered = self.likelihood.temper(values, stored.wanted / stored.temperature)
             values = tempered if values.ndim < 3 else tempered.where(values.ne(0).any(dim=-1, keepdim=True), 0)
-            known = [in_order(from_batch(batch, column).to(values), order) for column in self.known.get(name, ())]
+            names = self.known.get(name, ())
+            known = [from_batch(batch, column).to(values) for column in names]
+            check_whole(known, values, names)
+            known = [in_order(each, order) for each in known]
             targets.append(self.likelihood.target(values, sum(known) if known else None))
         stacked = torch.stack(targets, dim=-2)
         if self.by_variance:
@@ -213,6 +224,11 @@ class StoredLabels:
             return mix_teachers(targets, weights)
         return self.likelihood.mixed(targets, weights)
 
+    def log_probs(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Compute sum_m r_m mean_s log p_m^(s) [B, C] of a batch, which is what a Dirichlet student is taught."""
+        probs, weights = self.teachers(batch)
+        return mix_teachers(self.logs(batch, probs), weights)
+
     def kd_lambda(self, batch: Mapping[str, Tensor], target: Tensor) -> float | Tensor:
         """Return lambda of a batch with this target: one number, or one per example [B] or token [B, L]."""
-        return self.adaptive(batch, target) if self.adaptive else self.args.kd_lambda
+        return self.by_example(batch, target) if self.by_example else self.args.kd_lambda

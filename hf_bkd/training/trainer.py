@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..distances import distance_of
-from ..losses import LossParts, distillation_loss, temperature_factor
+from ..losses import LossParts, distillation_loss, mean_of, temperature_factor
 from ..models.calling import logits_of, unwrapped
+from ..models.problem_types import name_dirichlet
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
@@ -30,6 +31,7 @@ from .settings import (
     check_spread,
 )
 
+UNBOUNDED = "unbounded"  # the share of examples whose loss has no lower bound, with a lambda above 1
 LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
 
 
@@ -58,7 +60,8 @@ class DistillationTrainer(NextTokenTrainer):
     ``convergence_noise``.
 
     The logged loss is the minimized one; ``cross_entropy`` (``label_loss`` of numbers) and ``distillation`` beside it
-    are its two terms before they are weighted, the former as the mean over the rows that have a label.
+    are its two terms before they are weighted, the former as the mean over the rows that have a label. Beside them are
+    the mean ``kd_lambda`` of one by example, and the share of losses that are ``unbounded`` with one above 1.
 
     Of what it is given, training changes the model's weights alone: ``args``, the model's config and a
     :class:`~hf_bkd.BatchedDataset` are copied, and ``trainer.args`` holds what is in effect.
@@ -72,10 +75,11 @@ class DistillationTrainer(NextTokenTrainer):
 
     Raises:
         UserError: nothing says how rows become inputs; a student that can't take them, or has no logits for each row;
-            labels that are missing though ``kd_lambda`` < 1, or not of the student's classes; ``compute_loss_func``
+            labels that are missing though the loss reads them, or not of the student's classes; ``compute_loss_func``
             with ``kd_lambda`` > 0; soft labels that are missing though ``kd_lambda`` > 0, that don't belong to the
-            dataset, that have other classes than the model, that can't be brought to ``teacher_temperature``, or that
-            have no variance though lambda is adaptive; worker processes that can't read the dataset.
+            dataset, that have other classes than the model, that can't be brought to ``teacher_temperature``, that
+            have no variance though lambda is adaptive, or that are not cross-fitted though it is bias-aware; worker
+            processes that can't read the dataset.
     """
 
     args: DistillationTrainingArguments
@@ -183,24 +187,26 @@ class DistillationTrainer(NextTokenTrainer):
             elif not self.model.training:
                 loss, parts = distillation_loss(logits, labels, None, 0, likelihood=self.likelihood).total, None
             else:
-                parts = self._loss_parts(logits, inputs, num_items_in_batch)
+                others = (logits_of(self._outputs(model, inputs)) for _ in range(1, self.args.dropout_masks))
+                parts = self._loss_parts([logits, *others], inputs, num_items_in_batch)
                 loss = parts.total
         if self.model.training:
             loss = self._of_all_processes(loss, inputs, num_items_in_batch)
             self._note(parts, inputs, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def _loss_parts(self, logits: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
+    def _loss_parts(self, passes: list[Tensor], batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
         args, factor, target, kd_lambda = self.args, 1.0, None, 0.0
         if self._source is not None:
-            target = self._source.target(batch, logits)
+            of_draws = args.distance == "dirichlet"
+            target = self._source.log_probs(batch) if of_draws else self._source.target(batch, passes[0])
             kd_lambda = self._source.kd_lambda(batch, target)
             same = args.distance == "standardized"  # which brings the target to the student's
             of_target = args.student_temperature if same else self.teacher_temperature
             factor = temperature_factor(args.temperature_scale, of_target, args.student_temperature)
         scales = args.student_temperature, factor, args.label_smoothing_factor
-        kind = self.likelihood, self._distance
-        return distillation_loss(logits, self._labels_of(batch), target, kd_lambda, *scales, num_items, *kind)
+        given = self._labels_of(batch), target, kd_lambda, *scales, num_items, self.likelihood, self._distance
+        return mean_of([distillation_loss(logits, *given) for logits in passes])
 
     def _of_all_processes(self, loss: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> Tensor:
         """Add a variational network's KL divergence, and scale what will be averaged over the processes."""
@@ -224,6 +230,7 @@ class DistillationTrainer(NextTokenTrainer):
         if parts is None:
             return
         terms = {self.likelihood.label_term: parts.cross_entropy, "distillation": parts.distillation}
+        terms |= {UNBOUNDED: parts.unbounded, "kd_lambda": parts.kd_lambda}
         if parts.cross_entropy is not None:
             number = torch.as_tensor(self._count_items(batch) if num_items is None else num_items).clamp_min(1)
             terms[LABELED] = self.likelihood.labeled(self._labels_of(batch)).sum() / number
@@ -237,7 +244,7 @@ class DistillationTrainer(NextTokenTrainer):
             totals = {name: sum(self._of_each_process(value)) for name, value in self._sums.items()}
             labeled = totals.pop(LABELED, self._summed_steps)
             for name, total in totals.items():
-                number = labeled if name == self.likelihood.label_term else self._summed_steps
+                number = labeled if name in (self.likelihood.label_term, UNBOUNDED) else self._summed_steps
                 logs |= {name: total / number} if number else {}
             self._sums, self._summed_steps = {}, 0
         super().log(logs, start_time)
@@ -272,6 +279,7 @@ class DistillationTrainer(NextTokenTrainer):
             UserError: the checkpoint is not complete, or of another model; the disk of the checkpoints is full.
         """
         check_trained(self.model)
+        name_dirichlet(self.model, self._source is not None and self.args.distance == "dirichlet")
         warn_if_not_rebuilt(unwrapped(self.model, keep_adapters=True))
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint

@@ -38,9 +38,14 @@ def _check_all(name: str, value: float | Tensor, what: str, allowed: Callable[[T
 
 def check_share(**arguments: float) -> None:
     """Check that each argument is in [0, 1]."""
+    check_between(0, 1, **arguments)
+
+
+def check_between(lowest: float, highest: float, **arguments: float) -> None:
+    """Check that each argument is in [lowest, highest]."""
     for name, value in arguments.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"{name} must be between 0 and 1, and it is {value:g}")
+        if not lowest <= value <= highest:
+            raise UserError(f"{name} must be between {lowest:g} and {highest:g}, and it is {value:g}")
 
 
 def check_count(least: int = 1, **arguments: int) -> None:

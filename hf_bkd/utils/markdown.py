@@ -25,6 +25,11 @@ def escaped(text: Any, markup: bool = False) -> str:
     )
 
 
+def capitalized(text: str) -> str:
+    """Return text with a capital first letter, the others as they are (NLL stays NLL)."""
+    return text[:1].upper() + text[1:]
+
+
 def table(cells: Sequence[Sequence[Any]]) -> str:
     """Return rows of plain text, the header first, as a table."""
     lines = ["| " + " | ".join(map(escaped, row)) + " |" for row in cells]

@@ -54,6 +54,12 @@ def of_first_classes(dataset: datasets.Dataset) -> datasets.Dataset:
     return chosen.cast_column("label", datasets.ClassLabel(names=names))
 
 
+def ood(options: StudyArguments) -> datasets.Dataset:
+    """Images of the test split of ``--ood_dataset``."""
+    images = as_image_classification(load_splits(options.ood_dataset, needed=("test",))["test"])
+    return few_first(images.shuffle(seed=0), options.max_test_samples)
+
+
 def smaller(dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset.map(lambda row: {"image": row["image"].resize((SIDE, SIDE))})
 

@@ -1,7 +1,7 @@
 """A task on which a linear softmax student is exact, and such students under every kind of supervision."""
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -17,11 +17,14 @@ from hf_bkd.theory import (
     gradient_noise,
     one_hot_covariance,
     score_gram,
-    train_by_sgd,
+    train_students,
 )
 
 CLASSES, WIDTH, RATE, EVERY, CHUNK = 4, 6, 0.02, 40, 50
 CONCENTRATIONS, SAMPLES, LAMBDAS, NOISES = (0.5, 5.0, 50.0), (1, 2, 5, 10), (0.25, 0.5, 0.6, 0.75), (0.25, 1.0, 2.0)
+
+Optimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+SGD = partial(torch.optim.SGD, lr=RATE)
 
 Targets = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]  # p [N, C], labels [N], x [N, d] -> arm -> [N, C]
 
@@ -36,12 +39,30 @@ class Linear:
         x, _ = self.task.sample(20_000, self.generator)
         student = torch.nn.Linear(WIDTH, CLASSES, dtype=torch.float64)
         student.weight.data, student.bias.data = self.task.linear_student()
-        self.points, self.probs = x, self.task.posterior(x)
-        self.gram = score_gram(student, x)
-        self.label_noise = gradient_noise(self.gram, one_hot_covariance(self.probs))
-        self.break_even = break_even_variance(self.gram, self.probs)
+        self.student, self.points, self.probs = student, x, self.task.posterior(x)
 
-    def risks(self, targets: Targets, steps: int, optimal_start: bool = True) -> tuple[list[str], Tensor]:
+    @cached_property
+    def gram(self) -> Tensor:
+        return score_gram(self.student, self.points)
+
+    @cached_property
+    def label_noise(self) -> float:
+        return gradient_noise(self.gram, one_hot_covariance(self.probs))
+
+    @cached_property
+    def break_even(self) -> float:
+        return break_even_variance(self.gram, self.probs)
+
+    def risks(
+        self,
+        targets: Targets,
+        steps: int,
+        optimal_start: bool = True,
+        optimizer: Optimizer = SGD,
+        batch_size: int = 1,
+        measured_on: int = 500,
+        every: int = EVERY,
+    ) -> tuple[list[str], Tensor]:
         """Names of the arms, and E KL(p || q) [measurements, arms, replicates] while their students are trained."""
         replicates = self.replicates
         names = list(targets(self.probs[:2], torch.zeros(2, dtype=torch.int64), self.points[:2]))
@@ -49,24 +70,28 @@ class Linear:
         weight, bias = self.task.linear_student()
         students.weights[0].data[:] = weight.T if optimal_start else 0
         students.biases[0].data[:] = bias if optimal_start else 0
-        seen, known = self.points[:500], self.probs[:500]
-        entropy = -torch.xlogy(known, known).sum(dim=-1)
+        seen, probs = self.points[:measured_on], self.probs[:measured_on]
+        entropy = -torch.xlogy(probs, probs).sum(dim=-1)
 
         def risk(students: BatchedStudents) -> Tensor:
-            excess = -(known * students(seen).log_softmax(dim=-1)).sum(dim=-1) - entropy
+            excess = -(probs * students(seen).log_softmax(dim=-1)).sum(dim=-1) - entropy
             return excess.mean(dim=-1).view(len(names), replicates)
 
-        batches = self._batches(targets, len(names), steps)
-        return names, train_by_sgd(students, batches, RATE, measure=risk, every=EVERY)
+        batches = self._batches(targets, len(names), steps, batch_size)
+        return names, train_students(students, batches, optimizer, measure=risk, every=every)
 
-    def _batches(self, targets: Targets, arms: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One fresh example for each replicate and step, the same for all arms."""
+    def settled(self, *args, **options) -> dict[str, tuple[float, float]]:
+        """What :func:`at_rest` says of :meth:`risks`."""
+        return at_rest(*self.risks(*args, **options))
+
+    def _batches(self, targets: Targets, arms: int, steps: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Fresh examples for each replicate and step, the same for all arms."""
         for _ in range(0, steps, CHUNK):
-            x, labels = self.task.sample(CHUNK * self.replicates, self.generator)
+            x, labels = self.task.sample(CHUNK * self.replicates * size, self.generator)
             made = torch.stack(list(targets(self.task.posterior(x), labels, x).values()))
             made = made.view(arms, CHUNK, -1, CLASSES).transpose(0, 1)
-            for inputs, wanted in zip(x.view(CHUNK, -1, 1, WIDTH), made, strict=True):
-                yield inputs.repeat(arms, 1, 1), wanted.reshape(-1, 1, CLASSES)
+            for inputs, wanted in zip(x.view(CHUNK, -1, size, WIDTH), made, strict=True):
+                yield inputs.repeat(arms, 1, 1), wanted.reshape(-1, size, CLASSES)
 
     @cached_property
     def floors(self) -> dict[str, Tensor]:
@@ -102,3 +127,10 @@ class Linear:
             for (name, ratio), value in zip(names.items(), measured, strict=True)
         ]
         return checks, list(measured), list(errors)
+
+
+def at_rest(names: Iterable[str], risks: Tensor) -> dict[str, tuple[float, float]]:
+    """Arm -> mean over the second half of risks [measurements, arms, replicates], and its standard error."""
+    late = risks[len(risks) // 2 :].mean(dim=0)
+    errors = late.std(dim=1) / late.shape[1] ** 0.5
+    return dict(zip(names, zip(late.mean(dim=1).tolist(), errors.tolist(), strict=True), strict=True))

@@ -43,7 +43,7 @@ def fitted(dataset, network=None, **settings):
     return teacher.predict({"input": torch.from_numpy(X)}).mean
 
 
-@advises("] not in (None, -1)")
+@advises("] not in (None, -1, -100)")
 def test_rows_without_a_label_are_left_out():
     dataset = points((0, -1, 2, 0))
     call = code(refused(lambda: fitted(dataset)), CALL)

@@ -204,3 +204,52 @@ def test_a_large_head_of_labels_has_another_structure(monkeypatch):
     labels = torch.tensor([[1.0, 1.0, 0.0]] * 4)
     message = refused(lambda: certain(labels, problem_type=MULTI, structure="full"))
     same(certain(labels, problem_type=MULTI, **argument(message, r"use (structure='\w+')")), outputs().sigmoid())
+
+
+@advises("holds the sum of the variances of several numbers")
+def test_variances_that_a_stream_brings_are_stored_in_full(tmp_path):
+    network = linear()
+    network.problem_type = NUMBERS
+    unit = Gaussian(observation_variance=(1.0, 1.0, 1.0))
+    fit = lambda prior: LaplaceTeacher.fit(network, [(XS, XS)], prior_precision=prior, problem_type=unit)  # noqa: E731
+    teachers = {"wide": fit(1.0), "narrow": fit(100.0)}
+
+    def train(**settings):
+        soft = add_soft_labels(points(None), teachers, progress=False, **settings)
+        own = {"problem_type": NUMBERS, "teacher_weights": "inverse_variance", "kd_lambda": 1.0}
+        return logged(trainer(tmp_path, linear(1), soft.to_iterable_dataset(), **own))
+
+    assert train(**argument(refused(lambda: train(variance="sum")), r"with (variance='\w+')")) > 0
+
+
+@advises("has a label, so that nothing says of which kind these would be")
+def test_a_column_without_any_label_is_cast_or_removed(tmp_path):
+    network = linear()
+    network.problem_type = MULTI
+    soft = labeled(points(None), network)
+    dataset = points(None).add_column("labels", [None] * 4)
+
+    def evaluated(rows):
+        own = trainer(tmp_path, linear(), soft, eval_dataset=rows, problem_type=MULTI, kd_lambda=1.0)
+        return own.predict(rows).predictions
+
+    message = refused(lambda: evaluated(dataset))
+    for pattern in (r"pass (dataset\.\w+\('labels'\))", r"labels, (dataset\.cast_column\(.*\))"):
+        same(evaluated(follow(code(message, pattern), dataset=dataset)), outputs())
+
+
+@advises("mend the labels, or pass problem_type='regression' if they are numbers to predict")
+def test_labels_with_decimals_are_numbers_to_predict(tmp_path):
+    dataset = points([0.5, 1.0, 2.5, 0.0])
+    message = refused(lambda: trainer(tmp_path, nn.Linear(3, 2), dataset, kd_lambda=0.0))
+    given = argument(message, r"pass (problem_type='\w+')")
+    trainer(tmp_path, nn.Linear(3, 2), dataset, kd_lambda=0.0, **given).train()  # a mean and a variance
+
+
+@advises("which is none: leave these examples out of the batches")
+def test_examples_without_a_label_are_left_out_of_batches():
+    labels = torch.tensor([0, -100, 2, 0])
+    message = refused(lambda: certain(labels))
+    inputs, labels = follow(code(message, r"batches, (.*)").replace(" and ", ", "), inputs=XS, labels=labels)
+    teacher = LaplaceTeacher.fit(linear(), [(inputs, labels)], prior_precision=1e9)
+    same(teacher.predict(INPUTS).mean, by_hand(linear()), 1e-3)

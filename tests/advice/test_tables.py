@@ -122,9 +122,40 @@ def test_a_forest_is_fitted_on_a_table(tmp_path):
     same(teacher.predict(FRAME).mean, clone(FOREST).fit(FRAME, Y).predict_proba(FRAME))
     datasets.concatenate_datasets([dataset] * 8).save_to_disk(tmp_path / "table")
     words = [*code(message, r"hf-bkd teacher fit (--\w+ \w+)").split(), "--dataset", tmp_path / "table"]
-    words += ["--trees", "3", "--output_dir", tmp_path / "forest"]
+    words += ["--trees", "30", "--output_dir", tmp_path / "forest"]
     option = code(refused(lambda: run(fit, *words, "--model", "mlp-8")), r"omit (--\w+)")
     assert option == "--model"
     if find_spec("skops"):  # without which it can't be saved
         run(fit, *words)
         same(Teacher.from_pretrained(tmp_path / "forest").predict(FRAME).mean.argmax(dim=1), Y)
+
+
+@advises("has no answers out of bag", "was drawn by all but", "hold other rows than these")
+def test_rows_of_a_forest_are_answered_by_others_than_have_seen_them():
+    dataset = datasets.concatenate_datasets([table(a=[each + shift for each in A]) for shift in (0, 0.1, 0.2)])
+    frame = dataset.remove_columns("label").to_pandas()
+    by = lambda estimator: SklearnTeacher.fit(estimator, dataset, out_of_bag=True)  # noqa: E731
+    few, none = FOREST, RandomForestClassifier(20, bootstrap=False)
+    for message in (refused(lambda: by(few)), refused(lambda: by(none))):
+        options = follow(f"dict({code(message, r'label by (folds=.*)')})", estimator=none)
+        soft = add_soft_labels(dataset, progress=False, **options)
+        assert stored(soft).shape == (18, 3)
+    trees = int(code(refused(lambda: by(few)), r"more trees \((\d+)\)"))
+    expected = by(RandomForestClassifier(trees, random_state=0)).predict(frame).mean
+    fitted = RandomForestClassifier(trees, random_state=0).fit(frame, dataset["label"])
+    message = refused(lambda: SklearnTeacher(fitted, fitted_on=frame[::-1]))
+    call = code(message, r"by (SklearnTeacher\.fit\(.*\))")
+    same(follow(call, estimator=fitted, dataset=dataset).predict(frame).mean, expected)
+    same(SklearnTeacher(fitted, fitted_on=frame).predict(frame).mean, expected)
+
+
+@advises("a DataFrame is no dataset: label", "a DataFrame is no dataset: pass")
+def test_a_data_frame_is_made_a_dataset():
+    frame, teacher = FRAME.assign(label=Y), SklearnTeacher(regression())
+    message = refused(lambda: labeled(frame, teacher))
+    same(
+        stored(labeled(follow(code(message, r"label (.*)"), frame=frame), teacher)), regression().predict_proba(FRAME)
+    )
+    message = refused(lambda: SklearnTeacher.fit(LogisticRegression(), frame))
+    dataset = follow(code(message, r"pass (.*)"), frame=frame)
+    same(SklearnTeacher.fit(LogisticRegression(), dataset).predict(FRAME).mean, regression().predict_proba(FRAME))

@@ -20,6 +20,8 @@ from hf_bkd import (
     make_variational,
 )
 from hf_bkd.data.augmentations import Mixup
+from hf_bkd.study import Arm
+from hf_bkd.teachers import Deterministic
 from hf_bkd.training.sharpness import sharpness
 
 from .following import advises, code, follow, refused
@@ -54,7 +56,7 @@ def argument(message, pattern=r"pass " + ARGUMENT):
 
 
 @advises(
-    "lambda_schedule='adaptive' reads the variance of all labels", "the variance between the teacher's draws: label"
+    "reads all soft labels before the first step, and an online", "the variance between the teacher's draws: label"
 )
 def test_adaptive_lambda_is_given_variances(tmp_path):
     teacher = LaplaceTeacher.fit(linear(), BATCHES, prior_precision=1.0, link="mc")
@@ -67,6 +69,19 @@ def test_adaptive_lambda_is_given_variances(tmp_path):
     link, variance = argument(message, r"LaplaceTeacher with (link='mc')"), argument(message, r"and (variance='full')")
     several = labeled(dataset, LaplaceTeacher.fit(linear(), BATCHES, prior_precision=1.0, **link), **variance)
     assert logged(trainer(tmp_path, linear(1), several, **settings), "distillation") > 0
+
+
+@advises("gets wrong, and", "is bias-aware, which needs labels")
+def test_a_bias_aware_lambda_is_given_labels_that_are_cross_fitted(tmp_path):
+    dataset, settings = datasets.concatenate_datasets([points()] * 15), {"lambda_schedule": "bias_aware"}
+    message = refused(lambda: trainer(tmp_path, linear(1), labeled(dataset, linear()), **settings))
+    asked = code(message, r"label with (add_soft_labels\(.*\)),").replace("...", "fit, progress=False")
+    fitted = follow(asked, dataset=dataset, fit=lambda rest, fold: DeterministicTeacher(linear(fold)))
+    assert 0 < logged(trainer(tmp_path, linear(1), fitted, **settings), "kd_lambda") <= 1
+    instead = argument(message, r"or pass " + ARGUMENT)
+    assert logged(trainer(tmp_path, linear(1), labeled(dataset, linear()), **instead), "distillation") > 0
+    message = refused(lambda: Arm("by example", Deterministic(), **settings))
+    assert Arm("by example", Deterministic(), **settings, **argument(message)).folds == 3
 
 
 @advises("needs labels at the temperature of their draws, whose variance is stored")

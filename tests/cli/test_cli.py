@@ -8,7 +8,9 @@ from PIL import Image
 
 from hf_bkd import DeterministicTeacher, EnsembleTeacher, ImagePreprocessor, MCDropoutTeacher, create_classifier
 from hf_bkd.cli import main
+from hf_bkd.dirichlet import dirichlet_parts
 from hf_bkd.metrics import auroc, classification_metrics, entropy
+from hf_bkd.models.problem_types import name_dirichlet
 from hf_bkd.soft_labels import read
 from hf_bkd.teachers.deterministic import best_temperature
 from tests.cli.fitting_helpers import bert, texts, tokenizer
@@ -74,9 +76,14 @@ def test_evaluate_prints_the_metrics(home, capsys, command, model, temperature):
     main([*command, str(home / model), "--dataset", str(home / "data"), "--split", "train"])
     said = capsys.readouterr().out.splitlines()
     method = model if model == "ensemble" else "deterministic"
-    assert said == [
+    probs, labels = expected_probs(home, temperature)
+    total = entropy(probs.double()).mean().item()
+    parts = {"total": total, "aleatoric": total, "epistemic": 0.0}  # of members that are one network
+    drawn = ["entropy in nats, of which the epistemic part is what the draws disagree about:", line(parts)]
+    assert [each.replace("-0.0000", "0.0000") for each in said] == [
         f"{home / model} ({method}) on 40 examples of {home / 'data'}, train:",
-        line(classification_metrics(*expected_probs(home, temperature))),
+        line(classification_metrics(probs, labels)),
+        *(drawn if model == "ensemble" else []),
     ]
 
 
@@ -84,10 +91,11 @@ def line(metrics) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def text_probs(rows) -> torch.Tensor:
+def text_probs(rows, softmax: bool = True) -> torch.Tensor:
     batch = tokenizer()(rows["text"][:], padding=True, truncation=True, max_length=8, return_tensors="pt")
     with torch.no_grad():
-        return bert()(batch["input_ids"], batch["attention_mask"]).logits.double().softmax(dim=-1)
+        logits = bert()(batch["input_ids"], batch["attention_mask"]).logits.double()
+    return logits.softmax(dim=-1) if softmax else logits
 
 
 def test_evaluate_scales_temperature_on_validation_and_detects_examples_of_other_classes(home, tmp_path, capsys):
@@ -105,6 +113,40 @@ def test_evaluate_scales_temperature_on_validation_and_detects_examples_of_other
     assert said[3] == line(classification_metrics((probs.log() / temperature).softmax(dim=-1), labels))
     assert said[4] == f"entropy tells 3 examples of {tmp_path / 'ood'}, other apart:"
     assert said[5] == f"auroc {auroc(entropy(probs), entropy(text_probs(ood))):.4f}"
+
+
+def test_evaluate_splits_the_entropy_of_a_dirichlet_and_makes_conformal_sets(home, tmp_path, capsys):
+    rows = datasets.load_from_disk(home / "texts")
+    student = bert()
+    name_dirichlet(student, True)
+    student.save_pretrained(tmp_path / "student")
+    tokenizer().save_pretrained(tmp_path / "student")
+    arguments = ["evaluate", tmp_path / "student", "--dataset", home / "texts", "--ood", home / "texts"]
+    main([*map(str, arguments), "--ood_split", "train", "--conformal", "0.8"])
+    said = capsys.readouterr().out.splitlines()
+    parts, outside = (dirichlet_parts(text_probs(rows[name], softmax=False)) for name in ("test", "train"))
+    assert said[1] == line(classification_metrics(text_probs(rows["test"]), torch.tensor(rows["test"]["label"][:])))
+    assert said[5] == line({name: each.mean().item() for name, each in parts._asdict().items()})
+    assert said[7].endswith(f"by its epistemic part {auroc(parts.epistemic, outside.epistemic):.4f}")
+    assert said[8] == "conformal sets of level 0.8, calibrated on 20 validation examples:"
+    assert said[9].startswith("lac covers 0.") and ", aps covers " in said[9]
+
+
+def test_conformal_sets_are_not_calibrated_on_what_was_trained_on(home, tmp_path, capsys):
+    rows = datasets.load_from_disk(home / "texts")
+    both = datasets.DatasetDict(train=rows["train"], validation=rows["train"].select(range(20)), test=rows["test"])
+    both.save_to_disk(tmp_path / "both")
+    bare = ["evaluate", home / "bert", "--dataset"]
+    assert status(*bare, tmp_path / "both", "--conformal", "0.8") == 2
+    assert (
+        "20 of the 20 examples of the split validation are among those of the split train" in capsys.readouterr().err
+    )
+    assert status("evaluate", home / "network", "--dataset", home / "data", "--conformal", "0.8") == 2
+    assert "has none: pass a dataset with one" in capsys.readouterr().err
+    assert status(*bare, home / "texts", "--conformal", "0.99") == 2
+    assert "20 examples can't calibrate sets of level 0.99: pass at least 99" in capsys.readouterr().err
+    assert status(*bare, home / "texts", "--conformal", "2") == 2
+    assert "--conformal must be between 0 and 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("labeled", [True, False])

@@ -306,3 +306,20 @@ def test_examples_that_are_trained_and_measured_on_are_counted(tmp_path, capsys)
         run("distill", student="mlp-4", **data, output_dir=tmp_path / f"student-{first}", **QUICK)
         told = capsys.readouterr().err
         assert words in told and bool(words) == ("note: " in told)
+
+
+def test_a_student_of_a_posteriors_draws_says_what_it_is(home, tmp_path, capsys):
+    table, columns = home / "table.csv", {"label_column": "species"}
+    posterior, labels, student = (tmp_path / name for name in ("posterior", "labels", "student"))
+    fitted = {"method": "laplace", "link": "mc", "model": home / "table-teacher", "dataset": table}
+    run("teacher", "fit", **fitted, **columns, output_dir=posterior)
+    run("label", teacher=posterior, dataset=table, output_dir=labels, mean_log_probs=1, num_samples=5, **columns)
+    run("distill", student="mlp-8", dataset=labels, output_dir=student, distance="dirichlet", **QUICK)
+    capsys.readouterr()
+    run("evaluate", student, dataset=home / "table_test.csv", **columns)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"{student} (dirichlet) on 60 examples")
+    parts = {name: float(value) for name, value in re.findall(r"(\w+) (\d\.\d{4})", said[-1])}
+    assert parts["total"] == pytest.approx(parts["aleatoric"] + parts["epistemic"], abs=2e-4)
+    assert parts["epistemic"] > 0
+    status(capsys, "label", teacher=home / "table-teacher", dataset=table, output_dir=tmp_path / "o", mean_log_probs=1)

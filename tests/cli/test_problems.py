@@ -173,7 +173,7 @@ def test_a_forest_of_numbers(desk, capsys):
     pytest.importorskip("skops")
     values = table()
     write_csv("data", {name: values[name] for name in ("x", "y", "price")})
-    run("teacher", "fit", method="forest", trees=9, dataset="data", label_column="price", output_dir="t", use_cpu=1)
+    run("teacher", "fit", method="forest", trees=29, dataset="data", label_column="price", output_dir="t", use_cpu=1)
     run("evaluate", "t", dataset="data", label_column="price")
     assert printed_measures(capsys)["rmse"] < 1
 

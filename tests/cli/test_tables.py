@@ -30,10 +30,10 @@ def flowers(tmp_path, monkeypatch):
 
 def test_a_forest_from_the_table_to_its_labels(flowers, capsys):
     pytest.importorskip("skops")
-    words = ["teacher", "fit", "--method", "forest", "--trees", "9", "--dataset", "flowers", "--output_dir", "forest"]
+    words = ["teacher", "fit", "--method", "forest", "--trees", "29", "--dataset", "flowers", "--output_dir", "forest"]
     main([*words, "--use_cpu", "1"])
     teacher = Teacher.from_pretrained("forest")
-    assert teacher.num_draws(1) == 9 and teacher.num_classes == 6  # numbers of classes, as everywhere: 0 to 5
+    assert teacher.num_draws(1) == 29 and teacher.num_classes == 6  # numbers of classes, as everywhere: 0 to 5
     main(["teacher", "evaluate", "forest", "--dataset", "flowers"])
     assert re.search(r"accuracy (0\.9|1\.0)", capsys.readouterr().out)
     main(["label", "--teacher", "forest", "--dataset", "flowers", "--split", "test", "--output_dir", "labeled"])
@@ -53,9 +53,17 @@ def test_a_forest_from_the_table_to_its_labels(flowers, capsys):
         (["--model", "mlp-8", "--dataset", "flowers"], "omit --model"),
         ([], "pass --dataset"),
         (["--dataset", "flowers", "--trees", "0"], "trees"),
+        (["--dataset", "flowers", "--trees", "2"], "an answer out of bag needs 2"),
     ],
 )
 def test_what_a_forest_does_not_take_is_refused(flowers, capsys, words, message):
     with pytest.raises(SystemExit):
         main(["teacher", "fit", "--method", "forest", "--output_dir", "forest", *words])
     assert message in capsys.readouterr().err
+
+
+def test_training_rows_are_answered_out_of_bag_unless_somebody_says_otherwise(flowers):
+    pytest.importorskip("skops")
+    for folder, words in (("out", ["--trees", "29"]), ("all", ["--trees", "2", "--out_of_bag", "0"])):
+        main(["teacher", "fit", "--method", "forest", "--dataset", "flowers", "--output_dir", folder, *words])
+        assert ("out_of_bag" in Teacher.from_pretrained(folder).describe()) == (folder == "out")

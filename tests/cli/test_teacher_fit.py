@@ -158,6 +158,26 @@ def test_an_ensemble_of_one_architecture(home, tmp_path):
     assert classification_metrics(*probabilities(tmp_path / "teacher", home / "images"))["accuracy"] > 0.9
 
 
+def test_an_ensemble_of_swag_teachers_is_multiswag(home, tmp_path):
+    options = {"max_steps": 12, "snapshots": 3, "draws": 4, "rank": 2, "num_samples": 4}
+    for seed in (0, 1):
+        fit(home, tmp_path / f"swag{seed}", "swag", "cnn6_small", "images", seed=seed, **options)
+    given = f"{tmp_path / 'swag0'} {tmp_path / 'swag1'}"
+    fit(home, tmp_path / "many", "ensemble", given, "images", num_samples=4)
+    many = Teacher.from_pretrained(tmp_path / "many")
+    assert [member.method for member in many.members] == ["swag", "swag"] and many.num_draws(4) == 2
+    probs, _ = probabilities(tmp_path / "many", home / "images", num_samples=4)
+    each = [probabilities(tmp_path / f"swag{seed}", home / "images", num_samples=4)[0] for seed in (0, 1)]
+    torch.testing.assert_close(probs, sum(each) / 2)
+
+
+def test_dropout_of_filters(home, tmp_path):
+    options = {"drop_rate": 0.2, "filter_wise": 1, "masks": 2, "max_steps": 3}
+    fit(home, tmp_path / "teacher", "mc_dropout", "cnn6_small", "images", **options)
+    teacher = Teacher.from_pretrained(tmp_path / "teacher")
+    assert teacher.filter_rate == 0.2 and teacher.record["steps"] == 3
+
+
 def test_an_ensemble_of_trained_networks(home, tmp_path):
     fit(home, tmp_path / "teacher", "ensemble", "bert0 bert1", "texts")
     probs, _ = probabilities(tmp_path / "teacher", home / "texts")

@@ -1,5 +1,6 @@
 """The code on the pages runs, with a small network and a few images in the place of the reader's."""
 
+import copy
 import re
 from types import SimpleNamespace
 
@@ -12,13 +13,16 @@ import torch
 import hf_bkd
 from hf_bkd import teachers
 from hf_bkd.cli import main
+from hf_bkd.losses import kl_to_target
 from hf_bkd.models.saving import save_network
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.study import Arm
+from hf_bkd.teachers.loading import load_teacher
 from tests.soft_labels.label_helpers import quiet
 from tests.soft_labels.test_problems import KINDS
 
+from . import teachers_table
 from .conftest import CLASSES, write_photos
 from .pages import ROOT, block, blocks, commands, numbers, run, shape
 
@@ -42,6 +46,10 @@ IN_PARTS = {
 def test_every_page_with_code_is_run_here():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} | {"README.md"}
     assert {page for page in pages if blocks(page)} == WHOLE.keys() | IN_PARTS
+
+
+def test_the_table_of_teachers_is_the_published_comparisons():
+    assert teachers_table.PAGE.read_text() == teachers_table.page(), "python -m tests.docs.teachers_table writes it"
 
 
 def test_the_reference_has_every_public_name():
@@ -122,6 +130,21 @@ def test_a_student_is_sampled_and_reported_as_the_page_says(world):
     exec(block("posteriors.md", "LangevinTeacher.fit"), world)
     assert world["prediction"].samples.shape == (100, 12, CLASSES)
     assert {"posterior_mean", "map", "credible_sets"} < world["report"].keys()
+
+
+def test_a_student_knows_it_in_one_pass_and_makes_sets_as_the_page_says(world):
+    copies = [copy.deepcopy(world["network"]) for _ in range(2)]
+    torch.nn.init.normal_(copies[1].timm_model.fc.weight)
+    world["ensemble"] = hf_bkd.EnsembleTeacher([hf_bkd.DeterministicTeacher(each) for each in copies])
+    images = world["images"]
+    turned = {"image": [image.rotate(90) for image in images["image"]], "label": images["label"][:]}
+    others = datasets.Dataset.from_dict(turned, images.features)
+    world |= {"dataset": images, "validation": others, "test": images}
+    exec(block("posteriors.md", "mean_log_probs=True"), world)
+    assert world["epistemic"].shape == (12,) and (world["epistemic"] > 0).all()
+    assert isinstance(load_teacher("student")[0], hf_bkd.DirichletStudent)
+    exec(block("posteriors.md", "sets_of_student"), world)
+    assert world["sets"].shape == (12, CLASSES) and 0 <= world["coverage"] <= 1
 
 
 def test_teachers_are_cross_fitted_saved_and_loaded_as_the_page_says(world):
@@ -227,9 +250,14 @@ def test_labels_and_images_lie_where_the_page_of_gpus_says(world, capsys):
 
 def test_the_theory_page_computes_what_it_says(world):
     world["torch"] = torch
-    for words in ("GaussianMixture", "score_gram", "conjugate_posterior"):
+    for words in ("GaussianMixture", "score_gram", "nearest_student", "adam_floor"):
         exec(block("theory.md", words), world)
     torch.testing.assert_close(world["student"](world["x"]).softmax(dim=-1), world["p"])
+    divergence = kl_to_target(world["p"], world["nearest"](world["x"])).mean().item()
+    assert world["cost"] == pytest.approx(divergence, rel=0.2)
+    assert world["floor"] == pytest.approx(0.002 / 4 * world["variances"].sqrt().sum().item(), rel=1e-4)
+    for words in ("score_gram", "conjugate_posterior"):
+        exec(block("theory.md", words), world)
     assert 0 < world["floor"] == pytest.approx(0.02 * world["noise"] / 4)
     assert world["cost"].rank > 0 and world["cost"].variance == pytest.approx(0, abs=1e-9)
     assert sum(world["cost"]) == pytest.approx(world["cost"].total)
@@ -250,10 +278,22 @@ def test_a_temperature_is_recorded_and_lambda_adapts_as_the_page_says(world):
     record = {"format": 1, "temperature": 1.0, "tempering": "post_average", "num_samples": 10, "teacher": teacher}
     labeled = attach(world["images"], probs, record | {"dataset": {}}, variance=0.01 * probs)
     world["labeled"] = hf_bkd.BatchedDataset.from_images(labeled, world["preprocessor"])
-    exec(block(page, "lambda_schedule"), world)
+    exec(block(page, 'lambda_schedule="adaptive"'), world)
     exec(block(page, "DiagnosticsCallback"), world)
     logged = world["trainer"].state.log_history
     assert {"gradient_noise_one_hot", "gradient_noise_stored", "mc_variance", "lambda_hat"} < set(logged[0])
+
+
+def test_lambda_follows_the_errors_of_cross_fitted_labels_as_the_page_says(world):
+    images = datasets.concatenate_datasets([world["images"]] * -(-50 // len(world["images"])))
+    options = {"preprocessor": world["preprocessor"], "folds": 3, "progress": False}
+    labeled = hf_bkd.add_soft_labels(
+        images, fit=lambda rest, fold: hf_bkd.DeterministicTeacher(world["network"]), **options
+    )
+    world["labeled"] = hf_bkd.BatchedDataset.from_images(labeled, world["preprocessor"])
+    exec(block("temperature_and_lambda.md", 'lambda_schedule="bias_aware"'), world)
+    world["trainer"].train()
+    assert 0 < world["trainer"].state.log_history[-1].get("kd_lambda", 1) <= 1
 
 
 def test_several_teachers_label_and_are_imported_as_the_page_says(world):

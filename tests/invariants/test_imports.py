@@ -15,6 +15,7 @@ FLOORS = """
 utils
 metrics
 targets uncertainty
+dirichlet conformal
 likelihoods
 distances
 losses hub models

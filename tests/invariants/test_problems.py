@@ -27,7 +27,7 @@ from tests.training.problem_helpers import (
 from tests.training.training_helpers import arguments, largest_difference, losses
 
 
-@pytest.mark.parametrize("kd_lambda", [0.7, 1.0])
+@pytest.mark.parametrize("kd_lambda", [0.7, 1.0, 1.2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_stored_is_online_step_by_step(tmp_path, kind, kd_lambda):
     stored = trained(tmp_path, kind, labeled(kind), kd_lambda=kd_lambda)
@@ -38,7 +38,7 @@ def test_stored_is_online_step_by_step(tmp_path, kind, kd_lambda):
     assert largest_difference(stored.model, asked.model) < 1e-5
 
 
-@pytest.mark.parametrize("kd_lambda", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("kd_lambda", [0.0, 0.7, 1.0, 1.2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_accumulated_single_examples_make_the_step_of_a_batch(tmp_path, kind, kd_lambda):
     """Sentences have between none and seven labeled tokens, which a mean of means gets wrong."""

@@ -81,7 +81,6 @@ def trainer(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
         num_train_epochs=3,
-        kd_lambda=0.5,
         learning_rate=0.05,
         save_strategy="steps",
         save_steps=4,
@@ -89,7 +88,7 @@ def trainer(
         eval_strategy="epoch",
         disable_tqdm=True,
         use_cpu=True,
-        **changes,
+        **{"kd_lambda": 0.5} | changes,
     )
     sets = {"train_dataset": data(), "eval_dataset": data()}
     return DistillationTrainer(Network(dropout), args, processing_class=PREPROCESSOR, **sets)
@@ -99,7 +98,7 @@ def losses(history: list[dict], term: str = "loss") -> list[float]:
     return [entry[term] for entry in history if term in entry]
 
 
-def in_each_process(rank: int, folder: Path, number: int, batch_size: int, data: Callable) -> None:
+def in_each_process(rank: int, folder: Path, number: int, batch_size: int, data: Callable, changes: dict) -> None:
     """Train as one of ``number`` gloo processes; the first writes the weights and the history into ``folder``."""
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
@@ -107,7 +106,7 @@ def in_each_process(rank: int, folder: Path, number: int, batch_size: int, data:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", **sizes}
     store = torch.distributed.FileStore(str(folder / "store"), number)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=number)
-    distributed = trainer(folder, batch_size, data=data)
+    distributed = trainer(folder, batch_size, data=data, **changes)
     distributed.train()
     if distributed.is_world_process_zero():
         save_file(distributed.accelerator.unwrap_model(distributed.model).state_dict(), folder / "weights.safetensors")
@@ -116,10 +115,10 @@ def in_each_process(rank: int, folder: Path, number: int, batch_size: int, data:
     torch.distributed.destroy_process_group()
 
 
-def run_in_processes(folder: Path, number: int, batch_size: int, data: Callable) -> tuple[dict, dict]:
+def run_in_processes(folder: Path, number: int, batch_size: int, data: Callable, **changes) -> tuple[dict, dict]:
     """Train in ``number`` processes; returns the weights and what the first process wrote."""
     folder.mkdir()
-    given = folder, number, batch_size, data
+    given = folder, number, batch_size, data, changes
     torch.multiprocessing.start_processes(in_each_process, given, number, start_method="fork")
     return load_file(folder / "weights.safetensors"), json.loads((folder / "said.json").read_text())
 
@@ -140,6 +139,32 @@ def test_one_process_equals_two(tmp_path, data):
         torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-6)
     started = trainer(tmp_path / "3", batch_size=8).model.state_dict()
     assert max((started[name] - weights[name]).abs().max() for name in weights) > 1e-2
+
+
+def cross_fitted() -> BatchedDataset:
+    """Enough rows to tell how noisy their labels are, with soft labels that say that they are cross-fitted."""
+    generator, rows = torch.Generator().manual_seed(5), 64
+    values = {
+        "pixel_values": torch.randint(256, (rows, 3, 8, 8), generator=generator, dtype=torch.uint8),
+        "labels": torch.randint(C, (rows,), generator=generator),
+    }
+    right = 4 * torch.rand(rows, 1, generator=generator) * nn.functional.one_hot(values["labels"], C)
+    probs = (torch.randn(rows, C, generator=generator) + right).softmax(dim=-1)
+    return BatchedDataset(values, PREPROCESSOR, labels={None: SoftLabels.of(probs, RECORD | {"folds": {"number": 2}})})
+
+
+@pytest.mark.parametrize("changes", [{"kd_lambda": 1.4}, {"kd_lambda": 1.0, "lambda_schedule": "bias_aware"}])
+def test_one_process_equals_two_also_where_labels_are_subtracted_or_lambda_differs(tmp_path, changes):
+    alone = trainer(tmp_path / "1", batch_size=8, data=cross_fitted, **changes)
+    alone.train()
+    weights, said = run_in_processes(tmp_path / "2", number=2, batch_size=4, data=cross_fitted, **changes)
+    term = "unbounded" if changes["kd_lambda"] > 1 else "kd_lambda"
+    for each in ("loss", "cross_entropy", term):
+        alike = pytest.approx(losses(alone.state.log_history, each), rel=1e-5, abs=1e-6)  # a loss may be near 0
+        assert losses(said["history"], each) == alike
+    assert 0 < np.mean(losses(said["history"], term)) < 1
+    for name, value in alone.model.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=5e-6)
 
 
 class InterruptAt(TrainerCallback):

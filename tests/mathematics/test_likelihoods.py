@@ -218,3 +218,28 @@ def test_the_unit_of_a_number_decides_nothing_between_teachers():
     torch.testing.assert_close(Gaussian().summed_variances(variances), expected)
     torch.testing.assert_close(Gaussian().summed_variances(variances * torch.tensor([1.0, 1e6])), expected)
     torch.testing.assert_close(Bernoulli().summed_variances(variances), variances.sum(dim=-1))
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0, 0.6])
+@pytest.mark.parametrize("prob", [0.1, 0.3, 0.35, 0.5, 0.65, 0.9])
+def test_a_label_that_is_subtracted_from_a_bernoulli_has_a_bound_or_none(label, prob):
+    """The loss along both directions of the output, far out, where it is linear."""
+    outputs = torch.tensor([[-2000.0], [-1000.0], [1000.0], [2000.0]], dtype=torch.float64)
+    labels, target = torch.full((4, 1), label).double(), torch.full((4, 1), prob).double()
+    loss = -0.5 * Bernoulli().label_loss(outputs, labels) + 1.5 * Bernoulli().divergence(target, outputs)
+    falls = bool(loss[0] < loss[1] or loss[3] < loss[2])
+    assert Bernoulli().unbounded(target, labels, 1.5).tolist() == [falls] * 4
+
+
+@pytest.mark.parametrize("variance", [0.1, 0.49, 0.51, 2.0])
+def test_a_number_that_is_subtracted_has_no_bound_where_the_student_can_be_too_sure(variance):
+    """(lambda - 1) (label - mean)^2 is 0.5: at the best mean, -0.5 for label 1 and mean 0, the variance goes to 0."""
+    labels, target = torch.ones(2, 1).double(), torch.tensor([[0.0, variance]] * 2).double()
+    outputs = torch.tensor([[-0.5, -20.0], [-0.5, -10.0]]).double()
+    predicting, fixed = Gaussian(predicts_variance=True), Gaussian()
+    loss = -0.5 * predicting.label_loss(outputs, labels) + 1.5 * predicting.divergence(target, outputs)
+    assert predicting.unbounded(target, labels, 1.5).tolist() == [bool(loss[0] < loss[1])] * 2 == [variance < 0.5] * 2
+    assert fixed.unbounded(target, labels, 1.5).tolist() == [False, False]
+    means = torch.tensor([[-0.5], [-3.0]]).double()
+    squares = -0.5 * fixed.label_loss(means, labels, target=target) + 1.5 * fixed.divergence(target, means)
+    assert (squares[1] - squares[0]).item() == pytest.approx(2.5**2 / (2 * variance))  # a parabola around -0.5

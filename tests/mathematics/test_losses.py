@@ -51,7 +51,7 @@ FACTORS = {"product": lambda t_t, t_s: t_t * t_s, "squared": lambda t_t, t_s: t_
 
 
 @pytest.mark.parametrize("convention", TEMPERATURE_SCALES)
-@pytest.mark.parametrize("kd_lambda", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("kd_lambda", [0.0, 0.3, 1.0, 1.7])
 @pytest.mark.parametrize(("t_t", "t_s"), [(1.0, 1.0), (4.0, 1.5), (0.7, 2.0)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("divisor", [None, 19])
@@ -64,7 +64,7 @@ def test_equals_a_loop_over_probabilities(
     )
     found = distillation_loss(
         logits,
-        labels if kd_lambda < 1 else None,
+        labels if kd_lambda != 1 else None,
         torch.tensor(target, dtype=torch.float64) if kd_lambda > 0 else None,
         kd_lambda,
         t_s,
@@ -75,7 +75,7 @@ def test_equals_a_loop_over_probabilities(
     assert found.total.item() == pytest.approx(expected[0], rel=1e-12)
     assert (found.cross_entropy is None) == (kd_lambda == 1)
     assert (found.distillation is None) == (kd_lambda == 0)
-    if kd_lambda < 1:
+    if kd_lambda != 1:
         assert found.cross_entropy.item() == pytest.approx(expected[1], rel=1e-12)
     if kd_lambda > 0:
         assert found.distillation.item() == pytest.approx(expected[2], rel=1e-12)
@@ -117,13 +117,59 @@ def test_divergence_from_itself_is_zero_and_else_positive(logits, teacher_logits
     assert (kl_to_target(teacher_logits.softmax(dim=-1), logits) > 0).all()
 
 
-@pytest.mark.parametrize("kd_lambda", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("kd_lambda", [0.0, 0.3, 1.0, 1.7])
 def test_gradient_is_that_of_cross_entropy_towards_the_mixed_target(logits, labels, teacher_logits, kd_lambda):
     target = teacher_logits.softmax(dim=-1)
     logits.requires_grad_()
     (ours,) = torch.autograd.grad(distillation_loss(logits, labels, target, kd_lambda).total, logits)
     (mixed,) = torch.autograd.grad(F.cross_entropy(logits, mixed_target(labels, target, kd_lambda)), logits)
     torch.testing.assert_close(ours, mixed)
+
+
+def test_gradient_of_a_lambda_above_1_by_hand():
+    """At equal logits q = 1/2: the target -0.5 (1, 0) + 1.5 (0.9, 0.1) is (0.85, 0.15), and the gradient q - t."""
+    logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([[0.9, 0.1]], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(distillation_loss(logits, torch.tensor([0]), target, 1.5).total, logits)
+    torch.testing.assert_close(gradient, torch.tensor([[-0.35, 0.35]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("of_label", "unbounded"), [(0.3, True), (0.34, False), (0.9, False)])
+def test_a_loss_without_a_lower_bound_is_counted(of_label, unbounded):
+    """With lambda = 1.5 the loss grows by 1.5 p_y - 0.5 for each unit by which the label's logit falls."""
+    target = torch.tensor([[of_label, 1 - of_label]], dtype=torch.float64)
+    logits = torch.tensor([[0.0, 0.0], [-1000.0, 0.0], [-2000.0, 0.0]], dtype=torch.float64)
+    parts = [distillation_loss(row[None], torch.tensor([0]), target, 1.5) for row in logits]
+    near, far = parts[1].total, parts[2].total
+    assert (far - near).item() == pytest.approx(1000 * (1.5 * of_label - 0.5))
+    assert (far < near) == unbounded
+    assert [part.unbounded.item() for part in parts] == [float(unbounded)] * 3
+
+
+@pytest.mark.parametrize(("t_t", "t_s"), [(1.0, 1.0), (4.0, 1.5), (0.7, 2.0)])
+@pytest.mark.parametrize("convention", TEMPERATURE_SCALES)
+def test_the_bound_is_that_of_the_loss_at_its_temperatures(labels, teacher_logits, convention, t_t, t_s):
+    target, scale = (teacher_logits / t_t).softmax(dim=-1), temperature_factor(convention, t_t, t_s)
+    falls = []
+    for row, label in zip(target, labels, strict=True):
+        near, far = torch.zeros(2, 1, C, dtype=torch.float64).unbind()
+        near[0, label], far[0, label] = -1e4, -2e4
+        each = (distillation_loss(z, label[None], row[None], 1.6, t_s, scale).total for z in (near, far))
+        falls.append(float(next(each) > next(each)))
+    found = distillation_loss(torch.zeros(B, C, dtype=torch.float64), labels, target, 1.6, t_s, scale)
+    assert found.unbounded.item() == pytest.approx(sum(falls) / B)
+
+
+def test_an_example_without_a_label_has_a_bound_and_learns_from_its_soft_label_alone(logits, labels, teacher_logits):
+    labels, target = labels.clone(), (teacher_logits * 3).softmax(dim=-1)
+    labels[2:] = -100
+    found = distillation_loss(logits, labels, target, 1.5)
+    subtracted = 1.5 * kl_to_target(target[:2], logits[:2]).sum() - 0.5 * F.cross_entropy(
+        logits[:2], labels[:2], reduction="sum"
+    )
+    torch.testing.assert_close(found.total, (subtracted + kl_to_target(target[2:], logits[2:]).sum()) / B)
+    below = 1.5 * target[:2].gather(1, labels[:2, None]) < 0.5
+    assert found.unbounded.item() == pytest.approx(below.sum().item() / B)
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
@@ -193,8 +239,10 @@ def test_a_lambda_for_each_example_weighs_each_by_itself(labels, logits, teacher
     found = distillation_loss(logits, labels, target, lambdas, 2.0, 3.0, 0.1)
     torch.testing.assert_close(found.total, sum(parts.total for parts in each) / B)
     constant = distillation_loss(logits, labels, target, torch.full((B,), 0.3), 2.0, 3.0, 0.1)
-    for ours, scalar in zip(constant, distillation_loss(logits, labels, target, 0.3, 2.0, 3.0, 0.1), strict=True):
+    single = distillation_loss(logits, labels, target, 0.3, 2.0, 3.0, 0.1)
+    for ours, scalar in zip(constant[:3], single[:3], strict=True):
         torch.testing.assert_close(ours, scalar)
+    assert constant.kd_lambda.item() == pytest.approx(0.3) and found.kd_lambda.item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("kd_lambda", [0.2, 0.9, torch.linspace(0.1, 1, B, dtype=torch.float64)])

@@ -31,11 +31,19 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("*.py"))
 STUDIES = [name for name in RECIPES if "def study(" in (ROOT / "recipes" / f"{name}.py").read_text()]
 ALL_CLASSES = SMALL | {"max_train_samples": 1000, "teacher_model": "cnn6_small", "student_model": "cnn6_small"}
-OTHERS = {"protein_encoder", "tables", "theory_divergence", "theory_heads", "theory_propagation", "theory_sgd_noise"}
+OTHERS = {
+    "protein_encoder",
+    "tables",
+    "theory_bias",
+    "theory_divergence",
+    "theory_heads",
+    "theory_propagation",
+    "theory_sgd_noise",
+}
 
 
 def test_every_recipe_is_a_study_or_known_here():
-    assert set(RECIPES) == {*STUDIES, *OTHERS} and len(STUDIES) == 11
+    assert set(RECIPES) == {*STUDIES, *OTHERS} and len(STUDIES) == 12
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -125,7 +133,7 @@ def test_several_families_of_networks_teach_one_student(tmp_path):
 
 
 @needs_cifar100
-@pytest.mark.parametrize("name", ["views_study", "teachers_comparison"])
+@pytest.mark.parametrize("name", ["views_study", "teachers_comparison", "uncertain_student"])
 def test_the_data_of_the_small_studies(name):
     recipe = load(name)
     changes = {"dataset": CIFAR100, "ood_dataset": CIFAR100, "max_train_samples": 400, "max_test_samples": 100}
@@ -133,8 +141,9 @@ def test_the_data_of_the_small_studies(name):
     for condition, data in recipe.study(options).conditions.items():
         splits = data(options, 0)
         assert isinstance(splits, Splits) and len(splits.train) > 0 and len(splits.test) >= 100, condition
-        images = [rows[0]["image"] for rows in (splits.train, splits.ood or splits.train)]
-        assert images[0].size == images[1].size and images[0].mode == images[1].mode
+        rows = [splits.train, splits.taught, *splits.oods.values()]
+        images = [each[int(len(each) / 2)]["image"] for each in rows]
+        assert len({(image.size, image.mode) for image in images}) == 1
 
 
 @pytest.mark.parametrize(

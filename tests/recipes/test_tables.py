@@ -24,7 +24,7 @@ def test_the_kept_share_by_hand(recipe):
 
 def test_further_rows_mix_the_training_rows(recipe):
     rows = datasets.Dataset.from_dict({"a": np.arange(500.0), "b": np.arange(500.0), "label": [0] * 500})
-    further = recipe.mixed(rows, times=4, seed=0)
+    further = recipe.mixed(rows, times=4, replaced=0.25, seed=0)
     a, b = np.array(further["a"]), np.array(further["b"])
     assert len(further) == 2000 and set(a) <= set(range(500)) and further.column_names == ["a", "b"]
     assert (a != np.repeat(np.arange(500), 4)).mean() == pytest.approx(0.25, abs=0.06) and (a != b).mean() > 0.3
@@ -33,7 +33,8 @@ def test_further_rows_mix_the_training_rows(recipe):
 @pytest.mark.slow
 def test_a_tree_keeps_most_of_the_gain(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "TABLES", {"wine": recipe.TABLES["wine"]})
-    words = ["--output_dir", str(tmp_path), "--replicates", "3", "--trees", "50"]
+    monkeypatch.setattr(recipe, "RANDOM", recipe.RANDOM[:1])
+    words = ["--output_dir", str(tmp_path), "--replicates", "3", "--trees", "50", "--further", "20", "--choices", "1"]
     main("tables", "", recipe.claims, recipe.Options, words)
     checks = json.loads((tmp_path / "results.json").read_text())["checks"]
-    assert len(checks) == 2 and min(check["measured"] for check in checks) > 0.8
+    assert min(check["measured"] for check in checks if "NLL" in check["name"] or "squared" in check["name"]) > 0.8

@@ -68,7 +68,7 @@ LINES = [
     ("study", "--teacher_epochs nan", "--teacher_epochs must be finite, and it is nan"),
     ("study", "--num_train_epochs inf", "--num_train_epochs must be finite, and it is inf"),
     ("study", "--kd_lambda nan", "--kd_lambda must be finite, and it is nan"),
-    ("study", "--kd_lambda 2", "kd_lambda must be between 0 and 1, and it is 2"),
+    ("study", "--kd_lambda 3", "kd_lambda must be between 0 and 2, and it is 3"),
     ("study", "--per_device_train_batch_size 0", f"per_device_train_batch_size {COUNT} 0"),
     ("study", "--gradient_accumulation_steps 0", f"gradient_accumulation_steps {COUNT} 0"),
     ("study", "--dataloader_num_workers -1", "dataloader_num_workers must be at least 0 and finite, and it is -1"),

@@ -15,7 +15,8 @@ from scipy import stats
 from hf_bkd.reports.comparisons import Difference
 from hf_bkd.reports.pages import values_of, verdict
 from hf_bkd.reports.report import print_summary, write_report
-from hf_bkd.reports.results import REFERENCE, kind_of, summary_table
+from hf_bkd.reports.results import MEASURES, REFERENCE, by_condition, kind_of, summary_table
+from hf_bkd.reports.swept_settings import by_example_cells
 from hf_bkd.utils.errors import UserError
 
 ACCURACY = {  # arm -> accuracy of seeds 0, 1, 2
@@ -196,8 +197,20 @@ def test_chains_that_have_not_mixed_are_said_to(tmp_path):
             "chains": {"rhat max": 1.05 if entry["arm"] == "Laplace" else 1.2},
         }
     text = write_report(content, tmp_path).read_text()
+    assert "for all begin in one place" in text and "ended in different places" not in text
     assert "The chains of 1 of 2 arms have not mixed (largest R-hat, mean over seeds, above 1.1)" in text
     assert "| Laplace | 0.880 ± 0.000 | 2.50 ± 0.00 | 1.05 ± 0.00 |" in text and "](credible_sets.png)" in text
+
+
+def test_chains_that_ended_in_different_places_are_said_to_however_their_mean_looks(tmp_path):
+    content = bare(arms=["deterministic", "Laplace"])
+    for number, entry in enumerate(content["arms"]):
+        sets = [{"level": 0.9, "coverage": 0.88, "size": 2.5}]
+        chains = {"rhat max": 1.02, "apart": 3.0 if number == 0 else 0.1}
+        entry["uncertainty"] = {"credible_sets": sets, "chains": chains | ({"apart": None} if number == 1 else {})}
+    text = write_report(content, tmp_path).read_text()
+    assert f"In 1 of {len(content['arms'])} runs chains that began in different places ended in different" in text
+    assert "have not mixed (" not in text and "The chains begin dispersed" in text
 
 
 def test_what_strangers_wrote_stays_text(tmp_path):
@@ -384,3 +397,26 @@ def test_nothing_is_wrapped_in_a_file(capsys):
     print_summary(bare())
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("Better than") and lines[-1].endswith("1.89 points).")
+
+
+def test_a_lambda_that_is_set_by_example_is_compared_with_the_best_fixed_one():
+    """By hand: against 0.87, the mean of lambda = 0.5, one is 0.4 points worse and the other 0.6."""
+    accuracies = {"one-hot": (0.85, 0.86), "l 0.5": (0.86, 0.88), "l 1": (0.86, 0.87), "other": (0.99, 0.99)}
+    lambdas = {"one-hot": 0.0, "l 0.5": 0.5, "other": 0.5}
+    schedules = {"near": "bias_aware", "far": "adaptive"}
+    accuracies |= {"near": (0.858, 0.874), "far": (0.854, 0.874)}
+    records = [
+        record(arm, seed, accuracy, kd_lambda=lambdas.get(arm, 1.0), lambda_schedule=schedules.get(arm))
+        for arm, pair in accuracies.items()
+        for seed, accuracy in enumerate(pair)
+    ]
+    for each in records:
+        each |= {"folds": 0 if each["arm"] == "other" else 3}
+        each["teacher"] = "none" if each["arm"] == "one-hot" else "ensemble"
+    arms = by_condition({"kind": "study", "arms": records})[""]
+    header, near, far = by_example_cells(arms, MEASURES["accuracy"])
+    assert header[-1] == "within 0.5 points of it"
+    assert near == ["near", "l 0.5", "-0.40 [-2.94, +2.14]", "yes"]  # -0.2 and -0.6, and t = 12.71
+    assert far == ["far", "l 0.5", "-0.60 [-0.60, -0.60]", "no"]
+    del arms["near"], arms["far"]
+    assert by_example_cells(arms, MEASURES["accuracy"]) == []

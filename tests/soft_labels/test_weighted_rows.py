@@ -123,3 +123,48 @@ def test_a_row_without_a_number_keeps_the_teachers():
     rows = datasets.Dataset.from_dict({"x": [0.0, 1.0, 2.0], "label": [2.0, None, 2.0]})
     soft = add_soft_labels(rows, SklearnTeacher(Numbers()), progress=False)
     assert weighted_rows(soft, kd_lambda=0.25).labels.tolist() == pytest.approx([1.5, 10, 6.5])
+
+
+class Several:
+    """An estimator of two labels with known probabilities of each row."""
+
+    classes_ = [np.array([0, 1]), np.array([0, 1])]
+    n_features_in_ = 1
+
+    def predict(self, features):
+        return (self.predict_proba(features)[0] > 0.5).astype(int)
+
+    def predict_proba(self, features):
+        probs = np.array([[0.7, 0.2], [0.5, 0.5], [0.1, 1.0]])[np.asarray(features)[:, 0].astype(int)]
+        return [np.stack([1 - each, each], axis=1) for each in probs.T]
+
+
+def several(**columns) -> datasets.Dataset:
+    rows = datasets.Dataset.from_dict({"x": [0.0, 1.0, 2.0], **columns})
+    return add_soft_labels(rows, SklearnTeacher(Several()), progress=False, storage="float32")
+
+
+def test_several_labels_weigh_what_each_is_likely():
+    table, labels, weights = weighted_rows(several())
+    assert table["x"].tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert labels.tolist() == [[0, 0], [1, 0], [1, 1], [0, 0], [1, 1], [0, 1], [1, 1]]
+    assert weights == pytest.approx([0.3, 0.5, 0.2, 0.5, 0.5, 0.9, 0.1], abs=1e-6)
+    tree = DecisionTreeClassifier().fit(table, labels, sample_weight=weights)
+    probs = np.stack([each[:, 1] for each in tree.predict_proba(table.drop_duplicates())], axis=1)
+    assert np.allclose(probs, [[0.7, 0.2], [0.5, 0.5], [0.1, 1.0]], atol=1e-6)
+
+
+def test_several_labels_are_mixed_with_the_rows_own():
+    soft = several(labels=[[0.0, 1.0], None, [0.0, 1.0]])
+    table, labels, weights = weighted_rows(soft, kd_lambda=0.5)
+    shares = [[(weights * labels[:, c])[table["x"] == x].sum() for c in range(2)] for x in range(3)]
+    assert np.allclose(shares, [[0.35, 0.6], [0.5, 0.5], [0.05, 1.0]], atol=1e-6)
+    names = datasets.List(datasets.ClassLabel(names=["a", "b"]))
+    sets = several().add_column("labels", [[1], [], [1]], feature=names)
+    assert np.allclose(weighted_rows(sets, kd_lambda=0.0).labels, [[0, 1], [0, 0], [0, 1]])
+
+
+def test_labels_of_tokens_are_refused():
+    rows = datasets.Dataset.from_dict({"x": [0.0, 1.0], "teacher_probs": [[[0.5, 0.5]] * 2, [[0.5, 0.5]]]})
+    with pytest.raises(UserError, match="of the tokens of each row, and a table has one label a row"):
+        weighted_rows(rows, allow_unrecorded_labels=True)

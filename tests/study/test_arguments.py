@@ -14,7 +14,7 @@ from tests.study.study_helpers import DEFAULTS, STUDY, status
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kd_lambda": 1.5}, "kd_lambda must be between 0 and 1, and it is 1.5"),
+        ({"kd_lambda": 2.5}, "kd_lambda must be between 0 and 2, and it is 2.5"),
         ({"teacher_temperature": 0}, "teacher_temperature must be above 0"),
         ({"temperature_scale": "both"}, "temperature_scale is 'both'"),
         ({"num_samples": 0}, "num_samples must be a whole number of at least 1, and it is 0"),

@@ -1,9 +1,11 @@
 """The engine that fits teachers: every kind, from networks that are trained once, and kinds that it never heard of."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from hf_bkd import IVON, DeterministicTeacher, Teacher
 from hf_bkd.study import (
@@ -18,11 +20,20 @@ from hf_bkd.study import (
     Variational,
     fitting,
 )
-from hf_bkd.study.teaching import CellFitting, Teaching
+from hf_bkd.study.cell_fitting import CellFitting
+from hf_bkd.study.teaching import Teaching
 from hf_bkd.teachers import SPECIFICATIONS, SWA, SWAG, EnsembleTeacher, TeacherSpec
 from tests.study.study_helpers import STUDY, blobs, cell_of, run, status
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
+class AsSignal(nn.Sequential):
+    """Reads features as a signal of one channel."""
+
+    def forward(self, features):
+        return super().forward(features.unsqueeze(1))
+
 
 ARMS = {
     "deterministic": DETERMINISTIC,
@@ -91,6 +102,49 @@ def test_an_ensemble_of_any_kind_has_members_from_networks_of_their_own(tmp_path
     teacher = Teaching(cell_of(tmp_path, arm)).teacher(arm, 1.0)
     assert [member.method for member in teacher.members] == 3 * ["laplace"]
     assert len({member.fingerprint() for member in teacher.members}) == len(trainings) == 3
+
+
+def test_multiswag_and_swa_are_made_of_swag_that_is_trained_once(tmp_path, trainings):
+    swag = SWAG(snapshots=4, rank=2)
+    one, mean, many = Arm("SWAG", swag), Arm("SWA", SWA(of=swag)), Arm("MultiSWAG", Ensemble(of=swag, members=2))
+    teaching = Teaching(cell_of(tmp_path, one, mean, many))
+    first, average, ensemble = (teaching.teacher(arm, 1.0) for arm in (one, mean, many))
+    assert trainings == ["teacher-swag-snapshots-4-rank-2", "teacher-swag-snapshots-4-rank-2-1"]
+    assert [member.method for member in ensemble.members] == ["swag", "swag"]
+    assert ensemble.members[0].fingerprint() == first.fingerprint() != ensemble.members[1].fingerprint()
+    features = torch.tensor(blobs(20, 9)["features"][:])
+    drawn = ensemble.predict(features, 5, torch.Generator().manual_seed(0), return_samples=True)
+    assert drawn.samples.shape == (10, 20, 3) and ensemble.num_draws(5) == 2
+    halves = drawn.samples.unflatten(0, (2, 5)).mean(dim=1)
+    torch.testing.assert_close(drawn.variance, halves.var(dim=0))  # that of the members' means
+    torch.testing.assert_close(average.predict(features, 1).mean, first.network(features).softmax(dim=-1))
+    ensemble.save_pretrained(tmp_path / "saved")
+    network = teaching.cell.network("mlp-16", {}, teaching.cell.train, 0)
+    loaded = Teacher.from_pretrained(tmp_path / "saved", network)
+    again = loaded.predict(features, 5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again.mean, drawn.mean, rtol=0, atol=0)
+
+
+def test_dropout_of_filters_is_trained_with_its_masks_and_kept(tmp_path, trainings):
+    network = nn.Sequential(nn.Conv1d(1, 6, 2), nn.ReLU(), nn.Conv1d(6, 8, 2), nn.Flatten(), nn.Linear(16, 3))
+
+    class Convolutions(CellFitting):
+        def network(self, **settings):
+            assert not settings  # the rate is of the channels, not of the architecture's own dropout
+            return AsSignal(deepcopy(network))
+
+        def train(self, network, masks=1, **others):
+            assert masks == 4
+            network.train()
+            passes = [network(torch.ones(50, 4)) for _ in range(2)]
+            assert not torch.equal(*passes)  # the channels are dropped while it is trained
+            return super().train(network, masks=masks, **others)
+
+    spec = MCDropout(0.5, filter_wise=True, masks=4)
+    cell = cell_of(tmp_path, Arm("filters", spec))
+    teacher = spec.fit(Convolutions(cell, Arm("filters", spec), None))
+    assert teacher.filter_rate == 0.5 and spec.kept and len(trainings) == 1
+    assert torch.equal(teacher.network.train()(torch.ones(1, 4)), teacher.network(torch.ones(1, 4)))  # no hook is left
 
 
 def test_what_ivon_is_told(tmp_path, monkeypatch):

@@ -8,8 +8,10 @@ import subprocess
 import datasets
 import numpy as np
 import pytest
+import torch
 
 from hf_bkd import DistillationTrainer
+from hf_bkd.metrics import classification_metrics
 from hf_bkd.models.perceptron import Perceptron
 from hf_bkd.soft_labels import read
 from hf_bkd.study import (
@@ -71,6 +73,29 @@ def test_a_report_and_students_with_cards(finished):
         assert Perceptron.from_pretrained(student) and "model-index" in (student / "README.md").read_text()
         assert not list(student.rglob("*.bin")) and not list(student.rglob("*.pt"))
     assert not (folder / "checkpoints").exists()
+
+
+def test_students_are_measured_after_temperature_scaling_by_the_validation_split(finished):
+    folder, results = finished
+    student = folder / "students" / "all" / "seed-0" / "one-hot"
+    network, splits = Perceptron.from_pretrained(student).eval(), plain(None, 0)
+
+    def measured(rows, temperature):
+        logits = network(torch.tensor(rows["features"][:])).detach().double() / temperature
+        return classification_metrics(logits.softmax(dim=-1), torch.tensor(rows["label"][:]))
+
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
+    expected = min(grid, key=lambda temperature: measured(splits.validation, temperature)["nll"])
+    scaled = results["arms"][0]["scaled_metrics"]
+    assert scaled["temperature"] == pytest.approx(expected, rel=0.01)
+    for name, value in measured(splits.test, scaled["temperature"]).items():
+        assert scaled[name] == pytest.approx(value, abs=1e-6), name
+    page, card = (folder / "report.md").read_text(), (student / "README.md").read_text()
+    assert "| scaled NLL | scaled ECE | T |" in page
+    shown = (
+        f"T = {scaled['temperature']:.2f}, by the validation split: NLL {scaled['nll']:.3f}, ECE {scaled['ece']:.3f}"
+    )
+    assert shown in card
 
 
 def test_a_finished_study_goes_on_from_its_records(finished, monkeypatch):

@@ -10,6 +10,7 @@ from hf_bkd import create_classifier
 from hf_bkd.models.heads import classification_head
 from hf_bkd.teachers import (
     DeterministicTeacher,
+    DirichletStudent,
     EnsembleTeacher,
     LangevinTeacher,
     LaplaceTeacher,
@@ -103,6 +104,7 @@ KINDS: dict[str, Callable[[nn.Module, Inputs], Teacher]] = {
     "langevin": langevin,
     "langevin of all weights": lambda network, inputs: langevin(network, inputs, "all"),
     "dropout": dropout,
+    "dirichlet": lambda network, inputs: DirichletStudent(network, 2.0),
     "ensemble": ensemble,
 }
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_bkd import create_classifier
-from hf_bkd.teachers import DeterministicTeacher, MCDropoutTeacher, Teacher, make_variational
+from hf_bkd.teachers import DeterministicTeacher, MCDropout, MCDropoutTeacher, Teacher, make_variational
 from hf_bkd.utils.errors import UserError
 from tests.teachers.teacher_helpers import SmallNetwork, assert_equal_means, points, seeded, small_bert
 
@@ -170,3 +170,50 @@ def test_a_saved_teacher_draws_the_same(name, tmp_path):
     assert loaded.describe()["method"] == "mc_dropout"
     samples = [each.predict(inputs, 3, seeded(), return_samples=True).samples for each in (teacher, loaded)]
     assert torch.equal(*samples)
+
+
+def convolutions() -> nn.Module:
+    """Two convolutions of one pixel each, all weights 1: the second reads 4 channels."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False), nn.Flatten())
+    for layer in network[:2]:
+        nn.init.constant_(layer.weight, 1.0)
+    return network.eval()
+
+
+def test_filters_are_dropped_whole_and_before_each_convolution_but_the_first():
+    teacher = MCDropoutTeacher(convolutions(), filter_rate=0.25)
+    drawn = teacher.draw_logits(torch.ones(500, 1, 1, 1), 8, seeded())
+    kept = drawn[..., 0] * 0.75  # of 4 channels, each of 1, the others are scaled by 1 / 0.75
+    assert torch.equal(drawn, drawn[..., :1].expand_as(drawn)) and set(kept.unique().tolist()) <= {0, 1, 2, 3, 4}
+    assert kept.mean().item() == pytest.approx(3, abs=0.05) and kept.var().item() == pytest.approx(
+        4 * 0.75 * 0.25, abs=0.05
+    )
+    two = teacher.draw_logits(torch.ones(500, 1, 1, 2), 1, seeded())[0].view(500, 4, 2)
+    assert torch.equal(two[..., 0], two[..., 1])  # both pixels of a map are dropped together
+    assert torch.equal(teacher.network.train()(torch.ones(1, 1, 1, 1)), torch.full((1, 4), 4.0))  # the hooks are gone
+
+
+def test_dropped_filters_are_saved_with_the_teacher_and_old_folders_have_none(tmp_path):
+    network = resnet()
+    teacher = MCDropoutTeacher(network, filter_rate=0.2)
+    teacher.save_pretrained(tmp_path / "filters")
+    MCDropoutTeacher(network).save_pretrained(tmp_path / "units")
+    loaded, units = (Teacher.from_pretrained(tmp_path / name) for name in ("filters", "units"))
+    assert (loaded.filter_rate, units.filter_rate) == (0.2, 0) and "filter_rate" not in units.get_state()[0]
+    expected = teacher.predict(IMAGES, 3, seeded(), return_samples=True).samples
+    assert torch.equal(loaded.predict(IMAGES, 3, seeded(), return_samples=True).samples, expected)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda: MCDropoutTeacher(SmallNetwork(), filter_rate=0.1), "this network has no two of them: drop units"),
+        (lambda: MCDropoutTeacher(resnet(), filter_rate=1.0), "filter_rate must be between 0 and 1, and it is 1.0"),
+        (lambda: MCDropout(filter_wise=True), "nobody says which: pass drop_rate=0.1"),
+        (lambda: MCDropout(drop_rate=0.1, masks=0), "masks must be a whole number of at least 1"),
+    ],
+)
+def test_dropout_of_filters_that_can_not_be(wrong, sentence):
+    with pytest.raises(UserError, match=sentence):
+        wrong()

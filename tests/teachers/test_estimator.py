@@ -1,5 +1,7 @@
 """The teacher of tables: a forest's trees are its draws, columns and classes go by name, nothing is guessed."""
 
+import warnings
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -116,13 +118,51 @@ def test_columns_go_by_name_in_whatever_order():
 
 def test_columns_without_names_are_counted_and_keep_the_first_order():
     teacher, rows = SklearnTeacher(linear(X.to_numpy())), table()
-    first = probs(rows, teacher)
-    assert np.array_equal(first, probs(rows.select_columns(rows.column_names[::-1]), teacher))
+    with pytest.warns(
+        UserWarning, match="4 features without names, and they are taken to be the columns sepal length"
+    ):
+        first = probs(rows, teacher)
+    with warnings.catch_warnings(action="error"):  # it is said once, and not of an order that is told
+        assert np.array_equal(first, probs(rows.select_columns(rows.column_names[::-1]), teacher))
+        told = SklearnTeacher(linear(X.to_numpy()[:, ::-1]), feature_names=COLUMNS[::-1])
+        assert np.allclose(probs(rows, told), first, atol=1e-3)
     assert np.allclose(first, linear().predict_proba(X), atol=1e-6)
     with pytest.raises(UserError, match="4 features without names, and the dataset has 3"):
         probs(rows.remove_columns("sepal width"), teacher)
     vectors = datasets.Dataset.from_dict({"v": X.to_numpy().tolist(), "label": Y.tolist()})
     assert np.array_equal(probs(vectors, SklearnTeacher(linear(X.to_numpy()))), first)
+
+
+@pytest.mark.parametrize("names", [COLUMNS[:3], [*COLUMNS[:3], COLUMNS[0]]])
+def test_names_of_features_are_as_many_and_each_once(names):
+    with pytest.raises(UserError, match="fitted on 4 features: name each of them once"):
+        SklearnTeacher(linear(X.to_numpy()), feature_names=names)
+
+
+class Booster(LogisticRegression):
+    """A class as LightGBM's and CatBoost's are: its own module, and its own word for the names of columns."""
+
+    def fit(self, features, labels, sample_weight=None):
+        super().fit(np.asarray(features), labels)
+        named = isinstance(features, pd.DataFrame)
+        names = [name.replace(" ", "_") for name in features] if named else None
+        setattr(self, self.word, names or [f"{self.start}{number}" for number in range(features.shape[1])])
+        return self
+
+
+@pytest.mark.parametrize(("word", "start"), [("feature_name_", "Column_"), ("feature_names_", "")])
+def test_names_of_columns_by_another_librarys_word(word, start):
+    kind = type("Own", (Booster,), {"word": word, "start": start})
+    rows = table()
+    expected = linear().predict_proba(X)
+    fitted = SklearnTeacher.fit(kind(max_iter=500), rows)  # knows its columns by names without blanks
+    turned = rows.select_columns(rows.column_names[::-1])
+    assert np.allclose(probs(turned, fitted), expected, atol=1e-6)
+    renamed = rows.rename_columns({name: name.replace(" ", "_") for name in COLUMNS})
+    own = SklearnTeacher(kind(max_iter=500).fit(X, Y))
+    assert np.allclose(probs(renamed.select_columns(renamed.column_names[::-1]), own), expected, atol=1e-6)
+    with pytest.warns(UserWarning, match="without names"):
+        assert np.allclose(probs(rows, SklearnTeacher(kind(max_iter=500).fit(X.to_numpy(), Y))), expected, atol=1e-6)
 
 
 def test_labels_among_the_columns_are_refused():

@@ -70,7 +70,9 @@ def test_the_samples_are_of_the_posterior_that_quadrature_finds(sampler, posteri
     plain = options.get("sampler") == "sgld"
     length = 1 if (sampler, posterior) in QUICK else 2
     chains = {"chains": 60, "burn_in": length * 100, "posterior_temperature": temperature}
-    chains |= {"steps": length * 900, "thinning": 10} if plain else {"steps": length * 400, "thinning": 5}
+    chains |= {"steps": length * 400, "thinning": 5}
+    if plain:  # whose steps are small: a dispersed start is forgotten late
+        chains |= {"steps": length * 1_200, "burn_in": length * 400, "thinning": 10}
     if "batch_size" in options:
         chains["step_size"] = 0.03 / count * temperature
     weights = {"targets": targets, "label_weight": A, "teacher_weight": B, "prior_precision": 0.5}
@@ -106,10 +108,12 @@ def test_a_good_chain_is_said_to_mix_and_the_papers_settings_not_to():
     stuck = LangevinTeacher.fit(network, batches, targets=targets, **paper)
     record = good.record
     assert record["mixed"] and record["rhat max"] < 1.1 and record["ess min"] > 100, record
-    assert 0.4 < record["acceptance"] < 0.75 and 0.7 < record["width"] < 1.5, record
+    assert 0.6 < record["acceptance"] <= 1 and record["apart"] < 0.5 and 0.7 < record["width"] < 1.5, record
     record = stuck.record
     assert not record["mixed"] and record["rhat max"] > 2 and record["ess min"] < 3 * 4, record
-    assert record["width"] < 0.1 and record["moved"] < 0.05 and "acceptance" not in record, record
+    assert record["width"] < 0.1 and record["moved"] < 0.05 and record["apart"] > 1 and "acceptance" not in record, (
+        record
+    )
     assert json.loads(json.dumps([good.record, stuck.record])) == [good.record, stuck.record]
 
 
@@ -124,7 +128,7 @@ def test_the_record_tells_how_it_was_sampled_and_how_good_it_is():
         "label weight": 0.5,
         "teacher weight": 1.0,
     }
-    description |= {"sampler": "mala", "chains": 3, "steps": 60, "burn in": 20, "thinning": 5, "seed": 3}
+    description |= {"sampler": "hmc", "chains": 3, "steps": 60, "burn in": 20, "thinning": 5, "seed": 3}
     description |= {"posterior temperature": 0.9, "student temperature": 1.0}
     assert description.items() <= teacher.record.items()
     assert len(teacher.weights["head.weight"]) == 3 * 8
@@ -243,8 +247,8 @@ TWO = {"targets": torch.ones(20, 2, 3) / 3}
         ({"thinning": 0}, "thinning must be a whole number of at least 1, and it is 0"),
         ({"burn_in": 60}, "burn_in must be at least 0 and below the number of steps, 60, and it is 60"),
         ({"thinning": 6}, "thinning is 6: fewer than 8 samples a chain would be kept of the 40 steps"),
-        ({"sampler": "hmc"}, "sampler is 'hmc'; it must be one of mala, sgld"),
-        ({"batch_size": 8}, "batch_size is 8, and sampler is 'mala': it must be 'sgld'"),
+        ({"sampler": "nuts"}, "sampler is 'nuts'; it must be one of hmc, mala, sgld"),
+        ({"batch_size": 8}, "batch_size is 8, and sampler is 'hmc': it must be 'sgld'"),
         ({"batch_size": 0, "sampler": "sgld"}, "batch_size must be a whole number of at least 1, and it is 0"),
         ({"posterior_temperature": 0.0}, "posterior_temperature must be above 0"),
         ({"prior_precision": 0.0}, "prior_precision must be above 0 and finite, and it is 0"),

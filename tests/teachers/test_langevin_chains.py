@@ -64,10 +64,17 @@ def quadrature(potential, temperature):
 
 
 @pytest.mark.parametrize(
-    ("problem", "metropolis", "temperature"),
-    [("normal", False, 1.0), ("normal", True, 0.25), ("Bernoulli", False, 0.25), ("Bernoulli", True, 1.0)],
+    ("problem", "metropolis", "temperature", "leapfrogs"),
+    [
+        ("normal", False, 1.0, 1),
+        ("normal", True, 0.25, 1),
+        ("Bernoulli", False, 0.25, 1),
+        ("Bernoulli", True, 1.0, 1),
+        ("normal", True, 0.25, 5),
+        ("Bernoulli", True, 1.0, 3),
+    ],
 )
-def test_mean_and_covariance_are_those_of_the_conjugate_posterior(problem, metropolis, temperature):
+def test_mean_and_covariance_are_those_of_the_conjugate_posterior(problem, metropolis, temperature, leapfrogs):
     if problem == "Bernoulli":
         potential = coin()
         mean, covariance = quadrature(potential, temperature)
@@ -85,6 +92,7 @@ def test_mean_and_covariance_are_those_of_the_conjugate_posterior(problem, metro
         generators=generators(chains),
         temperature=temperature,
         metropolis=metropolis,
+        leapfrogs=leapfrogs,
     ).samples.reshape(-1, len(mean))
     spread = covariance.diagonal().sqrt()
     torch.testing.assert_close(samples.var(dim=0), covariance.diagonal(), rtol=0.05, atol=0)

@@ -124,7 +124,7 @@ def test_the_chains_start_at_the_networks_own_weights(parameters):
 def test_minibatch_gradients_are_unbiased_and_each_chains_own(parameters, teachers):
     energy, *_ = problem(parameters, teachers=teachers)
     theta = energy.start().expand(2, -1)
-    estimate = _in_minibatches(energy, 4, [torch.Generator().manual_seed(i) for i in range(2)])
+    estimate = _in_minibatches(energy, energy.count, 4, [torch.Generator().manual_seed(i) for i in range(2)])
     drawn = [estimate(theta) for _ in range(200)]
     expected = energy(theta)
     for actual, exact in zip(zip(*drawn, strict=True), expected, strict=True):
@@ -132,8 +132,8 @@ def test_minibatch_gradients_are_unbiased_and_each_chains_own(parameters, teache
         error = draws.std(dim=0) / len(draws) ** 0.5 + 1e-9
         assert ((draws.mean(dim=0) - exact) / error).abs().max() < 5
         assert not torch.equal(draws[0, 0], draws[0, 1])
-    both = _in_minibatches(energy, 4, [torch.Generator().manual_seed(i) for i in range(2)])(theta)
-    alone = _in_minibatches(energy, 4, [torch.Generator().manual_seed(1)])(theta[:1])
+    both = _in_minibatches(energy, energy.count, 4, [torch.Generator().manual_seed(i) for i in range(2)])(theta)
+    alone = _in_minibatches(energy, energy.count, 4, [torch.Generator().manual_seed(1)])(theta[:1])
     torch.testing.assert_close([value[1:] for value in both], list(alone))
     one = energy(theta, torch.arange(30).expand(2, -1))  # all rows as a minibatch
     for actual, exact in zip(one, expected, strict=True):

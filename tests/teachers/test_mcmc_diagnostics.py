@@ -41,7 +41,16 @@ def test_autoregressive_chains_are_worth_what_theory_says(correlation):
 
 def test_chains_that_never_moved_are_worth_nothing():
     actual = summarize(torch.ones(4, 20, 3), torch.ones(3))
-    assert actual == {"ess min": None, "ess median": None, "rhat max": None, "mixed": False, "moved": 0.0}
+    numbers = {"ess min": None, "ess median": None, "rhat max": None, "apart": None}
+    assert actual == numbers | {"mixed": False, "moved": 0.0}
+
+
+def test_what_is_constant_in_each_chain_is_apart_and_what_is_constant_in_all_does_not_count():
+    samples = torch.randn(4, 200, 3)
+    others = torch.stack([torch.arange(4.0).repeat_interleave(200).view(4, 200), torch.ones(4, 200)], dim=-1)
+    plain, none, stuck = (summarize(samples, torch.ones(3), each) for each in (None, others[..., 1:], others))
+    assert none == plain and plain["mixed"] and plain["apart"] < 0.3
+    assert stuck["apart"] == 1e6 and stuck["rhat max"] == plain["rhat max"] and not stuck["mixed"]
 
 
 def test_random_walks_from_one_start_have_not_mixed_and_steady_chains_have():

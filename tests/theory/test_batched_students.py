@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from hf_bkd.theory.batched_students import BatchedStudents
-from tests.theory.theory_helpers import alone
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9)])
 @pytest.mark.parametrize("shared", [True, False])
 def test_students_trained_at_once_are_those_trained_alone(optimizer, shared):
     students = BatchedStudents(3, (4, 5, 2), torch.Generator().manual_seed(1), dtype=torch.float64)
-    singles = [alone(students, r) for r in range(3)]
+    singles = [students.alone(r) for r in range(3)]
     inputs = torch.randn(*(() if shared else (3,)), 6, 4, dtype=torch.float64)
     targets = torch.randn(3, 6, 2, dtype=torch.float64)
     optimizers = [optimizer(m.parameters(), lr=0.05) for m in (students, *singles)]

@@ -6,7 +6,6 @@ from torch import nn
 
 from hf_bkd.theory import sweeps as module
 from hf_bkd.theory.sweeps import SOURCES, bootstrap_weights, distill_many, noisy_responses, sample_responses
-from tests.theory.theory_helpers import alone
 
 PROBS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]])
 N, COUNT, SIZES = 12, 3, (4, 5, 2)
@@ -41,7 +40,7 @@ def test_each_student_is_one_trained_alone(monkeypatch, vary, loss):
     students, start = train(vary, loss), train(vary, loss, **UNTRAINED)
     assert not students(inputs()).requires_grad
     for r in range(COUNT):
-        student, rows = alone(start, r), drawn[r] if vary == "data" else torch.arange(N)
+        student, rows = start.alone(r), drawn[r] if vary == "data" else torch.arange(N)
         expected = (targets(vary, loss)[r] if vary == "teacher" else targets(vary, loss))[rows]
         criterion = nn.MSELoss() if loss == "squared error" else nn.CrossEntropyLoss()
         optimizer = torch.optim.Adam(student.parameters(), lr=0.01)

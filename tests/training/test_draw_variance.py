@@ -117,7 +117,7 @@ def test_labels_of_a_real_posterior_in_views_train(tmp_path, storage):
     dataset = BatchedDataset.from_images(labeled, how["preprocessor"])
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, C))
     trainer = DistillationTrainer(student, arguments(tmp_path, **ADAPTIVE), train_dataset=dataset)
-    adaptive = trainer._source.adaptive
+    adaptive = trainer._source.by_example
     assert adaptive.num_samples == 5 and 0 < adaptive.ratio < 1
     trainer.train()
 

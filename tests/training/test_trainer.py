@@ -121,7 +121,7 @@ def test_any_output_with_logits_gives_the_same_training(tmp_path, kind):
     assert same_weights(trained(tmp_path, kind, kd_lambda=0.5).model, trained(tmp_path, kd_lambda=0.5).model)
 
 
-@pytest.mark.parametrize("kd_lambda", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kd_lambda", [0.0, 0.5, 1.0, 1.5])
 @pytest.mark.parametrize("kind", [Plain, WithKwargs])
 def test_accumulated_small_batches_make_the_step_of_a_large_one(tmp_path, kind, kd_lambda):
     """22 examples in batches of 8, 8 and 6: micro-batches of 3 leave ragged ends, which a mean of means gets wrong."""
@@ -135,6 +135,37 @@ def test_accumulated_small_batches_make_the_step_of_a_large_one(tmp_path, kind, 
         for b, a in ((12, 1), (6, 2))
     ]
     assert largest_difference(ragged[0].model, ragged[1].model) < 1e-6
+
+
+def test_each_mask_of_the_dropout_has_its_own_pass_and_the_loss_is_their_mean(tmp_path):
+    class Masked(Plain):
+        """Passes of a batch scale the logits by 1 and by 3, in turn."""
+
+        passes = 0
+
+        def forward(self, features):
+            self.passes += self.training
+            return super().forward(features) * (3 if self.training and self.passes % 2 == 0 else 1)
+
+    values = examples()
+    dataset = resident(values, Recording)
+    trainer = trained(tmp_path, Masked, dataset=dataset, num_train_epochs=1, kd_lambda=0.3, dropout_masks=2)
+    model = new(Plain).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for rows in dataset.order:
+        logits = model(values["features"][rows].double())
+        target, labels = values["teacher_probs"][rows].double(), values["labels"][rows]
+        loss = sum(
+            0.7 * F.cross_entropy(each, labels) + 0.3 * F.kl_div(each.log_softmax(1), target, reduction="batchmean")
+            for each in (logits, 3 * logits)
+        )
+        optimizer.zero_grad()
+        (loss / 2).backward()
+        optimizer.step()
+    assert largest_difference(model, trainer.model) < 1e-6
+    assert losses(trainer)[-1] == pytest.approx(loss.item() / 2, abs=1e-5)
+    with pytest.raises(UserError, match="dropout_masks must be a whole number of at least 1"):
+        arguments(tmp_path, dropout_masks=0)
 
 
 def test_arrow_rows_and_resident_columns_train_alike(tmp_path):
@@ -352,9 +383,9 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"kd_lambda": -0.1}, "kd_lambda must be between 0 and 1, and it is -0.1"),
-            ({"kd_lambda": 1.5}, "kd_lambda must be between 0 and 1"),
-            ({"kd_lambda": float("nan")}, "kd_lambda must be between 0 and 1"),
+            ({"kd_lambda": -0.1}, "kd_lambda must be between 0 and 2, and it is -0.1"),
+            ({"kd_lambda": 2.5}, "kd_lambda must be between 0 and 2"),
+            ({"kd_lambda": float("nan")}, "kd_lambda must be between 0 and 2"),
             ({"teacher_temperature": 0.0}, "teacher_temperature must be above 0"),
             ({"student_temperature": -1.0}, "student_temperature must be above 0"),
             (

@@ -1,5 +1,6 @@
 """Columns of numbers, words and truth values as the table that an estimator of scikit-learn reads."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,16 @@ def _columns(network: EstimatorNetwork, dataset: Any, read: tuple[str, ...]) -> 
         )
     if not offered:
         raise UserError(f"the dataset has no columns of numbers, only {_listed(list(features))}")
-    return read if set(read) == set(offered) else offered
+    if set(read) == set(offered):
+        return read
+    if width == len(offered) > 1 and not all(name.isdecimal() for name in offered):
+        warnings.warn(
+            f"{whose} was fitted on {width} features without names, and they are taken to be the columns "
+            f"{_listed(offered)} in this order: pass feature_names, the columns in the order of the estimator's "
+            "features, or fit it on a table with names",
+            stacklevel=3,
+        )
+    return offered
 
 
 def _width(dataset: Any, columns: Sequence[str]) -> int:

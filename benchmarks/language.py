@@ -1,6 +1,6 @@
 """The cost of language models' soft labels: to make them beside the forward passes, and to learn from them.
 
-python benchmarks/language_models.py
+python benchmarks/language.py
 """
 
 import tempfile
