@@ -109,15 +109,8 @@ def _distilled(
     _say_if_measured_on_its_own(rows, evaluated)
     remedy = "go on with the same, or delete that folder"
     decided_by_main(lambda: check_same_settings(work / SETTINGS, settings, "a training", remedy))
-    trainer = train_network(
-        student,
-        args,
-        rows,
-        folder=work / "0",
-        evaluated=evaluated,
-        teacher=teacher,
-        processing_class=processing_class,
-    )
+    given = {"evaluated": evaluated, "teacher": teacher, "processing_class": processing_class}
+    trainer = train_network(student, args, rows, folder=work / "0", **given)
     metrics = {} if evaluated is None else trainer.evaluate()
     measured = {name: metrics[f"eval_{name}"] for name in METRICS if f"eval_{name}" in metrics}
 

@@ -31,7 +31,7 @@ def device_of(teacher: Any) -> torch.device:
 def fitting_batch_size(examples: Examples, teacher: LabelingTeacher, options: LabelOptions) -> int:
     """The batch size, halved until one fits on the GPU; the same in all processes."""
     device = device_of(teacher)
-    if device.type != "cuda":
+    if device.type != "cuda" or options.positions == NEXT_TOKENS:  # of which few tokens are asked about at a time
         return options.batch_size
     first = next((read() for _, read in examples.pieces(options.batch_size)), None)
     if first is None:

@@ -328,6 +328,7 @@ def other_tokenizer():
         ({"teacher_temperature": 0.5}, "temperature"),
         ({"distance": "standardized"}, "distance is 'standardized'"),
         ({"lambda_schedule": "adaptive"}, "lambda_schedule is 'adaptive'"),
+        ({"dropout_masks": 2}, "dropout_masks is 2"),
         ({"student": llama(1, vocab_size=90)}, "knows the tokens 0 to 89|the student has 90"),
     ],
 )
