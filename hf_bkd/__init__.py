@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
     from .data.loading import load_splits
     from .data.preprocessing import ImagePreprocessor
     from .data.views import Views
+    from .language import tokenized
     from .metrics import convergence_noise
     from .models.classifier import create_classifier
     from .models.perceptron import Perceptron
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
         import_soft_labels,
         join_soft_labels,
         only_soft_labels,
+        pack_soft_labels,
         push_soft_labels,
         weighted_rows,
     )
@@ -78,6 +80,7 @@ _HOME = {
     "MCDropoutTeacher": "teachers",
     "MultiTeacher": "teachers",
     "only_soft_labels": "soft_labels",
+    "pack_soft_labels": "soft_labels",
     "OracleTeacher": "teachers",
     "Perceptron": "models.perceptron",
     "Predictive": "teachers",
@@ -86,6 +89,7 @@ _HOME = {
     "BatchedDataset": "training.batched_dataset",
     "sharpness": "training.sharpness",
     "Teacher": "teachers",
+    "tokenized": "language",
     "uncertainty_report": "uncertainty",
     "UserError": "utils.errors",
     "SWAGTeacher": "teachers",
@@ -132,8 +136,10 @@ __all__ = [
     "load_splits",
     "make_variational",
     "only_soft_labels",
+    "pack_soft_labels",
     "push_soft_labels",
     "sharpness",
+    "tokenized",
     "uncertainty_report",
     "weighted_rows",
 ]

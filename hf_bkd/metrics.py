@@ -96,7 +96,10 @@ def _binned(confidence: Tensor, right: Tensor, num_bins: int) -> Reliability:
 
 def ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
     """Return the expected calibration error of the top class (Guo et al. 2017), bins weighted by share, in [0, 1]."""
-    bins = reliability(probs, labels, num_bins)
+    return _calibration_error(reliability(probs, labels, num_bins))
+
+
+def _calibration_error(bins: Reliability) -> float:
     gaps = (bins.confidence - bins.accuracy).abs() * bins.count
     return (gaps[bins.count > 0].sum() / bins.count.sum()).item()
 
@@ -104,6 +107,21 @@ def ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
 def classification_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
     """Compute ``{"accuracy", "nll", "ece", "brier"}`` of probabilities [N, C] against labels [N]."""
     return {f.__name__: f(probs, labels) for f in (accuracy, nll, ece, brier)}
+
+
+def summarized_metrics(rows: Tensor) -> dict[str, float]:
+    """Compute :func:`classification_metrics` of examples whose probabilities nobody holds; none without any.
+
+    Args:
+        rows: [N, 4]: the label's log-likelihood, whether its class is the most probable, that one's probability, and
+            the Brier score.
+    """
+    if not len(rows):
+        return {}
+    likely, right, confidence, score = rows.T.contiguous()
+    means = {"accuracy": right, "nll": -likely, "brier": score}
+    measures = {name: values.double().mean().item() for name, values in means.items()}
+    return measures | {"ece": _calibration_error(_binned(confidence, right > 0.5, NUM_BINS))}
 
 
 def multi_label_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:

@@ -39,6 +39,7 @@ from .arguments import metrics_text, pushing, quiet
 from .examples import reader_of
 from .finished import SETTINGS, contents, finish
 from .label_columns import check_column, names_of, one_column, outputs_of, problem_of, with_labels
+from .language import is_language_model, student_and_rows
 from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
 from .teacher import DEFAULTS, FROM_SCRATCH
 
@@ -46,6 +47,7 @@ CHOSEN = (
     "student", "teacher", "dataset", "dataset_config", "train_split", "eval_dataset", "eval_split", "input_column",
     "label_column", "image_size", "ignore_mismatched_sizes",
 )  # fmt: skip
+OF_LANGUAGE = ("max_length", "lora_rank")
 
 
 def main(argv: list[str], prog: str) -> None:
@@ -60,6 +62,7 @@ def main(argv: list[str], prog: str) -> None:
     work = output_dir.with_name(f"{output_dir.name}.training")
     settings = {name: getattr(arguments, name) for name in CHOSEN} | decisive(args) | {"seed": args.seed}
     settings |= {"predict_variance": True} if arguments.predict_variance else {}
+    settings |= {name: value for name in OF_LANGUAGE if (value := getattr(arguments, name)) is not None}
     for source in ("student", "teacher", "dataset", "eval_dataset"):
         settings[f"content of {source}"] = getattr(arguments, source) and contents(getattr(arguments, source))
     finish(output_dir, work, settings, lambda: _distilled(arguments, args, work, settings), pushing(args))
@@ -95,21 +98,20 @@ def _distilled(
     if not is_architecture(arguments.student):
         check_is_network(arguments.student)
     teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
-    rows, evaluated, taught = _rows(arguments, args, teacher)
+    if not is_architecture(arguments.student) and is_language_model(arguments.student):
+        set_seed(args.seed)
+        student, processing_class, rows, evaluated = student_and_rows(arguments, args, teacher)
+    else:
+        for name in (name for name in OF_LANGUAGE if getattr(arguments, name) is not None):
+            raise UserError(f"--{name} is for language models, and {arguments.student} is none: omit it")
+        rows, evaluated, taught = _rows(arguments, args, teacher)
+        set_seed(args.seed)
+        student, processing_class = _student(arguments, rows, teacher, taught)
     _say_if_measured_on_its_own(rows, evaluated)
-    set_seed(args.seed)
-    student, processing_class = _student(arguments, rows, teacher, taught)
     remedy = "go on with the same, or delete that folder"
     decided_by_main(lambda: check_same_settings(work / SETTINGS, settings, "a training", remedy))
-    trainer = train_network(
-        student,
-        args,
-        rows,
-        folder=work / "0",
-        evaluated=evaluated,
-        teacher=teacher,
-        processing_class=processing_class,
-    )
+    given = {"evaluated": evaluated, "teacher": teacher, "processing_class": processing_class}
+    trainer = train_network(student, args, rows, folder=work / "0", **given)
     metrics = {} if evaluated is None else trainer.evaluate()
     measured = {name: metrics[f"eval_{name}"] for name in METRICS if f"eval_{name}" in metrics}
 

@@ -11,15 +11,15 @@ from torch import Tensor
 from ..conformal import METHODS, SetQuality, conformal_sets, set_quality
 from ..data.labels import IN_WORDS
 from ..data.loading import choose_split, load_splits
-from ..data.preprocessors import class_names
+from ..data.preprocessors import class_names, tokenizer_of
 from ..data.subsets import check_labeled
 from ..hub.measures import push_metrics
 from ..likelihoods import CATEGORICAL, Likelihood, scaled_measures
 from ..metrics import auroc
 from ..models.loading_code import task_of
-from ..models.token_networks import classifies_tokens
+from ..models.token_networks import classifies_tokens, predicts_next_tokens
 from ..soft_labels.identity import check_unseen
-from ..teachers import entropies_of_all, predict_all
+from ..teachers import Teacher, entropies_of_all, predict_all
 from ..training.problem import Problem
 from ..utils.checks import check_count
 from ..utils.errors import UserError
@@ -28,6 +28,7 @@ from ..utils.processes import processes
 from . import options
 from .arguments import metrics_text, quiet
 from .examples import examples_of, inputs_of, labeled_batches, reader_of
+from .language import in_tokens, measured, texts_of
 from .networks import load_trained
 
 
@@ -88,13 +89,18 @@ def evaluate(arguments: Namespace) -> Evaluation:
     """
     teacher = load_trained(arguments.model, arguments.problem_type).to(processes().device)
     likelihood, problem = teacher.likelihood, Problem(teacher.likelihood, classifies_tokens(teacher.network))
-    if arguments.ood is not None and (problem.per_token or not likelihood.has_temperature):
+    per_token = problem.per_token or predicts_next_tokens(teacher.network)
+    if arguments.ood is not None and (per_token or not likelihood.has_temperature):
         raise UserError(
             f"--ood compares entropies of whole examples, and {arguments.model} predicts "
-            f"{'one class for each token' if problem.per_token else IN_WORDS[likelihood.problem_type]}: omit it"
+            f"{'one class for each token' if per_token else IN_WORDS[likelihood.problem_type]}: omit it"
         )
     if arguments.conformal is not None:
-        _check_conformal(arguments, problem)
+        _check_conformal(arguments, problem._replace(per_token=per_token))
+    if predicts_next_tokens(teacher.network):
+        return _of_language_model(arguments, teacher)
+    if arguments.max_length is not None:
+        raise UserError(f"--max_length cuts the texts of a language model, and {arguments.model} is none: omit it")
     network, processing, num_samples = teacher.network, teacher.processing_class, arguments.num_samples
     splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
     split = choose_split(splits, arguments.split, ("test",), arguments.dataset)
@@ -164,6 +170,16 @@ def _check_calibration(splits: Mapping[str, Any], split: str, dataset: str) -> N
 def _conformal(calibration: Tensor, known: Tensor, probs: Tensor, labels: Tensor, level: float) -> Conformal:
     sets = {name: conformal_sets(calibration, known, probs, level, name) for name in METHODS}
     return Conformal(level, len(known), {name: set_quality(each, labels) for name, each in sets.items()})
+
+
+def _of_language_model(arguments: Namespace, teacher: Teacher) -> Evaluation:
+    """Measure what a language model says of each token that is taught in a split."""
+    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
+    split = choose_split(splits, arguments.split, ("test",), arguments.dataset)
+    tokenizer = teacher.processing_class or tokenizer_of(teacher.network)
+    (rows,) = in_tokens([texts_of(splits[split], arguments)], tokenizer, arguments)
+    metrics = measured(teacher, rows, arguments.num_samples)
+    return Evaluation(teacher.method, "text-generation", split, len(rows), metrics, None, None)
 
 
 def main(argv: list[str], prog: str) -> None:

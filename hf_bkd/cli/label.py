@@ -14,10 +14,11 @@ from ..data.loading import check_split, choose_split, load_splits, load_stream
 from ..data.preprocessors import class_names
 from ..data.subsets import check_labeled
 from ..data.views import Views
-from ..models.token_networks import classifies_tokens
+from ..models.token_networks import classifies_tokens, predicts_next_tokens
 from ..soft_labels import add_soft_labels, only_soft_labels, read
 from ..soft_labels.sharing import push_soft_labels
 from ..soft_labels.skipping import LEFT_OUT_FILE
+from ..soft_labels.storage import LARGEST
 from ..teachers import Teacher, predict_all
 from ..training.problem import Problem
 from ..utils.checks import check_count
@@ -28,6 +29,7 @@ from .architectures import ImageShape
 from .arguments import check_seed, quiet, repository
 from .examples import examples_of, inputs_of, labeled_batches, reader_of
 from .finished import contents, finish
+from .language import texts_of
 from .networks import load_trained
 
 SHARD_ROWS = 1024
@@ -38,8 +40,9 @@ def _parse(argv: list[str], prog: str) -> argparse.Namespace:
     arguments = options.label(prog).read(argv)
     if arguments.temperature is not None and not arguments.temperature > 0:
         raise UserError(f"--temperature must be above 0, and it is {arguments.temperature:g}")
-    check_count(num_samples=arguments.num_samples, top_k=arguments.top_k)
-    for name, value in (("num_views", arguments.views), ("batch_size", arguments.batch_size)):
+    check_count(num_samples=arguments.num_samples)
+    counts = {"num_views": arguments.views, "batch_size": arguments.batch_size, "top_k": arguments.top_k}
+    for name, value in counts.items():
         if value is not None:
             check_count(**{name: value})
     check_seed(arguments.seed)
@@ -53,6 +56,9 @@ def main(argv: list[str], prog: str = "hf-bkd label") -> None:
     output_dir, name = Path(arguments.output_dir), repository(arguments)
     shards = output_dir.with_name(f"{output_dir.name}.shards")
     settings = {name: value for name, value in vars(arguments).items() if name not in FREE}
+    if arguments.max_length is None:  # as earlier versions noted them
+        settings = settings | {"top_k": arguments.top_k or LARGEST["top_k"]}
+        del settings["max_length"]
     settings |= {f"{name}'s content": contents(getattr(arguments, name)) for name in ("teacher", "dataset")}
 
     def push() -> str:
@@ -69,6 +75,10 @@ def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> C
     teacher = load_trained(arguments.teacher, arguments.problem_type).to(processes().device)
     if arguments.temperature is not None:
         teacher.temperature = arguments.temperature
+    if predicts_next_tokens(teacher.network):
+        return _language_model_labeled(arguments, teacher, output_dir, shards)
+    if arguments.max_length is not None:
+        raise UserError(f"--max_length cuts the texts of a language model, and {arguments.teacher} is none: omit it")
     rows, held_out = _rows(arguments, teacher)
     reader = reader_of(teacher.network, rows, teacher.processing_class)
     rows = add_soft_labels(
@@ -97,6 +107,39 @@ def _labeled(arguments: argparse.Namespace, output_dir: Path, shards: Path) -> C
             shutil.copy(shards / LEFT_OUT_FILE, folder)
         said = f" and {left_out} left out that can't be read ({LEFT_OUT_FILE} says why)" if left_out else ""
         return f"{len(rows)} examples labeled{said}, teacher {teacher.method}: {output_dir}"
+
+    return save
+
+
+def _language_model_labeled(
+    arguments: argparse.Namespace, teacher: Teacher, output_dir: Path, shards: Path
+) -> Callable[[Path], str]:
+    """Label the split's next tokens shard by shard; return what saves it."""
+    asked = {"views": arguments.views, "streaming": arguments.streaming, "held_out": arguments.held_out}
+    asked |= {"labels_only": arguments.labels_only, "on_error": arguments.on_error != "raise"}
+    asked |= {"mean_log_probs": arguments.mean_log_probs}
+    for name in (name for name, value in asked.items() if value):
+        raise UserError(f"--{name} is not for language models: omit it")
+    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
+    rows = texts_of(splits[choose_split(splits, arguments.split, ("train",), arguments.dataset)], arguments)
+    rows = add_soft_labels(
+        rows,
+        teacher,
+        arguments.num_samples,
+        batch_size=arguments.batch_size or SHARD_ROWS,
+        storage=arguments.storage,
+        top_k=arguments.top_k,
+        variance=arguments.variance,
+        mixed_precision=arguments.mixed_precision,
+        seed=arguments.seed,
+        folder=shards,
+        shard_rows=SHARD_ROWS,
+        max_length=arguments.max_length,
+    )
+
+    def save(folder: Path) -> str:
+        rows.save_to_disk(folder)
+        return f"{len(rows)} texts labeled, teacher {teacher.method}: {output_dir}"
 
     return save
 

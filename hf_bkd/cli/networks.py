@@ -71,7 +71,7 @@ def load_for_classes(
     Raises:
         UserError: it can't be loaded, is of other classes, or answers another problem.
     """
-    folder = _network_folder(name)
+    folder = network_folder(name)
     with damage_refused(f"the network in {folder}"):
         if has_head(folder):
             network = load_network(folder)
@@ -96,7 +96,7 @@ def load_for_classes(
 
 def check_is_network(name: str) -> None:
     """Raise a UserError if a folder or a repository of the Hub is not there, or holds no network."""
-    check_loadable(_network_folder(name))
+    check_loadable(network_folder(name))
 
 
 def is_encoder(name: str) -> bool:
@@ -122,7 +122,7 @@ def _folder(name: str) -> Path:
         return local_folder(name)
 
 
-def _network_folder(name: str) -> Path:
+def network_folder(name: str) -> Path:
     """Return the folder of a saved network, within that of a teacher whose only one it is."""
     folder = _folder(name)
     own = folder / "network"
@@ -193,7 +193,7 @@ def load_trained(name: str, problem_type: str | None = None) -> Teacher:
 
 def saved_kind(name: str) -> str:
     """Return what a saved network reads: ``"image"``, ``"audio"``, ``"text"`` or ``"features"``."""
-    folder = _network_folder(name)
+    folder = network_folder(name)
     if _is_timm(folder):
         return "image"
     file = folder / "config.json"
@@ -210,7 +210,7 @@ def processor_of(name: str, kind: str | None) -> Any:
         UserError: there are none of its files.
     """
     folder = _folder(name)
-    if kind not in SOURCES or (kind == "image" and _is_timm(_network_folder(name))):
+    if kind not in SOURCES or (kind == "image" and _is_timm(network_folder(name))):
         return None
     inner = ("", "network", "members/0", "members/0/network")
     processor = saved_processor(kind, *(folder / place for place in inner))

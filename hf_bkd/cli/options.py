@@ -33,6 +33,7 @@ DATA = "folder, file (CSV, JSON, parquet) or Hub name"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PROBLEM = "what the outputs mean, if a classifier doesn't say it"
 VARIANCE_TOO = "a new network for numbers predicts the variance of each too"
+LENGTH = "tokens after which a language model's texts are cut"
 SPLIT = "default: validation, or else test, of it"
 
 
@@ -85,8 +86,13 @@ def label(prog: str) -> Parser:
     add("--problem_type", None, PROBLEM, rare=True, choices=PROBLEM_TYPES)
     add("--views", None, "augmented views of each image to label (default: the image as it is)", type=int)
     add("--augmentation", "crop_and_flip", "of the views", rare=True, choices=AUGMENTATIONS)
-    add("--storage", "auto", "of the labels: float16 if auto, of a regression float32", choices=("auto", *STORAGES))
-    add("--top_k", 10, "classes that top_k keeps", rare=True, type=int)
+    add(
+        "--storage",
+        "auto",
+        "of the labels; auto: float16, regression float32, language models sampled",
+        choices=("auto", *STORAGES, "sampled"),
+    )
+    add("--top_k", None, "classes that top_k (default: 10) or sampled (16) keeps", rare=True, type=int)
     add("--variance", "auto", "across draws", rare=True, choices=VARIANCES)
     add("--mean_log_probs", False, "keep what distance=dirichlet learns from", rare=True)
     add("--labels_only", False, "save the labels and example ids alone")
@@ -96,6 +102,7 @@ def label(prog: str) -> Parser:
     add("--split", None, "that is labeled (default: train, or the only one)", metavar="SPLIT")
     add("--held_out", None, "measures the teacher (default: validation, if there is one)", rare=True, metavar="SPLIT")
     add("--streaming", False, "don't load the dataset; saves the labels alone", rare=True)
+    add("--max_length", None, LENGTH, rare=True, type=int)
     add = _group(parser, "running")
     add("--batch_size", None, "examples per call of the teacher", type=int)
     add("--mixed_precision", None, "of the teacher", rare=True, choices=PRECISIONS)
@@ -120,10 +127,12 @@ def distill(prog: str) -> Parser:
     add("--image_size", None, "of a new network (default: that which the teacher reads)", rare=True, type=int)
     add("--predict_variance", False, VARIANCE_TOO, rare=True)
     add("--ignore_mismatched_sizes", False, "give a network of other classes a new head", rare=True)
+    add("--lora_rank", None, "of the adapters by which a language model is trained", rare=True, type=int)
     add = _data(parser, "written by hf-bkd label, or what the teacher is asked about", are_known=True)
     add("--train_split", None, "what is trained on (default: train, or the only one)", rare=True, metavar="SPLIT")
     add("--eval_dataset", None, "what the student is measured on (default: the same dataset)", metavar="DATASET")
     add("--eval_split", None, SPLIT, metavar="SPLIT")
+    add("--max_length", None, LENGTH, rare=True, type=int)
     add = _group(parser, "loss")
     add("--kd_lambda", 1.0, "weight of the distillation term, 1 - kd_lambda of the labels", type=float)
     add("--teacher_temperature", None, "of the target (default: that of the labels)", type=float)
@@ -147,6 +156,7 @@ def evaluate(prog: str) -> Parser:
     parser.add_argument("model", help="folder or Hub name of a saved teacher or classifier")
     add = _data(parser, required=True)
     add("--split", None, "that is predicted (default: test, or the only one)", metavar="SPLIT")
+    add("--max_length", None, LENGTH, rare=True, type=int)
     add("--num_samples", 10, "draws from a teacher's posterior", type=int)
     add("--problem_type", None, PROBLEM, rare=True, choices=PROBLEM_TYPES)
     add("--ood", None, "out-of-distribution examples, of other classes: does entropy detect them?", metavar="DATASET")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..likelihoods import CATEGORICAL, Gaussian, Likelihood
 from ..models.problem_types import likelihood_of, stated_problem_type
-from ..models.token_networks import classifies_tokens
+from ..models.token_networks import check_one_label_each, classifies_tokens
 from ..utils.errors import UserError
 from .columns import find_label, numbered_labels
 from .labels import problem_type_of_column, read_labels
@@ -50,6 +50,7 @@ class DatasetBatches:
             )
         if len(dataset) == 0:
             raise UserError("there are no examples: the dataset is empty")
+        check_one_label_each(network)
         self.dataset, self.preprocessor = dataset, preprocessor
         classes, per_token = class_names(network), classifies_tokens(network)
         label = find_label(dataset, classes)

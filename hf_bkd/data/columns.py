@@ -14,6 +14,7 @@ EXAMPLE_ID = "example_id"
 RENAMED = "own_"  # before the name of a column that a user had, and soft labels need
 PROBS, VARIANCE, RECORD = "teacher_probs", "teacher_variance", "teacher_provenance"
 MEAN, NOISE = "teacher_mean", "teacher_noise"  # of a regression, in the place of the probabilities
+TOKEN_IDS = "teacher_tokens"  # beside probabilities of some tokens of a vocabulary: which these are
 LOG_PROBS = "teacher_mean_log_probs"
 VALUES = (PROBS, MEAN)
 BESIDE = (VARIANCE, NOISE, LOG_PROBS)  # what may stand beside the values
@@ -24,7 +25,7 @@ LABELS_OF_TOKENS = ("ner_tags", "pos_tags", "chunk_tags", "tags")
 
 def is_soft_label_column(name: str) -> bool:
     """Whether a column belongs to this library and not to a model's inputs."""
-    return name == EXAMPLE_ID or name.split("__")[0] in (*VALUES, *BESIDE, RECORD)
+    return name == EXAMPLE_ID or name.split("__")[0] in (*VALUES, TOKEN_IDS, *BESIDE, RECORD)
 
 
 def is_label(name: str, feature: Any) -> bool:

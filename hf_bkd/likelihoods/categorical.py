@@ -32,7 +32,7 @@ class Categorical(Likelihood):
     remedy = "pass class probabilities, not logits or counts"
 
     def values(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
-        return torch.softmax(outputs / temperature, dim=-1)
+        return torch.softmax(outputs if temperature == 1 else outputs / temperature, dim=-1)
 
     def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
         return log_mean(outputs.log_softmax(dim=-1), weights)

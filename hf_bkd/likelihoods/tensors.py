@@ -10,7 +10,9 @@ from ..utils.errors import UserError
 
 def averaged(values: Tensor, weights: Tensor | None = None) -> Tensor:
     """Average values [S, ..., C] over S draws with weights [S, ...] that sum to one (equal if not given)."""
-    return values.mean(dim=0) if weights is None else (weights[..., None] * values).sum(dim=0)
+    if weights is None:
+        return values[0] if len(values) == 1 else values.mean(dim=0)
+    return (weights[..., None] * values).sum(dim=0)
 
 
 def wide(outputs: Tensor) -> Tensor:

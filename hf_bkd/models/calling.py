@@ -78,7 +78,14 @@ def call_arguments(network: nn.Module, inputs: Inputs) -> tuple[tuple, dict[str,
         return (inputs,), {}
     if len(inputs) == 1 and not _takes(type(unwrapped(network)).forward, *inputs):
         return tuple(inputs.values()), {}
-    return (), dict(inputs)
+    return (), _uncached(type(unwrapped(network)).forward) | dict(inputs)
+
+
+@functools.cache
+def _uncached(forward: Callable) -> dict[str, bool]:
+    """Return what keeps a decoder from a cache, which nobody reads, and with which packed texts see each other."""
+    parameter = inspect.signature(forward).parameters.get("use_cache")
+    return {} if parameter is None else {"use_cache": False}
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from .calling import Inputs, call_network, check_logits, evaluation_mode, logits
 from .outputs import stated_classes
 from .problem_types import likelihood_of, problem_type_of_labels
 from .taking import taking
+from .token_networks import check_one_label_each
 
 _WATCHED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # heads that names don't tell, seen in a call
 
@@ -45,6 +46,7 @@ def head_data(
     Raises:
         UserError: the batches are empty, or the labels don't fit the network.
     """
+    check_one_label_each(network)
     device = next(network.parameters()).device
     problem_type = getattr(batches, "likelihood", problem_type)  # a dataset's, by all of its labels
     likelihood, columns = None, ([], [], [])

@@ -14,7 +14,7 @@ from .plain_networks import DESCRIPTION, arguments_of, source_file
 from .problem_types import stated_problem_type
 from .rebuilding import difference_when_loaded
 from .timm_networks import WEIGHTS, Unknown, is_timm, is_timms_own, timm_config
-from .token_networks import classifies_tokens
+from .token_networks import classifies_tokens, predicts_next_tokens
 
 PLACE = "PATH_OR_REPOSITORY"
 TASKS = {
@@ -27,8 +27,10 @@ PROCESSORS = {
     "image-classification": "image_processor",
     "text-classification": "tokenizer",
     "token-classification": "tokenizer",
+    "text-generation": "tokenizer",
     "audio-classification": "feature_extractor",
 }
+CALLED = {"text-generation": "generate"}  # a pipeline, if it doesn't classify
 NAMED = 20  # classes, at most, whose names the code lists
 AUTOMATIC = (
     "ForImageClassification", "ForSequenceClassification", "ForAudioClassification", "ForTokenClassification",
@@ -51,6 +53,8 @@ def task_of(network: nn.Module) -> str | None:
         return "tabular-regression" if regresses else "tabular-classification"
     if classifies_tokens(network):
         return "token-classification"
+    if predicts_next_tokens(network):
+        return "text-generation"
     return TASKS.get(getattr(network, "main_input_name", None) or "")
 
 
@@ -98,9 +102,11 @@ def _registering(architecture: str | None) -> list[str]:
 
 
 def _automatic(network: nn.Module) -> str | None:
-    """Return the name of the class of transformers that loads a classifier by its config; ``None`` if none does."""
+    """Return the name of the class of transformers that loads a network by its config; ``None`` if none does."""
     kind = type(network)
     own = getattr(transformers, kind.__name__, None) is kind
+    if own and predicts_next_tokens(network):
+        return "AutoModelForCausalLM"
     return next((f"AutoModel{ending}" for ending in AUTOMATIC if own and kind.__name__.endswith(ending)), None)
 
 
@@ -117,7 +123,7 @@ def _of_transformers(network: nn.Module, with_processor: bool) -> Loading:
         lines.append(_importing(kind))
     lines += ["", f'model = {name}.from_pretrained("{PLACE}")']
     if ready:
-        lines.append(f'classify = pipeline("{task}", "{PLACE}")')
+        lines.append(f'{CALLED.get(task, "classify")} = pipeline("{task}", "{PLACE}")')
     return Loading("transformers", "\n".join(lines))
 
 
@@ -134,15 +140,17 @@ def _adapters(network: nn.Module, with_processor: bool) -> list[str]:
             f'model = PeftModel.from_pretrained(base, "{PLACE}")',
         ]
     names = base.config.id2label
-    classes = f"id2label={names}" if len(names) <= NAMED else f"num_labels={len(names)}"
+    classes = f", id2label={names}" if len(names) <= NAMED else f", num_labels={len(names)}"
+    classes = "" if predicts_next_tokens(base) else classes
     lines = [
         f"from transformers import {automatic}{', pipeline' if with_processor else ''}",
         "",
         f"# adapters (pip install peft) of {bare_name(name)}, which is loaded with them",
-        f'model = {automatic}.from_pretrained("{PLACE}", {classes})',
+        f'model = {automatic}.from_pretrained("{PLACE}"{classes})',
     ]
     if with_processor:
-        lines.append(f'classify = pipeline("{task}", model=model, {PROCESSORS[task]}="{PLACE}")')
+        called = CALLED.get(task, "classify")
+        lines.append(f'{called} = pipeline("{task}", model=model, {PROCESSORS[task]}="{PLACE}")')
     return lines
 
 

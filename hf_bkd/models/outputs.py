@@ -3,6 +3,7 @@
 from torch import nn
 
 from ..utils.errors import UserError
+from .token_networks import predicts_next_tokens, vocabulary_size
 
 HEADS = ("classifier", "classification_head", "score", "fc", "head", "heads")  # as libraries call it
 
@@ -33,6 +34,8 @@ def stated_classes(network: nn.Module) -> int | None:
     Raises:
         UserError: it was built without a head.
     """
+    if predicts_next_tokens(network):
+        return vocabulary_size(network)
     stated = getattr(getattr(network, "config", None), "num_labels", None)
     stated = getattr(network, "num_classes", None) if stated is None else stated
     if not isinstance(stated, int):

@@ -9,6 +9,7 @@ from ..utils.errors import UserError
 from .calling import unwrapped
 from .class_names import predicts_variances
 from .outputs import stated_classes
+from .token_networks import predicts_next_tokens
 
 CONCENTRATIONS, BY_EXP = "dirichlet_concentrations", "exp"  # of the logits; an entry of a network's config
 
@@ -93,5 +94,5 @@ def problem_type_of_labels(labels: Tensor, outputs: Tensor) -> str:
 
 def _by_transformers_rule(network: nn.Module) -> str | None:
     config = getattr(unwrapped(network, keep_adapters=True), "config", None)
-    is_theirs = hasattr(config, "id2label")
+    is_theirs = hasattr(config, "id2label") and not predicts_next_tokens(network)
     return Gaussian.problem_type if is_theirs and getattr(config, "num_labels", None) == 1 else None

@@ -36,6 +36,7 @@ from .timm_networks import (
     wraps_timm,
 )
 
+ADAPTERS = "adapter_config.json"  # PEFT's, beside their weights
 ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
@@ -162,14 +163,34 @@ def holds_network(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in (CONFIG, DESCRIPTION, WEIGHTS, FORMER_WEIGHTS))
 
 
+def is_adapted_language_model(folder: str | Path) -> bool:
+    """Whether a folder has PEFT's adapters of a causal language model, in safetensors, which name their network."""
+    config = Path(folder, ADAPTERS)
+    if not (config.is_file() and Path(folder, "adapter_model.safetensors").is_file()):
+        return False
+    content = read_json(config)
+    return content.get("task_type") == "CAUSAL_LM" and bool(content.get("base_model_name_or_path"))
+
+
+def _load_adapted(folder: Path) -> nn.Module:
+    """Load the network that adapters name, and the adapters."""
+    from peft import PeftModel
+
+    base = read_json(folder / ADAPTERS)["base_model_name_or_path"]
+    network = transformers.AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, trust_remote_code=False)
+    return PeftModel.from_pretrained(network, folder).eval()
+
+
 def check_loadable(folder: Path) -> None:
     """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
+    if is_adapted_language_model(folder):
+        return
     if any((folder / place / ESTIMATOR).is_file() for place in ("", "network")):
         raise UserError(
             f"{folder} holds an estimator of scikit-learn, which is no network to train or to predict with here: it "
             "is a teacher (SklearnTeacher.from_pretrained), and learns from weighted_rows(dataset)"
         )
-    if (folder / "adapter_config.json").is_file() and not holds_network(folder):
+    if (folder / ADAPTERS).is_file() and not holds_network(folder):
         raise UserError(
             f"{folder} holds PEFT's adapters without their network: save the two as one, by "
             "model.merge_and_unload().save_pretrained(folder)"
@@ -200,6 +221,8 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
         read_json(folder / name) if (folder / name).is_file() else {} for name in (CONFIG, DESCRIPTION)
     )
     former = (folder / FORMER_WEIGHTS).is_file()
+    if network is None and is_adapted_language_model(folder):
+        return _load_adapted(folder)
     check_loadable(folder)
     if "pretrained_cfg" in config and "architectures" not in config:
         network = made_by_timm(folder, config) if network is None else network

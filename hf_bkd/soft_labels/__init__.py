@@ -5,6 +5,7 @@ from .concatenating import concatenate_soft_labels
 from .importing import import_soft_labels
 from .joining import join_soft_labels
 from .labeling import add_soft_labels
+from .packing import pack_soft_labels
 from .reading import read, read_provenance
 from .sharing import push_soft_labels
 from .spot_check import check_against_teacher
@@ -21,6 +22,7 @@ __all__ = [
     "import_soft_labels",
     "join_soft_labels",
     "only_soft_labels",
+    "pack_soft_labels",
     "push_soft_labels",
     "read",
     "read_provenance",

@@ -12,12 +12,15 @@ from torch import Tensor
 from ..data.rows import reason
 from ..dirichlet import mean_log_probs
 from ..models.calling import check_network
+from ..models.token_networks import check_next_tokens
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .examples import Batch, Examples
-from .kinds import check_class_count, check_label_kind, class_order, kind_of
+from .kinds import check_class_count, check_label_kind, class_order, is_language_model, kind_of
+from .next_tokens import answer_of_next_tokens, beginning
 from .options import LabelingTeacher, LabelOptions
 from .preparation import same_inputs
+from .record_checks import NEXT_TOKENS
 
 
 def device_of(teacher: Any) -> torch.device:
@@ -28,7 +31,7 @@ def device_of(teacher: Any) -> torch.device:
 def fitting_batch_size(examples: Examples, teacher: LabelingTeacher, options: LabelOptions) -> int:
     """The batch size, halved until one fits on the GPU; the same in all processes."""
     device = device_of(teacher)
-    if device.type != "cuda":
+    if device.type != "cuda" or options.positions == NEXT_TOKENS:  # of which few tokens are asked about at a time
         return options.batch_size
     first = next((read() for _, read in examples.pieces(options.batch_size)), None)
     if first is None:
@@ -57,6 +60,8 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
     if piece is None:
         return
     batch, again = (next(examples.batches(piece, 0, size, device_of(teacher))) for _ in range(2))
+    if is_language_model(teacher):
+        batch, again = beginning(batch), beginning(again)
     answer = asked(teacher, batch, 1, options)
     check_label_kind(examples.dataset.features, teacher, "lengths" in answer)
     inputs = batch.inputs(0)
@@ -65,7 +70,10 @@ def check_answers(examples: Examples, teacher: LabelingTeacher, options: LabelOp
             "the preprocessor makes other inputs of the same rows each time, so that nobody could see again what was "
             "labeled: pass the one of evaluation, and augmentations as views="
         )
-    check_network(teacher.network, inputs, kind_of(teacher)[0])
+    if is_language_model(teacher):
+        check_next_tokens(teacher.network, inputs)
+    else:
+        check_network(teacher.network, inputs, kind_of(teacher)[0])
 
 
 def asked(teacher: LabelingTeacher, batch: Batch, num_views: int, options: LabelOptions) -> dict[str, np.ndarray]:
@@ -87,8 +95,12 @@ def predicted(teacher: LabelingTeacher, batch: Batch, num_views: int, options: L
     Returns:
         ``values``, ``variance``, ``noise`` and ``log_probs``, where there are such, [B, V, C]; of a network that
         answers for each token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each
-        row; ``ids`` and ``numbers`` [B].
+        row; of a language model what :func:`~hf_bkd.soft_labels.next_tokens.answer_of_next_tokens` returns; ``ids``
+        and ``numbers`` [B].
     """
+    if options.positions == NEXT_TOKENS:
+        answer = answer_of_next_tokens(teacher, batch, options, device_of(teacher))
+        return answer | {"ids": batch.ids, "numbers": batch.numbers}
     views = [_answer(teacher, batch, view, options) for view in range(num_views)]
     ids = {"ids": batch.ids, "numbers": batch.numbers}
     lengths = views[0].pop("lengths", None)

@@ -1,5 +1,7 @@
 """Columns of Arrow lists as tensors."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,9 +11,11 @@ from torch import Tensor
 from .layout import Layout, as_tensor, uneven
 
 
-def flat_parts(column: pa.Array, layout: Layout) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The parts of a column as tensors [N, L], or [T, L] of tokens beside the number of each row's."""
-    parts = _parts_of(column)
+def flat_parts(columns: Mapping[str, pa.Array], layout: Layout) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The parts of a teacher's values as tensors [N, L], or [T, L] of tokens beside the number of each row's."""
+    parts = _parts_of(columns[layout.name])
+    if layout.token_ids is not None:
+        parts = {"classes": columns[layout.token_ids]} | parts
     if not layout.ragged:
         return {part: lists_of(rows, layout.name) for part, rows in parts.items()}, None
     lengths = [lengths_of(rows, layout.name) for rows in parts.values()]

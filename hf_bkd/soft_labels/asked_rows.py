@@ -1,16 +1,19 @@
 """The rows of a dataset as the teacher that is asked about them reads them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import pandas as pd
 
-from ..data.preprocessors import Preprocessor, ready_columns
+from ..data.preprocessors import Preprocessor, ready_columns, tokenizer_of
 from ..data.preprocessors.functions import function_preprocessor
 from ..data.views import Views
+from ..language import is_conversational, template_hash, tokenized
 from ..utils.errors import UserError
 from .columns import check_reserved
 from .examples import AnyDataset, Examples
+from .kinds import is_language_model
 
 
 def check_dataset(dataset: AnyDataset) -> None:
@@ -51,3 +54,45 @@ def examples_of(
         raise UserError(f"a {type(teacher).__name__} doesn't say what its network reads: pass preprocessor= instead")
     inputs = ready_columns(teacher.network, dataset) if preprocessor is None and own is not None else None
     return Examples(dataset, preprocessor, views, inputs)
+
+
+def in_tokens(
+    dataset: AnyDataset, teachers: Sequence[Any], preprocessor: Any, processing_class: Any, max_length: int | None
+) -> tuple[AnyDataset, str | None]:
+    """The rows as a language model is asked about them, and the hash of the chat template that wrote their messages.
+
+    The rows of other teachers, and those that hold tokens, stay as they are.
+
+    Args:
+        dataset: the rows.
+        teachers: who are asked about them.
+        preprocessor: as it was passed, which language models have none of.
+        processing_class: the tokenizer, if not the first teacher's own.
+        max_length: tokens after which texts are cut.
+
+    Raises:
+        UserError: as :func:`~hf_bkd.tokenized`; a stream; a maximum length of what is no text of a language model.
+    """
+    if not any(map(is_language_model, teachers)):
+        if max_length is not None:
+            raise UserError("max_length cuts the texts of a language model, and the teacher is none: omit it")
+        return dataset, None
+    if preprocessor is not None:
+        raise UserError("a language model is asked about tokens: pass processing_class=, its tokenizer, instead")
+    if not isinstance(dataset, datasets.Dataset):
+        raise UserError("the tokens of a stream would be lost beside their labels: load it without streaming")
+    if "input_ids" in dataset.features:
+        if max_length is not None:
+            raise UserError(
+                f"the rows are tokens already, which max_length={max_length} doesn't cut: pass it to hf_bkd.tokenized"
+            )
+        return dataset, None
+    own = getattr(teachers[0], "processing_class", None) if processing_class is None else processing_class
+    tokenizer = tokenizer_of(teachers[0].network, own)
+    if tokenizer is None:
+        raise UserError(
+            f"nothing says how texts become the tokens of {type(teachers[0].network).__name__}: pass "
+            "processing_class=, the tokenizer that it was trained with"
+        )
+    template = template_hash(tokenizer) if is_conversational(dataset.features) else None
+    return tokenized(dataset, tokenizer, max_length), template

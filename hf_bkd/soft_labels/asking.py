@@ -17,9 +17,11 @@ from ..utils.progress import progress_bar
 from .answers import asked, check_teacher, device_of
 from .belonging import check_identity
 from .examples import Batch, Examples, ahead
+from .next_tokens import table_of_next_tokens
 from .options import LabelingTeacher, LabelOptions
 from .preparation import NAME as DIGESTS
 from .preparation import check_inputs, input_digests
+from .record_checks import NEXT_TOKENS
 from .shards import Shards
 from .writing import encoded_table, with_wide_variance
 
@@ -67,7 +69,7 @@ def ask(
                 sizes |= batch.sizes
             if batch is None or sum(len(answer["ids"]) for answer in done) == rows:
                 if done:
-                    shards.write(name, _shard(done, sizes, inputs, options))
+                    shards.write(name, _shard(done, sizes, inputs, options, teacher.num_classes))
                 done, sizes = [], set()
                 bar.advance(task, rows)
     shards.share()
@@ -119,21 +121,28 @@ def _batches(
 
 
 def _shard(
-    done: list[dict[str, np.ndarray]], sizes: set[tuple[int, ...]], inputs: dict[int, str], options: LabelOptions
+    done: list[dict[str, np.ndarray]],
+    sizes: set[tuple[int, ...]],
+    inputs: dict[int, str],
+    options: LabelOptions,
+    num_classes: int,
 ) -> pa.Table:
     labels = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
-    table = encoded_table(
-        labels["values"],
-        labels.get("variance"),
-        labels["ids"],
-        options.storage,
-        options.top_k,
-        labels["numbers"],
-        options.likelihood,
-        labels.get("noise"),
-        labels.get("lengths"),
-        labels.get("log_probs"),
-    )
+    if options.positions == NEXT_TOKENS:
+        table = table_of_next_tokens(labels, num_classes, options.storage)
+    else:
+        table = encoded_table(
+            labels["values"],
+            labels.get("variance"),
+            labels["ids"],
+            options.storage,
+            options.top_k,
+            labels["numbers"],
+            options.likelihood,
+            labels.get("noise"),
+            labels.get("lengths"),
+            labels.get("log_probs"),
+        )
     return table.replace_schema_metadata(
         {SIZES: json.dumps(sorted(sizes))} | ({DIGESTS: json.dumps(inputs)} if inputs else {})
     )

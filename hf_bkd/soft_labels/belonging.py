@@ -13,6 +13,7 @@ from ..utils.errors import UserError
 from .identity import class_names, fingerprint
 from .kinds import Labels, check_class_count, check_class_names, check_tokenizer
 from .record import LabelRecord
+from .record_checks import NEXT_TOKENS
 from .storage import EXACT
 
 NAMED = 3  # ids in a message
@@ -194,6 +195,11 @@ def _check_temperature(name: str, record: LabelRecord, wanted: float | None) -> 
     stored, storage = record.temperature, record.storage or EXACT
     if wanted is None or wanted == stored:
         return
+    if record.positions == NEXT_TOKENS:
+        raise UserError(
+            f"{name} is of next tokens at temperature {stored:g}, and what is sampled or cut there has a bias at "
+            f"{wanted:g}: omit teacher_temperature, or label again with teacher.temperature = {wanted:g}"
+        )
     if not record.likelihood.smallest:
         raise UserError(f"{name} is of a regression, where a temperature means nothing: omit teacher_temperature")
     if stored != 1 and record.tempering == "per_sample":

@@ -8,6 +8,7 @@
 | `teacher_mean`       | of a regression, in its place: the average of the draws' numbers                        |
 | `teacher_variance`   | across-draw variance (ddof 1), when kept: shaped as the values, or its sum over them,   |
 |                      | one number a view                                                                       |
+| `teacher_tokens`     | of a language model, beside the probabilities of some tokens: their ids, [k] a position  |
 | `teacher_noise`      | of a regression, where it is known: a number's variance given the draw, averaged over   |
 |                      | the draws, shaped as the means                                                          |
 | `teacher_mean_log_   | of classes, when asked for: logarithms of the draws' probabilities (less than 2**-25    |
@@ -18,8 +19,9 @@
 
 Labels of a named teacher end in `__NAME`. `teacher_probs` is a list of fixed length, or for `top_k` a struct of such
 lists. One label for each token makes these lists of lists, one for each position of the network's input that isn't
-masked, special tokens included, as the teacher's tokenizer makes them. The record sits in a feature, not beside the
-table, so that it travels wherever the rows go: `select`, `map`, `save_to_disk`, parquet, the Hub.
+masked, special tokens included, as the teacher's tokenizer makes them; of a language model, one for each entry of
+`input_ids`, which is of the token after it, zeros where that isn't taught. The record sits in a feature, not beside
+the table, so that it travels wherever the rows go: `select`, `map`, `save_to_disk`, parquet, the Hub.
 """
 
 from dataclasses import dataclass, replace
@@ -177,6 +179,8 @@ class SoftLabels:
 
     def storage_options(self) -> dict[str, Any]:
         """The arguments of :func:`~hf_bkd.add_soft_labels` that store labels like these."""
+        if self.layout.token_ids is not None:
+            return {"storage": self.record.storage, "top_k": self.parts["classes"].shape[-1]}
         if "classes" in self.parts:
             return {"storage": "top_k", "top_k": self.parts["classes"].shape[-1]}
         return {"storage": str(self.parts["probs"].dtype).removeprefix("torch.")}

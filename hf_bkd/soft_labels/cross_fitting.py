@@ -18,6 +18,7 @@ from ..utils.processes import decided_by_main
 from .answers import check_answers, fitting_batch_size
 from .asking import Answers, ask, finished_answers, shard_name
 from .examples import Examples
+from .kinds import is_language_model
 from .options import LabelingTeacher, LabelOptions
 from .plan import Made, as_begun, plan_of
 from .record import as_json, description
@@ -62,6 +63,8 @@ def cross_fitted(
             table, own_sizes = finished_answers(own, kind, shards, name)
         else:
             teacher = first if asks and fold == 0 else fitted(fold)
+            if is_language_model(teacher):
+                raise UserError("language models are not cross-fitted: pass a teacher instead of folds and fit")
             if asks:
                 _check_reading(examples, read_by(teacher), fold)
             now = as_json(description(teacher, options.num_samples))

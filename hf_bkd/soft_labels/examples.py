@@ -191,7 +191,7 @@ class Examples:
         """The rows of a piece that has ``offset`` rows before it, with views made on ``device``."""
         tensors, plain = self._tensors(piece), piece
         if self.reads:  # what else a row has is not even decoded
-            plain = piece.select_columns(list(self.preprocessor.columns))
+            plain = piece.select_columns([*self.preprocessor.columns, *self.preprocessor.beside])
         for start in range(0, len(piece), size):
             stop, sizes = min(start + size, len(piece)), set()
             numbers = self._numbers(offset + start, offset + stop)
@@ -211,7 +211,9 @@ class Examples:
 
     def prepare(self, piece: datasets.Dataset, offset: int) -> None:
         """Read the rows of a piece and make inputs of them: what can't be read is raised."""
-        plain = piece.select_columns(list(self.preprocessor.columns)) if self.reads else piece
+        plain = piece
+        if self.reads:
+            plain = piece.select_columns([*self.preprocessor.columns, *self.preprocessor.beside])
         numbers = self._numbers(offset, offset + len(piece))
         rows = read_rows(plain, 0, len(piece), numbers)
         if self.preprocessor is not None:

@@ -9,7 +9,7 @@ from ..data.columns import LABEL_COLUMNS, LABELS
 from ..data.labels import IN_WORDS, can_hold
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.class_names import both_name, given_names, order_by_name
-from ..models.token_networks import classifies_tokens
+from ..models.token_networks import classifies_tokens, predicts_next_tokens
 from ..utils.errors import UserError
 from .identity import class_names
 from .record import LabelRecord
@@ -107,8 +107,14 @@ def check_label_kind(features: Mapping[str, Any], teacher: Any, per_token: bool 
 def kind_of(teacher: Any) -> tuple[Likelihood, bool]:
     """Return what a teacher's values are of, and whether it says that it answers for each token of an example."""
     network = getattr(teacher, "network", None)
-    own = network is not None and classifies_tokens(network)
+    own = network is not None and (classifies_tokens(network) or predicts_next_tokens(network))
     return getattr(teacher, "likelihood", CATEGORICAL), getattr(teacher, "per_token", own)
+
+
+def is_language_model(teacher: Any) -> bool:
+    """Return whether a teacher says what token comes next."""
+    network = getattr(teacher, "network", None)
+    return network is not None and predicts_next_tokens(network)
 
 
 def class_order(teacher: Any, features: Mapping[str, Any]) -> list[int] | None:

@@ -21,12 +21,12 @@ from ..utils.errors import UserError
 from ..utils.files import writing
 from ..utils.locks import sole_user
 from .answers import check_answers, fitting_batch_size
-from .asked_rows import check_dataset, examples_of
+from .asked_rows import check_dataset, examples_of, in_tokens
 from .asking import ask
 from .cross_fitting import Fit, cross_fitted
 from .examples import AnyDataset, Examples
 from .identity import summarized_ids
-from .kinds import class_order, kind_of
+from .kinds import class_order, is_language_model, kind_of
 from .options import LabelingTeacher, LabelOptions
 from .plan import Made, as_begun, plan_of
 from .record import LabelRecord, description, make_record
@@ -50,7 +50,7 @@ def add_soft_labels(
     batch_size: int = 512,
     seed: int = 0,
     storage: str = "auto",
-    top_k: int = 10,
+    top_k: int | None = None,
     variance: str = "auto",
     mean_log_probs: bool = False,
     mixed_precision: str | None = None,
@@ -60,6 +60,7 @@ def add_soft_labels(
     shard_rows: int = 1024,
     progress: bool = True,
     on_error: str = "raise",
+    max_length: int | None = None,
 ) -> datasets.Dataset:
     """Label a dataset with a teacher's averaged class probabilities (arXiv 2601.01484), or what else it predicts.
 
@@ -87,8 +88,9 @@ def add_soft_labels(
         seed: of the draws (and of the folds). Draws that belong to examples are the same in whatever batch and order
             these are; teachers of different names draw independently.
         storage: ``"float16"``, ``"float32"``, ``"uint8"`` or ``"top_k"``; see `storage` for what they lose, and which
-            labels they hold. ``"auto"`` is float16, and float32 for a regression.
-        top_k: k >= 1, the classes that ``"top_k"`` keeps.
+            labels they hold. ``"auto"`` is float16, and float32 for a regression. Of a language model's next tokens it
+            is ``"sampled"``, without bias (see `sampling`), or ``"top_k"``, or floats of the whole vocabulary.
+        top_k: k >= 1, the classes that ``"top_k"`` keeps, 10 if not given, or the tokens that ``"sampled"`` does, 16.
         variance: which across-draw variance is kept: of each class (``"full"``), their ``"sum"``, or ``"none"``;
             ``"auto"`` is full for float storages and the sum for compact ones.
         mean_log_probs: whether ``teacher_mean_log_probs`` is kept too, of which a student with
@@ -106,13 +108,15 @@ def add_soft_labels(
             without tokens): ``"raise"`` names the first one; ``"skip"`` reads all rows beforehand and labels the
             others. How many were left out is warned of, the record has their numbers (``dataset.left_out``), and
             ``left_out.json`` in the folder has each one's number, column and reason.
+        max_length: of a language model that is asked about texts or messages: the tokens after which they are cut.
 
     Returns:
         The dataset, less rows that were left out, with ``teacher_probs`` of its classes (matched by name with those of
         the teacher's network, where both have names), ``teacher_variance`` where there are several draws,
         ``example_id`` and ``teacher_provenance`` (see ``columns``); of a streamed one these columns alone. A
         regression's have ``teacher_mean`` instead, and ``teacher_noise`` where that is known; a teacher that answers
-        for each token gives each row as many answers.
+        for each token gives each row as many answers. A language model's dataset has ``input_ids``, ``labels`` and,
+        beside its probabilities, ``teacher_tokens``: entry t of a row is the distribution of its token t + 1.
 
     Raises:
         UserError: neither or both of teacher and folds, a number below 1, an unknown storage or variance, inputs that
@@ -135,14 +139,17 @@ def add_soft_labels(
         raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
     check_choice(ON_ERROR, on_error=on_error)
     check_skipping(dataset, on_error)
-    original, streamed = dataset, isinstance(dataset, datasets.IterableDataset)
+    streamed = isinstance(dataset, datasets.IterableDataset)
     teachers = getattr(teacher, "named_members", teacher)
     if not isinstance(teachers, Mapping):
         teachers = {name: teacher}
     elif name is not None or streamed or not teachers:
         raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
 
-    left_out: list[int] = []
+    if len(teachers) == 1 and folds is None:
+        teachers = {name: _loaded(each) for name, each in teachers.items()}
+    dataset, template = in_tokens(dataset, list(teachers.values()), preprocessor, processing_class, max_length)
+    original, left_out = dataset, []
 
     def read_by(asked: Any) -> Examples:
         def made(rows: AnyDataset) -> Examples:
@@ -153,7 +160,7 @@ def add_soft_labels(
     def examples_for(asked: Any, own_folder: str | Path | None) -> Examples:
         examples = read_by(asked)
         if asked is not None and not has_begun(own_folder):
-            check_answers(examples, asked, options.of_kind(kind_of(asked)[0]))
+            check_answers(examples, asked, options.of_kind(kind_of(asked)[0], is_language_model(asked)))
         return examples
 
     with nullcontext() if folder is None else sole_user(folder):
@@ -173,7 +180,7 @@ def add_soft_labels(
             else:
                 asks = preprocessor is None and (processing_class is not None or dataset.format["type"] != "custom")
                 made = cross_fitted(read_by, asks, dataset, folds, fit, named, own_folder, progress)
-            table, record = _table_and_record(made, held_out, own_folder)
+            table, record = _table_and_record(made, held_out, own_folder, template)
             if streamed:
                 return label_set(table, record, own_name)
             dataset = attach_table(dataset, table, record, own_name)
@@ -191,7 +198,7 @@ def _loaded(teacher: LabelingTeacher | str | Path | None) -> LabelingTeacher | N
 def _labeled(
     examples: Examples, teacher: LabelingTeacher, options: LabelOptions, folder: str | Path | None, progress: bool
 ) -> Made:
-    options = options.of_kind(kind_of(teacher)[0])
+    options = options.of_kind(kind_of(teacher)[0], is_language_model(teacher))
     options = replace(options, batch_size=fitting_batch_size(examples, teacher, options))
     options = replace(options, class_order=class_order(teacher, examples.dataset.features))
     described = description(teacher, options.num_samples)
@@ -203,7 +210,7 @@ def _labeled(
 
 
 def _table_and_record(
-    made: Made, held_out: dict[str, float] | None, folder: str | Path | None
+    made: Made, held_out: dict[str, float] | None, folder: str | Path | None, template: str | None
 ) -> tuple[pa.Table, LabelRecord]:
     (table, sizes), options, examples = made.answers, made.options, made.examples
     if not examples.has_ids:
@@ -226,7 +233,8 @@ def _table_and_record(
         mixed_precision=options.mixed_precision,
         held_out=held_out,
         names=made.class_names,
-        positions=TOKENS if of_tokens else None,
+        positions=options.positions or (TOKENS if of_tokens else None),
+        chat_template=template,
         tokenizer=tokenizer_hash(examples.preprocessor) if of_tokens else None,
         least_probability=LEAST if options.mean_log_probs else None,
         **examples.settings,

@@ -9,15 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import LOG_PROBS, MEAN, NOISE, RECORD, VARIANCE
+from ..data.columns import LOG_PROBS, MEAN, NOISE, RECORD, TOKEN_IDS, VARIANCE
 from ..likelihoods import Categorical, Gaussian, Likelihood
 from ..utils.errors import UserError
 from .column_names import column, read_record, teachers_of, value_column
 from .ragged import padded
 from .record import LabelRecord
+from .record_checks import NEXT_TOKENS
 from .storage import check_parts, decode
 
-UNCHANGED = {"uint8": np.uint8, "int32": np.int32, "float16": np.float16}  # all other types are read as float32
+UNCHANGED = {
+    "uint8": np.uint8,
+    "uint16": np.int32,
+    "int32": np.int32,
+    "float16": np.float16,
+}  # all other types are read as float32
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Layout:
         record: what made the labels, or ``None``.
         in_bytes: whether the values are stored as ``uint8``.
         ragged: whether there is an answer for each token of an example; then V is 1, and N below counts tokens.
+        token_ids: name of the column that says of which tokens of a vocabulary the values are, if there is one.
     """
 
     name: str
@@ -38,6 +45,7 @@ class Layout:
     record: LabelRecord | None
     in_bytes: bool = False
     ragged: bool = False
+    token_ids: str | None = None
 
     @classmethod
     def of(cls, features: Mapping[str, Any], teacher: str | None = None) -> Self:
@@ -49,9 +57,12 @@ class Layout:
         name, record = value_column(features, teacher), read_record(features, teacher)
         feature = features[name]
         parts = feature if isinstance(feature, dict) else {"probs": feature}
+        token_ids = column(TOKEN_IDS, teacher) if column(TOKEN_IDS, teacher) in features else None
+        if token_ids is not None:
+            parts = {"classes": features[token_ids]} | parts
         ragged = all(is_list_of_numbers(getattr(part, "feature", None)) for part in parts.values())
         lists = {part: each.feature if ragged else each for part, each in parts.items()}
-        known = set(parts) in ({"probs"}, {"classes", "probs", "tail"})
+        known = set(parts) in ({"probs"}, {"classes", "probs", "tail"}, {"classes", "probs"})
         if not known or not all(map(is_list_of_numbers, lists.values())):
             raise UserError(f"column {name} holds {feature}, not a list of probabilities per row")
         if record is not None and (record.positions is not None) != ragged:
@@ -64,12 +75,19 @@ class Layout:
         num_classes = None if record is None else record.teacher.num_classes
         if num_classes is None and (len(parts) > 1 or in_bytes):
             raise UserError(f"column {name} is stored in a form that can't be read without its teacher_provenance")
-        layout = cls(name, 1 if record is None else record.num_views, num_classes or 0, record, in_bytes, ragged)
+        layout = cls(
+            name, 1 if record is None else record.num_views, num_classes or 0, record, in_bytes, ragged, token_ids
+        )
         return layout.with_width(getattr(lists["probs"], "length", 0))
 
     def with_width(self, width: int) -> Self:
         """The same with the number of classes that lists of this length imply, if it isn't known otherwise."""
         return self if self.num_classes else replace(self, num_classes=max(width, 0) // self.num_views)
+
+    @property
+    def next_tokens(self) -> bool:
+        """Whether the values are of the token after each position."""
+        return self.record is not None and self.record.positions == NEXT_TOKENS
 
     @property
     def teacher(self) -> str | None:
@@ -112,7 +130,9 @@ class Layout:
         """[N, V * L] -> [N, V, L], of a batch or of all rows; UserError if the lists have other lengths."""
         lengths = {name: part.shape[-1] for name, part in flat.items()}
         expected = {"probs": self.num_views * self.num_classes}
-        if "classes" in flat:
+        if "classes" in flat and self.token_ids is not None:
+            expected = {"classes": lengths["classes"], "probs": lengths["classes"]}
+        elif "classes" in flat:
             largest = lengths["classes"]
             expected = {"classes": largest - largest % self.num_views, "probs": largest, "tail": self.num_views}
         if lengths != expected or 0 in lengths.values():
@@ -121,7 +141,25 @@ class Layout:
                 f"the lists of column {self.name} have lengths {actual}, and for {self.num_views} views of "
                 f"{self.num_classes} {self.likelihood.called} they would be {wanted}: label again with add_soft_labels"
             )
-        return {name: part.unflatten(-1, (self.num_views, -1)) for name, part in flat.items()}
+        parts = {name: part.unflatten(-1, (self.num_views, -1)) for name, part in flat.items()}
+        if self.token_ids is not None:
+            missing = 1 - parts["probs"].float().sum(dim=-1, keepdim=True)
+            is_cut = self.record.storage == "top_k"
+            parts["tail"] = missing.clamp(0, 1).where((missing < 1) & is_cut, 0)
+        return parts
+
+    def check(self, parts: Mapping[str, Tensor], numbers: Sequence[int] | np.ndarray | None = None) -> None:
+        """Refuse parts [N, V, L] that hold no answers; of a language model, zeros stand for none.
+
+        Args:
+            parts: of :meth:`parts`.
+            numbers: of the rows [N], for messages.
+        """
+        if self.next_tokens:
+            there = parts["probs"].ne(0).any(dim=-1)[:, 0]
+            parts = {name: part[there] for name, part in parts.items()}
+            numbers = np.arange(len(there))[there.numpy()] if numbers is None else np.asarray(numbers)[there.numpy()]
+        check_parts(parts, self.num_classes, numbers, self.likelihood)
 
     def of_rows(
         self, values: list, view: int = 0, mask: Tensor | None = None, numbers: Sequence[int] | None = None
@@ -145,7 +183,7 @@ class Layout:
         parts = self.parts({part: stacked_lists(each, self.name) for part, each in columns.items()})
         if self.in_bytes:
             parts["probs"] = _as_bytes(parts["probs"], self.name)
-        check_parts(parts, self.num_classes, likelihood=self.likelihood)
+        self.check(parts)
         decoded = decode(parts, self.num_classes, self.likelihood)[:, view]
         return padded(decoded, lengths, mask, self.name, numbers) if self.ragged else decoded
 

@@ -9,7 +9,7 @@ from .examples import Examples
 from .identity import Identity
 from .options import LabelOptions
 from .shards import Shards
-from .storage import AUTO
+from .storage import AUTO, LARGEST
 
 
 class Made(NamedTuple):
@@ -33,8 +33,10 @@ def plan_of(
     dataset, settled = examples.dataset, asdict(options)
     if options.storage == AUTO:  # of teachers that are fitted later
         settled["storage"] = CATEGORICAL.storages[0]
-    if not options.mean_log_probs:  # as in folders of earlier versions
-        del settled["mean_log_probs"]
+    settled["top_k"] = settled["top_k"] or LARGEST["top_k"]
+    for name in ("positions", "mean_log_probs"):
+        if not settled[name]:  # as in folders of earlier versions
+            del settled[name]
     return {
         "teacher": teacher,
         "folds": folds,

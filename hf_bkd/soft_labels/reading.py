@@ -14,17 +14,17 @@ from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
 from .arrays import flat_parts, lengths_of, lists_of, number_of_tokens, numbers_of
 from .belonging import Facts, check_belonging, check_identity, check_one_labeling
-from .column_names import column, read_record, teachers_of, value_column
+from .column_names import column, read_record, teachers_of
 from .columns import SoftLabels
 from .identity import Identity, content_column, dataset_ids
 from .layout import Layout, is_list_of_numbers, uneven
 from .ragged import check_lengths
 from .record import LabelRecord
-from .storage import check_parts
 from .writing import combined
 
 SPOT_CHECKED_ROWS = 256
 READ_AT_ONCE = 2**14  # rows whose labels are checked at once
+TEXTS_AT_ONCE = 2**8  # and those with labels of all of their tokens
 
 
 def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels:
@@ -48,8 +48,9 @@ def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLa
     layout = Layout.of(dataset.features, name)
     names = (layout.variance_name, layout.noise_name, layout.log_probs_name)
     beside = [each for each in names if each in dataset.column_names]
-    table = dataset.with_format("arrow", columns=[layout.name, *beside, *_inputs(dataset, layout)])[:]
-    flat, lengths = flat_parts(combined(table[layout.name]), layout)
+    values = [each for each in (layout.name, layout.token_ids) if each is not None]
+    table = dataset.with_format("arrow", columns=[*values, *beside, *_inputs(dataset, layout)])[:]
+    flat, lengths = flat_parts({each: combined(table[each]) for each in values}, layout)
     layout = layout.with_width(flat["probs"].shape[-1])
     check_belonging(layout, Facts(features=dataset.features))
     parts, numbers = layout.parts(flat), np.arange(first, first + len(dataset))
@@ -57,7 +58,7 @@ def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLa
         for each in _inputs(dataset, layout):
             check_lengths(layout.name, lengths, number_of_tokens(each, combined(table[each])), numbers)
         numbers = np.repeat(numbers, lengths)
-    check_parts(parts, layout.num_classes, numbers, layout.likelihood)
+    layout.check(parts, numbers)
     others = {each: _variance(dataset, table, each, layout, lengths) for each in beside}
     noise = others.get(layout.noise_name)
     if noise is not None and not (noise > 0).all():
@@ -89,6 +90,8 @@ def _variance(dataset: datasets.Dataset, table: pa.Table, name: str, layout: Lay
 
 def _inputs(dataset: datasets.Dataset, layout: Layout) -> list[str]:
     """The column that says how many tokens an example has, if labels of tokens were made for such columns."""
+    if layout.next_tokens:  # padding has an entry too
+        return ["input_ids"] if "input_ids" in dataset.column_names else []
     read = dataset.column_names if layout.record is None else _columns_of_ids(layout.record)
     names = [name for name in ("attention_mask", "input_ids") if name in dataset.column_names and name in read]
     names = [name for name in names if is_list_of_numbers(dataset.features[name])]
@@ -97,9 +100,11 @@ def _inputs(dataset: datasets.Dataset, layout: Layout) -> list[str]:
 
 def _checked_layout(dataset: datasets.Dataset, name: str | None) -> Layout:
     """How all labels of one teacher are to be read, after they were checked some rows at a time."""
-    layout = None
-    for start in range(0, max(len(dataset), 1), READ_AT_ONCE):
-        rows = dataset.select(range(start, min(start + READ_AT_ONCE, len(dataset))))
+    layout, size = None, READ_AT_ONCE
+    if Layout.of(dataset.features, name).next_tokens:
+        size = TEXTS_AT_ONCE
+    for start in range(0, max(len(dataset), 1), size):
+        rows = dataset.select(range(start, min(start + size, len(dataset))))
         before, layout = layout, _read(rows, name, start).layout
         if before is not None and before.num_classes != layout.num_classes:
             raise uneven(layout.name)
@@ -115,7 +120,8 @@ def read_provenance(features: datasets.Features, name: str | None = None) -> dic
 
 def bytes_per_example(dataset: datasets.Dataset) -> float:
     """How many bytes the values of one row, in all of its views, take in Arrow."""
-    names = [value_column(dataset.features, teacher) for teacher in teachers_of(dataset.column_names)]
+    layouts = [Layout.of(dataset.features, teacher) for teacher in teachers_of(dataset.column_names)]
+    names = [name for each in layouts for name in (each.name, each.token_ids) if name is not None]
     table = dataset.with_format("arrow", columns=names)[:]
     return sum(table[name].nbytes for name in names) / max(len(dataset), 1)
 

@@ -45,8 +45,10 @@ class LabelRecord(Part):
         views: ``Views.to_dict()``; ``None`` for the example as it is.
         folds: of cross-fitted labels: ``number``, ``seed`` and the ``weights`` of each teacher.
         problem_type: what the values are, in transformers' words; of one of C classes if it is missing.
-        positions: ``"tokens"`` if there is one label for each token of an example.
+        positions: ``"tokens"`` if there is one label for each token of an example; ``"next tokens"`` of a language
+            model, whose label of a position is of the token after it.
         tokenizer: hash of what made the tokens, where that is known.
+        chat_template: hash of what wrote messages, where that is known.
         class_names: in order; of labels and numbers too.
         preprocessing: what turned rows into inputs (mean and standard deviation of images), where that is known.
         mixed_precision: of the teacher's passes, ``"bf16"`` or ``"fp16"``.
@@ -68,6 +70,7 @@ class LabelRecord(Part):
     problem_type: str | None = None
     positions: str | None = None
     tokenizer: str | None = None
+    chat_template: str | None = None
     class_names: list[str] | None = None
     preprocessing: dict[str, Any] | None = None
     mixed_precision: str | None = None
@@ -143,6 +146,7 @@ def make_record(
     names: list[str] | None = None,
     positions: str | None = None,
     tokenizer: str | None = None,
+    chat_template: str | None = None,
     least_probability: float | None = None,
 ) -> LabelRecord:
     """The record of labels that were just made.
@@ -161,6 +165,7 @@ def make_record(
     problem_type = teacher.get("problem_type", Categorical.problem_type)
     names = class_names(dataset.features, likelihood_from(problem_type), positions is not None) or names
     added = {"problem_type": problem_type, "positions": positions, "tokenizer": tokenizer}
+    added |= {"chat_template": chat_template}
     record = {
         "format": FORMAT,
         "teacher": teacher,

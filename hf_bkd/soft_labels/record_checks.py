@@ -6,7 +6,7 @@ from typing import Any
 from ..utils.limits import LIMITS
 from .identity import FORM
 
-TOKENS = "tokens"  # the only positions there are yet
+TOKENS, NEXT_TOKENS = "tokens", "next tokens"  # what the positions of an example are labeled for
 
 
 def is_readable(content: dict[str, Any]) -> bool:
@@ -31,8 +31,9 @@ def is_readable(content: dict[str, Any]) -> bool:
         and isinstance(content.get("stream"), (str, type(None)))
         and _are(str, content.get("class_names"))
         and isinstance(content.get("problem_type"), (str, type(None)))
-        and content.get("positions") in (None, TOKENS)
+        and content.get("positions") in (None, TOKENS, NEXT_TOKENS)
         and isinstance(content.get("tokenizer"), (str, type(None)))
+        and isinstance(content.get("chat_template"), (str, type(None)))
     )
 
 

@@ -10,10 +10,16 @@
 |           | round(510/pi arcsin(sqrt(p)))         | and so abs(p' - p) <= pi/1020                          |
 | `top_k`   | the largest: `classes` [k] and        | as float16 (*); the others share equally what is left: |
 |           | their `probs` [k]; `tail` [1]         | `tail`, their sum                                      |
+| `sampled` | `classes` [k] and `probs` [k], by     | p' is random with mean p but for float16's rounding;   |
+|           | sampling (see `sampling`)             | 0 for all but k classes                                |
 
 (*) before p' is divided by its sum. Steps of equal size in sqrt(p) are equal in the Hellinger distance, which is below
 sqrt(C)/360 after that division; a top-k label is within `tail` + 2**-9 of p in total variation. `classes` are uint8
 for up to 256 classes, else int32; `probs` and `tail` of `top_k` are float16.
+
+Of a language model's next tokens `classes` stand in a column of their own, `teacher_tokens`, as uint16 for up to 2**16
+tokens, so that each column is a list of as many entries as the row has tokens, and what packs rows packs them alike.
+The `tail` of their `top_k` is what is missing to one. Positions whose next token isn't taught have zeros.
 
 Class probabilities (`Categorical`) have all four; labels that are each there or not (`Bernoulli`) have no `top_k`, for
 what it omits could be anything; numbers (`Gaussian`) are stored as `float32`, or as `float16` up to 65504.
@@ -32,6 +38,8 @@ from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 
 STORAGES = ("float16", "float32", "uint8", "top_k")
+OF_NEXT_TOKENS = ("sampled", "top_k", "float16", "float32")
+LARGEST = {"top_k": 10, "sampled": 16}  # k, if nobody says it
 AUTO = "auto"
 EXACT = "float32"
 CHECKED_AT_ONCE = 8192  # rows
@@ -48,7 +56,12 @@ def chosen_storage(storage: str, likelihood: Likelihood) -> str:
     """
     if storage == AUTO:
         return likelihood.storages[0]
-    check_choice(STORAGES, storage=storage)
+    check_choice((*STORAGES, OF_NEXT_TOKENS[0]), storage=storage)
+    if storage == OF_NEXT_TOKENS[0]:
+        raise UserError(
+            "storage='sampled' is for the vocabularies of language models, and the soft labels are of "
+            f"{likelihood.problem_type}: use {' or '.join(likelihood.storages)}"
+        )
     if storage not in likelihood.storages:
         raise UserError(
             f"storage={storage!r} holds class probabilities alone, and the soft labels are of "
@@ -118,7 +131,7 @@ def decode(parts: Mapping[str, Tensor], num_classes: int, likelihood: Likelihood
         largest, tail, classes = parts["probs"].float(), parts["tail"].float(), parts["classes"].long()
         share = tail / max(num_classes - classes.shape[-1], 1)
         probs = share.expand(*classes.shape[:-1], num_classes).scatter(-1, classes, largest)
-        return probs / probs.sum(dim=-1, keepdim=True)
+        return probs / probs.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(probs.dtype).tiny)  # of none: zeros
     if parts["probs"].dtype == torch.uint8:
         return likelihood.from_bytes(parts["probs"])
     return parts["probs"].float()

@@ -10,13 +10,14 @@ import pyarrow as pa
 import torch
 
 from ..data.caches import caches_elsewhere
-from ..data.columns import BESIDE, EXAMPLE_ID, LOG_PROBS, NOISE, RECORD, VALUES, VARIANCE
+from ..data.columns import BESIDE, EXAMPLE_ID, LOG_PROBS, NOISE, RECORD, TOKEN_IDS, VALUES, VARIANCE
 from ..dirichlet import check_log_probs
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .column_names import check_reserved, column, is_record_column, soft_label_columns
 from .record import LabelRecord, decode_record, encode_record
+from .record_checks import NEXT_TOKENS
 from .storage import EXACT, check_parts, chosen_storage, encode, shape_error
 
 ZEROS = 4096  # rows that are written at once
@@ -60,6 +61,8 @@ def attach(
     """
     if not isinstance(record, LabelRecord):
         record = LabelRecord.from_json(json.loads(json.dumps(record)))
+    if record.positions == NEXT_TOKENS:
+        raise UserError("labels of next tokens are made by add_soft_labels alone: label with a language model")
     storage = chosen_storage(storage, record.likelihood)
     rows = len(probs if lengths is None else lengths)
     if rows != len(dataset):
@@ -81,7 +84,7 @@ def attach_table(
     """
     check_reserved(dataset.features)
     columns = label_columns(table, record, name)
-    stale = {*columns, *(column(kind, name) for kind in (*VALUES, *BESIDE))}
+    stale = {*columns, *(column(kind, name) for kind in (*VALUES, TOKEN_IDS, *BESIDE))}
     dataset = dataset.remove_columns([old for old in dataset.column_names if old in stale])
     if EXAMPLE_ID in columns and (record.dataset.identity or record.dataset.content_column) is not None:
         dataset = with_ids_of(dataset, record)
@@ -198,7 +201,7 @@ def encoded_table(
     named = rows if lengths is None else np.repeat(rows[: len(lengths)], lengths)
     check_parts({"probs": torch.from_numpy(values.astype(np.float32))}, values.shape[-1], named, likelihood)
     encoded = encode(values, storage, top_k, likelihood)
-    parts = {name: _lists(each, lengths) for name, each in encoded.items()}
+    parts = {name: as_lists(each, lengths) for name, each in encoded.items()}
     is_struct = "classes" in parts
     whole = pa.StructArray.from_arrays(list(parts.values()), list(parts)) if is_struct else parts["probs"]
     table = {likelihood.column: whole}
@@ -207,7 +210,7 @@ def encoded_table(
         if not (np.isfinite(variance).all() and (variance >= 0).all()):
             raise UserError("a variance is negative or no finite number: the teacher's draws must have diverged")
         variance = variance.reshape(*values.shape[:2], variance.shape[-1])
-        table[VARIANCE] = _lists(variance, lengths, summed=variance.shape[-1] < values.shape[-1])
+        table[VARIANCE] = as_lists(variance, lengths, summed=variance.shape[-1] < values.shape[-1])
     if noise is not None:
         noise = _as_variance("noise", noise, shape, shape)
         if not (np.isfinite(noise).all() and (noise > 0).all()):
@@ -215,11 +218,12 @@ def encoded_table(
                 "the noise is a label's variance given the draw, and must be above 0 and finite: omit it where it is "
                 "not known"
             )
-        table[NOISE] = _lists(noise.reshape(values.shape), lengths)
+        table[NOISE] = as_lists(noise.reshape(values.shape), lengths)
     if log_probs is not None:
         logs = _as_variance(LOG_PROBS, log_probs, shape, shape)
         check_log_probs(torch.from_numpy(logs), LOG_PROBS, named)
-        table[LOG_PROBS] = _lists(logs.reshape(values.shape).astype(EXACT if storage == EXACT else "float16"), lengths)
+        kind = EXACT if storage == EXACT else "float16"
+        table[LOG_PROBS] = as_lists(logs.reshape(values.shape).astype(kind), lengths)
     if example_ids is not None:
         table[EXAMPLE_ID] = pa.array(example_ids, pa.int64())
     return pa.table(table)
@@ -246,7 +250,7 @@ def with_wide_variance(table: pa.Table) -> pa.Table:
         return table
     lists = combined(table[VARIANCE])
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return table.set_column(place, VARIANCE, _lists(values.reshape(len(table), -1)))
+    return table.set_column(place, VARIANCE, as_lists(values.reshape(len(table), -1)))
 
 
 def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -255,7 +259,7 @@ def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
 
 
-def _lists(values: np.ndarray, lengths: np.ndarray | None = None, summed: bool = False) -> pa.Array:
+def as_lists(values: np.ndarray, lengths: np.ndarray | None = None, summed: bool = False) -> pa.Array:
     """[N, V, L] -> N lists of V * L; [T, 1, L] of rows with ``lengths`` -> their lists of lists, or of numbers."""
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     if lengths is None or not summed:

@@ -12,6 +12,7 @@ from ..models.calling import call_network, evaluation_mode, logits_of, split, to
 from ..models.heads import labeled
 from ..models.problem_types import likelihood_of, problem_type_of_labels
 from ..models.taking import taking
+from ..models.token_networks import check_one_label_each
 from ..uncertainty import EntropyParts
 from ..utils.errors import UserError
 from .base import Teacher
@@ -99,6 +100,7 @@ def batches_of(
     Raises:
         UserError: a dataset that the network can't read, without labels, or of other classes.
     """
+    check_one_label_each(network)
     if not hasattr(examples, "features"):
         return examples
     from ..data.batches import DatasetBatches

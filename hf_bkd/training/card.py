@@ -10,6 +10,7 @@ from ..models.calling import unwrapped
 from ..models.loading_code import loading_of, task_of
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
+from .next_token_labels import StoredTokens
 from .online_teacher import Source
 from .supervision import StoredLabels
 
@@ -73,7 +74,7 @@ def write_training_card(trainer: Trainer, source: Source | None, model_name: str
 
 def _record(source: Source | None) -> LabelRecord | None:
     """Return the record of the first teacher's labels, if it says which draws of a teacher they average."""
-    if not isinstance(source, StoredLabels):
+    if not isinstance(source, (StoredLabels, StoredTokens)):
         return None
     record = next(iter(source.stored.values())).layout.record
     return record if record is not None and record.num_samples is not None else None

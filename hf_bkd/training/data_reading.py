@@ -13,12 +13,15 @@ from torch.utils.data import DataLoader, Sampler
 from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.calling import unwrapped
 from ..models.class_names import with_variances
+from ..models.token_networks import predicts_next_tokens, vocabulary_size
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
 from .first_batch import first_batch, spread_batches
+from .next_token_labels import StoredTokens
+from .next_token_rows import NextTokenPreparer, TokenRows
 from .online_teacher import OnlineTeacher, Source
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
@@ -49,15 +52,24 @@ class DataReadingTrainer(ResumableTrainer):
         if train is not None and args.kd_lambda > 0:
             taught = likelihoods_taught(train, teacher if args.online_teacher else None)
         told = told_likelihood(student, args.problem_type, taught)
-        classes = classes_of_student(student, train, args.label_names, alphabetical=args.kd_lambda == 0)
+        is_language_model = predicts_next_tokens(student)
+        alphabetical, names = args.kd_lambda == 0, args.label_names
+        classes = None if is_language_model else classes_of_student(student, train, names, alphabetical=alphabetical)
         asks = self.place_model_on_device and not self.is_model_parallel
-        self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks, told)
+        if is_language_model:
+            self._preparer = NextTokenPreparer(student, processing, self.data_collator, args, prepares, asks)
+        else:
+            self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks, told)
         if train is not None and args.kd_lambda > 0:
             num_labels = getattr(getattr(unwrapped(student), "config", None), "num_labels", None)
-            if told is not None and not told.has_temperature:
+            if is_language_model:
+                num_labels = vocabulary_size(student)
+            elif told is not None and not told.has_temperature:
                 num_labels = None  # which may count variances
             if args.online_teacher:
                 self._source = OnlineTeacher(teacher, train, args, num_labels, classes)
+            elif is_language_model:
+                self._source = StoredTokens(train, args, num_labels)
             else:
                 shows_views = prepares and isinstance(train, datasets.Dataset) and is_prepared(train)
                 self._source = StoredLabels(train, args, num_labels, classes, shows_views)
@@ -122,7 +134,7 @@ class DataReadingTrainer(ResumableTrainer):
 
     def _keep_processor(self) -> None:
         """Save what was found beside the student's weights with every checkpoint, as what the caller gives is."""
-        preparation = getattr(self._train.collate, "preparation", None)
+        preparation = getattr(self._train.collate, "preparation", self._train.collate)
         processor = getattr(getattr(preparation, "prepare", None), "processor", None)
         if self.processing_class is None and hasattr(processor, "save_pretrained"):
             self.processing_class = self.callback_handler.processing_class = processor
@@ -174,8 +186,8 @@ class DataReadingTrainer(ResumableTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """Sample as `Trainer` does; by the column of lengths where the rows have one."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if isinstance(dataset, PreparedDataset):
-            rows = dataset.preparation.dataset
+        if isinstance(dataset, (PreparedDataset, TokenRows)):
+            rows = dataset.dataset if isinstance(dataset, TokenRows) else dataset.preparation.dataset
             dataset = rows if self.args.length_column_name in rows.column_names else dataset
         return super()._get_train_sampler(dataset)
 

@@ -65,12 +65,20 @@ class EvaluatingTrainer(DataReadingTrainer):
         else:
             sums = self.likelihood.label_loss(logits, labels).reshape(len(labels), -1).sum(dim=1)
             mean = sums.sum() / counts.sum()
+        self._note_losses(sums, counts)
+        return mean.detach()
+
+    def _noted_loss(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """Return the mean loss of a batch's labels by their sums and numbers [B], and note these."""
+        self._note_losses(sums, counts)
+        return sums.sum() / counts.sum()
+
+    def _note_losses(self, sums: Tensor, counts: Tensor) -> None:
         sums, counts = self.accelerator.gather_for_metrics((sums, counts))
         if self.args.logging_nan_inf_filter and (finite := sums.isfinite()).any():
             sums, counts = sums[finite], counts[finite]
         total, number = self._losses or (0, 0)
         self._losses = total + sums.sum(), number + counts.sum()
-        return mean.detach()
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as `Trainer.evaluate`.

@@ -18,11 +18,13 @@ class Problem(NamedTuple):
     likelihood: of its outputs.
     per_token: whether it answers for each token of an example.
     num_values: C of its answers; ``None`` where the student can't be asked.
+    next_tokens: whether its answers are of the token after each one.
     """
 
     likelihood: Likelihood = CATEGORICAL
     per_token: bool = False
     num_values: int | None = None
+    next_tokens: bool = False
 
     @property
     def is_plain(self) -> bool:

@@ -17,6 +17,7 @@ from ..models.plain_networks import DESCRIPTION, described
 from ..models.rebuilding import difference_when_loaded
 from ..models.saving import save_description, storable, timms_names
 from ..models.timm_networks import IMAGES, is_timm, refresh_label_names, wraps_timm
+from ..models.token_networks import predicts_next_tokens
 from ..utils.files import write_json
 from ..utils.seeding import unmoved_randomness
 
@@ -85,6 +86,8 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
 def _warn_if_head_is_lost(student: nn.Module) -> None:
     """Log a warning if the head of a student with adapters of PEFT is new, and they neither train nor save it."""
     network = unwrapped(student)
+    if predicts_next_tokens(network):
+        return
     if any(name.endswith(AUTOMATIC) for name in getattr(network.config, "architectures", None) or ()):
         return  # it was loaded with its head
     name, head = classification_head(network)

@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from ..likelihoods import Likelihood
 from ..models.calling import unwrapped
+from ..models.token_networks import predicts_next_tokens
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .problem import Problem
@@ -59,6 +60,33 @@ def check_problem(likelihood: Likelihood, args: DistillationTrainingArguments) -
             f"{name} is {getattr(args, name)!r}, which is for distributions over classes, and the student's "
             f"problem_type is {likelihood.problem_type!r}: omit {name}"
         )
+
+
+def check_language_model(
+    model: nn.Module | None, args: DistillationTrainingArguments, compute_loss_func: Any, compute_metrics: Any
+) -> None:
+    """Refuse settings that are for one label an example, or whose loss sampled labels would bias.
+
+    Raises:
+        UserError: a language model with another distance than the divergence, a lambda of each example's own, several
+            teachers' weights, or a loss or metrics of the caller's, which need the logits of all tokens.
+    """
+    if model is None or not predicts_next_tokens(model):
+        return
+    own = {"compute_loss_func": compute_loss_func, "compute_metrics": compute_metrics}
+    for name in (name for name, value in own.items() if value is not None):
+        raise UserError(
+            f"{name} needs the logits of all tokens, which are never held for a language model: omit it; evaluations "
+            "have accuracy, NLL, ECE and Brier score of each token"
+        )
+    usual = {"distance": "kl", "lambda_schedule": "fixed", "combine": "average", "teacher_weights": "equal"}
+    usual |= {"dropout_masks": 1}
+    for name, value in usual.items():
+        if getattr(args, name) != value:
+            raise UserError(
+                f"{name} is {getattr(args, name)!r}, and a language model learns by {value!r} alone, for which "
+                f"sampled labels have no bias: omit {name}"
+            )
 
 
 def check_metrics(

@@ -16,12 +16,14 @@ from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
+from .next_token_trainer import NextTokenTrainer
 from .online_teacher import OnlineTeacher
 from .preparation import check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
 from .settings import (
     check_best_metric,
     check_hardware,
+    check_language_model,
     check_loss,
     check_metrics,
     check_network_settings,
@@ -34,7 +36,7 @@ UNBOUNDED = "unbounded"  # the share of examples whose loss has no lower bound, 
 LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
 
 
-class DistillationTrainer(StandardizingTrainer):
+class DistillationTrainer(NextTokenTrainer, StandardizingTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output). Rows of a
@@ -48,7 +50,8 @@ class DistillationTrainer(StandardizingTrainer):
 
     A student may predict one of C classes, for each example or each token, labels that are each there or not, or
     numbers: its config's ``problem_type`` says which, the argument of that name, the soft labels, or else the labels.
-    A regression student with two outputs for each number predicts its mean and the logarithm of its variance.
+    A regression student with two outputs for each number predicts its mean and the logarithm of its variance. A causal
+    language model learns each next token, some at a time (see `next_token_trainer`).
 
     With ``kd_lambda=0`` it is a plain trainer towards the labels, which takes a ``compute_loss_func``; a network with
     variational layers is trained on its evidence lower bound, the KL divergence divided by the number of training
@@ -98,6 +101,7 @@ class DistillationTrainer(StandardizingTrainer):
     ):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
         check_loss(compute_loss_func, args)
+        check_language_model(model, args, compute_loss_func, compute_metrics)
         check_metrics(args, compute_metrics, kwargs.get("preprocess_logits_for_metrics"))
         check_hardware(args)
         own_config(model)
@@ -157,8 +161,9 @@ class DistillationTrainer(StandardizingTrainer):
         return batches, num_items
 
     def _count_items(self, batch: dict[str, Tensor]) -> Tensor | int:
-        if self._source is None or (self.problem.per_token and "labels" in batch):
-            return self.likelihood.labeled(self._labels_of(batch)).sum()
+        labels = self._labels_of(batch)
+        if self._source is None or (self.problem.per_token and labels is not None):
+            return self.likelihood.labeled(labels).sum()
         return self._source.count(batch)  # an example without a label is taught by its soft label
 
     def compute_loss(
@@ -172,16 +177,20 @@ class DistillationTrainer(StandardizingTrainer):
 
         With ``kd_lambda=0`` a ``compute_loss_func`` takes the place of either; it is called as `Trainer` calls it.
         """
-        outputs, labels = self._outputs(model, inputs), self._labels_of(inputs)
-        logits = logits_of(outputs)
-        if self.compute_loss_func is not None:
-            loss, parts = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), None
-        elif not self.model.training:
-            loss, parts = distillation_loss(logits, labels, None, 0, likelihood=self.likelihood).total, None
+        if self.problem.next_tokens:
+            loss, parts = self._next_token_loss(model, inputs, num_items_in_batch)
+            logits = logits_of(self._outputs(model, inputs)) if return_outputs else None
         else:
-            others = (logits_of(self._outputs(model, inputs)) for _ in range(1, self.args.dropout_masks))
-            parts = self._loss_parts([logits, *others], inputs, num_items_in_batch)
-            loss = parts.total
+            outputs, labels = self._outputs(model, inputs), self._labels_of(inputs)
+            logits = logits_of(outputs)
+            if self.compute_loss_func is not None:
+                loss, parts = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), None
+            elif not self.model.training:
+                loss, parts = distillation_loss(logits, labels, None, 0, likelihood=self.likelihood).total, None
+            else:
+                others = (logits_of(self._outputs(model, inputs)) for _ in range(1, self.args.dropout_masks))
+                parts = self._loss_parts([logits, *others], inputs, num_items_in_batch)
+                loss = parts.total
         if self.model.training:
             loss = self._of_all_processes(loss, inputs, num_items_in_batch)
             self._note(parts, inputs, num_items_in_batch)

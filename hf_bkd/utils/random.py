@@ -54,7 +54,8 @@ class Draws:
     """The random numbers of some examples.
 
     ``stream``, in all of its methods, numbers the random numbers that one view needs, 0 .. 255; with a ``range`` of
-    streams there is one column for each: [B, number of streams] in place of [B].
+    streams there is one column for each: [B, number of streams] in place of [B]. Of uniform numbers it may be int64
+    [B], each example's own and of any size, if no other purpose has the seed.
 
     Args:
         ids: int64 [B], one per example.
@@ -75,7 +76,7 @@ class Draws:
         """
         return _shift_right(self._bits(stream), 1) % high
 
-    def uniform(self, stream: int | range) -> Tensor:
+    def uniform(self, stream: int | range | Tensor) -> Tensor:
         """Draw float64 [B], uniform over the multiples of 2**-53 in [0, 1)."""
         return _shift_right(self._bits(stream), 11).double() * 2.0**-53
 
@@ -84,7 +85,7 @@ class Draws:
         counters = torch.arange(1, number + 1, device=self.ids.device) * _signed(GAMMA)
         return normal_from_bits(mix_bits(self._bits(stream)[:, None] + counters))  # SplitMix64, seeded by example
 
-    def _bits(self, stream: int | range) -> Tensor:
+    def _bits(self, stream: int | range | Tensor) -> Tensor:
         ids, streams = self.ids, stream
         if isinstance(stream, range):
             ids, streams = ids[:, None], torch.arange(stream.start, stream.stop, stream.step, device=ids.device)

@@ -5,6 +5,7 @@ from . import (  # noqa: F401
     test_data,
     test_kinds,
     test_label_columns,
+    test_language,
     test_networks,
     test_soft_labels,
     test_tables,

@@ -29,6 +29,7 @@ from transformers import (
 import hf_bkd
 from hf_bkd.models.saving import save_network
 from hf_bkd.training import arguments
+from tests.language.language_helpers import CHATS, llama, tokenizer
 
 CLASSES = 3
 ANIMALS = ("cat", "dog", "owl")
@@ -263,3 +264,17 @@ def hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(hf_bkd.Teacher, "push_to_hub", lambda self, name, private: pushed.update({name: self}))
     return pushed
+
+
+@pytest.fixture
+def chats(desk):
+    """Files of messages, and two small language models of one tokenizer."""
+    pytest.importorskip("peft")
+    for split in ("train", "test"):
+        Path("chats").mkdir(exist_ok=True)
+        Path("chats", f"{split}.jsonl").write_text(
+            "".join(json.dumps({"messages": chat}) + "\n" for chat in CHATS * 3)
+        )
+    for seed, name in enumerate(("my-llm", "HuggingFaceTB/SmolLM2-135M-Instruct")):
+        llama(seed).save_pretrained(name)
+        tokenizer().save_pretrained(name)

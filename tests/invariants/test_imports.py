@@ -21,6 +21,7 @@ distances
 losses hub models
 theory
 data reports
+language
 teachers
 soft_labels
 training

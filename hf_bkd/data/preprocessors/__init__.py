@@ -14,6 +14,7 @@ from ...models.calling import unwrapped
 from ...models.class_names import names_of_network, predicts_variances
 from ...models.estimators import EstimatorNetwork
 from ...models.heads import num_classes_of
+from ...models.token_networks import predicts_next_tokens
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
 from .audio import audio_preprocessor
@@ -22,6 +23,7 @@ from .content import INPUT_NAMES, Content, columns_as_inputs, holds_words, ready
 from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
+from .next_tokens import next_token_preprocessor
 from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
 from .tables import table_preprocessor
 from .texts import text_preprocessor, warn_of_another
@@ -40,6 +42,7 @@ __all__ = [
     "set_order_of_columns",
     "several",
     "tokenizer_hash",
+    "tokenizer_of",
 ]
 
 _READ: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()  # columns of numbers, in their order
@@ -87,6 +90,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
         return table
     if getattr(network, "feature_names", None):
         return feature_preprocessor(network, content.named(network.feature_names))
+    if predicts_next_tokens(network):
+        return next_token_preprocessor(network, content, tokenizer_of(network, processing_class))
     kind = network_kind(network)
     if given not in (None, "any") and kind not in (None, given):
         raise UserError(
@@ -99,7 +104,7 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
         ragged = content.ragged(ready)
         check_ready(network, dataset, processing_class)
         if "input_ids" in ragged:
-            return token_preprocessor(network, ready, _tokenizer(network, processing_class))
+            return token_preprocessor(network, ready, tokenizer_of(network, processing_class))
         if not ragged or set(ready) & set(INPUT_NAMES):
             return None
     return _made(kind or content.only_kind(network), network, content, processing_class)
@@ -119,7 +124,7 @@ def check_ready(network: nn.Module, dataset: AnyDataset, processing_class: Any =
     of_its_own = len(whole) == 1 and whole[0] not in INPUT_NAMES and network_kind(network) in (None, "text")
     column = "input_ids" if "input_ids" in whole else whole[0] if of_its_own else None
     if column is not None:
-        tokenizer = _tokenizer(network, processing_class) if content.of_kind("text") else None
+        tokenizer = tokenizer_of(network, processing_class) if content.of_kind("text") else None
         check_tokens(network, content, column, tokenizer)
 
 
@@ -144,7 +149,8 @@ def _check_pictures(network: nn.Module, content: Content, processing_class: Any)
             )
 
 
-def _tokenizer(network: nn.Module, processing_class: Any) -> Any:
+def tokenizer_of(network: nn.Module, processing_class: Any = None) -> Any:
+    """Return the tokenizer that was passed, itself or in a processor, or lies beside a network's weights."""
     own = _part(processing_class, "text") if _kind_of_processor(processing_class) in ("text", "any") else None
     return saved_processor("text", *folders_of(network)) if own is None else own
 

@@ -41,6 +41,7 @@ class Preprocessor:
             ``prepare`` makes of the same pictures in a dataset. ``None`` where no images are read.
         prepare_labeled: rows, and the class numbers of their words (or tokens), B tensors int64 [W], to inputs and
             ``labels`` int64 [B, L] of the tokens; ``None`` where there are neither.
+        beside: columns that it reads too, which are no part of what an example is: the tokens that are taught.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Preprocessor:
     mode: str | None = None
     of_pictures: Callable[[Images], dict[str, Tensor]] | None = None
     prepare_labeled: Callable[[Rows, Sequence[Tensor]], dict[str, Tensor]] | None = None
+    beside: tuple[str, ...] = ()
 
     def __call__(self, rows: Rows) -> dict[str, Tensor]:
         """Turn a batch of rows into inputs."""

@@ -53,7 +53,7 @@ def text_preprocessor(
     padding = True if longest is None or "attention_mask" in taken else "max_length"
     settings = {"padding": padding, "is_split_into_words": in_words, **length}
     prepare = TextPreparation(columns, tokenizer, taken, settings)
-    settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": _vocabulary(tokenizer), "max_length": longest}
+    settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": vocabulary_hash(tokenizer), "max_length": longest}
     settings |= {"rules": _rules(tokenizer), "truncation_side": tokenizer.truncation_side}
     settings |= {"words": True} if in_words else {}
     labeled = prepare.labeled if in_words else None
@@ -112,7 +112,7 @@ def longest_text(network: nn.Module, tokenizer: Any) -> int | None:
     """
     config = getattr(network, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    limits = [getattr(tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None)]
     for name, module in network.named_modules():
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and padding is not None:
@@ -179,7 +179,8 @@ def warn_of_another(network: nn.Module, tokenizer: Any, saved: Any) -> None:
         )
 
 
-def _vocabulary(tokenizer: Any) -> str:
+def vocabulary_hash(tokenizer: Any) -> str:
+    """Return a hash of a tokenizer's words and their numbers."""
     return _digest(tokenizer.get_vocab())
 
 

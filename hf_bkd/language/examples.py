@@ -1,0 +1,211 @@
+"""Texts, prompts with completions, and messages become rows of tokens, with those that are to be taught."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+from ..data.columns import is_soft_label_column
+from ..data.preprocessors.content import TEXTS
+from ..likelihoods import UNLABELED
+from ..utils.checks import check_choice, check_count
+from ..utils.errors import RowError, UserError
+
+logger = logging.getLogger(__name__)
+
+FEATURES = {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int32"))}
+TAUGHT = ("completions", "all")
+MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # in a chat template, around what the assistant says
+READ = "a column of texts ('text'), 'prompt' and 'completion', or 'messages'"
+
+
+def tokenized(
+    dataset: datasets.Dataset | datasets.DatasetDict,
+    tokenizer: Any,
+    max_length: int | None = None,
+    taught: str | None = None,
+) -> Any:
+    """Turn texts, prompts with completions, or messages into rows of tokens for a causal language model.
+
+    Args:
+        dataset: with a column of texts; with ``prompt`` and ``completion``, each a text or messages; or with
+            ``messages``, lists of ``{"role", "content"}``, and ``tools`` where there are some.
+        tokenizer: of transformers. Texts and completions end in its end-of-text token, if it has one; messages are
+            written by its chat template.
+        max_length: tokens, at least 2; of longer rows the end is cut off. Rows stay as they are if not given.
+        taught: ``"completions"``, what comes after a prompt or what the assistant says; or ``"all"`` tokens. Texts
+            alone are taught whole.
+
+    Returns:
+        The dataset with the columns ``input_ids`` and ``labels``, which are the tokens that are taught and -100 at all
+        others, and no others.
+
+    Raises:
+        UserError: no such column, messages without a chat template, or one that doesn't mark what the assistant says
+            where that alone is to be taught; a row without tokens.
+    """
+    if isinstance(dataset, datasets.DatasetDict):
+        return datasets.DatasetDict(
+            {name: tokenized(each, tokenizer, max_length, taught) for name, each in dataset.items()}
+        )
+    if max_length is not None:
+        check_count(2, max_length=max_length)
+    if taught is not None:
+        check_choice(TAUGHT, taught=taught)
+    if not isinstance(dataset, datasets.Dataset):
+        raise UserError("only whole datasets are turned into tokens: load it without streaming")
+    columns = _columns(dataset.features)
+    if taught == "completions" and len(columns) == 1 and columns[0] != "messages":
+        raise UserError(
+            f"taught='completions' needs a prompt before them, and column {columns[0]} holds texts: omit it"
+        )
+    reader = Reader(columns, tokenizer, max_length, taught or "completions")
+    if is_conversational(dataset.features, columns):
+        reader.check_template(columns)
+    plain = dataset.with_format(None).select_columns([*columns, *_tools(dataset, columns)])
+    rows = plain.map(
+        reader,
+        batched=True,
+        with_indices=True,
+        remove_columns=plain.column_names,
+        features=datasets.Features(FEATURES | {"cut": datasets.Value("bool")}),
+        desc="tokenizing",
+    )
+    cut = sum(rows["cut"][:])
+    if cut:
+        logger.warning(
+            "%d of %d rows have more than max_length=%d tokens, and lose their end", cut, len(rows), max_length
+        )
+    return rows.remove_columns("cut")
+
+
+def template_hash(tokenizer: Any) -> str | None:
+    """Return a hash of a tokenizer's chat template; ``None`` if it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return None if template is None else hashlib.sha256(repr(template).encode()).hexdigest()[:16]
+
+
+def is_conversational(features: Mapping[str, Any], columns: tuple[str, ...] | None = None) -> bool:
+    """Return whether a dataset's rows are messages, which a chat template writes."""
+    columns = _columns(features) if columns is None else columns
+    return any(not _is_text(features[name]) for name in columns)
+
+
+def _columns(features: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the columns that make up an example."""
+    for columns in (("messages",), ("prompt", "completion")):
+        if set(columns) <= set(features):
+            return columns
+    texts = [name for name, feature in features.items() if _is_text(feature) and not is_soft_label_column(name)]
+    usual = [name for name in TEXTS if name in texts]
+    if len(usual) == 1 or len(texts) == 1:
+        return tuple(usual if len(usual) == 1 else texts)
+    raise UserError(
+        f"a language model is taught {READ}, and the dataset has the columns {', '.join(features)}: rename its own"
+    )
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", "") in ("string", "large_string")
+
+
+def _tools(dataset: datasets.Dataset, columns: tuple[str, ...]) -> list[str]:
+    return ["tools"] if "tools" in dataset.features and not _is_text(dataset.features[columns[0]]) else []
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A function from rows to tokens and those that are taught.
+
+    Args:
+        columns: that make up an example.
+        tokenizer: makes the tokens.
+        max_length: after which rows are cut off, if at all.
+        taught: one of ``TAUGHT``.
+    """
+
+    columns: tuple[str, ...]
+    tokenizer: Any
+    max_length: int | None
+    taught: str
+
+    def check_template(self, columns: tuple[str, ...]) -> None:
+        """Raise a UserError if there is no chat template, or it doesn't mark the completions that are wanted."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise UserError(
+                f"column {columns[0]} holds messages, and the tokenizer has no chat template that writes them: set "
+                "tokenizer.chat_template, or take the tokenizer of a model that chats"
+            )
+        if (
+            columns == ("messages",)
+            and self.taught == "completions"
+            and not MARK.search(self.tokenizer.get_chat_template())
+        ):
+            raise UserError(
+                "the chat template doesn't mark what the assistant says ({% generation %}), so that nobody can tell "
+                "it from the rest: pass hf_bkd.tokenized(dataset, tokenizer, taught='all'), or put "
+                "{% generation %} and {% endgeneration %} around it in tokenizer.chat_template"
+            )
+
+    def __call__(self, rows: Mapping[str, list], numbers: list[int]) -> dict[str, list]:
+        """Turn rows, column name -> B values, into ``input_ids`` and ``labels``, and say which were cut off."""
+        made: dict[str, list] = {name: [] for name in (*FEATURES, "cut")}
+        for place, number in enumerate(numbers):
+            row = {name: rows[name][place] for name in rows}
+            missing = next((name for name in self.columns if row[name] is None), None)
+            if missing is not None:
+                raise RowError(f"row {number} of column {missing} holds no value: leave it out", number, missing)
+            tokens, labels = self._example(row)
+            if not tokens:
+                raise RowError(
+                    f"row {number} has no tokens, and nothing could be learned from it: leave it out", number
+                )
+            made["cut"].append(self.max_length is not None and len(tokens) > self.max_length)
+            made["input_ids"].append(tokens[: self.max_length])
+            made["labels"].append([UNLABELED, *labels[1:]][: self.max_length])  # nothing could predict the first
+        return made
+
+    def _example(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+        if self.columns == ("messages",):
+            return self._messages(row)
+        if len(self.columns) == 1:
+            tokens = self._ended(self._tokens(row[self.columns[0]]))
+            return tokens, tokens
+        if isinstance(row["prompt"], str) != isinstance(row["completion"], str):
+            raise UserError("one of prompt and completion is a text and the other messages: bring both to one form")
+        if isinstance(row["prompt"], str):
+            before, tokens = self._tokens(row["prompt"]), self._ended(self._tokens(row["prompt"] + row["completion"]))
+        else:
+            before = self._written(row, row["prompt"], add_generation_prompt=True)["input_ids"]
+            tokens = self._written(row, [*row["prompt"], *row["completion"]])["input_ids"]
+        if self.taught == "all":
+            return tokens, tokens
+        same = next(
+            (n for n, (one, other) in enumerate(zip(before, tokens, strict=False)) if one != other), len(before)
+        )
+        return tokens, [UNLABELED] * min(same, len(tokens)) + tokens[same:]
+
+    def _messages(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+        if self.taught == "all":
+            tokens = self._written(row, row["messages"])["input_ids"]
+            return tokens, tokens
+        written = self._written(row, row["messages"], return_assistant_tokens_mask=True)
+        tokens, said = written["input_ids"], written["assistant_masks"]
+        return tokens, [token if own else UNLABELED for token, own in zip(tokens, said, strict=True)]
+
+    def _written(self, row: Mapping[str, Any], messages: list[dict], **settings: Any) -> Mapping[str, list[int]]:
+        """Return what the chat template makes of messages, without the keys that Arrow adds to some of them."""
+        plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        tools = {"tools": row["tools"]} if row.get("tools") else {}
+        return self.tokenizer.apply_chat_template(plain, tokenize=True, return_dict=True, **tools, **settings)
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text)["input_ids"]
+
+    def _ended(self, tokens: list[int]) -> list[int]:
+        end = self.tokenizer.eos_token_id
+        return tokens if end is None or tokens[-1:] == [end] else [*tokens, end]

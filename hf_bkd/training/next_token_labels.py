@@ -1,0 +1,230 @@
+"""Stored soft labels of next tokens as the targets of a language model, and whether they stand where they should."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from ..data.columns import PROBS, TOKEN_IDS
+from ..data.preprocessors import tokenizer_hash
+from ..language import template_hash
+from ..likelihoods import CATEGORICAL, UNLABELED
+from ..soft_labels.arrays import lists_of, numbers_of
+from ..soft_labels.belonging import Facts, check_belonging
+from ..soft_labels.column_names import teachers_of
+from ..soft_labels.layout import Layout
+from ..soft_labels.reading import stored_labels
+from ..soft_labels.writing import combined
+from ..utils.errors import UserError
+from .arguments import DistillationTrainingArguments
+from .next_token_loss import next_token_labels
+
+COMPARED = 256  # rows, evenly spaced, whose labels are compared with the tokens beside them
+ROWS_AT_ONCE = 256
+LEAST = 8  # positions from which it can be told
+ERRORS = 3  # standard errors by which another shift must fit better
+
+
+class StoredTokens:
+    """The soft labels of next tokens in a training set.
+
+    In a batch they are ``teacher_probs`` [B, L, k] and, unless they are of all tokens, ``teacher_tokens`` [B, L, k].
+
+    Args:
+        dataset: the training set.
+        args: the trainer's.
+        num_tokens: of the student's vocabulary.
+
+    Raises:
+        UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`; labels of something else than next tokens, of
+            several teachers, of tokens that the student doesn't have, or of other positions than they stand at.
+    """
+
+    likelihood = CATEGORICAL
+
+    def __init__(self, dataset: Any, args: DistillationTrainingArguments, num_tokens: int):
+        self.stored = stored_labels(dataset, args.teacher_temperature, None, args.allow_unrecorded_labels)
+        self.args, self.num_values, self.reads_labels = args, num_tokens, args.kd_lambda < 1
+        teachers = teachers_of(list(dataset.column_names))
+        if len(teachers) > 1:
+            raise UserError(
+                f"the labels of {len(teachers)} teachers are there, and a language model learns from those of one: "
+                "remove the others' columns, or label with an EnsembleTeacher of them"
+            )
+        self.layout: Layout = next(iter(self.stored.values())).layout
+        if not self.layout.next_tokens:
+            raise UserError(
+                f"column {self.layout.name} holds no labels of next tokens, and the student is a language model: "
+                "label with a teacher that is one, by add_soft_labels"
+            )
+        if isinstance(dataset, datasets.Dataset):
+            self._check_tokens(dataset)
+            _check_positions(dataset, self.layout)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether what is missing to one belongs to all other tokens together."""
+        return self.layout.record.storage == "top_k"
+
+    @property
+    def temperature(self) -> float:
+        """The temperature T_t of the targets."""
+        return self.layout.temperature
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return [each for each in (self.layout.token_ids, self.layout.name) if each is not None]
+
+    def check_tokenizer(self, prepare: Any, tokenizer: Any) -> None:
+        """Raise a UserError if the tokens, or messages that they are of, were made by others than the student's."""
+        record = self.layout.record
+        if record.tokenizer is not None:
+            check_belonging(self.layout, Facts(tokenizer=tokenizer_hash(prepare)))
+        own = template_hash(tokenizer)
+        if None not in (record.chat_template, own) and record.chat_template != own:
+            raise UserError(
+                f"{self.layout.name} was made for messages by another chat template ({record.chat_template}) than the "
+                f"student's ({own}): pass processing_class=, the teacher's tokenizer, or label again with the "
+                "student's"
+            )
+
+    def from_table(self, table: Mapping[str, pa.Array], places: Tensor) -> dict[str, Tensor]:
+        """Return the soft labels of rows whose tokens stand at some places, bool [B, L], of a batch, by column."""
+        return {kind: _placed(_entries(table[name], name), places) for kind, name in self._named()}
+
+    def decoded(
+        self,
+        rows: Mapping[str, Any],
+        view: int = 0,
+        mask: Tensor | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the soft labels of rows that somebody else has collated; arguments as of `StoredLabels`."""
+        lengths = [len(row) for row in rows[self.layout.name]]
+        longest = max(lengths) if mask is None else mask.shape[1]
+        if mask is not None and (mask.sum(dim=1) != torch.tensor(lengths, device=mask.device)).any():
+            raise UserError(
+                f"the data_collator made rows of {mask.sum(dim=1).tolist()} tokens, and column {self.layout.name} has "
+                f"labels of {lengths}: leave data_collator out, so that both are read alike"
+            )
+        ends = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        places = ends if mask is None else mask.bool().cpu()
+        flat = {name: np.concatenate([np.asarray(row) for row in rows[name]]) for _, name in self._named()}
+        return {kind: _placed(torch.from_numpy(_own(flat[name])), places) for kind, name in self._named()}
+
+    def _named(self) -> list[tuple[str, str]]:
+        names = [(TOKEN_IDS, self.layout.token_ids), (PROBS, self.layout.name)]
+        return [(kind, name) for kind, name in names if name is not None]
+
+    def count(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Count the tokens of a batch that are taught."""
+        return (next_token_labels(batch) != UNLABELED).sum()
+
+    def kd_lambda(self, batch: Mapping[str, Tensor], target: Any = None) -> float:
+        """Return lambda, the same for all tokens."""
+        return self.args.kd_lambda
+
+    def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the probabilities [B, L, k] in a batch, and of which tokens; UserError if they are missing."""
+        if PROBS not in batch or (self.layout.token_ids is not None and TOKEN_IDS not in batch):
+            raise UserError(f"a batch has no {PROBS}: leave data_collator out, so that the rows' soft labels are read")
+        return batch[PROBS], batch.get(TOKEN_IDS)
+
+    def _check_tokens(self, dataset: datasets.Dataset) -> None:
+        """Raise a UserError if a label names a token that the student doesn't have."""
+        if self.layout.token_ids is None:
+            if self.layout.num_classes != self.num_values:
+                raise UserError(
+                    f"{self.layout.name} holds the whole vocabulary of {self.layout.num_classes} tokens, and the "
+                    f"student has {self.num_values}: label again with storage='sampled', whose tokens both know"
+                )
+            return
+        rows = dataset.with_format("arrow").select_columns([self.layout.token_ids])
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            ids = combined(rows[start : start + ROWS_AT_ONCE][self.layout.token_ids])
+            highest = pc.max(ids.flatten().flatten()).as_py()
+            if highest is not None and highest >= self.num_values:
+                raise UserError(
+                    f"rows {start} to {min(start + ROWS_AT_ONCE, len(rows)) - 1} of column {self.layout.token_ids} "
+                    f"name the token {highest}, and the student has {self.num_values}: take a student of the "
+                    "teacher's vocabulary"
+                )
+
+
+def _entries(column: pa.Array, name: str) -> Tensor:
+    """Return the entries of rows, one after the other [T, k], of whole numbers as int64."""
+    entries = column.flatten()
+    if not pa.types.is_fixed_size_list(entries.type):
+        values = lists_of(entries, name)
+        return values if values.is_floating_point() else values.long()
+    values = entries.flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(_own(values)).unflatten(0, (-1, entries.type.list_size))
+
+
+def _placed(flat: Tensor, places: Tensor) -> Tensor:
+    """Place [T, k] at the T places that are true among [B, L]: [B, L, k], zeros elsewhere."""
+    if places.all():
+        return flat.unflatten(0, places.shape)
+    result = flat.new_zeros(*places.shape, flat.shape[-1])
+    result[places] = flat
+    return result
+
+
+def _own(values: np.ndarray) -> np.ndarray:
+    """Return a copy of numbers, of whole ones in the type that torch counts with."""
+    return values.astype(values.dtype if values.dtype.kind == "f" else np.int64)
+
+
+def _check_positions(dataset: datasets.Dataset, layout: Layout) -> None:
+    """Refuse labels that don't stand beside the token before the one that they are of.
+
+    What a label says of the next token must not be less than what it says of the one that it stands at, or of the one
+    after the next: of no other shift, by ``ERRORS`` standard errors. And each token that is taught must have a label.
+
+    Raises:
+        UserError: labels that are shifted, or missing.
+    """
+    if "input_ids" not in dataset.column_names:
+        return
+    step = max(1, len(dataset) // COMPARED)
+    names = [each for each in ("input_ids", "labels", layout.token_ids, layout.name) if each in dataset.column_names]
+    rows, shares = dataset.with_format("arrow").select_columns(names), []
+    for row in range(0, len(dataset), step):
+        table = {name: combined(rows[row : row + 1][name]) for name in names}
+        ids = numbers_of(table["input_ids"].flatten()).long()
+        probs = lists_of(table[layout.name].flatten(), layout.name).float()
+        there = probs.ne(0).any(dim=-1)
+        labels = numbers_of(table["labels"].flatten()).long() if "labels" in names else ids
+        missing = ((labels[1:] != UNLABELED) & ~there[:-1]).nonzero()
+        if "labels" in names and len(missing):
+            raise UserError(
+                f"row {row} teaches its token {int(missing[0]) + 1}, and the position before it has no soft label in "
+                f"column {layout.name}: label the dataset again with the labels that it has now"
+            )
+        classes = None if layout.token_ids is None else lists_of(table[layout.token_ids].flatten(), layout.name)
+        inner = torch.arange(1, max(len(ids) - 2, 1))[there[1:-2]] if len(ids) > 3 else torch.arange(0)
+        shares += [torch.stack([_share(probs, classes, inner, ids[inner + by]) for by in (0, 1, 2)], dim=-1)]
+    compared = torch.cat(shares)
+    if len(compared) < LEAST:
+        return
+    for by, where in ((0, "the token that they stand at"), (2, "the token after the next")):
+        more = compared[:, by] - compared[:, 1]
+        if more.mean() > ERRORS * more.std() / len(more) ** 0.5:
+            raise UserError(
+                f"the soft labels of column {layout.name} give {where} {float(compared[:, by].mean()):.2g} on "
+                f"average, and the next one {float(compared[:, 1].mean()):.2g}: they are shifted by one; entry t of a "
+                "row must be the distribution of its token t + 1"
+            )
+
+
+def _share(probs: Tensor, classes: Tensor | None, positions: Tensor, tokens: Tensor) -> Tensor:
+    """Return what the labels at some positions [n] give some tokens [n]."""
+    if classes is None:
+        return probs[positions].gather(-1, tokens[:, None])[:, 0]
+    return (probs[positions] * (classes[positions] == tokens[:, None])).sum(dim=-1)
