@@ -43,6 +43,7 @@ class NextTokenPreparer:
         prepares: whether rows are prepared here, and not by the caller's own collator.
         asks: whether the student can be asked about a few rows before it is trained.
         problem: that is posed.
+        form: of the labels, which are tokens in every split.
     """
 
     network: nn.Module
@@ -53,6 +54,7 @@ class NextTokenPreparer:
     asks: bool
     problem: Problem | None = None
     classes: None = None
+    form: str | None = None
 
     @property
     def told(self) -> Likelihood:
