@@ -26,7 +26,8 @@ def summarize(samples: Tensor, start: Tensor, others: Tensor | None = None) -> d
     - ``mixed``: whether that is below 1.1 (chains that barely move have one above 2, however many samples they leave)
       and the chains are not apart;
     - ``apart``: see :func:`apart`, ``None`` of a single chain; above 1 the chains are in different places;
-    - ``moved``: root mean square distance of the samples from the start, relative to the start's norm.
+    - ``moved``: root mean square distance of the samples from the start, relative to the start's norm,
+      ``None`` if that is 0.
 
     Of more than 1,000 parameters, 1,000 evenly spaced ones are examined.
 
@@ -51,7 +52,7 @@ def summarize(samples: Tensor, start: Tensor, others: Tensor | None = None) -> d
         "rhat max": None if never else scale,
         "mixed": not never and scale < MIXED and not distinct > 1,
         "apart": None if math.isnan(distinct) else min(distinct, MOST_APART),
-        "moved": distance.item(),
+        "moved": distance.item() if distance.isfinite() else None,
     }
 
 
