@@ -81,7 +81,7 @@ def test_fit_reads_dicts_and_transformers_outputs():
         ([], "batches are empty"),
         ([(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))], "batches are empty"),
         ([(torch.zeros(2, 4), torch.tensor([0, 3]))], "0 to 2.*from 0 to 3"),
-        ([(torch.zeros(2, 4), torch.tensor([-100, 1]))], "0 to 2.*from -100 to 1"),
+        ([(torch.zeros(2, 4), torch.tensor([-100, 1]))], "1 of 2 labels are -100, which is none"),
         ([(torch.zeros(2, 4), torch.full((2, 3), 1 / 3))], "class indices.*float32 of shape \\[2, 3\\]"),
         ([{"x": torch.zeros(2, 4), "label": torch.tensor([0, 1])}], "a dict with x, label"),
     ],
