@@ -128,7 +128,7 @@ def distillation_loss(
     if each:
         counted = kd_lambda.masked_fill(~labeled, 0) if positions else kd_lambda
         mean_lambda = counted.sum() / num_items
-    elif kd_lambda > 1:
+    elif kd_lambda > 1 and distance is None:
         without_bound = likelihood.unbounded(target, labels, kd_lambda, scale / student_temperature)
         unbounded = (without_bound & labeled).sum() / num_items
     return LossParts(total, cross_entropy, distillation, unbounded, mean_lambda)

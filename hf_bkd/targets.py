@@ -191,6 +191,22 @@ def adaptive_lambda(
     return 1 / (1 + ratio / num_samples)
 
 
+def exact_lambda(variance: Tensor, label_variance: Tensor) -> Tensor:
+    """Weigh the teacher against the label by inverse variances where that of its mean's error is known in closed form.
+
+    lambda(x) = 1 / (1 + V(x) / U(x)), as :func:`adaptive_lambda` for a target that errs by as much as a single draw:
+    the posterior's mean itself is off by its variance V. (Nothing has to be pooled, since V is not estimated.)
+
+    Args:
+        variance: V [...] of the teacher's mean, summed over the values.
+        label_variance: U > 0 [...] of a label, V included.
+
+    Returns:
+        lambda [...] in [1/2, 1].
+    """
+    return 1 / (1 + (variance / label_variance).clamp(0, 1))
+
+
 class ErrorByConfidence(NamedTuple):
     """The mean squared error E|y - p|^2 of soft labels against labels, by the variance that they claim for a label.
 

@@ -18,7 +18,6 @@ from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.classifier import create_classifier
 from ..models.perceptron import Perceptron
 from ..utils.errors import UserError
-from .label_columns import numbers_to_predict
 
 PERCEPTRON = re.compile(r"mlp((?:-[1-9]\d*)*)")
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as image processors have them
@@ -109,15 +108,19 @@ def _of_channels(values: Sequence[float], channels: int) -> Sequence[float]:
     return values if len(values) == channels else [sum(values) / len(values)] * channels
 
 
-def new_image_network(architecture: str, classes: list[str], shape: ImageShape, **settings: Any) -> nn.Module:
-    """Build a timm network for images, with random weights.
+def new_image_network(
+    architecture: str, classes: list[str], shape: ImageShape, likelihood: Likelihood = CATEGORICAL, **settings: Any
+) -> nn.Module:
+    """Build a timm network for images, with random weights, whose outputs mean what a likelihood says.
 
     Raises:
         UserError: its constructor doesn't take the settings.
     """
     arguments = {"in_chans": shape.channels, "image_size": shape.size, "mean": shape.mean, "std": shape.std}
     try:
-        network = create_classifier(architecture, len(classes), label_names=classes, **arguments, **settings)
+        said = likelihood.problem_type if likelihood.independent else None
+        names = {"label_names": classes, "problem_type": said}
+        network = create_classifier(architecture, len(classes), **names, **arguments, **settings)
     except TypeError as error:
         raise UserError(f"{architecture} can't be built with {', '.join([*arguments, *settings])} ({error})") from None
     network.config.pretrained_cfg |= shape.further
@@ -130,11 +133,8 @@ def new_perceptron(
     rows: datasets.Dataset,
     columns: Sequence[str],
     drop_rate: float = 0.0,
-    likelihood: Likelihood = CATEGORICAL,
 ) -> Perceptron:
     """Build a perceptron for columns of numbers, on the scale of the rows that it will be trained on.
-
-    One that predicts numbers begins with the mean of the rows' own, where they have some.
 
     Raises:
         UserError: columns that don't become numbers.
@@ -144,9 +144,6 @@ def new_perceptron(
     names = {"label_names": classes, "feature_names": [*columns]}
     network = Perceptron(features.shape[1], len(classes), hidden, drop_rate, **names)
     network.standardize(features)
-    numbers = numbers_to_predict(rows, likelihood)
-    if numbers is not None:
-        network.head.bias.data.copy_(numbers.mean(dim=0))
     return network
 
 

@@ -38,7 +38,7 @@ from .architectures import ImageShape, StandIn, is_architecture, new_image_netwo
 from .arguments import metrics_text, pushing, quiet
 from .examples import reader_of
 from .finished import SETTINGS, contents, finish
-from .label_columns import check_column, names_of, one_column, problem_of, with_labels
+from .label_columns import check_column, names_of, one_column, outputs_of, problem_of, with_labels
 from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
 from .teacher import DEFAULTS, FROM_SCRATCH
 
@@ -59,6 +59,7 @@ def main(argv: list[str], prog: str) -> None:
     output_dir = Path(args.output_dir)
     work = output_dir.with_name(f"{output_dir.name}.training")
     settings = {name: getattr(arguments, name) for name in CHOSEN} | decisive(args) | {"seed": args.seed}
+    settings |= {"predict_variance": True} if arguments.predict_variance else {}
     for source in ("student", "teacher", "dataset", "eval_dataset"):
         settings[f"content of {source}"] = getattr(arguments, source) and contents(getattr(arguments, source))
     finish(output_dir, work, settings, lambda: _distilled(arguments, args, work, settings), pushing(args))
@@ -233,19 +234,20 @@ def _student(
 ) -> tuple[nn.Module, Any]:
     """The network to train, new or loaded, and its tokenizer or image processor where it is loaded with one."""
     record = None if teacher is not None else _record(rows)
-    problem, classes, number = taught
-    name = arguments.student
+    (problem, classes, number), name = taught, arguments.student
+    made_up = [f"LABEL_{each}" for each in range(number)]
+    outputs = outputs_of(classes or made_up, problem, arguments.predict_variance)
     if not is_architecture(name):
-        kind = saved_kind(name)
-        network = load_for_classes(name, kind, classes, number, arguments.ignore_mismatched_sizes, problem)
+        kind, known = saved_kind(name), outputs if classes or arguments.predict_variance else None
+        network = load_for_classes(name, kind, known, len(outputs), arguments.ignore_mismatched_sizes, problem)
         return network, processor_of(name, kind)
-    classes = classes or [f"LABEL_{each}" for each in range(number)]
     if reads_features(name):
         columns = (record and record.preprocessing or {}).get("features")
         columns = columns or Content.of(rows).columns("features", StandIn(name, "features"))
-        network: nn.Module = new_perceptron(name, classes, rows, columns, likelihood=problem.likelihood)
+        network: nn.Module = new_perceptron(name, outputs, rows, columns)
     else:
-        network = new_image_network(name, classes, _image_shape(arguments, rows, teacher, record))
+        shape = _image_shape(arguments, rows, teacher, record)
+        network = new_image_network(name, outputs, shape, problem.likelihood)
     if problem.likelihood.independent:
         name_problem(network, problem.likelihood.problem_type)
     return network, None

@@ -105,6 +105,7 @@ def examples_of(
     options: Any,
     processing_class: Any = None,
     problem: Problem | None = None,
+    form: str | None = None,
 ) -> datasets.Dataset:
     """Return the columns that a network reads, and a column ``label`` numbered as it numbers its classes.
 
@@ -115,13 +116,14 @@ def examples_of(
         options: of a command, with ``input_column`` and ``label_column``.
         processing_class: the network's.
         problem: that it answers; of one class for each example if not given.
+        form: of the training set's labels, see :func:`~hf_bkd.data.labels.read_labels`.
 
     Raises:
         UserError: no such columns, labels of another kind, or other classes.
     """
     columns = label_columns(dataset, options.label_column)
     inputs = inputs_of(dataset, network, options.input_column, columns, processing_class)
-    return with_labels(inputs, *one_column(dataset, columns, classes), classes, problem or Problem())
+    return with_labels(inputs, *one_column(dataset, columns, classes), classes, problem or Problem(), form)
 
 
 @dataclass
@@ -173,7 +175,9 @@ class Examples:
         """What is chosen and measured on."""
         if self.validation_split is None:
             return self._divided[0]
-        return self._read(self.others[self.validation_split], self.classes, self.validation_split)
+        named = isinstance(getattr(self._whole.features["label"], "feature", None), datasets.ClassLabel)
+        form = "set" if named else "hot"
+        return self._read(self.others[self.validation_split], self.classes, self.validation_split, form)
 
     @property
     def classes(self) -> list[str]:
@@ -201,7 +205,9 @@ class Examples:
         split = stratified_split if self.problem.is_plain else random_split
         return split(self._whole, self.options.validation_size or len(self._whole) // 10, seed=0)
 
-    def _read(self, dataset: datasets.Dataset, classes: list[str] | None, split: str) -> datasets.Dataset:
-        rows = examples_of(dataset, self.network, classes, self.options, self.processing_class, self.problem)
+    def _read(
+        self, dataset: datasets.Dataset, classes: list[str] | None, split: str, form: str | None = None
+    ) -> datasets.Dataset:
+        rows = examples_of(dataset, self.network, classes, self.options, self.processing_class, self.problem, form)
         check_labeled(rows, split)
         return rows

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import datasets
+import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +17,7 @@ from transformers import set_seed
 
 from ..data.augmentations import CropAndFlip
 from ..data.preprocessors import Preprocessor, class_names
+from ..data.rows import as_stored
 from ..data.views import Views
 from ..models.class_names import order_by_name
 from ..models.token_networks import classifies_tokens
@@ -22,7 +25,7 @@ from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
 from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
 from ..training.arguments import DistillationTrainingArguments
-from ..training.batched_dataset import BatchedDataset, training_set
+from ..training.batched_dataset import BatchedDataset
 from ..training.problem import Problem
 from ..utils.errors import UserError
 from ..utils.files import bare_name
@@ -33,7 +36,7 @@ from .networks import load_trained
 
 # the options that change a training, beside the training arguments
 CHOSEN = ("model", "dataset", "train_split", "validation_split", "validation_size", "label_column", "augment")
-OPTIONAL = ("dataset_config", "eval_dataset", "image_size")  # as well, where they are given
+OPTIONAL = ("dataset_config", "eval_dataset", "image_size", "predict_variance")  # as well, where they are given
 
 
 def checkpoints_of(args: DistillationTrainingArguments) -> Path:
@@ -56,7 +59,7 @@ def asked_for(options: Any, args: DistillationTrainingArguments) -> dict[str, An
 
 def chosen(options: Any) -> dict[str, Any]:
     """Return the options that change a training."""
-    given = [name for name in OPTIONAL if getattr(options, name) is not None]
+    given = [name for name in OPTIONAL if getattr(options, name) not in (None, False)]
     return {name: getattr(options, name) for name in (*CHOSEN, *given)}
 
 
@@ -149,7 +152,10 @@ class CommandLineFitting(Fitting):
         return self._as_trained_on(self.examples.train)
 
     def _as_trained_on(self, rows: Any) -> Any:
-        return training_set(self.reader, rows, self.args.device) if self.examples.problem.is_plain else rows
+        problem = self.examples.problem
+        if not problem.is_plain and (problem.per_token or not self.reader.only_normalizes(rows)):
+            return rows
+        return training_set(self.reader, rows, self.args.device, problem.likelihood.problem_type)
 
     def _check_same_training(self) -> None:
         """Refuse to go on with a training that was begun with other settings."""
@@ -181,6 +187,16 @@ class CommandLineFitting(Fitting):
     @abstractmethod
     def network(self, **settings: Any) -> nn.Module:
         """Return a network to train."""
+
+
+def training_set(
+    reader: Preprocessor, dataset: datasets.Dataset, device: torch.device, problem_type: str | None = None
+) -> BatchedDataset | datasets.Dataset:
+    """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
+    if reader.only_normalizes(dataset):
+        return BatchedDataset.from_images(dataset, reader.normalization, device=device, problem_type=problem_type)
+    plain, finished = as_stored(dataset)
+    return plain.with_transform(lambda rows: reader(finished(rows)) | {"labels": torch.tensor(rows["label"])})
 
 
 class TrainedNetworks(CommandLineFitting):

@@ -1,6 +1,5 @@
 """The labels that a command's dataset has, in one column or in several, and what they are labels of."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,21 +7,19 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from accelerate import PartialState
-from torch import Tensor
 
 from ..data.columns import add_labels, find_label
 from ..data.label_values import are_hot, as_arrow, lengths_of
-from ..data.labels import can_hold, problem_type_of_column, read_labels
+from ..data.labels import IN_WORDS, can_hold, problem_type_of_column, read_labels
 from ..data.preprocessors.content import holds_words
-from ..likelihoods import Likelihood, likelihood_from
-from ..models.class_names import given_names, matching_places
+from ..likelihoods import likelihood_from
+from ..models.class_names import given_names, matching_places, with_variances
 from ..training.problem import Problem
 from ..utils.errors import UserError
 from ..utils.limits import LIMITS
 
 LABEL = "label"
+FEW = 0.1  # share of the rows
 
 
 def check_column(dataset: Any, name: str) -> None:
@@ -115,7 +112,18 @@ def _are_of_words(dataset: datasets.Dataset, labels: datasets.Dataset, name: str
         return False
     words = [each for each, own in dataset.features.items() if (holds_words(own) or each == "input_ids")]
     lengths = _lengths(labels, name)
-    return any(np.array_equal(lengths, _lengths(dataset, each)) for each in words if each != name)
+    for each in (each for each in words if each != name):
+        expected = _lengths(dataset, each)
+        wrong = np.flatnonzero(lengths != expected)
+        if not len(wrong):
+            return True
+        if len(wrong) < FEW * len(lengths):  # a slip, and no other kind of labels
+            first = wrong[0]
+            raise UserError(
+                f"row {first} of column {name} has {lengths[first]} labels, and its column {each} {expected[first]} "
+                f"({len(wrong)} such rows): give each one label, or leave such rows out"
+            )
+    return False
 
 
 def _lengths(dataset: datasets.Dataset, name: str) -> np.ndarray:
@@ -130,6 +138,7 @@ def with_labels(
     names: Sequence[str] | None,
     classes: Sequence[str] | None,
     problem: Problem,
+    form: str | None = None,
 ) -> datasets.Dataset:
     """Return inputs with a column ``label`` as a problem wants it.
 
@@ -139,6 +148,7 @@ def with_labels(
         names: of the labels, where they stood in several columns.
         classes: of a network, in its order; those of the labels if not given.
         problem: that it answers.
+        form: of the training set's labels, see :func:`~hf_bkd.data.labels.read_labels`.
 
     Raises:
         UserError: labels of another kind, or of other classes.
@@ -161,12 +171,14 @@ def with_labels(
         width = None
     else:
         width = _number_in(rows, name, feature) if classes is None else len(classes)
-    read = read_labels(labels, name, problem.likelihood, width, classes, problem.per_token)
+    read = read_labels(labels, name, problem.likelihood, width, classes, problem.per_token, form)
     if classes is not None and width is not None:
         read(as_arrow(labels.with_format("arrow").select_columns([name])[:][name], name))  # each row is looked at
     if names is not None and problem.likelihood.classes_in is not None and are_hot(as_arrow(rows, name)):
         rows = [None if row is None else [place for place, value in enumerate(row) if value] for row in rows]
         feature = datasets.List(datasets.ClassLabel(names=list(names)))
+    elif read.form == "set" and width is not None and not isinstance(feature.feature, datasets.ClassLabel):
+        feature = datasets.List(datasets.ClassLabel(names=list(classes or map(str, range(width)))))
     elif str(getattr(feature, "dtype", "")).startswith(("int", "uint", "bool")):
         rows, feature = [None if row is None else float(row) for row in rows], datasets.Value("float64")
     return inputs.add_column(LABEL, rows, feature=feature)
@@ -183,25 +195,16 @@ def _number_in(rows: Sequence[Any], name: str, feature: Any) -> int | None:
     return number
 
 
-def numbers_to_predict(rows: datasets.Dataset, likelihood: Likelihood) -> Tensor | None:
-    """Return the numbers [N, C] of a column ``label`` that are there; ``None`` where they are something else."""
-    if not likelihood.target_has_variance or LABEL not in rows.column_names:
-        return None
-    numbers = torch.tensor([row for row in rows.with_format(None)[LABEL][:] if row is not None], dtype=torch.float64)
-    return numbers.reshape(len(numbers), -1) if len(numbers) > 1 else None
-
-
-def note_scale(rows: datasets.Dataset, likelihood: Likelihood) -> None:
-    """Say so where the numbers that a new network is to predict are on a scale that makes learning slow."""
-    numbers = numbers_to_predict(rows, likelihood)
-    for scale in [] if numbers is None else numbers.std(dim=0).tolist():
-        if not 0.1 <= scale <= 10 and PartialState().is_main_process:
-            print(
-                f"note: the numbers to predict have a standard deviation of {scale:.3g}, and new networks learn best "
-                "where it is about 1: divide the column by a round number",
-                file=sys.stderr,
-            )
-            return
+def outputs_of(names: list[str], problem: Problem, predict_variance: bool) -> list[str]:
+    """Return the names of a new network's outputs; UserError if it is to predict variances of other than numbers."""
+    if not predict_variance:
+        return names
+    if not problem.likelihood.target_has_variance:
+        raise UserError(
+            f"--predict_variance is for numbers, and the labels are {IN_WORDS[problem.likelihood.problem_type]}: "
+            "omit it, or pass --problem_type regression"
+        )
+    return with_variances(names)
 
 
 def names_of(rows: datasets.Dataset, problem: Problem, names: Sequence[str] | None = None) -> list[str]:

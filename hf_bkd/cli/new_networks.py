@@ -14,7 +14,7 @@ from ..training.saving import name_problem
 from .architectures import ImageShape, StandIn, image_shapes, new_image_network, new_perceptron, reads_features
 from .examples import Examples, reader_of
 from .fitting import CommandLineFitting
-from .label_columns import note_scale
+from .label_columns import outputs_of
 from .networks import load_for_classes, processor_of, saved_kind
 
 
@@ -34,15 +34,18 @@ class NewNetworks(CommandLineFitting):
             self._of_features()
         else:
             self._of_images(name)
-        note_scale(self.examples.train, self.examples.problem.likelihood)
+
+    @property
+    def _outputs(self) -> list[str]:
+        """The names of what new networks put out."""
+        return outputs_of(self.examples.classes, self.examples.problem, self.options.predict_variance)
 
     def _of_encoder(self, kind: str) -> None:
         """Prepare for a pretrained network without a head for classes."""
         name = self.options.model[0]
         self.processing_class = processor_of(name, kind)
         self.examples = Examples(self.options, StandIn(name, kind), None)
-        classes = self.examples.classes
-        problem = self.examples.problem
+        classes, problem = self._outputs, self.examples.problem
         self._build = lambda model: load_for_classes(model, kind, classes, len(classes), problem=problem)
         self._reads = self.network()
         self.reader = reader_of(self._reads, self.examples.validation, self.processing_class)
@@ -50,30 +53,22 @@ class NewNetworks(CommandLineFitting):
     def _of_features(self) -> None:
         """Prepare for perceptrons, on the scale of the training examples."""
         self.examples = Examples(self.options, StandIn(self.options.model[0], "features"), None)
-        rows, classes = self.examples.train, self.examples.classes
+        rows, classes = self.examples.train, self._outputs
         columns = [name for name in rows.column_names if name != "label"]
-        likelihood = self.examples.problem.likelihood
-        self._build = lambda model, **settings: new_perceptron(
-            model, classes, rows, columns, likelihood=likelihood, **settings
-        )
+        self._build = lambda model, **settings: new_perceptron(model, classes, rows, columns, **settings)
         self._reads = self.network()
         self.reader = reader_of(self._reads, self.examples.validation)
 
     def _of_images(self, architecture: str) -> None:
         """Prepare for images: as they are if all have one shape, or else as the architecture wants them."""
         self.examples = Examples(self.options, StandIn(architecture, "image"), None)
-        rows, classes, size = self.examples.train, self.examples.classes, self.options.image_size
+        rows, classes, size = self.examples.train, self._outputs, self.options.image_size
         shapes = image_shapes(rows) | image_shapes(self.examples.validation)
         ((mode, height, width), *others) = shapes
-        if (
-            self.examples.problem.is_plain
-            and not others
-            and mode in MODES.values()
-            and height == width
-            and size in (None, height)
-        ):
+        if not others and mode in MODES.values() and height == width and size in (None, height):
+            problem_type, progress = self.examples.problem.likelihood.problem_type, not self.args.disable_tqdm
             decoded = BatchedDataset.from_images(
-                rows, None, device=self.args.device, progress=not self.args.disable_tqdm
+                rows, None, device=self.args.device, progress=progress, problem_type=problem_type
             )
             mean, std = _channel_statistics(decoded.values["pixel_values"])
             decoded.preprocessor = ImagePreprocessor(mean, std)
@@ -83,7 +78,8 @@ class NewNetworks(CommandLineFitting):
             shape = ImageShape.of_architecture(
                 architecture, size, 1 if {each[0] for each in shapes} <= {"L", "1"} else 3
             )
-        self._build = lambda model, **settings: new_image_network(model, classes, shape, **settings)
+        likelihood = self.examples.problem.likelihood
+        self._build = lambda model, **settings: new_image_network(model, classes, shape, likelihood, **settings)
         for member in self.members(None):  # one that can't be built is refused at once
             self._reads = member.network()
         self.reader = reader_of(self._reads, self.examples.validation)

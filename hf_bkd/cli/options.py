@@ -32,6 +32,7 @@ COLUMNS = {"nargs": "+", "metavar": "COLUMN"}
 DATA = "folder, file (CSV, JSON, parquet) or Hub name"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PROBLEM = "what the outputs mean, if a classifier doesn't say it"
+VARIANCE_TOO = "a new network for numbers predicts the variance of each too"
 SPLIT = "default: validation, or else test, of it"
 
 
@@ -60,6 +61,7 @@ def teacher_fit(prog: str) -> Parser:
     add("--num_samples", 10, "draws from the posterior that choices and measures are made with", rare=True, type=int)
     add("--augment", False, "train on random crops and flips of the images", rare=True)
     add("--image_size", None, "of a new network (default: the images', or its architecture's)", rare=True, type=int)
+    add("--predict_variance", False, f"{VARIANCE_TOO} (not laplace)", rare=True)
     _training(parser)
     return _hub(parser, "the teacher")
 
@@ -116,6 +118,7 @@ def distill(prog: str) -> Parser:
     add("--teacher", None, "ask this teacher at each step, instead of reading labels", metavar="TEACHER")
     add("--output_dir", "", "a new folder for the student", metavar="FOLDER")
     add("--image_size", None, "of a new network (default: that which the teacher reads)", rare=True, type=int)
+    add("--predict_variance", False, VARIANCE_TOO, rare=True)
     add("--ignore_mismatched_sizes", False, "give a network of other classes a new head", rare=True)
     add = _data(parser, "written by hf-bkd label, or what the teacher is asked about", are_known=True)
     add("--train_split", None, "what is trained on (default: train, or the only one)", rare=True, metavar="SPLIT")

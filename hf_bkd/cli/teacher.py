@@ -68,6 +68,7 @@ class FitOptions:
     image_size: int | None
     method_options: dict[str, Any]
 
+    predict_variance: bool = False
     problem_type: str | None = None
 
     def __post_init__(self):
@@ -82,6 +83,12 @@ class FitOptions:
         self.spec = self._specification()
         if len(self.model) > 1 and not isinstance(self.spec, Ensemble):
             raise UserError(f"a {self.method} teacher is of one network, and --model names {len(self.model)}")
+
+        if self.predict_variance and self.method == "laplace":
+            raise UserError(
+                "the curvature of a predicted variance is not known in closed form: omit --predict_variance, or take "
+                "--method variational or ensemble"
+            )
 
     def _needed(self, name: str, choices: str = "") -> Any:
         if not getattr(self, name):

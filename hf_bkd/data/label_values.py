@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ..likelihoods import UNLABELED
+from ..likelihoods import LARGEST, UNLABELED
 from ..utils.errors import UserError
 
 NO_CLASS = (-1, UNLABELED)  # how datasets say that a row has no label
@@ -172,7 +172,9 @@ def _read_hot(column: LabelColumn, values: pa.Array, first: int | None) -> Tenso
 
 
 def _read_numbers(column: LabelColumn, values: pa.Array, first: int | None) -> Tensor:
-    return _with_missing(_matrix(column, values, first), values)
+    numbers = _matrix(column, values, first)
+    _refuse(column, np.abs(numbers) > LARGEST, numbers, first, f"whose square float32 can't hold (up to {LARGEST:g})")
+    return _with_missing(numbers, values)
 
 
 READERS: Mapping[str, Callable[[LabelColumn, pa.Array, int | None], Any]] = {

@@ -33,6 +33,12 @@ IN_WORDS = {
 }
 
 
+SAY_IT = (  # of a column
+    "cast it to datasets.List(datasets.ClassLabel(names=...)), or to "
+    "datasets.List(datasets.Value('float32'), length=C)"
+)
+
+
 def problem_type_of_column(dataset: Any, name: str, per_token: bool = False, num_values: int | None = None) -> str:
     """Say which problem a column of labels poses, in transformers' words.
 
@@ -75,6 +81,7 @@ def read_labels(
     num_values: int | None = None,
     classes: Sequence[str] | None = None,
     per_token: bool = False,
+    form: str | None = None,
 ) -> LabelColumn:
     """Say how a column of labels is read for a network, by name where both sides name their classes.
 
@@ -84,13 +91,14 @@ def read_labels(
         likelihood, num_values, classes: of the network: what it predicts, how many values and their names in order,
             where these are known.
         per_token: whether it answers for each token.
+        form: of the training set's labels, :attr:`LabelColumn.form`, which whole numbers in lists have here too.
 
     Raises:
         UserError: labels of another kind than the network's, of other classes, or of another number.
     """
     feature, problem_type = dataset.features[name], likelihood.problem_type
-    _, inner = _shape_of(feature, name)
-    if not can_hold(feature, name, likelihood, per_token):
+    is_list, inner = _shape_of(feature, name)
+    if not can_hold(feature, name, likelihood, per_token, num_values or 1):
         wanted = "one class for each token" if per_token else IN_WORDS[problem_type]
         if getattr(feature, "dtype", "") == "null":
             kind = "Value('int64')" if per_token else "Value('float32')"
@@ -103,6 +111,8 @@ def read_labels(
             f"the network predicts {wanted}, and column {name} holds {feature}: take a network of that kind (its "
             "problem_type says which), or a column of such labels"
         )
+    if problem_type == Bernoulli.problem_type and not is_list:
+        return LabelColumn(name, "hot", 1)
     places, names = _classes(feature, name, inner, classes) if inner != "float" else (None, None)
     if problem_type == Categorical.problem_type:
         return LabelColumn(name, "classes of tokens" if per_token else "class", num_values, places, names)
@@ -112,23 +122,38 @@ def read_labels(
         return LabelColumn(
             name, "set", num_values or len(classes or getattr(feature.feature, "names", ())), places, names
         )
+    if inner == "whole" and form in ("hot", "set") and num_values is not None:
+        return LabelColumn(name, form, num_values)
     return _hot_or_set(dataset, name, inner, num_values)
 
 
-def plain_labels(dataset: datasets.Dataset, name: str) -> tuple[Tensor, list[str] | None]:
-    """Return a column's labels, and the names of the classes: numbers of these [N], or labels or numbers [N, C]."""
+def plain_labels(
+    dataset: datasets.Dataset, name: str, problem_type: str | None = None
+) -> tuple[Tensor, list[str] | None]:
+    """Return a column's labels, and the names of the classes: numbers of these [N], or labels or numbers [N, C].
+
+    Args:
+        dataset: has the column.
+        name: of the column.
+        problem_type: what they are labels of; what they look like if not given.
+    """
     feature = dataset.features[name]
     several = hasattr(feature, "feature")
-    if several or str(getattr(feature, "dtype", "")).startswith(("float", "double")):
-        likelihood = likelihood_from(problem_type_of_column(dataset, name))
-        labels = read_labels(dataset, name, likelihood)(dataset.with_format(None)[name][:])
+    if problem_type is None and (several or str(getattr(feature, "dtype", "")).startswith(("float", "double"))):
+        problem_type = problem_type_of_column(dataset, name)
+    if problem_type not in (None, Categorical.problem_type):
+        labels = read_labels(dataset, name, likelihood_from(problem_type))(dataset.with_format(None)[name][:])
     else:
         labels = torch.tensor(class_numbers(dataset, name))
     return labels, getattr(feature.feature if several else feature, "names", None)
 
 
-def can_hold(feature: Any, name: str, likelihood: Likelihood, per_token: bool = False) -> bool:
+def can_hold(
+    feature: Any, name: str, likelihood: Likelihood, per_token: bool = False, num_values: int | None = None
+) -> bool:
     """Return whether a column ``name`` of this feature can hold labels of a likelihood.
+
+    A single label that is there or not, ``num_values`` of 1, may stand in a column of zeros and ones.
 
     Raises:
         UserError: it can hold no labels at all.
@@ -136,7 +161,7 @@ def can_hold(feature: Any, name: str, likelihood: Likelihood, per_token: bool = 
     is_list, inner = _shape_of(feature, name)
     holds = {
         Categorical.problem_type: is_list == per_token and not (per_token and inner == "float"),
-        Bernoulli.problem_type: is_list and not per_token,
+        Bernoulli.problem_type: not per_token and (is_list or (num_values == 1 and inner != "name")),
         Gaussian.problem_type: inner in ("whole", "float") and not per_token,
     }
     return holds[likelihood.problem_type]
@@ -149,14 +174,24 @@ def _hot_or_set(dataset: Any, name: str, inner: str, num_values: int | None) -> 
         lengths = np.unique(lengths_of(rows)) if rows is not None else [length]
         if num_values is None and len(lengths):
             num_values = int(lengths[0])
+        if inner == "whole" and num_values == 2 and length < 0 and rows is not None and _all_name_both(rows):
+            raise UserError(
+                f"all rows of column {name} are [0, 1], which are both labels by number, or the second by a zero or "
+                f"one for each: {SAY_IT}"
+            )
         return LabelColumn(name, "hot", num_values)
     if rows is None or num_values is None:
         raise UserError(
             f"nothing says whether the whole numbers in column {name} are the labels that are there or a zero or one "
-            "for each: cast it to datasets.List(datasets.ClassLabel(names=...)), or to "
-            "datasets.List(datasets.Value('float32'), length=C)"
+            f"for each: {SAY_IT}"
         )
     return LabelColumn(name, "set", num_values)
+
+
+def _all_name_both(rows: pa.Array) -> bool:
+    """Whether all rows are 0 and then 1, as both labels' numbers are mostly written."""
+    pairs = np.asarray(rows.drop_null().flatten())
+    return len(pairs) > 0 and bool((pairs.reshape(-1, 2) == [0, 1]).all())
 
 
 def _classes(

@@ -20,12 +20,13 @@ from ..utils.errors import UserError
 from .base import Likelihood
 from .bernoulli import Bernoulli
 from .categorical import CATEGORICAL, SUM_TOLERANCE, UNLABELED, Categorical
-from .gaussian import UNKNOWN_VARIANCE, Gaussian
+from .gaussian import LARGEST, UNKNOWN_VARIANCE, Gaussian
 from .scaling import Scaled, best_temperature, scaled_measures
 from .tensors import averaged
 
 __all__ = [
     "CATEGORICAL",
+    "LARGEST",
     "LIKELIHOODS",
     "SUM_TOLERANCE",
     "UNKNOWN_VARIANCE",

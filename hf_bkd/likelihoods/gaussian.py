@@ -14,6 +14,7 @@ from ..utils.errors import UserError
 from .base import Likelihood
 from .tensors import averaged, label_matrix, wide, without_nan
 
+LARGEST = 1e18  # of the numbers, whose squares float32 holds
 UNKNOWN_VARIANCE = 0.5  # of a Gaussian whose variance nobody knows: its negative log-likelihood is the squared error
 
 
@@ -25,6 +26,7 @@ class Gaussian(Likelihood):
         observation_variance: sigma^2 > 0 of each of the C labels around the network's means, where the network
             doesn't predict it; ``None`` if it is unknown.
         predicts_variance: whether the network has 2 C outputs, the means and then the logarithms of the variances.
+        unit: of each of the C labels, > 0, in which squared errors are taken where nobody knows a variance.
     """
 
     name = "gaussian"
@@ -42,6 +44,7 @@ class Gaussian(Likelihood):
 
     observation_variance: tuple[float, ...] | None = None
     predicts_variance: bool = False
+    unit: tuple[float, ...] | None = None
 
     def __post_init__(self):
         given = self.observation_variance
@@ -60,10 +63,8 @@ class Gaussian(Likelihood):
         return outputs[..., : self.num_values(outputs.shape[-1])]
 
     def averaged_outputs(self, outputs: Tensor, weights: Tensor | None = None) -> Tensor:
-        noise = self.noise(outputs)
-        return self.outputs_of(
-            averaged(self.values(outputs), weights), None if noise is None else averaged(noise, weights)
-        )
+        noise, mean = self.noise(outputs), averaged(self.values(outputs), weights)
+        return self.outputs_of(mean, None if noise is None else averaged(noise, weights))
 
     def outputs_of(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
         return torch.cat([values, noise.log()], dim=-1) if self.predicts_variance else values
@@ -90,10 +91,11 @@ class Gaussian(Likelihood):
 
     def checked_labels(self, labels: Tensor, num_values: int) -> Tensor:
         labels = label_matrix(labels, num_values, "a number for each of the network's outputs", True)
-        wrong = labels[~labels.isfinite()]
+        wrong = labels[~(labels.abs() <= LARGEST)]
         if len(wrong):
             raise UserError(
-                f"the numbers to predict must be finite, and one of them is {wrong[0]:g}: leave such examples out"
+                f"the numbers to predict must be finite and up to {LARGEST:g}, and one of them is {wrong[0]:g}: leave "
+                "such examples out, or divide all by a power of ten"
             )
         known = self.observation_variance
         if known is not None and len(known) != num_values:
@@ -176,7 +178,7 @@ class Gaussian(Likelihood):
         """
         outputs = wide(outputs)
         mean, own = self.values(outputs, temperature), self.noise(outputs) if self.predicts_variance else None
-        wanted, variance = _mean_and_variance(target.to(outputs.dtype), mean)
+        wanted, variance = self._mean_and_variance(target.to(outputs.dtype), mean)
         if own is None:
             return ((wanted - mean).square() / (2 * variance)).mean(dim=-1)
         if target.shape[-1] == mean.shape[-1]:
@@ -202,10 +204,9 @@ class Gaussian(Likelihood):
         if self.predicts_variance:
             variance = self.noise(outputs)
             losses = (squares / variance + variance.log()) / 2
-        elif target is None:
-            losses = squares
         else:
-            losses = squares / (2 * _mean_and_variance(target.to(mean.dtype), mean)[1])
+            taken_over = mean if target is None else target.to(mean.dtype)
+            losses = squares / (2 * self._mean_and_variance(taken_over, mean)[1])
         return losses.mean(dim=-1).masked_fill(~there, 0)
 
     def unbounded(self, target: Tensor, labels: Tensor, kd_lambda: float, weight: float = 1.0) -> Tensor:
@@ -213,7 +214,7 @@ class Gaussian(Likelihood):
 
         There the loss is, at the best mean, lambda (v - d) / (2 s) + log(s) / 2.
         """
-        mean, variance = _mean_and_variance(target, labels)
+        mean, variance = self._mean_and_variance(target, labels)
         return (variance < (kd_lambda - 1) * (labels - mean).square()).any(dim=-1) & self.predicts_variance
 
     def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
@@ -235,7 +236,8 @@ class Gaussian(Likelihood):
         if not self.predicts_variance:
             raise UserError(
                 "a posterior that is trained by squared errors would be as wide as their unit makes it: take a "
-                "network with twice as many outputs, means and then log-variances, or a Laplace posterior"
+                "network with twice as many outputs, means and then log-variances (with the commands "
+                "--predict_variance), or a Laplace posterior"
             )
         return num_values
 
@@ -286,18 +288,16 @@ class Gaussian(Likelihood):
     def problems(self, values: Tensor) -> dict[str, Tensor]:
         return {"holds a value that is not a finite number": ~values.isfinite().all(dim=-1)}
 
+    def _mean_and_variance(self, target: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Split a target [..., 2 C], or [..., C] of unknown variance, for means [..., C]."""
+        if target.shape[-1] != mean.shape[-1]:
+            return target.chunk(2, dim=-1)
+        return target, UNKNOWN_VARIANCE * mean.new_tensor(self.unit or 1.0).square().expand_as(mean)
+
     def as_json(self) -> dict[str, Any]:
         known = None if self.observation_variance is None else list(self.observation_variance)
         content = {"observation_variance": known, "predicts_variance": self.predicts_variance or None}
         return super().as_json() | {name: value for name, value in content.items() if value is not None}
-
-
-def _mean_and_variance(target: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a target [..., 2 C], or [..., C] of unknown variance, for means [..., C]."""
-    if target.shape[-1] == mean.shape[-1]:
-        return target, torch.full_like(target, UNKNOWN_VARIANCE)
-    wanted, variance = target.chunk(2, dim=-1)
-    return wanted, variance
 
 
 def _unknown_variance() -> UserError:

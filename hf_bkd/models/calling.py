@@ -117,11 +117,14 @@ def to_network(inputs: Inputs, network: nn.Module) -> Inputs:
     read, stay as they are.
     """
     weight = next(network.parameters())
+    if not weight.is_floating_point():  # it is quantized
+        weight = next((each for each in network.parameters() if each.is_floating_point()), weight)
 
     def move(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        dtype = weight.dtype if value.is_floating_point() else value.dtype
+        floats = value.is_floating_point() and weight.is_floating_point()
+        dtype = weight.dtype if floats else value.dtype
         return value.to(weight.device, dtype, non_blocking=weight.device.type != "cpu")
 
     return move(inputs) if isinstance(inputs, Tensor) else {name: move(value) for name, value in inputs.items()}

@@ -9,6 +9,19 @@ from .calling import unwrapped
 from .outputs import stated_classes
 from .timm_networks import is_timm, label_names_of
 
+LOG_VARIANCE = "log-variance of "
+
+
+def with_variances(names: Sequence[str]) -> list[str]:
+    """Return the names of a regression's outputs: means of numbers of these names, and then their log-variances."""
+    return [*names, *(f"{LOG_VARIANCE}{name}" for name in names)]
+
+
+def without_variances(names: Sequence[str]) -> list[str]:
+    """Return the names of the numbers of :func:`with_variances`, and any others as they are."""
+    numbers = list(names[: len(names) // 2])
+    return numbers if numbers and list(names) == with_variances(numbers) else list(names)
+
 
 def given_names(names: Sequence[str] | None) -> list[str] | None:
     """Return names that somebody has given; ``None`` for made-up ones: each class' own number, or LABEL_ and that.
@@ -45,17 +58,29 @@ def check_not_shuffled(column: str, classes: Sequence[str] | None) -> None:
         )
 
 
+def _stated_names(network: nn.Module) -> list[str]:
+    own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
+    return list(own or _names_of_config(getattr(network, "config", None)) or ())
+
+
 def names_of_network(network: nn.Module) -> list[str] | None:
     """Return the names of a network's classes in the order of its outputs; ``None`` where it has none but LABEL_0.
 
-    They are its own ``label_names``, as plain networks have them, or its config's, or those of timm's configuration.
+    They are its own ``label_names``, as plain networks have them, or its config's, or those of timm's configuration;
+    of a regression with predicted variances those of its numbers.
     """
     network = unwrapped(network)
-    own = label_names_of(network) if is_timm(network) else getattr(network, "label_names", None)
-    stated = list(own or _names_of_config(getattr(network, "config", None)) or ())
-    if all(name == f"LABEL_{number}" for number, name in enumerate(stated)):
-        return None
-    return stated if stated_classes(network) in (None, len(stated)) else None  # those of a head that was replaced
+    stated = _stated_names(network)
+    if stated_classes(network) not in (None, len(stated)):
+        return None  # they are those of a head that was replaced
+    values = without_variances(stated)
+    return None if all(name == f"LABEL_{number}" for number, name in enumerate(values)) else values
+
+
+def predicts_variances(network: nn.Module) -> bool:
+    """Return whether the names of a network's outputs are those of numbers and of their log-variances."""
+    stated = _stated_names(unwrapped(network))
+    return without_variances(stated) != stated
 
 
 def _names_of_config(config: object) -> list[str] | None:

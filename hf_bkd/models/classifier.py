@@ -8,6 +8,7 @@ import timm
 import torch
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
+from ..likelihoods import likelihood_from
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 
@@ -21,6 +22,7 @@ def create_classifier(
     mean: Sequence[float],
     std: Sequence[float],
     label_names: Sequence[str] | None = None,
+    problem_type: str | None = None,
     **model_args: Any,
 ) -> TimmWrapperForImageClassification:
     """Make a timm network a transformers model from ``pixel_values`` to logits [B, C].
@@ -31,12 +33,13 @@ def create_classifier(
 
     Args:
         architecture: any name that timm knows.
-        num_labels: C, at least 2.
+        num_labels: C, at least 2, or 1 of another problem than one class for each image.
         in_chans: channels of the images.
         image_size: height and width of the images, so that ``pixel_values`` are [B, in_chans, image_size, image_size].
         mean: one number for each channel, of pixels in [0, 1], by which the image processor normalizes.
         std: likewise.
         label_names: C names.
+        problem_type: what the outputs mean, in transformers' words.
         model_args: further arguments of ``timm.create_model`` that JSON can hold, such as ``drop_rate``.
 
     Raises:
@@ -45,7 +48,7 @@ def create_classifier(
     if not timm.is_model(architecture):
         near = ", ".join(get_close_matches(architecture, timm.list_models())) or "see timm.list_models()"
         raise UserError(f"timm has no architecture {architecture!r}; close ones: {near}")
-    check_count(2, num_labels=num_labels)
+    check_count(likelihood_from(problem_type).least_values, num_labels=num_labels)
     names = [f"LABEL_{index}" for index in range(num_labels)] if label_names is None else list(label_names)
     if len(names) != num_labels:
         raise UserError(f"{len(names)} label names were given for {num_labels} classes")
@@ -60,6 +63,7 @@ def create_classifier(
         model_args=model_args,
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
+        problem_type=problem_type,
         pretrained_cfg={**images, "interpolation": "bicubic", "crop_pct": 1.0},
     )
     network = timm.create_model(architecture, num_classes=num_labels, **model_args)

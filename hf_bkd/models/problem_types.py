@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, likelihood_from
 from ..utils.errors import UserError
 from .calling import unwrapped
+from .class_names import predicts_variances
 from .outputs import stated_classes
 
 CONCENTRATIONS, BY_EXP = "dirichlet_concentrations", "exp"  # of the logits; an entry of a network's config
@@ -17,7 +18,8 @@ def likelihood_of(
 ) -> Likelihood:
     """Return the likelihood of a network's outputs.
 
-    It is that of ``config.problem_type`` (or of a plain network's attribute ``problem_type``), else the one that is
+    A regression whose outputs are called so (see `class_names.with_variances`) predicts variances. Otherwise it is
+    that of ``config.problem_type`` (or of a plain network's attribute ``problem_type``), else the one that is
     passed, else a regression where transformers takes it for one (``config.num_labels`` of 1), else the labels' or
     `Categorical`.
 
@@ -41,7 +43,8 @@ def likelihood_of(
         )
     likelihood = given or likelihood_from(stated or _by_transformers_rule(network) or otherwise)
     likelihood.check_outputs(stated_classes(unwrapped(network, keep_adapters=True)) or 2)
-    return likelihood
+    unsaid = isinstance(likelihood, Gaussian) and not likelihood.knows_variance
+    return Gaussian(predicts_variance=True) if unsaid and predicts_variances(network) else likelihood
 
 
 def stated_problem_type(network: nn.Module) -> str | None:

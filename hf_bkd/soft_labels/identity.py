@@ -238,20 +238,25 @@ def fingerprint(ids: np.ndarray) -> str:
 def check_unseen(rows: datasets.Dataset, trained: datasets.Dataset, what: str, whose: str) -> None:
     """Raise a UserError if what calibrates sets was trained on, as far as the examples' content tells.
 
-    A hundredth of equal examples, as there are in many datasets, is let pass: a quantile moves by no more than that.
-
     Args:
         rows: that calibrate.
         trained: with the same columns; nothing is known of others.
         what, whose: names of the two.
     """
     identity = Identity.of_features(rows.features)
-    if identity is None or any(name not in trained.column_names for name in identity.columns):
-        return
-    shared = int(np.isin(identity.of_dataset(rows), identity.of_dataset(trained)).sum())
-    if shared > len(rows) / 100:
+    if identity is not None and all(name in trained.column_names for name in identity.columns):
+        check_unseen_ids(identity.of_dataset(rows), identity.of_dataset(trained), what, whose)
+
+
+def check_unseen_ids(ids: np.ndarray, trained: np.ndarray, what: str, whose: str) -> None:
+    """Raise a UserError if more than a hundredth of some ids are among others: a quantile moves by no more than that.
+
+    There are that many equal examples in many datasets.
+    """
+    shared = int(np.isin(ids, trained).sum())
+    if shared > len(ids) / 100:
         raise UserError(
-            f"{shared} of the {len(rows)} examples of {what} are among those {whose}, and a network scores those that "
+            f"{shared} of the {len(ids)} examples of {what} are among those {whose}, and a network scores those that "
             "it was trained on better than new ones: calibrate with others"
         )
 

@@ -86,8 +86,13 @@ def check_label_kind(features: Mapping[str, Any], teacher: Any, per_token: bool 
     silent = likelihood.classes_in == "single" and not hasattr(getattr(teacher, "network", None), "config")
     kinds = (per_token,) if per_token is not None else (False, True) if silent else (own,)
     usual = {name: features[name] for name in LABEL_COLUMNS if name in features}
+    number = getattr(teacher, "num_classes", None)
     try:
-        unfit = [name for name, each in usual.items() if not any(can_hold(each, name, likelihood, k) for k in kinds)]
+        unfit = [
+            name
+            for name, each in usual.items()
+            if not any(can_hold(each, name, likelihood, kind, number) for kind in kinds)
+        ]
     except UserError:  # a column that holds no labels
         return
     if usual and len(unfit) == len(usual):

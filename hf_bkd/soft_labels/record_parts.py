@@ -41,6 +41,7 @@ class TeacherRecord(Part):
         link: how a Laplace teacher averages; only ``"mc"`` draws.
         members: the descriptions of the teachers that it is made of.
         source: repository and commit on the Hub, or the folder's name.
+        exact_moments: whether mean and variance are the posterior's own, and not those of draws.
         record: how it was fitted; ``record["validation"]`` are its metrics on examples held out from it.
     """
 
@@ -51,6 +52,7 @@ class TeacherRecord(Part):
     link: str | None = None
     members: list[dict[str, Any]] | None = None
     source: dict[str, str] | None = None
+    exact_moments: bool | None = None
     record: dict[str, Any] | None = None
 
     def draws(self, num_samples: int) -> int:

@@ -59,7 +59,8 @@ class Arm:
         name: of the arm in the report.
         teacher: the specification of one that the study fits, :class:`Stored`, :class:`ExactBayes`, :class:`Several`,
             or ``None`` for a student that learns from the labels alone.
-        architecture, architecture_args: of the teacher's network; the study's if not given.
+        architecture, architecture_args: of the teacher's network; the study's if not given, with these further
+            arguments.
         temperatures: candidates for the teacher's temperature, of which the study's measure on the validation split
             chooses.
         folds: label each example by a teacher fitted on the other folds, which did not see it; 0 for one teacher that
@@ -73,6 +74,8 @@ class Arm:
         strengths: candidates for the strength s > 0 of the teachers' prior on each example, in examples (lambda in
             arXiv 2605.27967): ``prior_strength`` s and ``kd_lambda`` s / (1 + s), chosen as temperatures are.
         label_smoothing: of a student without a teacher.
+        student_args: of the student's network, beside the study's; with ``{"predict_variance": True}`` a regression
+            predicts a log-variance of each number too.
         distance: of the student from its target; the study's own if not given.
         mean_log_probs: keep the mean logarithms of the teacher's draws, by which ``"dirichlet"`` learns.
         how: options of a teacher that is given by its kind as a string, which works for another release.
@@ -96,6 +99,7 @@ class Arm:
     label_smoothing: float = 0.0
     distance: str | None = field(default=None, repr=False)
     mean_log_probs: bool = field(default=False, repr=False)
+    student_args: dict[str, Any] = field(default_factory=dict, repr=False)
     how: InitVar[dict[str, Any] | None] = None
 
     def __post_init__(self, how: dict[str, Any] | None):
@@ -139,6 +143,7 @@ class Arm:
     def settings(self) -> str:
         """All of it in words, as folders have it; what earlier versions had no word for is said where it is used."""
         said = {"distance": self.distance, "mean_log_probs": self.mean_log_probs or None}
+        said["student_args"] = self.student_args or None
         return repr(self) + "".join(f" {name}={value}" for name, value in said.items() if value is not None)
 
     @property
@@ -155,7 +160,7 @@ class Arm:
     def network_name(self) -> str:
         """The name of its teacher's network as part of a path, empty if it is the study's."""
         settings = [slug(f"{name} {value}") for name, value in self.architecture_args.items()]
-        return "-".join([slug(self.architecture), *settings]) if self.architecture else ""
+        return "-".join(filter(None, [slug(self.architecture), *settings]))
 
     def labels_name(self, temperature: float) -> str:
         """The name of its soft labels as part of a path: the same for arms that need the same."""

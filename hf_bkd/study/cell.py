@@ -16,18 +16,23 @@ from accelerate import PartialState
 from torch import nn
 from transformers import set_seed
 
+from ..data.labels import IN_WORDS, can_hold
 from ..data.views import Views
+from ..likelihoods import CATEGORICAL, Likelihood, likelihood_from
 from ..models.calling import Inputs, call_network, evaluation_mode, split, to_network
+from ..models.class_names import with_variances
 from ..soft_labels.identity import content_column, dataset_ids
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
 from ..training.trainer import DistillationTrainer
+from ..utils.errors import UserError
 from ..utils.files import read_json, slug, write_json
 from ..utils.processes import decided_by_main
-from .arms import Arm, ExactBayes, Study
+from .arms import Arm, ExactBayes, Splits, Study
 from .fitting import train_network
 from .settings import FINISHED, check_same_data
 
+PREDICT_VARIANCE = "predict_variance"
 TIMED = 128  # examples of a pass that is timed
 ROUNDS = 7
 
@@ -45,8 +50,15 @@ class Cell:
         self.study, self.condition, self.seed, self.options, self.args = study, condition, seed, options, args
         self.root, self.key = Path(args.output_dir), Path(slug(condition) or "all", f"seed-{seed}")
         self.splits = study.conditions[condition](options, seed)
-        decided_by_main(self._check_same_data)
         self.inputs = self.splits.inputs
+        self.likelihood = likelihood_from(self.inputs.problem_type)
+        _check_arms(self.arms(), self.likelihood)
+        if study.posterior is not None and self.likelihood != CATEGORICAL:
+            raise UserError(
+                "a study samples posteriors of networks of one class alone: declare it with posterior=None"
+            )
+        _check_labels(self.splits, self.inputs.problem_type)
+        decided_by_main(self._check_same_data)
         self.classes = _classes(self.splits.train.features["label"])
         self.train = self.batched(self.splits.train, augment=True)
         transfer = self.splits.transfer
@@ -105,7 +117,7 @@ class Cell:
             return None
         inputs, _ = split(next(iter(self.test.batches(TIMED))))
         student, teacher = (
-            self.inputs.network(architecture, self.classes, self.train, **settings).to(self.args.device)
+            self.new_network(architecture, settings, self.train).to(self.args.device)
             for architecture, settings in (
                 (self.options.student_model, self.study.student_args),
                 (self.options.teacher_model, self.study.teacher_args),
@@ -125,9 +137,18 @@ class Cell:
             folder.parent.rmdir()
 
     def network(self, architecture: str, settings: dict[str, Any], train: BatchedDataset, seed: int) -> nn.Module:
-        """Return a new network for what ``train`` holds, initialized by ``seed``."""
+        """Return a new network for what ``train`` holds, initialized by ``seed``; see :meth:`new_network`."""
         set_seed(seed)
-        return self.inputs.network(architecture, self.classes, train, **settings)
+        return self.new_network(architecture, settings, train)
+
+    def new_network(self, architecture: str, settings: dict[str, Any], train: BatchedDataset) -> nn.Module:
+        """Return a new network for what ``train`` holds.
+
+        Of its settings ``predict_variance`` gives a regression's as many outputs again, the numbers' log-variances.
+        """
+        settings = dict(settings)
+        outputs = with_variances(self.classes) if settings.pop(PREDICT_VARIANCE, False) else self.classes
+        return self.inputs.network(architecture, outputs, train, **settings)
 
     def train_network(
         self,
@@ -199,6 +220,41 @@ def _seconds(run: Callable[[], Any]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def _check_arms(arms: list[Arm], likelihood: Likelihood) -> None:
+    """Refuse arms that mean nothing for what a study's networks predict, before the first is run.
+
+    Raises:
+        UserError: smoothed labels, temperatures or weights by entropy of a regression, and predicted variances or
+            mixtures where there is none, or no classes.
+    """
+    for arm in arms:
+        parts, settings = arm.parts, [arm.student_args, *(part.architecture_args for part in arm.parts)]
+        scaled = any(part.fits_teacher and part.teacher.sets_temperature for part in parts)
+        try:
+            likelihood.check_label_smoothing(arm.label_smoothing)
+            for temperature in (*arm.temperatures, 2.0 if scaled else 1.0):
+                likelihood.check_temperature(temperature)
+            if getattr(arm.teacher, "weights", None) == "entropy" and likelihood.target_has_variance:
+                likelihood.entropy(torch.zeros(2))
+        except UserError as error:
+            raise UserError(f"arm {arm.name!r}: {error}; or leave this arm out") from None
+        if likelihood.independent and (arm.strengths or getattr(arm.teacher, "combine", None) == "mixture"):
+            raise UserError(f"arm {arm.name!r} is a mixture of distributions over classes: leave it out")
+        if not likelihood.target_has_variance and any(each.get(PREDICT_VARIANCE) for each in settings):
+            raise UserError(f"arm {arm.name!r} predicts variances, which are a regression's: leave it out")
+
+
+def _check_labels(splits: Splits, problem_type: str) -> None:
+    """Refuse a column of labels that can't be what a study's networks predict."""
+    for rows in (splits.train, splits.validation, splits.test):
+        feature = rows.features["label"]
+        if not can_hold(feature, "label", likelihood_from(problem_type), num_values=1):
+            raise UserError(
+                f"the study's networks predict {IN_WORDS[problem_type]}, and the column label holds {feature}: pass "
+                "problem_type= to its inputs (classes of each token are for DistillationTrainer and hf-bkd distill)"
+            )
 
 
 def _classes(label: Any) -> list[str]:

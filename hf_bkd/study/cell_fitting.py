@@ -65,7 +65,7 @@ class CellFitting(Fitting):
 
     def supplied(self, method: str) -> Teacher | None:
         """Return the user's teacher; folds and members need their own, and so does an arm with its own network."""
-        own = self.rows is not None or self.number or self.arm.architecture
+        own = self.rows is not None or self.number or self.arm.network_name
         return self.given if self.given is not None and self.given.method == method and not own else None
 
     def network(self, **settings: Any) -> nn.Module:
@@ -104,7 +104,7 @@ class CellFitting(Fitting):
         network = None
         if cell.inputs.plain:
             architecture, settings = self._architecture(settings)
-            network = cell.inputs.network(architecture, cell.classes, cell.train, **settings)
+            network = cell.new_network(architecture, settings, cell.train)
         return Teacher.from_pretrained(folder, network).to(cell.args.device)
 
     def _save(self, teacher: Teacher, folder: Path) -> None:
@@ -116,7 +116,7 @@ class CellFitting(Fitting):
         arm, cell = self.arm, self.cell
         if arm.architecture:
             return arm.architecture, arm.architecture_args | settings
-        return cell.options.teacher_model, cell.study.teacher_args | settings
+        return cell.options.teacher_model, cell.study.teacher_args | arm.architecture_args | settings
 
     @property
     def _network_seed(self) -> int:

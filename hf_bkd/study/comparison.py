@@ -4,11 +4,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..likelihoods import best_temperature
+from ..likelihoods import CATEGORICAL, best_temperature
 from ..metrics import auroc, classification_metrics, entropy, reliability
 from ..models.calling import split, to_network
 from ..targets import temper
 from ..teachers import Teacher, predict_all
+from ..utils.errors import UserError
 from ..utils.files import temporary_folder
 from .arms import Arm
 from .cell import TIMED, Cell, plain_pass, relative_time
@@ -19,6 +20,11 @@ class TeacherComparison:
     """The teachers of a cell, fitted and measured arm by arm."""
 
     def __init__(self, cell: Cell):
+        if cell.likelihood != CATEGORICAL:
+            raise UserError(
+                "teachers are compared by their probabilities of one class, and the study's problem_type is "
+                f"{cell.inputs.problem_type!r}: declare it with students=True"
+            )
         self.cell = cell
         self.teaching = Teaching(cell)
 
@@ -39,13 +45,13 @@ class TeacherComparison:
         if cell.splits.every_ood is not None:
             ood, _ = predict_all(teacher, cell.batched(cell.splits.every_ood).batches(), samples, cell.seed)
         return {
+            **teacher.get_state()[0],  # first: a teacher's own seed is not the run's
             "arm": arm.name,
             "condition": cell.condition,
             "teacher": arm.method,
             "network": cell.options.teacher_model,
             "seed": cell.seed,
             "num_samples": samples,
-            **teacher.get_state()[0],
             "metrics": classification_metrics(probs, labels) | _ood(probs, ood),
             "scaled_metrics": classification_metrics(scaled, labels)
             | _ood(scaled, None if ood is None else temper(ood, temperature))

@@ -36,12 +36,19 @@ class Images:
     Args:
         mean, std: of the channels, on the scale of [0, 1].
         augment: whether networks are trained on random crops and flips.
+        problem_type: see :class:`Vectors`.
     """
 
     column, task, plain = "image", "image-classification", False
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], augment: bool = False):
-        self.mean, self.std, self.augment = mean, std, augment
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: bool = False,
+        problem_type: str = Categorical.problem_type,
+    ):
+        self.mean, self.std, self.augment, self.problem_type = mean, std, augment, problem_type
         self.preprocess = ImagePreprocessor(mean, std)
 
     def views(self, seed: int, number: int | None = None) -> Views | None:
@@ -52,12 +59,14 @@ class Images:
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
-        return BatchedDataset.from_images(dataset, self.preprocess, views, device, progress=progress)
+        about = {"progress": progress, "problem_type": self.problem_type}
+        return BatchedDataset.from_images(dataset, self.preprocess, views, device, **about)
 
     def network(self, architecture: str, classes: list[str], train: BatchedDataset, **settings: Any) -> nn.Module:
         """A new network for the images of ``train``; ``settings`` are those of ``create_classifier``."""
         shown = {"in_chans": len(self.mean), "image_size": train.values["pixel_values"].shape[-1]}
         shown |= {"mean": self.mean, "std": self.std, "label_names": classes}
+        shown |= _stated(self.problem_type)
         return create_classifier(architecture, len(classes), **shown, **settings)
 
     def save(self, folder: Path) -> None:
@@ -69,6 +78,7 @@ class Texts:
 
     Args:
         weights: the encoder with its tokenizer, such as BERT: folder or name on the Hub.
+        problem_type: see :class:`Vectors`. Classes of each token are for the trainer and the commands alone.
 
     Raises:
         UserError: they can't be loaded.
@@ -76,8 +86,8 @@ class Texts:
 
     column, task, plain = "text", "text-classification", False
 
-    def __init__(self, weights: str):
-        self.folder = local_folder(weights)
+    def __init__(self, weights: str, problem_type: str = Categorical.problem_type):
+        self.folder, self.problem_type = local_folder(weights), problem_type
         with _loading(self.folder), torch.device("meta"):
             self.config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
             network = AutoModelForSequenceClassification.from_config(self.config)
@@ -94,7 +104,7 @@ class Texts:
         self, dataset: datasets.Dataset, views: Views | None, device: torch.device, progress: bool
     ) -> BatchedDataset:
         """The rows as training and evaluation read them."""
-        return BatchedDataset.from_texts(dataset, self.preprocess, device)
+        return BatchedDataset.from_texts(dataset, self.preprocess, device, self.problem_type)
 
     def network(
         self,
@@ -126,7 +136,7 @@ class Texts:
 
     def _pretrained(self, classes: list[str], settings: dict[str, Any]) -> nn.Module:
         names = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
-        settings = {"num_labels": len(classes), **names, **settings}
+        settings = {"num_labels": len(classes), **names, **_stated(self.problem_type), **settings}
         with _loading(self.folder):
             return AutoModelForSequenceClassification.from_pretrained(
                 self.folder, use_safetensors=True, trust_remote_code=False, **settings
@@ -209,6 +219,11 @@ class Vectors:
 
     def save(self, folder: Path) -> None:
         """Nothing: a perceptron knows the scale of its features."""
+
+
+def _stated(problem_type: str) -> dict[str, str]:
+    """Return what a network's config says of its problem, which goes without saying of one class."""
+    return {} if problem_type == Categorical.problem_type else {"problem_type": problem_type}
 
 
 @contextmanager

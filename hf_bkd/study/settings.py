@@ -31,6 +31,7 @@ LATER = (
     "dist_",
     "dropout_masks",
     "problem_type",
+    "standardize_labels",
 )  # which older folders don't have: noted unless they are defaults
 FREE = ("seeds", "arms", "workers")  # of the study's arguments: they choose what is run, not what it gives
 FINISHED = ("teachers", "labels", "students", "arms", "checkpoints")

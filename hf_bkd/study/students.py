@@ -157,7 +157,8 @@ class StudentTraining:
 
     def _student(self, arm: Arm, temperature: float, strength: float | None) -> Trained:
         """An arm's student, trained once though several arms may ask for it."""
-        same = (arm.labels_name(temperature), arm.label_smoothing, *self._changes(arm, strength).values())
+        own = repr(sorted(arm.student_args.items()))
+        same = (arm.labels_name(temperature), arm.label_smoothing, own, *self._changes(arm, strength).values())
         if same not in self._trained:
             self._trained[same] = self._train(arm, temperature, strength)
         return self._trained[same]
@@ -173,7 +174,7 @@ class StudentTraining:
             labels = self.teaching.labels(arm, temperature)
             train, test = cell.taught.with_soft_labels(labels.train), labels.test
             cost = LabelCost(bytes_per_example(labels.train), labels.seconds)
-        student_args = cell.study.student_args
+        student_args = cell.study.student_args | arm.student_args
         if cell.study.from_teacher:
             student_args = student_args | {"start": self.teaching.teacher(DETERMINISTIC, 1.0).network}
         started = time.perf_counter()

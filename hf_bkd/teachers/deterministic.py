@@ -67,12 +67,19 @@ class DeterministicTeacher(Teacher):
         return logits_of(call_network(self.network, inputs))[None]
 
 
+def with_noise(likelihood: Likelihood, network: nn.Module, batches: Any) -> Likelihood:
+    """Return a likelihood that knows, by held-out batches, a regression's variance around a network's numbers."""
+    if not likelihood.target_has_variance or likelihood.knows_variance:
+        return likelihood
+    return DeterministicTeacher.fit(network, batches, problem_type=likelihood).likelihood
+
+
 @dataclass(frozen=True)
 class Deterministic(TeacherSpec):
-    """A trained network as it is.
+    """A trained network as it is; of a regression with its noise, as validation examples tell it.
 
     Args:
-        scaled: set its temperature by validation NLL (Guo et al. 2017), or the noise of a regression.
+        scaled: set its temperature by validation NLL (Guo et al. 2017).
     """
 
     kind = method = "deterministic"
@@ -83,6 +90,7 @@ class Deterministic(TeacherSpec):
     def fit(self, context: FitContext) -> Teacher:
         teacher = context.trained()
         if not self.scaled:
+            teacher.likelihood = with_noise(teacher.likelihood, teacher.network, context.validation_batches())
             return teacher
         batches, said = context.validation_batches(), teacher.likelihood
         return DeterministicTeacher.fit(teacher.network, batches, problem_type=context.problem_type or said)

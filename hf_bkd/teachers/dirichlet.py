@@ -1,5 +1,7 @@
 """A student that was taught how much its teacher's draws disagree, as a teacher: a Dirichlet in one pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -49,9 +51,18 @@ class DirichletStudent(Teacher):
     def draws(self, inputs: Inputs, num_samples: int, generator: torch.Generator | None) -> Draws:
         logits = logits_of(call_network(self.network, inputs))
         drawn = Draws(self._draws_of(logits, num_samples, generator))
-        if self.tempering == "per_sample" and self.temperature != 1:  # whose moments have no closed form
+        if not self.is_exact:
             return drawn
         return drawn._replace(variance=dirichlet_variance(logits).float(), mean=logits.float().softmax(dim=-1))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether mean and variance are handed out in closed form, which those of tempered draws don't have."""
+        return self.tempering != "per_sample" or self.temperature == 1
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the teacher as JSON, and say that its moments are exact, if they are."""
+        return super().describe() | ({"exact_moments": True} if self.is_exact else {})
 
     def _draws_of(self, logits: Tensor, num_samples: int, generator: torch.Generator | None) -> Tensor:
         gammas = log_gamma_draws(logits.double().exp(), num_samples, generator)

@@ -20,6 +20,7 @@ from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
 from .base import Teacher
+from .deterministic import with_noise
 from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 
@@ -176,8 +177,10 @@ class MCDropout(TeacherSpec):
         with taking(untrained, few):  # refused before training for nothing
             MCDropoutTeacher(untrained, likelihood=likelihood, filter_rate=rate).predict(few, 2)
         if not self.kept:
-            return MCDropoutTeacher(context.trained(**settings).network, likelihood=likelihood)
+            network = context.trained(**settings).network
+            return MCDropoutTeacher(network, likelihood=with_noise(likelihood, network, context.validation_batches()))
         network = context.network(**settings)
         with dropping_filters(network, rate) if rate else nullcontext():
             context.train(network, masks=self.masks)
+        likelihood = with_noise(likelihood, network, context.validation_batches())
         return MCDropoutTeacher(network, likelihood=likelihood, filter_rate=rate)

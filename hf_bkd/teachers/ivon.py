@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..models.calling import split
 from ..models.heads import num_classes_of
+from ..models.posterior_state import PRECISION
+from ..models.token_networks import classifies_tokens
 from ..utils.checks import check_positive
 from ..utils.errors import UserError
 from .examples import likelihood_by
@@ -146,10 +149,10 @@ class IVON(torch.optim.Optimizer):
         for parameter in params:
             if parameter not in self.state:
                 precision = torch.full_like(parameter, group["hess_init"] + group["weight_decay"])
-                self.state[parameter] = {"step": 0, "momentum": torch.zeros_like(parameter), "precision": precision}
+                self.state[parameter] = {"step": 0, "momentum": torch.zeros_like(parameter), PRECISION: precision}
 
     def _stds(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        precisions = [self.state[parameter]["precision"] for parameter in params]
+        precisions = [self.state[parameter][PRECISION] for parameter in params]
         return torch._foreach_rsqrt(torch._foreach_mul(precisions, group["ess"]))
 
     # The step
@@ -188,7 +191,7 @@ class IVON(torch.optim.Optimizer):
         offsets = [self._offsets[parameter] for parameter in params]
         states = [self.state[parameter] for parameter in params]
         momenta = [state["momentum"] for state in states]
-        precisions = [state["precision"] for state in states]
+        precisions = [state[PRECISION] for state in states]
         for state in states:
             state["step"] += 1
 
@@ -269,7 +272,10 @@ class IVONVariational(TeacherSpec):
     def fit(self, context: FitContext) -> VariationalTeacher:
         network = context.network()
         likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
-        size = context.num_train * likelihood.nats(likelihood.num_values(num_classes_of(network)))
+        labels = context.num_train
+        if classifies_tokens(network):
+            labels = sum(int(likelihood.labeled(split(batch)[1]).sum()) for batch in context.train_batches())
+        size = labels * likelihood.nats(likelihood.num_values(num_classes_of(network)))
         hess_init = 1 / (size * self.initial_std**2) if self.hess_init is None else self.hess_init
         rate = context.learning_rate if self.lr is None else self.lr
         optimizer = IVON(

@@ -98,9 +98,9 @@ def sample_weights(energy: Energy, settings: ChainSettings) -> tuple[Tensor, dic
         relative to the inverse curvature); ``acceptance``, the share of accepted proposals; what
         :func:`~hf_bkd.teachers.mcmc_diagnostics.summarize` says of the weights, U and the teachers' shares; for a head
         ``width``, the samples' standard deviation (root mean square over all directions) relative to that of the
-        Gaussian with U's curvature at the chains' ends, which is 1 for a Gaussian posterior at T = 1. Of a mixture
-        prior ``shares``, the teachers' mean responsibilities; ``rungs``; and ``exchanges``, the shares of accepted
-        exchanges between neighboring rungs, none of which should be near 0.
+        Gaussian with U's curvature at the chains' ends, which is 1 for a Gaussian posterior at T = 1; and ``rungs``.
+        Of a mixture prior ``shares``, the teachers' mean responsibilities; of ladders ``exchanges``, the shares of
+        accepted exchanges between neighboring rungs, none of which should be near 0 (``None`` of those not tried).
 
     Raises:
         UserError: the energy at the start is not finite, or a chain diverged.
@@ -158,15 +158,15 @@ def _evenly(depths: Tensor, exchanges: Tensor) -> Tensor:
 
 def _record(energy: Energy, settings: ChainSettings, chains: Chains, start: Tensor, rungs: int) -> dict[str, Any]:
     samples, others = chains.samples, chains.energies[..., None]
-    record = {"tau": chains.step_size[: settings.chains].mean().item()}
+    record = {"tau": chains.step_size[: settings.chains].mean().item(), "rungs": rungs}
     if chains.acceptance is not None:
         record["acceptance"] = chains.acceptance[: settings.chains].mean().item()
     if energy.mixture is not None:
         shares = _shares(energy, samples)
         others = torch.cat([others, shares.to(others)], dim=-1)
-        record |= {"shares": shares.mean(dim=(0, 1)).tolist(), "rungs": rungs}
+        record["shares"] = shares.mean(dim=(0, 1)).tolist()
     if chains.exchanges is not None:
-        record["exchanges"] = chains.exchanges.tolist()
+        record["exchanges"] = [None if math.isnan(share) else share for share in chains.exchanges.tolist()]
     record |= summarize(samples, start, others)
     if isinstance(energy, HeadEnergy):
         pooled = samples.flatten(0, 1)

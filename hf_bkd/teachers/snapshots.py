@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from ..models.posterior_state import COUNT, DEVIATIONS, MEAN, SQUARES
 from ..utils.checks import check_count, check_positive
 from ..utils.errors import UserError
 
-MEAN, SQUARES, DEVIATIONS, COUNT = "snapshot_mean", "snapshot_squares", "snapshot_deviations", "snapshots"
+OWN = {MEAN, SQUARES, DEVIATIONS, COUNT}
 
 
 class Moments(NamedTuple):
@@ -76,9 +77,11 @@ class SnapshotCallback(TrainerCallback):
         since = state.global_step - first
         if since <= 0 or since % every:
             return
+        known = self._optimizer.state
+        keeps_none = not any(each.keys() - OWN for each in known.values())  # of any, as SGD without momentum
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
-                if parameter in self._optimizer.state:
+                if parameter in known or (keeps_none and parameter.requires_grad):
                     self._add(self._optimizer.state[parameter], parameter)
 
     def _when(self, steps: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.random import named_seed
 from .base import Teacher
-from .deterministic import DeterministicTeacher
+from .deterministic import DeterministicTeacher, with_noise
 from .examples import likelihood_by
 from .specification import FitContext, TeacherSpec, option
 from .variational import VariationalTeacher, named
@@ -250,7 +250,9 @@ class SWAG(TeacherSpec):
         moments, train = callback.moments(network), list(islice(context.train_batches(), self.batches))
         likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
         options = {"draws": self.draws, "batches": self.batches, "seed": context.seed, "likelihood": likelihood}
-        return SWAGTeacher.fit(network, moments, train, **options)
+        teacher = SWAGTeacher.fit(network, moments, train, **options)
+        teacher.likelihood = with_noise(likelihood, teacher.network, context.validation_batches())
+        return teacher
 
 
 @dataclass(frozen=True)
@@ -281,4 +283,4 @@ class SWA(TeacherSpec):
         network = context.train(context.network(), callbacks=[callback])
         mean = at_mean(network, callback.moments(network).mean, context.train_batches(), 50)
         likelihood = likelihood_by(mean, context.validation_batches(), context.problem_type)
-        return DeterministicTeacher(mean, likelihood=likelihood)
+        return DeterministicTeacher(mean, likelihood=with_noise(likelihood, mean, context.validation_batches()))

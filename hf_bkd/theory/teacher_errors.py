@@ -34,7 +34,6 @@ from .sgd_noise import logits_of, one_hot_covariance
 
 ROUNDING = 1e-13  # of a Newton step's gain in nats, and of its length
 NUMBERS = 2**22  # of derivatives that are held at a time
-CUTOFF = 1e-10  # of the largest curvature: what is below is a direction in which no logit's difference moves
 
 
 def parameter_covariance(network: nn.Module, inputs: Any, covariance: Tensor) -> Tensor:
@@ -49,10 +48,9 @@ def parameter_covariance(network: nn.Module, inputs: Any, covariance: Tensor) ->
         covariance: M [N, C, C].
 
     Raises:
-        UserError: ``covariance`` is not N square matrices.
+        UserError: ``covariance`` is not [N, C, C].
     """
     examples = len(tree_leaves(inputs)[0])
-    check_shape("covariance", covariance, examples, covariance.shape[-1], covariance.shape[-1])
 
     def jacobian(example: Any) -> Tensor:
         logits, pull = logits_of(network, example)
@@ -65,6 +63,7 @@ def parameter_covariance(network: nn.Module, inputs: Any, covariance: Tensor) ->
     for start in range(0, examples, size):
         chunk = slice(start, start + size)
         rows = vmap(jacobian)(tree_map(lambda each, chunk=chunk: each[chunk], inputs))
+        check_shape("covariance", covariance, examples, rows.shape[1], rows.shape[1])
         total = total + rows.flatten(0, 1).mT @ (covariance[chunk].to(rows) @ rows).flatten(0, 1)
     return total / examples
 
@@ -116,8 +115,11 @@ def nearest_student(network: nn.Module, inputs: Any, targets: Tensor, steps: int
             step = displacement(parameter_covariance(student, inputs, one_hot_covariance(probs)), pull)
             if pull @ step < ROUNDING:
                 return student
-            while not (lower := loss_at(vector + step)) < loss and step.abs().max() > ROUNDING:
+            while not (lower := loss_at(vector + step)) < loss:
                 step = step / 2
+                if step.abs().max() < ROUNDING:  # as low as the network's precision leads
+                    vector_to_parameters(vector, trained)
+                    return student
             vector, loss = vector + step, lower
     raise UserError(
         f"no minimum was reached in {steps} steps: the targets may be ones that only infinite weights reach"
@@ -188,7 +190,8 @@ def kept_draw_risk(hessian: Tensor, common: Tensor, learning_rate: float, steps:
 def _axes(hessian: Tensor) -> tuple[Tensor, Tensor]:
     """Return the curvatures above zero [k] and their directions [p, k]."""
     values, vectors = torch.linalg.eigh(hessian)
-    curved = values > CUTOFF * values[-1]
+    rounding = 10 * len(values) * torch.finfo(values.dtype).eps
+    curved = values > rounding * values[-1]
     return values[curved], vectors[:, curved]
 
 

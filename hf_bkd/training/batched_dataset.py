@@ -25,15 +25,16 @@ from ..data.preprocessing import (
     stacked,
 )
 from ..data.preprocessors import Preprocessor
-from ..data.rows import as_stored, read_rows
+from ..data.rows import read_rows
 from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
 from ..soft_labels.columns import SoftLabels, column, teachers_of
-from ..soft_labels.identity import content_ids
+from ..soft_labels.identity import Identity, content_column, content_ids
 from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
 from ..utils.progress import track
 from .supervision import TEACHER_INPUTS
+from .tokens import labeled_tokens
 
 
 class BatchedDataset(torch.utils.data.Dataset):
@@ -82,6 +83,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         device: torch.device | str = "cpu",
         progress: bool = True,
         resident: bool = True,
+        problem_type: str | None = None,
     ) -> Self:
         """Make a dataset of images with their labels and their checked soft labels.
 
@@ -91,6 +93,7 @@ class BatchedDataset(torch.utils.data.Dataset):
             device: where the images are kept, if they are.
             progress: whether to show a bar.
             resident: decode once and keep the pixels; else decode what a batch needs when it is asked for.
+            problem_type: what the labels are of, in transformers' words; what they look like if not given.
 
         Raises:
             UserError: no images or labels, images of several sizes, or soft labels that are no distributions or were
@@ -99,7 +102,7 @@ class BatchedDataset(torch.utils.data.Dataset):
         image_column, label_column = find_input(dataset, "image"), find_label(dataset)
         if len(dataset) == 0:
             raise UserError("the dataset of images is empty")
-        labels, names = plain_labels(dataset, label_column)
+        labels, names = plain_labels(dataset, label_column, problem_type)
         plain = dataset.with_format(None)
         ids, pictures, mode = [], plain.select_columns([image_column]), getattr(preprocessor, "mode", None)
         pixels: Any = None if resident else StoredImages(dataset, image_column, mode)
@@ -122,26 +125,38 @@ class BatchedDataset(torch.utils.data.Dataset):
     def from_texts(
         cls,
         dataset: datasets.Dataset,
-        tokenize: Callable[[dict[str, list]], dict[str, Tensor]],
+        tokenize: Preprocessor | Callable[[dict[str, list]], dict[str, Tensor]],
         device: torch.device | str = "cpu",
+        problem_type: str | None = None,
+        per_token: bool = False,
     ) -> Self:
         """Make a dataset of texts as tokens, with their labels and their checked soft labels.
 
         Args:
-            dataset: N rows with columns ``text`` and ``label``.
+            dataset: N rows with a column ``label`` and the columns that ``tokenize`` reads, ``text`` of a function.
             tokenize: rows to ``input_ids``, ``attention_mask`` (0 where a text is padded, at its end) and what else
                 the network takes, each [N, L].
             device: where the tokens are kept.
+            problem_type: what the labels are of, in transformers' words; what they look like if not given.
+            per_token: whether labels are lists of classes, of each token, or each word if ``tokenize`` reads words.
 
         Raises:
-            UserError: no rows, or soft labels that don't belong to them.
+            UserError: no rows, or one with another number of labels than tokens; soft labels that don't belong here.
         """
         if len(dataset) == 0:
             raise UserError("the dataset of texts is empty")
         rows = dataset.with_format(None)[:]
-        labels, names = plain_labels(dataset, "label")
-        values = {name: value.to(device) for name, value in (tokenize(rows) | {"labels": labels}).items()}
-        return cls(values, example_ids=content_ids(rows["text"]), class_names=names).with_soft_labels(dataset)
+        if per_token:
+            classes = getattr(dataset.features["label"], "feature", None)
+            values, names = labeled_tokens(dataset, rows, tokenize), getattr(classes, "names", None)
+        else:
+            labels, names = plain_labels(dataset, "label", problem_type)
+            values = tokenize(rows) | {"labels": labels}
+        values = {name: value.to(device) for name, value in values.items()}
+        content = content_column(dataset.features)
+        read = getattr(tokenize, "columns", ("text",)) if content is None else (content,)
+        ids = Identity(tuple(read)).ids(rows)
+        return cls(values, example_ids=ids, class_names=names).with_soft_labels(dataset)
 
     def with_soft_labels(self, dataset: datasets.Dataset) -> Self:
         """Return the same rows with the soft labels of ``dataset`` and their views, after checking that they belong.
@@ -280,13 +295,3 @@ def _inputs(preprocessor: ImagePreprocessor | Preprocessor, pictures: Images) ->
     if isinstance(preprocessor, ImagePreprocessor):
         return {"pixel_values": preprocessor.normalize(stacked(pictures))}
     return preprocessor.of_pictures(pictures)
-
-
-def training_set(
-    reader: Preprocessor, dataset: datasets.Dataset, device: torch.device
-) -> BatchedDataset | datasets.Dataset:
-    """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
-    if reader.only_normalizes(dataset):
-        return BatchedDataset.from_images(dataset, reader.normalization, device=device)
-    plain, finished = as_stored(dataset)
-    return plain.with_transform(lambda rows: reader(finished(rows)) | {"labels": torch.tensor(rows["label"])})

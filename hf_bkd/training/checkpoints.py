@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 GOES_ON = "the same command, or train(resume_from_checkpoint=True), goes on from the last complete checkpoint"
 RECORD = "DistillationTrainer"  # under this name the state file holds what the Trainer itself forgets
+STANDARDIZED = "standardized_head.safetensors"  # the last layer of a regression as it is trained, see `standardizing`
 UNFINISHED = "checkpoint-is-incomplete.txt"  # the Trainer's mark while it saves on a signal
 WEIGHTS = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
 ADAPTERS = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
@@ -102,7 +103,8 @@ def _check(checkpoint: Path) -> None:
         _check_weights(checkpoint)
         _check_file(_first(checkpoint, OPTIMIZER_NAME, OPTIMIZER_NAME_BIN))
         _check_file(checkpoint / SCHEDULER_NAME)
-    for name in [*random, SCALER_NAME] if record.get("scaler") else random:
+    there = {SCALER_NAME: record.get("scaler"), STANDARDIZED: record.get("standardized")}
+    for name in [*random, *(name for name, expected in there.items() if expected)]:
         _check_file(checkpoint / name)
 
 

@@ -69,11 +69,13 @@ def places_among(names: Sequence[str], classes: Sequence[str], whose: str, remed
     return places
 
 
-def read_column(dataset: Any, name: str, classes: Sequence[str] | None, problem: Problem) -> LabelColumn:
+def read_column(
+    dataset: Any, name: str, classes: Sequence[str] | None, problem: Problem, form: str | None = None
+) -> LabelColumn:
     """Say how a column of labels is read for a problem; see :func:`~hf_bkd.data.labels.read_labels`."""
     if problem.is_plain:
         return read_label_column(dataset.features, name, classes, problem.num_values)
-    return read_labels(dataset, name, problem.likelihood, problem.num_values, classes, problem.per_token)
+    return read_labels(dataset, name, problem.likelihood, problem.num_values, classes, problem.per_token, form)
 
 
 def read_label_column(

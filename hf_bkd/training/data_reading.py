@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -11,12 +12,13 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.calling import unwrapped
+from ..models.class_names import with_variances
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
-from .first_batch import first_batch
+from .first_batch import first_batch, spread_batches
 from .online_teacher import OnlineTeacher, Source
 from .preparation import check_length, check_views
 from .prepared import PreparedDataset
@@ -65,7 +67,9 @@ class DataReadingTrainer(ResumableTrainer):
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
             self._train = self._preparer.loaded(TRAINING_SET, train, self._source, reads_labels)
-            self._preparer = replace(self._preparer, problem=self._train.problem)
+            labels = getattr(getattr(self._train.collate, "preparation", None), "labels", None)
+            form = None if labels is None else labels.form
+            self._preparer = replace(self._preparer, problem=self._train.problem, form=form)
             check_rows(train, self._train.dataset, args)
             self._watch_training_set(self._train.dataset, reads_labels)
             self._keep_processor()
@@ -87,6 +91,24 @@ class DataReadingTrainer(ResumableTrainer):
         """What the student predicts, as its training set says, or the first one that is to be evaluated."""
         loaded = [*([self._train] if self._train else []), *(loaded for _, loaded in self._evaluated)]
         return loaded[0].problem if loaded else Problem(self._preparer.told or CATEGORICAL)
+
+    @property
+    def output_names(self) -> list[str] | None:
+        """The names of the student's outputs in order, where they are known: its classes', and of log-variances."""
+        classes, problem = self._preparer.classes, self.problem
+        if not getattr(problem.likelihood, "predicts_variance", False):
+            return None if classes is None else list(classes)
+        return with_variances(classes or [f"LABEL_{number}" for number in range(problem.num_values or 0)])
+
+    @cached_property
+    def num_train_items(self) -> int:
+        """How many items a pass over the training set averages: its rows, or their tokens that the loss counts."""
+        if not self.problem.per_token:
+            return len(self.train_dataset)
+        dataset, collate = self._train.dataset, self._train.collate
+        with unmoved_randomness():
+            batches = spread_batches(dataset, collate, len(dataset), self.args.train_batch_size)
+            return sum(int(self._count_items(batch)) for batch in batches)
 
     def _watch_training_set(self, dataset: Any, reads_labels: bool) -> None:
         """Keep what knows the epoch's view in step with the training."""

@@ -79,6 +79,9 @@ class DrawLogProbs:
             return in_order(torch.as_tensor(from_batch(batch, self.known[name])).to(probs), self.orders[name])
         stored = self.matched[name]
         variance = stored.of(batch, probs)
-        spread = self.likelihood.scattered_variance(probs, variance, stored.layout.num_draws)
+        if stored.layout.record.teacher.exact_moments is True:
+            spread = self.likelihood.label_variance(probs)
+        else:
+            spread = self.likelihood.scattered_variance(probs, variance, stored.layout.num_draws)
         logs = matched_log_probs(probs, variance, spread).to(probs)
         return logs.masked_fill(~probs.ne(0).any(dim=-1, keepdim=True), 0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..soft_labels.columns import SoftLabels
 from ..soft_labels.layout import Layout
 from ..soft_labels.reading import Stored, read
-from ..targets import adaptive_lambda, inverse_variance_weights, noise_ratio, summed_variance
+from ..targets import adaptive_lambda, exact_lambda, inverse_variance_weights, noise_ratio, summed_variance
 from ..utils.errors import UserError
 
 
@@ -135,6 +135,8 @@ class StoredVariance:
 class AdaptiveLambda:
     """The lambda of each example: ``kd_lambda`` times :func:`~hf_bkd.targets.adaptive_lambda` of its labels.
 
+    Of a regression whose variance is known in closed form it is :func:`~hf_bkd.targets.exact_lambda`.
+
     Args:
         dataset: the training set.
         stored: its labels, by column.
@@ -162,7 +164,8 @@ class AdaptiveLambda:
                 f"{asked} needs the column {noise}, the noise of a number given the draw: label with a teacher that "
                 "knows its observation_variance or predicts it"
             )
-        self.ratio = draw_variance(dataset, labels.layout).ratio
+        self.exact = self.likelihood.exact and self.num_samples == 1  # in closed form, for one draw has no variance
+        self.ratio = None if self.exact else draw_variance(dataset, labels.layout).ratio
 
     @property
     def variances(self) -> list[StoredVariance]:
@@ -174,6 +177,8 @@ class AdaptiveLambda:
         values = target[..., : self.num_values]
         variance = self.variance.of(batch, values)
         label_variance = self.likelihood.scattered_variance(target, variance, self.num_samples)
+        if self.exact:
+            return self.kd_lambda * exact_lambda(variance, label_variance)
         return self.kd_lambda * adaptive_lambda(values, variance, self.num_samples, self.ratio, label_variance)
 
 

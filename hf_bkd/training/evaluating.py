@@ -11,7 +11,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..metrics import convergence_noise
-from ..models.calling import call_arguments, logits_of
+from ..models.calling import call_arguments, logits_of, to_network, unwrapped
 from .data_reading import DataReadingTrainer
 from .supervision import network_inputs
 
@@ -26,7 +26,8 @@ class EvaluatingTrainer(DataReadingTrainer):
 
     def _outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Any:
         """Return what a model makes of a batch's inputs."""
-        positional, named = call_arguments(self.model, network_inputs(batch))
+        inputs = to_network(network_inputs(batch), unwrapped(self.model))
+        positional, named = call_arguments(self.model, inputs)
         return model(*positional, **named)
 
     @property

@@ -1,6 +1,6 @@
 """What can't work is refused before a training: the student is asked once about a few rows of each dataset."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -27,6 +27,17 @@ def first_batch(dataset: Any, collate: Callable[[Any], Any], number: int = ROWS)
         return collate(fetch(indices) if fetch else [dataset[index] for index in indices])
     rows = list(islice(iter(dataset), number))
     return collate(rows) if rows else None
+
+
+def spread_batches(dataset: Any, collate: Callable[[Any], Any], number: int, size: int) -> Iterator[dict[str, Any]]:
+    """Yield batches of at most ``size`` rows from all over a dataset, ``number`` in all; a stream's are its first."""
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        rows = torch.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().int().tolist()
+        fetch = getattr(dataset, "__getitems__", lambda chosen: [dataset[row] for row in chosen])
+    else:
+        rows, fetch = list(islice(iter(dataset), number)), list
+    for start in range(0, len(rows), size):
+        yield collate(fetch(rows[start : start + size]))
 
 
 def outputs_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what: str) -> Tensor:

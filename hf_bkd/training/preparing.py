@@ -57,6 +57,7 @@ class Preparer:
         asks: whether the student can be asked about a few rows before it is trained.
         told: what the student's outputs mean, where somebody else than its labels says it.
         problem: the training set's, which all others pose too.
+        form: of its labels, which theirs have too.
     """
 
     network: nn.Module
@@ -68,6 +69,7 @@ class Preparer:
     asks: bool
     told: Likelihood | None = None
     problem: Problem | None = None
+    form: str | None = None
 
     def loaded(
         self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None
@@ -208,7 +210,7 @@ class Preparer:
             problem = problem_of_column(self._told, dataset, name, outputs, num_values)
             if name is None:
                 return problem, None
-            column = read_column(dataset, name, self.classes, problem)
+            column = read_column(dataset, name, self.classes, problem, self.form)
             if isinstance(dataset, datasets.Dataset):
                 values = dataset.with_format(None)
                 labels = column(values[name][:], first=0)

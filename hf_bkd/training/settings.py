@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import Trainer
 
@@ -11,13 +12,10 @@ from ..likelihoods import Likelihood
 from ..models.calling import unwrapped
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
+from .problem import Problem
 
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # of train_sampling_strategy
 FOR_METRICS = ("inputs", "loss")
-MEASURED = (  # by an evaluation without metrics of the caller's
-    "loss", "accuracy", "nll", "ece", "brier", "mean_average_precision", "micro_f1", "macro_f1", "rmse", "mae",
-    "interval_error",
-)  # fmt: skip
 RECOMPUTED = ("activation_checkpointing", "gradient_checkpointing")  # one setting, by two names
 
 
@@ -88,8 +86,24 @@ def check_metrics(
         )
 
 
-def check_best_metric(args: DistillationTrainingArguments, eval_dataset: Any, compute_metrics: Any) -> None:
+def measured_by(problem: Problem) -> list[str]:
+    """Return the names of what an evaluation of a problem computes without metrics of the caller's."""
+    likelihood, values = problem.likelihood, torch.full((1, problem.num_values or 2), 0.5, dtype=torch.float64)
+    labels = torch.ones_like(values) if likelihood.independent else torch.ones(1, dtype=torch.int64)
+    outputs = likelihood.outputs_of(values, torch.ones_like(values))
+    return ["loss", *likelihood.measures(likelihood.prediction(outputs), labels)]
+
+
+def check_best_metric(
+    args: DistillationTrainingArguments, eval_dataset: Any, compute_metrics: Any, problem: Problem
+) -> None:
     """Refuse a metric of the best model that no evaluation would have.
+
+    Args:
+        args: the trainer's.
+        eval_dataset: what is evaluated, or several by name.
+        compute_metrics: the caller's.
+        problem: of the student.
 
     Raises:
         UserError: it says of none of several evaluation sets that it is meant, or is not among those that are
@@ -105,11 +119,12 @@ def check_best_metric(args: DistillationTrainingArguments, eval_dataset: Any, co
             f"metric_for_best_model is {name!r}, and each of several evaluation sets has its own: pass "
             f"metric_for_best_model='eval_{sets[0]}_{name}', or that of another set"
         )
-    if compute_metrics is None and not any(name.removeprefix(f"{each}_") in MEASURED for each in own or [""]):
+    measured = [] if compute_metrics is not None else measured_by(problem)
+    if measured and not any(name.removeprefix(f"{each}_") in measured for each in own or [""]):
         first = f"{own[0]}_" if own else ""
         raise UserError(
             f"metric_for_best_model is {name!r}, and without compute_metrics an evaluation has "
-            f"{', '.join(first + each for each in MEASURED)}: take one of these, or pass compute_metrics"
+            f"{', '.join(first + each for each in measured)}: take one of these, or pass compute_metrics"
         )
 
 

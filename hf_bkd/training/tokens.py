@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ..likelihoods import UNLABELED
+from ..data.labels import read_labels
+from ..likelihoods import CATEGORICAL, UNLABELED
 from ..utils.errors import UserError
 
 
@@ -39,6 +40,21 @@ def placed(
     result = torch.full(places.shape, UNLABELED, device=mask.device)
     result[places] = torch.cat(list(labels)).to(mask.device)
     return result
+
+
+def labeled_tokens(dataset: datasets.Dataset, rows: Mapping[str, Any], tokenize: Any) -> dict[str, Tensor]:
+    """Return a network's inputs for rows, and the labels int64 [N, L] in their column ``label``.
+
+    Args:
+        dataset: of the rows.
+        rows: column name -> N values.
+        tokenize: rows to inputs; a preprocessor of words places their labels itself.
+    """
+    labels = read_labels(dataset, "label", CATEGORICAL, per_token=True)(rows["label"])
+    if getattr(tokenize, "prepare_labeled", None) is not None:
+        return tokenize.labeled(rows, labels)
+    inputs = tokenize(rows)
+    return inputs | {"labels": placed(labels, inputs, "label")}
 
 
 def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[str]) -> None:

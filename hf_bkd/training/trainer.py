@@ -16,7 +16,6 @@ from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
-from .evaluating import EvaluatingTrainer
 from .online_teacher import OnlineTeacher
 from .preparation import check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
@@ -29,12 +28,13 @@ from .settings import (
     check_optimizer,
     check_spread,
 )
+from .standardizing import StandardizingTrainer
 
 UNBOUNDED = "unbounded"  # the share of examples whose loss has no lower bound, with a lambda above 1
 LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
 
 
-class DistillationTrainer(EvaluatingTrainer):
+class DistillationTrainer(StandardizingTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output). Rows of a
@@ -52,9 +52,9 @@ class DistillationTrainer(EvaluatingTrainer):
 
     With ``kd_lambda=0`` it is a plain trainer towards the labels, which takes a ``compute_loss_func``; a network with
     variational layers is trained on its evidence lower bound, the KL divergence divided by the number of training
-    examples, and ``optimizers=(IVON(...), None)`` trains a posterior of any network (without clipping gradients: it
-    reads the curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier score unless
-    ``compute_metrics`` is given (for other problems what `metrics` has for them); the end of the training logs
+    examples (of labeled tokens), and ``optimizers=(IVON(...), None)`` trains a posterior of any network (without
+    clipping gradients: it reads the curvature from them). Each evaluation computes accuracy, NLL, ECE and Brier
+    score, or what `metrics` has for other problems, unless ``compute_metrics`` is given; the end of the training logs
     ``convergence_noise``.
 
     The logged loss is the minimized one; ``cross_entropy`` (``label_loss`` of numbers) and ``distillation`` beside it
@@ -99,7 +99,6 @@ class DistillationTrainer(EvaluatingTrainer):
         args = DistillationTrainingArguments("distilled") if args is None else copy(args)
         check_loss(compute_loss_func, args)
         check_metrics(args, compute_metrics, kwargs.get("preprocess_logits_for_metrics"))
-        check_best_metric(args, eval_dataset, compute_metrics)
         check_hardware(args)
         own_config(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
@@ -124,6 +123,7 @@ class DistillationTrainer(EvaluatingTrainer):
         # the loss below divides by the number of items itself; without this the Trainer would not count them
         self.model_accepts_loss_kwargs = True
         self._read_data(teacher, processing_class if preprocessor is None else preprocessor, data_collator is None)
+        check_best_metric(args, eval_dataset, compute_metrics, self.problem)
         self._ivon = self.optimizer if hasattr(self.optimizer, "perturb") else None  # known by what it can do
         if self._ivon is not None:
             args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
@@ -197,7 +197,7 @@ class DistillationTrainer(EvaluatingTrainer):
             of_target = args.student_temperature if same else self.teacher_temperature
             factor = temperature_factor(args.temperature_scale, of_target, args.student_temperature)
         scales = args.student_temperature, factor, args.label_smoothing_factor
-        given = self._labels_of(batch), target, kd_lambda, *scales, num_items, self.likelihood, self._distance
+        given = self._labels_of(batch), target, kd_lambda, *scales, num_items, self.learned, self._distance
         return mean_of([distillation_loss(logits, *given) for logits in passes])
 
     def _of_all_processes(self, loss: Tensor, batch: dict[str, Tensor], num_items: Tensor | None) -> Tensor:
@@ -205,7 +205,7 @@ class DistillationTrainer(EvaluatingTrainer):
         complexity = gaussian_kl(self.model)
         if complexity is not None:
             share = 1.0 if num_items is None else self._count_items(batch) / num_items.clamp_min(1)
-            examples = len(self.train_dataset) * self.likelihood.nats(self.problem.num_values or 1)
+            examples = self.num_train_items * self.likelihood.nats(self.problem.num_values or 1)
             loss = loss + self._kl_weight() * share * complexity / examples
         return loss if num_items is None else loss * self.accelerator.num_processes
 
@@ -296,12 +296,12 @@ class DistillationTrainer(EvaluatingTrainer):
         folder = output_dir or self.args.output_dir
         try:
             with writing(folder):
-                name_classes(self.model, self._preparer.classes)
+                name_classes(self.model, self.output_names)
                 if self.likelihood.independent:
                     name_problem(self.model, self.likelihood.problem_type)
                 is_checkpoint = Path(folder).name.startswith("checkpoint-")
                 super()._save(folder, state_to_save(self.model, state_dict, is_checkpoint))
                 if self.args.should_save:
-                    save_student_files(self, folder, self._preparer.classes)
+                    save_student_files(self, folder, self.output_names)
         finally:
             self.args.hub_token = token

@@ -54,7 +54,8 @@ def test_the_other_columns_of_labels_are_removed():
 def test_lists_of_whole_numbers_are_said_to_be_labels_or_numbers(tmp_path):
     lists = [[0, 1, 2], [2, 0, 1], [1, 0, 2], [2, 1, 0]]
     dataset = points(None).add_column("labels", lists)
-    train = lambda **settings: trainer(tmp_path, linear(), dataset, kd_lambda=0.0, **settings)  # noqa: E731
+    plain = {"kd_lambda": 0.0, "standardize_labels": False}
+    train = lambda **settings: trainer(tmp_path, linear(), dataset, **plain, **settings)  # noqa: E731
     message = refused(train)
     squares = (outputs() - torch.tensor(lists)).square().mean().item()
     assert logged(train(problem_type=follow(code(message, r"or ('\w+')")))) == pytest.approx(squares)
@@ -92,7 +93,8 @@ def test_teachers_of_numbers_have_other_weights(tmp_path):
     mean = (outputs() + outputs(linear(1))) / 2
     same(MultiTeacher(members, weights=weights).predict(INPUTS).mean, mean)
     soft = labeled(points(None), MultiTeacher(members))
-    train = lambda weights: trainer(tmp_path, linear(2), soft, problem_type=NUMBERS, teacher_weights=weights)  # noqa: E731
+    numbers = {"problem_type": NUMBERS, "standardize_labels": False}
+    train = lambda weights: trainer(tmp_path, linear(2), soft, teacher_weights=weights, **numbers)  # noqa: E731
     refused(lambda: train("entropy"))
     loss = logged(train(weights))
     assert loss == pytest.approx((outputs(linear(2)) - mean).square().mean().item(), 1e-4)
@@ -153,8 +155,9 @@ def test_the_variance_of_numbers_is_passed():
 def test_each_numbers_own_variance_is_stored(tmp_path):
     known = Gaussian(observation_variance=(1.0, 2.0, 4.0))
     teacher = LaplaceTeacher.fit(linear(), [(XS, outputs() + 1)], prior_precision=1e9, problem_type=known)
+    numbers = {"problem_type": NUMBERS, "standardize_labels": False}
     train = lambda **settings: trainer(  # noqa: E731
-        tmp_path, linear(1), labeled(points(None), teacher, **settings), problem_type=NUMBERS
+        tmp_path, linear(1), labeled(points(None), teacher, **settings), **numbers
     )
     message = refused(lambda: train(variance="sum"))
     squares = (outputs(linear(1)) - outputs()).square() / torch.tensor([1.0, 2.0, 4.0])

@@ -18,6 +18,7 @@ from hf_bkd import (
     make_variational,
 )
 from hf_bkd.models.saving import load_network, save_network
+from hf_bkd.teachers import MCDropout
 from hf_bkd.training.sharpness import sharpness
 
 from ..properties.texts import tokenizer_of
@@ -118,6 +119,12 @@ def test_a_network_is_made_with_dropout():
     inputs = torch.randn(2, 3, 32, 32)
     name = code(refused(lambda: MCDropoutTeacher(make()).predict(inputs, 3)), r"(\w+)= of timm's")
     assert (MCDropoutTeacher(make(**{name: 0.5})).predict(inputs, 5).variance > 0).any()
+
+
+@advises("filter_wise drops a share of the channels, and nobody says which")
+def test_the_share_of_dropped_filters_is_given():
+    name, value = code(refused(lambda: MCDropout(filter_wise=True)), r"pass (\w+=[\d.]+)").split("=")
+    assert MCDropout(filter_wise=True, **{name: follow(value)}).drop_rate == 0.1
 
 
 @advises("IVON's gradients are those at a draw")

@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 from transformers import BertConfig, BertModel
 
 from hf_bkd import Teacher
@@ -127,6 +128,119 @@ def test_one_number_and_several(desk, capsys, columns):
     if len(columns) == 2:
         run("evaluate", "teacher", "--label_column", *columns[::-1], dataset="data")
         assert printed_measures(capsys) == measured
+
+
+@pytest.mark.parametrize("columns", [["price"], ["price", "rent"]])
+def test_means_and_variances_of_numbers_far_from_zero(desk, capsys, columns):
+    """A mean of 150 and a standard deviation of 77: what is learned in standard units is answered in the user's."""
+    values = {name: 150 + 35 * each if name in columns else each for name, each in table().items()}
+    write_csv("data", {name: values[name] for name in ("x", "y", *columns)})
+    words = ["--label_column", *columns]
+    own = {"model": "mlp-8", **FAST, "num_train_epochs": 30}
+    given = {"dataset": "data", "output_dir": "teacher"}
+    run("teacher", "fit", *words, "--predict_variance", method="variational", **given, **own)
+    run("label", *words, teacher="teacher", dataset="data", output_dir="labeled")
+    labeled = datasets.load_from_disk("labeled")
+    means = np.array(labeled["teacher_mean"][:])
+    assert means.shape == (64, len(columns)) and abs(means.mean() - 150) < 30
+    assert {"teacher_variance", "teacher_noise"} < set(labeled.column_names)
+    own |= {"student": "mlp-8"}
+    own.pop("model")
+    options = {"dataset": "labeled", "eval_dataset": "data", "eval_split": "test", "output_dir": "student"}
+    run("distill", *words, "--predict_variance", kd_lambda=0.5, **options, **own)
+    run("evaluate", "student", *words, dataset="data")
+    measured = printed_measures(capsys)
+    assert measured["rmse"] < 40 and measured["nll"] < 5.5 and 0.6 < measured["coverage"] <= 1
+    names = json.loads(Path("student/config.json").read_text())["label_names"]
+    numbers = columns if len(columns) == 2 else ["LABEL_0"]
+    assert names == [*numbers, *(f"log-variance of {name}" for name in numbers)]
+
+
+@pytest.mark.parametrize("method", ["ensemble", "swag"])
+def test_teachers_of_numbers_know_their_noise(desk, capsys, method):
+    write_csv("data", table() | {"price": 150 + 35 * table()["price"]})
+    given = {"dataset": "data", "output_dir": "teacher", "model": "mlp-8", **FAST, "num_train_epochs": 20}
+    given |= {"members": 2} if method == "ensemble" else {"snapshots": 4}
+    run("teacher", "fit", "--label_column", "price", "--input_column", "x", "y", method=method, **given)
+    run("label", "--label_column", "price", teacher="teacher", dataset="data", output_dir="labeled")
+    labeled = datasets.load_from_disk("labeled")
+    noise = np.array(labeled["teacher_noise"][:])
+    errors = np.array(labeled["teacher_mean"][:])[:, 0] - np.array(labeled["label"][:])
+    assert (noise > 0).all() and 0.1 < np.sqrt(noise.mean()) / errors.std() < 10
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("laplace --label_column price --predict_variance", "curvature of a predicted variance"),
+        ("variational --label_column price", "commands --predict_variance"),
+        ("deterministic --label_column kind --predict_variance", "--predict_variance is for numbers"),
+    ],
+)
+def test_variances_that_cannot_be_predicted(desk, capsys, words, sentence):
+    write_csv("data", table() | {"kind": np.arange(88) % 2})
+    given = ["--dataset", "data", "--output_dir", "teacher", "--model", "mlp-8", "--input_column", "x", "y"]
+    with pytest.raises(SystemExit):
+        run("teacher", "fit", *given, "--method", *words.split(), **FAST)
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_single_label_in_a_column_of_zeros_and_ones(desk, capsys):
+    write("data", lambda rng: {"text": f"w{rng.integers(3, 9)}", "label": int(rng.integers(0, 2))})
+    write("pairs", lambda rng: {"text": f"w{rng.integers(3, 9)}", "label": [[0], [1], [0, 1]][rng.integers(0, 3)]})
+    model, told = encoder(), {"problem_type": "multi_label_classification"}
+    quick = {**FAST, "num_train_epochs": 1}
+    for data, given, width in (("data", told, 1), ("pairs", {}, 2)):
+        run(
+            "teacher",
+            "fit",
+            method="deterministic",
+            model=model,
+            dataset=data,
+            output_dir=f"t-{data}",
+            **quick,
+            **given,
+        )
+        run("label", teacher=f"t-{data}", dataset=data, output_dir=f"l-{data}")
+        run("distill", student=model, dataset=f"l-{data}", kd_lambda=0.5, output_dir=f"s-{data}", **quick)
+        assert len(datasets.load_from_disk(f"l-{data}")[0]["teacher_probs"]) == width
+        run("evaluate", f"s-{data}", dataset=data)
+        assert printed_measures(capsys).keys() > {"mean_average_precision"}
+
+
+def test_a_row_with_a_tag_too_few_is_named(desk, capsys):
+    write("data", sentence)
+    rows = [json.loads(line) for line in Path("data/train.jsonl").read_text().splitlines()]
+    rows[5]["ner_tags"].pop()
+    Path("data/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SystemExit):
+        run("teacher", "fit", method="deterministic", model=encoder(), dataset="data", output_dir="teacher", **FAST)
+    assert re.search(r"row 5 of column ner_tags has \d labels, and its column tokens \d", capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_images_of_one_number(desk, capsys):
+    for split, number in (("train", 24), ("test", 24)):
+        Path("data", split).mkdir(parents=True)
+        lines = []
+        for place in range(number):
+            Image.new("L", (8, 8), 10 * place).save(f"data/{split}/{place}.png")
+            lines.append(json.dumps({"file_name": f"{place}.png", "angle": 100.0 + 6 * place}))
+        Path("data", split, "metadata.jsonl").write_text("\n".join(lines))
+    quick = {**FAST, "num_train_epochs": 30, "dataset": "data"}
+    words = ["--label_column", "angle"]
+    run(
+        "teacher",
+        "fit",
+        *words,
+        "--augment",
+        method="deterministic",
+        model="cnn6_small",
+        output_dir="teacher",
+        **quick,
+    )
+    run("evaluate", "teacher", *words, dataset="data")
+    assert printed_measures(capsys)["rmse"] < 40  # their standard deviation is 41.5, their mean 169
 
 
 def test_sentences_with_a_tag_for_each_word(desk, capsys):

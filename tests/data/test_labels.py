@@ -81,7 +81,7 @@ def test_one_class_for_each_token_keeps_its_rows():
 
 
 def test_tensors_and_arrays_are_read_like_lists():
-    reader = read_labels(column([[0, 1]]), "labels", MULTI, 2)
+    reader = read_labels(column([[0, 1], [1, 0]]), "labels", MULTI, 2)
     for rows in ([torch.tensor([0, 1])], torch.tensor([[0, 1]]), np.array([[0, 1]])):
         assert reader(rows).tolist() == [[0, 1]]
     assert reader([None]).isnan().all()
@@ -162,3 +162,34 @@ def test_columns_of_token_labels_are_found_by_their_feature_and_their_names():
     assert is_label("own", tags["ner_tags"]) and not is_label("tokens", features["tokens"])
     with pytest.raises(UserError, match="several columns of labels"):
         find_label(dataset)
+
+
+def labels(values, feature):
+    return datasets.Dataset.from_dict({"label": values}, Features({"label": feature}))
+
+
+def test_whole_numbers_of_two_labels_are_told_by_all_rows():
+    one_hot = labels([[0, 1], [1, 0], [0, 1]], List(Value("int64")))
+    assert read_labels(one_hot, "label", Bernoulli(), 2)(one_hot["label"][:]).tolist() == [[0, 1], [1, 0], [0, 1]]
+    sets = labels([[0], [1], [0, 1], []], List(Value("int64")))
+    assert read_labels(sets, "label", Bernoulli(), 2)(sets["label"][:]).tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
+    unclear = labels([[0, 1], [0, 1]], List(Value("int64")))
+    with pytest.raises(UserError, match="all rows of column label are \\[0, 1\\], which are both labels by number"):
+        read_labels(unclear, "label", Bernoulli(), 2)
+    fixed = labels([[0, 1], [0, 1]], List(Value("int64"), length=2))
+    assert read_labels(fixed, "label", Bernoulli(), 2)(fixed["label"][:]).tolist() == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(("form", "expected"), [("set", [[1, 1], [1, 1]]), ("hot", [[0, 1], [1, 0]])])
+def test_other_splits_have_the_form_of_the_training_set(form, expected):
+    few = labels([[0, 1], [1, 0]], List(Value("int64")))
+    assert read_labels(few, "label", Bernoulli(), 2, form=form)(few["label"][:]).tolist() == expected
+
+
+@pytest.mark.parametrize("feature", [Value("int64"), Value("bool"), Value("float32")])
+def test_a_single_label_is_there_or_not(feature):
+    single = labels([0, 1, 1, None], feature)
+    read = read_labels(single, "label", Bernoulli(), 1)(single["label"][:])
+    assert read[:3].tolist() == [[0], [1], [1]] and read[3].isnan()
+    with pytest.raises(UserError, match="the network predicts labels that are each there or not, and column label"):
+        read_labels(single, "label", Bernoulli(), 3)

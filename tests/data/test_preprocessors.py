@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from hf_bkd import BatchedDataset, DeterministicTeacher, UserError
+from hf_bkd.cli.fitting import training_set
 from hf_bkd.data.preprocessors import Preprocessor, class_names, preprocessor_for
 from hf_bkd.data.preprocessors.saved import network_kind, saved_processor
 from hf_bkd.teachers.loading import load_teacher
-from hf_bkd.training.batched_dataset import training_set
 from tests.cli.fitting_helpers import CLASSES, bert, cnn, images, texts, tokenizer
 
 

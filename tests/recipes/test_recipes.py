@@ -43,7 +43,7 @@ OTHERS = {
 
 
 def test_every_recipe_is_a_study_or_known_here():
-    assert set(RECIPES) == {*STUDIES, *OTHERS} and len(STUDIES) == 12
+    assert set(RECIPES) == {*STUDIES, *OTHERS} and len(STUDIES) == 13
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -170,6 +170,18 @@ def test_cifar100_in_two_processes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
+def test_means_and_variances_of_a_table_and_of_images(tmp_path):
+    options = {"seeds": "0", "max_train_samples": 60, "num_train_epochs": 1, "workers": 1}
+    records = run("regression", tmp_path, arms="means,means-and-variances", **options)["arms"]
+    assert [(each["condition"], each["arm"]) for each in records] == [
+        (condition, arm) for condition in ("diabetes", "angles of digits") for arm in ("means", "means and variances")
+    ]
+    for record in records:
+        assert ("nll" in record["metrics"]) == (record["arm"] == "means and variances")
+        assert 0 < record["metrics"]["rmse"] < 400 and record["teacher_metrics"]["rmse"] > 0
+
+
 def test_all_arms_of_the_digits_shared_between_processes(tmp_path):
     options = {"seeds": "0,1", "num_train_epochs": 1, "max_train_samples": 300, "ensemble_size": 2, "workers": 2}
     records = run_as_command("digits", tmp_path, options)["arms"]

@@ -14,6 +14,7 @@ from hf_bkd.study import (
     DETERMINISTIC,
     ENSEMBLE,
     LAPLACE,
+    SWAG,
     WHOLE_NETWORK,
     Arm,
     IVONVariational,
@@ -52,6 +53,14 @@ def test_every_teacher_is_measured(finished):
         assert record["metrics"]["accuracy"] == pytest.approx(record["scaled_metrics"]["accuracy"])
         assert record["relative_time"] > 0 and record["megabytes"] > 0.001
         assert ("prior_precision" in record) == (record["teacher"] == "laplace")
+
+
+def test_a_record_has_the_seed_of_its_run_also_where_the_teacher_has_one_of_its_own(tmp_path):
+    study = Study("seeds", (DETERMINISTIC, Arm("SWAG", SWAG(snapshots=4, rank=2))), {"": plain}, students=False)
+    records = run(study, tmp_path, seeds="3,5")["arms"]
+    assert [(record["arm"], record["seed"]) for record in records] == [
+        ("deterministic", 3), ("deterministic", 5), ("SWAG", 3), ("SWAG", 5),
+    ]  # fmt: skip
 
 
 def test_the_numbers_are_those_of_the_saved_teacher(finished):

@@ -121,6 +121,18 @@ def test_the_nearest_student_is_scipys_minimum(world):
     assert all(torch.equal(value, start[name]) for name, value in student.state_dict().items())
 
 
+def test_a_student_in_single_precision_settles_at_the_same_place(world):
+    student, x, probs = world
+    targets = 0.9 * probs + 0.1 / C
+    exact, x32 = nearest_student(student, x, targets), x.float()
+    single = nearest_student(nn.Linear(D, C), x32, targets.float())
+    torch.testing.assert_close(single(x32).softmax(dim=-1).double(), exact(x).softmax(dim=-1), atol=2e-3, rtol=0)
+    hessian, pull = parameter_covariance(single, x32, one_hot_covariance(targets.float())), (targets - probs).float()
+    cost = displacement_risk(hessian, mean_pull(single, x32, pull))
+    double = parameter_covariance(exact, x, one_hot_covariance(targets))
+    assert cost == pytest.approx(displacement_risk(double, mean_pull(exact, x, targets - probs)), rel=0.01)
+
+
 def test_targets_that_only_infinite_weights_reach_have_no_nearest_student(world):
     student, x, probs = world
     certain = F.one_hot((x[:, 0] > 0).long(), C).double()
@@ -221,6 +233,10 @@ def test_kept_draws_lie_between_the_floor_and_the_bias(quadratic):
     ("call", "message"),
     [
         (lambda n, x, p: parameter_covariance(n, x, p), r"covariance must have the shape \[70, 3, 3\]"),
+        (
+            lambda n, x, p: parameter_covariance(n, x, torch.ones(N, 2, 2)),
+            r"covariance must have the shape \[70, 3, 3\]",
+        ),
         (lambda n, x, p: mean_pull(n, x, p[:5]), r"errors must have the shape \[any, 70, 3\]"),
         (lambda n, x, p: nearest_student(n, x, p + 0.1), "targets must sum to one"),
         (lambda n, x, p: covariance_of_mean(torch.eye(2), torch.eye(2), 0), "count must be a whole number"),

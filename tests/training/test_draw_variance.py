@@ -9,6 +9,7 @@ from hf_bkd import (
     DistillationTrainer,
     DistillationTrainingArguments,
     ImagePreprocessor,
+    LaplaceTeacher,
     UserError,
     VariationalTeacher,
     Views,
@@ -16,6 +17,7 @@ from hf_bkd import (
     make_variational,
 )
 from hf_bkd.data.augmentations import CropAndFlip
+from hf_bkd.likelihoods import Gaussian
 from hf_bkd.losses import distillation_loss
 from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.reading import stored_labels
@@ -174,3 +176,49 @@ def test_arguments_that_cannot_be_are_refused(tmp_path):
         DistillationTrainingArguments(str(tmp_path), lambda_schedule="adaptve")
     with pytest.raises(UserError, match="an online teacher stores none"):
         DistillationTrainingArguments(str(tmp_path), online_teacher=True, **ADAPTIVE)
+
+
+def of_laplace(likelihood, network, labels, **settings):
+    """Labels of a Laplace teacher whose posterior is wide, and the dataset that it was fitted on."""
+    features = examples()["features"]
+    dataset = datasets.Dataset.from_dict({"features": features.tolist(), "label": labels.tolist()})
+    batches = [{"features": features, "labels": labels}]
+    teacher = LaplaceTeacher.fit(network, batches, prior_precision=0.5, problem_type=likelihood, **settings)
+    return add_soft_labels(dataset, teacher, num_samples=4, progress=False)
+
+
+def numbers_of(width: int) -> torch.Tensor:
+    return torch.randn(N, width, generator=torch.Generator().manual_seed(3))
+
+
+def test_a_variance_in_closed_form_weighs_each_number_by_itself(tmp_path):
+    torch.manual_seed(2)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    known = Gaussian(observation_variance=(0.5,))
+    labeled = of_laplace(known, network, numbers_of(1)[:, 0])
+    student = torch.nn.Sequential(torch.nn.Linear(6, 1))
+    args = arguments(tmp_path, kd_lambda=0.8, problem_type="regression", num_train_epochs=1, **ADAPTIVE)
+    made = DistillationTrainer(student, args, train_dataset=labeled)
+    batch = made.batch_of(list(range(N)))
+    lambdas = made._source.kd_lambda(batch, made._source.target(batch))
+    drawn, noise = (torch.tensor(labeled[name][:])[:, 0] for name in ("teacher_variance", "teacher_noise"))
+    assert torch.allclose(noise, torch.tensor(0.5)) and drawn.std() > 0
+    assert torch.allclose(lambdas, 0.8 / (1 + drawn / (drawn + noise)), rtol=1e-5)
+    made.train()
+
+
+def test_labels_that_are_there_or_not_have_no_variance_in_closed_form(tmp_path):
+    hot = (numbers_of(C) > 0).float()
+    labeled = of_laplace("multi_label_classification", new(Plain), hot)
+    args = arguments(tmp_path, kd_lambda=0.8, problem_type="multi_label_classification", **ADAPTIVE)
+    with pytest.raises(UserError, match="label with a teacher that draws \\(LaplaceTeacher with link='mc'"):
+        DistillationTrainer(new(Plain), args, train_dataset=labeled)
+    drawn = of_laplace("multi_label_classification", new(Plain), hot, link="mc")
+    made = DistillationTrainer(new(Plain), args, train_dataset=drawn)
+    batch = made.batch_of(list(range(N)))
+    target = made._source.target(batch)
+    probs, variance = (torch.tensor(drawn[name][:]) for name in ("teacher_probs", "teacher_variance"))
+    summed = variance.sum(dim=1)
+    label = (probs * (1 - probs)).sum(dim=1) + summed / 4
+    ratio = (3 * (summed / label).clamp(0, 1) + 10 * summed.sum() / label.sum()) / 13
+    assert torch.allclose(made._source.kd_lambda(batch, target), 0.8 / (1 + ratio / 4), rtol=1e-3)

@@ -19,7 +19,7 @@ LATER = {
     ),
     "a label of minus one": ("multi_label_classification", [*HOT, *[[-1.0, 1, 1]] * 12], "must be 0 to 1.* is -1"),
     "rows of -100": ("multi_label_classification", [*HOT, *[[-100.0] * 3] * 12], "must be 0 to 1.* is -100"),
-    "an infinite number": ("regression", [*HOT, *[[float("inf"), 0.0, 0.0]] * 12], "must be finite, .* is inf"),
+    "an infinite number": ("regression", [*HOT, *[[float("inf"), 0.0, 0.0]] * 12], "must be finite .* is inf"),
     "a class of no output": (None, [1] * 10 + [7] * 12, "in 0 to 2, .* go from 1 to 7"),
 }
 

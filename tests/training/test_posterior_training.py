@@ -180,6 +180,18 @@ def test_each_label_of_an_example_weighs_against_the_divergence(kind, tmp_path, 
     assert total - labels == pytest.approx(3, abs=1e-4)
 
 
+@pytest.mark.parametrize("kd_lambda", [0.0, 1.0])
+def test_each_token_weighs_against_the_divergence(kd_lambda, tmp_path, monkeypatch):
+    """The loss is the mean over labeled tokens, and the divergence stands beside the sum over all of them."""
+    rows = problem_helpers.labeled("tokens")
+    size = sum(label != -100 for each in rows["labels"] for label in each)
+    assert size > len(rows)
+    monkeypatch.setattr("hf_bkd.training.trainer.gaussian_kl", lambda model: torch.tensor(3.0 * size))
+    ran = problem_helpers.trained(tmp_path, "tokens", rows, kd_lambda=kd_lambda, max_steps=1, **NO_SCHEDULE)
+    (total,), (other,) = losses(ran), losses(ran, "distillation" if kd_lambda else "cross_entropy")
+    assert total - other == pytest.approx(3, abs=1e-4)
+
+
 def test_squared_errors_train_no_posterior(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_bkd.training.trainer.gaussian_kl", lambda model: torch.tensor(3.0))
     rows = problem_helpers.examples("numbers")

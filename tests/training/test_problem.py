@@ -65,7 +65,7 @@ def test_labels_say_it_where_nobody_else_does(tmp_path, outputs, labels, expecte
     [
         ({"problem_type": "regression"}, [float(row[0] > 0) for row in numbers()], Gaussian(predicts_variance=True)),
         ({"problem_type": "regression"}, CLASSES, Gaussian(predicts_variance=True)),
-        ({"problem_type": "multi_label_classification"}, [[0, 1]] * N, Bernoulli()),
+        ({"problem_type": "multi_label_classification"}, [[0, 1], [1, 0]] * (N // 2), Bernoulli()),
     ],
 )
 def test_the_arguments_say_it_before_the_labels(tmp_path, say, labels, expected):
@@ -303,6 +303,25 @@ def test_measures_where_less_is_better_are_known(tmp_path):
 
     assert direction("eval_rmse") is direction("interval_error") is direction("nll") is False
     assert direction("mean_average_precision") is direction("coverage") is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "known"),
+    [
+        ("numbers", "accuracy", "loss, rmse, mae:"),
+        ("numbers", "nll", "loss, rmse, mae:"),
+        ("numbers and variances", "accuracy", "loss, rmse, mae, nll, coverage, interval_error:"),
+        ("labels", "rmse", "loss, accuracy, nll, ece, brier, mean_average_precision, micro_f1, macro_f1:"),
+        ("tokens", "macro_f1", "loss, accuracy, nll, ece, brier:"),
+    ],
+)
+def test_the_best_student_goes_by_a_measure_that_there_is(tmp_path, kind, metric, known):
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    rows = examples(kind)
+    with pytest.raises(UserError, match=f"metric_for_best_model is '{metric}', .* has {known} take one of these"):
+        trainer(tmp_path, kind, rows, eval_dataset=rows, kd_lambda=0.0, metric_for_best_model=metric, **best)
+    for name in known.removesuffix(":").split(", "):
+        trainer(tmp_path, kind, rows, eval_dataset=rows, kd_lambda=0.0, metric_for_best_model=name, **best)
 
 
 def test_an_adaptive_lambda_of_labels_and_of_numbers(tmp_path):

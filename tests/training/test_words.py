@@ -1,10 +1,19 @@
 """A network of tokens is taught by texts in words: their labels and soft labels meet at the same tokens."""
 
+import datasets
 import pytest
 import torch
 from transformers import AutoModelForTokenClassification
 
-from hf_bkd import DistillationTrainer, UserError, VariationalTeacher, add_soft_labels, make_variational
+from hf_bkd import (
+    BatchedDataset,
+    DistillationTrainer,
+    UserError,
+    VariationalTeacher,
+    add_soft_labels,
+    make_variational,
+)
+from hf_bkd.data.preprocessors import preprocessor_for
 from hf_bkd.soft_labels import join_soft_labels, only_soft_labels
 from tests.data.test_token_labels import LABELS, ROWS, rows, tagger, teacher, tokenizer
 from tests.training.training_helpers import arguments, largest_difference, losses
@@ -82,3 +91,28 @@ def test_labels_that_were_shared_without_the_texts_teach_the_same(tmp_path):
     first.save_model(tmp_path / "student")
     loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "student")
     assert largest_difference(first.model, loaded) == 0
+
+
+@pytest.mark.parametrize("storage", ["float32", "top_k"])
+def test_tokens_in_memory_train_as_rows_do(tmp_path, storage):
+    options = {"storage": storage, "top_k": 3, "num_samples": 4, "progress": False}
+    dataset = add_soft_labels(rows(WORDS, TAGS), variational(), **options)
+    words = preprocessor_for(tagger(), dataset, tokenizer())
+    in_memory = BatchedDataset.from_texts(dataset.rename_column("ner_tags", "label"), words, per_token=True)
+    by_rows, by_batches = (trained(tmp_path / name, each) for name, each in (("rows", dataset), ("memory", in_memory)))
+    assert losses(by_batches) == pytest.approx(losses(by_rows), rel=1e-6) and len(losses(by_rows)) == 6
+    assert in_memory.class_names == ["O", "B-LOC", "I-LOC"]
+
+
+def test_labels_of_tokens_that_a_function_makes_stand_where_it_does_not_pad():
+    tokens = datasets.Dataset.from_dict({"text": ["a b", "a b c"], "label": [[1, 0], [2, 0, 1]]})
+
+    def tokenize(rows):
+        mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+        return {"input_ids": mask * 7, "attention_mask": mask}
+
+    batch = BatchedDataset.from_texts(tokens, tokenize, per_token=True)[[0, 1]]
+    assert batch["labels"].tolist() == [[1, 0, -100], [2, 0, 1]]
+    short = tokens.select([0, 0])
+    with pytest.raises(UserError, match="row 1 of column label has 2 labels, and its example 3 tokens"):
+        BatchedDataset.from_texts(short, tokenize, per_token=True)

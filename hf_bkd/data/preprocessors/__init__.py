@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...models.calling import unwrapped
-from ...models.class_names import names_of_network
+from ...models.class_names import names_of_network, predicts_variances
 from ...models.estimators import EstimatorNetwork
 from ...models.heads import num_classes_of
 from ...utils.errors import UserError
@@ -217,8 +217,10 @@ def _part(processor: Any, kind: str) -> Any:
 
 
 def class_names(network: nn.Module) -> list[str]:
-    """Return the names of a network's classes in order; ``LABEL_0`` and so on where it has none."""
+    """Return the names of a network's classes, or numbers, in order; ``LABEL_0`` and so on where it has none."""
     names, number = names_of_network(network), num_classes_of(network)
     if isinstance(network, EstimatorNetwork):
         names = network.known_names  # "0" and "1" are names to an estimator of strings
+    if predicts_variances(network):
+        number //= 2
     return names if names is not None and len(names) == number else [f"LABEL_{each}" for each in range(number)]
