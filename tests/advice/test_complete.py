@@ -3,6 +3,7 @@
 from . import (  # noqa: F401
     test_commands,
     test_data,
+    test_draws,
     test_kinds,
     test_label_columns,
     test_language,
