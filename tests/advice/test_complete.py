@@ -9,6 +9,7 @@ from . import (  # noqa: F401
     test_language,
     test_networks,
     test_soft_labels,
+    test_studies,
     test_tables,
     test_training,
     test_two_sides,
