@@ -6,7 +6,8 @@ the outputs of its last layer are brought from standard units to those of the la
     outputs = scale (W h + b) + shift,    scale = std(y), shift = mean(y);  of a log-variance 1 and 2 log std(y)
 
 and squared errors are divided by scale^2. Numbers that scatter by about 1 already stay as they are. What is saved,
-also in checkpoints, is an ordinary layer of scale W and scale b + shift, and so is what the training leaves.
+also in checkpoints, and what `state_dict` returns is an ordinary layer of scale W and scale b + shift, and so is what
+the training leaves.
 """
 
 import logging
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +54,31 @@ class StandardizedHead:
 
     def __init__(self, layer: nn.Module, scale: Tensor, shift: Tensor):
         self.layer, self.scale, self.shift = layer, scale, shift
-        self._hook = layer.register_forward_hook(self._in_labels_units)
+        self._hooks = [
+            layer.register_forward_hook(self._in_labels_units),
+            layer.register_state_dict_post_hook(partial(self._state_in_labels_units)),  # torch puts a mark on it
+            layer.register_load_state_dict_pre_hook(self._state_in_standard_units),
+        ]
+        self._is_converted = False
         _forget_compiled()
 
     def _in_labels_units(self, layer: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
         wide = outputs if outputs.dtype == torch.float64 else outputs.float()
         return wide * self.scale.to(wide) + self.shift.to(wide)
+
+    def _state_in_labels_units(self, layer: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        if not self._is_converted:
+            self._convert_state(state, prefix, self.scale, self.shift)
+
+    def _state_in_standard_units(self, layer: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        self._convert_state(state, prefix, 1 / self.scale, -self.shift / self.scale)
+
+    @torch.no_grad()
+    def _convert_state(self, state: dict[str, Any], prefix: str, scale: Tensor, shift: Tensor) -> None:
+        for name, _ in self.layer.named_parameters(recurse=False):
+            if prefix + name in state:
+                state[prefix + name] = state[prefix + name].detach().clone()
+                _convert(state[prefix + name], scale, shift, name)
 
     @torch.no_grad()
     def convert(self, optimizer: Any = None, back: bool = False) -> None:
@@ -76,14 +97,17 @@ class StandardizedHead:
         """Have the layer's parameters in the labels' units for the block, and the same bits as before after it."""
         before = self.state()
         self.convert()
+        self._is_converted = True
         try:
             yield
         finally:
+            self._is_converted = False
             self.set(before)
 
     def finish(self, optimizer: Any) -> None:
         """Leave an ordinary layer that answers in the labels' units."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         _forget_compiled()
         self.convert(optimizer)
 

@@ -322,3 +322,23 @@ def test_a_student_compiled_before_the_training_learns_and_answers_as_another(tm
     after = (answers(compiled) - prices()).square().mean().sqrt().item()
     assert torch.allclose(answers(plain), answers(compiled), rtol=1e-3)
     assert trainer.evaluate()["eval_rmse"] == pytest.approx(after, rel=1e-4) and after < before
+
+
+def test_what_a_callback_reads_of_the_state_is_in_the_labels_units_and_can_be_put_back(tmp_path):
+    class Averaging(TrainerCallback):
+        state = None
+
+        def on_step_end(self, args, state, control, model=None, **others):
+            self.state, own = model.state_dict(), answers(model)
+            plain = network(seed=11)
+            plain.load_state_dict(self.state)
+            assert torch.allclose(answers(plain), own, rtol=1e-5)
+            model.load_state_dict(self.state)
+            assert torch.allclose(answers(model), own, rtol=1e-5)
+            model.train()
+
+    watching, student = Averaging(), network()
+    trained(student, tmp_path, labeled(prices()), callbacks=[watching])
+    after = student.state_dict()
+    assert all(torch.allclose(watching.state[name], after[name], rtol=1e-5) for name in after)
+    assert not student.head._state_dict_hooks and not student.head._load_state_dict_pre_hooks
