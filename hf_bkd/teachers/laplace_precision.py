@@ -1,6 +1,7 @@
 """The prior precision of a Laplace posterior: of least validation NLL, or of greatest evidence."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from .curvature import Curvature
 from .laplace_links import linked
 
 PRECISION_RANGE = (1e-4, 1e6)  # of numbers it is one over their variance's
+UNLIKE = 10.0  # standard deviations of numbers differ so much that no delta is right for all
 POINTS = 2.3  # of the grid for each power of ten
 SEARCH_DRAWS = 64
 CHUNK = 2**24  # how many numbers the search for a precision holds at a time
@@ -124,6 +126,13 @@ def precision_range(data: HeadData) -> tuple[float, float]:
         return low, high
     variances = data.labels.double().var(dim=0, correction=0)
     variances = variances[variances > 0].tolist() or [1.0]
+    if max(variances) > UNLIKE**2 * min(variances):
+        warnings.warn(
+            f"the numbers to predict have standard deviations from {math.sqrt(min(variances)):.3g} to "
+            f"{math.sqrt(max(variances)):.3g}, and one prior precision for all of their weights makes some posteriors "
+            "too narrow or too wide: divide each number by its own standard deviation before the network is trained",
+            stacklevel=2,
+        )
     return low / max(variances), high / min(variances)
 
 

@@ -256,6 +256,15 @@ def test_the_precision_is_looked_for_in_the_numbers_unit(structure, unit):
     torch.testing.assert_close(answer.noise / unit**2, wanted.noise, rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize(("unit", "warned"), [(1.0, 0), (1e3, 1), (1e-3, 1)])
+def test_numbers_of_unlike_units_are_warned_of(unit, warned, recwarn):
+    net, settings = of_few(2)
+    units = torch.tensor([1.0, unit])
+    settings = {name: [(x, units * y) for x, y in batches] for name, batches in settings.items()}
+    LaplaceTeacher.fit(put(net, units[:, None] * head_weights(net)), **settings, problem_type=NUMBERS)
+    assert sum("divide each number by its own" in str(each.message) for each in recwarn) == warned
+
+
 def test_squared_errors_are_on_average_what_is_predicted():
     net, settings = of_few(2)
     teacher = LaplaceTeacher.fit(net, **settings, prior_precision=0.5, problem_type=NUMBERS)
