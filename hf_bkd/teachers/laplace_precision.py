@@ -1,6 +1,7 @@
 """The prior precision of a Laplace posterior: of least validation NLL, or of greatest evidence."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,9 @@ from ..utils.random import standard_normal
 from .curvature import Curvature
 from .laplace_links import linked
 
-PRECISION_RANGE = (1e-4, 1e6)
+PRECISION_RANGE = (1e-4, 1e6)  # of numbers it is one over their variance's
+UNLIKE = 10.0  # standard deviations of numbers differ so much that no delta is right for all
+POINTS = 2.3  # of the grid for each power of ten
 SEARCH_DRAWS = 64
 CHUNK = 2**24  # how many numbers the search for a precision holds at a time
 LEAST_SHARE = 1e-6  # of squared errors, that is noise
@@ -38,7 +41,7 @@ def by_validation(curvature: Curvature, data: HeadData, link: str, num_samples: 
         labels = data.labels.expand(len(outputs), *data.labels.shape)
         return likelihood.label_loss(outputs.double(), labels).mean().item()
 
-    return least(nll)
+    return least(nll, precision_range(data))
 
 
 def predictive(
@@ -102,7 +105,7 @@ def by_validation_with_noise(curvature: Curvature, data: HeadData) -> float:
         total = noise + curvature.scaled(own / noise).covariance(projected, precision).variance().double()
         return ((squares / total + total.log()) / 2).mean().item()
 
-    return least(nll)
+    return least(nll, precision_range(data))
 
 
 def by_evidence(curvature: Curvature, data: HeadData, head: nn.Linear) -> float:
@@ -113,14 +116,33 @@ def by_evidence(curvature: Curvature, data: HeadData, head: nn.Linear) -> float:
     def cost(delta: float) -> float:
         return (torch.log1p(eigenvalues / delta).sum().item() + delta * norm) / len(data.labels)
 
-    return least(cost)
+    return least(cost, precision_range(data))
 
 
-def least(cost: Callable[[float], float]) -> float:
-    """Find delta in ``PRECISION_RANGE`` of least cost on a logarithmic grid, then by a search around its best."""
+def precision_range(data: HeadData) -> tuple[float, float]:
+    """Return where to look for delta: the weights of a head that predicts numbers grow with the numbers' unit."""
+    low, high = PRECISION_RANGE
+    if not data.likelihood.target_has_variance:
+        return low, high
+    variances = data.labels.double().var(dim=0, correction=0)
+    variances = variances[variances > 0].tolist() or [1.0]
+    if max(variances) > UNLIKE**2 * min(variances):
+        warnings.warn(
+            f"the numbers to predict have standard deviations from {math.sqrt(min(variances)):.3g} to "
+            f"{math.sqrt(max(variances)):.3g}, and one prior precision for all of their weights makes some posteriors "
+            "too narrow or too wide: divide each number by its own standard deviation before the network is trained",
+            stacklevel=2,
+        )
+    return low / max(variances), high / min(variances)
+
+
+def least(cost: Callable[[float], float], bounds: tuple[float, float] = PRECISION_RANGE) -> float:
+    """Find delta within bounds of least cost on a logarithmic grid, then by a search around its best."""
     from scipy.optimize import minimize_scalar
 
-    grid = torch.linspace(*map(math.log, PRECISION_RANGE), 24, dtype=torch.float64).tolist()
+    low, high = map(math.log, bounds)
+    points = 1 + round(POINTS * (high - low) / math.log(10))
+    grid = torch.linspace(low, high, points, dtype=torch.float64).tolist()
     costs = [cost(math.exp(point)) for point in grid]
     best = min(range(len(grid)), key=costs.__getitem__)
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]

@@ -6,13 +6,16 @@ the outputs of its last layer are brought from standard units to those of the la
     outputs = scale (W h + b) + shift,    scale = std(y), shift = mean(y);  of a log-variance 1 and 2 log std(y)
 
 and squared errors are divided by scale^2. Numbers that scatter by about 1 already stay as they are. What is saved,
-also in checkpoints, is an ordinary layer of scale W and scale b + shift, and so is what the training leaves.
+also in checkpoints, and what `state_dict` returns is an ordinary layer of scale W and scale b + shift, and so is what
+the training leaves.
 """
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..likelihoods import LARGEST, Likelihood
+from ..likelihoods import Likelihood
 from ..models.calling import call_network, evaluation_mode, logits_of, to_network, unwrapped
 from ..models.heads import classification_head, head_features
 from ..models.posterior_state import MEAN, POWERS
@@ -33,11 +36,9 @@ from .evaluating import EvaluatingTrainer
 from .first_batch import spread_batches
 from .online_teacher import OnlineTeacher
 from .supervision import network_inputs
+from .units import answer_already, are_usual, units_of
 
 ROWS = 256  # of the training set, by which the numbers' scale is measured
-USUAL = (0.5, 2.0)  # standard deviations of numbers around 0 that are learned as they are
-LEVELS = 50  # of float32 that a standard deviation has at least
-EXPLAINED, FAR = 0.9, 3.0  # squared errors, of which the mean has 1
 SLOW = (0.1, 10.0)  # others than these are spoken of where they can't be changed
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,31 @@ class StandardizedHead:
 
     def __init__(self, layer: nn.Module, scale: Tensor, shift: Tensor):
         self.layer, self.scale, self.shift = layer, scale, shift
-        self._hook = layer.register_forward_hook(self._in_labels_units)
+        self._hooks = [
+            layer.register_forward_hook(self._in_labels_units),
+            layer.register_state_dict_post_hook(partial(self._state_in_labels_units)),  # torch puts a mark on it
+            layer.register_load_state_dict_pre_hook(self._state_in_standard_units),
+        ]
+        self._is_converted = False
+        _forget_compiled()
 
     def _in_labels_units(self, layer: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
         wide = outputs if outputs.dtype == torch.float64 else outputs.float()
         return wide * self.scale.to(wide) + self.shift.to(wide)
+
+    def _state_in_labels_units(self, layer: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        if not self._is_converted:
+            self._convert_state(state, prefix, self.scale, self.shift)
+
+    def _state_in_standard_units(self, layer: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        self._convert_state(state, prefix, 1 / self.scale, -self.shift / self.scale)
+
+    @torch.no_grad()
+    def _convert_state(self, state: dict[str, Any], prefix: str, scale: Tensor, shift: Tensor) -> None:
+        for name, _ in self.layer.named_parameters(recurse=False):
+            if prefix + name in state:
+                state[prefix + name] = state[prefix + name].detach().clone()
+                _convert(state[prefix + name], scale, shift, name)
 
     @torch.no_grad()
     def convert(self, optimizer: Any = None, back: bool = False) -> None:
@@ -76,14 +97,18 @@ class StandardizedHead:
         """Have the layer's parameters in the labels' units for the block, and the same bits as before after it."""
         before = self.state()
         self.convert()
+        self._is_converted = True
         try:
             yield
         finally:
+            self._is_converted = False
             self.set(before)
 
     def finish(self, optimizer: Any) -> None:
         """Leave an ordinary layer that answers in the labels' units."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
+        _forget_compiled()
         self.convert(optimizer)
 
     def state(self) -> dict[str, Tensor]:
@@ -100,6 +125,12 @@ class StandardizedHead:
         """Write what a resumed training goes on from."""
         state = {name: value.contiguous() for name, value in self.state().items()}
         save_file(state | {"scale": self.scale, "shift": self.shift}, folder / STANDARDIZED)
+
+
+def _forget_compiled() -> None:
+    """Have compiled networks compiled anew, for they don't see that a hook came or went."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def _convert(values: Tensor, scale: Tensor, shift: Tensor, name: str) -> None:
@@ -180,7 +211,8 @@ class StandardizingTrainer(EvaluatingTrainer):
             return None
         if are_usual(numbers):
             return None
-        scale, shift = units_of(numbers, outputs.shape[-1], layer.bias is not None)
+        dtype = next(layer.parameters()).dtype
+        scale, shift = units_of(numbers, outputs.shape[-1], layer.bias is not None, dtype)
         head = StandardizedHead(layer, scale, shift)
         if answer_already(numbers, outputs, scale, shift):
             head.convert(self.optimizer, back=True)
@@ -240,55 +272,3 @@ class StandardizingTrainer(EvaluatingTrainer):
                 slow[0],
                 reason,
             )
-
-
-def are_usual(numbers: Tensor) -> bool:
-    """Return whether numbers [N, C] scatter by about 1 around about 0 already, so that no units are needed."""
-    low, high = USUAL
-    spread, mean = torch.std_mean(numbers, dim=0, correction=0)
-    return bool(((spread >= low) & (spread <= high) & (mean.abs() <= spread)).all())
-
-
-def units_of(numbers: Tensor, num_outputs: int, has_bias: bool) -> tuple[Tensor, Tensor]:
-    """Return scale and shift [K] of a network's K outputs, float64, by which they are numbers [N, C] like these.
-
-    The outputs are C numbers, or C numbers and C log-variances. A layer without a bias can't be shifted: its scale
-    is the numbers' root mean square.
-
-    Raises:
-        UserError: numbers so close to each other that float32 can't hold their differences, or the squares of these.
-    """
-    scale = numbers.std(dim=0, correction=0) if has_bias else numbers.square().mean(dim=0).sqrt()
-    spread, mean = torch.std_mean(numbers, dim=0, correction=0)
-    coarse = (spread > 0) & (spread < LEVELS * torch.finfo(torch.float32).eps * mean.abs())
-    if coarse.any():
-        place = int(coarse.int().argmax())
-        raise UserError(
-            f"the numbers to predict lie around {mean[place]:.6g} with a standard deviation of {spread[place]:.3g}, "
-            "which float32 holds too coarsely: subtract a number from all of them"
-        )
-    small = scale[(scale > 0) & (scale < 1 / LARGEST)]
-    if len(small):
-        raise UserError(
-            f"the numbers to predict have a standard deviation of {small[0]:.3g}, whose square float32 can't hold: "
-            "multiply them by a power of ten"
-        )
-    scale = torch.where(scale > 0, scale, 1.0)
-    shift = numbers.mean(dim=0) if has_bias else torch.zeros_like(scale)
-    if num_outputs > len(scale):
-        if has_bias:
-            return torch.cat([scale, torch.ones_like(scale)]), torch.cat([shift, 2 * scale.log()])
-        scale = torch.ones_like(scale)
-        return torch.cat([scale, scale]), torch.cat([shift, shift])
-    return scale, shift
-
-
-def answer_already(numbers: Tensor, outputs: Tensor, scale: Tensor, shift: Tensor) -> bool:
-    """Return whether outputs [N, K] are answers in the units of the numbers [N, C], rather than a new network's.
-
-    They explain a tenth of the numbers' variance as they are, or would be far worse than the mean in standard units.
-    """
-    values = numbers.shape[-1]
-    mean, scale, shift = outputs[:, :values], scale[:values], shift[:values]
-    as_they_are, in_units = (((each - numbers) / scale).square().mean() for each in (mean, mean * scale + shift))
-    return bool(as_they_are <= in_units and (as_they_are < EXPLAINED or in_units > FAR))

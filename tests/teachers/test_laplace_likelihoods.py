@@ -52,6 +52,10 @@ def put(net, weights):
     return net
 
 
+def head_weights(net):
+    return torch.cat([each.detach().reshape(net.head.out_features, -1) for each in net.head.parameters()], dim=1)
+
+
 def numbers(count, outputs=2, seed=1):
     x = torch.randn(count, 4, generator=seeded(seed))
     scale = torch.tensor(NOISE[:outputs]).sqrt()
@@ -107,7 +111,7 @@ def test_the_criterion_of_the_evidence_is_that_of_linear_regression(monkeypatch)
     identity = torch.eye(phi.shape[1], dtype=torch.float64)
     mode = torch.linalg.solve(phi.T @ phi / NOISE[0] + delta * identity, phi.T @ y.double() / NOISE[0])
     put(net, mode.T)
-    monkeypatch.setattr("hf_bkd.teachers.laplace_precision.least", lambda cost: costs.append(cost) or 1.0)
+    monkeypatch.setattr("hf_bkd.teachers.laplace_precision.least", lambda cost, bounds: costs.append(cost) or 1.0)
     LaplaceTeacher.fit(net, [(x, y)], prior_precision="marginal_likelihood", problem_type=Gaussian(NOISE[:1]))
     covariance = NOISE[0] * torch.eye(40, dtype=torch.float64) + phi @ phi.T / delta
     normal = torch.distributions.MultivariateNormal(torch.zeros(40, dtype=torch.float64), covariance)
@@ -234,6 +238,31 @@ def test_precision_and_noise_of_numbers_are_those_of_least_nll_together(structur
     assert 0.5 * NOISE[0] < noise < 2 * NOISE[0]
     assert teacher.record["observation variance chosen by"] == "validation error"
     assert teacher.record["validation"]["nll"] == pytest.approx(chosen + math.log(2 * math.pi) / 2, rel=1e-4)
+
+
+@EACH
+@pytest.mark.parametrize("unit", [2.0**-30, 2.0**30])
+def test_the_precision_is_looked_for_in_the_numbers_unit(structure, unit):
+    net, settings = of_few()
+    expected = LaplaceTeacher.fit(net, **settings, structure=structure, problem_type=NUMBERS)
+    wanted = expected.predict(settings["validation"][0][0])
+    settings = {name: [(x, unit * y) for x, y in batches] for name, batches in settings.items()}
+    teacher = LaplaceTeacher.fit(
+        put(net, unit * head_weights(net)), **settings, structure=structure, problem_type=NUMBERS
+    )
+    answer = teacher.predict(settings["validation"][0][0])
+    assert teacher.prior_precision * unit**2 == pytest.approx(expected.prior_precision, rel=1e-2)
+    torch.testing.assert_close(answer.variance / unit**2, wanted.variance, rtol=1e-2, atol=0)
+    torch.testing.assert_close(answer.noise / unit**2, wanted.noise, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(("unit", "warned"), [(1.0, 0), (1e3, 1), (1e-3, 1)])
+def test_numbers_of_unlike_units_are_warned_of(unit, warned, recwarn):
+    net, settings = of_few(2)
+    units = torch.tensor([1.0, unit])
+    settings = {name: [(x, units * y) for x, y in batches] for name, batches in settings.items()}
+    LaplaceTeacher.fit(put(net, units[:, None] * head_weights(net)), **settings, problem_type=NUMBERS)
+    assert sum("divide each number by its own" in str(each.message) for each in recwarn) == warned
 
 
 def test_squared_errors_are_on_average_what_is_predicted():

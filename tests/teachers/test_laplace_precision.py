@@ -35,7 +35,7 @@ def test_the_evidence_is_greatest_where_laplace_torch_finds_it(structure, bias):
 def test_the_criterion_is_the_evidence_of_laplace_torch_up_to_a_constant(structure, bias, monkeypatch):
     network, (x, labels) = SmallNetwork(bias=bias, scale=3).eval(), points(60)
     costs = []
-    monkeypatch.setattr(precision_module, "least", lambda cost: costs.append(cost) or 1.0)
+    monkeypatch.setattr(precision_module, "least", lambda cost, bounds: costs.append(cost) or 1.0)
     LaplaceTeacher.fit(network, [(x, labels)], structure=structure, prior_precision="marginal_likelihood")
     library = library_fit(network, x, labels, structure)
     grid = np.geomspace(1e-3, 1e4, 15)

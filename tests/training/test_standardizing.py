@@ -292,3 +292,53 @@ def test_a_student_in_float64_reads_what_others_read(tmp_path):
         wide = double.eval()(torch.tensor(data["features"][:]).double())
     assert double.head.weight.dtype == torch.float64 and torch.allclose(wide, answers(single), rtol=1e-4)
     assert trainer.evaluate()["eval_rmse"] == pytest.approx((wide - prices()).square().mean().sqrt().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mean", "std"), [("bfloat16", 3e5, 1e3), ("float16", 3e5, 3e5), ("float16", 0.0, 1e-6)]
+)
+def test_numbers_that_a_layer_in_16_bits_cannot_answer_with_are_refused(tmp_path, dtype, mean, std):
+    numbers = labeled(mean + std * (prices() - MEAN) / STD)
+    with pytest.raises(UserError, match=f"last layer is {dtype}, which can't answer so: load .*float32"):
+        trained(network().to(getattr(torch, dtype)), tmp_path, numbers)
+    trained(network(), tmp_path, numbers)
+
+
+def test_a_student_in_bfloat16_answers_with_prices_as_well_as_it_can(tmp_path):
+    student = network().bfloat16()
+    trained(student, tmp_path, labeled(prices()), num_train_epochs=20)
+    with torch.no_grad():
+        errors = student.eval()(torch.tensor(rows()["features"][:]).bfloat16()).double() - prices()
+    assert errors.square().mean().sqrt() < 0.6 * STD
+
+
+def test_a_student_compiled_before_the_training_learns_and_answers_as_another(tmp_path):
+    plain, compiled, data = network(), network(), labeled(prices())
+    trained(plain, tmp_path / "plain", data)
+    args = arguments(tmp_path / "ours", **PLAIN, torch_compile=True, torch_compile_backend="eager")
+    trainer = DistillationTrainer(compiled, args, train_dataset=data, eval_dataset=data)
+    before = trainer.evaluate()["eval_rmse"]
+    trainer.train()
+    after = (answers(compiled) - prices()).square().mean().sqrt().item()
+    assert torch.allclose(answers(plain), answers(compiled), rtol=1e-3)
+    assert trainer.evaluate()["eval_rmse"] == pytest.approx(after, rel=1e-4) and after < before
+
+
+def test_what_a_callback_reads_of_the_state_is_in_the_labels_units_and_can_be_put_back(tmp_path):
+    class Averaging(TrainerCallback):
+        state = None
+
+        def on_step_end(self, args, state, control, model=None, **others):
+            self.state, own = model.state_dict(), answers(model)
+            plain = network(seed=11)
+            plain.load_state_dict(self.state)
+            assert torch.allclose(answers(plain), own, rtol=1e-5)
+            model.load_state_dict(self.state)
+            assert torch.allclose(answers(model), own, rtol=1e-5)
+            model.train()
+
+    watching, student = Averaging(), network()
+    trained(student, tmp_path, labeled(prices()), callbacks=[watching])
+    after = student.state_dict()
+    assert all(torch.allclose(watching.state[name], after[name], rtol=1e-5) for name in after)
+    assert not student.head._state_dict_hooks and not student.head._load_state_dict_pre_hooks
