@@ -177,18 +177,22 @@ def with_labels(
     if names is not None and problem.likelihood.classes_in is not None and are_hot(as_arrow(rows, name)):
         rows = [None if row is None else [place for place, value in enumerate(row) if value] for row in rows]
         feature = datasets.List(datasets.ClassLabel(names=list(names)))
-    elif read.form == "set" and width is not None and not isinstance(feature.feature, datasets.ClassLabel):
+    elif read.form == "set" and width is not None and _are_bare_numbers(feature):
         feature = datasets.List(datasets.ClassLabel(names=list(classes or map(str, range(width)))))
     elif str(getattr(feature, "dtype", "")).startswith(("int", "uint", "bool")):
         rows, feature = [None if row is None else float(row) for row in rows], datasets.Value("float64")
     return inputs.add_column(LABEL, rows, feature=feature)
 
 
+def _are_bare_numbers(feature: Any) -> bool:
+    single = getattr(feature, "feature", None)
+    return isinstance(single, datasets.Value) and single.dtype.startswith(("int", "uint"))
+
+
 def _number_in(rows: Sequence[Any], name: str, feature: Any) -> int | None:
     """Return how many labels there are, where rows list the numbers of those that are there; else ``None``."""
     column = as_arrow(rows, name)
-    whole = str(getattr(getattr(feature, "feature", None), "dtype", "")).startswith(("int", "uint"))
-    if not whole or isinstance(feature.feature, datasets.ClassLabel) or are_hot(column):
+    if not _are_bare_numbers(feature) or are_hot(column):
         return None
     number = (pc.max(column.flatten()).as_py() or 0) + 1
     LIMITS.check(f"column {name}", num_classes=number)

@@ -3,11 +3,13 @@
 from . import (  # noqa: F401
     test_commands,
     test_data,
+    test_draws,
     test_kinds,
     test_label_columns,
     test_language,
     test_networks,
     test_soft_labels,
+    test_studies,
     test_tables,
     test_training,
     test_two_sides,

@@ -86,3 +86,26 @@ def test_a_student_of_numbers_in_columns_is_a_new_one(table):
     message = refused(lambda: run(distill, "--student", "teacher", *words))
     run(distill, *code(message, r"as (--\w+ [\w-]+)").split(), *words)
     assert load_teacher("student")[0].class_names == ["warm", "wet"]
+
+
+NUMBER = r"(--\w+ [a-z]+)"
+
+
+@advises(
+    "--predict_variance is for numbers, and the labels are",
+    "the curvature of a predicted variance is not known in closed form",
+    "a posterior that is trained by squared errors would be as wide as their unit makes it",
+)
+def test_variances_are_predicted_of_numbers_by_what_can(table):
+    words = ["--model", "mlp-4", *FAST, "--validation_size", "4", "--dataset", table, *INPUTS, "--output_dir"]
+    price, warm = ["--label_column", "price"], ["--label_column", "warm"]
+    message = refused(lambda: run(fit, *words, "a", *price, "--method", "variational"))
+    option = code(message, r"with the commands (--\w+)")
+    run(fit, *words, "a", *price, "--method", "variational", option)
+    run(fit, *words, "b", *price, "--method", "laplace")
+    message = refused(lambda: run(fit, *words, "c", *price, "--method", "laplace", option))
+    run(fit, *words, "c", *price, *code(message, r"take (--method \w+)").split(), option)
+    message = refused(lambda: run(fit, *words, "d", *warm, "--method", "deterministic", option))
+    run(fit, *words, "d", *warm, "--method", "deterministic", *code(message, r"pass " + NUMBER).split(), option)
+    predicts = [Teacher.from_pretrained(folder).likelihood.predicts_variance for folder in "abcd"]
+    assert predicts == [True, False, True, True]
