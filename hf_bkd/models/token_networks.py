@@ -9,6 +9,7 @@ from ..utils.errors import UserError
 from .calling import call_network, evaluation_mode, logits_of, to_network, unwrapped
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # at the end of a class' name
+NOT_CAUSAL = ("ForConditionalGeneration", "ForMaskedLM")
 SAME = 1e-3  # by which rounding may change a logit
 
 
@@ -27,6 +28,16 @@ def vocabulary_size(network: nn.Module) -> int:
     network = unwrapped(network)
     head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
     return getattr(head, "out_features", None) or network.config.get_text_config().vocab_size
+
+
+def check_no_other_language_model(network: nn.Module) -> None:
+    """Raise a UserError if a network says, by its class' name, that it is a language model which isn't causal."""
+    name = type(unwrapped(network)).__name__
+    if name.endswith(NOT_CAUSAL):
+        raise UserError(
+            f"{name} is no causal language model, and only of these tokens are labeled and taught: take a class that "
+            f"ends in {' or '.join(CAUSAL)}, such as AutoModelForCausalLM loads"
+        )
 
 
 def check_one_label_each(network: nn.Module) -> None:

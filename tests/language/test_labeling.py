@@ -5,10 +5,19 @@ import json
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import BertConfig, BertLMHeadModel, OPTConfig, OPTForCausalLM
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from hf_bkd import (
     DeterministicTeacher,
+    DistillationTrainer,
+    DistillationTrainingArguments,
     EnsembleTeacher,
     add_soft_labels,
     check_against_teacher,
@@ -218,6 +227,17 @@ def test_streams_and_networks_that_see_what_comes_are_refused():
             weight.mul_(10)
     with pytest.raises(UserError, match="sees what comes after a token"):
         labeled(network=network)
+
+
+def test_language_models_that_are_not_causal_are_refused(tmp_path):
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    network = T5ForConditionalGeneration(T5Config(vocab_size=V, **sizes))
+    for rows in (texts(), tokenized(texts(), tokenizer()).remove_columns("labels")):
+        with pytest.raises(UserError, match="T5ForConditionalGeneration is no causal language model"):
+            labeled(rows, network)
+    args = DistillationTrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    with pytest.raises(UserError, match="T5ForConditionalGeneration is no causal language model"):
+        DistillationTrainer(network, args, train_dataset=labeled())
 
 
 def test_other_labels_are_not_sampled():
