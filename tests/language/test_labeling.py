@@ -114,6 +114,13 @@ def test_rows_that_are_packed_have_the_labels_of_their_texts():
     assert len(single) == 4
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_packed_rows_are_asked_about_in_half_precision(seed):
+    rows = tokenized(texts(2), tokenizer())["input_ids"][:]
+    packed = Dataset.from_dict({"input_ids": [sum(rows, [])], "seq_lengths": [[len(row) for row in rows]]})
+    assert labeled(packed, llama(seed).bfloat16()).num_rows == 1
+
+
 def test_draws_are_averaged_before_they_are_sampled_and_their_variance_is_summed():
     members = [llama(0), llama(1), llama(2)]
     teacher = EnsembleTeacher([DeterministicTeacher(each) for each in members])
