@@ -1,6 +1,7 @@
 """Texts, prompts with completions, and messages become rows of tokens, with those that are to be taught."""
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -64,9 +65,10 @@ def tokenized(
             f"taught='completions' needs a prompt before them, and column {columns[0]} holds texts: omit it"
         )
     reader = Reader(columns, tokenizer, max_length, taught or "completions")
+    tools = _tools(dataset, columns)
     if is_conversational(dataset.features, columns):
-        reader.check_template(columns)
-    plain = dataset.with_format(None).select_columns([*columns, *_tools(dataset, columns)])
+        reader.check_template(columns, bool(tools))
+    plain = dataset.with_format(None).select_columns([*columns, *tools])
     rows = plain.map(
         reader,
         batched=True,
@@ -117,6 +119,13 @@ def _tools(dataset: datasets.Dataset, columns: tuple[str, ...]) -> list[str]:
     return ["tools"] if "tools" in dataset.features and not _is_text(dataset.features[columns[0]]) else []
 
 
+def _own_keys(value: Any) -> Any:
+    """Return a nested value without the keys that hold nothing, which Arrow adds where other rows have them."""
+    if isinstance(value, Mapping):
+        return {key: _own_keys(each) for key, each in value.items() if each is not None}
+    return [_own_keys(each) for each in value] if isinstance(value, list) else value
+
+
 @dataclass(frozen=True)
 class Reader:
     """A function from rows to tokens and those that are taught.
@@ -133,18 +142,17 @@ class Reader:
     max_length: int | None
     taught: str
 
-    def check_template(self, columns: tuple[str, ...]) -> None:
-        """Raise a UserError if there is no chat template, or it doesn't mark the completions that are wanted."""
+    def check_template(self, columns: tuple[str, ...], with_tools: bool) -> None:
+        """Raise a UserError if there is no chat template, or one doesn't mark the completions that are wanted."""
         if not getattr(self.tokenizer, "chat_template", None):
             raise UserError(
                 f"column {columns[0]} holds messages, and the tokenizer has no chat template that writes them: set "
                 "tokenizer.chat_template, or take the tokenizer of a model that chats"
             )
-        if (
-            columns == ("messages",)
-            and self.taught == "completions"
-            and not MARK.search(self.tokenizer.get_chat_template())
-        ):
+        templates = {
+            self.tokenizer.get_chat_template(tools=tools) for tools in ((None, [{}]) if with_tools else (None,))
+        }
+        if columns == ("messages",) and self.taught == "completions" and not all(map(MARK.search, templates)):
             raise UserError(
                 "the chat template doesn't mark what the assistant says ({% generation %}), so that nobody can tell "
                 "it from the rest: pass hf_bkd.tokenized(dataset, tokenizer, taught='all'), or put "
@@ -159,7 +167,16 @@ class Reader:
             missing = next((name for name in self.columns if row[name] is None), None)
             if missing is not None:
                 raise RowError(f"row {number} of column {missing} holds no value: leave it out", number, missing)
-            tokens, labels = self._example(row)
+            try:
+                tokens, labels = self._example(row)
+            except UserError:
+                raise
+            except Exception as error:
+                raise RowError(
+                    f"the tokenizer can't write row {number} ({type(error).__name__}: {error}): bring it to the form "
+                    "of the others, or leave it out",
+                    number,
+                ) from error
             if not tokens:
                 raise RowError(
                     f"row {number} has no tokens, and nothing could be learned from it: leave it out", number
@@ -187,6 +204,13 @@ class Reader:
         same = next(
             (n for n, (one, other) in enumerate(zip(before, tokens, strict=False)) if one != other), len(before)
         )
+        if same < len(before) and not isinstance(row["prompt"], str):
+            prompt = self._written(row, row["prompt"])["input_ids"]
+            if same < len(prompt) - 1:  # whose last token may grow together with what follows
+                raise UserError(
+                    "the chat template writes a prompt otherwise when a completion follows, so that the two can't be "
+                    "told apart: pass taught='all', or their messages in one column 'messages'"
+                )
         return tokens, [UNLABELED] * min(same, len(tokens)) + tokens[same:]
 
     def _messages(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
@@ -199,9 +223,10 @@ class Reader:
 
     def _written(self, row: Mapping[str, Any], messages: list[dict], **settings: Any) -> Mapping[str, list[int]]:
         """Return what the chat template makes of messages, without the keys that Arrow adds to some of them."""
-        plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        tools = {"tools": row["tools"]} if row.get("tools") else {}
-        return self.tokenizer.apply_chat_template(plain, tokenize=True, return_dict=True, **tools, **settings)
+        tools = row.get("tools")
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+        given = settings | ({"tools": _own_keys(tools)} if tools else {})
+        return self.tokenizer.apply_chat_template(_own_keys(messages), tokenize=True, return_dict=True, **given)
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text)["input_ids"]

@@ -9,7 +9,9 @@ from ..utils.errors import UserError
 from .calling import call_network, evaluation_mode, logits_of, to_network, unwrapped
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # at the end of a class' name
+NOT_CAUSAL = ("ForConditionalGeneration", "ForMaskedLM")
 SAME = 1e-3  # by which rounding may change a logit
+ROUNDINGS = 4  # of the logits' own precision, between a text in a packed row and alone
 
 
 def classifies_tokens(network: nn.Module) -> bool:
@@ -27,6 +29,16 @@ def vocabulary_size(network: nn.Module) -> int:
     network = unwrapped(network)
     head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
     return getattr(head, "out_features", None) or network.config.get_text_config().vocab_size
+
+
+def check_no_other_language_model(network: nn.Module) -> None:
+    """Raise a UserError if a network says, by its class' name, that it is a language model which isn't causal."""
+    name = type(unwrapped(network)).__name__
+    if name.endswith(NOT_CAUSAL):
+        raise UserError(
+            f"{name} is no causal language model, and only of these tokens are labeled and taught: take a class that "
+            f"ends in {' or '.join(CAUSAL)}, such as AutoModelForCausalLM loads"
+        )
 
 
 def check_one_label_each(network: nn.Module) -> None:
@@ -64,7 +76,7 @@ def check_next_tokens(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         return
     text = slice(starts[1], (*starts, ids.shape[1])[2])
     alone = {name: value[:, text] for name, value in row.items()}
-    if _differ(network, row, alone, text, slice(None)):
+    if _differ(network, row, alone, text, slice(None), ROUNDINGS):
         raise UserError(
             f"{type(network).__name__} lets the texts of a packed row see each other, whatever their position_ids: "
             "pass rows of one text each"
@@ -72,9 +84,10 @@ def check_next_tokens(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _differ(network: nn.Module, row: Mapping, other: Mapping, at: slice, other_at: slice) -> bool:
+def _differ(network: nn.Module, row: Mapping, other: Mapping, at: slice, other_at: slice, roundings: int = 0) -> bool:
     """Whether a network answers otherwise about some positions of a row than about those of another."""
     with evaluation_mode(network):
         logits, others = (logits_of(call_network(network, to_network(each, network))) for each in (row, other))
+    tolerance = max(SAME, roundings * torch.finfo(logits.dtype).eps)
     logits, others = logits[:, at].float(), others[:, other_at].float()
-    return bool((logits - others).abs().max() > SAME * max(1.0, float(logits.abs().max())))
+    return bool((logits - others).abs().max() > tolerance * max(1.0, float(logits.abs().max())))

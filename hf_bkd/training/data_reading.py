@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.calling import unwrapped
 from ..models.class_names import with_variances
-from ..models.token_networks import predicts_next_tokens, vocabulary_size
+from ..models.token_networks import check_no_other_language_model, predicts_next_tokens, vocabulary_size
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .callbacks import SetEpoch
@@ -47,6 +47,7 @@ class DataReadingTrainer(ResumableTrainer):
             prepares: whether rows are prepared here, and not by the caller's collator.
         """
         args, train, student = self.args, self.train_dataset, self.model
+        check_no_other_language_model(student)
         check_length(student, train)
         taught = {}
         if train is not None and args.kd_lambda > 0:

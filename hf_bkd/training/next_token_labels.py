@@ -193,7 +193,8 @@ def _check_positions(dataset: datasets.Dataset, layout: Layout) -> None:
     if "input_ids" not in dataset.column_names:
         return
     step = max(1, len(dataset) // COMPARED)
-    names = [each for each in ("input_ids", "labels", layout.token_ids, layout.name) if each in dataset.column_names]
+    names = ("input_ids", "labels", "attention_mask", layout.token_ids, layout.name)
+    names = [each for each in names if each in dataset.column_names]
     rows, shares = dataset.with_format("arrow").select_columns(names), []
     for row in range(0, len(dataset), step):
         table = {name: combined(rows[row : row + 1][name]) for name in names}
@@ -201,6 +202,8 @@ def _check_positions(dataset: datasets.Dataset, layout: Layout) -> None:
         probs = lists_of(table[layout.name].flatten(), layout.name).float()
         there = probs.ne(0).any(dim=-1)
         labels = numbers_of(table["labels"].flatten()).long() if "labels" in names else ids
+        if "attention_mask" in names:
+            labels = labels.masked_fill(numbers_of(table["attention_mask"].flatten()) == 0, UNLABELED)
         missing = ((labels[1:] != UNLABELED) & ~there[:-1]).nonzero()
         if "labels" in names and len(missing):
             raise UserError(

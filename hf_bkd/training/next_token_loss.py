@@ -205,13 +205,13 @@ def ends_in_head(model: nn.Module, call: Callable[[], Any]) -> bool:
 def next_token_labels(batch: Any) -> Tensor:
     """Return the token after each position that is taught, int64 [B, L], or ``UNLABELED``.
 
-    They are the batch's ``labels``, or, where it has none, all of its tokens that aren't masked. Nothing is taught
-    at a position that is masked itself, such as padding before a row.
+    They are the batch's ``labels``, or, where it has none, all of its tokens. Tokens that are masked are not taught,
+    such as padding after a row, nor is anything at a position that is masked itself.
     """
     labels, mask = batch.get("labels"), batch.get("attention_mask")
     masked = None if mask is None or mask.ndim != 2 else ~mask.bool()
-    if labels is None:
-        labels = batch["input_ids"] if masked is None else batch["input_ids"].masked_fill(masked, UNLABELED)
+    labels = batch["input_ids"] if labels is None else labels
+    labels = labels if masked is None else labels.masked_fill(masked, UNLABELED)
     after = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], UNLABELED)], dim=1)
     return after if masked is None else after.masked_fill(masked, UNLABELED)
 

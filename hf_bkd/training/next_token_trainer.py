@@ -65,12 +65,16 @@ class NextTokenTrainer(EvaluatingTrainer):
         return parts.total, parts
 
     def _entering(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[nn.Module | None, Tensor]:
-        """Return the head and what enters it [B, L, d]; or ``None`` and the logits."""
+        """Return the head and what enters it [B, L, d]; or ``None`` and the logits.
+
+        An adapter's own tokens, which prompt tuning puts before each row, are left out.
+        """
+        own = slice(-batch["input_ids"].shape[1], None)
         if self._splits is None:
             self._splits = self._can_split(batch)
         if not self._splits:
-            return None, logits_of(self._outputs(model, batch))
-        return head_of(self.model), entering_head(self.model, lambda: self._outputs(model, batch))
+            return None, logits_of(self._outputs(model, batch))[:, own]
+        return head_of(self.model), entering_head(self.model, lambda: self._outputs(model, batch))[:, own]
 
     def _can_split(self, batch: dict[str, Tensor]) -> bool:
         if self.args.fp16 or self.args.torch_compile or hasattr(self.model, "_orig_mod"):

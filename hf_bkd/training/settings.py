@@ -68,8 +68,9 @@ def check_language_model(
     """Refuse settings that are for one label an example, or whose loss sampled labels would bias.
 
     Raises:
-        UserError: a language model with another distance than the divergence, a lambda of each example's own, several
-            teachers' weights, or a loss or metrics of the caller's, which need the logits of all tokens.
+        UserError: a language model with another distance than the divergence, a lambda of each example's own or above
+            1, several teachers' weights, or a loss of its routers; a loss or metrics of the caller's, which need the
+            logits of all tokens.
     """
     if model is None or not predicts_next_tokens(model):
         return
@@ -87,6 +88,16 @@ def check_language_model(
                 f"{name} is {getattr(args, name)!r}, and a language model learns by {value!r} alone, for which "
                 f"sampled labels have no bias: omit {name}"
             )
+    if args.kd_lambda > 1:
+        raise UserError(
+            f"kd_lambda is {args.kd_lambda:g}, and a language model's labels are not subtracted, since most are among "
+            "the tokens that aren't stored: pass at most 1"
+        )
+    if getattr(getattr(unwrapped(model), "config", None), "output_router_logits", False):
+        raise UserError(
+            f"{type(unwrapped(model)).__name__} adds a loss of its routers, which is not learned from here: set "
+            "model.config.output_router_logits = False"
+        )
 
 
 def check_metrics(

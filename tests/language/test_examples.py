@@ -1,5 +1,7 @@
 """Texts, prompts and messages as tokens, and which of them are taught."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -73,6 +75,43 @@ def test_a_template_that_marks_nothing_teaches_all_or_nothing():
 def test_rows_that_say_nothing_to_a_language_model_are_refused(columns, message):
     with pytest.raises(UserError, match=message):
         tokenized(Dataset.from_dict(columns), tokenizer())
+
+
+def test_tools_are_written_without_what_arrow_adds_to_them():
+    template = "{% for tool in tools %}{{ tool | tojson }}{% endfor %}" + TEMPLATE
+    tools = [{"name": "f", "of": {"city": "a"}}, {"name": "g", "of": {"hour": "b"}}]
+    tools = [[{"type": "function", "function": tool}] for tool in tools]
+    chats = CHATS[:1] * 2
+    written = [
+        tokenizer(template).decode(
+            tokenized(Dataset.from_dict({"messages": chats, "tools": each}), tokenizer(template))[0]["input_ids"]
+        )
+        for each in (tools, [json.dumps(each) for each in tools])
+    ]
+    assert written[0] == written[1]
+    assert '"city": "a"' in written[0] and "null" not in written[0] and "hour" not in written[0]
+
+
+def test_a_template_for_tools_has_to_mark_completions_too():
+    own = tokenizer({"default": TEMPLATE, "tool_use": UNMARKED})
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    with pytest.raises(UserError, match="doesn't mark what the assistant says"):
+        tokenized(Dataset.from_dict({"messages": CHATS[:1], "tools": [tools]}), own)
+    assert tokenized(Dataset.from_dict({"messages": CHATS[:1]}), own)[0]["labels"].count(-100) < 20
+
+
+def test_a_prompt_that_is_written_otherwise_before_its_completion_is_refused():
+    own = tokenizer("{{ '<' ~ messages | length ~ '>' }}" + TEMPLATE)
+    rows = {"prompt": [CHATS[0][:1]], "completion": [CHATS[0][1:]]}
+    with pytest.raises(UserError, match="otherwise when a completion follows"):
+        tokenized(Dataset.from_dict(rows), own)
+    assert tokenized(Dataset.from_dict(rows), own, taught="all").num_rows == 1
+
+
+def test_a_row_that_the_template_can_not_write_is_named():
+    rows = [CHATS[0], [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}]]
+    with pytest.raises(UserError, match="can't write row 1 .UndefinedError"):
+        tokenized(Dataset.from_dict({"messages": rows}), tokenizer())
 
 
 def test_completions_without_a_prompt_are_refused():

@@ -5,10 +5,19 @@ import json
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import BertConfig, BertLMHeadModel, OPTConfig, OPTForCausalLM
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from hf_bkd import (
     DeterministicTeacher,
+    DistillationTrainer,
+    DistillationTrainingArguments,
     EnsembleTeacher,
     add_soft_labels,
     check_against_teacher,
@@ -103,6 +112,13 @@ def test_rows_that_are_packed_have_the_labels_of_their_texts():
     exact = torch.cat([torch.tensor(row["teacher_probs"]) for row in labeled(rows, storage="float32")])
     torch.testing.assert_close(torch.tensor(values[0]["teacher_probs"]), exact, rtol=1e-5, atol=1e-7)
     assert len(single) == 4
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_packed_rows_are_asked_about_in_half_precision(seed):
+    rows = tokenized(texts(2), tokenizer())["input_ids"][:]
+    packed = Dataset.from_dict({"input_ids": [sum(rows, [])], "seq_lengths": [[len(row) for row in rows]]})
+    assert labeled(packed, llama(seed).bfloat16()).num_rows == 1
 
 
 def test_draws_are_averaged_before_they_are_sampled_and_their_variance_is_summed():
@@ -218,6 +234,17 @@ def test_streams_and_networks_that_see_what_comes_are_refused():
             weight.mul_(10)
     with pytest.raises(UserError, match="sees what comes after a token"):
         labeled(network=network)
+
+
+def test_language_models_that_are_not_causal_are_refused(tmp_path):
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    network = T5ForConditionalGeneration(T5Config(vocab_size=V, **sizes))
+    for rows in (texts(), tokenized(texts(), tokenizer()).remove_columns("labels")):
+        with pytest.raises(UserError, match="T5ForConditionalGeneration is no causal language model"):
+            labeled(rows, network)
+    args = DistillationTrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    with pytest.raises(UserError, match="T5ForConditionalGeneration is no causal language model"):
+        DistillationTrainer(network, args, train_dataset=labeled())
 
 
 def test_other_labels_are_not_sampled():

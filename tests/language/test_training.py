@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset, Features, List, Value
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling, default_data_collator
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, DistillationTrainingArguments, add_soft_labels
 from hf_bkd.language import tokenized
@@ -52,13 +52,14 @@ def trainer(
         "num_train_epochs": 2, "per_device_train_batch_size": 4, "logging_steps": 1, "save_strategy": "no",
         "learning_rate": 1e-3, "report_to": [], "use_cpu": True, "disable_tqdm": True, "max_grad_norm": 0.0,
     }  # fmt: skip
-    processing = settings.pop("processing_class", tokenizer())
+    processing, collator = settings.pop("processing_class", tokenizer()), settings.pop("data_collator", None)
     return DistillationTrainer(
         llama(1) if student is None else student,
         DistillationTrainingArguments(str(folder), **(usual | settings)),
         train_dataset=dataset,
         eval_dataset=evaluated,
         processing_class=processing,
+        data_collator=collator,
         teacher=teacher,
     )
 
@@ -219,6 +220,37 @@ def test_packed_rows_teach_what_their_texts_do(tmp_path, sampled):
     torch.testing.assert_close(alone, joint, rtol=1e-5, atol=1e-6)
 
 
+def test_prompts_that_are_tuned_are_no_tokens_of_a_row(tmp_path, rows):
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    student = peft.get_peft_model(llama(1), config).eval()
+    lost = []
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            logits = student(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 3:-1]
+        lost.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none"))
+    first = losses(tmp_path, rows, student, kd_lambda=0.0, per_device_train_batch_size=8)[0]
+    assert first == pytest.approx(float(torch.cat(lost).mean()), rel=1e-4)
+
+
+def test_padding_is_not_taught_where_labels_name_it(tmp_path, rows, teacher):
+    longest = max(map(len, rows["input_ids"]))
+
+    def padded(row: dict) -> dict:
+        fill = longest - len(row["input_ids"])
+        ids, mask = [*row["input_ids"], *[0] * fill], [1] * len(row["input_ids"]) + [0] * fill
+        return {"input_ids": ids, "labels": ids, "attention_mask": mask}
+
+    whole = rows.map(padded)
+    labeled = [
+        add_soft_labels(each, teacher, processing_class=tokenizer(), storage="float32", progress=False)
+        for each in (whole, rows)
+    ]
+    assert losses(tmp_path, labeled[0]) == pytest.approx(losses(tmp_path, labeled[1]), rel=1e-5)
+    collated = {"data_collator": default_data_collator, "kd_lambda": 0.0}
+    assert losses(tmp_path, whole, **collated) == pytest.approx(losses(tmp_path, rows, kd_lambda=0.0), rel=1e-5)
+
+
 def test_a_student_with_an_adapter_learns_by_it_alone(tmp_path, sampled, rows):
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     made = trainer(tmp_path, sampled, peft.get_peft_model(llama(1), config), rows, learning_rate=1e-2)
@@ -329,6 +361,8 @@ def other_tokenizer():
         ({"distance": "standardized"}, "distance is 'standardized'"),
         ({"lambda_schedule": "adaptive"}, "lambda_schedule is 'adaptive'"),
         ({"dropout_masks": 2}, "dropout_masks is 2"),
+        ({"kd_lambda": 1.5}, "kd_lambda is 1.5"),
+        ({"student": llama(1, output_router_logits=True)}, "adds a loss of its routers"),
         ({"student": llama(1, vocab_size=90)}, "knows the tokens 0 to 89|the student has 90"),
     ],
 )

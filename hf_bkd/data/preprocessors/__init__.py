@@ -14,7 +14,7 @@ from ...models.calling import unwrapped
 from ...models.class_names import names_of_network, predicts_variances
 from ...models.estimators import EstimatorNetwork
 from ...models.heads import num_classes_of
-from ...models.token_networks import predicts_next_tokens
+from ...models.token_networks import check_no_other_language_model, predicts_next_tokens
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
 from .audio import audio_preprocessor
@@ -81,6 +81,7 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
     network, given = unwrapped(network), _kind_of_processor(processing_class)
     if given == "function" or isinstance(processing_class, ImagePreprocessor):
         return function_preprocessor(processing_class, dataset)
+    check_no_other_language_model(network)
     content = Content.of(dataset)
     if content.has_transform:
         return None

@@ -128,10 +128,8 @@ class NextTokenPreparation:
             attended = places if mask is None else mask.bool()
             if self.masked:
                 inputs["attention_mask"] = attended.long()
-        if "labels" in rows:
-            labels = placed_rows("labels", rows["labels"], places, UNLABELED)
-        else:
-            labels = ids.masked_fill(~attended, UNLABELED)
+        labels = placed_rows("labels", rows["labels"], places, UNLABELED) if "labels" in rows else ids
+        labels = labels.masked_fill(~attended, UNLABELED)
         if ((labels != UNLABELED) & (labels != ids)).any():
             raise UserError(
                 "a row's labels are other tokens than its input_ids: they are to be the same tokens at the same "
