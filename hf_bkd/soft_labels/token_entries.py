@@ -33,9 +33,7 @@ def entries_of(log_probs: Iterable, tokens: Iterable | None, mask: Iterable | No
     given = {what: each for what, each in given.items() if each is not None}
     for what, each in given.items():
         if len(each) != len(lengths):
-            raise UserError(
-                f"the {what} are of {len(each)} rows, and the dataset has {len(lengths)}: pass one of each"
-            )
+            raise UserError(f"the {what} are of {len(each)} rows, and the dataset has {len(lengths)}: pass as many")
     starts, parts = lengths.cumsum() - lengths, []
     for number, own in enumerate(zip(*given.values(), strict=True)):
         row = dict(zip(given, own, strict=True))
@@ -45,7 +43,13 @@ def entries_of(log_probs: Iterable, tokens: Iterable | None, mask: Iterable | No
                     f"row {number} has {0 if each is None else len(each)} entries of {what}, and {lengths[number]} "
                     "input_ids: cut both alike, or make the input_ids of the ids that the engine was given"
                 )
-        made = _of_lists(number, row) if tokens is not None else _of_mappings(number, row)
+        try:
+            made = _of_lists(number, row) if tokens is not None else _of_mappings(number, row)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"what row {number} holds can't be read ({error}): its entries must be lists of numbers, those of the "
+                "mask as long as those of the tokens"
+            ) from error
         parts.append(made._replace(positions=made.positions + starts[number]))
     return Entries(*map(np.concatenate, zip(*parts, strict=True)))
 
@@ -76,23 +80,35 @@ def _of_mappings(number: int, row: dict[str, Sequence]) -> Entries:
 
 
 def _of_lists(number: int, row: dict[str, Sequence]) -> Entries:
-    lists = {what: [[] if each is None else each for each in row[what]] for what in ("tokens", "log-probabilities")}
-    sizes = {what: np.array([len(each) for each in own]) for what, own in lists.items()}
-    wrong = np.flatnonzero(sizes["tokens"] != sizes["log-probabilities"])
+    (sizes, ids), (others, values) = (_flat(row[what]) for what in ("tokens", "log-probabilities"))
+    wrong = np.flatnonzero(sizes != others)
     if len(wrong):
-        count, other = (own[wrong[0]] for own in sizes.values())
-        raise UserError(f"entry {wrong[0]} of row {number} has {count} tokens, and {other} log-probabilities")
-    ids, values = (np.array([x for each in own for x in each], np.float64) for own in lists.values())
-    positions = np.repeat(np.arange(len(row["tokens"])), sizes["tokens"])
-    kept = np.ones(len(ids), bool)
+        place = wrong[0]
+        raise UserError(
+            f"entry {place} of row {number} has {sizes[place]} tokens, and {others[place]} log-probabilities: pass "
+            "one for each token"
+        )
+    positions, kept = np.repeat(np.arange(len(sizes)), sizes), np.ones(len(ids), bool)
     if "mask" in row:
-        flags = [np.broadcast_to(m, n) for m, n in zip(row["mask"], sizes["tokens"].tolist(), strict=True)]
+        flags = [np.broadcast_to(m, n) for m, n in zip(row["mask"], sizes.tolist(), strict=True)]
         kept = np.concatenate(flags).astype(bool)
     made = Entries(positions, ids, values).where(kept)
     odd = made.ids[made.ids != np.round(made.ids)]
     if len(odd):
         raise UserError(f"row {number} names the token {odd[0]:g}, not an id: pass the ids of the vocabulary")
     return made._replace(ids=made.ids.astype(np.int64))
+
+
+def _flat(entries: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lengths of lists of numbers, and the numbers one after the other."""
+    try:
+        array = np.asarray(entries, np.float64)
+        if array.ndim == 2:
+            return np.full(len(array), array.shape[1]), array.ravel()
+    except (TypeError, ValueError):
+        pass  # they differ in length
+    lists = [[] if each is None else each for each in entries]
+    return np.array([len(each) for each in lists]), np.array([x for each in lists for x in each], np.float64)
 
 
 def check_entries(entries: Entries, rows: np.ndarray, num_tokens: int) -> None:

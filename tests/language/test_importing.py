@@ -180,3 +180,7 @@ def test_lists_of_other_lengths_and_odd_ids_are_refused():
         imported({"input_ids": [[5, 7]]}, [[[0.0], []]], [[[1, 2], []]], predicts="next")
     with pytest.raises(UserError, match=r"token 1\.5, not an id"):
         imported({"input_ids": [[5, 7]]}, [[[-1.0], []]], [[[1.5], []]], predicts="next")
+    with pytest.raises(UserError, match="what row 0 holds can't be read"):
+        imported({"input_ids": [[5, 7]]}, [[[-1.0], []]], [[[1], []]], [[[1, 1, 1], []]], predicts="next")
+    with pytest.raises(UserError, match="what row 0 holds can't be read"):
+        imported({"input_ids": [[5, 7]]}, [[-1.0, -1.0]], [[1, 2]], predicts="next")
