@@ -92,9 +92,9 @@ class LabelOptions:
             UserError: a storage that such labels can't have, or mean log-probabilities of another kind than classes.
         """
         if self.mean_log_probs and (next_tokens or likelihood.problem_type != CATEGORICAL.problem_type):
-            teachers = "a language model" if next_tokens else f"of problem_type {likelihood.problem_type!r}"
+            own = " predicts next tokens" if next_tokens else f"'s problem_type is {likelihood.problem_type!r}"
             raise UserError(
-                f"mean_log_probs is for a Dirichlet distribution over classes, and the teacher is {teachers}: omit it"
+                f"mean_log_probs is for a Dirichlet distribution over classes, and the teacher{own}: omit it"
             )
         if next_tokens:
             storage = OF_NEXT_TOKENS[0] if self.storage == AUTO else self.storage

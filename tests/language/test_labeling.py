@@ -177,7 +177,7 @@ def test_a_network_whose_packed_texts_see_each_other_is_refused():
         ({"top_k": 0}, "top_k must be"),
         ({"storage": "uint8"}, "storage"),
         ({"max_length": 1}, "max_length"),
-        ({"mean_log_probs": True}, "the teacher is a language model"),
+        ({"mean_log_probs": True}, "the teacher predicts next tokens"),
         ({"processing_class": None}, "nothing says how texts become the tokens of LlamaForCausalLM"),
         ({"preprocessor": lambda rows: rows, "processing_class": None}, "is asked about tokens"),
         ({"rows": Dataset.from_dict({"text": ["a" * 70]})}, "row 0 has 71 tokens, and LlamaForCausalLM 64 positions"),
