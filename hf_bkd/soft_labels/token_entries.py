@@ -45,6 +45,8 @@ def entries_of(log_probs: Iterable, tokens: Iterable | None, mask: Iterable | No
                 )
         try:
             made = _of_lists(number, row) if tokens is not None else _of_mappings(number, row)
+        except UserError:
+            raise
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"what row {number} holds can't be read ({error}): its entries must be lists of numbers, those of the "

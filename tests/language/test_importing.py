@@ -154,7 +154,7 @@ def entry(**changed):
         (ROWS, entry(last={9: LN(0.6), 8: LN(0.5)}), {}, "an entry of row 0 sum to 1.1"),
         (ROWS, entry(last={9: LN(0.2), "9": LN(0.2)}), {}, "names it twice"),
         (ROWS, entry(last={" the": LN(0.2)}), {}, "token ' the', not an id"),
-        (ROWS, entry(last=[LN(0.2)]), {}, "entry 2 of row 0 is a list"),
+        (ROWS, entry(last=[LN(0.2)]), {}, "^entry 2 of row 0 is a list"),
         (ROWS, entry(last=None), {}, "row 0 teaches its token 2, .* predicts='next'"),
         (ROWS, VLLM, {"predicts": "next"}, "row 0 teaches its token 1, .* predicts='own'"),
         (ROWS, VLLM[:1], {}, "are of 1 rows, and the dataset has 2"),
@@ -176,7 +176,7 @@ def test_what_can_not_be_is_refused(rows, log_probs, settings, message):
 
 
 def test_lists_of_other_lengths_and_odd_ids_are_refused():
-    with pytest.raises(UserError, match="entry 0 of row 0 has 2 tokens, and 1 log-probabilities"):
+    with pytest.raises(UserError, match="^entry 0 of row 0 has 2 tokens, and 1 log-probabilities"):
         imported({"input_ids": [[5, 7]]}, [[[0.0], []]], [[[1, 2], []]], predicts="next")
     with pytest.raises(UserError, match=r"token 1\.5, not an id"):
         imported({"input_ids": [[5, 7]]}, [[[-1.0], []]], [[[1.5], []]], predicts="next")
