@@ -3,6 +3,7 @@
 from .columns import SoftLabels, read_record
 from .concatenating import concatenate_soft_labels
 from .importing import import_soft_labels
+from .importing_tokens import import_token_log_probs
 from .joining import join_soft_labels
 from .labeling import add_soft_labels
 from .packing import pack_soft_labels
@@ -20,6 +21,7 @@ __all__ = [
     "check_against_teacher",
     "concatenate_soft_labels",
     "import_soft_labels",
+    "import_token_log_probs",
     "join_soft_labels",
     "only_soft_labels",
     "pack_soft_labels",

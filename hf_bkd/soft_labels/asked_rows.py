@@ -87,8 +87,9 @@ def in_tokens(
                 f"the rows are tokens already, which max_length={max_length} doesn't cut: pass it to hf_bkd.tokenized"
             )
         return dataset, None
-    own = getattr(teachers[0], "processing_class", None) if processing_class is None else processing_class
-    tokenizer = tokenizer_of(teachers[0].network, own)
+    asked = [teachers[0], *getattr(teachers[0], "parts", ())]
+    given = [(each.network, processing_class or getattr(each, "processing_class", None)) for each in asked]
+    tokenizer = next((each for each in map(tokenizer_of, *zip(*given, strict=True)) if each is not None), None)
     if tokenizer is None:
         raise UserError(
             f"nothing says how texts become the tokens of {type(teachers[0].network).__name__}: pass "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..likelihoods import Likelihood
 from ..models.calling import Inputs, evaluation_mode, to_network
 from ..models.class_names import given_names, order_by_name
+from ..models.token_networks import predicts_next_tokens
 from ..utils.errors import UserError
 from .base import Teacher
 from .description import DESCRIPTION, Description
@@ -188,7 +189,18 @@ class Composite(Teacher):
 
     def _preprocessors(self, dataset: Any, processing_class: Any) -> list[Any]:
         own = self.processing_class if processing_class is None else processing_class
-        return [part.preprocessor_for(dataset, own) for part in self.parts]
+        return [
+            part.preprocessor_for(dataset, self._tokenizer_for(part) if own is None else own) for part in self.parts
+        ]
+
+    def _tokenizer_for(self, part: Teacher) -> Any:
+        """Return the tokenizer of the first language model that has one, for a part of the same tokens without one."""
+        from ..data.preprocessors import tokenizer_of
+
+        if not predicts_next_tokens(part.network) or tokenizer_of(part.network, part.processing_class) is not None:
+            return None
+        tokenizers = (tokenizer_of(each.network, each.processing_class) for each in self.parts)
+        return next((each for each in tokenizers if each is not None), None)
 
     def _save_processing_class(self, folder: Path) -> None:
         """Nothing: each part saves its own, and what was set for all of them."""

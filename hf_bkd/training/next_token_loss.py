@@ -89,7 +89,7 @@ class TokenLoss:
         result = (torch.xlogy(target, target) - target * chosen).sum(dim=-1) + sums * normalizer
         if is_cut:
             tail = (1 - sums).clamp_min(0)
-            hidden = chosen.masked_fill((tail > 0)[:, None], -torch.inf)
+            hidden = chosen.masked_fill((tail > 0)[:, None] & (target > 0), -torch.inf)  # 0: an entry that isn't used
             others = logits.scatter(-1, classes, hidden).logsumexp(dim=-1)
             result = result + torch.xlogy(tail, tail) - tail * (others - normalizer)
         return result

@@ -267,3 +267,16 @@ def test_rows_are_packed_with_their_labels_and_their_record():
             assert row["teacher_probs"][start : start + length] == entries[ids]
             start += length
     assert read(packed).record.dataset.rows == len(packed)
+
+
+def test_members_of_an_ensemble_without_a_tokenizer_read_by_that_of_the_others(tmp_path):
+    members = [DeterministicTeacher(llama(seed)) for seed in (0, 1)]
+    members[1].processing_class = tokenizer()
+    teacher = EnsembleTeacher(members)
+    expected = columns(add_soft_labels(texts(), teacher, processing_class=tokenizer(), progress=False))
+    teacher.save_pretrained(tmp_path)
+    for each in (teacher, tmp_path):
+        made = columns(add_soft_labels(texts(), each, progress=False))
+        assert (
+            made["teacher_tokens"] == expected["teacher_tokens"] and made["teacher_probs"] == expected["teacher_probs"]
+        )
