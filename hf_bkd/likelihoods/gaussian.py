@@ -26,7 +26,7 @@ class Gaussian(Likelihood):
         observation_variance: sigma^2 > 0 of each of the C labels around the network's means, where the network
             doesn't predict it; ``None`` if it is unknown.
         predicts_variance: whether the network has 2 C outputs, the means and then the logarithms of the variances.
-        unit: of each of the C labels, > 0, in which squared errors are taken where nobody knows a variance.
+        label_scale: of each of the C labels, > 0, in which squared errors are taken where nobody knows a variance.
     """
 
     name = "gaussian"
@@ -44,7 +44,7 @@ class Gaussian(Likelihood):
 
     observation_variance: tuple[float, ...] | None = None
     predicts_variance: bool = False
-    unit: tuple[float, ...] | None = None
+    label_scale: tuple[float, ...] | None = None
 
     def __post_init__(self):
         given = self.observation_variance
@@ -292,7 +292,7 @@ class Gaussian(Likelihood):
         """Split a target [..., 2 C], or [..., C] of unknown variance, for means [..., C]."""
         if target.shape[-1] != mean.shape[-1]:
             return target.chunk(2, dim=-1)
-        return target, UNKNOWN_VARIANCE * mean.new_tensor(self.unit or 1.0).square().expand_as(mean)
+        return target, UNKNOWN_VARIANCE * mean.new_tensor(self.label_scale or 1.0).square().expand_as(mean)
 
     def as_json(self) -> dict[str, Any]:
         known = None if self.observation_variance is None else list(self.observation_variance)

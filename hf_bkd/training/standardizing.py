@@ -155,7 +155,7 @@ class StandardizingTrainer(EvaluatingTrainer):
         """The likelihood that a training goes by: squared errors are in units of the labels' variance."""
         if self._head is None:
             return self.likelihood
-        return replace(self.likelihood, unit=tuple(self._head.scale[: self.problem.num_values].tolist()))
+        return replace(self.likelihood, label_scale=tuple(self._head.scale[: self.problem.num_values].tolist()))
 
     def _inner_training_loop(self, *args: Any, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         if self._head is None and self.likelihood.target_has_variance and self.args.standardize_labels:

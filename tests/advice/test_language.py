@@ -5,13 +5,20 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import BertConfig, BertLMHeadModel
 
-from hf_bkd import DeterministicTeacher, DistillationTrainer, DistillationTrainingArguments, add_soft_labels, tokenized
+from hf_bkd import (
+    DeterministicTeacher,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    add_soft_labels,
+    import_token_log_probs,
+    tokenized,
+)
 from hf_bkd.cli.label import main as label
 from hf_bkd.data.preprocessors import preprocessor_for
 from hf_bkd.soft_labels import read
 from tests.language.language_helpers import CHATS, TEMPLATE, V, learned, llama, texts, tokenizer
 
-from .following import advises, refused
+from .following import advises, code, follow, refused
 
 UNMARKED = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 SETTINGS = {"report_to": [], "use_cpu": True, "max_steps": 1, "disable_tqdm": True}
@@ -146,3 +153,51 @@ def test_the_command_needs_no_label_column(folder):
     refused(lambda: label([*words, "--label_column", "text"]))
     label(words)
     assert read(Dataset.load_from_disk("labeled")).lengths is not None
+
+
+@advises("the chat template writes a prompt otherwise when a completion follows")
+def test_completions_of_a_changing_prompt_stand_in_messages():
+    said = [{"role": "user", "content": "hi"}], [{"role": "assistant", "content": "oh"}]
+    own = tokenizer(TEMPLATE.replace("{% for", "{{ 'long ' if messages|length > 1 else 'a' }}{% for", 1))
+    message = refused(lambda: tokenized(Dataset.from_dict({"prompt": [said[0]], "completion": [said[1]]}), own))
+    column = code(message, r"in one column '(\w+)'")
+    rows = tokenized(Dataset.from_dict({column: [[*said[0], *said[1]]]}), own)
+    assert own.decode([token for token in rows[0]["labels"] if token != -100]) == "oh#"
+    taught = follow(f"dict({code(message, r'pass (taught=[^,]+),')})")
+    whole = tokenized(Dataset.from_dict({"prompt": [said[0]], "completion": [said[1]]}), own, **taught)
+    assert whole[0]["labels"][1:] == whole[0]["input_ids"][1:]
+
+
+@advises("adds a loss of its routers")
+def test_the_loss_of_routers_is_turned_off(tmp_path):
+    student = llama(1, output_router_logits=True)
+    message = refused(lambda: trained(tmp_path, labeled(), student))
+    follow(code(message, r"set (.+)$"), model=student)
+    trained(tmp_path, labeled(), student)
+
+
+@advises(
+    "nothing says how large the vocabulary is",
+    "log-probabilities belong to tokens, and the dataset has no input_ids",
+    ", and no log-probability is of it",
+    ": pass num_tokens=, the vocab_size of the model",
+)
+def test_log_probabilities_are_given_to_tokens_of_a_known_vocabulary():
+    own, rows = tokenizer(), tokenized(Dataset.from_dict({"text": ["ab"]}), tokenizer())
+    ids = rows[0]["input_ids"]
+    entries = [[None, *({token: -0.25} for token in ids[1:])]]
+
+    def given(dataset, **settings):
+        return import_token_log_probs(dataset, entries, **{"predicts": "own"} | settings)
+
+    message = refused(lambda: given(Dataset.from_dict({"text": ["ab"]}), processing_class=own))
+    made = follow(code(message, r"pass (.+?\)), or"), dataset=Dataset.from_dict({"text": ["ab"]}), tokenizer=own)
+    assert made[0]["input_ids"] == ids
+    refused(lambda: given(rows))
+    small = refused(lambda: given(rows, num_tokens=5))
+    assert "vocab_size" in small
+    message = refused(lambda: given(rows, processing_class=own, predicts="next"))
+    settings = follow(f"dict({code(message, r'or pass (predicts=[^ ]+)')})")
+    stored = given(rows, processing_class=own, **settings)
+    assert given(rows, num_tokens=llama().config.vocab_size)["teacher_tokens"][:] == stored["teacher_tokens"][:]
+    assert [position[0] for position in stored[0]["teacher_tokens"]][:-1] == ids[1:]

@@ -318,3 +318,12 @@ def test_ivon_trains_float32_weights_in_mixed_precision(tmp_path):
     )  # fmt: skip
     made.train()
     assert not torch.equal(model.weight, linear().weight)
+
+
+@advises("can't answer so: load the network with dtype")
+def test_numbers_that_16_bits_do_not_hold_are_learned_in_32(tmp_path):
+    rows = points(labels=None, label=[299_000.0, 300_000.0, 301_000.0, 300_500.0])
+    settings = {"kd_lambda": 0.0, "problem_type": "regression"}
+    message = refused(lambda: trainer(tmp_path, nn.Linear(3, 1).bfloat16(), rows, **settings).train())
+    dtype = follow(code(message, r"dtype=([\w.]+)"), torch=torch)
+    assert np.isfinite(logged(trainer(tmp_path, nn.Linear(3, 1).to(dtype), rows, **settings)))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from hf_bkd.study import CONTROLS, Images, Splits, Study, StudyArguments
+from hf_bkd.study import CONTROLS, Images, Laplace, Splits, Study, StudyArguments
 from hf_bkd.study.arguments import parse
 from tests.recipes.recipe_helpers import (
     CIFAR100,
@@ -99,7 +99,7 @@ def test_the_networks_of_full_scale_can_be_built():
     class Train:
         values = {"pixel_values": images}
 
-    for arm in recipe.teachers(recipe.Arguments(full=True)):
+    for arm in recipe.teachers(recipe.Arguments(full=True), Laplace()):
         network = inputs.network(arm.architecture, ["a", "b", "c"], Train, **arm.architecture_args)
         assert network(images).logits.shape == (2, 3), arm.name
 

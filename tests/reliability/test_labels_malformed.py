@@ -351,7 +351,7 @@ SENTENCES = {
     "batch_size -1": "batch_size must be a whole number of at least 1, and it is -1",
     "shard_rows 0": "shard_rows must be a whole number of at least 1, and it is 0",
     "top_k 0": "top_k must be a whole number of at least 1, and it is 0",
-    "storage int4": "storage is 'int4'; it must be one of float16, float32, uint8, top_k",
+    "storage int4": "storage is 'int4'; it must be one of float16, float32, uint8, top_k, sampled",
     "variance all": "variance is 'all'; it must be one of auto, full, sum, none",
     "mixed_precision fp8": "mixed_precision is 'fp8'; it must be one of None, bf16, fp16",
     "folds 1": "folds must be a whole number of at least 2, and it is 1",

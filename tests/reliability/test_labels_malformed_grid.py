@@ -34,9 +34,9 @@ def said(act) -> str:
 
 NUMBERS = ("num_samples", "batch_size", "shard_rows", "top_k")
 NO_COUNTS = (0, -1, 2.5, True, "3", None, float("nan"), float("inf"), [1])
-COUNTS = list(product(NUMBERS, NO_COUNTS))
+COUNTS = [each for each in product(NUMBERS, NO_COUNTS) if each != ("top_k", None)]  # which is the default
 CHOICES = {
-    "storage": "float16, float32, uint8, top_k",
+    "storage": "float16, float32, uint8, top_k, sampled",
     "variance": "auto, full, sum, none",
     "mixed_precision": "None, bf16, fp16",
 }
