@@ -1,9 +1,14 @@
 """Labels that are said to be a teacher's are compared with what it says of some of their rows."""
 
+import re
+
 import datasets
 import pytest
+import torch
+from torch import nn
 
-from hf_bkd import ImagePreprocessor, UserError
+from hf_bkd import DeterministicTeacher, ImagePreprocessor, UserError, add_soft_labels
+from hf_bkd.likelihoods import Gaussian
 from hf_bkd.soft_labels import attach, check_against_teacher
 from hf_bkd.soft_labels.columns import soft_label_columns
 from tests.soft_labels.label_helpers import (
@@ -124,3 +129,19 @@ def test_a_record_that_tells_no_weights_is_enough():
     labeled = attach(rows(), some_probs(10, 4), RECORD | {"num_samples": 3, "seed": 0})
     with pytest.raises(UserError, match=r"\(weights None there, weights here\)"):
         check_against_teacher(labeled.select_columns(["x", *soft_label_columns(labeled)]), Teacher())
+
+
+def test_numbers_differ_by_standard_deviations():
+    rows = datasets.Dataset.from_dict({"x": torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).tolist()})
+
+    def teacher(bias):
+        network = nn.Linear(3, 1)
+        network.weight.data.fill_(2.0)
+        network.bias.data.fill_(bias)
+        return DeterministicTeacher(network, likelihood=Gaussian())
+
+    labeled = add_soft_labels(rows, teacher(0.0), storage="float32", progress=False)
+    scale = torch.tensor(labeled["teacher_mean"][:]).std().item()
+    with pytest.raises(UserError, match="teacher_mean differs by .* in standard deviations from what") as error:
+        check_against_teacher(labeled, teacher(3.0))
+    assert float(re.search(r"differs by (\S+)", str(error.value))[1]) == pytest.approx(3 / scale, rel=0.05)
