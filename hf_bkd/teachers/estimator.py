@@ -105,7 +105,7 @@ class SklearnTeacher(Teacher):
 
         Raises:
             UserError: no such columns, rows without a label, values that the estimator can't be fitted on, or out of
-            bag no forest that draws samples.
+                bag no forest that draws samples.
         """
         from ..data.tables import labels_and_names, table_and_columns  # teachers need no datasets to answer
 
