@@ -63,6 +63,11 @@ def mean_of(passes: list[LossParts]) -> LossParts:
     return LossParts(*(None if each[0] is None else sum(each) / len(each) for each in zip(*passes, strict=True)))
 
 
+def at_least_one(num_items: Tensor | float) -> Tensor | float:
+    """Return the number that a sum of losses is divided by, 1 where nothing counts."""
+    return num_items.clamp_min(1) if isinstance(num_items, Tensor) else max(num_items, 1)
+
+
 def distillation_loss(
     logits: Tensor,
     labels: Tensor | None,
@@ -106,7 +111,7 @@ def distillation_loss(
     taught = reads_labels and reads_target and not positions  # by their soft labels, also without a label
     if num_items is None:
         num_items = logits[..., 0].numel() if labeled is None or taught else labeled.sum()
-    num_items = num_items.clamp_min(1) if isinstance(num_items, Tensor) else max(num_items, 1)
+    num_items = at_least_one(num_items)
     cross_entropy = distillation = unbounded = mean_lambda = None
     total = 0.0
     if reads_labels:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .utils.errors import UserError
 
 NUM_BINS = 10  # of the released code of arXiv 2601.01484
+SUMMARY = ("log-likelihood of the label", "whether it is the most probable", "the greatest probability", "Brier")
 LEVELS = tuple(
     number / 20 for number in range(1, 20)
 )  # of intervals whose coverage is compared with what they promise
@@ -109,12 +110,19 @@ def classification_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
     return {f.__name__: f(probs, labels) for f in (accuracy, nll, ece, brier)}
 
 
+def summary(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Return what :func:`summarized_metrics` reads of log-probabilities [N, C] and class indices [N]: [N, 4]."""
+    likely = log_probs.gather(-1, labels[:, None])[:, 0]
+    highest, predicted = log_probs.max(dim=-1)
+    score = (2 * log_probs).exp().sum(dim=-1) - 2 * likely.exp() + 1
+    return torch.stack([likely, (predicted == labels).to(likely), highest.exp(), score], dim=-1)
+
+
 def summarized_metrics(rows: Tensor) -> dict[str, float]:
     """Compute :func:`classification_metrics` of examples whose probabilities nobody holds; none without any.
 
     Args:
-        rows: [N, 4]: the label's log-likelihood, whether its class is the most probable, that one's probability, and
-            the Brier score.
+        rows: [N, 4], see ``SUMMARY``.
     """
     if not len(rows):
         return {}

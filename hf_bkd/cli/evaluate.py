@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..conformal import METHODS, SetQuality, conformal_sets, set_quality
-from ..data.labels import IN_WORDS
+from ..data.labels import in_words
 from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names, tokenizer_of
 from ..data.subsets import check_labeled
@@ -93,7 +93,7 @@ def evaluate(arguments: Namespace) -> Evaluation:
     if arguments.ood is not None and (per_token or not likelihood.has_temperature):
         raise UserError(
             f"--ood compares entropies of whole examples, and {arguments.model} predicts "
-            f"{'one class for each token' if per_token else IN_WORDS[likelihood.problem_type]}: omit it"
+            f"{in_words(likelihood.problem_type, per_token)}: omit it"
         )
     if arguments.conformal is not None:
         _check_conformal(arguments, problem._replace(per_token=per_token))
@@ -151,7 +151,7 @@ def _check_conformal(arguments: Namespace, problem: Problem) -> None:
     if not 0 < arguments.conformal < 1:
         raise UserError(f"--conformal must be between 0 and 1, and it is {arguments.conformal:g}")
     if problem.per_token or problem.likelihood != CATEGORICAL:
-        predicts = "one class for each token" if problem.per_token else IN_WORDS[problem.likelihood.problem_type]
+        predicts = in_words(problem.likelihood.problem_type, problem.per_token)
         raise UserError(f"--conformal makes sets of classes, and {arguments.model} predicts {predicts}: omit it")
 
 

@@ -12,7 +12,7 @@ from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import preprocessor_for
 from ..language import tokenized
 from ..likelihoods import UNLABELED
-from ..metrics import summarized_metrics
+from ..metrics import summarized_metrics, summary
 from ..models.saving import is_adapted_language_model, load_network
 from ..models.token_networks import CAUSAL
 from ..soft_labels.column_names import teachers_of
@@ -134,10 +134,7 @@ def measured(teacher: Teacher, rows: datasets.Dataset, num_samples: int) -> dict
         probs = teacher.predict(inputs, num_samples, generator).mean[:, :-1]
         taught = labels[:, 1:] != UNLABELED
         probs, labels = probs[taught.to(probs.device)].double().cpu(), labels[:, 1:][taught]
-        likely, (highest, predicted) = probs.gather(-1, labels[:, None])[:, 0], probs.max(dim=-1)
-        brier = probs.square().sum(dim=-1) - 2 * likely + 1
-        likely = likely.clamp_min(torch.finfo(torch.float64).tiny).log()
-        seen.append(torch.stack([likely, (predicted == labels).double(), highest, brier], dim=-1))
+        seen.append(summary(probs.clamp_min(torch.finfo(torch.float64).tiny).log(), labels))
     measures = summarized_metrics(torch.cat(seen))
     if not measures:
         raise UserError("no token of the split is taught, all of its labels are -100: nothing can be measured on it")

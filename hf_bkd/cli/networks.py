@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATIO
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_MODELS
 from transformers.utils import logging
 
-from ..data.labels import IN_WORDS
+from ..data.labels import in_words
 from ..data.preprocessing import timm_settings
 from ..data.preprocessors import class_names
 from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
@@ -136,10 +136,9 @@ def _differ(own: list[str], classes: list[str] | None) -> bool:
 
 def _in_words(network: nn.Module | None, problem: Problem) -> str:
     """Say what a network predicts as far as it says it itself, or what a problem asks for."""
-    if problem.per_token if network is None else classifies_tokens(network):
-        return "one class for each token"
+    per_token = problem.per_token if network is None else classifies_tokens(network)
     stated = None if network is None else stated_problem_type(network)
-    return IN_WORDS[stated or problem.likelihood.problem_type]
+    return in_words(stated or problem.likelihood.problem_type, per_token)
 
 
 def _with_new_head(folder: Path, kind: str, classes: list[str], problem: Problem) -> nn.Module:

@@ -33,6 +33,11 @@ IN_WORDS = {
 }
 
 
+def in_words(problem_type: str, per_token: bool = False) -> str:
+    """Say what a network of a problem predicts."""
+    return "one class for each token" if per_token else IN_WORDS[problem_type]
+
+
 SAY_IT = (  # of a column
     "cast it to datasets.List(datasets.ClassLabel(names=...)), or to "
     "datasets.List(datasets.Value('float32'), length=C)"
@@ -99,7 +104,7 @@ def read_labels(
     feature, problem_type = dataset.features[name], likelihood.problem_type
     is_list, inner = _shape_of(feature, name)
     if not can_hold(feature, name, likelihood, per_token, num_values or 1):
-        wanted = "one class for each token" if per_token else IN_WORDS[problem_type]
+        wanted = in_words(problem_type, per_token)
         if getattr(feature, "dtype", "") == "null":
             kind = "Value('int64')" if per_token else "Value('float32')"
             raise UserError(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import datasets
 
 from ..data.columns import LABEL_COLUMNS, LABELS
-from ..data.labels import IN_WORDS, can_hold
+from ..data.labels import can_hold, in_words
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.class_names import both_name, given_names, order_by_name
 from ..models.token_networks import classifies_tokens, predicts_next_tokens
@@ -96,7 +96,7 @@ def check_label_kind(features: Mapping[str, Any], teacher: Any, per_token: bool 
     except UserError:  # a column that holds no labels
         return
     if usual and len(unfit) == len(usual):
-        predicts = "one class for each token" if kinds == (True,) else IN_WORDS[likelihood.problem_type]
+        predicts = in_words(likelihood.problem_type, kinds == (True,))
         raise UserError(
             f"the teacher predicts {predicts}, and the dataset's column {unfit[0]} holds {usual[unfit[0]]}: take a "
             f"teacher of its kind (its network's problem_type says which), or pass dataset.remove_columns({unfit}) if "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..conformal import conformal_sets
-from ..data.labels import IN_WORDS
+from ..data.labels import in_words
 from ..likelihoods import CATEGORICAL
 from ..soft_labels.identity import check_unseen, check_unseen_ids
 from ..utils.errors import UserError
@@ -38,7 +38,7 @@ def sets_of_student(
     """
     problem = trainer.problem
     if problem.per_token or problem.likelihood != CATEGORICAL:
-        predicts = "one class for each token" if problem.per_token else IN_WORDS[problem.likelihood.problem_type]
+        predicts = in_words(problem.likelihood.problem_type, problem.per_token)
         raise UserError(f"conformal sets are of classes of an example, and the student predicts {predicts}")
     _check_unseen(calibration, trainer.train_dataset)
     own, others = (trainer.predict(each) for each in (calibration, examples))

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import UNLABELED
+from ..metrics import SUMMARY, summary
 from ..models.calling import logits_of, unwrapped
 
 AT_ONCE = {"cuda": 2**25}  # logits of a piece
 ON_OTHERS = 2**23
-SUMMARY = ("log-likelihood of the token", "whether it is the most probable one", "the greatest probability", "Brier")
 
 Head = Callable[[Tensor], Tensor]
 
@@ -153,12 +153,7 @@ def summaries(head: nn.Module | None, hidden: Tensor, positions: Positions) -> T
     rows = [flat.new_zeros((0, len(SUMMARY)), dtype=torch.float32)]
     for piece in positions.pieces(_number(head, hidden)):
         logits = (head or _same)(flat[piece.at]).float()
-        log_probs = logits.log_softmax(dim=-1)
-        likely = log_probs.gather(-1, piece.labels[:, None])[:, 0]
-        highest, predicted = log_probs.max(dim=-1)
-        squares = (2 * log_probs).exp().sum(dim=-1)
-        brier = squares - 2 * likely.exp() + 1
-        rows.append(torch.stack([likely, (predicted == piece.labels).float(), highest.exp(), brier], dim=-1))
+        rows.append(summary(logits.log_softmax(dim=-1), piece.labels))
     return torch.cat(rows)
 
 

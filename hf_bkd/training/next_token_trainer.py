@@ -7,13 +7,12 @@ from torch import Tensor, nn
 from transformers.trainer_utils import EvalPrediction
 
 from ..likelihoods import UNLABELED
-from ..losses import LossParts, temperature_factor
-from ..metrics import summarized_metrics
+from ..losses import LossParts, at_least_one, temperature_factor
+from ..metrics import SUMMARY, summarized_metrics
 from ..models.calling import call_network, evaluation_mode, logits_of, unwrapped
 from .evaluating import EvaluatingTrainer
 from .next_token_labels import StoredTokens
 from .next_token_loss import (
-    SUMMARY,
     Positions,
     TokenLoss,
     ends_in_head,
@@ -58,8 +57,7 @@ class NextTokenTrainer(EvaluatingTrainer):
         )
         positions = positions_taught(labels, probs, classes)
         total, cross_entropy, divergence = summed_loss(*self._entering(model, batch), loss, positions)
-        number = len(positions.at) if num_items is None else num_items
-        number = number.clamp_min(1) if isinstance(number, Tensor) else max(number, 1)
+        number = at_least_one(len(positions.at) if num_items is None else num_items)
         cross_entropy = cross_entropy / number if loss.kd_lambda < 1 else None
         parts = LossParts(total / number, cross_entropy, divergence / number if loss.kd_lambda > 0 else None)
         return parts.total, parts
