@@ -126,10 +126,16 @@ def summarized_metrics(rows: Tensor) -> dict[str, float]:
     """
     if not len(rows):
         return {}
-    likely, right, confidence, score = rows.T.contiguous()
+    likely, right, _, score = rows.T.contiguous()
     means = {"accuracy": right, "nll": -likely, "brier": score}
     measures = {name: values.double().mean().item() for name, values in means.items()}
-    return measures | {"ece": _calibration_error(_binned(confidence, right > 0.5, NUM_BINS))}
+    return measures | {"ece": _calibration_error(summarized_reliability(rows))}
+
+
+def summarized_reliability(rows: Tensor) -> Reliability:
+    """Bin examples as :func:`reliability` does, by what :func:`summarized_metrics` reads of them [N, 4]."""
+    _, right, confidence, _ = rows.T.contiguous()
+    return _binned(confidence, right > 0.5, NUM_BINS)
 
 
 def multi_label_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:

@@ -19,6 +19,8 @@ from rich.text import Text
 
 from ..utils.files import write_text
 from ..utils.markdown import escaped, folded, table
+from .claims.claim import checks_of
+from .claims.page import table_of
 from .limits_page import HOW_TO_READ as LIMITS_HOW_TO_READ
 from .limits_page import has_limits, limits_sentences, ood_cells, set_cells
 from .pages import (
@@ -83,7 +85,8 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     """Write `report.md` and its plots into `output_dir` (made if missing) and return the path of `report.md`.
 
     `results` is the content of a study's `results.json`. Arms may lack seeds or metrics; histories and reliability
-    bins are drawn where all runs have them. Each file appears under its final name only when complete.
+    bins are drawn where all runs have them; ``"checks"`` are bars that the study set itself. Each file appears under
+    its final name only when complete.
 
     Raises:
         UserError: ``results`` has no list "arms", or a record that can't be read.
@@ -92,6 +95,8 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     folder = Path(output_dir)
     pictures = write_plots(results, folder)
     sections = [*_opening(results, folder), *_results(results)]
+    if bars := checks_of(results):
+        sections += ["## Bars\n", table_of(bars)]
     if has_posteriors(results):
         sections += ["## What the students do not know\n", *_uncertainty(results)]
         sections.append(folded("How to read these columns", how_to_read(results)))

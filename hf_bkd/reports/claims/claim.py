@@ -52,6 +52,10 @@ class Check:
             return -difference <= self.tolerance
         return abs(difference) <= self.tolerance * (abs(self.predicted) if self.compare == "relative" else 1)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return its fields, and whether it holds."""
+        return asdict(self) | {"holds": self.holds}
+
 
 @dataclass(frozen=True)
 class Series:
@@ -136,9 +140,7 @@ class Claim:
 
 def as_json(claims: Sequence[Claim]) -> dict[str, list[dict[str, Any]]]:
     """Return ``"checks"``, all of them with the title of their claim, and ``"claims"``, with all else."""
-    checks = [
-        asdict(check) | {"claim": claim.title, "holds": check.holds} for claim in claims for check in claim.checks
-    ]
+    checks = [check.as_json() | {"claim": claim.title} for claim in claims for check in claim.checks]
     return {"checks": checks, "claims": [asdict(claim) | {"checks": None} for claim in claims]}
 
 
@@ -152,9 +154,20 @@ def from_json(results: dict[str, Any]) -> list[Claim]:
         raise UserError(f"these results hold no claims that can be read: {error!r}") from None
 
 
+def checks_of(results: dict[str, Any]) -> list[Check]:
+    """Return the checks of results, none if they have none; UserError for some that can't be read."""
+    try:
+        return [_check(stored) for stored in results.get("checks") or ()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"these results hold no checks that can be read: {error!r}") from None
+
+
+def _check(stored: dict[str, Any]) -> Check:
+    return Check(**{field.name: stored[field.name] for field in fields(Check)})
+
+
 def _claim(stored: dict[str, Any], checks: list[dict[str, Any]]) -> Claim:
-    names = [field.name for field in fields(Check)]
-    own = [Check(**{name: check[name] for name in names}) for check in checks if check["claim"] == stored["title"]]
+    own = [_check(check) for check in checks if check["claim"] == stored["title"]]
     return Claim(**stored | {"checks": own, "figures": [_figure(figure) for figure in stored["figures"]]})
 
 

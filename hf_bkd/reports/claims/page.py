@@ -85,12 +85,17 @@ def _section(claim: Claim) -> Iterator[str]:
         yield f"{_block(block)}\n"
     yield f"*Source: {escaped(claim.source)}.*\n"
     if claim.checks:
-        yield table([HEADINGS, *map(_cells, claim.checks)]).replace("| no |\n", "| **no** |\n")
+        yield table_of(claim.checks)
     if claim.caveat:
         yield f"> **Caveat.** {escaped(claim.caveat, markup=True)}\n"
     for figure in claim.figures:
         caption = escaped(figure.caption, markup=True)
         yield f"![{escaped(claim.title)}]({figure.name}.png)\n\n{caption}\n"
+
+
+def table_of(checks: Sequence[Check]) -> str:
+    """Return a table of checks."""
+    return table([HEADINGS, *map(_cells, checks)]).replace("| no |\n", "| **no** |\n")
 
 
 def _cells(check: Check) -> tuple[str, ...]:

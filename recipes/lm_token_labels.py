@@ -1,0 +1,288 @@
+"""What do stored soft labels of next tokens cost a student? Few entries of each distribution, beside the whole one.
+
+Teacher: SmolLM2-135M-Instruct, or another causal language model. Students: its own first layers, which keep its
+embeddings and its head, and a small Llama from scratch. Text: the language reference that Python ships for `help()`,
+paragraphs that repeat left out; a fifth of its topics is held out. The teacher is asked at each step, or its labels
+are stored at 16, 32 and 64 bytes a token: the largest probabilities and a bucket for all others, plain draws with
+replacement (Anshumann et al. 2025), and systematic draws proportional to size, which are the library's default.
+
+    python recipes/lm_token_labels.py [--pretrained FOLDER]          forty minutes of one core
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from common.language import PYTHON, SMALL_SIZES, Remembering, blocks, chosen, first_layers, small_llama, texts
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_bkd import DistillationTrainer, DistillationTrainingArguments, add_soft_labels
+from hf_bkd.metrics import summarized_reliability
+from hf_bkd.reports.claims import Check
+from hf_bkd.reports.comparisons import paired_difference
+from hf_bkd.reports.report import print_summary, write_report
+from hf_bkd.reports.results import by_condition, interval_text, over_seeds, per_seed
+from hf_bkd.study import StudyArguments
+from hf_bkd.study.arguments import parse
+from hf_bkd.study.run import quiet
+from hf_bkd.study.settings import REMEDY, check_same_settings, decisive
+from hf_bkd.utils.environment import environment
+from hf_bkd.utils.errors import told_in_a_sentence
+from hf_bkd.utils.files import bare_name, read_json, slug, tidy, writable_folder, write_json
+from hf_bkd.utils.locks import sole_user
+
+NAME = "lm_token_labels"
+BYTES = 4  # of an entry: an id of 16 bits and a probability of 16
+SIZES = (4, 8, 16)  # entries of a token
+TEXT, ONLINE = "text alone", "online teacher"
+FIRST, SMALL = "its own first layers", "a small Llama from scratch"
+SMALL_NAME = "Llama of {num_hidden_layers} layers, {hidden_size} wide".format(**SMALL_SIZES)
+CLOSE = 0.002  # of the online teacher's NLL
+
+
+class Arm(NamedTuple):
+    """How a student is taught: by what is stored of each distribution, and how many entries of it."""
+
+    storage: str = "none"
+    entries: int = 0
+
+    @property
+    def name(self) -> str:
+        """As the report has it."""
+        words = {"top_k": "top {k} and bucket", "draws": "plain draws", "sampled": "PPS"}
+        fixed = {"none": TEXT, "online": ONLINE}
+        return fixed.get(self.storage) or f"{words[self.storage]}, {BYTES * self.entries} bytes".format(k=self.entries)
+
+
+ALONE = (Arm(), Arm("online"))
+ARMS = (*ALONE, *(Arm(storage, k) for storage in ("top_k", "draws", "sampled") for k in SIZES))
+CONDITIONS = {  # the larger student, which takes longer, learns from the largest labels alone
+    FIRST: (*ALONE, *(arm for arm in ARMS if arm.entries == SIZES[-1])),
+    SMALL: ARMS,
+}
+BUCKET, SAMPLED = Arm("top_k", SIZES[-1]).name, Arm("sampled", SIZES[-1]).name
+
+
+@dataclass
+class Arguments:
+    """What the recipe can be asked for beside the training arguments."""
+
+    dataset: str = field(default=PYTHON, metadata={"help": "Texts with a test split, name on the Hub or folder."})
+    pretrained: str = field(
+        default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "The teacher, name on the Hub or folder."}
+    )
+    seeds: str = field(default="0,1,2", metadata={"help": "Whole numbers with commas between them."})
+    length: int = field(default=128, metadata={"help": "Tokens of a row."})
+    train_rows: int = field(default=48, metadata={"help": "Rows that a seed's students learn from."})
+    test_rows: int = field(default=32, metadata={"help": "Rows on which all are measured."})
+    layers: int = field(default=4, metadata={"help": "Of the teacher's, with which a student starts."})
+
+
+class Labels:
+    """The rows of a seed with what is stored of the teacher's distributions."""
+
+    def __init__(self, rows: datasets.Dataset, teacher: Remembering, seed: int):
+        self.rows, self.teacher, self.seed = rows, teacher, seed
+        self.of = cache(self._of)
+
+    def _of(self, arm: Arm) -> datasets.Dataset:
+        if arm.storage in ("none", "online"):
+            return self.rows
+        if arm.storage == "draws":
+            return self._drawn(arm.entries)
+        settings = {"storage": arm.storage, "top_k": arm.entries, "seed": self.seed, "progress": False}
+        return add_soft_labels(self.rows, self.teacher, batch_size=4, **settings)
+
+    def _drawn(self, entries: int) -> datasets.Dataset:
+        """Return labels of as many draws with replacement as have so many distinct tokens on average.
+
+        They stand in the columns of sampled labels, each token with the share of its draws.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        number = self._number_of_draws(entries)
+        counted = []
+        for probs in self._probs(self.rows):
+            drawn = torch.multinomial(probs[:-1], number, replacement=True, generator=generator).numpy()
+            counted.append([np.unique(each, return_counts=True) for each in drawn])
+        width = max(len(ids) for row in counted for ids, _ in row)
+        shape = (len(counted), len(counted[0]) + 1, width)
+        tokens, probs = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+        for i, row in enumerate(counted):
+            for j, (ids, counts) in enumerate(row):
+                others = np.setdiff1d(np.arange(width), ids)[: width - len(ids)]  # an entry names no token twice
+                tokens[i, j], probs[i, j, : len(ids)] = np.append(ids, others), counts / number
+        like = self.of(Arm("sampled", SIZES[0]))
+        features = like.features.copy()
+        for name, kind in (("teacher_tokens", "int32"), ("teacher_probs", "float16")):
+            features[name] = datasets.List(datasets.List(datasets.Value(kind), length=width))
+        made = like.remove_columns(["teacher_tokens", "teacher_probs"])
+        made = made.add_column("teacher_tokens", tokens.tolist()).add_column("teacher_probs", probs.tolist())
+        return made.select_columns(like.column_names).cast(features)
+
+    def _number_of_draws(self, entries: int) -> int:
+        """Return of how many draws the number of distinct tokens is nearest, by the first rows' expectation."""
+        logs = torch.cat(
+            [torch.log1p(-probs[:-1].clamp_max(1 - 1e-6)) for probs in self._probs(self.rows.select([0, 1]))]
+        )
+        low, high = entries, 64 * entries
+        while low < high:
+            middle = (low + high) // 2
+            distinct = -torch.expm1(middle * logs).sum(dim=-1).mean()
+            low, high = (middle + 1, high) if distinct < entries else (low, middle)
+        return low
+
+    def _probs(self, rows: datasets.Dataset) -> Iterator[Tensor]:
+        for row in rows.with_format("torch")["input_ids"]:
+            yield self.teacher.predict({"input_ids": row[None]}).mean[0]
+
+
+class Run:
+    """The students of all seeds, trained and measured; what is finished stands in the folder."""
+
+    def __init__(self, options: Arguments, args: DistillationTrainingArguments, folder: Path):
+        self.options, self.args, self.folder = options, args, folder
+        self.network = AutoModelForCausalLM.from_pretrained(options.pretrained, dtype=torch.float32)
+        self.tokenizer = AutoTokenizer.from_pretrained(options.pretrained)
+        splits = texts(options.dataset)
+        self.rows = {name: blocks(splits[name], self.tokenizer, options.length) for name in ("train", "test")}
+        self.test = chosen(self.rows["test"], options.test_rows, 0, "test")
+
+    def records(self, seeds: list[int]) -> list[dict[str, Any]]:
+        measured = self._kept("teacher", lambda: self._measures(self._trainer(self.network, self.test)))
+        records = []
+        for seed in seeds:
+            rows = chosen(self.rows["train"], self.options.train_rows, seed, "train")
+            teacher = Remembering(self.network)
+            teacher.processing_class = self.tokenizer
+            labels = Labels(rows, teacher, seed)
+            for condition, arms in CONDITIONS.items():
+                for arm in arms:
+                    name = f"arms/{slug(condition)}/seed-{seed}/{slug(arm.name)}"
+                    record = self._kept(name, lambda: self._record(labels, condition, arm))  # noqa: B023
+                    records.append(
+                        record | {"teacher_metrics": None if arm.storage == "none" else measured["metrics"]}
+                    )
+                    print(f"seed {seed}, {condition}, {arm.name}: NLL {record['metrics']['nll']:.4f}", flush=True)
+        order = [arm.name for arm in ARMS]
+        return sorted(records, key=lambda record: (record["condition"], order.index(record["arm"]), record["seed"]))
+
+    def _kept(self, name: str, make: Any) -> dict[str, Any]:
+        file = self.folder / f"{name}.json"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, make())
+        return read_json(file)
+
+    def _record(self, labels: Labels, condition: str, arm: Arm) -> dict[str, Any]:
+        seed, is_first = labels.seed, condition == FIRST
+        network = first_layers(self.network, self.options.layers) if is_first else small_llama(self.network, seed)
+        own = {"seed": seed, "online_teacher": arm.storage == "online", "teacher_seed": seed}
+        own |= {"kd_lambda": 0.0} if arm.storage == "none" else {}
+        rows = labels.of(arm)
+        trainer = self._trainer(network, self.test, rows, labels.teacher if own["online_teacher"] else None, **own)
+        started = time.perf_counter()
+        trainer.train()
+        return {
+            "arm": arm.name,
+            "condition": condition,
+            "teacher": "none" if arm.storage == "none" else "deterministic",
+            "student": f"{self.options.layers} of its layers" if is_first else SMALL_NAME,
+            "seed": seed,
+            "kd_lambda": trainer.args.kd_lambda,
+            "teacher_temperature": 1.0,
+            "student_temperature": trainer.args.student_temperature,
+            "online": own["online_teacher"],
+            "seconds": time.perf_counter() - started,
+            **self._measures(trainer),
+        }
+
+    def _trainer(self, network: nn.Module, test: Any, train: Any = None, teacher: Any = None, **own: Any) -> Any:
+        args = replace(self.args, output_dir=str(self.folder / "checkpoints"), **own)
+        return DistillationTrainer(
+            network, args, train_dataset=train, eval_dataset=test, processing_class=self.tokenizer, teacher=teacher
+        )
+
+    def _measures(self, trainer: DistillationTrainer) -> dict[str, Any]:
+        predicted = trainer.predict(self.test)
+        names = ("accuracy", "nll", "ece", "brier")
+        seen = torch.as_tensor(predicted.predictions)[torch.as_tensor(predicted.label_ids) != -100]
+        metrics = {name: predicted.metrics[f"test_{name}"] for name in names}
+        return {"metrics": metrics, "reliability": summarized_reliability(seen).as_json()}
+
+
+def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the bars of sampled labels at the greatest size, on means over seeds."""
+    made = []
+    for condition, arms in by_condition(results).items():
+        nll, ece = (
+            {arm: over_seeds(arms[arm], metric).mean for arm in (SAMPLED, ONLINE, BUCKET)} for metric in ("nll", "ece")
+        )
+        made += [
+            Check(f"{condition}: NLL, {SAMPLED} / {ONLINE}", nll[ONLINE], nll[SAMPLED], CLOSE),
+            Check(f"{condition}: NLL, {SAMPLED} / {BUCKET}", nll[BUCKET], nll[SAMPLED], compare="at most"),
+            Check(f"{condition}: ECE, {SAMPLED} / {BUCKET}", ece[BUCKET], ece[SAMPLED], compare="at most"),
+        ]
+    return [check.as_json() for check in made]
+
+
+def note(options: Arguments, results: dict[str, Any]) -> str:
+    pairs = []
+    for condition, arms in by_condition(results).items():
+        for name, metric in (("NLL", "nll"), ("ECE", "ece")):
+            difference = paired_difference(*(per_seed(arms[arm], metric) for arm in (SAMPLED, BUCKET)))
+            pairs.append(f"{condition}, {name} {interval_text(difference, digits=4)}")
+    return (
+        f"Teacher: {bare_name(options.pretrained)}. Each seed has {options.train_rows} rows of {options.length} "
+        f"tokens of its own; all are measured on the same {options.test_rows} rows of held-out topics. Students with a "
+        "teacher learn from it alone (lambda = 1), whatever the text says. The teacher's logits are rounded to "
+        "float16 once, for all arms. Plain draws are as many as have 4, 8 or 16 distinct tokens on average; they are "
+        f"stored in rows as wide as the longest. {SAMPLED} less {BUCKET}, paired over seeds, 95 % and not corrected: "
+        f"{'; '.join(pairs)}."
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    with told_in_a_sentence():
+        options, args = parse(DEFAULTS, sys.argv[1:] if argv is None else argv, Arguments)
+        seeds, folder = StudyArguments(seeds=options.seeds).seed_list, writable_folder(args.output_dir)
+        quiet()
+        with sole_user(folder):
+            tidy(folder)
+            settings = {name: value for name, value in asdict(options).items() if name != "seeds"} | decisive(args)
+            check_same_settings(folder / "settings.json", settings, "a run", REMEDY, (folder / "arms").is_dir())
+            results = {"recipe": NAME, "kind": "study", "dataset": bare_name(options.dataset), "reference": ONLINE}
+            results |= {"measure": "nll", "environment": environment(args.device, args.world_size)}
+            results["arms"] = Run(options, args, folder).records(seeds)
+            results |= {"note": note(options, results), "checks": checks(results)}
+            write_json(folder / "results.json", results)
+            report = write_report(results, folder)
+            print_summary(results)
+            print(f"report: {report}")
+
+
+DEFAULTS = {
+    "output_dir": f"runs/{NAME}",
+    "kd_lambda": 1.0,
+    "num_train_epochs": 2,
+    "learning_rate": 2e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,  # of the training
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 8,
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": [],
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+if __name__ == "__main__":
+    main()
