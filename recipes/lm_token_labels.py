@@ -81,7 +81,7 @@ class Arguments:
     )
     seeds: str = field(default="0,1,2", metadata={"help": "Whole numbers with commas between them."})
     length: int = field(default=128, metadata={"help": "Tokens of a row."})
-    train_rows: int = field(default=48, metadata={"help": "Rows that a seed's students learn from."})
+    train_rows: int = field(default=96, metadata={"help": "Rows that a seed's students learn from."})
     test_rows: int = field(default=32, metadata={"help": "Rows on which all are measured."})
     layers: int = field(default=4, metadata={"help": "Of the teacher's, with which a student starts."})
 
@@ -271,11 +271,11 @@ def main(argv: list[str] | None = None) -> None:
 DEFAULTS = {
     "output_dir": f"runs/{NAME}",
     "kd_lambda": 1.0,
-    "num_train_epochs": 2,
-    "learning_rate": 2e-3,
+    "num_train_epochs": 1,
+    "learning_rate": 3e-3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.1,  # of the training
-    "per_device_train_batch_size": 4,
+    "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 8,
     "save_strategy": "no",
     "logging_strategy": "no",
