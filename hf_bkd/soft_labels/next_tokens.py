@@ -17,11 +17,11 @@ from ..utils.errors import UserError
 from ..utils.random import Draws, ExampleGenerator, named_seed
 from .examples import Batch
 from .options import LabelingTeacher, LabelOptions
-from .sampling import BLOCK, sample_classes
+from .sampling import BLOCK, largest_classes, sample_classes
 from .storage import check_parts
 from .writing import as_lists
 
-LOOKED_AT = 32  # tokens of a row
+LOOKED_AT = 16  # tokens of a row
 ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher
 MOSTLY = 0.8  # share of taught positions from which a copy of them takes longer than the others
 KEPT_AT_ONCE = {"cuda": 2**26}  # numbers that are brought to what is stored; on the CPU as many as its caches hold
@@ -117,7 +117,7 @@ def encoded(probs: Tensor, storage: str, k: int, start: Tensor) -> dict[str, Ten
     if k > width:
         raise UserError(f"top_k is {k}, and the language model's vocabulary has {width} tokens: pass at most that")
     if storage == "top_k":
-        values, classes = probs.topk(k, dim=-1)
+        values, classes = largest_classes(probs, k)
     else:
         classes, values = sample_classes(probs, k, start.to(probs.device))
     return {"classes": classes.to(torch.uint16 if width <= 2**16 else torch.int32), "probs": values.half()}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_bkd.soft_labels.sampling import sample_classes
+from hf_bkd.soft_labels.sampling import largest_classes, sample_classes
 
 
 def rows(kind: str, count: int, width: int) -> torch.Tensor:
@@ -23,7 +23,7 @@ def expected(probs: torch.Tensor, k: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["flat", "usual", "peaked"])
-@pytest.mark.parametrize(("width", "k"), [(97, 1), (97, 7), (256, 16), (1000, 16), (1000, 999)])
+@pytest.mark.parametrize(("width", "k"), [(97, 1), (97, 7), (256, 16), (1000, 16), (1000, 999), (8192, 16)])
 def test_k_classes_are_kept_and_each_is_stored_as_the_larger_of_its_probability_and_tau(kind, width, k):
     probs = rows(kind, 40, width)
     uniform = torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -76,3 +76,13 @@ def test_a_row_that_one_class_all_but_fills_keeps_what_is_left_of_it():
     mean = torch.zeros(500, dtype=torch.float64).scatter_add(0, classes.flatten(), stored.double().flatten()) / 2000
     assert (classes[:, 0] == 7).all()
     torch.testing.assert_close(mean[mean < 0.5].sum().item(), 499e-9, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("width", [4096, 4100])
+def test_the_largest_of_a_row_are_found_block_by_block(width):
+    probs = rows("usual", 20, width)
+    probs[0, :3] = 2.0  # in one block, and a tie
+    probs[1, 63:67] = torch.tensor([5.0, 4.0, 3.0, 2.0])  # around the end of one
+    values, classes = largest_classes(probs, 16)
+    assert torch.equal(values, probs.topk(16, dim=-1).values) and torch.equal(probs.gather(1, classes), values)
+    assert classes[1, :4].tolist() == [63, 64, 65, 66] and all(len(row.unique()) == 16 for row in classes)
