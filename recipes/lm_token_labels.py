@@ -18,14 +18,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import numpy as np
 import torch
-from common.language import PYTHON, SMALL_SIZES, Remembering, blocks, chosen, first_layers, small_llama, texts
+from common.language import (
+    PYTHON,
+    SMALL_SIZES,
+    Remembering,
+    blocks,
+    chosen,
+    first_layers,
+    measures_of,
+    number_of_draws,
+    plain_draws,
+    small_llama,
+    texts,
+)
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_bkd import DistillationTrainer, DistillationTrainingArguments, add_soft_labels
-from hf_bkd.metrics import summarized_reliability
+from hf_bkd import DeterministicTeacher, DistillationTrainer, DistillationTrainingArguments, add_soft_labels
+from hf_bkd.metrics import summarized_metrics, summarized_reliability
 from hf_bkd.reports.claims import Check
 from hf_bkd.reports.comparisons import paired_difference
 from hf_bkd.reports.report import print_summary, write_report
@@ -34,6 +45,7 @@ from hf_bkd.study import StudyArguments
 from hf_bkd.study.arguments import parse
 from hf_bkd.study.run import quiet
 from hf_bkd.study.settings import REMEDY, check_same_settings, decisive
+from hf_bkd.teachers import Teacher
 from hf_bkd.utils.environment import environment
 from hf_bkd.utils.errors import told_in_a_sentence
 from hf_bkd.utils.files import bare_name, read_json, slug, tidy, writable_folder, write_json
@@ -57,7 +69,7 @@ class Arm(NamedTuple):
     @property
     def name(self) -> str:
         """As the report has it."""
-        words = {"top_k": "top {k} and bucket", "draws": "plain draws", "sampled": "PPS"}
+        words = {"top_k": "top {k} and bucket", "draws": "plain draws", "sampled": "PPS", "averaged": "average, PPS"}
         fixed = {"none": TEXT, "online": ONLINE}
         return fixed.get(self.storage) or f"{words[self.storage]}, {BYTES * self.entries} bytes".format(k=self.entries)
 
@@ -68,6 +80,7 @@ CONDITIONS = {  # the larger student, which takes longer, learns from the larges
     FIRST: (*ALONE, *(arm for arm in ARMS if arm.entries == SIZES[-1])),
     SMALL: ARMS,
 }
+AVERAGED = Arm("averaged", SIZES[-1])  # of a Bayesian teacher's draws, if there is one
 BUCKET, SAMPLED = Arm("top_k", SIZES[-1]).name, Arm("sampled", SIZES[-1]).name
 
 
@@ -83,61 +96,29 @@ class Arguments:
     length: int = field(default=128, metadata={"help": "Tokens of a row."})
     train_rows: int = field(default=96, metadata={"help": "Rows that a seed's students learn from."})
     test_rows: int = field(default=32, metadata={"help": "Rows on which all are measured."})
+    adapters: str = field(
+        default="",
+        metadata={"help": "A saved ensemble, such as of adapters of that teacher, whose average is a further arm."},
+    )
     layers: int = field(default=4, metadata={"help": "Of the teacher's, with which a student starts."})
 
 
 class Labels:
     """The rows of a seed with what is stored of the teacher's distributions."""
 
-    def __init__(self, rows: datasets.Dataset, teacher: Remembering, seed: int):
-        self.rows, self.teacher, self.seed = rows, teacher, seed
+    def __init__(self, rows: datasets.Dataset, teacher: Remembering, seed: int, averaged: Teacher | None = None):
+        self.rows, self.teacher, self.seed, self.averaged = rows, teacher, seed, averaged
         self.of = cache(self._of)
 
     def _of(self, arm: Arm) -> datasets.Dataset:
         if arm.storage in ("none", "online"):
             return self.rows
         if arm.storage == "draws":
-            return self._drawn(arm.entries)
-        settings = {"storage": arm.storage, "top_k": arm.entries, "seed": self.seed, "progress": False}
-        return add_soft_labels(self.rows, self.teacher, batch_size=4, **settings)
-
-    def _drawn(self, entries: int) -> datasets.Dataset:
-        """Return labels of as many draws with replacement as have so many distinct tokens on average.
-
-        They stand in the columns of sampled labels, each token with the share of its draws.
-        """
-        generator = torch.Generator().manual_seed(self.seed)
-        number = self._number_of_draws(entries)
-        counted = []
-        for probs in self._probs(self.rows):
-            drawn = torch.multinomial(probs[:-1], number, replacement=True, generator=generator).numpy()
-            counted.append([np.unique(each, return_counts=True) for each in drawn])
-        width = max(len(ids) for row in counted for ids, _ in row)
-        shape = (len(counted), len(counted[0]) + 1, width)
-        tokens, probs = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-        for i, row in enumerate(counted):
-            for j, (ids, counts) in enumerate(row):
-                others = np.setdiff1d(np.arange(width), ids)[: width - len(ids)]  # an entry names no token twice
-                tokens[i, j], probs[i, j, : len(ids)] = np.append(ids, others), counts / number
-        like = self.of(Arm("sampled", SIZES[0]))
-        features = like.features.copy()
-        for name, kind in (("teacher_tokens", "int32"), ("teacher_probs", "float16")):
-            features[name] = datasets.List(datasets.List(datasets.Value(kind), length=width))
-        made = like.remove_columns(["teacher_tokens", "teacher_probs"])
-        made = made.add_column("teacher_tokens", tokens.tolist()).add_column("teacher_probs", probs.tolist())
-        return made.select_columns(like.column_names).cast(features)
-
-    def _number_of_draws(self, entries: int) -> int:
-        """Return of how many draws the number of distinct tokens is nearest, by the first rows' expectation."""
-        logs = torch.cat(
-            [torch.log1p(-probs[:-1].clamp_max(1 - 1e-6)) for probs in self._probs(self.rows.select([0, 1]))]
-        )
-        low, high = entries, 64 * entries
-        while low < high:
-            middle = (low + high) // 2
-            distinct = -torch.expm1(middle * logs).sum(dim=-1).mean()
-            low, high = (middle + 1, high) if distinct < entries else (low, middle)
-        return low
+            number = number_of_draws(list(self._probs(self.rows.select([0, 1]))), arm.entries)
+            return plain_draws(self.of(Arm("sampled", SIZES[0])), self._probs(self.rows), number, self.seed)
+        teacher, storage = (self.averaged, "sampled") if arm == AVERAGED else (self.teacher, arm.storage)
+        settings = {"storage": storage, "top_k": arm.entries, "seed": self.seed, "progress": False}
+        return add_soft_labels(self.rows, teacher, batch_size=4, **settings)
 
     def _probs(self, rows: datasets.Dataset) -> Iterator[Tensor]:
         for row in rows.with_format("torch")["input_ids"]:
@@ -156,22 +137,24 @@ class Run:
         self.test = chosen(self.rows["test"], options.test_rows, 0, "test")
 
     def records(self, seeds: list[int]) -> list[dict[str, Any]]:
-        measured = self._kept("teacher", lambda: self._measures(self._trainer(self.network, self.test)))
-        records = []
+        teacher, averaged, records = Remembering(self.network), None, []
+        teacher.processing_class = self.tokenizer
+        plain = DeterministicTeacher(self.network)
+        own = {"deterministic": self._kept("teacher", lambda: {"metrics": measures_of(plain, self.test)})}
+        if self.options.adapters:
+            averaged = Teacher.from_pretrained(self.options.adapters)
+            own[averaged.method] = self._kept("adapters", lambda: {"metrics": measures_of(averaged, self.test)})
         for seed in seeds:
             rows = chosen(self.rows["train"], self.options.train_rows, seed, "train")
-            teacher = Remembering(self.network)
-            teacher.processing_class = self.tokenizer
-            labels = Labels(rows, teacher, seed)
+            teacher.known = {}  # of another seed's rows
+            labels = Labels(rows, teacher, seed, averaged)
             for condition, arms in CONDITIONS.items():
-                for arm in arms:
+                for arm in (*arms, *([AVERAGED] if averaged else [])):
                     name = f"arms/{slug(condition)}/seed-{seed}/{slug(arm.name)}"
                     record = self._kept(name, lambda: self._record(labels, condition, arm))  # noqa: B023
-                    records.append(
-                        record | {"teacher_metrics": None if arm.storage == "none" else measured["metrics"]}
-                    )
+                    records.append(record | {"teacher_metrics": own.get(record["teacher"], {}).get("metrics")})
                     print(f"seed {seed}, {condition}, {arm.name}: NLL {record['metrics']['nll']:.4f}", flush=True)
-        order = [arm.name for arm in ARMS]
+        order = [arm.name for arm in (*ARMS, AVERAGED)]
         return sorted(records, key=lambda record: (record["condition"], order.index(record["arm"]), record["seed"]))
 
     def _kept(self, name: str, make: Any) -> dict[str, Any]:
@@ -183,6 +166,7 @@ class Run:
 
     def _record(self, labels: Labels, condition: str, arm: Arm) -> dict[str, Any]:
         seed, is_first = labels.seed, condition == FIRST
+        method = "none" if arm.storage == "none" else (labels.averaged if arm == AVERAGED else labels.teacher).method
         network = first_layers(self.network, self.options.layers) if is_first else small_llama(self.network, seed)
         own = {"seed": seed, "online_teacher": arm.storage == "online", "teacher_seed": seed}
         own |= {"kd_lambda": 0.0} if arm.storage == "none" else {}
@@ -193,7 +177,7 @@ class Run:
         return {
             "arm": arm.name,
             "condition": condition,
-            "teacher": "none" if arm.storage == "none" else "deterministic",
+            "teacher": method,
             "student": f"{self.options.layers} of its layers" if is_first else SMALL_NAME,
             "seed": seed,
             "kd_lambda": trainer.args.kd_lambda,
@@ -212,10 +196,8 @@ class Run:
 
     def _measures(self, trainer: DistillationTrainer) -> dict[str, Any]:
         predicted = trainer.predict(self.test)
-        names = ("accuracy", "nll", "ece", "brier")
         seen = torch.as_tensor(predicted.predictions)[torch.as_tensor(predicted.label_ids) != -100]
-        metrics = {name: predicted.metrics[f"test_{name}"] for name in names}
-        return {"metrics": metrics, "reliability": summarized_reliability(seen).as_json()}
+        return {"metrics": summarized_metrics(seen), "reliability": summarized_reliability(seen).as_json()}
 
 
 def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -241,8 +223,8 @@ def note(options: Arguments, results: dict[str, Any]) -> str:
             pairs.append(f"{condition}, {name} {interval_text(difference, digits=4)}")
     return (
         f"Teacher: {bare_name(options.pretrained)}. Each seed has {options.train_rows} rows of {options.length} "
-        f"tokens of its own; all are measured on the same {options.test_rows} rows of held-out topics. Students with a "
-        "teacher learn from it alone (lambda = 1), whatever the text says. The teacher's logits are rounded to "
+        f"tokens of its own; all are measured on the same {options.test_rows} rows of held-out topics. Students with "
+        "a teacher learn from it alone (lambda = 1), whatever the text says. The teacher's logits are rounded to "
         "float16 once, for all arms. Plain draws are as many as have 4, 8 or 16 distinct tokens on average; they are "
         f"stored in rows as wide as the longest. {SAMPLED} less {BUCKET}, paired over seeds, 95 % and not corrected: "
         f"{'; '.join(pairs)}."
@@ -256,8 +238,11 @@ def main(argv: list[str] | None = None) -> None:
         quiet()
         with sole_user(folder):
             tidy(folder)
-            settings = {name: value for name, value in asdict(options).items() if name != "seeds"} | decisive(args)
-            check_same_settings(folder / "settings.json", settings, "a run", REMEDY, (folder / "arms").is_dir())
+            settings = {name: value for name, value in asdict(options).items() if value and name != "seeds"}
+            settings |= decisive(args)
+            check_same_settings(
+                folder / "settings.json", settings, "a run", REMEDY, (folder / "arms").is_dir(), ("adapters",)
+            )
             results = {"recipe": NAME, "kind": "study", "dataset": bare_name(options.dataset), "reference": ONLINE}
             results |= {"measure": "nll", "environment": environment(args.device, args.world_size)}
             results["arms"] = Run(options, args, folder).records(seeds)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 
+from hf_bkd import DeterministicTeacher, EnsembleTeacher
 from hf_bkd.utils.errors import UserError
 from tests.language.language_helpers import V, learned, llama, texts, tokenizer
 from tests.recipes.recipe_helpers import load
@@ -92,6 +93,12 @@ def test_a_small_run_goes_on_to_the_same_results(recipe, network, tmp_path, monk
     recipe.main(words)
     again = json.loads((folder / "results.json").read_text())
     assert [each["metrics"] for each in again["arms"]] == [each["metrics"] for each in results["arms"]]
+    members = map(DeterministicTeacher, (network, llama(1, num_attention_heads=2)))
+    EnsembleTeacher(list(members)).save_pretrained(tmp_path / "ensemble")
+    recipe.main([*words, "--seeds", "0", "--adapters", str(tmp_path / "ensemble")])
+    further = json.loads((folder / "results.json").read_text())["arms"]
+    assert {each["arm"]: each["teacher"] for each in further}["average, PPS, 64 bytes"] == "ensemble"
+    assert len(further) == 2 * 6 and further[1]["teacher_metrics"]["nll"] < further[5]["teacher_metrics"]["nll"]
     with pytest.raises(SystemExit):
         recipe.main([*words, "--kd_lambda", "0.5"])
     assert "kd_lambda" in capsys.readouterr().err
