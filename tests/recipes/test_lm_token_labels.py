@@ -86,6 +86,7 @@ def test_a_small_run_goes_on_to_the_same_results(recipe, network, tmp_path, monk
     assert {record["reliability"]["count"] and sum(record["reliability"]["count"]) for record in results["arms"]} == {
         4 * (LENGTH - 1)
     }
+    assert [each["condition"] for each in results["arms"][::10]] == list(recipe.CONDITIONS)
     report = (folder / "report.md").read_text()
     assert "## Bars" in report and "vs online teacher (nats, [95 % CI, Holm])" in report
     for file in list(folder.glob("arms/*/seed-1/*.json"))[:2]:
