@@ -92,10 +92,10 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
         UserError: ``results`` has no list "arms", or a record that can't be read.
     """
     check_results(results)
-    folder = Path(output_dir)
+    folder, bars = Path(output_dir), checks_of(results)
     pictures = write_plots(results, folder)
     sections = [*_opening(results, folder), *_results(results)]
-    if bars := checks_of(results):
+    if bars:
         sections += ["## Bars\n", table_of(bars)]
     if has_posteriors(results):
         sections += ["## What the students do not know\n", *_uncertainty(results)]

@@ -34,6 +34,9 @@ from hf_bkd.metrics import (
     nll,
     regression_metrics,
     reliability,
+    summarized_metrics,
+    summarized_reliability,
+    summary,
 )
 from hf_bkd.reports.evaluate_metric import ClassificationMetrics
 
@@ -303,3 +306,13 @@ def test_intervals_are_calibrated_where_labels_are_drawn_from_them():
     assert measures["coverage"] == pytest.approx(0.9, abs=0.01) and measures["interval_error"] < 0.01
     narrow = regression_metrics(torch.zeros_like(labels), labels, variance / 100)
     assert narrow["coverage"] < 0.2 and narrow["interval_error"] > 0.3
+
+
+def test_summaries_have_the_measures_and_the_bins_of_the_probabilities():
+    generator = torch.Generator().manual_seed(0)
+    probs = (2 * torch.randn(200, 7, generator=generator)).softmax(dim=-1)
+    labels = torch.randint(7, (200,), generator=generator)
+    rows = summary(probs.log(), labels)
+    assert summarized_metrics(rows) == pytest.approx(classification_metrics(probs, labels), rel=1e-5)
+    for own, whole in zip(summarized_reliability(rows), reliability(probs, labels), strict=True):
+        torch.testing.assert_close(own, whole, rtol=1e-6, atol=0, equal_nan=True)

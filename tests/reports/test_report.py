@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
+from hf_bkd.reports.claims import Check
 from hf_bkd.reports.comparisons import Difference
 from hf_bkd.reports.pages import values_of, verdict
 from hf_bkd.reports.report import print_summary, write_report
@@ -234,6 +235,7 @@ def test_what_strangers_wrote_stays_text(tmp_path):
         (lambda r: r.update(measure="speed"), "measure 'speed' is unknown"),
         (lambda r: r.update(environment=[1]), "'environment' of results.json"),
         (lambda r: r["arms"][0].update(uncertainty={"credible_sets": [1]}), "a credible set of record 0"),
+        (lambda r: r.update(kind="study", checks=[{"name": "x"}]), "hold no checks that can be read"),
         (lambda r: r.pop("arms"), 'neither a list "arms" nor "checks"'),
     ],
 )
@@ -242,6 +244,14 @@ def test_damaged_results_end_in_a_sentence(change, words, tmp_path):
     change(content)
     with pytest.raises(UserError, match=words):
         write_report(content, tmp_path)
+
+
+def test_bars_that_a_study_set_itself_are_listed(tmp_path):
+    bars = [Check("A at most B", 0.2, 0.3, compare="at most"), Check("C near D", 2.0, 2.01, 0.01)]
+    write_report(bare() | {"kind": "study", "checks": [bar.as_json() for bar in bars]}, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "## Bars" in text and "| A at most B | ≤ 0.2 | 0.3 | +0.1 (0) | **no** |" in text
+    assert "| C near D | 2 | 2.01 | +0.5 % (1 %) | yes |" in text
 
 
 @pytest.mark.parametrize("content", [[], 3, None, "x", {}, {"claims": [{"ratio": 1}]}, {"arms": {}}])
