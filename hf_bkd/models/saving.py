@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
+from .adapters import CONFIG as ADAPTERS
+from .adapters import base_name, loaded_base, over
 from .calling import unwrapped
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .problem_types import BY_EXP, CONCENTRATIONS, is_dirichlet, name_dirichlet, stated_problem_type
@@ -36,7 +38,6 @@ from .timm_networks import (
     wraps_timm,
 )
 
-ADAPTERS = "adapter_config.json"  # PEFT's, beside their weights
 ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
@@ -172,15 +173,6 @@ def is_adapted_language_model(folder: str | Path) -> bool:
     return content.get("task_type") == "CAUSAL_LM" and bool(content.get("base_model_name_or_path"))
 
 
-def _load_adapted(folder: Path) -> nn.Module:
-    """Load the network that adapters name, and the adapters."""
-    from peft import PeftModel
-
-    base = read_json(folder / ADAPTERS)["base_model_name_or_path"]
-    network = transformers.AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, trust_remote_code=False)
-    return PeftModel.from_pretrained(network, folder).eval()
-
-
 def check_loadable(folder: Path) -> None:
     """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
     if is_adapted_language_model(folder):
@@ -211,7 +203,8 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
 
     Args:
         folder: as :func:`save_network`, a trainer, timm or a transformers model wrote it.
-        network: built as the saved one was; needed for a plain ``nn.Module``, whose weights are loaded into it.
+        network: built as the saved one was; needed for a plain ``nn.Module``, whose weights are loaded into it. Of
+            adapters of a language model, their base model, if not by its name.
 
     Raises:
         UserError: weights of another network, or of a plain module without one, or an unknown model class.
@@ -222,7 +215,9 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
     )
     former = (folder / FORMER_WEIGHTS).is_file()
     if network is None and is_adapted_language_model(folder):
-        return _load_adapted(folder)
+        return over(loaded_base(base_name(folder)), folder)
+    if network is not None and (folder / ADAPTERS).is_file() and not config:
+        return over(network, folder)
     check_loadable(folder)
     if "pretrained_cfg" in config and "architectures" not in config:
         network = made_by_timm(folder, config) if network is None else network

@@ -1,0 +1,336 @@
+"""PEFT's adapters of a language model: several over one base model, which is in memory once and is saved by its name.
+
+A network with adapters is PEFT's model around the base model. Those of :func:`over` have modules of their own and
+share the base model's weights, so that each is called and trained as if it were the only one.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..utils.errors import UserError
+from ..utils.files import read_json
+from .calling import unwrapped
+from .token_networks import predicts_next_tokens
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TASKS = (None, "CAUSAL_LM")
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # of LoRA's weights; others change the base model's
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Base(NamedTuple):
+    """The base model of saved adapters.
+
+    name: a folder, or a name on the Hub.
+    weights: :func:`weights_hash` of it.
+    dtype: that it is loaded in, as torch calls it.
+    """
+
+    name: str
+    weights: str
+    dtype: str
+
+
+def is_adapted(network: nn.Module) -> bool:
+    """Whether a network is PEFT's model around a causal language model."""
+    return hasattr(network, "peft_config") and hasattr(network, "get_base_model") and predicts_next_tokens(network)
+
+
+def sharing(network: M) -> M:
+    """Copy a network's modules, which share its weights: these are in memory once, on whatever device."""
+    return deepcopy(network, {id(each): each for each in (*network.parameters(), *network.buffers())})
+
+
+def base_of(network: nn.Module) -> nn.Module:
+    """Return the network within adapters, without them, with the weights that it shares with them.
+
+    Raises:
+        UserError: adapters that have changed it.
+    """
+    _check_unmerged(network)
+    adapted = sharing(network)
+    return adapted.unload() if hasattr(adapted.base_model, "unload") else adapted.get_base_model()
+
+
+def digest_of(tensors: Mapping[str, Tensor], start: bytes = b"") -> str:
+    """Hash named tensors, in the order of their names, to 16 hexadecimal digits."""
+    digest = hashlib.sha256(start)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Hash a network's weights."""
+    return digest_of(network.state_dict())
+
+
+def over(base: nn.Module, folder: str | Path, trained_further: bool = False) -> nn.Module:
+    """Return a base model with the adapters of a folder, which alone are the network's own.
+
+    Args:
+        base: a causal language model, which keeps its weights and shares them.
+        folder: with PEFT's files, in safetensors.
+        trained_further: whether the adapters are to be trained.
+
+    Returns:
+        PEFT's model, in evaluation mode.
+
+    Raises:
+        UserError: adapters of another base model or task, ones that change their base model, or no adapters.
+    """
+    config = config_of(folder)
+    config.inference_mode = not trained_further
+    return _joined(base, config, load_file(Path(folder, WEIGHTS)), str(folder))
+
+
+def each_adapter(network: nn.Module) -> list[nn.Module]:
+    """Return a network for each of the adapters of one of PEFT's models; they share the base model's weights.
+
+    Raises:
+        UserError: adapters that are merged or change their base model.
+    """
+    from peft import get_peft_model_state_dict
+
+    base, networks = base_of(network), []
+    for name, config in network.peft_config.items():
+        _check_leaves_base(config, f"the adapter {name}")
+        state = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)
+        networks.append(_joined(base, deepcopy(config), state, f"the adapter {name}"))
+    return networks
+
+
+def _joined(base: nn.Module, config: Any, state: dict[str, Tensor], where: str) -> nn.Module:
+    """Return a base model with adapters of a state, in the types of its numbers."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    config.base_model_name_or_path = None  # of old, which PEFT would compare
+    network = get_peft_model(sharing(base), config)
+    own = get_peft_model_state_dict(network, save_embedding_layers=False)
+    wrong = sorted(own.keys() ^ state.keys()) or sorted(n for n in own if own[n].shape != state[n].shape)
+    if wrong:
+        raise UserError(
+            f"{where} has adapters of another base model than {_called(base)}, or of layers that these don't adapt "
+            f"({wrong[0]}): pass the base model that they were trained over"
+        )
+    set_peft_model_state_dict(network, state)
+    shared, (dtype, *others) = {id(each) for each in base.parameters()}, {each.dtype for each in state.values()}
+    for weight in (each for each in network.parameters() if id(each) not in shared and not others):
+        weight.data = weight.data.to(dtype)
+    return network.eval()
+
+
+def config_of(folder: str | Path) -> Any:
+    """Read PEFT's config of adapters of a causal language model that leave its own weights as they are.
+
+    Raises:
+        UserError: there are none, or they are of another kind.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            f"{folder} holds no adapters ({CONFIG} is missing): pass a folder that save_pretrained of PEFT's model "
+            "wrote, before its adapters were merged; a whole network is a member by DeterministicTeacher(network)"
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(
+            f"{folder} holds no {WEIGHTS}, and pickled weights could run code: where you trust them, load and save "
+            "the adapters anew in Python"
+        )
+    task = read_json(folder / CONFIG).get("task_type")
+    if task not in TASKS:
+        raise UserError(
+            f"the adapters in {folder} are of the task {task}, and those of a causal language model are of CAUSAL_LM: "
+            "pass others"
+        )
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(str(folder))
+    _check_leaves_base(config, str(folder))
+    return config
+
+
+def base_name(folder: str | Path) -> str | None:
+    """Return what the adapters in a folder call their base model, if they do."""
+    return read_json(Path(folder, CONFIG)).get("base_model_name_or_path") or None
+
+
+def loaded_base(name: str, dtype: str | None = None) -> nn.Module:
+    """Load a causal language model from a folder or the Hub.
+
+    Raises:
+        UserError: it isn't there, or can't be loaded.
+    """
+    settings = {} if dtype is None else {"dtype": getattr(torch, dtype)}
+    try:
+        network = transformers.AutoModelForCausalLM.from_pretrained(
+            name, use_safetensors=True, trust_remote_code=False, **settings
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"the base model {name} can't be loaded ({str(error).splitlines()[0][:200]})") from error
+    return network.eval()
+
+
+def checked_base(base: Base, network: nn.Module | None, folder: str | Path) -> nn.Module:
+    """Return the base model of the adapters in a folder: the one that was passed, or loaded by its name.
+
+    Raises:
+        UserError: it isn't there, or has other weights than that which the adapters were saved with.
+    """
+    remedy = (
+        "put it there again, or pass it in Python, Teacher.from_pretrained(folder, network=base), and save that "
+        "teacher, which notes the new place"
+    )
+    if network is None:
+        try:
+            network = loaded_base(base.name, base.dtype)
+        except UserError as error:
+            raise UserError(f"the adapters in {folder} need their base model, and {error}: {remedy}") from error
+        what = base.name
+    else:
+        network = base_of(network) if is_adapted(network) else unwrapped(network)
+        what = "the network that was passed"
+    dtype = dtype_of(network)
+    if dtype != base.dtype:
+        raise UserError(
+            f"the adapters in {folder} were saved over a base model in {base.dtype}, and {what} is in {dtype}: load "
+            f"it with dtype=torch.{base.dtype}"
+        )
+    if weights_hash(network) != base.weights:
+        raise UserError(
+            f"the adapters in {folder} are of another base model than {what}, which has other weights or has changed "
+            f"since ({base.name} was its name): {remedy}"
+        )
+    return network
+
+
+def dtype_of(network: nn.Module) -> str:
+    """Name the type of a network's numbers, as torch has it."""
+    return str(next(each for each in network.parameters() if each.is_floating_point()).dtype).removeprefix("torch.")
+
+
+def named_base(network: nn.Module) -> Base | None:
+    """Return the base model of a network with adapters, by which these are saved alone; ``None`` if nobody names it.
+
+    Raises:
+        UserError: adapters that are merged or change their base model, several active ones, or a base model that can't
+            be loaded again by its name.
+    """
+    config = network.peft_config[active_adapter(network)]
+    _check_leaves_base(config, "this network")
+    base = base_of(network)
+    name = getattr(base.config, "_name_or_path", None) or config.base_model_name_or_path
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and folder.is_absolute():
+        raise UserError(
+            f"the adapters' base model was loaded from {name}, which is gone, so that nobody could load them again: "
+            "save it by network.get_base_model(), or put it there again"
+        )
+    _check_unchanged(base, name)
+    return Base(str(folder.resolve()) if folder.is_dir() else name, weights_hash(base), dtype_of(base))
+
+
+def save_adapters(network: nn.Module, folder: Path) -> None:
+    """Save a network's active adapter into a new folder, without its base model."""
+    name = active_adapter(network)
+    network.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
+    for file in (folder / name).glob("*") if name != "default" else ():
+        file.rename(folder / file.name)
+    if name != "default":
+        (folder / name).rmdir()
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def by_one_name(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of a network's weights by the names that these have when it is loaded again."""
+    if not is_adapted(network) or (active := active_adapter(network)) == "default":
+        return dict(tensors)
+    return {
+        ".".join("default" if part == active else part for part in name.split(".")): value
+        for name, value in tensors.items()
+    }
+
+
+def active_adapter(network: nn.Module) -> str:
+    """Name the one adapter that is active; UserError if there are several."""
+    active = network.active_adapters if hasattr(network, "active_adapters") else [network.active_adapter]
+    active = active() if callable(active) else active
+    if len(active) != 1:
+        raise UserError(
+            f"the network has {len(active)} active adapters ({', '.join(active)}), and a teacher's are saved as one: "
+            "set one by network.set_adapter(name), or join them by network.add_weighted_adapter"
+        )
+    return active[0]
+
+
+def _check_unmerged(network: nn.Module) -> None:
+    if any(getattr(module, "merged", False) is True for module in network.modules()):
+        raise UserError(
+            "the adapters are merged into the base model, and can't be told from it: call network.unmerge_adapter() "
+            "first"
+        )
+
+
+def _check_leaves_base(config: Any, where: str) -> None:
+    """Raise a UserError if adapters change weights of the base model, which others share, or add tokens."""
+    start, bias = getattr(config, "init_lora_weights", True), getattr(config, "bias", "none")
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if config.is_prompt_learning:
+        raise UserError(f"the adapters of {where} are {kind}, which adds tokens of its own to each row: take LoRA")
+    if bias != "none":
+        raise UserError(
+            f"the adapters of {where} train the base model's own biases (bias={bias!r}), so that it can't be shared: "
+            "train them with bias='none'"
+        )
+    if start not in PLAIN_STARTS:
+        raise UserError(
+            f"the adapters of {where} began by changing the base model (init_lora_weights={start!r}), so that it "
+            "can't be shared: save them converted, with path_initial_model_for_weight_conversion of PEFT's save_pretrained"
+        )
+
+
+def _check_unchanged(base: nn.Module, name: str) -> None:
+    """Raise a UserError if a base model is plainly not what its name would load."""
+    trained = next((each for each, weight in base.named_parameters() if weight.requires_grad), None)
+    if trained is not None:
+        raise UserError(
+            f"the base model's own {trained} is trained beside the adapters, which would be saved without it: freeze "
+            "it, or name its layer in the adapters' modules_to_save"
+        )
+    if is_of_gguf(base):
+        raise UserError(
+            f"the base model was loaded from a GGUF file in {name}, and adapters name a base model in safetensors: "
+            "save it first, by hf_bkd.models.saving.save_network(base, folder), and train over the one loaded from "
+            "there"
+        )
+    file = Path(name).expanduser() / "config.json"
+    stated = read_json(file).get("vocab_size") if file.is_file() else None
+    size = base.get_input_embeddings().num_embeddings
+    if stated is not None and stated != base.config.get_text_config().vocab_size:
+        raise UserError(
+            f"the base model has {size} tokens, and the one in {name} {stated}: save the one with added tokens in a "
+            "folder, and train over the one loaded from there"
+        )
+
+
+def is_of_gguf(network: nn.Module) -> bool:
+    """Whether transformers loaded a network from a GGUF file."""
+    quantization = getattr(getattr(network, "config", None), "quantization_config", None)
+    method = getattr(quantization, "quant_method", None)
+    return getattr(method, "value", method) == "gguf"
+
+
+def _called(base: nn.Module) -> str:
+    return getattr(getattr(base, "config", None), "_name_or_path", None) or type(base).__name__
