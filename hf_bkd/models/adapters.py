@@ -124,10 +124,16 @@ def _joined(base: nn.Module, config: Any, state: dict[str, Tensor], where: str) 
             f"({wrong[0]}): pass the base model that they were trained over"
         )
     set_peft_model_state_dict(network, state)
-    shared, (dtype, *others) = {id(each) for each in base.parameters()}, {each.dtype for each in state.values()}
-    for weight in (each for each in network.parameters() if id(each) not in shared and not others):
+    dtype, *others = {each.dtype for each in state.values()}
+    for weight in own_weights(network, base) if not others else ():
         weight.data = weight.data.to(dtype)
     return network.eval()
+
+
+def own_weights(network: nn.Module, base: nn.Module | None = None) -> list[nn.Parameter]:
+    """Return the weights of a network's adapters, which are not its base model's."""
+    shared = {id(each) for each in (base_of(network) if base is None else base).parameters()}
+    return [each for each in network.parameters() if id(each) not in shared]
 
 
 def config_of(folder: str | Path) -> Any:
