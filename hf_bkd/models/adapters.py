@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..utils.errors import UserError
 from ..utils.files import read_json
 from .calling import unwrapped
+from .gguf import is_of_gguf
 from .token_networks import predicts_next_tokens
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -303,7 +304,8 @@ def _check_leaves_base(config: Any, where: str) -> None:
     if start not in PLAIN_STARTS:
         raise UserError(
             f"the adapters of {where} began by changing the base model (init_lora_weights={start!r}), so that it "
-            "can't be shared: save them converted, with path_initial_model_for_weight_conversion of PEFT's save_pretrained"
+            "can't be shared: save them converted, with path_initial_model_for_weight_conversion of PEFT's "
+            "save_pretrained"
         )
 
 
@@ -315,13 +317,13 @@ def _check_unchanged(base: nn.Module, name: str) -> None:
             f"the base model's own {trained} is trained beside the adapters, which would be saved without it: freeze "
             "it, or name its layer in the adapters' modules_to_save"
         )
-    if is_of_gguf(base):
-        raise UserError(
-            f"the base model was loaded from a GGUF file in {name}, and adapters name a base model in safetensors: "
-            "save it first, by hf_bkd.models.saving.save_network(base, folder), and train over the one loaded from "
-            "there"
-        )
     file = Path(name).expanduser() / "config.json"
+    check_base_has_safetensors(base)
+    if file.parent.is_dir() and not file.is_file():
+        raise UserError(
+            f"the base model's name is {name}, and nothing can be loaded from there by it: save it in another folder, "
+            "by hf_bkd.models.saving.save_network(base, folder), and train over the one that is loaded from there"
+        )
     stated = read_json(file).get("vocab_size") if file.is_file() else None
     size = base.get_input_embeddings().num_embeddings
     if stated is not None and stated != base.config.get_text_config().vocab_size:
@@ -331,11 +333,14 @@ def _check_unchanged(base: nn.Module, name: str) -> None:
         )
 
 
-def is_of_gguf(network: nn.Module) -> bool:
-    """Whether transformers loaded a network from a GGUF file."""
-    quantization = getattr(getattr(network, "config", None), "quantization_config", None)
-    method = getattr(quantization, "quant_method", None)
-    return getattr(method, "value", method) == "gguf"
+def check_base_has_safetensors(network: nn.Module) -> None:
+    """Raise a UserError if a network with adapters, or within them, was loaded from a GGUF file."""
+    if is_of_gguf(network):
+        raise UserError(
+            "the base model was loaded from a GGUF file, and adapters name a base model in safetensors: save it "
+            "first, by hf_bkd.models.saving.save_network(base, folder), and train over the one that is loaded from "
+            "there"
+        )
 
 
 def _called(base: nn.Module) -> str:

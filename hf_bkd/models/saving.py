@@ -23,6 +23,7 @@ from ..utils.files import read_json, write_json
 from .adapters import CONFIG as ADAPTERS
 from .adapters import base_name, loaded_base, over
 from .calling import unwrapped
+from .gguf import forget_gguf, gguf_remedy
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .problem_types import BY_EXP, CONCENTRATIONS, is_dirichlet, name_dirichlet, stated_problem_type
 from .rebuilding import difference_when_loaded, is_of_transformers
@@ -56,6 +57,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
     """
     folder, network = Path(folder), _merged(network)
     without = tuple(name.removeprefix("_orig_mod.") for name in without)
+    forget_gguf(network)
     weights = {name: value for name, value in network.state_dict().items() if name not in without}
     if is_of_transformers(network):
         refresh_label_names(network)
@@ -190,6 +192,7 @@ def check_loadable(folder: Path) -> None:
     if not holds_network(folder):
         raise UserError(
             f"{folder} holds no network: there is neither a {CONFIG} nor a {WEIGHTS}, which save_pretrained writes"
+            + gguf_remedy(folder)
         )
     if not any(folder.glob("*.safetensors*")):
         raise UserError(

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ..likelihoods import Likelihood, likelihood_from
 from ..models.adapters import Base
+from ..models.gguf import gguf_remedy
 from ..utils.errors import UserError
 from ..utils.files import digest, read_json
 
@@ -55,7 +56,7 @@ def read_description(folder: Path, name: str | Path) -> Description:
     if not file.is_file():
         raise UserError(
             f"{name} holds no teacher (teacher.json is missing), and no network with a config.json either: pass the "
-            "folder that save_pretrained wrote"
+            f"folder that save_pretrained wrote{gguf_remedy(folder)}"
         )
     try:
         read = read_json(file)
