@@ -32,11 +32,13 @@ class Base(NamedTuple):
     """The base model of saved adapters.
 
     name: a folder, or a name on the Hub.
+    revision: the Hub's commit; "" of a folder, or where it isn't known.
     weights: :func:`weights_hash` of it.
     dtype: that it is loaded in, as torch calls it.
     """
 
     name: str
+    revision: str
     weights: str
     dtype: str
 
@@ -58,8 +60,41 @@ def base_of(network: nn.Module) -> nn.Module:
         UserError: adapters that have changed it.
     """
     _check_unmerged(network)
-    adapted = sharing(network)
-    return adapted.unload() if hasattr(adapted.base_model, "unload") else adapted.get_base_model()
+    return _without_adapters(sharing(network).get_base_model())
+
+
+def _without_adapters(network: nn.Module) -> nn.Module:
+    """Put the layers that PEFT has put others around back into their places."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    within: tuple[str, ...] = ()
+    for name, module in list(network.named_modules()):
+        if name.startswith(within) or not isinstance(module, AuxiliaryTrainingWrapper | BaseTunerLayer):
+            continue
+        tuned = isinstance(module, BaseTunerLayer)
+        network.set_submodule(name, module.get_base_layer() if tuned else module.original_module)
+        within = (*within, f"{name}.")
+    vars(network).pop("peft_config", None)
+    return network
+
+
+def in_peft_model(network: nn.Module) -> nn.Module:
+    """Return a causal language model with which transformers has loaded adapters as PEFT's model; others as they are.
+
+    The weights of the base model are shared.
+    """
+    if not hasattr(network, "peft_config") or hasattr(network, "get_base_model") or not predicts_next_tokens(network):
+        return network
+    from peft import get_peft_model_state_dict
+
+    _check_unmerged(network)
+    name = active_adapter(network)
+    state = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)
+    state = {f"base_model.model.{name}": value for name, value in state.items()}
+    config, base = deepcopy(network.peft_config[name]), _without_adapters(sharing(network))
+    base._hf_peft_config_loaded = False
+    return _joined(base, config, state, "the network")
 
 
 def digest_of(tensors: Mapping[str, Tensor], start: bytes = b"") -> str:
@@ -92,6 +127,7 @@ def over(base: nn.Module, folder: str | Path, trained_further: bool = False) -> 
     """
     config = config_of(folder)
     config.inference_mode = not trained_further
+    base = base_of(base) if is_adapted(base) else base
     return _joined(base, config, load_file(Path(folder, WEIGHTS)), str(folder))
 
 
@@ -172,8 +208,18 @@ def base_name(folder: str | Path) -> str | None:
     return read_json(Path(folder, CONFIG)).get("base_model_name_or_path") or None
 
 
-def loaded_base(name: str, dtype: str | None = None) -> nn.Module:
+def base_revision(folder: str | Path) -> str | None:
+    """Return the revision of their base model that the adapters in a folder were trained over, if they name one."""
+    return read_json(Path(folder, CONFIG)).get("revision") or None
+
+
+def loaded_base(name: str, dtype: str | None = None, revision: str | None = None) -> nn.Module:
     """Load a causal language model from a folder or the Hub.
+
+    Args:
+        name: of it.
+        dtype: of its numbers, as torch calls it; as they were saved if not given.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         UserError: it isn't there, or can't be loaded.
@@ -181,7 +227,7 @@ def loaded_base(name: str, dtype: str | None = None) -> nn.Module:
     settings = {} if dtype is None else {"dtype": getattr(torch, dtype)}
     try:
         network = transformers.AutoModelForCausalLM.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, **settings
+            name, revision=revision or "main", use_safetensors=True, trust_remote_code=False, **settings
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"the base model {name} can't be loaded ({str(error).splitlines()[0][:200]})") from error
@@ -200,7 +246,7 @@ def checked_base(base: Base, network: nn.Module | None, folder: str | Path) -> n
     )
     if network is None:
         try:
-            network = loaded_base(base.name, base.dtype)
+            network = loaded_base(base.name, base.dtype, base.revision)
         except UserError as error:
             raise UserError(f"the adapters in {folder} need their base model, and {error}: {remedy}") from error
         what = base.name
@@ -246,7 +292,10 @@ def named_base(network: nn.Module) -> Base | None:
             "save it by network.get_base_model(), or put it there again"
         )
     _check_unchanged(base, name)
-    return Base(str(folder.resolve()) if folder.is_dir() else name, weights_hash(base), dtype_of(base))
+    place = (
+        (str(folder.resolve()), "") if folder.is_dir() else (name, getattr(base.config, "_commit_hash", None) or "")
+    )
+    return Base(*place, weights_hash(base), dtype_of(base))
 
 
 def save_adapters(network: nn.Module, folder: Path) -> None:
@@ -264,16 +313,22 @@ def by_one_name(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, 
     """Return tensors of a network's weights by the names that these have when it is loaded again."""
     if not is_adapted(network) or (active := active_adapter(network)) == "default":
         return dict(tensors)
-    return {
-        ".".join("default" if part == active else part for part in name.split(".")): value
-        for name, value in tensors.items()
-    }
+    own = {id(weight) for weight in own_weights(network)}
+    names = {name for name, weight in network.named_parameters(remove_duplicate=False) if id(weight) in own}
+
+    def renamed(name: str) -> str:
+        before, _, after = name.rpartition(f".{active}")
+        return f"{before}.default{after}"
+
+    return {renamed(name) if name in names else name: value for name, value in tensors.items()}
 
 
 def active_adapter(network: nn.Module) -> str:
     """Name the one adapter that is active; UserError if there are several."""
-    active = network.active_adapters if hasattr(network, "active_adapters") else [network.active_adapter]
-    active = active() if callable(active) else active
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = (module for module in network.modules() if isinstance(module, BaseTunerLayer))
+    active = list(dict.fromkeys(name for layer in layers for name in layer.active_adapters)) or [*network.peft_config]
     if len(active) != 1:
         raise UserError(
             f"the network has {len(active)} active adapters ({', '.join(active)}), and a teacher's are saved as one: "

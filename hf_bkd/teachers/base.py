@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.adapters import Base, by_one_name, digest_of, is_adapted, named_base
+from ..models.adapters import Base, by_one_name, digest_of, in_peft_model, is_adapted, named_base
 from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
@@ -74,7 +74,7 @@ class Teacher(ABC):
         check_choice(TEMPERINGS, tempering=tempering)
         self.likelihood = likelihood_of(network, likelihood)
         self.likelihood.check_temperature(temperature)
-        self.network = unwrapped(network, keep_adapters=True)
+        self.network = in_peft_model(unwrapped(network, keep_adapters=True))
         self.temperature = float(temperature)
         self.tempering = tempering
         self.record: dict[str, Any] = {}

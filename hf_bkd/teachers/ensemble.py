@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..hub.transfer import local_folder, source_of
-from ..models.adapters import base_name, config_of, each_adapter, is_adapted, loaded_base, over
+from ..models.adapters import base_name, base_revision, config_of, each_adapter, is_adapted, loaded_base, over
 from ..models.calling import Inputs
 from ..utils.checks import check_count
 from ..utils.errors import UserError
@@ -94,7 +94,7 @@ class EnsembleTeacher(Composite):
         for folder in folders:
             config_of(folder)
         if base is None:
-            base = loaded_base(_common_base(folders))
+            base = loaded_base(_common_base(folders), revision=base_revision(folders[0]))
         processor = _common_tokenizer(folders)
         members = [DeterministicTeacher(over(base, folder)) for folder in folders]
         for member, name, folder in zip(members, names, folders, strict=True):

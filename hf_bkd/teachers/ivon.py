@@ -103,7 +103,7 @@ class IVON(torch.optim.Optimizer):
         for name, (fits, limit) in LIMITS.items():
             if not fits(group[name]):
                 raise UserError(f"{name} must be {limit}, and it is {group[name]!r}")
-        dtypes = {parameter.dtype for parameter in group["params"]} - {torch.float32, torch.float64}
+        dtypes = {each.dtype for each in group["params"] if each.requires_grad} - {torch.float32, torch.float64}
         if dtypes:
             raise UserError(
                 f"IVON's parameters must be float32 or float64, and some are {dtypes.pop()}, too coarse for its "

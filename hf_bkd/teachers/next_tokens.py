@@ -68,8 +68,11 @@ class TokenBatches:
 
 
 def taught(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the answers [N, V] of [B, L, V] whose next token is taught, and these tokens [N]."""
-    there = (labels[:, 1:] != UNLABELED).to(answers.device)
+    """Return the answers [N, V] of [B, L, V] whose next token is taught, and these tokens [N].
+
+    Of an adapter's own tokens, which prompt tuning puts before each row, there are none.
+    """
+    there, answers = (labels[:, 1:] != UNLABELED).to(answers.device), answers[:, -labels.shape[1] :]
     return answers[:, :-1][there], labels.to(answers.device)[:, 1:][there]
 
 

@@ -14,6 +14,7 @@ from hf_bkd import (
     MCDropoutTeacher,
     MultiTeacher,
     Teacher,
+    VariationalTeacher,
     add_soft_labels,
 )
 from hf_bkd.models.adapters import sharing
@@ -120,6 +121,48 @@ def test_an_adapter_of_any_name_is_saved_and_loaded_by_itself(base, folders, tmp
     loaded = Teacher.from_pretrained(tmp_path / "teacher")
     assert loaded.fingerprint() == teacher.fingerprint()
     assert torch.equal(loaded.predict(INPUTS).mean, teacher.predict(INPUTS).mean)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": "all-linear", "modules_to_save": ["lm_head"]},
+        {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True},
+        {"trainable_token_indices": [3, 4]},
+        {"task_type": None},
+    ],
+)
+def test_adapters_of_every_layer_are_saved_and_loaded_by_themselves(base, tmp_path, settings):
+    teacher = DeterministicTeacher(adapted(base, **settings))
+    teacher.save_pretrained(tmp_path / "teacher")
+    loaded = Teacher.from_pretrained(tmp_path / "teacher")
+    assert loaded.fingerprint() == teacher.fingerprint()
+    assert torch.equal(loaded.predict(INPUTS).mean, teacher.predict(INPUTS).mean)
+
+
+def test_adapters_that_transformers_loaded_are_as_those_of_peft(base, folders, tmp_path):
+    network = AutoModelForCausalLM.from_pretrained(folders[0])
+    teacher, expected = (
+        DeterministicTeacher(network),
+        DeterministicTeacher(PeftModel.from_pretrained(base, folders[0])),
+    )
+    assert teacher.fingerprint() == expected.fingerprint()
+    assert torch.equal(teacher.predict(INPUTS).mean, expected.predict(INPUTS).mean)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.predict(INPUTS).mean, network(**INPUTS).logits.softmax(dim=-1))
+    teacher.save_pretrained(tmp_path / "teacher")
+    assert Teacher.from_pretrained(tmp_path / "teacher").fingerprint() == teacher.fingerprint()
+
+
+def test_a_posterior_over_adapters_of_any_name_is_saved_and_loaded(base, folders, tmp_path):
+    network = PeftModel.from_pretrained(base, folders[0], adapter_name="0")
+    std = {name: torch.full_like(each, 0.1) for name, each in network.named_parameters() if "lora_" in name}
+    teacher = VariationalTeacher(network, std)
+    teacher.save_pretrained(tmp_path / "teacher")
+    loaded = Teacher.from_pretrained(tmp_path / "teacher")
+    one, other = (each.predict(INPUTS, 3, torch.Generator().manual_seed(0)) for each in (teacher, loaded))
+    assert torch.equal(one.mean, other.mean) and one.variance.max() > 0
+    assert len(loaded.std) == len(std) and loaded.fingerprint() == teacher.fingerprint()
 
 
 def test_adapters_of_a_half_precision_base_are_loaded_over_the_same_numbers(base, tmp_path):

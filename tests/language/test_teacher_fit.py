@@ -90,6 +90,21 @@ def test_a_language_model_as_it_is_has_a_temperature_and_its_own_dropout(folder)
     assert isinstance(teacher, MCDropoutTeacher) and labeled(folder, "own dropout")["teacher_variance"][0][0] > 0
 
 
+def test_adapters_that_were_distilled_are_the_members_of_an_ensemble(folder, capsys):
+    data = ["--dataset", folder / "texts", "--kd_lambda", 0]
+    for seed in range(2):
+        student = ["--student", folder / "llm", "--lora_rank", 2, "--output_dir", folder / f"student {seed}"]
+        run("distill", *student, *data, "--seed", seed, "--learning_rate", 0.05, *FAST[:-4], "--max_length", 20)
+    models = ["--model", folder / "student 0", folder / "student 1", "--dataset", folder / "texts"]
+    run("teacher", "fit", "--method", "ensemble", *models, "--output_dir", folder / "both", *FAST)
+    teacher, _ = load_teacher(str(folder / "both"))
+    one, other = (member.network.get_base_model().get_input_embeddings().weight for member in teacher.members)
+    assert one is other and labeled(folder, "both")["teacher_variance"][0][0] > 0
+    online = ["--student", folder / "llm", "--teacher", folder / "both", "--output_dir", folder / "online"]
+    run("distill", *online, "--dataset", folder / "texts", *FAST[:-4], "--max_length", 20)
+    assert "on 3 examples" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
