@@ -13,8 +13,9 @@ from ..data.columns import has_labels
 from ..data.loading import check_split, choose_split, load_splits
 from ..data.preprocessors import tokenizer_of
 from ..data.subsets import random_split
+from ..hub.transfer import check_base_is_shared
 from ..likelihoods import CATEGORICAL
-from ..models.adapters import is_adapted, own_weights
+from ..models.adapters import is_adapted, named_base, own_weights
 from ..models.saving import is_adapted_language_model
 from ..models.token_networks import vocabulary_size
 from ..teachers import DeterministicTeacher, EnsembleTeacher, Teacher
@@ -85,6 +86,9 @@ class LanguageModels(CommandLineFitting):
         self.processing_class = first.processing_class or tokenizer_of(first.network)
         if self.processing_class is None:
             self.processing_class = processor_of(options.model[0], "text")  # which says that there is none
+        base = named_base(self.network()) if args.push_to_hub and self._has_adapters else None
+        if base is not None:
+            check_base_is_shared(base.name)
         self.examples = self._examples()
 
     def _loaded(self) -> list[Teacher]:
@@ -103,6 +107,10 @@ class LanguageModels(CommandLineFitting):
     def _trains(self) -> bool:
         """Whether adapters are trained."""
         return self.options.lora_rank is not None or self.options.spec.kind == "ivon"
+
+    @property
+    def _has_adapters(self) -> bool:
+        return self._trains or is_adapted(self.loaded[0].network)
 
     def _examples(self) -> TokenExamples:
         options = self.options

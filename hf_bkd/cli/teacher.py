@@ -177,7 +177,8 @@ def parse_fit(argv: list[str], prog: str) -> tuple[FitOptions, DistillationTrain
     defaults = DEFAULTS | (FROM_SCRATCH if options.from_scratch else ADAPTERS if options.lora_rank else {})
     if options.spec.learning_rates is not None:
         from_scratch, further = options.spec.learning_rates
-        defaults |= {"learning_rate": from_scratch if options.from_scratch else further}
+        is_new = options.from_scratch or options.lora_rank is not None
+        defaults |= {"learning_rate": from_scratch if is_new else further}
     options, args = parsed(defaults)
     if not args.output_dir:
         raise UserError("pass --output_dir, a new folder for the teacher")
