@@ -15,7 +15,8 @@ from ..data.preprocessors import tokenizer_of
 from ..data.subsets import random_split
 from ..hub.transfer import check_base_is_shared
 from ..likelihoods import CATEGORICAL
-from ..models.adapters import is_adapted, named_base, own_weights
+from ..models.adapter_bases import named_base
+from ..models.adapters import is_adapted, own_weights
 from ..models.saving import is_adapted_language_model
 from ..models.token_networks import vocabulary_size
 from ..teachers import DeterministicTeacher, EnsembleTeacher, Teacher

@@ -1,24 +1,20 @@
-"""PEFT's adapters of a language model: several over one base model, which is in memory once and is saved by its name.
+"""PEFT's adapters of a language model: several over one base model, which is in memory once.
 
 A network with adapters is PEFT's model around the base model. Those of :func:`over` have modules of their own and
 share the base model's weights, so that each is called and trained as if it were the only one.
 """
 
-import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
-import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import read_json
-from .calling import unwrapped
-from .gguf import is_of_gguf
 from .token_networks import predicts_next_tokens
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -26,21 +22,6 @@ TASKS = (None, "CAUSAL_LM")
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # of LoRA's weights; others change the base model's
 
 M = TypeVar("M", bound=nn.Module)
-
-
-class Base(NamedTuple):
-    """The base model of saved adapters.
-
-    name: a folder, or a name on the Hub.
-    revision: the Hub's commit; "" of a folder, or where it isn't known.
-    weights: :func:`weights_hash` of it.
-    dtype: that it is loaded in, as torch calls it.
-    """
-
-    name: str
-    revision: str
-    weights: str
-    dtype: str
 
 
 def is_adapted(network: nn.Module) -> bool:
@@ -97,20 +78,6 @@ def in_peft_model(network: nn.Module) -> nn.Module:
     return _joined(base, config, state, "the network")
 
 
-def digest_of(tensors: Mapping[str, Tensor], start: bytes = b"") -> str:
-    """Hash named tensors, in the order of their names, to 16 hexadecimal digits."""
-    digest = hashlib.sha256(start)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def weights_hash(network: nn.Module) -> str:
-    """Hash a network's weights."""
-    return digest_of(network.state_dict())
-
-
 def over(base: nn.Module, folder: str | Path, trained_further: bool = False) -> nn.Module:
     """Return a base model with the adapters of a folder, which alone are the network's own.
 
@@ -141,7 +108,7 @@ def each_adapter(network: nn.Module) -> list[nn.Module]:
 
     base, networks = base_of(network), []
     for name, config in network.peft_config.items():
-        _check_leaves_base(config, f"the adapter {name}")
+        check_leaves_base(config, f"the adapter {name}")
         state = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)
         networks.append(_joined(base, deepcopy(config), state, f"the adapter {name}"))
     return networks
@@ -154,6 +121,7 @@ def _joined(base: nn.Module, config: Any, state: dict[str, Tensor], where: str) 
     config.base_model_name_or_path = None  # of old, which PEFT would compare
     network = get_peft_model(sharing(base), config)
     own = get_peft_model_state_dict(network, save_embedding_layers=False)
+    state = {name: value for name, value in state.items() if name in own or not _is_of_base(base, name, value)}
     wrong = sorted(own.keys() ^ state.keys()) or sorted(n for n in own if own[n].shape != state[n].shape)
     if wrong:
         raise UserError(
@@ -165,6 +133,12 @@ def _joined(base: nn.Module, config: Any, state: dict[str, Tensor], where: str) 
     for weight in own_weights(network, base) if not others else ():
         weight.data = weight.data.to(dtype)
     return network.eval()
+
+
+def _is_of_base(base: nn.Module, name: str, value: Tensor) -> bool:
+    """Whether what is saved beside adapters is a weight of their base model, as PEFT does of embeddings."""
+    own = base.state_dict().get(name.removeprefix("base_model.model.").replace(".base_layer", ""))
+    return own is not None and own.shape == value.shape and torch.equal(own.cpu(), value.cpu().to(own.dtype))
 
 
 def own_weights(network: nn.Module, base: nn.Module | None = None) -> list[nn.Parameter]:
@@ -199,103 +173,8 @@ def config_of(folder: str | Path) -> Any:
     from peft import PeftConfig
 
     config = PeftConfig.from_pretrained(str(folder))
-    _check_leaves_base(config, str(folder))
+    check_leaves_base(config, str(folder))
     return config
-
-
-def base_name(folder: str | Path) -> str | None:
-    """Return what the adapters in a folder call their base model, if they do."""
-    return read_json(Path(folder, CONFIG)).get("base_model_name_or_path") or None
-
-
-def base_revision(folder: str | Path) -> str | None:
-    """Return the revision of their base model that the adapters in a folder were trained over, if they name one."""
-    return read_json(Path(folder, CONFIG)).get("revision") or None
-
-
-def loaded_base(name: str, dtype: str | None = None, revision: str | None = None) -> nn.Module:
-    """Load a causal language model from a folder or the Hub.
-
-    Args:
-        name: of it.
-        dtype: of its numbers, as torch calls it; as they were saved if not given.
-        revision: branch, tag or commit on the Hub.
-
-    Raises:
-        UserError: it isn't there, or can't be loaded.
-    """
-    settings = {} if dtype is None else {"dtype": getattr(torch, dtype)}
-    try:
-        network = transformers.AutoModelForCausalLM.from_pretrained(
-            name, revision=revision or "main", use_safetensors=True, trust_remote_code=False, **settings
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"the base model {name} can't be loaded ({str(error).splitlines()[0][:200]})") from error
-    return network.eval()
-
-
-def checked_base(base: Base, network: nn.Module | None, folder: str | Path) -> nn.Module:
-    """Return the base model of the adapters in a folder: the one that was passed, or loaded by its name.
-
-    Raises:
-        UserError: it isn't there, or has other weights than that which the adapters were saved with.
-    """
-    remedy = (
-        "put it there again, or pass it in Python, Teacher.from_pretrained(folder, network=base), and save that "
-        "teacher, which notes the new place"
-    )
-    if network is None:
-        try:
-            network = loaded_base(base.name, base.dtype, base.revision)
-        except UserError as error:
-            raise UserError(f"the adapters in {folder} need their base model, and {error}: {remedy}") from error
-        what = base.name
-    else:
-        network = base_of(network) if is_adapted(network) else unwrapped(network)
-        what = "the network that was passed"
-    dtype = dtype_of(network)
-    if dtype != base.dtype:
-        raise UserError(
-            f"the adapters in {folder} were saved over a base model in {base.dtype}, and {what} is in {dtype}: load "
-            f"it with dtype=torch.{base.dtype}"
-        )
-    if weights_hash(network) != base.weights:
-        raise UserError(
-            f"the adapters in {folder} are of another base model than {what}, which has other weights or has changed "
-            f"since ({base.name} was its name): {remedy}"
-        )
-    return network
-
-
-def dtype_of(network: nn.Module) -> str:
-    """Name the type of a network's numbers, as torch has it."""
-    return str(next(each for each in network.parameters() if each.is_floating_point()).dtype).removeprefix("torch.")
-
-
-def named_base(network: nn.Module) -> Base | None:
-    """Return the base model of a network with adapters, by which these are saved alone; ``None`` if nobody names it.
-
-    Raises:
-        UserError: adapters that are merged or change their base model, several active ones, or a base model that can't
-            be loaded again by its name.
-    """
-    config = network.peft_config[active_adapter(network)]
-    _check_leaves_base(config, "this network")
-    base = base_of(network)
-    name = getattr(base.config, "_name_or_path", None) or config.base_model_name_or_path
-    if not name:
-        return None
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and folder.is_absolute():
-        raise UserError(
-            f"the adapters' base model was loaded from {name}, which is gone, so that nobody could load them again: "
-            "save it by network.get_base_model(), or put it there again"
-        )
-    _check_unchanged(base, name)
-    place = (
-        (str(folder.resolve()), "") if folder.is_dir() else (name, getattr(base.config, "_commit_hash", None) or "")
-    )
-    return Base(*place, weights_hash(base), dtype_of(base))
 
 
 def save_adapters(network: nn.Module, folder: Path) -> None:
@@ -345,57 +224,30 @@ def _check_unmerged(network: nn.Module) -> None:
         )
 
 
-def _check_leaves_base(config: Any, where: str) -> None:
-    """Raise a UserError if adapters change weights of the base model, which others share, or add tokens."""
+def changes_of_base(config: Any) -> str | None:
+    """Say how adapters change their base model, which others may share, or its rows; ``None`` if they don't."""
     start, bias = getattr(config, "init_lora_weights", True), getattr(config, "bias", "none")
-    kind = getattr(config.peft_type, "value", config.peft_type)
     if config.is_prompt_learning:
-        raise UserError(f"the adapters of {where} are {kind}, which adds tokens of its own to each row: take LoRA")
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        return f"are {kind}, which adds tokens of its own to each row: take LoRA"
     if bias != "none":
-        raise UserError(
-            f"the adapters of {where} train the base model's own biases (bias={bias!r}), so that it can't be shared: "
-            "train them with bias='none'"
+        return (
+            f"train the base model's own biases (bias={bias!r}), so that it can't be shared: train them with "
+            "bias='none'"
         )
     if start not in PLAIN_STARTS:
-        raise UserError(
-            f"the adapters of {where} began by changing the base model (init_lora_weights={start!r}), so that it "
-            "can't be shared: save them converted, with path_initial_model_for_weight_conversion of PEFT's "
-            "save_pretrained"
+        return (
+            f"began by changing the base model (init_lora_weights={start!r}), so that it can't be shared: save them "
+            "converted, with path_initial_model_for_weight_conversion of PEFT's save_pretrained"
         )
+    return None
 
 
-def _check_unchanged(base: nn.Module, name: str) -> None:
-    """Raise a UserError if a base model is plainly not what its name would load."""
-    trained = next((each for each, weight in base.named_parameters() if weight.requires_grad), None)
-    if trained is not None:
-        raise UserError(
-            f"the base model's own {trained} is trained beside the adapters, which would be saved without it: freeze "
-            "it, or name its layer in the adapters' modules_to_save"
-        )
-    file = Path(name).expanduser() / "config.json"
-    check_base_has_safetensors(base)
-    if file.parent.is_dir() and not file.is_file():
-        raise UserError(
-            f"the base model's name is {name}, and nothing can be loaded from there by it: save it in another folder, "
-            "by hf_bkd.models.saving.save_network(base, folder), and train over the one that is loaded from there"
-        )
-    stated = read_json(file).get("vocab_size") if file.is_file() else None
-    size = base.get_input_embeddings().num_embeddings
-    if stated is not None and stated != base.config.get_text_config().vocab_size:
-        raise UserError(
-            f"the base model has {size} tokens, and the one in {name} {stated}: save the one with added tokens in a "
-            "folder, and train over the one loaded from there"
-        )
-
-
-def check_base_has_safetensors(network: nn.Module) -> None:
-    """Raise a UserError if a network with adapters, or within them, was loaded from a GGUF file."""
-    if is_of_gguf(network):
-        raise UserError(
-            "the base model was loaded from a GGUF file, and adapters name a base model in safetensors: save it "
-            "first, by hf_bkd.models.saving.save_network(base, folder), and train over the one that is loaded from "
-            "there"
-        )
+def check_leaves_base(config: Any, where: str) -> None:
+    """Raise a UserError if adapters change their base model."""
+    changes = changes_of_base(config)
+    if changes is not None:
+        raise UserError(f"the adapters of {where} {changes}")
 
 
 def _called(base: nn.Module) -> str:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
+from .adapter_bases import with_its_base
 from .adapters import CONFIG as ADAPTERS
-from .adapters import base_name, base_revision, loaded_base, over
+from .adapters import over
 from .calling import unwrapped
 from .gguf import forget_gguf, gguf_remedy
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
@@ -218,7 +219,7 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
     )
     former = (folder / FORMER_WEIGHTS).is_file()
     if network is None and is_adapted_language_model(folder):
-        return over(loaded_base(base_name(folder), revision=base_revision(folder)), folder)
+        return with_its_base(folder)
     if network is not None and (folder / ADAPTERS).is_file() and not config:
         return over(network, folder)
     check_loadable(folder)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.adapters import Base, by_one_name, digest_of, in_peft_model, is_adapted, named_base
+from ..models.adapter_bases import Base, digest_of, named_base
+from ..models.adapters import by_one_name, in_peft_model, is_adapted
 from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import Likelihood
-from ..models.adapters import Base
+from ..models.adapter_bases import Base
 from ..models.calling import Inputs, evaluation_mode, to_network
 from ..models.class_names import given_names, order_by_name
 from ..models.token_networks import predicts_next_tokens

@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..likelihoods import Likelihood, likelihood_from
-from ..models.adapters import Base
+from ..models.adapter_bases import Base
 from ..models.gguf import gguf_remedy
 from ..utils.errors import UserError
 from ..utils.files import digest, read_json

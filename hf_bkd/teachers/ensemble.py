@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..hub.transfer import local_folder, source_of
-from ..models.adapters import base_name, base_revision, config_of, each_adapter, is_adapted, loaded_base, over
+from ..models.adapter_bases import base_name, base_revision, loaded_base
+from ..models.adapters import config_of, each_adapter, is_adapted, over
 from ..models.calling import Inputs
 from ..utils.checks import check_count
 from ..utils.errors import UserError

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
-from ..models.adapters import checked_base, save_adapters
+from ..models.adapter_bases import checked_base
+from ..models.adapters import save_adapters
 from ..models.calling import unwrapped
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, needed_network

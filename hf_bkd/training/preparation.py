@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.adapters import check_base_has_safetensors
+from ..models.adapter_bases import check_base_has_safetensors
 from ..models.class_names import both_name
 from ..models.gguf import forget_gguf
 from ..models.variational_layers import gaussian_kl

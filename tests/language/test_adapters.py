@@ -235,3 +235,15 @@ def test_what_is_no_ensemble_of_adapters_is_refused(base, folders, tmp_path):
     for adapters, message in cases:
         with pytest.raises(UserError, match=message):
             EnsembleTeacher.from_adapters(adapters)
+
+
+def test_adapters_that_change_their_base_model_are_loaded_by_themselves(base, folders, tmp_path):
+    for name, settings in (("biases", {"bias": "lora_only"}), ("prompts", None)):
+        tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+        network = get_peft_model(sharing(base), tuning) if settings is None else adapted(base, **settings)
+        teacher, _ = load_teacher(str(saved(network.eval(), tmp_path / name)))
+        with torch.no_grad():
+            expected = network(**INPUTS).logits.softmax(dim=-1)
+        torch.testing.assert_close(teacher.predict(INPUTS).mean, expected)
+    embedded = saved(adapted(base, target_modules=["embed_tokens"]), tmp_path / "embedded")  # PEFT saves it too
+    assert EnsembleTeacher.from_adapters([folders[0], embedded]).num_draws(1) == 2
