@@ -300,9 +300,11 @@ class Teacher(ABC):
 
     def _load_processing_class(self, folder: Path, description: Description) -> None:
         from ..data.preprocessors import set_order_of_columns
-        from ..data.preprocessors.saved import NotSaved, processor_beside
+        from ..data.preprocessors.saved import NotSaved, processor_beside, processor_of
 
         beside = processor_beside(self.network, folder / "network", folder)
+        if beside is None and description.base is not None:
+            beside = processor_of(self.network)
         self.processing_class = beside if description.reads_by is None else NotSaved(description.reads_by)
         set_order_of_columns(self.network, description.columns)
 

@@ -233,6 +233,8 @@ class Composite(Teacher):
         paths = sorted((file.parent for file in descriptions), key=lambda path: int(path.name))
         if not paths:
             raise UserError(f"the teacher in {folder} cannot be loaded, for its members are gone: save it again")
+        from ..data.preprocessors.saved import saved_processor
+
         members: list[Teacher] = []
         first: dict[Base, Teacher] = {}  # of the adapters over a base model, which the others share with it
         for path in paths:
@@ -243,7 +245,7 @@ class Composite(Teacher):
             known = first[base].network if base in first else network
             members.append(Teacher.from_pretrained(path, known))
             first.setdefault(base, members[-1])
-            if members[-1].processing_class is None:
+            if saved_processor("text", path / "network") is None:
                 members[-1].processing_class = first[base].processing_class
         return members
 

@@ -37,7 +37,7 @@ def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: 
             teacher._save_networks(temporary)
         else:
             save_adapters(teacher.network, temporary / "network")
-        if with_processor:
+        if with_processor and (base is None or not _reads_as_base(teacher)):
             teacher._save_processing_class(temporary)
         if tensors:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -51,6 +51,15 @@ def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: 
         if not has_card_of_another(folder):
             needed = needed_network(temporary)
             write_teacher_card(temporary, description, task_of(unwrapped(teacher.network)), license, needed)
+
+
+def _reads_as_base(teacher: "Teacher") -> bool:
+    """Whether a language model with adapters has the tokenizer that lies beside its base model."""
+    from ..data.preprocessors import tokenizer_of
+    from ..language import same_tokens
+
+    own, bases = tokenizer_of(teacher.network, teacher.processing_class), tokenizer_of(teacher.network)
+    return own is not None and bases is not None and same_tokens(own, bases)
 
 
 def loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:

@@ -86,7 +86,18 @@ def test_the_base_model_is_in_memory_once_and_five_adapters_add_less_than_a_twen
         one = weights_in_memory(EnsembleTeacher(each.members[:1])) - whole
         assert 0 < one < own and weights_in_memory(each) == whole + 5 * one
     assert 0 < size(tmp_path / "teacher", "*.safetensors") < 0.05 * size(tmp_path / "base", "*.safetensors")
+    assert not list((tmp_path / "teacher").rglob("tokenizer.json"))
+
+
+def test_a_tokenizer_that_is_not_the_base_models_is_saved_once(folders, tmp_path):
+    own = tokenizer(template="{{ messages[0]['content'] }}")
+    for folder in folders[:2]:
+        own.save_pretrained(folder)
+    teacher = EnsembleTeacher.from_adapters(folders[:2])
+    teacher.save_pretrained(tmp_path / "teacher")
     assert len(list((tmp_path / "teacher").rglob("tokenizer.json"))) == 1
+    for member in Teacher.from_pretrained(tmp_path / "teacher").members:
+        assert member.processing_class.chat_template == own.chat_template
 
 
 def test_a_saved_ensemble_of_adapters_is_the_same_and_labels_the_same(folders, tmp_path):
