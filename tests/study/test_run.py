@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_bkd import DistillationTrainer
+from hf_bkd import DistillationTrainer, Teacher
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.models.perceptron import Perceptron
 from hf_bkd.soft_labels import read
@@ -27,6 +27,7 @@ from hf_bkd.study import (
     main,
 )
 from hf_bkd.study.students import StudentTraining
+from hf_bkd.targets import temper
 from tests.study.study_helpers import DEFAULTS, STUDY, plain, run, status, words
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -96,6 +97,27 @@ def test_students_are_measured_after_temperature_scaling_by_the_validation_split
         f"T = {scaled['temperature']:.2f}, by the validation split: NLL {scaled['nll']:.3f}, ECE {scaled['ece']:.3f}"
     )
     assert shown in card
+
+
+def test_teachers_are_measured_after_temperature_scaling_too(finished):
+    """Their probabilities p at T are p^(1/T), renormalized; T is the validation split's own."""
+    folder, results = finished
+    record = next(record for record in results["arms"] if record["arm"] == "deterministic")
+    teacher = Teacher.from_pretrained(folder / "teachers" / "all" / "seed-0" / "deterministic-0")
+    splits = plain(None, 0)
+
+    def measured(rows, temperature):
+        probs = teacher.predict(torch.tensor(rows["features"][:])).mean.double()
+        return classification_metrics(temper(probs, temperature), torch.tensor(rows["label"][:]))
+
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
+    best = min(grid, key=lambda temperature: measured(splits.validation, temperature)["nll"])
+    scaled = record["teacher_scaled_metrics"]
+    assert scaled["temperature"] == pytest.approx(best, rel=0.01)
+    for name, value in measured(splits.test, scaled["temperature"]).items():
+        assert scaled[name] == pytest.approx(value, abs=1e-4), name
+    assert results["arms"][0]["teacher_scaled_metrics"] is None  # of a student without a teacher
+    assert "| teacher NLL | teacher scaled NLL | teacher scaled ECE |" in (folder / "report.md").read_text()
 
 
 def test_a_finished_study_goes_on_from_its_records(finished, monkeypatch):
