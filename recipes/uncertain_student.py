@@ -95,8 +95,7 @@ def study(options: StudyArguments) -> Study:
         ),
         conditions={DIGITS: digits, CIFAR: cifar},
         num_views=16,
-        num_seeds={CIFAR: 3},
-        epochs={CIFAR: 1 / 4},
+        epochs={CIFAR: (1 / 4, 3 / 4)},  # 30 of each
         reference="ensemble",
         limits=True,
         note=(
@@ -116,9 +115,10 @@ DEFAULTS = ON_CPU | {
     "ensemble_size": 5,
     "num_train_epochs": 120,
     "teacher_epochs": 40,
-    "max_train_samples": 3000,
+    "max_train_samples": 2000,
     "max_test_samples": 500,
     "validation_size": 300,
+    "seeds": "0,1,2,3,4",
     "workers": 1,
 }
 

@@ -167,14 +167,13 @@ class Cell:
             network: a new one.
             train: the training set.
             name: of the folder of its checkpoints.
-            epochs: before the condition's factor.
+            epochs: how many.
             evaluated: what it is evaluated on after each epoch.
             epoch_steps: how long an epoch is, if not a pass over ``train``.
             options: of :func:`~hf_bkd.study.fitting.train_network`.
         """
         if self.progress and PartialState().is_main_process:
             print(f"training {name} ({self.condition or self.study.name}, seed {self.seed})", flush=True)
-        epochs *= self.study.epochs.get(self.condition, 1)
         length: dict[str, Any] = {"num_train_epochs": epochs}
         length["eval_strategy"] = "no" if evaluated is None else "epoch"
         if epoch_steps is not None:
@@ -189,6 +188,21 @@ class Cell:
             **length,
             **options,
         )
+
+    @property
+    def student_epochs(self) -> float:
+        """How long students of this condition are trained."""
+        return self.args.num_train_epochs * self._factors[0]
+
+    @property
+    def teacher_epochs(self) -> float:
+        """How long teachers' networks are."""
+        return (self.options.teacher_epochs or self.args.num_train_epochs) * self._factors[1]
+
+    @property
+    def _factors(self) -> tuple[float, float]:
+        factor = self.study.epochs.get(self.condition, 1)
+        return factor if isinstance(factor, tuple) else (factor, factor)
 
     @property
     def epoch_steps(self) -> int | None:

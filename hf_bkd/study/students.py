@@ -184,7 +184,7 @@ class StudentTraining:
             train,
             name=_training_name(arm, temperature, strength),
             seed=cell.seed,
-            epochs=cell.args.num_train_epochs,
+            epochs=cell.student_epochs,
             epoch_steps=cell.epoch_steps,
             evaluated=cell.test,
             teacher=online,
