@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import shutil
 import subprocess
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -24,6 +25,7 @@ from hf_bkd.study import (
     ExactBayes,
     Splits,
     Study,
+    cell,
     main,
 )
 from hf_bkd.study.students import StudentTraining
@@ -118,6 +120,21 @@ def test_teachers_are_measured_after_temperature_scaling_too(finished):
         assert scaled[name] == pytest.approx(value, abs=1e-4), name
     assert results["arms"][0]["teacher_scaled_metrics"] is None  # of a student without a teacher
     assert "| teacher NLL | teacher scaled NLL | teacher scaled ECE |" in (folder / "report.md").read_text()
+
+
+def test_a_condition_may_train_teachers_for_longer_than_students(tmp_path, monkeypatch):
+    lengths, train = {}, cell.train_network
+
+    def noted(network, args, data, *, folder, **options):
+        lengths[folder.name] = options["num_train_epochs"]
+        return train(network, args, data, folder=folder, **options)
+
+    monkeypatch.setattr(cell, "train_network", noted)
+    study = replace(STUDY, arms=(DETERMINISTIC,), conditions={"a": plain, "b": plain}, epochs={"a": 2, "b": (2, 3)})
+    taught = {record["condition"]: record["history"]["epoch"] for record in run(study, tmp_path)["arms"]}
+    assert taught == {"a": [1, 2], "b": [1, 2]}
+    assert lengths == {"student-deterministic-T1": 2, "teacher-deterministic-0": 3}
+    assert not any((tmp_path / "checkpoints").rglob("*"))
 
 
 def test_a_finished_study_goes_on_from_its_records(finished, monkeypatch):
