@@ -16,7 +16,7 @@ from common.digits import INPUTS, split
 from PIL import Image, ImageDraw, ImageFont
 
 from hf_bkd.data.subsets import few_first
-from hf_bkd.study import ENSEMBLE, ONE_HOT, Arm, Ensemble, Images, Splits, Study, StudyArguments, main
+from hf_bkd.study import ENSEMBLE, ONE_HOT, SCALED, Arm, Ensemble, Images, Splits, Study, StudyArguments, main
 
 DIGITS, CIFAR = "digits", "CIFAR-100, 20 classes"
 MIXTURES = 8  # of each image with others
@@ -89,6 +89,7 @@ def study(options: StudyArguments) -> Study:
         name="uncertain_student",
         arms=(
             ONE_HOT,
+            SCALED,
             ENSEMBLE,
             Arm("ensemble, Dirichlet", Ensemble(), distance="dirichlet", mean_log_probs=True),
             Arm("ensemble, Dirichlet by variance", Ensemble(), distance="dirichlet"),
