@@ -10,8 +10,8 @@ HOW_TO_READ = f"""\
   that of the student's mean prediction; "epistemic" its mutual information with what the draws differ in, in closed
   form of a Dirichlet student; a student with one prediction has none. The teacher's are of its own draws. The
   difference is the student's epistemic AUROC less the teacher's, paired over seeds, with the Student-t interval of
-  {100 * LEVEL:.0f} %, not corrected for the number of rows: "as good" where none of it is below -{CLOSE}, "lower" where
-  all of it is.
+  {100 * LEVEL:.0f} %, not corrected for the number of rows: "as good" where none of it is below -{CLOSE}, "lower"
+  where all of it is.
 - Entropy: of the mean prediction, averaged over the test split, in nats; its epistemic part is zero without draws.
 - Sets: of 20 random halves of the test split one calibrates what the other measures. Coverage is the share of labels
   that are in their sets (in percent), and the size how many classes a set has. Credible sets are the smallest with
