@@ -8,6 +8,8 @@ mixtures of two training images that are turned and mirrored (digits), or about 
     python recipes/uncertain_student.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     half an hour on one core
 """
 
+from dataclasses import replace
+
 import datasets
 import numpy as np
 from common.cifar import CIFAR100_MEAN, CIFAR100_STD, first_classes, ood, smaller
@@ -18,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hf_bkd.data.subsets import few_first
 from hf_bkd.study import ENSEMBLE, ONE_HOT, SCALED, Arm, Ensemble, Images, Splits, Study, StudyArguments, main
 
+DIRICHLET = Arm("ensemble, Dirichlet", Ensemble(), distance="dirichlet", mean_log_probs=True)
 DIGITS, CIFAR = "digits", "CIFAR-100, 20 classes"
 MIXTURES = 8  # of each image with others
 SIDE = 8
@@ -91,8 +94,9 @@ def study(options: StudyArguments) -> Study:
             ONE_HOT,
             SCALED,
             ENSEMBLE,
-            Arm("ensemble, Dirichlet", Ensemble(), distance="dirichlet", mean_log_probs=True),
+            DIRICHLET,
             Arm("ensemble, Dirichlet by variance", Ensemble(), distance="dirichlet"),
+            replace(DIRICHLET, name="ensemble, Dirichlet, twice as wide", student_args={"width": 32}),
         ),
         conditions={DIGITS: digits, CIFAR: cifar},
         num_views=16,
@@ -100,9 +104,10 @@ def study(options: StudyArguments) -> Study:
         reference="ensemble",
         limits=True,
         note=(
-            "All students are of the teachers' architecture, and have a lambda of 1 where they have a teacher. "
-            "Dirichlet students learn the likelihood of the members' probabilities, by variance those of a Dirichlet "
-            "with their mean and variance. With a teacher, students of digits see turned mixtures of images too."
+            "All students are of the teachers' architecture unless said otherwise, and have a lambda of 1 where they "
+            "have a teacher, of five networks or, scaled, of one. Dirichlet students learn the likelihood of the "
+            "members' probabilities, by variance those of a Dirichlet with their mean and variance. With a teacher, "
+            "students of digits see turned mixtures of images too."
         ),
     )
 
