@@ -65,6 +65,7 @@ class Cell:
         self.taught = self.train if transfer is None else self.batched(transfer, augment=True)
         self.validation = self.batched(self.splits.validation)
         self.test = self.batched(self.splits.test)
+        self._times: dict[str, float] = {}  # of students' passes, by the settings of their networks
 
     def arms(self) -> list[Arm]:
         """The arms of the study that the data allows."""
@@ -110,16 +111,21 @@ class Cell:
         unseen = arm.teacher is None or isinstance(arm.teacher, ExactBayes)
         return self.inputs.views(self.seed, number) if number and not unseen else None
 
-    @cached_property
-    def relative_time(self) -> float | None:
-        """Seconds of a student's pass over those of the teacher's network, where it is known which that is."""
-        if self.options.teacher or not any(arm.fits_teacher and not arm.architecture for arm in self.study.arms):
+    def relative_time(self, arm: Arm) -> float | None:
+        """Return the seconds of a pass of an arm's student over those of the teachers' network, if it is known."""
+        if self.options.teacher or not any(each.fits_teacher and not each.architecture for each in self.study.arms):
             return None
+        settings = self.study.student_args | arm.student_args
+        if repr(settings) not in self._times:
+            self._times[repr(settings)] = self._relative_time(settings)
+        return self._times[repr(settings)]
+
+    def _relative_time(self, student_args: dict[str, Any]) -> float:
         inputs, _ = split(next(iter(self.test.batches(TIMED))))
         student, teacher = (
             self.new_network(architecture, settings, self.train).to(self.args.device)
             for architecture, settings in (
-                (self.options.student_model, self.study.student_args),
+                (self.options.student_model, student_args),
                 (self.options.teacher_model, self.study.teacher_args),
             )
         )

@@ -267,7 +267,7 @@ class StudentTraining:
             "label_bytes": trained.labels.bytes_per_example,
             "label_seconds": trained.labels.seconds,
             "folds": arm.folds,
-            "relative_time": cell.relative_time,
+            "relative_time": cell.relative_time(arm),
             "metrics": metrics,
             "scaled_metrics": trained.scaled and trained.scaled.as_json(),
             "teacher_metrics": likelihood.measures(teacher, test_labels) if asked else None,

@@ -18,6 +18,7 @@ from hf_bkd.soft_labels import read
 from hf_bkd.study import (
     DETERMINISTIC,
     LABEL_SMOOTHING,
+    ONE_HOT,
     SCALED,
     TUNED,
     Arm,
@@ -135,6 +136,20 @@ def test_a_condition_may_train_teachers_for_longer_than_students(tmp_path, monke
     assert taught == {"a": [1, 2], "b": [1, 2]}
     assert lengths == {"student-deterministic-T1": 2, "teacher-deterministic-0": 3}
     assert not any((tmp_path / "checkpoints").rglob("*"))
+
+
+def test_the_pass_that_is_timed_is_of_the_arms_own_student(tmp_path, monkeypatch):
+    networks = []
+    monkeypatch.setattr(cell, "plain_pass", lambda network, inputs: networks.append(repr(network)))
+
+    def timed(run, reference):
+        run(), reference()
+        return 1.0 + ("p=0.25" in networks[-2]) + 10 * ("p=0.25" in networks[-1])
+
+    monkeypatch.setattr(cell, "relative_time", timed)
+    arms = (DETERMINISTIC, replace(DETERMINISTIC, name="own", student_args={"dropout": 0.25}), ONE_HOT)
+    records = run(replace(STUDY, arms=arms), tmp_path)["arms"]
+    assert [record["relative_time"] for record in records] == [1, 2, 1] and len(networks) == 4
 
 
 def test_a_finished_study_goes_on_from_its_records(finished, monkeypatch):
