@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -222,9 +221,12 @@ class Cell:
 
 
 def relative_time(run: Callable[[], Any], reference: Callable[[], Any]) -> float:
-    """Return seconds of one function over those of another: the median of rounds in which they take turns."""
-    rounds = [(_seconds(run), _seconds(reference)) for _ in range(ROUNDS)]
-    return statistics.median(mine / other for mine, other in rounds)
+    """Return seconds of one function over those of another, each the least of rounds in which they take turns.
+
+    Other work on the machine makes a round longer, never shorter.
+    """
+    mine, other = zip(*((_seconds(run), _seconds(reference)) for _ in range(ROUNDS)), strict=True)
+    return min(mine) / min(other)
 
 
 @torch.no_grad()

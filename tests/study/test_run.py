@@ -315,3 +315,9 @@ def test_the_bar_counts_arms(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_bkd.study.run.progress_bar", Bar)
     main(STUDY, DEFAULTS, words(tmp_path, {"arms": "one-hot,label-smoothing"}))
     assert seen[0] == ("arms", 2) and seen[-1] == 2 and len(seen) == 4
+
+
+def test_a_relative_time_is_of_the_rounds_that_nothing_disturbed(monkeypatch):
+    clock = iter([0, 2, 0, 1, 0, 3, 0, 9, *[0, 5] * 10])  # beginnings and ends, in turns: 2 and 1, 3 and 9, then 5
+    monkeypatch.setattr(cell.time, "perf_counter", lambda: next(clock))
+    assert cell.relative_time(lambda: None, lambda: None) == 2 / 1
