@@ -16,6 +16,7 @@ from hf_bkd import (
     tokenized,
 )
 from hf_bkd.responses import embedding_estimates
+from hf_bkd.responses.aggregating import combined_means
 from tests.language.language_helpers import CHATS, TEXTS, learned, llama, tokenizer
 
 from .response_helpers import POINTS, answered, bert, by_hand, on_the_plane, prompts
@@ -191,7 +192,9 @@ def test_a_student_learns_the_chosen_answers_and_their_labels(rows, tmp_path):
     teacher = learned(llama(), tokenized(Dataset.from_dict({"text": TEXTS}), tokenizer()), 20).eval()
     made = answered(rows, teacher, 3, max_new_tokens=10)
     chosen = aggregate_responses(made, "mean", sentence_encoder(bert(), tokenizer()))
-    labeled = add_soft_labels(chosen, DeterministicTeacher(teacher), processing_class=tokenizer(), top_k=8, progress=False)
+    labeled = add_soft_labels(
+        chosen, DeterministicTeacher(teacher), processing_class=tokenizer(), top_k=8, progress=False
+    )
     taught = labeled[0]
     completion = chosen[0]["completion"]
     text = completion if isinstance(completion, str) else completion[0]["content"]
@@ -201,3 +204,32 @@ def test_a_student_learns_the_chosen_answers_and_their_labels(rows, tmp_path):
     )
     trainer = DistillationTrainer(llama(3), args, train_dataset=labeled, processing_class=tokenizer())
     assert trainer.train().training_loss > 0
+
+
+def test_variances_are_what_the_means_really_have_and_an_independent_student_halves_them():
+    rows, k, width = 400, 5, 6
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(rows, 1, width))
+
+    def sampled(weights: str) -> tuple[Dataset, dict[str, np.ndarray]]:
+        points = truth + rng.normal(size=(rows, k, width))
+        texts = [[f"{weights} {row} {number}" for number in range(k)] for row in range(rows)]
+        table = {
+            text: point for own, at in zip(texts, points, strict=True) for text, point in zip(own, at, strict=True)
+        }
+        return by_hand(texts, weights=weights), table
+
+    (teacher, of_teacher), (student, of_student) = sampled("teacher"), sampled("student")
+    own, other = (
+        embedding_estimates(made, lambda texts, at=at: np.stack([at[text] for text in texts]))
+        for made, at in ((teacher, of_teacher), (student, of_student))
+    )
+
+    def error(mean: torch.Tensor) -> float:
+        return float((mean - torch.from_numpy(truth[:, 0])).square().mean())
+
+    assert error(own.embeddings[:, 0]) == pytest.approx(1, rel=0.05)
+    assert error(own.mean) == pytest.approx(1 / k, rel=0.06)
+    assert own.variance.mean().item() == pytest.approx(1 / k, rel=0.03)
+    both = error(combined_means(own.mean, own.variance, other.mean, other.variance))
+    assert 1 / k / 2 < both < 1.15 / k / 2  # a little more, as weights are estimated too

@@ -130,17 +130,17 @@ def test_temperatures_of_teacher_and_sampling_multiply():
 def test_draws_of_dropout_omit_the_same_units_at_all_tokens():
     network = gpt2()
     teacher = MCDropoutTeacher(network)
-    made = answered(prompts(), teacher, 8, temperature=0.01)  # all but the most probable
+    made = answered(prompts(), teacher, 8, top_k=1)
     assert read_responses_record(made).num_samples == 4
     for texts, draws in zip(made["teacher_responses"], made["teacher_response_draws"], strict=True):
         assert sorted(draws) == sorted([0, 1, 2, 3] * 2)
         of_draw = {draw: {text for text, own in zip(texts, draws, strict=True) if own == draw} for draw in draws}
         assert all(len(each) == 1 for each in of_draw.values())
         assert len(set(texts)) > 1
-    assert answered(prompts(), teacher, 8, temperature=0.01, batch_size=3).to_dict() == made.to_dict()
+    assert answered(prompts(), teacher, 8, top_k=1, batch_size=3).to_dict() == made.to_dict()
     assert read_responses_record(answered(prompts(), teacher, 3)).num_samples == 3
     assert read_responses_record(answered(prompts(), teacher, 4, num_samples=4)).num_samples == 4
-    ids, logits = torch.tensor([[5, 6, 7]]), []
+    logits = []
     for draw in weight_draws(teacher, 200, 1, 0):
         with draw.drawn(), torch.no_grad():
             states = network.transformer.h[0].attn(torch.ones(1, 3, 16))[0]
@@ -149,7 +149,7 @@ def test_draws_of_dropout_omit_the_same_units_at_all_tokens():
     with torch.no_grad():
         expected = network.transformer.h[0].attn(torch.ones(1, 3, 16))[0]
     mean, error = torch.stack(logits).mean(dim=0), torch.stack(logits).std(dim=0) / 200**0.5
-    assert ((mean - expected).abs() <= 5 * error).all() and len(ids) == 1
+    assert ((mean - expected).abs() <= 5 * error).all()
 
 
 def test_answers_that_are_cut_off_or_empty_are_counted_and_said(caplog):
