@@ -66,12 +66,12 @@ def generate_responses(
         dataset: N rows with ``prompt``, texts or messages; with ``messages``, which are asked up to the last that the
             assistant didn't say; or with ``question``.
         teacher: a causal language model of transformers, or a teacher of one: a ``DeterministicTeacher``, an
-            ``EnsembleTeacher``, each of whose members answers by itself, or an ``MCDropoutTeacher``, whose draws leave
-            out the same units at all tokens; or the folder or name on the Hub of a saved teacher. A student that is to
-            answer for itself is one too.
+            ``EnsembleTeacher``, each of whose members answers by itself, a ``VariationalTeacher`` (of IVON) or
+            ``SWAGTeacher``, or an ``MCDropoutTeacher``, whose draws leave out the same units at all tokens; or the
+            folder or name on the Hub of a saved teacher. A student that is to answer for itself is one too.
         k: answers to a prompt, at least 1. They are shared evenly among the draws of the weights, in an order that is
             each prompt's own.
-        num_samples: S, draws of the weights of MC dropout; if not given, half of k, so that each answers twice, or k
+        num_samples: S, draws from a posterior over weights; if not given, half of k, so that each answers twice, or k
             below 4. A single network has one, and an ensemble its members.
         processing_class: the tokenizer, if none is saved with the teacher.
         template: by which a prompt is made of a row's columns, such as ``"{passage} Question: {question} Answer:"``.
@@ -114,10 +114,8 @@ def generate_responses(
     prompts = read_prompts(dataset, tokenizer, template)
     draws = weight_draws(teacher, num_samples, k, seed)
     speakers = [Speaker.of(draw, tokenizer, sampling, seed) for draw in draws]
-    for each in speakers:
-        check_lengths(
-            prompts, longest_text(each.draw.network, tokenizer), max_new_tokens, type(each.draw.network).__name__
-        )
+    for network in {id(draw.network): draw.network for draw in draws}.values():
+        check_lengths(prompts, longest_text(network, tokenizer), max_new_tokens, type(unwrapped(network)).__name__)
     settings = {"k": k, "num_samples": len(draws), "seed": seed, **asdict(sampling)}
     ends = sorted({end for each in speakers for end in each.ends})
     about = {"teacher": description(teacher, len(draws)), "rows": len(dataset), "prompts": prompts.fingerprint}
