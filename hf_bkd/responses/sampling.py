@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from ..models.calling import evaluation_mode, unwrapped
+from ..models.token_networks import ROUNDINGS, SAME
 from ..utils.checks import check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.random import Draws
 from ..utils.seeding import unmoved_randomness
 
-SAME = 1e-3  # by which rounding may change a logit, relative to the largest
 PADDED = 3  # tokens before a prompt, to see whether they change its answer
 
 
@@ -151,7 +151,8 @@ def takes_padding(network: nn.Module, prompt: Sequence[int], ends: Sequence[int]
             asked = {name: value[:1] for name, value in inputs.items()}
             answer = network.generate(**asked, return_dict_in_generate=True, output_logits=True)
             logits.append(answer.logits[0].float())
-    return bool((logits[0] - logits[1]).abs().max() <= SAME * logits[0].abs().max().clamp_min(1))
+    tolerance = max(SAME, ROUNDINGS * torch.finfo(next(network.parameters()).dtype).eps)
+    return bool((logits[0] - logits[1]).abs().max() <= tolerance * logits[0].abs().max().clamp_min(1))
 
 
 def _padded(prompts: Sequence[Sequence[int]], padding: int, network: nn.Module) -> dict[str, Tensor]:
