@@ -30,7 +30,7 @@ from ..utils.progress import progress_bar
 from ..utils.random import Draws, named_seed, random_bits
 from .prompts import Prompts, check_lengths, read_prompts
 from .record import COLUMNS, CUT, DRAWS, RESPONSES, check_own_columns, make_responses_record, with_responses
-from .sampling import Sampling, sampled_answers, takes_padding
+from .sampling import Sampling, batches_of, sampled_answers
 from .weights import WeightDraw, weight_draws
 
 logger = logging.getLogger(__name__)
@@ -168,8 +168,8 @@ class Speaker:
         made: list[tuple[str, bool]] = [("", False)] * len(prompts)
         vocabulary = min(len(self.tokenizer), vocabulary_size(network))
         with self.draw.drawn():
-            padded = takes_padding(network, prompts[0], self.ends)
-            for batch in _batches([len(each) for each in prompts], batch_size, padded):
+            form = batches_of(network, prompts[0], self.ends)
+            for batch in _batches([len(each) for each in prompts], batch_size, form):
                 asked = [prompts[place] for place in batch]
                 answers = sampled_answers(network, asked, keys[batch], self.seed, self.sampling, self.ends, vocabulary)
                 for place, prompt, answer in zip(batch, asked, answers, strict=True):
@@ -304,11 +304,12 @@ def _shard(
     return pa.table(made | {EXAMPLE_ID: pa.array(keys.numpy())})
 
 
-def _batches(lengths: Sequence[int], batch_size: int, padded: bool) -> Iterator[list[int]]:
-    """Yield the places of prompts of like lengths, or of one length each where padding isn't taken."""
+def _batches(lengths: Sequence[int], batch_size: int, form: str) -> Iterator[list[int]]:
+    """Yield the places of prompts of like lengths, in batches of a form that the model takes."""
     batch: list[int] = []
+    most = 1 if form == "alone" else batch_size
     for place in np.argsort(lengths, kind="stable").tolist():
-        if len(batch) == batch_size or (batch and not padded and lengths[batch[0]] != lengths[place]):
+        if len(batch) == most or (batch and form != "padded" and lengths[batch[0]] != lengths[place]):
             yield batch
             batch = []
         batch.append(place)

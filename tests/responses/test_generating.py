@@ -159,6 +159,12 @@ def test_draws_of_dropout_omit_the_same_units_at_all_tokens():
     assert ((mean - expected).abs() <= 5 * error).all()
 
 
+def test_prompts_may_fill_all_positions_but_those_of_the_answer():
+    assert answered(prompts(), gpt2(n_positions=28)).num_rows == 5  # 22 tokens and 6
+    with pytest.raises(UserError, match="the prompt of row 1 has 22 tokens, which with max_new_tokens=6 .* the 27"):
+        answered(prompts(), gpt2(n_positions=27))
+
+
 def test_answers_that_are_cut_off_or_empty_are_counted_and_said(caplog):
     with caplog.at_level(logging.WARNING):
         made = answered(prompts(), llama(), 4, max_new_tokens=3)
