@@ -34,12 +34,20 @@ class Comparison:
     def ratio(self, kind: Kind, other: Kind, number: str) -> Interval:
         return Interval.of_ratios(self.values(kind, number), self.values(other, number))
 
-    def check(self, number: str, kind: Kind, other: Kind, compare: str = "at most", limit: float = 1.0) -> Check:
-        """A ratio, of which the end that speaks against the claim is compared."""
-        ratio = self.ratio(kind, other, number)
-        measured = ratio.high if compare == "at most" else ratio.low
-        name = f"{TITLES[number]}, {label(kind)} / {label(other)}"
-        return Check(f"{name}: {ratio.value:.3g}, {end_of(compare)}", limit, measured, 0, compare)
+    def difference(self, kind: Kind, other: Kind, number: str) -> Interval:
+        values, others = self.values(kind, number), self.values(other, number)
+        return Interval.of([one - two for one, two in zip(values, others, strict=True)])
+
+    def check(
+        self, number: str, kind: Kind, other: Kind, compare: str = "at most", limit: float | None = None
+    ) -> Check:
+        """A ratio or difference, of which the end that speaks against the claim is compared."""
+        minus = number in DIFFERENCES
+        seen = self.difference(kind, other, number) if minus else self.ratio(kind, other, number)
+        measured = seen.high if compare == "at most" else seen.low
+        name = f"{TITLES[number]}, {label(kind)} {'less' if minus else '/'} {label(other)}"
+        least = float(not minus) if limit is None else limit
+        return Check(f"{name}: {seen.value:.3g}, {end_of(compare)}", least, measured, 0, compare)
 
 
 TITLES = {
@@ -51,6 +59,7 @@ TITLES = {
     "similarity": "similarity to the references",
     "unsupported": "unsupported answers",
 }
+DIFFERENCES = ("off", "similarity", "unsupported")  # which may be 0, or below
 
 
 def end_of(compare: str) -> str:
@@ -97,8 +106,8 @@ def averaging_claim(numbers: Comparison) -> Claim:
             Figure(
                 "responses",
                 "Left: the variance between students of an answer's probability, against k, or against a token's "
-                "stored entries and itself for soft labels. Right: each student's distance from its teacher. Bars are 95 % "
-                "intervals over seeds.",
+                "stored entries and itself for soft labels. Right: each student's distance from its teacher. Bars "
+                "are 95 % intervals over seeds.",
                 [
                     Panel(
                         "How much students differ",
@@ -166,9 +175,9 @@ def quality_claim(numbers: Comparison) -> Claim:
     return Claim(
         "Five answers in place of one: similarity to the references, systematic noise, hallucination",
         "The paper's table goes from one response to five. A reference is an answer that is true with a probability "
-        "of at least a tenth; similarity is the cosine to the nearest one, systematic noise the square distance of what "
-        "all students say on average from the most probable one, corrected for the finite numbers of students and "
-        "answers. An answer is unsupported if a content word of it is in no reference and not in the question.",
+        "of at least a tenth; similarity is the cosine to the nearest one, systematic noise the square distance of "
+        "what all students say on average from the most probable one, corrected for the finite numbers of students "
+        "and answers. An answer is unsupported if a content word of it is in no reference and not in the question.",
         "arXiv 2601.18909, table of language models",
         checks,
         caveat="Checked is the end of the 95 % interval over seeds that speaks against the claim: what fails may be "
@@ -236,8 +245,9 @@ def uncertainty_claim(numbers: Comparison) -> Claim:
     ]
     return Claim(
         "A single answer suppresses a student's own uncertainty, and leaves the variance between students",
-        "The exact entropy of a student's answers, over its teacher's, which is "
-        f"{Interval.of(teacher).value:.3g} nats on average. Students of ten answers have {more} times the teacher's, those of soft labels {soft} times.",
+        f"The exact entropy of a student's answers, over its teacher's, which is {Interval.of(teacher).value:.3g} "
+        f"nats on average. Students of ten answers have {more} times the teacher's, those of soft labels {soft} "
+        "times.",
         "arXiv 2601.18909, single responses",
         checks,
         [Figure("entropy", "95 % intervals over seeds.", [Panel("", "", "entropy of answers, nats", drawn)])],
@@ -287,8 +297,8 @@ def bayesian_claim(numbers: Comparison) -> Claim:
     return Claim(
         "A Bayesian teacher: answers of several networks",
         f"An ensemble of {MEMBERS} networks, which learned from answers of their own, answers by each in turn, or "
-        "labels tokens by the mean of their distributions. Of the variance of its answers' embeddings the share between its "
-        f"networks (epistemic) is {share}; the rest is within them (aleatoric).",
+        "labels tokens by the mean of their distributions. Of the variance of its answers' embeddings the share "
+        f"between its networks (epistemic) is {share}; the rest is within them (aleatoric).",
         "this library's question",
         checks,
     )
