@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
     from .models.classifier import create_classifier
     from .models.perceptron import Perceptron
     from .reports.evaluate_metric import ClassificationMetrics
-    from .responses import aggregate_responses, generate_responses, sentence_encoder
+    from .responses import aggregate_responses, embedding_estimates, generate_responses, sentence_encoder
     from .soft_labels import (
         add_soft_labels,
         check_against_teacher,
@@ -71,6 +71,7 @@ _HOME = {
     "DiagnosticsCallback": "training.diagnostics",
     "DistillationTrainer": "training.trainer",
     "DistillationTrainingArguments": "training.arguments",
+    "embedding_estimates": "responses",
     "EnsembleTeacher": "teachers",
     "generate_responses": "responses",
     "ImagePreprocessor": "data.preprocessing",
@@ -138,6 +139,7 @@ __all__ = [
     "concatenate_soft_labels",
     "convergence_noise",
     "create_classifier",
+    "embedding_estimates",
     "generate_responses",
     "import_soft_labels",
     "import_token_log_probs",

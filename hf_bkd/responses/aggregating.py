@@ -7,6 +7,7 @@ import datasets
 import torch
 from torch import Tensor, nn
 
+from ..data.caches import caches_elsewhere
 from ..theory import inverse_variance_combine
 from ..utils.checks import check_choice
 from ..utils.errors import UserError
@@ -38,8 +39,8 @@ def aggregate_responses(
             - ``"single"``: the first of them, one sample of the teacher;
             - ``"all"``: each, as a row of its own;
             - ``"mean"``: the one whose embedding is nearest, in cosine, to the mean of all;
-            - ``"inverse_variance"``: the one nearest to the mean of the teacher's and of a student's means, weighted by
-              the inverses of *their* variances (ddof 1, divided by k), averaged over the dimensions;
+            - ``"inverse_variance"``: the one nearest to the mean of the teacher's and of a student's means, weighted
+              by the inverses of *their* variances (ddof 1, divided by k), averaged over the dimensions;
             - ``"oracle"``: nearest to what the paper's released code combines, for comparison only: the mean of the
               answers with the teacher's *own* mean, as far as ``oracle`` tells it, weighted by the variance of one
               answer (ddof 0) and the true one. Nobody has that mean in practice.
@@ -133,6 +134,8 @@ def _check_same_prompts(dataset: datasets.Dataset, other: datasets.Dataset, name
         raise UserError(
             f"{name} answers other prompts than the dataset: sample it with the same rows in the same order"
         )
+    if name == "oracle" and own.teacher.weights != theirs.teacher.weights:
+        raise UserError("oracle holds answers of other weights than the dataset: sample many of the same teacher")
     if (own.teacher.weights, own.seed) == (theirs.teacher.weights, theirs.seed):
         raise UserError(
             f"{name} holds answers of the same weights by the same seed as the dataset, which are not independent of "
@@ -153,4 +156,5 @@ def _rows(dataset: datasets.Dataset, rows: Sequence[int], numbers: Sequence[int]
     columns = [PROMPT, *(["tools"] if conversational and "tools" in dataset.column_names else [])]
     features = datasets.Features({ANSWER: feature, NUMBER: datasets.Value("int32")})
     own = datasets.Dataset.from_dict({ANSWER: texts, NUMBER: list(numbers)}, features=features)
-    return datasets.concatenate_datasets([plain.select_columns(columns).select(rows), own], axis=1)
+    with caches_elsewhere(dataset):
+        return datasets.concatenate_datasets([plain.select_columns(columns).select(rows), own], axis=1)

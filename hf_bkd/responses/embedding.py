@@ -26,8 +26,8 @@ class EmbeddingEstimates(NamedTuple):
         Divided by nothing: it is that of an answer / k already, or that between the draws of the teacher's weights / S
         where several answers come from one.
     between, within: the variance of an answer [N], averaged over the dimensions, between draws of the teacher's
-        weights (epistemic, without bias and so perhaps below 0) and within them (aleatoric); ``None`` if they can't be
-        told apart.
+        weights (epistemic, without bias and so perhaps below 0) and within them (aleatoric); ``None`` where they can't
+        be told apart. Answers of a single draw have the second alone.
     """
 
     embeddings: Tensor
@@ -87,8 +87,8 @@ def embedding_estimates(
 
     Args:
         dataset: with N rows of k answers.
-        encoder: a function from texts to embeddings [n, D], as :func:`~hf_bkd.sentence_encoder` makes one, or an object
-            with such a method ``encode``. Each text is embedded once.
+        encoder: a function from texts to embeddings [n, D], as :func:`~hf_bkd.sentence_encoder` makes one, or an
+            object with such a method ``encode``. Each text is embedded once.
         variance: of one answer, averaged over the dimensions, above 0, if it is known; estimated if not given.
         responses: numbers, 0 .. k - 1, of the answers that count; all if not given.
 
@@ -102,14 +102,12 @@ def embedding_estimates(
     draws = torch.tensor([[row[number] for number in numbers] for row in rows[DRAWS]])
     embeddings = _embedded([text for row in texts for text in row], encoder).reshape(len(texts), len(numbers), -1)
     known = variance is not None or len(numbers) > 1
-    parts = [_parts(*each) for each in zip(embeddings, draws, strict=True)]
-    apart = None not in parts
+    parts = [_components(*each) for each in zip(embeddings, draws, strict=True)]
     return EmbeddingEstimates(
         embeddings,
         embeddings.mean(dim=1),
         torch.stack([_variance(*each, variance) for each in zip(embeddings, draws, strict=True)]) if known else None,
-        torch.stack([each[0] for each in parts]) if apart else None,
-        torch.stack([each[1] for each in parts]) if apart else None,
+        *(None if None in each else torch.stack(each) for each in zip(*parts, strict=True)),
     )
 
 
@@ -145,8 +143,10 @@ def _variance(embeddings: Tensor, draws: Tensor, variance: float | None) -> Tens
     return average_responses(embeddings, variance, draws).variance.mean()
 
 
-def _parts(embeddings: Tensor, draws: Tensor) -> tuple[Tensor, Tensor] | None:
-    if not 1 < len(draws.unique()) < len(draws):
-        return None
-    parts = variance_components(embeddings, draws)
-    return parts.between.mean(), parts.within.mean()
+def _components(embeddings: Tensor, draws: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Average the variance between and within the draws of the weights over the dimensions, where it is known."""
+    number = len(draws.unique())
+    if 1 < number < len(draws):
+        parts = variance_components(embeddings, draws)
+        return parts.between.mean(), parts.within.mean()
+    return None, embeddings.var(dim=0).mean() if number == 1 < len(draws) else None

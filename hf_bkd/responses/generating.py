@@ -74,7 +74,7 @@ def generate_responses(
         num_samples: S, draws of the weights of MC dropout; if not given, half of k, so that each answers twice, or k
             below 4. A single network has one, and an ensemble its members.
         processing_class: the tokenizer, if none is saved with the teacher.
-        template: by which a prompt is made of a row's columns, such as ``"Question: {question}\\nAnswer:"``.
+        template: by which a prompt is made of a row's columns, such as ``"{passage} Question: {question} Answer:"``.
         temperature: T > 0 of the sampling, beside the teacher's own.
         top_k: how many of the most probable tokens are drawn from; all if not given.
         top_p: in (0, 1], the least mass of the most probable tokens that are drawn from; 1 for all.
@@ -119,9 +119,10 @@ def generate_responses(
             prompts, longest_text(each.draw.network, tokenizer), max_new_tokens, type(each.draw.network).__name__
         )
     settings = {"k": k, "num_samples": len(draws), "seed": seed, **asdict(sampling)}
+    ends = sorted({end for each in speakers for end in each.ends})
     about = {"teacher": description(teacher, len(draws)), "rows": len(dataset), "prompts": prompts.fingerprint}
     with nullcontext() if folder is None else sole_user(folder):
-        shards = Shards(folder, {"responses": settings, **about})
+        shards = Shards(folder, {"responses": {**settings, "shard_rows": shard_rows, "end_tokens": ends}, **about})
         table = _answered(prompts, speakers, k, seed, shards, batch_size, shard_rows, progress)
         table = pa.table({name: table[name].combine_chunks() for name in COLUMNS})
     cut_off, empty = _counted(table, sampling)
@@ -188,24 +189,32 @@ class Speaker:
 
 
 def end_tokens(network: nn.Module, tokenizer: Any) -> tuple[int, ...]:
-    """Return the tokens that end an answer, by the model's ``generation_config`` and its tokenizer.
+    """Return the tokens that end an answer: those of the model's ``generation_config``, and the tokenizer's.
 
     Raises:
-        UserError: the model's says none.
+        UserError: the model's says none, or only words of the tokenizer, which ends texts otherwise.
     """
+    name, remedy = type(unwrapped(network)).__name__, "eos_token_id=tokenizer.eos_token_id"
     own = getattr(getattr(unwrapped(network), "generation_config", None), "eos_token_id", None)
-    own = [] if own is None else own if isinstance(own, (list, tuple)) else [own]
+    own = [] if own is None else list(own) if isinstance(own, (list, tuple)) else [own]
     if not own:
         raise UserError(
-            f"{type(unwrapped(network)).__name__} has no generation_config that says which token ends an answer: set "
-            "model.generation_config = transformers.GenerationConfig(eos_token_id=tokenizer.eos_token_id)"
+            f"{name} has no generation_config that says which token ends an answer: set "
+            f"model.generation_config = transformers.GenerationConfig({remedy})"
         )
     end = tokenizer.eos_token_id
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    if end is not None and end not in own and not special & set(own):
+        raise UserError(
+            f"{name}'s generation_config ends answers at token {own[0]}, which is the word "
+            f"{tokenizer.convert_ids_to_tokens(own[0])!r} of the tokenizer, whose texts end in "
+            f"{tokenizer.eos_token!r}: set model.generation_config.{remedy}"
+        )
     return tuple(dict.fromkeys([*own, *([] if end is None else [end])]))
 
 
 def shared_out(keys: Tensor, k: int, num_draws: int, seed: int) -> np.ndarray:
-    """Return which draw of the weights each of k answers [N, k] comes from: evenly, in an order of each prompt's own."""
+    """Return which draw of the weights each of k answers [N, k] comes from, evenly and in each prompt's own order."""
     random = Draws(keys, named_seed(seed, "order of draws"), 0).uniform(torch.arange(num_draws)[:, None])
     order = random.argsort(dim=0).T.numpy()
     return order[:, np.arange(k) % num_draws].astype(np.int32)

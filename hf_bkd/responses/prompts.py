@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import torch
 
+from ..data.caches import caches_elsewhere
 from ..language import is_conversational, template_hash
 from ..language.examples import Reader
 from ..soft_labels.identity import content_ids
@@ -112,7 +113,8 @@ def _with_prompts(dataset: datasets.Dataset, tokenizer: Any, template: str | Non
 
 def _added(dataset: datasets.Dataset, values: Sequence[Any], feature: Any) -> datasets.Dataset:
     own = datasets.Dataset.from_dict({PROMPT: values}, features=datasets.Features({PROMPT: feature}))
-    return datasets.concatenate_datasets([dataset.with_format(None), own], axis=1)
+    with caches_elsewhere(dataset):
+        return datasets.concatenate_datasets([dataset.with_format(None), own], axis=1)
 
 
 def _asked(messages: Sequence[Mapping[str, Any]] | None, number: int) -> list[Any] | None:
@@ -159,7 +161,7 @@ def _tokens(reader: Reader, row: Mapping[str, Any], number: int) -> list[int]:
 
 
 def _keys(tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return an id [N] of each prompt, and another one where the same stands before, so that repeated prompts differ."""
+    """Return an id [N] of each prompt, and another where the same stands before, so that repeated ones differ."""
     ids, seen, before = content_ids(tokens), {}, []
     for each in ids.tolist():
         before.append(seen.get(each, 0))

@@ -73,7 +73,7 @@ class Sampling:
         if self.top_p < 1:
             ordered, tokens = probs.sort(dim=-1, descending=True, stable=True)
             ordered[ordered.cumsum(dim=-1) - ordered >= self.top_p] = 0
-            probs = torch.zeros_like(probs).scatter(1, tokens, ordered)
+            probs = torch.zeros_like(probs).scatter(1, tokens, ordered / ordered.sum(dim=-1, keepdim=True))
         return probs
 
 
@@ -164,7 +164,7 @@ def _padded(prompts: Sequence[Sequence[int]], padding: int, network: nn.Module) 
 
 @contextmanager
 def _own_settings(network: nn.Module, max_new_tokens: int, ends: Sequence[int]) -> Iterator[None]:
-    """Let ``generate`` do what is asked here and nothing that the model's own configuration adds (such as penalties)."""
+    """Let ``generate`` do what is asked here, and nothing that the model's own configuration adds (penalties)."""
     base: Any = unwrapped(network)
     before = base.generation_config
     base.generation_config = GenerationConfig(
