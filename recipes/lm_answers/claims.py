@@ -92,7 +92,8 @@ def averaging_claim(numbers: Comparison) -> Claim:
     law = Series("1 / k from one answer", KS, [first / k for k in KS], style="dashed")
     drawn = [law, *(_curve(numbers, name, kinds, "variance", i) for i, (name, kinds) in enumerate(CURVES.items()))]
     drawn.append(_curve(numbers, "soft labels of one answer, by stored numbers", _soft(), "variance", 2, 1))
-    shown = "; ".join(f"{name}: {each}" for name, each in slopes.items())
+    several = {name: Interval.of([slope(kinds[1:], seed) for seed in numbers.seeds]) for name, kinds in CURVES.items()}
+    shown = "; ".join(f"{name}: {slopes[name]}, from three answers on {several[name]}" for name in CURVES)
     return Claim(
         "k answers: how the variance between students falls",
         "Each student learns from answers of its own, and all start from the same weights and see their rows in the "
