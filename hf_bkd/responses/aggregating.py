@@ -16,6 +16,7 @@ from .prompts import PROMPT
 from .record import RESPONSES, read_responses_record
 
 METHODS = ("single", "all", "mean", "inverse_variance", "oracle")
+VARIANCES = {"inverse_variance": ("variance", "student_variance")}
 ANSWER, NUMBER = "completion", "response"
 
 
@@ -65,7 +66,9 @@ def aggregate_responses(
     """
     check_choice(METHODS, method=method)
     numbers = chosen_numbers(dataset, responses)
-    _check_arguments(method, encoder=encoder, student=student, oracle=oracle)
+    _check_arguments(
+        method, encoder=encoder, student=student, oracle=oracle, variance=variance, student_variance=student_variance
+    )
     if method == "single":
         return _rows(dataset, range(len(dataset)), numbers[:1] * len(dataset))
     if method == "all":
@@ -108,14 +111,15 @@ def _oracle(own: EmbeddingEstimates, teacher: EmbeddingEstimates) -> Tensor:
 
 
 def _check_arguments(method: str, **given: Any) -> None:
-    needed = {"mean": ["encoder"], "inverse_variance": ["encoder", "student"], "oracle": ["encoder", "oracle"]}
+    """Refuse what a method lacks or has no use for; an encoder may be passed to all."""
+    needed = {"mean": ("encoder",), "inverse_variance": ("encoder", "student"), "oracle": ("encoder", "oracle")}
+    taken = ("encoder", *needed.get(method, ()), *VARIANCES.get(method, ()))
     for name, value in given.items():
-        if name in needed.get(method, ()) and value is None:
-            what = {"encoder": "hf_bkd.sentence_encoder(model, tokenizer)"}.get(
-                name, "generate_responses(dataset, ...) of the same prompts"
-            )
-            raise UserError(f"method={method!r} needs {name}: pass {what}")
-        if name in ("student", "oracle") and name not in needed.get(method, ()) and value is not None:
+        if value is None and name in needed.get(method, ()):
+            answers = "generate_responses(dataset, ...) of the same prompts"
+            made = "hf_bkd.sentence_encoder(model, tokenizer)" if name == "encoder" else answers
+            raise UserError(f"method={method!r} needs {name}: pass {made}")
+        if value is not None and name not in taken:
             raise UserError(f"method={method!r} doesn't take {name}: omit it")
 
 

@@ -30,7 +30,7 @@ from ..utils.progress import progress_bar
 from ..utils.random import Draws, named_seed, random_bits
 from .prompts import Prompts, check_lengths, read_prompts
 from .record import COLUMNS, CUT, DRAWS, RESPONSES, check_own_columns, make_responses_record, with_responses
-from .sampling import Sampling, sampled_answers, takes_padding
+from .sampling import Sampling, batches_of, sampled_answers
 from .weights import WeightDraw, weight_draws
 
 logger = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ def generate_responses(
         dataset: N rows with ``prompt``, texts or messages; with ``messages``, which are asked up to the last that the
             assistant didn't say; or with ``question``.
         teacher: a causal language model of transformers, or a teacher of one: a ``DeterministicTeacher``, an
-            ``EnsembleTeacher``, each of whose members answers by itself, or an ``MCDropoutTeacher``, whose draws leave
-            out the same units at all tokens; or the folder or name on the Hub of a saved teacher. A student that is to
-            answer for itself is one too.
+            ``EnsembleTeacher``, each of whose members answers by itself, a ``VariationalTeacher`` (of IVON) or
+            ``SWAGTeacher``, or an ``MCDropoutTeacher``, whose draws leave out the same units at all tokens; or the
+            folder or name on the Hub of a saved teacher. A student that is to answer for itself is one too.
         k: answers to a prompt, at least 1. They are shared evenly among the draws of the weights, in an order that is
             each prompt's own.
-        num_samples: S, draws of the weights of MC dropout; if not given, half of k, so that each answers twice, or k
+        num_samples: S, draws from a posterior over weights; if not given, half of k, so that each answers twice, or k
             below 4. A single network has one, and an ensemble its members.
         processing_class: the tokenizer, if none is saved with the teacher.
         template: by which a prompt is made of a row's columns, such as ``"{passage} Question: {question} Answer:"``.
@@ -114,10 +114,8 @@ def generate_responses(
     prompts = read_prompts(dataset, tokenizer, template)
     draws = weight_draws(teacher, num_samples, k, seed)
     speakers = [Speaker.of(draw, tokenizer, sampling, seed) for draw in draws]
-    for each in speakers:
-        check_lengths(
-            prompts, longest_text(each.draw.network, tokenizer), max_new_tokens, type(each.draw.network).__name__
-        )
+    for network in {id(draw.network): draw.network for draw in draws}.values():
+        check_lengths(prompts, longest_text(network, tokenizer), max_new_tokens, type(unwrapped(network)).__name__)
     settings = {"k": k, "num_samples": len(draws), "seed": seed, **asdict(sampling)}
     ends = sorted({end for each in speakers for end in each.ends})
     about = {"teacher": description(teacher, len(draws)), "rows": len(dataset), "prompts": prompts.fingerprint}
@@ -170,8 +168,8 @@ class Speaker:
         made: list[tuple[str, bool]] = [("", False)] * len(prompts)
         vocabulary = min(len(self.tokenizer), vocabulary_size(network))
         with self.draw.drawn():
-            padded = takes_padding(network, prompts[0], self.ends)
-            for batch in _batches([len(each) for each in prompts], batch_size, padded):
+            form = batches_of(network, prompts[0], self.ends)
+            for batch in _batches([len(each) for each in prompts], batch_size, form):
                 asked = [prompts[place] for place in batch]
                 answers = sampled_answers(network, asked, keys[batch], self.seed, self.sampling, self.ends, vocabulary)
                 for place, prompt, answer in zip(batch, asked, answers, strict=True):
@@ -306,11 +304,12 @@ def _shard(
     return pa.table(made | {EXAMPLE_ID: pa.array(keys.numpy())})
 
 
-def _batches(lengths: Sequence[int], batch_size: int, padded: bool) -> Iterator[list[int]]:
-    """Yield the places of prompts of like lengths, or of one length each where padding isn't taken."""
+def _batches(lengths: Sequence[int], batch_size: int, form: str) -> Iterator[list[int]]:
+    """Yield the places of prompts of like lengths, in batches of a form that the model takes."""
     batch: list[int] = []
+    most = 1 if form == "alone" else batch_size
     for place in np.argsort(lengths, kind="stable").tolist():
-        if len(batch) == batch_size or (batch and not padded and lengths[batch[0]] != lengths[place]):
+        if len(batch) == most or (batch and form != "padded" and lengths[batch[0]] != lengths[place]):
             yield batch
             batch = []
         batch.append(place)

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from ..models.calling import evaluation_mode, unwrapped
+from ..models.token_networks import ROUNDINGS, SAME
 from ..utils.checks import check_count, check_positive
 from ..utils.errors import UserError
 from ..utils.random import Draws
 from ..utils.seeding import unmoved_randomness
 
-SAME = 1e-3  # by which rounding may change a logit, relative to the largest
 PADDED = 3  # tokens before a prompt, to see whether they change its answer
+BATCHES = ("padded", "of one length", "alone")
 
 
 @dataclass(frozen=True)
@@ -142,16 +143,28 @@ def sampled_answers(
     return [row[:length] for row, length in zip(answers, lengths, strict=True)]
 
 
-def takes_padding(network: nn.Module, prompt: Sequence[int], ends: Sequence[int]) -> bool:
-    """Return whether a model answers a prompt as it does when the prompt is padded, up to rounding."""
-    with _own_settings(network, 1, ends), torch.no_grad(), unmoved_randomness():
-        logits = []
-        for before in (0, PADDED):
-            inputs = _padded([prompt, [*prompt, *prompt[-1:] * before]], ends[0], network)
-            asked = {name: value[:1] for name, value in inputs.items()}
-            answer = network.generate(**asked, return_dict_in_generate=True, output_logits=True)
-            logits.append(answer.logits[0].float())
-    return bool((logits[0] - logits[1]).abs().max() <= SAME * logits[0].abs().max().clamp_min(1))
+def batches_of(network: nn.Module, prompt: Sequence[int], ends: Sequence[int]) -> str:
+    """Return which batches a model answers as it does each prompt alone, up to rounding: one of ``BATCHES``.
+
+    It is asked for two tokens, of which the second depends on what it keeps of the prompt.
+    """
+    prompt = prompt[: max(len(prompt) - PADDED, 1)]  # so that no other is longer
+    alone = _first_logits(network, [prompt], ends)
+    tolerance = max(SAME, ROUNDINGS * torch.finfo(next(network.parameters()).dtype).eps)
+    for form, other in zip(BATCHES, ([*prompt, *prompt[-1:] * PADDED], prompt[::-1]), strict=False):
+        difference = (_first_logits(network, [prompt, other], ends) - alone).abs().max()
+        if difference <= tolerance * alone.abs().max().clamp_min(1):
+            return form
+    return BATCHES[-1]
+
+
+@torch.no_grad()
+def _first_logits(network: nn.Module, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> Tensor:
+    """Compute the logits [2, V] of the first two tokens of the first prompt's answer."""
+    with _own_settings(network, 2, ends), unmoved_randomness():
+        inputs = _padded(prompts, ends[0], network)
+        settings = {"return_dict_in_generate": True, "output_logits": True, "min_new_tokens": 2}
+        return torch.stack([logits[0].float() for logits in network.generate(**inputs, **settings).logits])
 
 
 def _padded(prompts: Sequence[Sequence[int]], padding: int, network: nn.Module) -> dict[str, Tensor]:

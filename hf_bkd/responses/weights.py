@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..teachers import DeterministicTeacher, EnsembleTeacher, MCDropoutTeacher, Teacher
+from ..teachers import DeterministicTeacher, EnsembleTeacher, MCDropoutTeacher, Teacher, VariationalTeacher
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.random import named_seed
@@ -34,13 +34,15 @@ def weight_draws(teacher: Teacher, num_samples: int | None, k: int, seed: int) -
     """List the draws of a teacher's weights of which k answers are sampled.
 
     Args:
-        teacher: of a single network, which is its only draw; an ensemble, whose members they are; or of MC dropout.
-        num_samples: S, draws of MC dropout; half of k if not given, so that each answers twice, or k below 4.
+        teacher: of a single network, which is its only draw; an ensemble, whose members they are; or one with a
+            posterior that whole weights are drawn from: of MC dropout, IVON, SWAG.
+        num_samples: S, draws of such a posterior; half of k if not given, so that each answers twice, or k below 4.
         k: answers to a prompt.
         seed: of the draws.
 
     Raises:
-        UserError: another kind of teacher, one that tempers the average of its draws, or a network without dropout.
+        UserError: another kind of teacher, one that tempers the average of its draws, or a network without dropout
+            where that is what varies.
     """
     if num_samples is not None:
         check_count(num_samples=num_samples)
@@ -63,14 +65,18 @@ def _draws(teacher: Any, num_samples: int, seed: int) -> list[WeightDraw]:
         ]
     if isinstance(teacher, MCDropoutTeacher):
         check_dropout(teacher.network)
-        seeds = [named_seed(seed, f"dropout {number}") for number in range(num_samples)]
-        return [WeightDraw(teacher.network, teacher.temperature, partial(_dropped, teacher.network, s)) for s in seeds]
-    if isinstance(teacher, DeterministicTeacher):
+        drawn = partial(_dropped, teacher.network)
+    elif isinstance(teacher, VariationalTeacher) and not getattr(teacher, "statistics", None):
+        drawn = partial(_with_weights, teacher)
+    elif isinstance(teacher, DeterministicTeacher):
         return [WeightDraw(teacher.network, teacher.temperature)]
-    raise UserError(
-        f"a {type(teacher).__name__} has no draws of whole weights that answer: take a language model itself, "
-        "DeterministicTeacher, EnsembleTeacher or MCDropoutTeacher"
-    )
+    else:
+        raise UserError(
+            f"a {type(teacher).__name__} has no draws of whole weights that answer: take a language model itself, "
+            "DeterministicTeacher, EnsembleTeacher, MCDropoutTeacher, SWAGTeacher or VariationalTeacher"
+        )
+    seeds = [named_seed(seed, f"weights {number}") for number in range(num_samples)]
+    return [WeightDraw(teacher.network, teacher.temperature, partial(drawn, own)) for own in seeds]
 
 
 def check_dropout(network: nn.Module) -> None:
@@ -109,3 +115,18 @@ def _dropped(network: nn.Module, seed: int) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _with_weights(teacher: VariationalTeacher, seed: int) -> Iterator[None]:
+    """Put drawn weights into a teacher's network for the block."""
+    own = dict(teacher.network.named_parameters())
+    drawn = teacher.draw_weights(torch.Generator().manual_seed(seed))
+    means = {name: own[name].data for name in drawn}
+    try:
+        for name, value in drawn.items():
+            own[name].data = value.detach()
+        yield
+    finally:
+        for name, value in means.items():
+            own[name].data = value

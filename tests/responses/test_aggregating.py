@@ -132,6 +132,7 @@ def test_the_oracle_is_that_of_the_released_code():
         (lambda rows: aggregate_responses(rows, "inverse_variance", on_the_plane), "needs student: pass generate_"),
         (lambda rows: aggregate_responses(rows, "oracle", on_the_plane), "needs oracle: pass generate_responses"),
         (lambda rows: aggregate_responses(rows, "all", student=rows), "method='all' doesn't take student: omit it"),
+        (lambda rows: aggregate_responses(rows, "mean", on_the_plane, variance=1.0), "doesn't take variance: omit"),
         (
             lambda rows: aggregate_responses(rows, "inverse_variance", on_the_plane, student=rows),
             "student holds answers of the same weights by the same seed",

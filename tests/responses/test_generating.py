@@ -7,7 +7,14 @@ import torch
 from datasets import Dataset, load_from_disk
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from hf_bkd import DeterministicTeacher, EnsembleTeacher, MCDropoutTeacher, UserError, generate_responses
+from hf_bkd import (
+    DeterministicTeacher,
+    EnsembleTeacher,
+    MCDropoutTeacher,
+    UserError,
+    VariationalTeacher,
+    generate_responses,
+)
 from hf_bkd.responses import generating, read_responses_record
 from hf_bkd.responses.generating import shared_out
 from hf_bkd.responses.weights import weight_draws
@@ -152,6 +159,12 @@ def test_draws_of_dropout_omit_the_same_units_at_all_tokens():
     assert ((mean - expected).abs() <= 5 * error).all()
 
 
+def test_prompts_may_fill_all_positions_but_those_of_the_answer():
+    assert answered(prompts(), gpt2(n_positions=28)).num_rows == 5  # 22 tokens and 6
+    with pytest.raises(UserError, match="the prompt of row 1 has 22 tokens, which with max_new_tokens=6 .* the 27"):
+        answered(prompts(), gpt2(n_positions=27))
+
+
 def test_answers_that_are_cut_off_or_empty_are_counted_and_said(caplog):
     with caplog.at_level(logging.WARNING):
         made = answered(prompts(), llama(), 4, max_new_tokens=3)
@@ -181,3 +194,32 @@ def test_a_saved_teacher_is_found_by_its_folder(tmp_path):
     made = generate_responses(prompts(), tmp_path / "teacher", 2, max_new_tokens=6, progress=False)
     assert made["teacher_responses"][:] == answered(prompts(), llama(), 2)["teacher_responses"][:]
     assert read_responses_record(made).teacher.source
+
+
+def test_draws_of_a_gaussian_answer_as_networks_with_those_weights_do():
+    network = llama()
+    means = {name: value.clone() for name, value in network.state_dict().items()}
+    teacher = VariationalTeacher(network, {"lm_head.weight": torch.full_like(network.lm_head.weight, 0.3)})
+    made = answered(prompts(), teacher, 4)
+    assert all(sorted(draws) == [0, 0, 1, 1] for draws in made["teacher_response_draws"])
+    assert all(torch.equal(value, means[name]) for name, value in network.state_dict().items())
+    alone = []
+    for draw in weight_draws(teacher, None, 4, 0):
+        with draw.drawn():
+            other = llama()
+            other.load_state_dict(network.state_dict())
+        alone.append(answered(prompts(), other, 4)["teacher_responses"][:])
+    for row, (texts, draws) in enumerate(zip(made["teacher_responses"], made["teacher_response_draws"], strict=True)):
+        assert texts == [alone[draw][row][number] for number, draw in enumerate(draws)]
+    assert alone[0] != alone[1]
+
+
+def test_adapters_answer_and_not_their_base():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM", init_lora_weights=False)
+    torch.manual_seed(0)
+    network = peft.get_peft_model(llama(), config).eval()
+    made = answered(prompts(), network)["teacher_responses"][:]
+    assert made == answered(prompts(), DeterministicTeacher(network), batch_size=2)["teacher_responses"][:]
+    assert made != answered(prompts(), llama())["teacher_responses"][:]
+    assert made == answered(prompts(), network.merge_and_unload())["teacher_responses"][:]
