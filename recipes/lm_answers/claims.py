@@ -9,7 +9,9 @@ from .measuring import Interval, Measures, Numbers, slope
 
 KS = (1, 3, 5, 10)
 ALL, MEAN = ([Kind("all", 1), *(Kind(name, k) for k in KS[1:])] for name in ("all", "mean"))
-ONE = ALL[0]
+ONE, SOFT = ALL[0], [Kind("soft", entries) for entries in (4, 9, 16)]
+CURVES = {"all k answers": ALL, "nearest to the mean": MEAN}
+STORED = "answers, or stored numbers a token"
 SUPERVISIONS = {
     "all": "all of {k} answers",
     "mean": "nearest to the mean of {k}",
@@ -90,8 +92,10 @@ def averaging_claim(numbers: Comparison) -> Claim:
     checks = [Check(f"slope, {name}", -1, each.value, 0.15, "absolute") for name, each in slopes.items()]
     first = numbers.mean(ONE, "variance").value
     law = Series("1 / k from one answer", KS, [first / k for k in KS], style="dashed")
-    drawn = [law, *(_curve(numbers, name, kinds, "variance", i) for i, (name, kinds) in enumerate(CURVES.items()))]
-    drawn.append(_curve(numbers, "soft labels of one answer, by stored numbers", _soft(), "variance", 2, 1))
+    panels = [
+        Panel("How much students differ", STORED, TITLES["variance"], [law, *_curves(numbers, "variance")], "xy"),
+        Panel("How far each is from its teacher", STORED, TITLES["distance"], _curves(numbers, "distance"), "xy"),
+    ]
     several = {name: Interval.of([slope(kinds[1:], seed) for seed in numbers.seeds]) for name, kinds in CURVES.items()}
     shown = "; ".join(f"{name}: {slopes[name]}, from three answers on {several[name]}" for name in CURVES)
     return Claim(
@@ -109,30 +113,7 @@ def averaging_claim(numbers: Comparison) -> Claim:
                 "Left: the variance between students of an answer's probability, against k, or against a token's "
                 "stored entries and itself for soft labels. Right: each student's distance from its teacher. Bars "
                 "are 95 % intervals over seeds.",
-                [
-                    Panel(
-                        "How much students differ",
-                        "answers, or stored numbers a token",
-                        TITLES["variance"],
-                        drawn,
-                        "xy",
-                    ),
-                    Panel(
-                        "How far they are from their teacher",
-                        "answers, or stored numbers a token",
-                        TITLES["distance"],
-                        [
-                            _curve(numbers, name, kinds, "distance", i, shift)
-                            for i, (name, kinds, shift) in enumerate(
-                                [
-                                    *((name, kinds, 0) for name, kinds in CURVES.items()),
-                                    ("soft labels of one answer, by stored numbers", _soft(), 1),
-                                ]
-                            )
-                        ],
-                        "xy",
-                    ),
-                ],
+                panels,
             )
         ],
         "All students take as many steps, so that one answer is seen ten times as often as each of ten: part of what "
@@ -140,32 +121,33 @@ def averaging_claim(numbers: Comparison) -> Claim:
     )
 
 
-CURVES = {"all k answers": ALL, "nearest to the mean": MEAN}
+def _curves(numbers: Comparison, number: str) -> list[Series]:
+    """All ways to use answers, by k; soft labels by what is stored of a token, it and entries."""
+    curves = [*CURVES.items(), ("soft labels of one answer, by stored numbers", SOFT)]
+    made = []
+    for color, (name, kinds) in enumerate(curves):
+        means, errors = _drawn([numbers.mean(kind, number) for kind in kinds])
+        made.append(Series(name, [kind.k + (kinds is SOFT) for kind in kinds], means, errors, color=color))
+    return made
 
 
-def _soft() -> list[Kind]:
-    return [Kind("soft", entries) for entries in (4, 9, 16)]
-
-
-def _curve(numbers: Comparison, name: str, kinds: Sequence[Kind], number: str, color: int, shift: int = 0) -> Series:
-    means = [numbers.mean(kind, number) for kind in kinds]
-    errors = [(each.high - each.low) / 2 for each in means]
-    return Series(name, [kind.k + shift for kind in kinds], [each.value for each in means], errors, color=color)
+def _drawn(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
+    return [each.value for each in intervals], [each.half for each in intervals]
 
 
 def _table(numbers: Comparison) -> list[str]:
-    """A row for each kind, and the teachers; means over seeds."""
+    """A row for each kind, and the teachers; means over seeds, with their 95 % intervals."""
     shown = ("variance", "systematic", "distance", "wrong", "entropy", "off", "similarity", "unsupported")
     heads = ("variance", "systematic", "from teacher", "from truth", "entropy", "noise", "similarity", "unsupported")
     rows = [f"| learned | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
 
     def row(name: str, own: Sequence[Numbers]) -> str:
-        cells = [f"{Interval.of([getattr(each, number) for each in own]).value:.3g}" for number in shown]
-        return f"| {name} | {' | '.join(cells)} |"
+        means = [Interval.of([getattr(each, number) for each in own]) for number in shown]
+        return f"| {name} | {' | '.join(f'{mean.value:.3g} ± {mean.half:.1g}' for mean in means)} |"
 
     for name in ("single", "ensemble"):
         own = [seed.teacher(name)._replace(off=float("nan"), systematic=float("nan")) for seed in numbers.seeds]
-        rows.append(row(f"the {name} teacher itself", own).replace("nan", "–"))
+        rows.append(row(f"the {name} teacher itself", own).replace("nan ± nan", "–"))
     return rows + [row(label(kind), [seed.of(kind) for seed in numbers.seeds]) for kind in KINDS]
 
 
@@ -236,13 +218,12 @@ def uncertainty_claim(numbers: Comparison) -> Claim:
     soft = Interval.of_ratios(numbers.values(Kind("soft", 9), "entropy"), teacher)
     more = Interval.of_ratios(numbers.values(Kind("all", 10), "entropy"), teacher)
     checks.append(numbers.check("variance", ONE, Kind("soft", 9), "at least"))
-    kinds = [*ALL, *MEAN[1:], Kind("inverse_variance", 5), *_soft()]
-    means = [numbers.mean(kind, "entropy") for kind in kinds]
-    errors = [(each.high - each.low) / 2 for each in means]
+    kinds = [*ALL, *MEAN[1:], Kind("inverse_variance", 5), *SOFT]
+    means, errors = _drawn([numbers.mean(kind, "entropy") for kind in kinds])
     names = [label(kind) for kind in kinds]
     drawn = [
         Series("teacher", names, [Interval.of(teacher).value] * len(names), style="dashed"),
-        Series("students", names, [each.value for each in means], errors, color=0),
+        Series("students", names, means, errors, color=0),
     ]
     return Claim(
         "A single answer suppresses a student's own uncertainty, and leaves the variance between students",

@@ -39,6 +39,10 @@ class Interval(NamedTuple):
         logs = cls.of([math.log(one / other) for one, other in zip(values, others, strict=True)])
         return cls(*map(math.exp, logs))
 
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
     def __str__(self) -> str:
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
 
