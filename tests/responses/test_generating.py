@@ -15,7 +15,7 @@ from hf_bkd import (
     VariationalTeacher,
     generate_responses,
 )
-from hf_bkd.responses import generating, read_responses_record
+from hf_bkd.responses import read_responses_record, speaking
 from hf_bkd.responses.generating import shared_out
 from hf_bkd.responses.weights import weight_draws
 from hf_bkd.soft_labels.shards import Shards
@@ -94,8 +94,8 @@ def test_an_interrupted_call_goes_on_and_makes_the_same_bytes(tmp_path, monkeypa
         answered(prompts(), llama(), folder=tmp_path / "part", **small)
     monkeypatch.undo()
     calls = []
-    sampled = generating.sampled_answers
-    monkeypatch.setattr(generating, "sampled_answers", lambda *args: calls.append(args) or sampled(*args))
+    sampled = speaking.sampled_answers
+    monkeypatch.setattr(speaking, "sampled_answers", lambda *args: calls.append(args) or sampled(*args))
     resumed = answered(prompts(), llama(), folder=tmp_path / "part", shard_rows=2, batch_size=9)
     assert len(calls) == 1  # the last shard alone
     assert resumed.to_dict() == whole.to_dict() and resumed.features == whole.features
