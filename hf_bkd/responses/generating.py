@@ -67,7 +67,7 @@ def generate_responses(
         teacher: a causal language model of transformers, or a teacher of one: a ``DeterministicTeacher``, an
             ``EnsembleTeacher``, each of whose members answers by itself, a ``VariationalTeacher`` (of IVON) or
             ``SWAGTeacher``, or an ``MCDropoutTeacher``, whose draws leave out the same units at all tokens; or the
-            folder or name on the Hub of a saved teacher. A student that is to answer for itself is one too.
+            folder or name on the Hub of a saved model or teacher. A student that is to answer for itself is one too.
         k: answers to a prompt, at least 1. They are shared evenly among the draws of the weights, in an order that is
             each prompt's own.
         num_samples: S, draws from a posterior over weights; if not given, half of k, so that each answers twice, or k

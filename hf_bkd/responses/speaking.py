@@ -13,6 +13,7 @@ from ..data.preprocessors.texts import vocabulary_hash
 from ..models.calling import unwrapped
 from ..models.token_networks import check_no_other_language_model, predicts_next_tokens, vocabulary_size
 from ..teachers import DeterministicTeacher, Teacher
+from ..teachers.loading import load_teacher
 from ..utils.errors import UserError
 from ..utils.random import named_seed
 from .sampling import Sampling, batches_of, sampled_answers
@@ -107,7 +108,7 @@ def _batches(lengths: Sequence[int], batch_size: int, form: str) -> Iterator[lis
 def teacher_of(teacher: Any) -> Teacher:
     """Return a language model as a teacher, loaded if it is a folder's name; UserError if it is no such model."""
     if isinstance(teacher, (str, Path)):
-        teacher = Teacher.from_pretrained(teacher)
+        teacher, _ = load_teacher(str(teacher))
     network = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "network", None)
     if network is None or not predicts_next_tokens(network):
         if network is not None:

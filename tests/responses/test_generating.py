@@ -191,9 +191,12 @@ def test_a_saved_teacher_is_found_by_its_folder(tmp_path):
     teacher = DeterministicTeacher(llama())
     teacher.processing_class = tokenizer()
     teacher.save_pretrained(tmp_path / "teacher")
-    made = generate_responses(prompts(), tmp_path / "teacher", 2, max_new_tokens=6, progress=False)
-    assert made["teacher_responses"][:] == answered(prompts(), llama(), 2)["teacher_responses"][:]
-    assert read_responses_record(made).teacher.source
+    llama().save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    for name in ("teacher", "model"):
+        made = generate_responses(prompts(), tmp_path / name, 2, max_new_tokens=6, progress=False)
+        assert made["teacher_responses"][:] == answered(prompts(), llama(), 2)["teacher_responses"][:]
+        assert read_responses_record(made).teacher.source
 
 
 def test_draws_of_a_gaussian_answer_as_networks_with_those_weights_do():
