@@ -12,6 +12,7 @@ import datasets
 
 from ..data.columns import is_soft_label_column
 from ..data.preprocessors.content import TEXTS
+from ..data.preprocessors.texts import vocabulary_hash
 from ..likelihoods import UNLABELED
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import RowError, UserError
@@ -89,6 +90,11 @@ def template_hash(tokenizer: Any) -> str | None:
     """Return a hash of a tokenizer's chat template; ``None`` if it has none."""
     template = getattr(tokenizer, "chat_template", None)
     return None if template is None else hashlib.sha256(repr(template).encode()).hexdigest()[:16]
+
+
+def same_tokens(tokenizer: Any, other: Any) -> bool:
+    """Return whether two tokenizers have the same vocabulary and the same chat template."""
+    return vocabulary_hash(tokenizer) == vocabulary_hash(other) and template_hash(tokenizer) == template_hash(other)
 
 
 def is_conversational(features: Mapping[str, Any], columns: tuple[str, ...] | None = None) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..likelihoods import Likelihood
+from ..models.adapters import by_one_name
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
 from ..models.heads import classification_head, head_features, head_parameters
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
@@ -164,8 +165,9 @@ class VariationalTeacher(Teacher):
         return super().to(device)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        std = {f"std.{name}": value for name, value in self.std.items()}
-        return {}, std | {f"factor.{name}": value for name, value in self.factors.items()}
+        std, factors = (by_one_name(self.network, each) for each in (self.std, self.factors))
+        named = {f"std.{name}": value for name, value in std.items()}
+        return {}, named | {f"factor.{name}": value for name, value in factors.items()}
 
     @classmethod
     def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:

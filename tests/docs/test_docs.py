@@ -37,7 +37,7 @@ WHOLE = {
     "tables.md": ("table",), "multi_label.md": ("articles",), "regression.md": ("houses",), "tokens.md": ("news",),
     "language.md": ("chats",),
 }  # fmt: skip
-COMMANDS = {"language.md": ["evaluate", "label", "distill", "evaluate"]}
+COMMANDS = {"language.md": ["evaluate", "label", "distill", "evaluate", "teacher", "label"]}
 MEASURES = {"regression.md": {"eval_rmse", "eval_nll", "eval_coverage"}}
 SHORT = {command: ["--max_steps", "2", "--use_cpu", "1"] for command in ("teacher", "distill")}
 IN_PARTS = {
