@@ -4,7 +4,6 @@ import logging
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.columns import EXAMPLE_ID
-from ..data.preprocessors import tokenizer_hash
 from ..data.preprocessors.texts import longest_text, vocabulary_hash
+from ..data.preprocessors.word_labels import hash_of_tokens
 from ..models.calling import unwrapped
 from ..soft_labels.record import description
 from ..soft_labels.shards import Shards
@@ -125,12 +124,11 @@ def generate_responses(
     cut_off, empty = _counted(table, sampling)
     source = getattr(teacher, "source", None)
     about["teacher"] |= {"source": source} if source else {}
-    hashed = SimpleNamespace(settings={"vocabulary": vocabulary_hash(tokenizer)}, processor=tokenizer)
     record = make_responses_record(
         **settings,
         **about,
         template=prompts.template,
-        tokenizer=tokenizer_hash(hashed),
+        tokenizer=hash_of_tokens(tokenizer, vocabulary_hash(tokenizer)),
         chat_template=prompts.chat_template,
         cut_off=cut_off,
         empty=empty,
