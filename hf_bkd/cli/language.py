@@ -8,7 +8,6 @@ import datasets
 import torch
 from torch import nn
 
-from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import preprocessor_for
 from ..language import tokenized
 from ..likelihoods import UNLABELED
@@ -23,6 +22,7 @@ from ..utils.errors import UserError
 from ..utils.files import read_json
 from ..utils.progress import track
 from .networks import network_folder, processor_of
+from .splits import check_taught, split_to_measure_on, split_to_train_on
 
 TOKENS_AT_ONCE = 2**26  # probabilities of one call of a teacher that is measured
 
@@ -74,7 +74,7 @@ def in_tokens(
 
 
 def student_and_rows(
-    arguments: Namespace, args: DistillationTrainingArguments, teacher: Teacher | None
+    arguments: Namespace, args: DistillationTrainingArguments
 ) -> tuple[nn.Module, Any, datasets.Dataset, datasets.Dataset | None]:
     """Return the student, its tokenizer, what it is trained on and, if there is such, what it is measured on.
 
@@ -83,30 +83,15 @@ def student_and_rows(
     """
     name = arguments.student
     tokenizer = processor_of(name, "text")
-    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
-    split = choose_split(splits, arguments.train_split, ("train",), arguments.dataset)
-    rows = texts_of(splits[split], arguments) if not teachers_of(splits[split].column_names) else splits[split]
-    if args.kd_lambda > 0 and teacher is None and not teachers_of(rows.column_names):
-        raise UserError(
-            f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
-            "to be asked at each step"
-        )
+    _, rows, others = split_to_train_on(arguments)
+    check_taught(rows, arguments, args.kd_lambda)
+    rows = rows if teachers_of(rows.column_names) else texts_of(rows, arguments)
     student = load_network(network_folder(name)).train()
     if arguments.lora_rank is not None:
         student = _adapted(student, arguments.lora_rank)
-    evaluated = _evaluated(arguments, splits, split)
+    measured_on = split_to_measure_on(arguments, others)
+    evaluated = None if measured_on is None else texts_of(measured_on[1], arguments)
     return student, tokenizer, *in_tokens([rows, evaluated], tokenizer, arguments)
-
-
-def _evaluated(arguments: Namespace, splits: datasets.DatasetDict, train: str) -> datasets.Dataset | None:
-    usual = ("validation", "test")
-    if arguments.eval_dataset is not None:
-        others = load_splits(arguments.eval_dataset)
-        return texts_of(others[choose_split(others, arguments.eval_split, usual, arguments.eval_dataset)], arguments)
-    others = datasets.DatasetDict({name: each for name, each in splits.items() if name != train})
-    if arguments.eval_split is None and not set(usual) & set(others):
-        return None
-    return texts_of(others[choose_split(others, arguments.eval_split, usual, arguments.dataset)], arguments)
 
 
 def _adapted(student: nn.Module, rank: int) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ..hub.transfer import local_folder, push_folder, source_of
+from ..hub.transfer import push_folder
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
@@ -29,9 +29,9 @@ from ..utils.errors import UserError
 from ..utils.files import temporary_folder
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
-from .description import Description, read_description
+from .description import Description
 from .predictive import Draws, Predictive, predictive_of
-from .saving import loaded, save
+from .saving import load, save
 
 TEMPERINGS = ("per_sample", "post_average")
 
@@ -236,20 +236,8 @@ class Teacher(ABC):
         Raises:
             UserError: no teacher there, another kind of teacher, damaged files, or weights of another network.
         """
-        folder = local_folder(name_or_path, revision)
-        description = read_description(folder, name_or_path)
         kinds = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
-        kind = kinds.get(description.method)
-        if kind is None:
-            raise UserError(
-                f"{name_or_path} holds a teacher of the unknown method {description.method!r}; known are "
-                f"{', '.join(kinds)} (import the module that defines it)"
-            )
-        if not issubclass(kind, cls):
-            raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
-        teacher = loaded(kind, folder, description, network)
-        teacher.source = source_of(name_or_path, folder)
-        return teacher
+        return load(cls, kinds, name_or_path, network, revision)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, license: str | None = None

@@ -9,12 +9,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
+from ..hub.transfer import local_folder, source_of
 from ..models.calling import unwrapped
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, needed_network
 from ..utils.errors import UserError
 from ..utils.files import digests, whole_folder
-from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description
+from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description, read_description
 
 if TYPE_CHECKING:
     from .base import Teacher
@@ -45,12 +46,36 @@ def save(teacher: "Teacher", folder: Path, license: str | None) -> None:
             write_teacher_card(temporary, description, task_of(unwrapped(teacher.network)), license, needed)
 
 
-def loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:
-    """Return the teacher of a kind in a folder; see ``Teacher.from_pretrained``.
+def load(
+    cls: type[T],
+    kinds: dict[str, type["Teacher"]],
+    name_or_path: str | Path,
+    network: nn.Module | None,
+    revision: str | None,
+) -> T:
+    """Load a saved teacher, as ``Teacher.from_pretrained`` says.
 
-    Raises:
-        UserError: damaged files, or weights of another network.
+    Args:
+        cls: of which it must be an instance.
+        kinds: of teachers that there are, by their method.
+        name_or_path, network, revision: as there.
     """
+    folder = local_folder(name_or_path, revision)
+    description = read_description(folder, name_or_path)
+    kind = kinds.get(description.method)
+    if kind is None:
+        raise UserError(
+            f"{name_or_path} holds a teacher of the unknown method {description.method!r}; known are "
+            f"{', '.join(kinds)} (import the module that defines it)"
+        )
+    if not issubclass(kind, cls):
+        raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
+    teacher = _loaded(kind, folder, description, network)
+    teacher.source = source_of(name_or_path, folder)
+    return teacher
+
+
+def _loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:
     posterior = folder / "posterior.safetensors"
     with damage_refused(f"the teacher in {folder}"):
         tensors = load_file(posterior) if posterior.is_file() else {}
