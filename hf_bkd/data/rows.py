@@ -37,6 +37,11 @@ class AsStored(NamedTuple):
         return _in_modes(rows, self.modes)
 
 
+def rows_between(dataset: datasets.Dataset, start: int, stop: int) -> datasets.Dataset:
+    """Return rows ``start`` to ``stop`` - 1 as a dataset, the same where they are all: each selection copies it."""
+    return dataset if (start, stop) == (0, len(dataset)) else dataset.select(range(start, stop))
+
+
 def as_stored(dataset: datasets.Dataset) -> AsStored:
     """Return a dataset to read rows of; made once, it spares each batch the copy of the dataset."""
     plain = dataset.with_format(None)

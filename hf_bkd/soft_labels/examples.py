@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.columns import is_label
 from ..data.preprocessing import Images, Pool, look
 from ..data.preprocessors import Preprocessor, called, columns_as_inputs
-from ..data.rows import AsStored, Watched, as_stored, read_rows, undecoded
+from ..data.rows import AsStored, Watched, as_stored, read_rows, rows_between, undecoded
 from ..data.views import Views
 from ..utils.errors import UserError
 from .columns import is_soft_label_column
@@ -183,7 +183,7 @@ class Examples:
         if not self.streamed:
             for number, start in enumerate(range(0, self.num_rows, size)):
                 stop = min(start + size, self.num_rows)
-                yield number, lambda start=start, stop=stop: self.dataset.select(range(start, stop))
+                yield number, lambda start=start, stop=stop: rows_between(self.dataset, start, stop)
             return
         stream, features = iter(self.dataset.decode(False)), self.dataset.features
         for number in itertools.count():
