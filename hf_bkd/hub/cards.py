@@ -272,7 +272,7 @@ def measures_table(measured: dict[str, dict[str, float]]) -> str:
 _compiled = cache(jinja2.Template)
 
 
-def _filled(data: ModelCardData, template: str, **values: Any) -> ModelCard:
+def _filled(data: ModelCardData, template: str, /, **values: Any) -> ModelCard:
     """Return a card as `ModelCard.from_template` makes it, which compiles the template each time."""
     return ModelCard(_compiled(template).render(card_data=data.to_yaml(), **data.to_dict() | values))
 
