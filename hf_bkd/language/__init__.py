@@ -1,5 +1,5 @@
 """Texts, prompts and messages as rows of tokens that a causal language model is taught."""
 
-from .examples import is_conversational, template_hash, tokenized
+from .examples import is_conversational, same_tokens, template_hash, tokenized
 
-__all__ = ["is_conversational", "template_hash", "tokenized"]
+__all__ = ["is_conversational", "same_tokens", "template_hash", "tokenized"]

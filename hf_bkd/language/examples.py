@@ -12,6 +12,7 @@ import datasets
 
 from ..data.columns import is_soft_label_column
 from ..data.preprocessors.content import TEXTS
+from ..data.preprocessors.texts import vocabulary_hash
 from ..likelihoods import UNLABELED
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import RowError, UserError
@@ -89,6 +90,11 @@ def template_hash(tokenizer: Any) -> str | None:
     """Return a hash of a tokenizer's chat template; ``None`` if it has none."""
     template = getattr(tokenizer, "chat_template", None)
     return None if template is None else hashlib.sha256(repr(template).encode()).hexdigest()[:16]
+
+
+def same_tokens(tokenizer: Any, other: Any) -> bool:
+    """Return whether two tokenizers have the same vocabulary and the same chat template."""
+    return vocabulary_hash(tokenizer) == vocabulary_hash(other) and template_hash(tokenizer) == template_hash(other)
 
 
 def is_conversational(features: Mapping[str, Any], columns: tuple[str, ...] | None = None) -> bool:
@@ -212,6 +218,13 @@ class Reader:
                     "told apart: pass taught='all', or their messages in one column 'messages'"
                 )
         return tokens, [UNLABELED] * min(same, len(tokens)) + tokens[same:]
+
+    def prompt(self, row: Mapping[str, Any]) -> list[int]:
+        """Return the tokens of a row's ``prompt``, a text or messages, after which an answer begins."""
+        if not isinstance(row["prompt"], str):
+            return self._written(row, row["prompt"], add_generation_prompt=True)["input_ids"]
+        tokens = self._tokens(row["prompt"])
+        return tokens[:-1] if tokens[-1:] == [self.tokenizer.eos_token_id] else tokens  # which some tokenizers add
 
     def _messages(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         if self.taught == "all":
