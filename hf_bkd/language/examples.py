@@ -1,6 +1,5 @@
 """Texts, prompts with completions, and messages become rows of tokens, with those that are to be taught."""
 
-import hashlib
 import json
 import logging
 import re
@@ -83,12 +82,6 @@ def tokenized(
             "%d of %d rows have more than max_length=%d tokens, and lose their end", cut, len(rows), max_length
         )
     return rows.remove_columns("cut")
-
-
-def template_hash(tokenizer: Any) -> str | None:
-    """Return a hash of a tokenizer's chat template; ``None`` if it has none."""
-    template = getattr(tokenizer, "chat_template", None)
-    return None if template is None else hashlib.sha256(repr(template).encode()).hexdigest()[:16]
 
 
 def is_conversational(features: Mapping[str, Any], columns: tuple[str, ...] | None = None) -> bool:
