@@ -1,4 +1,4 @@
-"""Questions to a language model: prompts with a dataset's columns in them, and the words that answer for its classes."""
+"""Questions to a language model: prompts with a dataset's columns in them, and words that answer for its classes."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -121,12 +121,10 @@ class Prompts:
         (shorter_label, shorter, begin), (label, longer, tokens) = sorted((other, one), key=lambda each: len(each[2]))
         if tokens[: len(begin)] != begin:
             return
-        whose = (
-            f"{shorter_label} and {label} would count it both" if label != shorter_label else "it would count twice"
-        )
+        whose = "it would count twice" if label == shorter_label else f"{shorter_label} and {label} would count it both"
         raise UserError(
-            f"the label word {shorter!r} is, in tokens, the beginning of {longer!r}, so that {whose}: omit one, or let "
-            "both end in the same sign, such as a full stop"
+            f"the label word {shorter!r} is, in tokens, the beginning of {longer!r}, so that {whose}: omit one, or "
+            "let both end in the same sign, such as a full stop"
         )
 
 
@@ -141,10 +139,8 @@ def padded(rows: Sequence[Sequence[Sequence[int]]]) -> dict[str, Tensor]:
 
 def _as_list(prompts: Any) -> list[Any]:
     """Return prompts as a list, of a single one too."""
-    single = isinstance(prompts, str) or (
-        isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping)
-    )
-    prompts = [prompts] if single else list(prompts)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = [prompts] if prompts and isinstance(prompts[0], Mapping) else prompts  # the messages of one
     if not prompts:
         raise UserError("there are no prompts: pass at least one, such as 'Question: {text}\\nType:'")
     return [prompt if isinstance(prompt, str) else _checked_messages(prompt) for prompt in prompts]

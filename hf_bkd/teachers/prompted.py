@@ -25,7 +25,7 @@ LOOKED_AT = 32  # tokens of a prompt
 
 
 class PromptedTeacher(Composite):
-    """A causal language model as a teacher of C classes: the probabilities of their label words after prompts.
+    r"""A causal language model as a teacher of C classes: the probabilities of their label words after prompts.
 
     A word has the product of the probabilities of its tokens, each given the prompt and those before it; a class has
     the sum over its words, divided by the sum over all classes. The answers after several prompts are averaged. Each
@@ -36,17 +36,17 @@ class PromptedTeacher(Composite):
         model: a causal language model of transformers, or a teacher of one (an ensemble, a posterior), whose draws
             are averaged too.
         tokenizer: the model's; what lies beside its weights if not given.
-        prompts: texts with names of the dataset's columns in braces, ``"Question: {text}\\nType:"``; braces of the text
-            are written twice. ``{text}`` is also the only column of texts of another name. A prompt that is a list of
-            messages is written by the tokenizer's chat template, and a last message of the assistant's is gone on with.
+        prompts: P texts with names of the dataset's columns in braces, ``"Question: {text}\nType:"``; other braces are
+            written twice. ``{text}`` is also the only column of texts of another name. A prompt that is a list of
+            messages is written by the tokenizer's chat template; a last one of the assistant's is gone on with.
         label_words: class -> one or several words, each as it stands after a prompt, mostly with a space before it
             (``{"HUM": [" person", " group"], ...}``), which is omitted after a prompt that ends in a space or a line
             break. Classes are matched with the dataset's by name.
         temperature, tempering: see :class:`~hf_bkd.Teacher`.
 
     Raises:
-        UserError: no causal language model, no tokenizer, prompts that name no column, or label words that are missing,
-            unknown to the tokenizer, joined with the prompt or the beginnings of others.
+        UserError: no causal language model, no tokenizer, prompts that name no column, or label words that are
+            missing, unknown to the tokenizer, joined with the prompt or the beginnings of others.
     """
 
     method = "prompted"
@@ -67,8 +67,8 @@ class PromptedTeacher(Composite):
         tokenizer = _tokenizer_of(self.member) if tokenizer is None else tokenizer
         if tokenizer is None:
             raise UserError(
-                f"nothing says how prompts become the tokens of {type(self.member.network).__name__}: pass tokenizer=, "
-                "the one that it was trained with"
+                f"nothing says how prompts become the tokens of {type(self.member.network).__name__}: pass "
+                "tokenizer=, the one that it was trained with"
             )
         self.member.processing_class = tokenizer
         super().__init__([self.member], temperature, tempering)
@@ -93,10 +93,10 @@ class PromptedTeacher(Composite):
 
     @torch.no_grad()
     def calibrate(self, texts: Sequence[str] = CONTENT_FREE, num_samples: int = 10) -> Self:
-        """Divide each prompt's answers by those about texts without content (Zhao et al. 2021), and return the teacher.
+        """Divide each prompt's answers by those about texts without content (Zhao et al. 2021); return the teacher.
 
-        A language model prefers some words whatever it is asked; what it says of nothing tells which. With texts of the
-        dataset, unlabeled, in their place, classes come out as often as each other.
+        A language model prefers some words whatever it is asked; what it says of nothing tells which. With unlabeled
+        texts of the dataset in their place it says each class about as often as the others.
 
         Args:
             texts: stand in the place of every column, one after the other; their probabilities are averaged.

@@ -13,7 +13,8 @@ from hf_bkd.models.prompted_network import PromptedNetwork, continuations
 from hf_bkd.soft_labels import read
 from hf_bkd.utils.random import standard_normal
 
-from .language_helpers import TEMPLATE, V, WORDS as SIGNS, llama, tokenizer
+from .language_helpers import TEMPLATE, V, llama, tokenizer
+from .language_helpers import WORDS as SIGNS
 from .prompted_helpers import PROMPTS, TEXTS, WORDS, answers, by_hand, prompted, rows
 
 
@@ -141,9 +142,7 @@ def test_messages_are_written_by_the_chat_template_and_an_answer_is_gone_on_with
 def test_words_omit_their_space_where_the_prompt_ends_in_one():
     signs = ["\n" if sign == "~" else sign for sign in SIGNS]
     own = tokenizer(words=signs)
-    words = {
-        label: [each[1:] for each in ([words] if isinstance(words, str) else words)] for label, words in WORDS.items()
-    }
+    words = {"no": ["no", "ba"], "yes": "ye", "other": ["ok"]}
     answer = answers(prompted(own=own, prompts="{text}\n"))
     torch.testing.assert_close(
         answer.mean, expected(llama(), ["{text}\n"], words=words, own=own)[0], rtol=1e-4, atol=1e-7

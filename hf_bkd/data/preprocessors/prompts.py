@@ -114,8 +114,8 @@ class PromptPreparation:
             alone = len(self.prompts.tokens(number, dict.fromkeys(self.columns, "")))
             if alone >= self.longest:
                 raise UserError(
-                    f"prompt {number} has {alone} tokens by itself, and {model} room for {self.longest} before a label "
-                    "word: shorten it"
+                    f"prompt {number} has {alone} tokens by itself, and {model} room for {self.longest} before a "
+                    "label word: shorten it"
                 )
 
 
@@ -134,13 +134,11 @@ def _columns(prompts: Prompts, dataset: Any) -> dict[str, str]:
                 "names into the prompt, or rename its column"
             )
         if is_label(own, features[own]):
-            raise UserError(
-                f"a prompt names the column {{{name}}}, which holds the labels: leave it out of the prompt"
-            )
+            raise UserError(f"a prompt names the column {{{name}}}, which holds the labels: omit it from the prompt")
         if not str(getattr(features[own], "dtype", "")).startswith(WRITTEN):
             raise UserError(
-                f"a prompt names the column {{{name}}}, which holds {features[own]}, and only texts and numbers can be "
-                "written into one: make a column of texts of it"
+                f"a prompt names the column {{{name}}}, which holds {features[own]}, and only texts and numbers can "
+                "be written into one: make a column of texts of it"
             )
         columns[name] = own
     return columns
