@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import sys
+import threading
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 
 import pytest
 import torch
+import tqdm
+
+# no lock of progress bars is shared with forked children: one that is killed while it holds it would block all others
+tqdm.tqdm.set_lock(threading.RLock())
+tqdm.tqdm.monitor_interval = 0  # nor does another thread hold one in the moment of a fork
 
 
 class Imported:

@@ -3,9 +3,9 @@
 import json
 import multiprocessing
 import os
-import socket
 
 import pytest
+import torch
 from accelerate import PartialState
 
 from hf_bkd import PromptedTeacher, UserError
@@ -71,11 +71,13 @@ def told(folder):
     return {name: repr(column_bytes(make(folder / name))) for name, make in CASES.items()}
 
 
-def one_of_two(rank, port, folder):
+def one_of_two(rank, folder):
     """What a process of a launch does: label, and write down what it has of it."""
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address}
     PartialState._reset_state()
+    sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes}
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     state, labels, teacher = processes(), told(folder), Teacher()
     quiet(texts(23), teacher, preprocessor=text_inputs, **SMALL)
     try:
@@ -93,11 +95,8 @@ def one_of_two(rank, port, folder):
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=one_of_two, args=(rank, port, folder)) for rank in range(2)]
+    both = [fork.Process(target=one_of_two, args=(rank, folder)) for rank in range(2)]
     for each in both:
         each.start()
     for each in both:
