@@ -56,7 +56,13 @@ class Prompts:
         messages = [{**message, "content": message["content"].format(**row)} for message in source]
         begun = messages[-1]["role"] == "assistant"  # an answer that the label words go on with
         settings = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, **settings)
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **settings)
+        except Exception as error:  # the template's own, such as of roles that it doesn't know
+            raise UserError(
+                f"the chat template can't write prompt {number} ({type(error).__name__}: {error}): bring its messages "
+                "to the form that the model was trained with"
+            ) from error
 
     def tokens(self, number: int, row: Mapping[str, str]) -> list[int]:
         """Return the tokens of a prompt with the values of a row's columns in it."""
@@ -121,7 +127,9 @@ class Prompts:
         (shorter_label, shorter, begin), (label, longer, tokens) = sorted((other, one), key=lambda each: len(each[2]))
         if tokens[: len(begin)] != begin:
             return
-        whose = "it would count twice" if label == shorter_label else f"{shorter_label} and {label} would count it both"
+        whose = "it would count twice"
+        if label != shorter_label:
+            whose = f"{shorter_label} and {label} would count it both"
         raise UserError(
             f"the label word {shorter!r} is, in tokens, the beginning of {longer!r}, so that {whose}: omit one, or "
             "let both end in the same sign, such as a full stop"

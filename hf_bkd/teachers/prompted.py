@@ -70,10 +70,11 @@ class PromptedTeacher(Composite):
                 f"nothing says how prompts become the tokens of {type(self.member.network).__name__}: pass "
                 "tokenizer=, the one that it was trained with"
             )
+        _compare_tokenizers(tokenizer, [self.member, *getattr(self.member, "parts", ())])
         self.member.processing_class = tokenizer
         super().__init__([self.member], temperature, tempering)
         asked = Prompts(prompts, label_words, tokenizer)
-        self.network = PromptedNetwork(self.member.network, asked).eval()
+        self.network = PromptedNetwork(self.member.network, asked)
         self.processing_class = tokenizer
         look = asked.tokens(0, dict.fromkeys(asked.columns, "a b c"))[:LOOKED_AT]
         check_next_tokens(self.member.network, {"input_ids": torch.tensor([look])})
@@ -198,6 +199,15 @@ def _tokenizer_of(teacher: Teacher) -> Any:
         if own is not None:
             return own
     return None
+
+
+def _compare_tokenizers(tokenizer: Any, teachers: Sequence[Teacher]) -> None:
+    """Log a warning of teachers whose own tokenizers number words otherwise."""
+    from ..data.preprocessors import tokenizer_of
+    from ..data.preprocessors.texts import warn_of_another
+
+    for teacher in teachers:
+        warn_of_another(teacher.network, tokenizer, tokenizer_of(teacher.network, teacher.processing_class))
 
 
 def _generators(generator: torch.Generator | None) -> Callable[[Tensor], torch.Generator]:

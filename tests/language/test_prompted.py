@@ -245,6 +245,7 @@ WRONG = [
     ({"prompts": [["{text}"]]}, "must be a text or messages"),
     ({"prompts": ["{text} \u00fc:"]}, "doesn't know all signs of prompt 0"),
     ({"prompts": [[{"role": "user", "content": "{text}"}]], "own": tokenizer(None)}, "has no chat template"),
+    ({"prompts": [[{"role": "", "content": "{text}"}]]}, "the chat template can't write prompt 0"),
     ({"label_words": {"no": " no"}}, "two or more classes"),
     ({"label_words": [" no", " yes"]}, "two or more classes"),
     ({"label_words": {"no": " no", "yes": []}}, "class yes has no label word"),
@@ -263,6 +264,15 @@ def test_what_can_not_be_asked_is_refused(settings, message):
     with pytest.raises(UserError, match=message) as refusal:
         prompted(**settings)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_tokenizer_that_numbers_words_otherwise_than_a_members_is_warned_of(caplog):
+    member = DeterministicTeacher(llama())
+    member.processing_class = tokenizer(words=[SIGNS[0], SIGNS[1], *SIGNS[:1:-1]])
+    with caplog.at_level(logging.WARNING):
+        teacher = prompted(EnsembleTeacher([member, DeterministicTeacher(llama(1))]))
+    assert "the tokenizer numbers words otherwise" in caplog.text
+    assert teacher.network.training == llama().train().training  # nobody's network is put into another mode
 
 
 def test_words_that_end_alike_are_no_beginnings():
