@@ -15,10 +15,10 @@ from pathlib import Path
 import datasets
 import torch
 from common.defaults import ON_CPU
-from text_classification import labeled
 from transformers import AutoModelForCausalLM
 
 from hf_bkd import PromptedTeacher, add_soft_labels
+from hf_bkd.data.columns import as_classification
 from hf_bkd.data.loading import load_splits
 from hf_bkd.data.subsets import few_first, stratified_split
 from hf_bkd.hub.transfer import local_folder
@@ -33,6 +33,7 @@ WORDS = {
     "LOC": [" place", " city", " country"],
     "NUM": [" number", " date", " year"],
 }
+COARSE = "coarse_label"  # TREC has fifty finer classes beside
 LABELED = 100  # questions that somebody labeled
 CALIBRATING = 50  # questions, unlabeled
 NOTE = (
@@ -59,7 +60,9 @@ class Arguments(StudyArguments):
 
 def questions(options: Arguments, seed: int) -> Splits:
     splits = load_splits(options.dataset, needed=("train", "test"))
-    train, test = (labeled(splits[name]).shuffle(seed=0) for name in ("train", "test"))
+    own_label = COARSE if COARSE in splits["train"].column_names else None
+    splits = {name: as_classification(rows, "text", label_column=own_label) for name, rows in splits.items()}
+    train, test = (splits[name].shuffle(seed=0) for name in ("train", "test"))
     train, test = few_first(train, options.max_train_samples), few_first(test, options.max_test_samples)
     rows = with_labels(datasets.concatenate_datasets([train, test]), options)
     train, test = rows.select(range(len(train))), rows.select(range(len(train), len(rows)))
