@@ -41,13 +41,12 @@ from .finished import SETTINGS, contents, finish
 from .label_columns import check_column, names_of, one_column, outputs_of, problem_of, with_labels
 from .language import is_language_model, student_and_rows
 from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
-from .teacher import DEFAULTS, FROM_SCRATCH
+from .teacher import DEFAULTS, FROM_SCRATCH, OF_LANGUAGE
 
 CHOSEN = (
     "student", "teacher", "dataset", "dataset_config", "train_split", "eval_dataset", "eval_split", "input_column",
     "label_column", "image_size", "ignore_mismatched_sizes",
 )  # fmt: skip
-OF_LANGUAGE = ("max_length", "lora_rank")
 
 
 def main(argv: list[str], prog: str) -> None:

@@ -23,7 +23,7 @@ from ..models.class_names import order_by_name
 from ..models.token_networks import classifies_tokens
 from ..study.fitting import Fitting, train_network
 from ..study.settings import check_same_settings, content_digest, decisive
-from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher
+from ..teachers import DeterministicTeacher, Ensemble, EnsembleTeacher, Teacher, predict_all
 from ..training.arguments import DistillationTrainingArguments
 from ..training.batched_dataset import BatchedDataset
 from ..training.problem import Problem
@@ -36,7 +36,14 @@ from .networks import load_trained
 
 # the options that change a training, beside the training arguments
 CHOSEN = ("model", "dataset", "train_split", "validation_split", "validation_size", "label_column", "augment")
-OPTIONAL = ("dataset_config", "eval_dataset", "image_size", "predict_variance")  # as well, where they are given
+OPTIONAL = (
+    "dataset_config",
+    "eval_dataset",
+    "image_size",
+    "predict_variance",
+    "max_length",
+    "lora_rank",
+)  # as well, where they are given
 
 
 def checkpoints_of(args: DistillationTrainingArguments) -> Path:
@@ -98,6 +105,11 @@ class CommandLineFitting(Fitting):
     def validation_batches(self) -> Iterator[dict[str, Tensor]]:
         """Iterate over the validation examples."""
         return self._batches(self.examples.validation)
+
+    def measures(self, teacher: Teacher) -> dict[str, float]:
+        """Measure a teacher on the validation examples."""
+        predictions = predict_all(teacher, self.validation_batches(), self.num_samples)
+        return teacher.likelihood.measures(*predictions)
 
     def _batches(self, rows: Any, progress: str | None = None) -> Iterator[dict[str, Tensor]]:
         return labeled_batches(self._reads, rows, self.processing_class, self.examples.problem, progress)

@@ -2,29 +2,25 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from torch import nn
 
 from ..data.loading import choose_split, load_splits
-from ..data.preprocessors import preprocessor_for
 from ..language import tokenized
-from ..likelihoods import UNLABELED
-from ..metrics import summarized_metrics, summary
+from ..models.adapters import is_adapted, sharing
 from ..models.saving import is_adapted_language_model, load_network
 from ..models.token_networks import CAUSAL
 from ..soft_labels.column_names import teachers_of
 from ..teachers import Teacher
+from ..teachers.next_tokens import TokenBatches, token_measures
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.files import read_json
-from ..utils.progress import track
 from .networks import network_folder, processor_of
-
-TOKENS_AT_ONCE = 2**26  # probabilities of one call of a teacher that is measured
 
 
 def is_language_model(name: str) -> bool:
@@ -91,9 +87,9 @@ def student_and_rows(
             f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
             "to be asked at each step"
         )
-    student = load_network(network_folder(name)).train()
+    student = load_language_model(name).train()
     if arguments.lora_rank is not None:
-        student = _adapted(student, arguments.lora_rank)
+        student = adapted(student, arguments.lora_rank)
     evaluated = _evaluated(arguments, splits, split)
     return student, tokenizer, *in_tokens([rows, evaluated], tokenizer, arguments)
 
@@ -109,33 +105,36 @@ def _evaluated(arguments: Namespace, splits: datasets.DatasetDict, train: str) -
     return texts_of(others[choose_split(others, arguments.eval_split, usual, arguments.dataset)], arguments)
 
 
-def _adapted(student: nn.Module, rank: int) -> nn.Module:
-    """Return a network of which low-rank adapters of all linear layers but its head are trained (Hu et al. 2022)."""
+def load_language_model(name: str) -> nn.Module:
+    """Load a language model, which goes on to be called as on the Hub, so that its adapters name it to others."""
+    folder = network_folder(name)
+    network = load_network(folder)
+    if not Path(name).expanduser().exists() and not is_adapted(network):
+        network.name_or_path = network.config._name_or_path = name
+        network.config._commit_hash = folder.name
+    return network
+
+
+def adapted(network: nn.Module, rank: int, dropout: float = 0.0) -> nn.Module:
+    """Return a network of which low-rank adapters of all linear layers but its head are trained (Hu et al. 2022).
+
+    It shares the network's weights.
+    """
     check_count(lora_rank=rank)
+    if is_adapted(network):
+        raise UserError("the network has adapters already, which are trained further: omit --lora_rank")
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise UserError("--lora_rank needs peft: pip install 'hf_bkd[lm]'") from error
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(student, config)
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(sharing(network), config)
 
 
-@torch.no_grad()
 def measured(teacher: Teacher, rows: datasets.Dataset, num_samples: int) -> dict[str, float]:
     """Measure what a language model, or a teacher that is one, says of each taught token of rows of tokens."""
-    prepare = preprocessor_for(teacher.network, rows, teacher.processing_class)
-    generator, seen = torch.Generator().manual_seed(0), []
-    lengths = torch.tensor([len(each) for each in rows["input_ids"]])
-    size = max(TOKENS_AT_ONCE // (teacher.num_classes * int(lengths.max())), 1)
-    columns = rows.with_format(None).select_columns([*prepare.columns, *prepare.beside])
-    for start in track(range(0, len(rows), size), "predicting"):
-        inputs = dict(prepare(columns[start : start + size]))
-        labels, _ = inputs.pop("labels"), inputs.pop("lengths")
-        probs = teacher.predict(inputs, num_samples, generator).mean[:, :-1]
-        taught = labels[:, 1:] != UNLABELED
-        probs, labels = probs[taught.to(probs.device)].double().cpu(), labels[:, 1:][taught]
-        seen.append(summary(probs.clamp_min(torch.finfo(torch.float64).tiny).log(), labels))
-    measures = summarized_metrics(torch.cat(seen))
-    if not measures:
-        raise UserError("no token of the split is taught, all of its labels are -100: nothing can be measured on it")
-    return measures
+    draws = teacher.num_draws(num_samples)
+    batches = TokenBatches.of(teacher.network, rows, teacher.processing_class, "predicting", draws)
+    return token_measures(teacher, batches, num_samples)

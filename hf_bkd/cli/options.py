@@ -34,6 +34,7 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 PROBLEM = "what the outputs mean, if a classifier doesn't say it"
 VARIANCE_TOO = "a new network for numbers predicts the variance of each too"
 LENGTH = "tokens after which a language model's texts are cut"
+ADAPTERS = "of the adapters by which a language model is trained"
 SPLIT = "default: validation, or else test, of it"
 
 
@@ -58,11 +59,13 @@ def teacher_fit(prog: str) -> Parser:
     add("--validation_split", None, "to choose and measure on (default: validation, or held out)", metavar="SPLIT")
     add("--validation_size", None, "examples to hold out for that (default: a tenth)", rare=True, type=int)
     add("--eval_dataset", None, "another one that the validation split is of", rare=True, metavar="DATASET")
+    add("--max_length", None, LENGTH, rare=True, type=int)
     add = _group(parser, "fitting")
     add("--num_samples", 10, "draws from the posterior that choices and measures are made with", rare=True, type=int)
     add("--augment", False, "train on random crops and flips of the images", rare=True)
     add("--image_size", None, "of a new network (default: the images', or its architecture's)", rare=True, type=int)
     add("--predict_variance", False, f"{VARIANCE_TOO} (not laplace)", rare=True)
+    add("--lora_rank", None, ADAPTERS, rare=True, type=int)
     _training(parser)
     return _hub(parser, "the teacher")
 
@@ -127,7 +130,7 @@ def distill(prog: str) -> Parser:
     add("--image_size", None, "of a new network (default: that which the teacher reads)", rare=True, type=int)
     add("--predict_variance", False, VARIANCE_TOO, rare=True)
     add("--ignore_mismatched_sizes", False, "give a network of other classes a new head", rare=True)
-    add("--lora_rank", None, "of the adapters by which a language model is trained", rare=True, type=int)
+    add("--lora_rank", None, ADAPTERS, rare=True, type=int)
     add = _data(parser, "written by hf-bkd label, or what the teacher is asked about", are_known=True)
     add("--train_split", None, "what is trained on (default: train, or the only one)", rare=True, metavar="SPLIT")
     add("--eval_dataset", None, "what the student is measured on (default: the same dataset)", metavar="DATASET")

@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from ..study.arguments import check_training
-from ..teachers import SPECIFICATIONS, Ensemble, TeacherSpec, predict_all
+from ..teachers import SPECIFICATIONS, Ensemble, TeacherSpec
 from ..teachers.specification import resolved
 from ..training.arguments import DistillationTrainingArguments
 from ..utils.checks import check_choice, check_count
@@ -23,6 +23,7 @@ from .architectures import is_architecture
 from .arguments import metrics_text, pushing, quiet
 from .finished import finish
 from .fitting import CommandLineFitting, TrainedNetworks, asked_for, checkpoints_of
+from .language_fitting import LanguageModels, fits_language_model
 from .networks import is_encoder
 from .new_networks import NewNetworks
 from .options import METHODS, teacher_fit
@@ -39,6 +40,8 @@ DEFAULTS = {
     "logging_strategy": "epoch",
     "report_to": "none",
 }
+ADAPTERS = {"learning_rate": 2e-4}  # that are trained in Adam's way
+OF_LANGUAGE = ("max_length", "lora_rank")
 FROM_SCRATCH = {"num_train_epochs": 50, "learning_rate": 1e-3, "per_device_train_batch_size": 64}
 
 
@@ -67,7 +70,8 @@ class FitOptions:
     augment: bool
     image_size: int | None
     method_options: dict[str, Any]
-
+    max_length: int | None = None
+    lora_rank: int | None = None
     predict_variance: bool = False
     problem_type: str | None = None
 
@@ -78,7 +82,8 @@ class FitOptions:
         for name in ("dataset",) if SPECIFICATIONS[self.method].reads_tables else ("model", "dataset"):
             self._needed(name)
         check_count(num_samples=self.num_samples)
-        sizes = {"validation_size": self.validation_size, "image_size": self.image_size}
+        names = ("validation_size", "image_size", "max_length", "lora_rank")
+        sizes = {name: getattr(self, name) for name in names}
         check_count(**{name: size for name, size in sizes.items() if size is not None})
         self.spec = self._specification()
         if len(self.model) > 1 and not isinstance(self.spec, Ensemble):
@@ -169,10 +174,11 @@ def parse_fit(argv: list[str], prog: str) -> tuple[FitOptions, DistillationTrain
         return options, args
 
     options, _ = parsed(DEFAULTS)
-    defaults = DEFAULTS | (FROM_SCRATCH if options.from_scratch else {})
+    defaults = DEFAULTS | (FROM_SCRATCH if options.from_scratch else ADAPTERS if options.lora_rank else {})
     if options.spec.learning_rates is not None:
         from_scratch, further = options.spec.learning_rates
-        defaults |= {"learning_rate": from_scratch if options.from_scratch else further}
+        is_new = options.from_scratch or options.lora_rank is not None
+        defaults |= {"learning_rate": from_scratch if is_new else further}
     options, args = parsed(defaults)
     if not args.output_dir:
         raise UserError("pass --output_dir, a new folder for the teacher")
@@ -204,6 +210,10 @@ def _source(options: FitOptions) -> type[CommandLineFitting]:
     """What a teacher is made of: a table, new networks or trained ones."""
     if options.spec.reads_tables:
         return Tables
+    if fits_language_model(options):
+        return LanguageModels
+    for name in (name for name in OF_LANGUAGE if getattr(options, name) is not None):
+        raise UserError(f"--{name} is for language models that learn texts, and {options.model[0]} is none: omit it")
     return NewNetworks if options.from_scratch or is_encoder(options.model[0]) else TrainedNetworks
 
 
@@ -214,8 +224,7 @@ def _fitted(options: FitOptions, args: DistillationTrainingArguments, output_dir
     teacher.processing_class = context.processing_class
     teacher.record |= context.facts() | options.spec.facts()
     if "validation" not in teacher.record:
-        predictions = predict_all(teacher, context.validation_batches(), options.num_samples)
-        teacher.record["validation"] = teacher.likelihood.measures(*predictions)
+        teacher.record["validation"] = context.measures(teacher)
 
     def save(folder: Path) -> str:
         teacher.save_pretrained(folder, license=args.license)

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from ..utils.errors import UserError
-from ..utils.files import bare_name
+from ..utils.files import bare_name, read_json
 
 OURS, WEIGHTS = ("teacher.json", "members/", "network/"), ".safetensors"  # files of a saved model
 OTHER_FORMS = [
@@ -63,6 +63,8 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None
         UserError: the Hub can't be reached or refuses, or the repository is public and must be private.
     """
     files = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    for path in (path for name, path in files.items() if name.rpartition("/")[2] == OURS[0]):
+        check_base_is_shared(str(read_json(path).get("base", {}).get("name", "")))
     with pushing_to(repo_id, token):
         api = HfApi(token=token)
         address = made_repository(api, repo_id, "model", private)
@@ -72,6 +74,15 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool | None = None
         operations += [CommitOperationAdd(name, path) for name, path in files.items()]
         api.create_commit(repo_id, operations, commit_message="Upload with hf_bkd")
     return str(address)
+
+
+def check_base_is_shared(name: str) -> None:
+    """Raise a UserError if a model that adapters are pushed without is a folder here."""
+    if Path(name).is_absolute():
+        raise UserError(
+            f"the adapters' base model is the folder {name}, which nobody else has: push it, load the teacher with it "
+            "from the Hub, Teacher.from_pretrained(folder, network=base), and push that"
+        )
 
 
 def made_repository(api: HfApi, repo_id: str, kind: str, private: bool | None) -> RepoUrl:

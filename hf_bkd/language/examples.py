@@ -11,6 +11,7 @@ import datasets
 
 from ..data.columns import is_soft_label_column
 from ..data.preprocessors.content import TEXTS
+from ..data.preprocessors.texts import template_hash, vocabulary_hash
 from ..likelihoods import UNLABELED
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import RowError, UserError
@@ -82,6 +83,11 @@ def tokenized(
             "%d of %d rows have more than max_length=%d tokens, and lose their end", cut, len(rows), max_length
         )
     return rows.remove_columns("cut")
+
+
+def same_tokens(tokenizer: Any, other: Any) -> bool:
+    """Return whether two tokenizers have the same vocabulary and the same chat template."""
+    return vocabulary_hash(tokenizer) == vocabulary_hash(other) and template_hash(tokenizer) == template_hash(other)
 
 
 def is_conversational(features: Mapping[str, Any], columns: tuple[str, ...] | None = None) -> bool:
@@ -205,6 +211,13 @@ class Reader:
                     "told apart: pass taught='all', or their messages in one column 'messages'"
                 )
         return tokens, [UNLABELED] * min(same, len(tokens)) + tokens[same:]
+
+    def prompt(self, row: Mapping[str, Any]) -> list[int]:
+        """Return the tokens of a row's ``prompt``, a text or messages, after which an answer begins."""
+        if not isinstance(row["prompt"], str):
+            return self._written(row, row["prompt"], add_generation_prompt=True)["input_ids"]
+        tokens = self._tokens(row["prompt"])
+        return tokens[:-1] if tokens[-1:] == [self.tokenizer.eos_token_id] else tokens  # which some tokenizers add
 
     def _messages(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         if self.taught == "all":

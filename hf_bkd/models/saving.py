@@ -20,7 +20,11 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
+from .adapter_bases import with_its_base
+from .adapters import CONFIG as ADAPTERS
+from .adapters import over
 from .calling import unwrapped
+from .gguf import forget_gguf, gguf_remedy
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
 from .problem_types import BY_EXP, CONCENTRATIONS, is_dirichlet, name_dirichlet, stated_problem_type
 from .rebuilding import difference_when_loaded, is_of_transformers
@@ -36,7 +40,6 @@ from .timm_networks import (
     wraps_timm,
 )
 
-ADAPTERS = "adapter_config.json"  # PEFT's, beside their weights
 ESTIMATOR = "estimator.skops"  # which stands in the place of a network's weights
 FORMER_WEIGHTS = "network.safetensors"  # of plain modules, up to version 0.1
 
@@ -55,6 +58,7 @@ def save_network(network: nn.Module, folder: str | Path, without: tuple[str, ...
     """
     folder, network = Path(folder), _merged(network)
     without = tuple(name.removeprefix("_orig_mod.") for name in without)
+    forget_gguf(network)
     weights = {name: value for name, value in network.state_dict().items() if name not in without}
     if is_of_transformers(network):
         refresh_label_names(network)
@@ -172,15 +176,6 @@ def is_adapted_language_model(folder: str | Path) -> bool:
     return content.get("task_type") == "CAUSAL_LM" and bool(content.get("base_model_name_or_path"))
 
 
-def _load_adapted(folder: Path) -> nn.Module:
-    """Load the network that adapters name, and the adapters."""
-    from peft import PeftModel
-
-    base = read_json(folder / ADAPTERS)["base_model_name_or_path"]
-    network = transformers.AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, trust_remote_code=False)
-    return PeftModel.from_pretrained(network, folder).eval()
-
-
 def check_loadable(folder: Path) -> None:
     """Raise a UserError if a folder does not hold a network and its weights in safetensors."""
     if is_adapted_language_model(folder):
@@ -198,6 +193,7 @@ def check_loadable(folder: Path) -> None:
     if not holds_network(folder):
         raise UserError(
             f"{folder} holds no network: there is neither a {CONFIG} nor a {WEIGHTS}, which save_pretrained writes"
+            + gguf_remedy(folder)
         )
     if not any(folder.glob("*.safetensors*")):
         raise UserError(
@@ -211,7 +207,8 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
 
     Args:
         folder: as :func:`save_network`, a trainer, timm or a transformers model wrote it.
-        network: built as the saved one was; needed for a plain ``nn.Module``, whose weights are loaded into it.
+        network: built as the saved one was; needed for a plain ``nn.Module``, whose weights are loaded into it. Of
+            adapters of a language model, their base model, if not by its name.
 
     Raises:
         UserError: weights of another network, or of a plain module without one, or an unknown model class.
@@ -222,7 +219,9 @@ def load_network(folder: str | Path, network: nn.Module | None = None) -> nn.Mod
     )
     former = (folder / FORMER_WEIGHTS).is_file()
     if network is None and is_adapted_language_model(folder):
-        return _load_adapted(folder)
+        return with_its_base(folder)
+    if network is not None and (folder / ADAPTERS).is_file() and not config:
+        return over(network, folder)
     check_loadable(folder)
     if "pretrained_cfg" in config and "architectures" not in config:
         network = made_by_timm(folder, config) if network is None else network

@@ -22,7 +22,7 @@ from .storage import check_parts
 from .writing import as_lists
 
 LOOKED_AT = 32  # tokens of a row
-ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher
+ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher, of all draws
 MOSTLY = 0.8  # share of taught positions from which a copy of them takes longer than the others
 KEPT_AT_ONCE = {"cuda": 2**26}  # numbers that are brought to what is stored; on the CPU as many as its caches hold
 ON_OTHERS = 2**21
@@ -44,7 +44,8 @@ def answer_of_next_tokens(
     keys, places = torch.from_numpy(batch.keys.copy()), torch.arange(labels.shape[1]) < lengths[:, None]
     numbers = places.flatten().cumsum(0).reshape(places.shape) - 1  # of each token among the T
     stored: dict[str, np.ndarray] = {}
-    for rows, longest in _groups(lengths, ASKED_AT_ONCE // teacher.num_classes):
+    draws = teacher.num_draws(options.num_samples) if hasattr(teacher, "num_draws") else 1
+    for rows, longest in _groups(lengths, ASKED_AT_ONCE // (teacher.num_classes * draws)):
         asked = {name: value[rows, :longest] for name, value in inputs.items()}
         generator = ExampleGenerator(keys[rows], options.draw_seed)
         with options.autocast(device):

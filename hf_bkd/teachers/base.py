@@ -5,7 +5,6 @@ more than the network, also ``get_state`` and ``from_state``. Everything else (t
 stands here once.
 """
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..likelihoods import CATEGORICAL, Likelihood
+from ..models.adapter_bases import Base, digest_of, named_base
+from ..models.adapters import by_one_name, in_peft_model, is_adapted
 from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
@@ -74,7 +75,7 @@ class Teacher(ABC):
         check_choice(TEMPERINGS, tempering=tempering)
         self.likelihood = likelihood_of(network, likelihood)
         self.likelihood.check_temperature(temperature)
-        self.network = unwrapped(network, keep_adapters=True)
+        self.network = in_peft_model(unwrapped(network, keep_adapters=True))
         self.temperature = float(temperature)
         self.tempering = tempering
         self.record: dict[str, Any] = {}
@@ -188,11 +189,8 @@ class Teacher(ABC):
     def fingerprint(self) -> str:
         """Hash all weights and the posterior, but not the tempering, to 16 hexadecimal digits."""
         settings, tensors = self.get_state()
-        digest = hashlib.sha256(json.dumps(settings | self._likelihood_as_json(), sort_keys=True).encode())
-        for name, tensor in sorted((self._weights() | tensors).items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
+        said = json.dumps(settings | self._likelihood_as_json(), sort_keys=True)
+        return digest_of(self._weights() | tensors, said.encode())
 
     def describe(self) -> dict[str, Any]:
         """Describe the teacher as JSON, for the record of its labels."""
@@ -227,7 +225,8 @@ class Teacher(ABC):
         Args:
             name_or_path: folder, or repository on the Hub.
             network: a module to load the weights into, built as the saved one was; needed only for a network whose
-                class transformers does not have. An ensemble's members get a copy each.
+                class transformers does not have. An ensemble's members get a copy each. Of adapters of a language
+                model, their base model, which all members share; by its name if not given.
             revision: branch, tag or commit on the Hub.
 
         Returns:
@@ -265,7 +264,18 @@ class Teacher(ABC):
 
     def _weights(self) -> dict[str, Tensor]:
         spread = spread_names(self.network)
-        return {name: value for name, value in self.network.state_dict().items() if name not in spread}
+        weights = {name: value for name, value in self.network.state_dict().items() if name not in spread}
+        return by_one_name(self.network, weights)
+
+    def _base(self) -> Base | None:
+        """Return the base model of a network that is saved as its adapters alone; else they are merged into it."""
+        base = named_base(self.network) if is_adapted(self.network) else None
+        if base is None and is_adapted(self.network) and self.method != "deterministic":
+            raise UserError(
+                f"a {self.method} teacher is saved with its adapters apart, and nobody says where its base model is: "
+                "save this by network.get_base_model().save_pretrained(folder) before it has adapters, and load it"
+            )
+        return base
 
     def _save_networks(self, folder: Path) -> None:
         save_network(self.network, folder / "network", without=spread_names(self.network))
@@ -290,9 +300,11 @@ class Teacher(ABC):
 
     def _load_processing_class(self, folder: Path, description: Description) -> None:
         from ..data.preprocessors import set_order_of_columns
-        from ..data.preprocessors.saved import NotSaved, processor_beside
+        from ..data.preprocessors.saved import NotSaved, processor_beside, processor_of
 
         beside = processor_beside(self.network, folder / "network", folder)
+        if beside is None and description.base is not None:
+            beside = processor_of(self.network)
         self.processing_class = beside if description.reads_by is None else NotSaved(description.reads_by)
         set_order_of_columns(self.network, description.columns)
 

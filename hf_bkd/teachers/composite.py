@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import Likelihood
+from ..models.adapter_bases import Base
 from ..models.calling import Inputs, evaluation_mode, to_network
 from ..models.class_names import given_names, order_by_name
 from ..models.token_networks import predicts_next_tokens
 from ..utils.errors import UserError
 from .base import Teacher
-from .description import DESCRIPTION, Description
+from .description import DESCRIPTION, Description, read_description
 from .predictive import Draws
+from .saving import save
 
 
 def check_members(members: Iterable[Any]) -> None:
@@ -213,11 +215,15 @@ class Composite(Teacher):
         """Nothing: each part has loaded its own."""
 
     def _save_networks(self, folder: Path) -> None:
+        tokenizers: dict[Base, Any] = {}
         for number, part in enumerate(self.parts):
-            own = part.processing_class
+            own, base = part.processing_class, part._base()
             part.processing_class = self.processing_class if own is None else own
+            same = base in tokenizers and tokenizers[base] is part.processing_class
+            if base is not None:
+                tokenizers.setdefault(base, part.processing_class)
             try:
-                part.save_pretrained(folder / "members" / str(number))
+                save(part, folder / "members" / str(number), None, with_processor=not same)
             finally:
                 part.processing_class = own
 
@@ -227,4 +233,21 @@ class Composite(Teacher):
         paths = sorted((file.parent for file in descriptions), key=lambda path: int(path.name))
         if not paths:
             raise UserError(f"the teacher in {folder} cannot be loaded, for its members are gone: save it again")
-        return [Teacher.from_pretrained(path, deepcopy(network)) for path in paths]
+        from ..data.preprocessors.saved import saved_processor
+
+        members: list[Teacher] = []
+        first: dict[Base, Teacher] = {}  # of the adapters over a base model, which the others share with it
+        for path in paths:
+            base = read_description(path, path).base
+            if base is None:
+                members.append(Teacher.from_pretrained(path, deepcopy(network)))
+                continue
+            known = first[base].network if base in first else network
+            members.append(Teacher.from_pretrained(path, known))
+            first.setdefault(base, members[-1])
+            if saved_processor("text", path / "network") is None:
+                members[-1].processing_class = first[base].processing_class
+        return members
+
+    def _base(self) -> None:
+        """Nothing: each part has its own."""

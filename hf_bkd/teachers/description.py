@@ -4,6 +4,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..likelihoods import Likelihood, likelihood_from
+from ..models.adapter_bases import Base
+from ..models.gguf import gguf_remedy
 from ..utils.errors import UserError
 from ..utils.files import digest, read_json
 
@@ -31,6 +33,7 @@ class Description(NamedTuple):
     reads_by: the name of the function or transform that read its examples, and isn't saved.
     columns: of numbers that its network read side by side, in their order.
     likelihood: of its network's outputs; ``None`` for one of several classes.
+    base: of a language model's adapters, which are saved without it.
     """
 
     method: str
@@ -40,6 +43,7 @@ class Description(NamedTuple):
     reads_by: str | None = None
     columns: tuple[str, ...] = ()
     likelihood: Likelihood | None = None
+    base: Base | None = None
 
 
 def read_description(folder: Path, name: str | Path) -> Description:
@@ -52,7 +56,7 @@ def read_description(folder: Path, name: str | Path) -> Description:
     if not file.is_file():
         raise UserError(
             f"{name} holds no teacher (teacher.json is missing), and no network with a config.json either: pass the "
-            "folder that save_pretrained wrote"
+            f"folder that save_pretrained wrote{gguf_remedy(folder)}"
         )
     try:
         read = read_json(file)
@@ -65,6 +69,7 @@ def read_description(folder: Path, name: str | Path) -> Description:
             None if reads_by is None else str(reads_by),
             columns,
             likelihood_from(read["likelihood"]) if "likelihood" in read else None,
+            Base(*(str(read["base"][name]) for name in Base._fields)) if "base" in read else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, UserError) else repr(error)

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from ..likelihoods import Likelihood, best_temperature
 from ..models.calling import Inputs, call_network, logits_of
 from ..models.heads import head_data
+from ..models.token_networks import predicts_next_tokens
 from .base import Teacher
 from .examples import batches_of, used_processor
+from .next_tokens import TokenBatches, token_temperature
 from .specification import FitContext, TeacherSpec, option
 
 
@@ -35,7 +37,8 @@ class DeterministicTeacher(Teacher):
 
         Args:
             network: the trained network.
-            validation: a ``datasets.Dataset`` with a label column; or batches: dicts with ``labels``, or pairs.
+            validation: a ``datasets.Dataset`` with a label column, or of a causal language model with rows of tokens,
+                see :func:`hf_bkd.tokenized`; or batches: dicts with ``labels``, or pairs.
             processing_class: the tokenizer, image processor, feature extractor or transform by which the network
                 reads a dataset, if it isn't beside its weights or timm's data configuration.
             problem_type: what its outputs mean, if it doesn't say it, see
@@ -45,6 +48,8 @@ class DeterministicTeacher(Teacher):
             UserError: no examples, labels that don't fit the network, or no linear head; a dataset that the network
                 can't read; a regression without any error.
         """
+        if predicts_next_tokens(network):
+            return cls._fit_next_tokens(network, validation, processing_class, problem_type)
         validation = batches_of(validation, network, processing_class, problem_type=problem_type)
         data = head_data(network, validation, problem_type)
         likelihood = data.likelihood.observing(data.logits, data.labels)
@@ -57,6 +62,18 @@ class DeterministicTeacher(Teacher):
             teacher.record["observation variance chosen by"] = "validation error"
         prediction = likelihood.prediction(likelihood.tempered(data.logits, temperature))
         teacher.record["validation"] = likelihood.measures(prediction, data.labels)
+        return teacher
+
+    @classmethod
+    def _fit_next_tokens(
+        cls, network: nn.Module, validation: Any, processing_class: Any, problem_type: str | Likelihood | None
+    ) -> Self:
+        batches = validation
+        if hasattr(validation, "features"):
+            batches = TokenBatches.of(network, validation, processing_class)
+        teacher = cls(network, token_temperature(network, batches), likelihood=problem_type)
+        teacher.processing_class = processing_class
+        teacher.record["temperature chosen by"] = "validation NLL"
         return teacher
 
     def num_draws(self, num_samples: int) -> int:

@@ -74,7 +74,7 @@ class MCDropoutTeacher(Teacher):
         if num_samples > 1 and not random and (draws == draws[0]).all():
             raise UserError(
                 "all draws are the same, so this network has no dropout: train it with some (drop_rate= of timm's "
-                "models, *_dropout of transformers' configurations), or take another teacher"
+                "models, *_dropout of transformers' configurations, lora_dropout of adapters), or take another teacher"
             )
         return draws
 
@@ -150,7 +150,9 @@ class MCDropout(TeacherSpec):
 
     kind = method = "mc_dropout"
 
-    drop_rate: float | None = option(None, "dropout of an architecture trained from scratch", from_scratch=0.1)
+    drop_rate: float | None = option(
+        None, "dropout of an architecture trained from scratch, or of new adapters", from_scratch=0.1
+    )
     filter_wise: bool = option(False, "drop channels before each convolution, not units at the end")
     masks: int = option(1, "of each example in a step of the training, at the cost of a pass each")
 

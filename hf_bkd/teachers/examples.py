@@ -12,7 +12,7 @@ from ..models.calling import call_network, evaluation_mode, logits_of, split, to
 from ..models.heads import labeled
 from ..models.problem_types import likelihood_of, problem_type_of_labels
 from ..models.taking import taking
-from ..models.token_networks import check_one_label_each
+from ..models.token_networks import check_one_label_each, predicts_next_tokens
 from ..uncertainty import EntropyParts
 from ..utils.errors import UserError
 from .base import Teacher
@@ -117,6 +117,8 @@ def likelihood_by(network: nn.Module, batches: Iterable[Mapping | tuple], proble
     Raises:
         UserError: no batch, or labels that don't fit.
     """
+    if predicts_next_tokens(network):
+        return likelihood_of(network, problem_type)
     for batch in batches:
         inputs, labels = split(batch)
         with evaluation_mode(network), taking(network, inputs):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..models.calling import split
 from ..models.heads import num_classes_of
 from ..models.posterior_state import PRECISION
-from ..models.token_networks import classifies_tokens
+from ..models.token_networks import classifies_tokens, predicts_next_tokens
 from ..utils.checks import check_positive
 from ..utils.errors import UserError
 from .examples import likelihood_by
@@ -103,7 +103,7 @@ class IVON(torch.optim.Optimizer):
         for name, (fits, limit) in LIMITS.items():
             if not fits(group[name]):
                 raise UserError(f"{name} must be {limit}, and it is {group[name]!r}")
-        dtypes = {parameter.dtype for parameter in group["params"]} - {torch.float32, torch.float64}
+        dtypes = {each.dtype for each in group["params"] if each.requires_grad} - {torch.float32, torch.float64}
         if dtypes:
             raise UserError(
                 f"IVON's parameters must be float32 or float64, and some are {dtypes.pop()}, too coarse for its "
@@ -242,7 +242,7 @@ def standard_normals(params: list[Tensor], *key: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class IVONVariational(TeacherSpec):
-    """A Gaussian over all weights of a network that :class:`IVON` trains.
+    """A Gaussian over all weights of a network that :class:`IVON` trains, or over its adapters' where it has some.
 
     Args:
         lr: learning rate; that of the training if not given.
@@ -273,13 +273,12 @@ class IVONVariational(TeacherSpec):
         network = context.network()
         likelihood = likelihood_by(network, context.validation_batches(), context.problem_type)
         labels = context.num_train
-        if classifies_tokens(network):
+        if classifies_tokens(network) or predicts_next_tokens(network):
             labels = sum(int(likelihood.labeled(split(batch)[1]).sum()) for batch in context.train_batches())
         size = labels * likelihood.nats(likelihood.num_values(num_classes_of(network)))
         hess_init = 1 / (size * self.initial_std**2) if self.hess_init is None else self.hess_init
         rate = context.learning_rate if self.lr is None else self.lr
-        optimizer = IVON(
-            network.parameters(), lr=rate, ess=size, hess_init=hess_init, betas=self.betas, seed=context.seed
-        )
-        trained = context.train(network, optimizer)
-        return VariationalTeacher(trained, optimizer.posterior_std(network), likelihood=likelihood)
+        trained = [weight for weight in network.parameters() if weight.requires_grad]  # of adapters, these alone
+        optimizer = IVON(trained, lr=rate, ess=size, hess_init=hess_init, betas=self.betas, seed=context.seed)
+        context.train(network, optimizer)
+        return VariationalTeacher(network, optimizer.posterior_std(network), likelihood=likelihood)

@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
+from ..models.adapter_bases import checked_base
+from ..models.adapters import save_adapters
 from ..models.calling import unwrapped
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, needed_network
@@ -22,27 +24,42 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Teacher")
 
 
-def save(teacher: "Teacher", folder: Path, license: str | None) -> None:
-    """Write a teacher's folder, as ``Teacher.save_pretrained`` says."""
+def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: bool = True) -> None:
+    """Write a teacher's folder, as ``Teacher.save_pretrained`` says, if need be without what makes its inputs."""
     older = folder / DESCRIPTION
     if older.exists() and not is_description(older):
         raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
+    base = teacher._base()
     settings, tensors = teacher.get_state()
     settings = settings | {"temperature": teacher.temperature, "tempering": teacher.tempering}
     with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
-        teacher._save_networks(temporary)
-        teacher._save_processing_class(temporary)
+        if base is None:
+            teacher._save_networks(temporary)
+        else:
+            save_adapters(teacher.network, temporary / "network")
+        if with_processor and (base is None or not _reads_as_base(teacher)):
+            teacher._save_processing_class(temporary)
         if tensors:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(tensors, temporary / "posterior.safetensors")
         description = {"format": 1, "method": teacher.method, "num_classes": teacher.num_classes, "settings": settings}
         said = teacher._likelihood_as_json()
         description |= {"record": teacher.record} | ({"likelihood": said} if said else {}) | teacher._reading()
+        description |= {} if base is None else {"base": base._asdict()}
         description["files"] = digests(temporary, DESCRIPTION)
         (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         if not has_card_of_another(folder):
             needed = needed_network(temporary)
             write_teacher_card(temporary, description, task_of(unwrapped(teacher.network)), license, needed)
+
+
+def _reads_as_base(teacher: "Teacher") -> bool:
+    """Whether a language model with adapters has the tokenizer that lies beside its base model."""
+    from ..data.preprocessors import tokenizer_of
+    from ..language import same_tokens
+
+    own, bases = tokenizer_of(teacher.network, teacher.processing_class), tokenizer_of(teacher.network)
+    return own is not None and bases is not None and same_tokens(own, bases)
 
 
 def loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:
@@ -55,6 +72,8 @@ def loaded(kind: type[T], folder: Path, description: Description, network: nn.Mo
     with damage_refused(f"the teacher in {folder}"):
         tensors = load_file(posterior) if posterior.is_file() else {}
         settings, likelihood = description.settings, description.likelihood
+        if description.base is not None:
+            network = checked_base(description.base, network, folder)
         if likelihood is not None and "likelihood" in inspect.signature(kind).parameters:  # composites have theirs
             settings = settings | {"likelihood": likelihood}
         teacher = kind.from_state(kind._load_networks(folder, network), settings, tensors)

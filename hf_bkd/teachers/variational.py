@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..likelihoods import Likelihood
+from ..models.adapters import by_one_name
 from ..models.calling import Inputs, call_arguments, evaluation_mode, logits_of, split, to_network
 from ..models.heads import classification_head, head_features, head_parameters
 from ..models.variational_layers import GaussianWeights, VariationalConv2d, VariationalLinear, output_directions
@@ -121,9 +122,7 @@ class VariationalTeacher(Teacher):
         if weight in self.std and set(self.std) <= {weight, bias} and with_factors:
             return self._draw_outputs(inputs, head_name, num_samples, generator)
         args, kwargs = call_arguments(self.network, inputs)
-        draws = [
-            functional_call(self.network, self._draw_weights(generator), args, kwargs) for _ in range(num_samples)
-        ]
+        draws = [functional_call(self.network, self.draw_weights(generator), args, kwargs) for _ in range(num_samples)]
         return torch.stack([logits_of(outputs) for outputs in draws])
 
     def _draw_outputs(
@@ -148,7 +147,8 @@ class VariationalTeacher(Teacher):
         along = example_normal((num_samples, *directions.shape[:-1]), mean, generator)
         return draws + torch.einsum("s...r,...rc->s...c", along, directions)
 
-    def _draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Draw the weights that vary, by their names in the network."""
         means, drawn = dict(self.network.named_parameters()), {}
         rank = len(next(iter(self.factors.values()), ()))
         along = standard_normal((rank,), next(iter(means.values())), generator)
@@ -165,8 +165,9 @@ class VariationalTeacher(Teacher):
         return super().to(device)
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        std = {f"std.{name}": value for name, value in self.std.items()}
-        return {}, std | {f"factor.{name}": value for name, value in self.factors.items()}
+        std, factors = (by_one_name(self.network, each) for each in (self.std, self.factors))
+        named = {f"std.{name}": value for name, value in std.items()}
+        return {}, named | {f"factor.{name}": value for name, value in factors.items()}
 
     @classmethod
     def from_state(cls, network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.adapter_bases import check_base_has_safetensors
 from ..models.class_names import both_name
+from ..models.gguf import forget_gguf
 from ..models.variational_layers import gaussian_kl
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
@@ -25,6 +27,14 @@ def own_config(model: nn.Module | None) -> None:
     for module in model.modules():
         if getattr(module, "config", None) is config:
             module.config = own
+
+
+def check_can_be_saved(model: nn.Module | None) -> None:
+    """Raise a UserError if a model of a GGUF file can't be saved as it will be trained; see `models.gguf`."""
+    if hasattr(model, "peft_config"):
+        check_base_has_safetensors(model)
+    elif model is not None:
+        forget_gguf(model)
 
 
 def own_dataset(dataset: Any, args: DistillationTrainingArguments, classes: Sequence[str] | None = None) -> Any:

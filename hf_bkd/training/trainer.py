@@ -18,7 +18,7 @@ from .callbacks import DrawWeights
 from .card import write_training_card
 from .next_token_trainer import NextTokenTrainer
 from .online_teacher import OnlineTeacher
-from .preparation import check_trained, own_config
+from .preparation import check_can_be_saved, check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
 from .settings import (
     check_best_metric,
@@ -105,6 +105,7 @@ class DistillationTrainer(NextTokenTrainer, StandardizingTrainer):
         check_metrics(args, compute_metrics, kwargs.get("preprocess_logits_for_metrics"))
         check_hardware(args)
         own_config(model)
+        check_can_be_saved(model)
         # the loss below smooths labels itself, and the Trainer would ask the model for a config to do so
         smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
         super().__init__(

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from datasets import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from hf_bkd import DeterministicTeacher, EnsembleTeacher, PromptedTeacher, Teacher, UserError, add_soft_labels
 from hf_bkd.models.calling import call_network, logits_of
@@ -192,6 +192,25 @@ def test_a_teacher_of_an_ensemble_is_saved_with_its_tokenizer(tmp_path):
     assert ensemble.processing_class is None  # the user's own stays as it was
     teacher.save_pretrained(tmp_path)
     assert torch.equal(answers(Teacher.from_pretrained(tmp_path)).mean, answers(teacher).mean)
+
+
+def test_adapters_over_one_model_are_saved_without_it(tmp_path):
+    peft = pytest.importorskip("peft")
+    llama().save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        base = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+        peft.get_peft_model(base, config).save_pretrained(tmp_path / f"adapter-{seed}")
+    ensemble = EnsembleTeacher.from_adapters([tmp_path / "adapter-0", tmp_path / "adapter-1"])
+    teacher = PromptedTeacher(ensemble, prompts=PROMPTS, label_words=WORDS)  # the tokenizer lies beside the base
+    teacher.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").rglob("model.safetensors"))
+    loaded = Teacher.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(answers(loaded).mean, answers(teacher).mean)
+    each = torch.stack([expected(member.network) for member in ensemble.members])
+    torch.testing.assert_close(answers(teacher).mean, each.mean(dim=(0, 1)), rtol=1e-4, atol=1e-6)
 
 
 def test_other_words_prompts_and_templates_are_other_teachers():
