@@ -32,6 +32,7 @@ RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("*.py"))
 STUDIES = [name for name in RECIPES if "def study(" in (ROOT / "recipes" / f"{name}.py").read_text()]
 ALL_CLASSES = SMALL | {"max_train_samples": 1000, "teacher_model": "cnn6_small", "student_model": "cnn6_small"}
 OTHERS = {
+    "lm_responses",
     "protein_encoder",
     "tables",
     "theory_bias",
