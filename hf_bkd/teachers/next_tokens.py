@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import datasets
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ class TokenBatches:
         progress: the name of a bar, if there is to be one.
     """
 
-    rows: datasets.Dataset
+    rows: Any
     prepare: Any
     size: int
     progress: str | None = None
@@ -45,7 +44,7 @@ class TokenBatches:
     def of(
         cls,
         network: nn.Module,
-        rows: datasets.Dataset,
+        rows: Any,
         processing_class: Any = None,
         progress: str | None = None,
         draws: int = 1,

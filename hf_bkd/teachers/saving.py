@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
+from ..hub.transfer import local_folder, source_of
 from ..models.adapter_bases import checked_base
 from ..models.adapters import save_adapters
 from ..models.calling import unwrapped
@@ -16,7 +17,7 @@ from ..models.loading_code import task_of
 from ..models.saving import damage_refused, needed_network
 from ..utils.errors import UserError
 from ..utils.files import digests, whole_folder
-from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description
+from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description, read_description
 
 if TYPE_CHECKING:
     from .base import Teacher
@@ -62,12 +63,41 @@ def _reads_as_base(teacher: "Teacher") -> bool:
     return own is not None and bases is not None and same_tokens(own, bases)
 
 
-def loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:
-    """Return the teacher of a kind in a folder; see ``Teacher.from_pretrained``.
+def load(
+    cls: type[T],
+    base: type["Teacher"],
+    name_or_path: str | Path,
+    network: nn.Module | None,
+    revision: str | None,
+) -> T:
+    """Load a saved teacher, as ``Teacher.from_pretrained`` says.
 
-    Raises:
-        UserError: damaged files, or weights of another network.
+    Args:
+        cls: of which it must be an instance.
+        base: of all kinds of teachers.
+        name_or_path, network, revision: as there.
     """
+    folder = local_folder(name_or_path, revision)
+    description = read_description(folder, name_or_path)
+    kinds = {kind.method: kind for kind in _subclasses(base) if "method" in vars(kind)}
+    kind = kinds.get(description.method)
+    if kind is None:
+        raise UserError(
+            f"{name_or_path} holds a teacher of the unknown method {description.method!r}; known are "
+            f"{', '.join(kinds)} (import the module that defines it)"
+        )
+    if not issubclass(kind, cls):
+        raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
+    teacher = _loaded(kind, folder, description, network)
+    teacher.source = source_of(name_or_path, folder)
+    return teacher
+
+
+def _subclasses(cls: type) -> list[type]:
+    return [kind for sub in cls.__subclasses__() for kind in (sub, *_subclasses(sub))]
+
+
+def _loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:
     posterior = folder / "posterior.safetensors"
     with damage_refused(f"the teacher in {folder}"):
         tensors = load_file(posterior) if posterior.is_file() else {}
