@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
     from .models.classifier import create_classifier
     from .models.perceptron import Perceptron
     from .reports.evaluate_metric import ClassificationMetrics
+    from .responses import aggregate_responses, embedding_estimates, generate_responses, sentence_encoder
     from .soft_labels import (
         add_soft_labels,
         check_against_teacher,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time a name is i
 
 _HOME = {
     "add_soft_labels": "soft_labels",
+    "aggregate_responses": "responses",
     "check_against_teacher": "soft_labels",
     "concatenate_soft_labels": "soft_labels",
     "ClassificationMetrics": "reports.evaluate_metric",
@@ -69,7 +71,9 @@ _HOME = {
     "DiagnosticsCallback": "training.diagnostics",
     "DistillationTrainer": "training.trainer",
     "DistillationTrainingArguments": "training.arguments",
+    "embedding_estimates": "responses",
     "EnsembleTeacher": "teachers",
+    "generate_responses": "responses",
     "ImagePreprocessor": "data.preprocessing",
     "import_soft_labels": "soft_labels",
     "import_token_log_probs": "soft_labels",
@@ -89,6 +93,7 @@ _HOME = {
     "SklearnTeacher": "teachers",
     "push_soft_labels": "soft_labels",
     "BatchedDataset": "training.batched_dataset",
+    "sentence_encoder": "responses",
     "sharpness": "training.sharpness",
     "Teacher": "teachers",
     "tokenized": "language",
@@ -129,10 +134,13 @@ __all__ = [
     "VariationalTeacher",
     "Views",
     "add_soft_labels",
+    "aggregate_responses",
     "check_against_teacher",
     "concatenate_soft_labels",
     "convergence_noise",
     "create_classifier",
+    "embedding_estimates",
+    "generate_responses",
     "import_soft_labels",
     "import_token_log_probs",
     "join_soft_labels",
@@ -141,6 +149,7 @@ __all__ = [
     "only_soft_labels",
     "pack_soft_labels",
     "push_soft_labels",
+    "sentence_encoder",
     "sharpness",
     "tokenized",
     "uncertainty_report",

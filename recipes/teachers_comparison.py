@@ -1,8 +1,8 @@
 """Which teacher knows best what it doesn't know? Every posterior as a classifier, before any student is taught.
 
 Data: scikit-learn's handwritten digits, 20 of each class and all of them with 30 % of the labels replaced at random,
-and the first 20 classes of CIFAR-100 in 16 x 16 pixels. Out-of-distribution images, of no class that the teachers know:
-CIFAR-10's test split.
+and the first 20 classes of CIFAR-100 in 16 x 16 pixels. Out-of-distribution images, of no class that the teachers
+know: CIFAR-10's test split.
 
     python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     three hours on two cores
 """

@@ -14,7 +14,7 @@ from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names, tokenizer_of
 from ..data.subsets import check_labeled
 from ..hub.measures import push_metrics
-from ..likelihoods import CATEGORICAL, Likelihood, scaled_measures
+from ..likelihoods import CATEGORICAL, scaled_predictions
 from ..metrics import auroc
 from ..models.loading_code import task_of
 from ..models.token_networks import classifies_tokens, predicts_next_tokens
@@ -121,8 +121,7 @@ def evaluate(arguments: Namespace) -> Evaluation:
         parts = entropies_of_all(teacher, batches(split), num_samples)
     if likelihood.has_temperature and "validation" in splits and split != "validation":
         held_out, held_out_labels = predict("validation")
-        sides = (held_out, held_out_labels), (probs, labels)
-        scaled = scaled_measures(likelihood, *((_outputs(likelihood, side), given) for side, given in sides))
+        scaled = scaled_predictions(likelihood, (held_out, held_out_labels), (probs, labels))
         tempered = scaled and Tempered(scaled.temperature, len(held_out), scaled.metrics)
         if arguments.conformal is not None:
             sets = _conformal(held_out, held_out_labels, probs, labels, arguments.conformal)
@@ -214,9 +213,3 @@ def main(argv: list[str], prog: str) -> None:
     if repository:
         measures = bare_name(arguments.dataset), measured.split, measured.metrics
         print(f"pushed: {push_metrics(repository, *measures, task=measured.task)}")
-
-
-def _outputs(likelihood: Likelihood, probs: Tensor) -> Tensor:
-    """Return finite outputs that stand for probabilities."""
-    numbers = torch.finfo(torch.float64)
-    return likelihood.outputs_of(probs.double().clamp(numbers.tiny, 1 - numbers.eps / 2))

@@ -219,6 +219,13 @@ class Reader:
                 )
         return tokens, [UNLABELED] * min(same, len(tokens)) + tokens[same:]
 
+    def prompt(self, row: Mapping[str, Any]) -> list[int]:
+        """Return the tokens of a row's ``prompt``, a text or messages, after which an answer begins."""
+        if not isinstance(row["prompt"], str):
+            return self._written(row, row["prompt"], add_generation_prompt=True)["input_ids"]
+        tokens = self._tokens(row["prompt"])
+        return tokens[:-1] if tokens[-1:] == [self.tokenizer.eos_token_id] else tokens  # which some tokenizers add
+
     def _messages(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         if self.taught == "all":
             tokens = self._written(row, row["messages"])["input_ids"]

@@ -21,7 +21,7 @@ from .base import Likelihood
 from .bernoulli import Bernoulli
 from .categorical import CATEGORICAL, SUM_TOLERANCE, UNLABELED, Categorical
 from .gaussian import LARGEST, UNKNOWN_VARIANCE, Gaussian
-from .scaling import Scaled, best_temperature, scaled_measures
+from .scaling import Scaled, best_temperature, scaled_measures, scaled_predictions
 from .tensors import averaged
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "best_temperature",
     "likelihood_from",
     "scaled_measures",
+    "scaled_predictions",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {each.problem_type: each for each in (Categorical, Bernoulli, Gaussian)}

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .base import Likelihood
@@ -14,6 +15,10 @@ class Scaled(NamedTuple):
 
     temperature: float
     metrics: dict[str, float]
+
+    def as_json(self) -> dict[str, float]:
+        """Return all of it as one dict."""
+        return self.metrics | {"temperature": self.temperature}
 
 
 def best_temperature(logits: Tensor, labels: Tensor, likelihood: Likelihood = CATEGORICAL) -> float:
@@ -44,3 +49,17 @@ def scaled_measures(
     temperature = best_temperature(*held_out, likelihood)
     prediction = likelihood.prediction(likelihood.tempered(tested[0].double(), temperature))
     return Scaled(temperature, likelihood.measures(prediction, tested[1]))
+
+
+def scaled_predictions(
+    likelihood: Likelihood, held_out: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor]
+) -> Scaled | None:
+    """Return :func:`scaled_measures` of predictions, probabilities [N, C] in place of outputs."""
+    if not likelihood.has_temperature:
+        return None
+    numbers = torch.finfo(torch.float64)
+    finite = [
+        (likelihood.outputs_of(probs.double().clamp(numbers.tiny, 1 - numbers.eps / 2)), labels)
+        for probs, labels in (held_out, tested)
+    ]
+    return scaled_measures(likelihood, *finite)

@@ -1,7 +1,8 @@
 """A network of three convolutions for very small images, registered with timm.
 
 ``cnn6_small`` and ``cnn16_small`` (2,188 and 14,458 parameters for 10 classes and one channel): 3x3 convolutions of w,
-2w and 2w channels with batch norm and ReLU, the last two with stride 2, then mean pooling and a linear head.
+2w and 2w channels with batch norm and ReLU, the last two with stride 2, then mean pooling and a linear head. Another w
+is their argument ``width``.
 """
 
 from typing import Any
@@ -53,17 +54,17 @@ class SmallCnn(nn.Module):
         return self.forward_head(self.forward_features(images))
 
 
-def _build(name: str, width: int, pretrained: bool, **kwargs: Any) -> SmallCnn:
-    return build_model_with_cfg(SmallCnn, name, pretrained, width=width, **kwargs)
+def _build(name: str, width: int, pretrained: bool, kwargs: dict[str, Any]) -> SmallCnn:
+    return build_model_with_cfg(SmallCnn, name, pretrained, **{"width": width} | kwargs)
 
 
 @register_model
 def cnn6_small(pretrained: bool = False, **kwargs: Any) -> SmallCnn:
     """Build the student of the digits recipe."""
-    return _build("cnn6_small", 6, pretrained, **kwargs)
+    return _build("cnn6_small", 6, pretrained, kwargs)
 
 
 @register_model
 def cnn16_small(pretrained: bool = False, **kwargs: Any) -> SmallCnn:
     """Build the teacher of the digits recipe."""
-    return _build("cnn16_small", 16, pretrained, **kwargs)
+    return _build("cnn16_small", 16, pretrained, kwargs)

@@ -25,6 +25,7 @@ MOST_NAMED = 4  # arms in a sentence
 PERCENT = ("accuracy", "mean_average_precision", "micro_f1", "macro_f1", "coverage", "convergence_noise", "agreement")
 COLUMNS = METRICS | {"convergence_noise": "convergence noise", "agreement": "agreement"}  # of students, their headings
 SCALED = {"scaled_nll": "scaled NLL", "scaled_ece": "scaled ECE", "temperature": "T"}
+TEACHER_SCALED = {"teacher_scaled_nll": "teacher scaled NLL", "teacher_scaled_ece": "teacher scaled ECE"}
 Cells = list[list[str]]  # a header, and a row an arm
 
 
@@ -49,13 +50,19 @@ def student_details(results: dict, condition: str, arms: Arms) -> Cells:
     shown = (*student_cells(results, condition, arms)[0], COLUMNS[first], COLUMNS["ece"])
     known = {name for runs in arms.values() for record in runs.values() for name in record.get("metrics") or ()}
     others = [name for name in COLUMNS if COLUMNS[name] not in shown and name in known and name != "agreement"]
-    scaled = [name for name in SCALED if any(row[name].count for row in rows)]
-    if has_noisy_labels(condition, arms):
-        scaled = [name for name in scaled if name != "scaled_ece"]
-    names = [*others, *scaled, f"teacher_{first}", "teacher_nll", "agreement"]
+    hidden = ("scaled_ece", "teacher_scaled_ece") if has_noisy_labels(condition, arms) else ()
+    scaled, of_teacher = (
+        {
+            name: heading
+            for name, heading in each.items()
+            if name not in hidden and any(row[name].count for row in rows)
+        }
+        for each in (SCALED, TEACHER_SCALED)
+    )
+    names = [*others, *scaled, f"teacher_{first}", "teacher_nll", *of_teacher, "agreement"]
     body = [[row["arm"], str(row["seeds"]), *(_measured(row, name) for name in names)] for row in rows]
-    headings = [*(COLUMNS[name] for name in others), *(SCALED[name] for name in scaled)]
-    headings += [f"teacher {COLUMNS[first]}", "teacher NLL", "agreement"]
+    headings = [*(COLUMNS[name] for name in others), *scaled.values()]
+    headings += [f"teacher {COLUMNS[first]}", "teacher NLL", *of_teacher.values(), "agreement"]
     return _with_significance(["arm", "seeds", *headings], body, rows)
 
 
@@ -213,8 +220,9 @@ STUDENTS = """\
 - "vs {reference}" is the paired difference in {measure} to {it}'s student over shared seeds, in {unit}, with its
   Student-t interval.
 - Convergence noise is the standard deviation (ddof 1) of test accuracy over the last {window} evaluations of a run.
-- "Scaled": after temperature scaling with the T of least NLL on the validation split. It repairs what is over- or
-  under-confident throughout, so a student that is better only before it is no better.
+- "Scaled": after temperature scaling with the T of least NLL on the validation split, students' and teachers' each
+  with its own. It repairs what is over- or under-confident throughout, so a student that is better only before it is
+  no better.
 - Agreement is the share of test examples on which student and teacher predict the same class.
 """
 TEACHERS = """\

@@ -10,7 +10,7 @@ from .results import MEASURES, SETTINGS, by_condition, kind_of
 NUMBER = (int, float)
 TOP = {"recipe": str, "dataset": str, "note": str, "reference": str, "environment": dict}
 REQUIRED = {"arm": str, "seed": int}
-NUMBERS = ("metrics", "scaled_metrics", "teacher_metrics")  # dicts of them
+NUMBERS = ("metrics", "scaled_metrics", "teacher_metrics", "teacher_scaled_metrics")  # dicts of them
 COLUMNS = {"history": ("epoch", *HEADLINES), "reliability": ("confidence", "accuracy", "count")}  # dicts of lists
 OPTIONAL = (
     dict.fromkeys(("condition", "teacher", "student", "network", "lambda_schedule"), str)

@@ -180,7 +180,7 @@ def summary_table(results: dict, condition: str | None = None) -> list[dict]:
 
     Keys: `condition`, those of :func:`_compared`, and a `Spread` each for the names of ``METRICS``, such as `accuracy`
     and `nll`, for the same of the teacher, such as `teacher_accuracy`, for `convergence_noise`, `agreement`,
-    `scaled_nll`, `scaled_ece` and the `temperature` of scaling.
+    `scaled_nll`, `scaled_ece` and the `temperature` of scaling, and of the teacher `teacher_scaled_nll` and so on.
     Fractions, not percent. A metric that is None or not finite is omitted from its Spread, whose `count` then is below
     `seeds`. UserError for an unknown condition, or without a list "arms".
     """
@@ -215,6 +215,8 @@ def _compared(results: dict, arms: Arms) -> dict[str, dict]:
 
 def _spreads(runs: Runs) -> dict[str, Spread]:
     spreads = {metric: over_seeds(runs, metric) for metric in (*METRICS, "convergence_noise", "agreement")}
-    spreads |= {f"scaled_{metric}": over_seeds(runs, metric, "scaled_metrics") for metric in ("nll", "ece")}
-    spreads["temperature"] = over_seeds(runs, "temperature", "scaled_metrics")
+    for of in ("", "teacher_"):
+        source = f"{of}scaled_metrics"
+        spreads |= {f"{of}scaled_{metric}": over_seeds(runs, metric, source) for metric in ("nll", "ece")}
+        spreads[f"{of}temperature"] = over_seeds(runs, "temperature", source)
     return spreads | {f"teacher_{metric}": over_seeds(runs, metric, "teacher_metrics") for metric in METRICS}

@@ -233,7 +233,8 @@ class Study:
         num_views: how many augmented views of each image are labeled, unless an arm says otherwise.
         students: whether students are trained and measured, or else the teachers themselves.
         num_seeds: of the seeds asked for, how many conditions take, the first; all if not given.
-        epochs: factor on the number of epochs, for conditions that need more or fewer.
+        epochs: factor on the number of epochs, for conditions that need more or fewer, or a pair of students' and
+            teachers'.
         teacher_args, student_args: of their networks, beside the architecture.
         from_teacher: whether students are parts of the deterministic teacher's network, and start from its weights.
         reference: name of the arm that all others are compared with.
@@ -255,7 +256,7 @@ class Study:
     num_views: int = 0
     students: bool = True
     num_seeds: dict[str, int] = field(default_factory=dict)
-    epochs: dict[str, float] = field(default_factory=dict)
+    epochs: dict[str, float | tuple[float, float]] = field(default_factory=dict)
     teacher_args: dict[str, Any] = field(default_factory=dict)
     student_args: dict[str, Any] = field(default_factory=dict)
     from_teacher: bool = False

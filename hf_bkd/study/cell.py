@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -65,6 +64,7 @@ class Cell:
         self.taught = self.train if transfer is None else self.batched(transfer, augment=True)
         self.validation = self.batched(self.splits.validation)
         self.test = self.batched(self.splits.test)
+        self._times: dict[str, float] = {}  # of students' passes, by the settings of their networks
 
     def arms(self) -> list[Arm]:
         """The arms of the study that the data allows."""
@@ -110,16 +110,21 @@ class Cell:
         unseen = arm.teacher is None or isinstance(arm.teacher, ExactBayes)
         return self.inputs.views(self.seed, number) if number and not unseen else None
 
-    @cached_property
-    def relative_time(self) -> float | None:
-        """Seconds of a student's pass over those of the teacher's network, where it is known which that is."""
-        if self.options.teacher or not any(arm.fits_teacher and not arm.architecture for arm in self.study.arms):
+    def relative_time(self, arm: Arm) -> float | None:
+        """Return the seconds of a pass of an arm's student over those of the teachers' network, if it is known."""
+        if self.options.teacher or not any(each.fits_teacher and not each.architecture for each in self.study.arms):
             return None
+        settings = self.study.student_args | arm.student_args
+        if repr(settings) not in self._times:
+            self._times[repr(settings)] = self._relative_time(settings)
+        return self._times[repr(settings)]
+
+    def _relative_time(self, student_args: dict[str, Any]) -> float:
         inputs, _ = split(next(iter(self.test.batches(TIMED))))
         student, teacher = (
             self.new_network(architecture, settings, self.train).to(self.args.device)
             for architecture, settings in (
-                (self.options.student_model, self.study.student_args),
+                (self.options.student_model, student_args),
                 (self.options.teacher_model, self.study.teacher_args),
             )
         )
@@ -167,14 +172,13 @@ class Cell:
             network: a new one.
             train: the training set.
             name: of the folder of its checkpoints.
-            epochs: before the condition's factor.
+            epochs: how many.
             evaluated: what it is evaluated on after each epoch.
             epoch_steps: how long an epoch is, if not a pass over ``train``.
             options: of :func:`~hf_bkd.study.fitting.train_network`.
         """
         if self.progress and PartialState().is_main_process:
             print(f"training {name} ({self.condition or self.study.name}, seed {self.seed})", flush=True)
-        epochs *= self.study.epochs.get(self.condition, 1)
         length: dict[str, Any] = {"num_train_epochs": epochs}
         length["eval_strategy"] = "no" if evaluated is None else "epoch"
         if epoch_steps is not None:
@@ -191,6 +195,21 @@ class Cell:
         )
 
     @property
+    def student_epochs(self) -> float:
+        """How long students of this condition are trained."""
+        return self.args.num_train_epochs * self._factors[0]
+
+    @property
+    def teacher_epochs(self) -> float:
+        """How long teachers' networks are."""
+        return (self.options.teacher_epochs or self.args.num_train_epochs) * self._factors[1]
+
+    @property
+    def _factors(self) -> tuple[float, float]:
+        factor = self.study.epochs.get(self.condition, 1)
+        return factor if isinstance(factor, tuple) else (factor, factor)
+
+    @property
     def epoch_steps(self) -> int | None:
         """How many steps a pass over the training split has, if what is taught is another set."""
         if self.splits.transfer is None:
@@ -202,9 +221,12 @@ class Cell:
 
 
 def relative_time(run: Callable[[], Any], reference: Callable[[], Any]) -> float:
-    """Return seconds of one function over those of another: the median of rounds in which they take turns."""
-    rounds = [(_seconds(run), _seconds(reference)) for _ in range(ROUNDS)]
-    return statistics.median(mine / other for mine, other in rounds)
+    """Return seconds of one function over those of another, each the least of rounds in which they take turns.
+
+    Other work on the machine makes a round longer, never shorter.
+    """
+    mine, other = zip(*((_seconds(run), _seconds(reference)) for _ in range(ROUNDS)), strict=True)
+    return min(mine) / min(other)
 
 
 @torch.no_grad()

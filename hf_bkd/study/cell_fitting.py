@@ -82,7 +82,7 @@ class CellFitting(Fitting):
             self.data,
             name=f"teacher-{self._full_name}",
             seed=self._network_seed,
-            epochs=cell.options.teacher_epochs or cell.args.num_train_epochs,
+            epochs=cell.teacher_epochs,
             optimizer=optimizer,
             callbacks=callbacks,
             dropout_masks=masks,

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..hub.cards import METRICS, write_student_card
-from ..likelihoods import Likelihood, Scaled, scaled_measures
+from ..likelihoods import Likelihood, Scaled, scaled_measures, scaled_predictions
 from ..models.loading_code import loading_of
 from ..models.problem_types import is_dirichlet
 from ..models.rebuilding import is_of_transformers
@@ -52,8 +52,8 @@ class LabelCost(NamedTuple):
 class Trained(NamedTuple):
     """A trained student: its network, its predictions for the test split, its teacher's, and what its training logged.
 
-    ``accuracies`` are those of its likelihood's first measure, ``scaled`` is of the test split at the temperature
-    that the validation split chose.
+    ``accuracies`` are those of its likelihood's first measure; ``scaled``, and ``teacher_scaled`` of its teacher, are
+    of the test split at the temperature that the validation split chose.
     """
 
     model: nn.Module
@@ -62,6 +62,7 @@ class Trained(NamedTuple):
     teacher_prediction: Tensor | None
     validation: dict[str, float]
     scaled: Scaled | None
+    teacher_scaled: Scaled | None
     epochs: list[float]
     accuracies: list[float]
     noise: float | None
@@ -165,14 +166,14 @@ class StudentTraining:
 
     def _train(self, arm: Arm, temperature: float, strength: float | None) -> Trained:
         cell = self.cell
-        train, test, cost, online = cell.train, None, LabelCost(), None
+        train, held_out, cost, online = cell.train, (None, None), LabelCost(), None
         if arm.online:
             train = cell.asked
             online = self.teaching.teacher(arm, temperature)
-            test = self.teaching.on_test(online)
+            held_out = self.teaching.held_out(online)
         elif arm.teacher is not None:
             labels = self.teaching.labels(arm, temperature)
-            train, test = cell.taught.with_soft_labels(labels.train), labels.test
+            train, held_out = cell.taught.with_soft_labels(labels.train), labels[1:3]
             cost = LabelCost(bytes_per_example(labels.train), labels.seconds)
         student_args = cell.study.student_args | arm.student_args
         if cell.study.from_teacher:
@@ -183,7 +184,7 @@ class StudentTraining:
             train,
             name=_training_name(arm, temperature, strength),
             seed=cell.seed,
-            epochs=cell.args.num_train_epochs,
+            epochs=cell.student_epochs,
             epoch_steps=cell.epoch_steps,
             evaluated=cell.test,
             teacher=online,
@@ -195,18 +196,21 @@ class StudentTraining:
             **self._changes(arm, strength),
         )
         seconds = time.perf_counter() - started
-        held_out = trainer.predict(cell.validation, metric_key_prefix="validation")
+        validated = trainer.predict(cell.validation, metric_key_prefix="validation")
         outputs = torch.as_tensor(trainer.predict(cell.test).predictions)
-        logits = torch.as_tensor(held_out.predictions), outputs
-        labels = (split.values["labels"].cpu() for split in (cell.validation, cell.test))
+        logits = torch.as_tensor(validated.predictions), outputs
+        splits = cell.validation, cell.test
+        labels = [split.values["labels"].cpu() for split in splits]
+        of_teacher = [self._combined(*each, trainer.args) for each in zip(splits, held_out, strict=True) if each[1]]
         epochs, accuracies = trainer.evaluations()
         return Trained(
             trainer.model,
             trainer.likelihood,
             trainer.likelihood.prediction(outputs.double()),
-            None if test is None else self._combined(test, trainer.args),
-            {name.removeprefix("validation_"): value for name, value in held_out.metrics.items()},
+            of_teacher[-1] if of_teacher else None,
+            {name.removeprefix("validation_"): value for name, value in validated.metrics.items()},
             scaled_measures(trainer.likelihood, *zip(logits, labels, strict=True)),
+            scaled_predictions(trainer.likelihood, *zip(of_teacher, labels, strict=True)) if all(held_out) else None,
             [epoch * len(train) / len(cell.train) for epoch in epochs],
             accuracies,
             trainer.convergence_noise(),
@@ -218,9 +222,11 @@ class StudentTraining:
             trainer.args,
         )
 
-    def _combined(self, labeled: datasets.Dataset, args: DistillationTrainingArguments) -> Tensor:
-        """The teachers' predictions for the test split, weighed as for the student."""
-        dataset = self.cell.test.with_soft_labels(labeled)
+    def _combined(
+        self, split: BatchedDataset, labeled: datasets.Dataset, args: DistillationTrainingArguments
+    ) -> Tensor:
+        """The teachers' predictions for a split, weighed as for the student."""
+        dataset = split.with_soft_labels(labeled)
         args = dataclasses.replace(args, lambda_schedule="fixed", online_teacher=False, distance="kl")
         rows = torch.arange(len(dataset), device=dataset.device)
         return StoredLabels(dataset, args, None).target(dataset.label_columns(rows)).cpu()
@@ -261,10 +267,11 @@ class StudentTraining:
             "label_bytes": trained.labels.bytes_per_example,
             "label_seconds": trained.labels.seconds,
             "folds": arm.folds,
-            "relative_time": cell.relative_time,
+            "relative_time": cell.relative_time(arm),
             "metrics": metrics,
-            "scaled_metrics": trained.scaled and trained.scaled.metrics | {"temperature": trained.scaled.temperature},
+            "scaled_metrics": trained.scaled and trained.scaled.as_json(),
             "teacher_metrics": likelihood.measures(teacher, test_labels) if asked else None,
+            "teacher_scaled_metrics": trained.teacher_scaled and trained.teacher_scaled.as_json(),
             "validation_metrics": {name: trained.validation[name] for name in MEASURES if name in trained.validation},
             "seconds": trained.seconds,
             "history": {"epoch": trained.epochs, first: trained.accuracies},

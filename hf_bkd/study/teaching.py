@@ -23,11 +23,14 @@ from .arms import Arm, ExactBayes, Stored
 from .cell import Cell
 from .cell_fitting import CellFitting, Rows
 
+SPLITS = ("train", "validation", "test")  # folders of soft labels
+
 
 class Labels(NamedTuple):
-    """Soft labels of what is taught and of the test split, ``None`` without any, and the seconds they took."""
+    """Soft labels of what is taught, of the validation and the test split, ``None`` without any, and their seconds."""
 
     train: datasets.Dataset
+    validation: datasets.Dataset | None
     test: datasets.Dataset | None
     seconds: float
 
@@ -60,39 +63,41 @@ class Teaching:
         return teacher
 
     def labels(self, arm: Arm, temperature: float) -> Labels:
-        """Return what is taught, and the test split, with an arm's soft labels beside their own columns."""
-        splits, (train, test, seconds) = self.cell.splits, self._columns(arm, temperature)
-        return Labels(_beside(splits.taught, train), None if test is None else _beside(splits.test, test), seconds)
+        """Return what is taught, and the held-out splits, with an arm's soft labels beside their own columns."""
+        splits, (*columns, seconds) = self.cell.splits, self._columns(arm, temperature)
+        rows = (splits.taught, splits.validation, splits.test)
+        return Labels(*(each and _beside(*pair) for *pair, each in zip(rows, columns, columns, strict=True)), seconds)
 
-    def on_test(self, teacher: Teacher) -> datasets.Dataset:
-        """Return the test split with a teacher's soft labels."""
-        return add_soft_labels(_bare(self.cell.splits.test), teacher, **self._options, storage="float32")
+    def held_out(self, teacher: Teacher) -> list[datasets.Dataset]:
+        """Return the validation and the test split with a teacher's soft labels."""
+        splits, options = self.cell.splits, self._options | {"storage": "float32"}
+        return [add_soft_labels(_bare(rows), teacher, **options) for rows in (splits.validation, splits.test)]
 
     def _columns(self, arm: Arm, temperature: float) -> Labels:
         """Nothing but an arm's soft labels."""
         if arm.members:
-            train, test, seconds = zip(*(self._columns(each, temperature) for each in arm.members), strict=True)
+            *columns, seconds = zip(*(self._columns(each, temperature) for each in arm.members), strict=True)
             names = [each.label_name for each in arm.members]
-            return Labels(_together(train, names), None if None in test else _together(test, names), sum(seconds))
+            return Labels(*(None if None in each else _together(each, names) for each in columns), sum(seconds))
         if isinstance(arm.teacher, Stored):
             return self._stored(arm)
         folder = self.cell.folder("labels", arm.labels_name(temperature))
         if decided_by_main(lambda: not folder.is_dir()):
             started = time.perf_counter()
-            train, test = self._label(arm, temperature)
-            labels = Labels(train, test, time.perf_counter() - started)
+            columns = self._label(arm, temperature)
+            labels = Labels(*columns, time.perf_counter() - started)
             decided_by_main(lambda: _write_labels(folder, labels))
         return _read_labels(folder)
 
     def _stored(self, arm: Arm) -> Labels:
         splits, name = self.cell.splits, arm.label_name
-        train, test = (_of_teacher(each, name) for each in (splits.taught, splits.test))
-        if train is None:
+        columns = [_of_teacher(each, name) for each in (splits.taught, splits.validation, splits.test)]
+        if columns[0] is None:
             raise UserError(
                 f"the data has no labels of {name!r}, only of {teachers_of(splits.taught.column_names)}: add them "
                 "with import_soft_labels"
             )
-        return Labels(train, test, 0.0)
+        return Labels(*columns, 0.0)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -101,18 +106,18 @@ class Teaching:
         options = {"num_samples": cell.options.num_samples, "seed": cell.seed, "progress": cell.progress}
         return options | {"preprocessor": cell.inputs.preprocess}
 
-    def _label(self, arm: Arm, temperature: float) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    def _label(self, arm: Arm, temperature: float) -> list[datasets.Dataset | None]:
         cell, rows = self.cell, _bare(self.cell.splits.taught)
         exact = isinstance(arm.teacher, ExactBayes)
         if cell.splits.transfer is not None and (arm.folds or exact):
             raise UserError(f"arm {arm.name!r} labels the training split itself, and this study has a transfer set")
         if exact:
-            return self._label_exactly(), None
+            return [self._label_exactly(), None, None]
         options = self._options | {"views": cell.views(arm)}
         options |= {"storage": arm.storage, "mean_log_probs": arm.mean_log_probs}
         if not arm.folds:
             teacher = self.teacher(arm, temperature)
-            return add_soft_labels(rows, teacher, **options), self.on_test(teacher)
+            return [add_soft_labels(rows, teacher, **options), *self.held_out(teacher)]
         teachers: list[Teacher] = []
 
         def fit(rest: datasets.Dataset, fold: int) -> Teacher:
@@ -120,7 +125,7 @@ class Teaching:
             return teachers[-1]
 
         train = add_soft_labels(rows, folds=arm.folds, fit=fit, **options)
-        return train, self.on_test(EnsembleTeacher(teachers))
+        return [train, *self.held_out(EnsembleTeacher(teachers))]
 
     def _label_exactly(self) -> datasets.Dataset:
         rows, bayes = _bare(self.cell.splits.train), self.cell.splits.bayes
@@ -138,17 +143,17 @@ class Teaching:
 
 def _write_labels(folder: Path, labels: Labels) -> None:
     with whole_folder(folder) as temporary:
-        only_soft_labels(labels.train).save_to_disk(temporary / "train")
-        if labels.test is not None:
-            only_soft_labels(labels.test).save_to_disk(temporary / "test")
+        for name, rows in zip(SPLITS, labels, strict=False):
+            if rows is not None:
+                only_soft_labels(rows).save_to_disk(temporary / name)
         write_json(temporary / "cost.json", {"seconds": labels.seconds})
 
 
 def _read_labels(folder: Path) -> Labels:
-    """What was labeled earlier: ``train``, perhaps ``test``, and ``cost.json``."""
-    parts = [folder / "train", folder / "test"]
-    train, test = (datasets.load_from_disk(part) if part.is_dir() else None for part in parts)
-    return Labels(train, test, read_json(folder / "cost.json")["seconds"])
+    """What was labeled earlier: ``train``, perhaps ``validation`` and ``test``, and ``cost.json``."""
+    parts = (folder / name for name in SPLITS)
+    columns = (datasets.load_from_disk(part) if part.is_dir() else None for part in parts)
+    return Labels(*columns, read_json(folder / "cost.json")["seconds"])
 
 
 def _bare(rows: datasets.Dataset) -> datasets.Dataset:

@@ -130,7 +130,7 @@ class SWAGTeacher(VariationalTeacher):
 
     def _fixed_weights(self, number: int) -> dict[str, Tensor]:
         """Draw the weights of the fixed draw with this number, on whatever device the same."""
-        return self._draw_weights(torch.Generator().manual_seed(named_seed(self.seed, f"draw {number}")))
+        return self.draw_weights(torch.Generator().manual_seed(named_seed(self.seed, f"draw {number}")))
 
     def get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         settings, tensors = super().get_state()

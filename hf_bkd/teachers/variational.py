@@ -122,9 +122,7 @@ class VariationalTeacher(Teacher):
         if weight in self.std and set(self.std) <= {weight, bias} and with_factors:
             return self._draw_outputs(inputs, head_name, num_samples, generator)
         args, kwargs = call_arguments(self.network, inputs)
-        draws = [
-            functional_call(self.network, self._draw_weights(generator), args, kwargs) for _ in range(num_samples)
-        ]
+        draws = [functional_call(self.network, self.draw_weights(generator), args, kwargs) for _ in range(num_samples)]
         return torch.stack([logits_of(outputs) for outputs in draws])
 
     def _draw_outputs(
@@ -149,7 +147,8 @@ class VariationalTeacher(Teacher):
         along = example_normal((num_samples, *directions.shape[:-1]), mean, generator)
         return draws + torch.einsum("s...r,...rc->s...c", along, directions)
 
-    def _draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def draw_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Draw the weights that vary, by their names in the network."""
         means, drawn = dict(self.network.named_parameters()), {}
         rank = len(next(iter(self.factors.values()), ()))
         along = standard_normal((rank,), next(iter(means.values())), generator)

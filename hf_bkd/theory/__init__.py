@@ -17,6 +17,7 @@ from .propagation import (
     ols_student_variance,
     ols_students,
     oracle_combine,
+    variance_components,
 )
 from .sgd_noise import (
     best_lambda,
@@ -85,6 +86,7 @@ __all__ = [
     "train_by_sgd",
     "train_students",
     "upper_gap_bound",
+    "variance_components",
 ]
 
 

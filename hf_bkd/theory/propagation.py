@@ -22,6 +22,22 @@ class Estimate(NamedTuple):
     variance: Tensor
 
 
+class VarianceComponents(NamedTuple):
+    """The variance of responses [...], ``between`` the draws of a teacher's weights and ``within`` them.
+
+    between: epistemic, what is left of it with infinitely many responses of a draw. It is estimated without bias, and
+        so may be below 0. within: aleatoric, of the responses of one draw, >= 0. ``total`` is the sum of the two, of
+        one response of a draw of its own.
+    """
+
+    between: Tensor
+    within: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.between + self.within
+
+
 class Entropies(NamedTuple):
     """Mean entropies in nats of all, correct and incorrect predictions, and the share of correct ones.
 
@@ -59,12 +75,18 @@ def intra_student_entropy(probs: Tensor, labels: Tensor) -> Entropies:
     return Entropies(entropies.mean().item(), *split, correct.double().mean().item())
 
 
-def average_responses(responses: Tensor, variance: float | Tensor | None = None) -> Estimate:
-    """Average k independent responses, and give the variance of their mean.
+def average_responses(
+    responses: Tensor, variance: float | Tensor | None = None, draws: Tensor | None = None
+) -> Estimate:
+    """Average k responses, and give the variance of their mean.
 
     Args:
         responses: [k, ...].
         variance: of one response; if not given, it is estimated (ddof 1) from the k responses.
+        draws: int [k], the draw of the teacher's weights that each response comes from; each from one of its own if
+            not given. Responses of one draw are not independent: with ``n_j`` of them from draw j the mean has the
+            variance between * sum_j (n_j / k)^2 + within / k, which is that between the draws' means divided by their
+            number where all ``n_j`` are equal. Of a single draw it is that given the draw.
 
     Raises:
         UserError: a single response whose variance isn't known, or a variance that isn't positive.
@@ -80,8 +102,46 @@ def average_responses(responses: Tensor, variance: float | Tensor | None = None)
             "the variance of one response is unknown, and responses holds k = 1: draw at least 2, or pass variance"
         )
     else:
+        counts = torch.ones(k) if draws is None else torch.bincount(torch.as_tensor(draws).flatten())
+        counts = counts[counts > 0].double()
+        if 1 < len(counts) < k:
+            parts = variance_components(responses, draws)
+            of_mean = parts.between * (counts / k).square().sum() + parts.within / k
+            return Estimate(responses.mean(dim=0), of_mean.clamp_min(0))
         variance = responses.var(dim=0)
     return Estimate(responses.mean(dim=0), variance / k)
+
+
+def variance_components(responses: Tensor, draws: Tensor) -> VarianceComponents:
+    """Tell the variance between draws of a teacher's weights from that within them, by one-way analysis of variance.
+
+    With n_j responses of draw j, of S draws and k responses: within = SS_within / (k - S), and between =
+    (SS_between / (S - 1) - within) / n_0, where n_0 = (k - sum_j n_j^2 / k) / (S - 1) (Searle, Casella and McCulloch
+    1992, section 3.6).
+
+    Args:
+        responses: [k, ...].
+        draws: int [k], the draw that each comes from.
+
+    Raises:
+        UserError: fewer than 2 draws, or none with two responses, which leaves one of the parts unknown.
+    """
+    k, responses = len(responses), responses.double()
+    draws = torch.as_tensor(draws)
+    check_shape("draws", draws, k)
+    numbers, places = draws.unique(return_inverse=True)
+    if len(numbers) < 2 or len(numbers) == k:
+        raise UserError(
+            f"{k} responses of {len(numbers)} draws of the weights don't tell the two parts of their variance apart: "
+            "sample at least 2 responses of each of at least 2 draws"
+        )
+    counts = places.bincount().double().reshape(-1, *[1] * (responses.ndim - 1))
+    sums = torch.zeros(len(numbers), *responses.shape[1:], dtype=torch.float64).index_add(0, places, responses)
+    means = sums / counts
+    within = (responses - means[places]).square().sum(dim=0) / (k - len(numbers))
+    between = (counts * (means - responses.mean(dim=0)).square()).sum(dim=0) / (len(numbers) - 1)
+    n_0 = (k - counts.square().sum().item() / k) / (len(numbers) - 1)
+    return VarianceComponents((between - within) / n_0, within)
 
 
 def inverse_variance_combine(

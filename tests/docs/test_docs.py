@@ -1,7 +1,9 @@
 """The code on the pages runs, with a small network and a few images in the place of the reader's."""
 
 import copy
+import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -19,6 +21,7 @@ from hf_bkd.soft_labels import attach, read
 from hf_bkd.soft_labels.storage import STORAGES
 from hf_bkd.study import Arm
 from hf_bkd.teachers.loading import load_teacher
+from tests.language.language_helpers import llama, tokenizer
 from tests.soft_labels.label_helpers import quiet
 from tests.soft_labels.test_problems import KINDS
 
@@ -38,8 +41,8 @@ COMMANDS = {"language.md": ["evaluate", "label", "distill", "evaluate", "teacher
 MEASURES = {"regression.md": {"eval_rmse", "eval_nll", "eval_coverage"}}
 SHORT = {command: ["--max_steps", "2", "--use_cpu", "1"] for command in ("teacher", "distill")}
 IN_PARTS = {
-    "README.md", "gpu.md", "label_format.md", "own_teacher.md", "posteriors.md", "processes.md", "several_teachers.md",
-    "students.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
+    "README.md", "gpu.md", "label_format.md", "own_teacher.md", "posteriors.md", "processes.md", "responses.md",
+    "several_teachers.md", "students.md", "studies.md", "teachers.md", "temperature_and_lambda.md", "theory.md",
 }  # fmt: skip
 
 
@@ -88,6 +91,20 @@ def test_the_readmes_examples_print_what_it_shows(quick, number, fixture, capsys
     request.getfixturevalue(fixture)
     ((expected, printed),) = run("README.md", {}, capsys, number)
     assert list(map(shape, printed)) == list(map(shape, expected))
+
+
+def test_answers_are_sampled_chosen_and_taught_as_the_page_says(quick, texts, chats, capsys):
+    Path("trivia").mkdir()
+    rows = [json.dumps({"question": f"how many are {n} and {n}", "answer": str(2 * n)}) for n in range(4)]
+    Path("trivia", "train.jsonl").write_text("\n".join(rows))
+    for seed in range(3):
+        llama(seed).save_pretrained(f"my-llm-{seed}")
+        tokenizer().save_pretrained(f"my-llm-{seed}")
+    world = {}
+    run("responses.md", world, capsys)
+    assert world["taught"].column_names == ["prompt", "completion", "response"] and len(world["taught"]) == 4
+    assert len(world["labeled"]) == 20 and world["estimates"].between.shape == (4,)
+    assert len(world["combined"]) == 4 and world["other"].state.global_step == 2
 
 
 def test_the_page_on_students_loads_them(tmp_path):

@@ -24,6 +24,7 @@ data reports
 language
 teachers
 soft_labels
+responses
 training
 study
 cli

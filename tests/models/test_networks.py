@@ -384,3 +384,12 @@ def test_a_compiled_network_is_watched_as_the_network_that_it_is():
     for ours, theirs in zip(head_features(compiled, x), head_features(network, x), strict=True):
         assert torch.equal(ours, theirs)
     assert classification_head(compiled) == classification_head(network)
+
+
+def test_a_small_network_of_another_width_is_loaded_as_such(tmp_path):
+    """Weights: convolutions 9 (32 + 32 * 64 + 64 * 64), batch norms 2 (32 + 64 + 64), the head 65 * 10."""
+    network = classifier("cnn16_small", 10, (0.5,), (0.5,), in_chans=1, image_size=8, width=32)
+    assert sum(each.numel() for each in network.parameters()) == 9 * 6176 + 320 + 650
+    network.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert loaded.timm_model.fc.weight.equal(network.timm_model.fc.weight)

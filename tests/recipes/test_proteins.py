@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_bkd.data.loading import load_splits
+from hf_bkd.data.subsets import stratified_split
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.study import main
 from tests.recipes.recipe_helpers import load, words
@@ -33,7 +34,7 @@ configs:
 """
 OPTIONS = {
     "seeds": 0, "num_train_epochs": 2, "validation_size": 20, "num_samples": 20, "workers": 1,
-    "arms": "no-teacher,esm-2-650m,average-inverse-variance,mixture-entropy-weights",
+    "arms": "no-teacher,esm-2-650m,esm-2-650m-scaled,average-inverse-variance,mixture-entropy-weights",
 }  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def test_configurations_are_told_apart(home):
 
 def test_students_of_both_kinds_of_features_are_measured(finished):
     folder, results = finished
-    assert len(results["arms"]) == 2 * 4 and results["reference"] == "no teacher" and results["measure"] == "nll"
+    assert len(results["arms"]) == 2 * 5 and results["reference"] == "no teacher" and results["measure"] == "nll"
     for record in results["arms"]:
         assert 0 < record["metrics"]["nll"] < 20 and record["uncertainty"]["auroc"].keys() >= {"mean_deviance"}
     page = (folder / "report.md").read_text()
@@ -98,6 +99,25 @@ def test_a_teachers_labels_are_around_its_own_logits(finished, home):
     assert records[0]["teacher_metrics"] == records[1]["teacher_metrics"]
     assert records[0]["teacher_metrics"]["accuracy"] == pytest.approx(expected["accuracy"], abs=0.1)
     assert records[0]["teacher_metrics"]["nll"] == pytest.approx(expected["nll"], abs=0.15)
+
+
+def test_the_calibrated_control_is_a_teachers_logits_over_the_temperature_of_the_held_out_proteins(finished, home):
+    _, results = finished
+    splits = load_splits(str(home / "data"))
+    validation, _ = stratified_split(splits["train"], OPTIONS["validation_size"], seed=0)
+
+    def measured(rows, temperature):
+        logits = torch.tensor(rows["teacher_logits_esm_650m"][:]).double() / temperature
+        return classification_metrics(logits.softmax(dim=-1), torch.tensor(rows["label"][:]))
+
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
+    best = min(grid, key=lambda temperature: measured(validation, temperature)["nll"])
+    record = next(record for record in results["arms"] if record["arm"] == "ESM-2 650M, scaled")
+    assert abs(best - 1) > 0.05  # so that the comparison below is of something
+    for source in ("teacher_metrics", "teacher_scaled_metrics"):  # which nothing is left to scale of
+        for name, value in measured(splits["test"], best).items():
+            assert record[source][name] == pytest.approx(value, abs=2e-3), (source, name)
+    assert record["teacher_scaled_metrics"]["temperature"] == pytest.approx(1, abs=0.01)
 
 
 def test_composition_counts_residues_and_pairs():

@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_wine
 
@@ -51,3 +52,12 @@ def test_networks_amplify_and_sampled_labels_leave_entropy(recipe):
     labeled = {check.name: check for check in classes.labels_claim(8, 0).checks}
     assert labeled["entropy, argmax / soft"].holds and labeled["entropy, 1 label / teacher's"].holds
     assert labeled["variance, k = 20 / k = 80"].measured == pytest.approx(4, rel=0.2)
+
+
+def test_the_table_in_place_of_covertype_has_its_shape_and_shares(recipe):
+    from theory_claims import propagation_classification as classes
+
+    inputs, labels = classes.covertype_like()
+    assert inputs.shape == (5000, 54) and (inputs == classes.covertype_like()[0]).all()
+    shares = np.bincount(labels) / len(labels)
+    assert np.abs(shares - classes.COVERTYPE_SHARES).max() < 0.03 and sum(classes.COVERTYPE_SHARES) == 1

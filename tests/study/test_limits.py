@@ -64,12 +64,29 @@ def test_the_report_shows_them(finished):
     assert "## What the students know of their limits" in page
     rows = {(row[0], row[1]): row[2:] for row in ood_cells(results, "")}
     dirichlet = results["arms"][2]["limits"]["ood_auroc"]["near"]
-    assert rows["Dirichlet", "near"][:3] == [
-        f"{dirichlet[name]:.3f}" for name in ("entropy", "epistemic", "teacher epistemic")
-    ]
-    assert rows["one-hot", "far"][1:] == ["–", "–", "–"]
+    names = ("entropy", "epistemic", "teacher entropy", "teacher epistemic")
+    assert rows["Dirichlet", "near"][:4] == [f"{dirichlet[name]:.3f}" for name in names]
+    assert rows["one-hot", "far"][1:] == ["–", "–", "–", "–"]
     assert len(set_cells(results, "")) == 5
-    assert "Dirichlet: " in limits_sentences(results, "")
+    assert "Dirichlet: undecided (" in limits_sentences(results, "")  # of one seed
+
+
+@pytest.mark.parametrize(
+    ("students", "verdict"),
+    [
+        ((0.900, 0.902, 0.898), "as good (+0.000 [-0.005, +0.005])"),
+        ((0.800, 0.802, 0.798), "lower (-0.100 [-0.105, -0.095])"),
+        ((0.905, 0.880, 0.900), "undecided (-0.005 [-0.038, +0.028])"),
+    ],
+)
+def test_a_student_is_as_good_as_its_teacher_where_the_whole_interval_is(students, verdict):
+    """Within 0.01; the intervals are t = 4.303 times s / sqrt(3) with s = 0.002 and 0.01323."""
+    aurocs = [{"ood": {"epistemic": value, "teacher epistemic": 0.9}} for value in students]
+    runs = [
+        {"arm": "a", "seed": seed, "metrics": {"accuracy": 0.5}, "limits": {"ood_auroc": each}}
+        for seed, each in enumerate(aurocs)
+    ]
+    assert f"a: {verdict} on ood; accuracy 50.00 %." in limits_sentences({"kind": "study", "arms": runs}, "")
 
 
 def test_a_run_on_other_examples_is_refused(tmp_path):

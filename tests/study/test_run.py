@@ -4,19 +4,21 @@ import json
 import multiprocessing
 import shutil
 import subprocess
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
 import torch
 
-from hf_bkd import DistillationTrainer
+from hf_bkd import DistillationTrainer, Teacher
 from hf_bkd.metrics import classification_metrics
 from hf_bkd.models.perceptron import Perceptron
 from hf_bkd.soft_labels import read
 from hf_bkd.study import (
     DETERMINISTIC,
     LABEL_SMOOTHING,
+    ONE_HOT,
     SCALED,
     TUNED,
     Arm,
@@ -24,9 +26,11 @@ from hf_bkd.study import (
     ExactBayes,
     Splits,
     Study,
+    cell,
     main,
 )
 from hf_bkd.study.students import StudentTraining
+from hf_bkd.targets import temper
 from tests.study.study_helpers import DEFAULTS, STUDY, plain, run, status, words
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -96,6 +100,56 @@ def test_students_are_measured_after_temperature_scaling_by_the_validation_split
         f"T = {scaled['temperature']:.2f}, by the validation split: NLL {scaled['nll']:.3f}, ECE {scaled['ece']:.3f}"
     )
     assert shown in card
+
+
+def test_teachers_are_measured_after_temperature_scaling_too(finished):
+    """Their probabilities p at T are p^(1/T), renormalized; T is the validation split's own."""
+    folder, results = finished
+    record = next(record for record in results["arms"] if record["arm"] == "deterministic")
+    teacher = Teacher.from_pretrained(folder / "teachers" / "all" / "seed-0" / "deterministic-0")
+    splits = plain(None, 0)
+
+    def measured(rows, temperature):
+        probs = teacher.predict(torch.tensor(rows["features"][:])).mean.double()
+        return classification_metrics(temper(probs, temperature), torch.tensor(rows["label"][:]))
+
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
+    best = min(grid, key=lambda temperature: measured(splits.validation, temperature)["nll"])
+    scaled = record["teacher_scaled_metrics"]
+    assert scaled["temperature"] == pytest.approx(best, rel=0.01)
+    for name, value in measured(splits.test, scaled["temperature"]).items():
+        assert scaled[name] == pytest.approx(value, abs=1e-4), name
+    assert results["arms"][0]["teacher_scaled_metrics"] is None  # of a student without a teacher
+    assert "| teacher NLL | teacher scaled NLL | teacher scaled ECE |" in (folder / "report.md").read_text()
+
+
+def test_a_condition_may_train_teachers_for_longer_than_students(tmp_path, monkeypatch):
+    lengths, train = {}, cell.train_network
+
+    def noted(network, args, data, *, folder, **options):
+        lengths[folder.name] = options["num_train_epochs"]
+        return train(network, args, data, folder=folder, **options)
+
+    monkeypatch.setattr(cell, "train_network", noted)
+    study = replace(STUDY, arms=(DETERMINISTIC,), conditions={"a": plain, "b": plain}, epochs={"a": 2, "b": (2, 3)})
+    taught = {record["condition"]: record["history"]["epoch"] for record in run(study, tmp_path)["arms"]}
+    assert taught == {"a": [1, 2], "b": [1, 2]}
+    assert lengths == {"student-deterministic-T1": 2, "teacher-deterministic-0": 3}
+    assert not any((tmp_path / "checkpoints").rglob("*"))
+
+
+def test_the_pass_that_is_timed_is_of_the_arms_own_student(tmp_path, monkeypatch):
+    networks = []
+    monkeypatch.setattr(cell, "plain_pass", lambda network, inputs: networks.append(repr(network)))
+
+    def timed(run, reference):
+        run(), reference()
+        return 1.0 + ("p=0.25" in networks[-2]) + 10 * ("p=0.25" in networks[-1])
+
+    monkeypatch.setattr(cell, "relative_time", timed)
+    arms = (DETERMINISTIC, replace(DETERMINISTIC, name="own", student_args={"dropout": 0.25}), ONE_HOT)
+    records = run(replace(STUDY, arms=arms), tmp_path)["arms"]
+    assert [record["relative_time"] for record in records] == [1, 2, 1] and len(networks) == 4
 
 
 def test_a_finished_study_goes_on_from_its_records(finished, monkeypatch):
@@ -261,3 +315,9 @@ def test_the_bar_counts_arms(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_bkd.study.run.progress_bar", Bar)
     main(STUDY, DEFAULTS, words(tmp_path, {"arms": "one-hot,label-smoothing"}))
     assert seen[0] == ("arms", 2) and seen[-1] == 2 and len(seen) == 4
+
+
+def test_a_relative_time_is_of_the_rounds_that_nothing_disturbed(monkeypatch):
+    clock = iter([0, 2, 0, 1, 0, 3, 0, 9, *[0, 5] * 10])  # beginnings and ends, in turns: 2 and 1, 3 and 9, then 5
+    monkeypatch.setattr(cell.time, "perf_counter", lambda: next(clock))
+    assert cell.relative_time(lambda: None, lambda: None) == 2 / 1

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import entropy
 from sklearn.linear_model import LinearRegression
 
+from hf_bkd import UserError
 from hf_bkd.theory.propagation import (
     average_responses,
     inter_student_variance,
@@ -17,6 +18,7 @@ from hf_bkd.theory.propagation import (
     ols_student_variance,
     ols_students,
     oracle_combine,
+    variance_components,
 )
 
 UNKNOWN = "variance of one response is unknown, and responses holds k = 1: draw at least 2, or pass variance"
@@ -166,3 +168,37 @@ def test_the_variance_of_least_squares_is_that_of_its_linear_map():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_variance_components_by_hand():
+    responses = torch.tensor([[1.0], [3.0], [6.0], [8.0], [10.0]])
+    between, within = variance_components(responses, torch.tensor([4, 4, 7, 7, 7]))
+    assert within.item() == pytest.approx((2 + 8) / 3)  # sums of squares within, 2 and 8, over k - S = 3
+    of_draws = 2 * (2 - 5.6) ** 2 + 3 * (8 - 5.6) ** 2
+    assert between.item() == pytest.approx((of_draws / 1 - 10 / 3) / (5 - (4 + 9) / 5))
+
+
+def test_variance_components_are_unbiased_and_so_is_the_variance_of_the_mean():
+    draws = torch.tensor([0, 1, 1, 2, 2, 2, 3, 3])
+    shift = 2 * normal(4, 40_000)
+    responses = shift[draws] + 3 * normal(8, 40_000)
+    parts = variance_components(responses, draws)
+    assert parts.between.mean().item() == pytest.approx(4, rel=0.02)
+    assert parts.within.mean().item() == pytest.approx(9, rel=0.02)
+    assert parts.total.mean().item() == pytest.approx(13, rel=0.02)
+    mean, variance = average_responses(responses, draws=draws)
+    assert mean.var().item() == pytest.approx(4 * (1 + 4 + 9 + 4) / 64 + 9 / 8, rel=0.02)
+    assert variance.mean().item() == pytest.approx(mean.var().item(), rel=0.02)
+    assert average_responses(responses).variance.mean() < 0.8 * variance.mean()  # had they been independent
+
+
+def test_of_equally_many_responses_the_variance_of_the_mean_is_that_between_the_draws_means():
+    responses = normal(6, 7)
+    expected = responses.reshape(3, 2, 7).mean(dim=1).var(dim=0) / 3
+    actual = average_responses(responses, draws=torch.tensor([0, 0, 1, 1, 2, 2])).variance
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    for own in (torch.zeros(6, dtype=torch.int64), torch.arange(6)):  # one draw, or one of each response's own
+        assert torch.equal(average_responses(responses, draws=own).variance, average_responses(responses).variance)
+    for own in (torch.zeros(6, dtype=torch.int64), torch.arange(6)):
+        with pytest.raises(UserError, match="don't tell the two parts of their variance apart"):
+            variance_components(responses, own)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, assert_type
 
+import datasets
 from torch import nn
 
 import hf_bkd
@@ -21,7 +22,10 @@ from hf_bkd import (
     VariationalTeacher,
     Views,
     add_soft_labels,
+    aggregate_responses,
     convergence_noise,
+    generate_responses,
+    sentence_encoder,
     weighted_rows,
 )
 
@@ -50,6 +54,13 @@ def of_a_table(forest: Any, rows: Any) -> Any:
     assert_type(teacher, SklearnTeacher)
     labeled = add_soft_labels(rows, folds=5, fit=SklearnTeacher.fitting(forest))
     return weighted_rows(labeled, kd_lambda=0.5).weights
+
+
+def sampled(model: nn.Module, encoder: nn.Module, tokenizer: Any, rows: datasets.Dataset) -> datasets.Dataset:
+    responses = generate_responses(rows, model, 5, temperature=0.8, processing_class=tokenizer)
+    taught = aggregate_responses(responses, "mean", sentence_encoder(encoder, tokenizer))
+    assert_type(taught, datasets.Dataset)
+    return taught
 
 
 def saved(teacher: Teacher, folder: Path) -> Teacher:
