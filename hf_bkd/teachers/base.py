@@ -269,8 +269,16 @@ class Teacher(ABC):
 
     def _base(self) -> Base | None:
         """Return the base model of a network that is saved as its adapters alone; else they are merged into it."""
-        base = named_base(self.network) if is_adapted(self.network) else None
-        if base is None and is_adapted(self.network) and self.method != "deterministic":
+        if not is_adapted(self.network):
+            return None
+        is_same_merged = self.method == "deterministic" and hasattr(self.network, "merge_and_unload")
+        try:
+            base = named_base(self.network)
+        except UserError:
+            if not is_same_merged:
+                raise
+            return None
+        if base is None and not is_same_merged:
             raise UserError(
                 f"a {self.method} teacher is saved with its adapters apart, and nobody says where its base model is: "
                 "save this by network.get_base_model().save_pretrained(folder) before it has adapters, and load it"
