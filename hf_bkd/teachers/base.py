@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..hub.transfer import local_folder, push_folder, source_of
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.adapter_bases import Base, digest_of, named_base
-from ..models.adapters import by_one_name, in_peft_model, is_adapted
+from ..models.adapter_bases import digest_of
+from ..models.adapters import by_one_name, in_peft_model
 from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
@@ -266,24 +266,6 @@ class Teacher(ABC):
         spread = spread_names(self.network)
         weights = {name: value for name, value in self.network.state_dict().items() if name not in spread}
         return by_one_name(self.network, weights)
-
-    def _base(self) -> Base | None:
-        """Return the base model of a network that is saved as its adapters alone; else they are merged into it."""
-        if not is_adapted(self.network):
-            return None
-        is_same_merged = self.method == "deterministic" and hasattr(self.network, "merge_and_unload")
-        try:
-            base = named_base(self.network)
-        except UserError:
-            if not is_same_merged:
-                raise
-            return None
-        if base is None and not is_same_merged:
-            raise UserError(
-                f"a {self.method} teacher is saved with its adapters apart, and nobody says where its base model is: "
-                "save this by network.get_base_model().save_pretrained(folder) before it has adapters, and load it"
-            )
-        return base
 
     def _save_networks(self, folder: Path) -> None:
         save_network(self.network, folder / "network", without=spread_names(self.network))
