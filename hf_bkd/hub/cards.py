@@ -167,6 +167,8 @@ def write_teacher_card(
         eval_results=results or None,
     )
     facts = description["settings"] | {name: value for name, value in record.items() if name != "validation"}
+    if "base" in description:
+        facts |= {"base model": bare_name(description["base"]["name"])}
     examples = f", {escaped(record['examples'])} examples" if "examples" in record else ""
     card = _filled(
         data,

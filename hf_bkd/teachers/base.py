@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..hub.transfer import push_folder
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.adapter_bases import Base, digest_of, named_base
-from ..models.adapters import by_one_name, in_peft_model, is_adapted
+from ..models.adapter_bases import digest_of
+from ..models.adapters import by_one_name, in_peft_model
 from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
@@ -253,16 +253,6 @@ class Teacher(ABC):
         spread = spread_names(self.network)
         weights = {name: value for name, value in self.network.state_dict().items() if name not in spread}
         return by_one_name(self.network, weights)
-
-    def _base(self) -> Base | None:
-        """Return the base model of a network that is saved as its adapters alone; else they are merged into it."""
-        base = named_base(self.network) if is_adapted(self.network) else None
-        if base is None and is_adapted(self.network) and self.method != "deterministic":
-            raise UserError(
-                f"a {self.method} teacher is saved with its adapters apart, and nobody says where its base model is: "
-                "save this by network.get_base_model().save_pretrained(folder) before it has adapters, and load it"
-            )
-        return base
 
     def _save_networks(self, folder: Path) -> None:
         save_network(self.network, folder / "network", without=spread_names(self.network))

@@ -29,7 +29,7 @@ class TokenBatches:
     """Batches of rows of tokens, as a language model reads them, that can be gone through again.
 
     Args:
-        rows: with ``input_ids`` and, where not all tokens are taught, ``labels``.
+        rows: a ``datasets.Dataset`` with ``input_ids`` and, where not all tokens are taught, ``labels``.
         prepare: the network's preprocessor of them.
         size: rows of a batch.
         progress: the name of a bar, if there is to be one.

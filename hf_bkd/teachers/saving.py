@@ -10,8 +10,8 @@ from torch import nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, source_of
-from ..models.adapter_bases import checked_base
-from ..models.adapters import save_adapters
+from ..models.adapter_bases import Base, checked_base, named_base
+from ..models.adapters import is_adapted, save_adapters
 from ..models.calling import unwrapped
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, needed_network
@@ -30,7 +30,7 @@ def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: 
     older = folder / DESCRIPTION
     if older.exists() and not is_description(older):
         raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
-    base = teacher._base()
+    base = base_apart(teacher)
     settings, tensors = teacher.get_state()
     settings = settings | {"temperature": teacher.temperature, "tempering": teacher.tempering}
     with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
@@ -52,6 +52,29 @@ def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: 
         if not has_card_of_another(folder):
             needed = needed_network(temporary)
             write_teacher_card(temporary, description, task_of(unwrapped(teacher.network)), license, needed)
+
+
+def base_apart(teacher: "Teacher") -> Base | None:
+    """Return the base model of a teacher that is saved as its adapters alone; else they are merged into it.
+
+    Raises:
+        UserError: adapters that a teacher of its kind can't be saved without, and that can't be saved apart.
+    """
+    if hasattr(teacher, "parts") or not is_adapted(teacher.network):  # parts have their own
+        return None
+    is_same_merged = teacher.method == "deterministic" and hasattr(teacher.network, "merge_and_unload")
+    try:
+        base = named_base(teacher.network)
+    except UserError:
+        if not is_same_merged:
+            raise
+        return None
+    if base is None and not is_same_merged:
+        raise UserError(
+            f"a {teacher.method} teacher is saved with its adapters apart, and nobody says where its base model is: "
+            "save this by network.get_base_model().save_pretrained(folder) before it has adapters, and load it"
+        )
+    return base
 
 
 def _reads_as_base(teacher: "Teacher") -> bool:
