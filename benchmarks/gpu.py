@@ -209,8 +209,6 @@ def parse(argv: list[str] | None) -> Namespace:
 def main(argv: list[str] | None = None, parts: tuple[Part, ...] = PARTS) -> dict[str, Any]:
     """Run the script, and return what it found."""
     options = parse(argv)
-    if not options.in_process:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a part doesn't outlive the script
     script = Script(options, parts)
     script.run()
     print((options.output / "gpu.md").read_text())
@@ -218,4 +216,5 @@ def main(argv: list[str] | None = None, parts: tuple[Part, ...] = PARTS) -> dict
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a part doesn't outlive the script
     main()

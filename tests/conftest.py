@@ -23,7 +23,7 @@ tqdm.tqdm.monitor_interval = 0  # nor does another thread hold one in the moment
 
 
 class Imported:
-    """Exempts what was imported from garbage collection, which each training asks for: 0.04 s, for steps of 0.02 s."""
+    """Exempts what was imported from garbage collection."""
 
     modules = 0
 
@@ -42,9 +42,20 @@ for device in (torch.cuda, torch.xpu, torch.mtia):
 
 def pytest_collection_finish():
     IMPORTED.exempt()
-    imports = sys.modules.get("accelerate.utils.imports")
-    if imports is not None:  # a training asks 14 times which packages there are
+    if "accelerate" in sys.modules:
+        from accelerate.utils import imports, memory
+
+        # a training asks 14 times which packages there are, and twice for a garbage collection
         imports._is_package_available = functools.cache(imports._is_package_available)
+        memory.clear_device_cache = lambda garbage_collection=False: None
+    if "datasets" in sys.modules:
+        from datasets import arrow_dataset, fingerprint
+
+        # each dataset is pickled for its fingerprint, which names files of a cache that no test looks for
+        arrow_dataset.generate_fingerprint = lambda dataset: fingerprint.generate_random_fingerprint()
+        fingerprint.update_fingerprint = lambda *_: fingerprint.generate_random_fingerprint()
+        if "torchvision" in sys.modules:  # which has no VideoReader any more; datasets asks for each value
+            vars(sys.modules["torchvision"].io).setdefault("VideoReader", type("VideoReader", (), {}))
 
 
 @pytest.fixture(scope="module")

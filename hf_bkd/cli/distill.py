@@ -12,7 +12,6 @@ from torch import nn
 from transformers import set_seed
 
 from ..data.columns import EXAMPLE_ID, LABEL_COLUMNS, find_label, has_labels
-from ..data.loading import choose_split, load_splits
 from ..data.preprocessors import class_names
 from ..data.preprocessors.content import Content
 from ..hub.cards import METRICS
@@ -41,6 +40,7 @@ from .finished import SETTINGS, contents, finish
 from .label_columns import check_column, names_of, one_column, outputs_of, problem_of, with_labels
 from .language import is_language_model, student_and_rows
 from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
+from .splits import check_taught, split_to_measure_on, split_to_train_on
 from .teacher import DEFAULTS, FROM_SCRATCH, OF_LANGUAGE
 
 CHOSEN = (
@@ -99,7 +99,7 @@ def _distilled(
     teacher = None if arguments.teacher is None else load_trained(arguments.teacher).to(args.device)
     if not is_architecture(arguments.student) and is_language_model(arguments.student):
         set_seed(args.seed)
-        student, processing_class, rows, evaluated = student_and_rows(arguments, args, teacher)
+        student, processing_class, rows, evaluated = student_and_rows(arguments, args)
     else:
         for name in (name for name in OF_LANGUAGE if getattr(arguments, name) is not None):
             raise UserError(f"--{name} is for language models, and {arguments.student} is none: omit it")
@@ -155,9 +155,7 @@ def _rows(
     arguments: Namespace, args: DistillationTrainingArguments, teacher: Teacher | None
 ) -> tuple[datasets.Dataset, datasets.Dataset | None, Taught]:
     """The examples that the student is trained on, those that it is measured on, if any, and what it is taught."""
-    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
-    split = choose_split(splits, arguments.train_split, ("train",), arguments.dataset)
-    rows = splits[split]
+    split, rows, others = split_to_train_on(arguments)
     if not len(rows):
         raise UserError(f"the split {split!r} of {arguments.dataset} is empty: there is nothing to train on")
     if set(rows.column_names) == set(soft_label_columns(rows)):
@@ -165,24 +163,14 @@ def _rows(
             f"{arguments.dataset} holds labels without the examples that they are of: join them in Python with "
             "hf_bkd.join_soft_labels(examples, labels) and save the result, or label without --labels_only"
         )
-    if args.kd_lambda > 0 and arguments.teacher is None and not teachers_of(rows.column_names):
-        raise UserError(
-            f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
-            "to be asked at each step"
-        )
+    check_taught(rows, arguments, args.kd_lambda)
     if args.kd_lambda != 1 and not _labels_of(rows, arguments):
         find_label(rows)  # which says that there is none
     taught = _taught(rows, arguments, args, teacher)
-    if arguments.eval_dataset is not None:
-        others = load_splits(arguments.eval_dataset)
-        chosen = choose_split(others, arguments.eval_split, ("validation", "test"), arguments.eval_dataset)
-    else:
-        others = {name: each for name, each in splits.items() if name != split}
-        usual = [name for name in ("validation", "test") if name in others and not _hides(others[name], arguments)]
-        if arguments.eval_split is None and not usual:
-            return _selected(rows, arguments, taught), None, taught
-        chosen = choose_split(datasets.DatasetDict(others), arguments.eval_split, tuple(usual), arguments.dataset)
-    evaluated = others[chosen]
+    measured_on = split_to_measure_on(arguments, others, lambda rows: not _hides(rows, arguments))
+    if measured_on is None:
+        return _selected(rows, arguments, taught), None, taught
+    chosen, evaluated = measured_on
     if not len(evaluated):
         raise UserError(f"the split {chosen!r} is empty: there is nothing to measure the student on")
     if not _labels_of(evaluated, arguments):

@@ -207,8 +207,9 @@ def training_set(
     """Return ``dataset`` as the trainer reads it: in memory on ``device`` if its images are only normalized."""
     if reader.only_normalizes(dataset):
         return BatchedDataset.from_images(dataset, reader.normalization, device=device, problem_type=problem_type)
-    plain, finished = as_stored(dataset)
-    return plain.with_transform(lambda rows: reader(finished(rows)) | {"labels": torch.tensor(rows["label"])})
+    stored = as_stored(dataset)
+    labeled = lambda rows: reader(stored.finished(rows)) | {"labels": torch.tensor(rows["label"])}  # noqa: E731
+    return stored.rows.with_transform(labeled)
 
 
 class TrainedNetworks(CommandLineFitting):

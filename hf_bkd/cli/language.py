@@ -8,7 +8,6 @@ from typing import Any
 import datasets
 from torch import nn
 
-from ..data.loading import choose_split, load_splits
 from ..language import tokenized
 from ..models.adapters import is_adapted, sharing
 from ..models.saving import is_adapted_language_model, load_network
@@ -21,6 +20,7 @@ from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.files import read_json
 from .networks import network_folder, processor_of
+from .splits import check_taught, split_to_measure_on, split_to_train_on
 
 
 def is_language_model(name: str) -> bool:
@@ -70,7 +70,7 @@ def in_tokens(
 
 
 def student_and_rows(
-    arguments: Namespace, args: DistillationTrainingArguments, teacher: Teacher | None
+    arguments: Namespace, args: DistillationTrainingArguments
 ) -> tuple[nn.Module, Any, datasets.Dataset, datasets.Dataset | None]:
     """Return the student, its tokenizer, what it is trained on and, if there is such, what it is measured on.
 
@@ -79,30 +79,15 @@ def student_and_rows(
     """
     name = arguments.student
     tokenizer = processor_of(name, "text")
-    splits = load_splits(arguments.dataset, configuration=arguments.dataset_config)
-    split = choose_split(splits, arguments.train_split, ("train",), arguments.dataset)
-    rows = texts_of(splits[split], arguments) if not teachers_of(splits[split].column_names) else splits[split]
-    if args.kd_lambda > 0 and teacher is None and not teachers_of(rows.column_names):
-        raise UserError(
-            f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
-            "to be asked at each step"
-        )
+    _, rows, others = split_to_train_on(arguments)
+    check_taught(rows, arguments, args.kd_lambda)
+    rows = rows if teachers_of(rows.column_names) else texts_of(rows, arguments)
     student = load_language_model(name).train()
     if arguments.lora_rank is not None:
         student = adapted(student, arguments.lora_rank)
-    evaluated = _evaluated(arguments, splits, split)
+    measured_on = split_to_measure_on(arguments, others)
+    evaluated = None if measured_on is None else texts_of(measured_on[1], arguments)
     return student, tokenizer, *in_tokens([rows, evaluated], tokenizer, arguments)
-
-
-def _evaluated(arguments: Namespace, splits: datasets.DatasetDict, train: str) -> datasets.Dataset | None:
-    usual = ("validation", "test")
-    if arguments.eval_dataset is not None:
-        others = load_splits(arguments.eval_dataset)
-        return texts_of(others[choose_split(others, arguments.eval_split, usual, arguments.eval_dataset)], arguments)
-    others = datasets.DatasetDict({name: each for name, each in splits.items() if name != train})
-    if arguments.eval_split is None and not set(usual) & set(others):
-        return None
-    return texts_of(others[choose_split(others, arguments.eval_split, usual, arguments.dataset)], arguments)
 
 
 def load_language_model(name: str) -> nn.Module:

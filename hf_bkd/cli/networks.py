@@ -22,7 +22,13 @@ from ..hub.transfer import local_folder
 from ..models.class_names import both_name
 from ..models.heads import classification_head, num_classes_of
 from ..models.problem_types import stated_problem_type
-from ..models.saving import check_loadable, damage_refused, holds_network, load_network
+from ..models.saving import (
+    check_loadable,
+    damage_refused,
+    holds_network,
+    is_adapted_language_model,
+    load_network,
+)
 from ..models.token_networks import classifies_tokens
 from ..teachers import Teacher
 from ..teachers.loading import load_teacher
@@ -126,7 +132,8 @@ def network_folder(name: str) -> Path:
     """Return the folder of a saved network, within that of a teacher whose only one it is."""
     folder = _folder(name)
     own = folder / "network"
-    return own if (folder / "teacher.json").is_file() and holds_network(own) else folder
+    holds = holds_network(own) or is_adapted_language_model(own)
+    return own if (folder / "teacher.json").is_file() and holds else folder
 
 
 def _differ(own: list[str], classes: list[str] | None) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from PIL.Image import DecompressionBombError, Image
@@ -16,8 +16,50 @@ from .sounds import Sound, torchcodec_works
 UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, DecompressionBombError, EOFError)
 
 
+class AsStored(NamedTuple):
+    """A dataset that converts no image, and decodes no sound where it can't; :meth:`finished` does both to its rows.
+
+    rows: the dataset.
+    images: names of the columns of images.
+    modes: to convert images to, by column.
+    rates: of the sounds that are not decoded, by column.
+    """
+
+    rows: datasets.Dataset
+    images: list[str]
+    modes: dict[str, str]
+    rates: dict[str, int]
+
+    def finished(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """Convert the images of rows, and hold their sounds."""
+        for name, rate in self.rates.items():
+            rows[name] = [None if value is None else Sound(value, rate) for value in rows[name]]
+        return _in_modes(rows, self.modes)
+
+
+def rows_between(dataset: datasets.Dataset, start: int, stop: int) -> datasets.Dataset:
+    """Return rows ``start`` to ``stop`` - 1 as a dataset, the same where they are all: each selection copies it."""
+    return dataset if (start, stop) == (0, len(dataset)) else dataset.select(range(start, stop))
+
+
+def as_stored(dataset: datasets.Dataset) -> AsStored:
+    """Return a dataset to read rows of; made once, it spares each batch the copy of the dataset."""
+    plain = dataset.with_format(None)
+    features = plain.features  # which are copied each time
+    decoded = {name: feature for name, feature in features.items() if getattr(feature, "decode", False)}
+    modes = {name: each.mode for name, each in decoded.items() if isinstance(each, datasets.Image) and each.mode}
+    rates = {name: each.sampling_rate for name, each in decoded.items() if isinstance(each, datasets.Audio)}
+    rates = {} if torchcodec_works() else rates
+    for name in modes:
+        plain = plain.cast_column(name, datasets.Image())
+    for name in rates:
+        plain = plain.cast_column(name, datasets.Audio(decode=False))
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    return AsStored(plain, images, modes, rates)
+
+
 def read_rows(
-    dataset: datasets.Dataset, start: int, stop: int, numbers: Sequence[int] | None = None
+    dataset: datasets.Dataset | AsStored, start: int, stop: int, numbers: Sequence[int] | None = None
 ) -> dict[str, Any]:
     """Read some rows as Python values, images and sound decoded: column name -> list.
 
@@ -28,57 +70,30 @@ def read_rows(
     Raises:
         UserError: an image that is missing, that can't be decoded or that has more pixels than ``LIMITS`` allows.
     """
-    plain, finished = as_stored(dataset)
-    numbers = range(start, stop) if numbers is None else numbers
-    images = [name for name, feature in plain.features.items() if isinstance(feature, datasets.Image)]
+    places = range(start, stop)
+    return _read(dataset, slice(start, stop), places, places if numbers is None else numbers)
+
+
+def rows_at(dataset: datasets.Dataset | AsStored, numbers: Sequence[int]) -> dict[str, Any]:
+    """Read the rows of some numbers, in that order, as :func:`read_rows` reads those that stand together."""
+    return _read(dataset, list(numbers), numbers, numbers)
+
+
+def _read(
+    dataset: datasets.Dataset | AsStored, index: slice | list[int], places: Sequence[int], numbers: Sequence[int]
+) -> dict[str, Any]:
+    stored = dataset if isinstance(dataset, AsStored) else as_stored(dataset)
     try:
-        rows = plain[start:stop]
+        rows = stored.rows[index]
     except UNREADABLE:
-        for number, row in zip(numbers, range(start, stop), strict=False):
-            for name in plain.column_names:
-                _check_readable(plain, row, name, number)
+        for number, place in zip(numbers, places, strict=False):
+            for name in stored.rows.column_names:
+                _check_readable(stored.rows, place, name, number)
         raise
-    for name in images:
+    for name in stored.images:
         for number, image in zip(numbers, rows[name], strict=False):
             _check_image(name, number, image)
-    return finished(rows)
-
-
-def rows_at(dataset: datasets.Dataset, numbers: Sequence[int]) -> dict[str, Any]:
-    """Read the rows of some numbers, in that order, as :func:`read_rows` reads those that stand together."""
-    plain, finished = as_stored(dataset)
-    try:
-        rows = plain[list(numbers)]
-    except UNREADABLE:
-        for number in numbers:
-            for name in plain.column_names:
-                _check_readable(plain, number, name, number)
-        raise
-    for name, feature in plain.features.items():
-        if isinstance(feature, datasets.Image):
-            for number, image in zip(numbers, rows[name], strict=True):
-                _check_image(name, number, image)
-    return finished(rows)
-
-
-def as_stored(dataset: datasets.Dataset) -> tuple[datasets.Dataset, Callable[[dict[str, Any]], dict[str, Any]]]:
-    """Return a dataset that converts no image, and decodes no sound where it can't, and what does both to its rows."""
-    plain = dataset.with_format(None)
-    decoded = {name: feature for name, feature in plain.features.items() if getattr(feature, "decode", False)}
-    modes = {name: each.mode for name, each in decoded.items() if isinstance(each, datasets.Image) and each.mode}
-    rates = {name: each.sampling_rate for name, each in decoded.items() if isinstance(each, datasets.Audio)}
-    rates = {} if torchcodec_works() else rates
-    for name in modes:
-        plain = plain.cast_column(name, datasets.Image())
-    for name in rates:
-        plain = plain.cast_column(name, datasets.Audio(decode=False))
-
-    def finished(rows: dict[str, Any]) -> dict[str, Any]:
-        for name, rate in rates.items():
-            rows[name] = [None if value is None else Sound(value, rate) for value in rows[name]]
-        return _in_modes(rows, modes)
-
-    return plain, finished
+    return stored.finished(rows)
 
 
 def _in_modes(rows: dict[str, Any], modes: Mapping[str, str]) -> dict[str, Any]:

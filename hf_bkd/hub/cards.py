@@ -1,8 +1,10 @@
 """Cards: what a student is, how it was taught and how good it is, for people and for the Hub."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..likelihoods import likelihood_from
@@ -165,10 +167,12 @@ def write_teacher_card(
         eval_results=results or None,
     )
     facts = description["settings"] | {name: value for name, value in record.items() if name != "validation"}
+    if "base" in description:
+        facts |= {"base model": bare_name(description["base"]["name"])}
     examples = f", {escaped(record['examples'])} examples" if "examples" in record else ""
-    card = ModelCard.from_template(
+    card = _filled(
         data,
-        template_str=TEACHER_CARD,
+        TEACHER_CARD,
         method=escaped(method),
         num_classes=description["num_classes"],
         finding=_finding(
@@ -233,9 +237,9 @@ def write_student_card(
         ]
         or None,
     )
-    card = ModelCard.from_template(
+    card = _filled(
         data,
-        template_str=STUDENT_CARD,
+        STUDENT_CARD,
         title=escaped(title),
         how=f" {escaped(how, markup=True)}" if how else "",
         finding=_finding(metrics, teacher_metrics, "It has not been evaluated yet."),
@@ -265,6 +269,14 @@ def measures_table(measured: dict[str, dict[str, float]]) -> str:
         for model, metrics in measured.items()
     ]
     return table([[*named, *(METRICS[name] for name in names)], *rows]).strip()
+
+
+_compiled = cache(jinja2.Template)
+
+
+def _filled(data: ModelCardData, template: str, /, **values: Any) -> ModelCard:
+    """Return a card as `ModelCard.from_template` makes it, which compiles the template each time."""
+    return ModelCard(_compiled(template).render(card_data=data.to_yaml(), **data.to_dict() | values))
 
 
 def _finding(metrics: dict[str, float], teacher_metrics: dict[str, float] | None, without: str) -> str:

@@ -1,6 +1,5 @@
 """Texts, prompts with completions, and messages become rows of tokens, with those that are to be taught."""
 
-import hashlib
 import json
 import logging
 import re
@@ -12,7 +11,7 @@ import datasets
 
 from ..data.columns import is_soft_label_column
 from ..data.preprocessors.content import TEXTS
-from ..data.preprocessors.texts import vocabulary_hash
+from ..data.preprocessors.texts import template_hash, vocabulary_hash
 from ..likelihoods import UNLABELED
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import RowError, UserError
@@ -84,12 +83,6 @@ def tokenized(
             "%d of %d rows have more than max_length=%d tokens, and lose their end", cut, len(rows), max_length
         )
     return rows.remove_columns("cut")
-
-
-def template_hash(tokenizer: Any) -> str | None:
-    """Return a hash of a tokenizer's chat template; ``None`` if it has none."""
-    template = getattr(tokenizer, "chat_template", None)
-    return None if template is None else hashlib.sha256(repr(template).encode()).hexdigest()[:16]
 
 
 def same_tokens(tokenizer: Any, other: Any) -> bool:

@@ -1,7 +1,7 @@
 """What every likelihood answers, and what most of them answer alike."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,31 +11,16 @@ from ..metrics import Reliability
 from ..targets import mix_teachers
 from ..utils.errors import UserError
 from .tensors import averaged
+from .values import Values
 
 
-class Likelihood(ABC):
+class Likelihood(Values):
     """The distribution of a label given a network's outputs; leading dimensions are free throughout."""
 
     name: ClassVar[str]
     problem_type: ClassVar[str]
-    storages: ClassVar[tuple[str, ...]]
-    """How soft labels can be stored, see `soft_labels.storage`; the first if nobody says."""
-    column: ClassVar[str] = "teacher_probs"
-    """Name of the column of a dataset that holds the values."""
-    called: ClassVar[str] = "classes"
-    """What the C values are of."""
-    classes_in: ClassVar[str | None] = None
-    """Whether a dataset's label column names the C values: of a ``"single"`` class a row, or in a ``"list"``."""
-    least_values: ClassVar[int] = 1
-    """How many of them say anything at all."""
     smallest: ClassVar[float] = 0.0
     """What a probability, or its distance from 1, can be off by in float32; 0 where a temperature means nothing."""
-    summaries: ClassVar[tuple[str, ...]] = ()
-    """What a message says of a row that is no answer: its sum, minimum or maximum."""
-    unit: ClassVar[str] = "total variation"
-    """Of :meth:`distance`."""
-    remedy: ClassVar[str]
-    """What to pass instead of such a row."""
     independent: ClassVar[bool] = True
     """Whether the curvature of a label's loss in the outputs is diagonal."""
     has_temperature: ClassVar[bool] = True
@@ -196,10 +181,6 @@ class Likelihood(ABC):
         """Average the targets [..., M, K] of M teachers with weights [..., M] that sum to one (equal if not given)."""
         return mix_teachers(targets, weights)
 
-    def normalized(self, values: Tensor) -> Tensor:
-        """Return values [..., C] without what rounding did to them; rows of zeros stand for nothing, and stay."""
-        return values
-
     def target(self, values: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Return the target of a teacher that answers with values [..., C].
 
@@ -274,26 +255,6 @@ class Likelihood(ABC):
         They are empty if none has one; `metrics` says what each is.
         """
 
-    def to_bytes(self, values: Tensor) -> Tensor:
-        """Return whole numbers from 0 to 255, uint8 [..., C], for probabilities float64 [..., C]."""
-        raise NotImplementedError
-
-    def from_bytes(self, numbers: Tensor) -> Tensor:
-        """Return the probabilities float32 [..., C] for which :meth:`to_bytes` stores such numbers."""
-        raise NotImplementedError
-
-    def problems_of_bytes(self, numbers: Tensor) -> dict[str, Tensor]:
-        """Return what may be wrong with numbers [..., C] of :meth:`to_bytes`, as :meth:`problems` does."""
-        return {}
-
-    def scale(self, values: Tensor) -> Tensor | float:
-        """Return the unit, [C] or one for all, in which values [N, ..., C] are compared."""
-        return 1.0
-
-    @abstractmethod
-    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-        """Return how far values [..., C] are from others [...]: 0 where they are equal, and little below 0.02."""
-
     @abstractmethod
     def reliability(self, prediction: Tensor, labels: Tensor) -> Reliability | None:
         """Compare what a :meth:`prediction` promises with what labels say; ``None`` where it promises nothing."""
@@ -301,10 +262,6 @@ class Likelihood(ABC):
     @abstractmethod
     def agreement(self, prediction: Tensor, other: Tensor) -> float | None:
         """Return the share of equal decisions of two predictions; ``None`` where there are no decisions."""
-
-    @abstractmethod
-    def problems(self, values: Tensor) -> dict[str, Tensor]:
-        """Return what may be wrong with values [..., C] and where it is: sentence -> bool [...]."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what :func:`likelihood_from` makes it of again."""

@@ -13,13 +13,14 @@ from ..targets import mix_teachers
 from ..utils.errors import UserError
 from .base import Likelihood
 from .tensors import averaged, label_matrix, wide, without_nan
+from .values import Numbers
 
 LARGEST = 1e18  # of the numbers, whose squares float32 holds
 UNKNOWN_VARIANCE = 0.5  # of a Gaussian whose variance nobody knows: its negative log-likelihood is the squared error
 
 
 @dataclass(frozen=True)
-class Gaussian(Likelihood):
+class Gaussian(Numbers, Likelihood):
     """C numbers, each normally distributed around its mean.
 
     Args:
@@ -36,11 +37,6 @@ class Gaussian(Likelihood):
     target_has_variance = True
     headline = "rmse"
     label_term = "label_loss"
-    storages = ("float32", "float16")
-    column = "teacher_mean"
-    called = "numbers"
-    unit = "standard deviations"
-    remedy = "pass finite numbers"
 
     observation_variance: tuple[float, ...] | None = None
     predicts_variance: bool = False
@@ -274,19 +270,6 @@ class Gaussian(Likelihood):
 
     def agreement(self, prediction: Tensor, other: Tensor) -> None:
         return None
-
-    def scale(self, values: Tensor) -> Tensor:
-        """Return the standard deviation of each number over all rows, 1 where they are all equal."""
-        flat = values.reshape(-1, values.shape[-1]).double()
-        spread = flat.std(dim=0, correction=0)
-        return torch.where(spread > 0, spread, 1).float()
-
-    def distance(self, values: Tensor, others: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-        """Return the largest difference of a number, in units of ``scale``."""
-        return ((values - others).abs() / scale).amax(dim=-1)
-
-    def problems(self, values: Tensor) -> dict[str, Tensor]:
-        return {"holds a value that is not a finite number": ~values.isfinite().all(dim=-1)}
 
     def _mean_and_variance(self, target: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Split a target [..., 2 C], or [..., C] of unknown variance, for means [..., C]."""

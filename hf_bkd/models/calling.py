@@ -39,13 +39,18 @@ def argument_names(network: nn.Module, required: bool = False) -> list[str]:
 
     Those of labels don't count, nor do ``*args`` and ``**kwargs``.
     """
-    parameters = list(inspect.signature(type(unwrapped(network)).forward).parameters.values())[1:]
+    return list(_argument_names(type(unwrapped(network)).forward, required))
+
+
+@functools.cache
+def _argument_names(forward: Callable, required: bool) -> tuple[str, ...]:
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    return [
+    return tuple(
         each.name
         for each in named
         if each.name != "labels" and not (required and each.default is not inspect.Parameter.empty)
-    ]
+    )
 
 
 def taken_inputs(network: nn.Module, names: Sequence[str]) -> list[str]:

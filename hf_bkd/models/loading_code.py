@@ -12,6 +12,7 @@ from .estimators import EstimatorNetwork
 from .perceptron import Perceptron
 from .plain_networks import DESCRIPTION, arguments_of, source_file
 from .problem_types import stated_problem_type
+from .prompted_network import PromptedNetwork
 from .rebuilding import difference_when_loaded
 from .timm_networks import WEIGHTS, Unknown, is_timm, is_timms_own, timm_config
 from .token_networks import classifies_tokens, predicts_next_tokens
@@ -51,6 +52,8 @@ def task_of(network: nn.Module) -> str | None:
     if isinstance(network, (Perceptron, EstimatorNetwork)):
         regresses = stated_problem_type(network) == Gaussian.problem_type
         return "tabular-regression" if regresses else "tabular-classification"
+    if isinstance(network, PromptedNetwork):
+        return "text-classification"
     if classifies_tokens(network):
         return "token-classification"
     if predicts_next_tokens(network):

@@ -38,7 +38,8 @@ def _line(record: dict, *swept: str) -> tuple[str, ...]:
     """Return a record's teacher and all settings but those that are swept, as a legend has them."""
     fixed = {symbol: record.get(name) for name, symbol in SETTINGS.items() if name not in swept}
     shown = [f"{s} = {v if isinstance(v, str) else f'{v:g}'}" for s, v in fixed.items() if v]
-    return record.get("teacher", "none"), *shown
+    teacher = record.get("teacher", "none")
+    return f"{teacher}, cross-fitted" if record.get("folds") and teacher != "none" else teacher, *shown
 
 
 def by_example(arms: Arms) -> dict[str, list[str]]:

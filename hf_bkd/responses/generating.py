@@ -1,11 +1,9 @@
 """A language model, or each draw of a Bayesian one's weights, answers prompts k times."""
 
 import logging
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -15,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..data.columns import EXAMPLE_ID
-from ..data.preprocessors import tokenizer_hash, tokenizer_of
 from ..data.preprocessors.texts import longest_text, vocabulary_hash
+from ..data.preprocessors.word_labels import hash_of_tokens
 from ..models.calling import unwrapped
-from ..models.token_networks import check_no_other_language_model, predicts_next_tokens, vocabulary_size
 from ..soft_labels.record import description
 from ..soft_labels.shards import Shards
-from ..teachers import DeterministicTeacher, Teacher
+from ..teachers import Teacher
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.locks import sole_user
@@ -30,8 +27,9 @@ from ..utils.progress import progress_bar
 from ..utils.random import Draws, named_seed, random_bits
 from .prompts import Prompts, check_lengths, read_prompts
 from .record import COLUMNS, CUT, DRAWS, RESPONSES, check_own_columns, make_responses_record, with_responses
-from .sampling import Sampling, batches_of, sampled_answers
-from .weights import WeightDraw, weight_draws
+from .sampling import Sampling
+from .speaking import Speaker, teacher_of, tokenizer_of_all
+from .weights import weight_draws
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +66,7 @@ def generate_responses(
         teacher: a causal language model of transformers, or a teacher of one: a ``DeterministicTeacher``, an
             ``EnsembleTeacher``, each of whose members answers by itself, a ``VariationalTeacher`` (of IVON) or
             ``SWAGTeacher``, or an ``MCDropoutTeacher``, whose draws leave out the same units at all tokens; or the
-            folder or name on the Hub of a saved teacher. A student that is to answer for itself is one too.
+            folder or name on the Hub of a saved model or teacher. A student that is to answer for itself is one too.
         k: answers to a prompt, at least 1. They are shared evenly among the draws of the weights, in an order that is
             each prompt's own.
         num_samples: S, draws from a posterior over weights; if not given, half of k, so that each answers twice, or k
@@ -109,8 +107,8 @@ def generate_responses(
     if len(dataset) == 0:
         raise UserError("the dataset to answer is empty")
     check_own_columns(dataset.features)
-    teacher = _teacher(teacher)
-    tokenizer = _tokenizer(teacher, processing_class)
+    teacher = teacher_of(teacher)
+    tokenizer = tokenizer_of_all(teacher, processing_class)
     prompts = read_prompts(dataset, tokenizer, template)
     draws = weight_draws(teacher, num_samples, k, seed)
     speakers = [Speaker.of(draw, tokenizer, sampling, seed) for draw in draws]
@@ -126,12 +124,11 @@ def generate_responses(
     cut_off, empty = _counted(table, sampling)
     source = getattr(teacher, "source", None)
     about["teacher"] |= {"source": source} if source else {}
-    hashed = SimpleNamespace(settings={"vocabulary": vocabulary_hash(tokenizer)}, processor=tokenizer)
     record = make_responses_record(
         **settings,
         **about,
         template=prompts.template,
-        tokenizer=tokenizer_hash(hashed),
+        tokenizer=hash_of_tokens(tokenizer, vocabulary_hash(tokenizer)),
         chat_template=prompts.chat_template,
         cut_off=cut_off,
         empty=empty,
@@ -139,123 +136,11 @@ def generate_responses(
     return with_responses(prompts.dataset, table, record)
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """A draw of the teacher's weights, and all that decides how it answers.
-
-    Args:
-        draw: the weights.
-        tokenizer: of the model.
-        sampling: of tokens, at the temperature of sampling and of the teacher.
-        ends: tokens that end an answer.
-        seed: of the answers.
-    """
-
-    draw: WeightDraw
-    tokenizer: Any
-    sampling: Sampling
-    ends: tuple[int, ...]
-    seed: int
-
-    @classmethod
-    def of(cls, draw: WeightDraw, tokenizer: Any, sampling: Sampling, seed: int) -> "Speaker":
-        own = replace(sampling, temperature=sampling.temperature * draw.temperature)
-        return cls(draw, tokenizer, own, end_tokens(draw.network, tokenizer), named_seed(seed, "responses"))
-
-    def answers(self, prompts: Sequence[Sequence[int]], keys: Tensor, batch_size: int) -> list[tuple[str, bool]]:
-        """Answer B prompts, each by its key: texts, and whether they were cut off."""
-        network = self.draw.network
-        made: list[tuple[str, bool]] = [("", False)] * len(prompts)
-        vocabulary = min(len(self.tokenizer), vocabulary_size(network))
-        with self.draw.drawn():
-            form = batches_of(network, prompts[0], self.ends)
-            for batch in _batches([len(each) for each in prompts], batch_size, form):
-                asked = [prompts[place] for place in batch]
-                answers = sampled_answers(network, asked, keys[batch], self.seed, self.sampling, self.ends, vocabulary)
-                for place, prompt, answer in zip(batch, asked, answers, strict=True):
-                    made[place] = self._text(prompt, answer), answer[-1] not in self.ends
-        return made
-
-    def _text(self, prompt: Sequence[int], answer: list[int]) -> str:
-        """Return what an answer adds to its prompt's text: alone, some tokenizers write it without its first space."""
-        own = [token for token in answer if token not in self.ends]
-        before, whole = (self._written(tokens) for tokens in (list(prompt), [*prompt, *own]))
-        return whole[len(before) :] if whole.startswith(before) else self._written(own)
-
-    def _written(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def end_tokens(network: nn.Module, tokenizer: Any) -> tuple[int, ...]:
-    """Return the tokens that end an answer: those of the model's ``generation_config``, and the tokenizer's.
-
-    Raises:
-        UserError: the model's says none, or only words of the tokenizer, which ends texts otherwise.
-    """
-    name, remedy = type(unwrapped(network)).__name__, "eos_token_id=tokenizer.eos_token_id"
-    own = getattr(getattr(unwrapped(network), "generation_config", None), "eos_token_id", None)
-    own = [] if own is None else list(own) if isinstance(own, (list, tuple)) else [own]
-    if not own:
-        raise UserError(
-            f"{name} has no generation_config that says which token ends an answer: set "
-            f"model.generation_config = transformers.GenerationConfig({remedy})"
-        )
-    end = tokenizer.eos_token_id
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    if end is not None and end not in own and not special & set(own):
-        raise UserError(
-            f"{name}'s generation_config ends answers at token {own[0]}, which is the word "
-            f"{tokenizer.convert_ids_to_tokens(own[0])!r} of the tokenizer, whose texts end in "
-            f"{tokenizer.eos_token!r}: set model.generation_config.{remedy}"
-        )
-    return tuple(dict.fromkeys([*own, *([] if end is None else [end])]))
-
-
 def shared_out(keys: Tensor, k: int, num_draws: int, seed: int) -> np.ndarray:
     """Return which draw of the weights each of k answers [N, k] comes from, evenly and in each prompt's own order."""
     random = Draws(keys, named_seed(seed, "order of draws"), 0).uniform(torch.arange(num_draws)[:, None])
     order = random.argsort(dim=0).T.numpy()
     return order[:, np.arange(k) % num_draws].astype(np.int32)
-
-
-def _teacher(teacher: Any) -> Teacher:
-    if isinstance(teacher, (str, Path)):
-        teacher = Teacher.from_pretrained(teacher)
-    network = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "network", None)
-    if network is None or not predicts_next_tokens(network):
-        if network is not None:
-            check_no_other_language_model(network)
-        raise UserError(
-            f"{type(teacher if network is None else unwrapped(network)).__name__} answers no prompts: pass a causal "
-            "language model of transformers, or a teacher of one"
-        )
-    return DeterministicTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
-
-
-def _tokenizer(teacher: Teacher, processing_class: Any) -> Any:
-    """Return the tokenizer; UserError without any, or if it isn't that of each member."""
-    parts = getattr(teacher, "parts", None) or [teacher]
-    given = teacher.processing_class if processing_class is None else processing_class
-    own = [tokenizer_of(part.network, part.processing_class) for part in parts]
-    tokenizer = next((each for each in (tokenizer_of(teacher.network, given), *own) if each is not None), None)
-    if tokenizer is None:
-        raise UserError(
-            f"nothing says how texts become the tokens of {type(teacher.network).__name__}: pass processing_class=, "
-            "the tokenizer that it was trained with"
-        )
-    for part, other in zip(parts, own, strict=True):
-        size = vocabulary_size(part.network)
-        if other is not None and vocabulary_hash(other) != vocabulary_hash(tokenizer):
-            raise UserError(
-                f"the tokenizer ({len(tokenizer)} tokens) is another than the one that was saved with "
-                f"{type(part.network).__name__} ({len(other)} tokens): omit processing_class, or pass the model's own"
-            )
-        if len(tokenizer) > size:
-            raise UserError(
-                f"the tokenizer has {len(tokenizer)} tokens and {type(part.network).__name__} knows {size}: pass "
-                "processing_class=, the tokenizer that it was trained with"
-            )
-    return tokenizer
 
 
 def _answered(
@@ -302,19 +187,6 @@ def _shard(
     kinds = datasets.Features(COLUMNS).arrow_schema
     made = {name: pa.array(values, kinds.field(name).type) for name, values in columns.items()}
     return pa.table(made | {EXAMPLE_ID: pa.array(keys.numpy())})
-
-
-def _batches(lengths: Sequence[int], batch_size: int, form: str) -> Iterator[list[int]]:
-    """Yield the places of prompts of like lengths, in batches of a form that the model takes."""
-    batch: list[int] = []
-    most = 1 if form == "alone" else batch_size
-    for place in np.argsort(lengths, kind="stable").tolist():
-        if len(batch) == most or (batch and form != "padded" and lengths[batch[0]] != lengths[place]):
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
 
 
 def _counted(table: pa.Table, sampling: Sampling) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.columns import is_label
 from ..data.preprocessing import Images, Pool, look
 from ..data.preprocessors import Preprocessor, called, columns_as_inputs
-from ..data.rows import Watched, read_rows, undecoded
+from ..data.rows import AsStored, Watched, as_stored, read_rows, rows_between, undecoded
 from ..data.views import Views
 from ..utils.errors import UserError
 from .columns import is_soft_label_column
@@ -173,12 +173,17 @@ class Examples:
     def _tensors(self, piece: datasets.Dataset) -> datasets.Dataset:
         return piece if piece.format["type"] in ("custom", "torch") else piece.with_format("torch")
 
+    def _stored(self, piece: datasets.Dataset) -> AsStored:
+        """A piece to read rows of; what else they have than the preprocessor reads is not even decoded."""
+        read = [*self.preprocessor.columns, *self.preprocessor.beside] if self.reads else None
+        return as_stored(piece if read is None else piece.select_columns(read))
+
     def pieces(self, size: int) -> Iterator[tuple[int, Callable[[], datasets.Dataset]]]:
         """The number of each piece of ``size`` rows, and a function that reads it."""
         if not self.streamed:
             for number, start in enumerate(range(0, self.num_rows, size)):
                 stop = min(start + size, self.num_rows)
-                yield number, lambda start=start, stop=stop: self.dataset.select(range(start, stop))
+                yield number, lambda start=start, stop=stop: rows_between(self.dataset, start, stop)
             return
         stream, features = iter(self.dataset.decode(False)), self.dataset.features
         for number in itertools.count():
@@ -189,9 +194,7 @@ class Examples:
 
     def batches(self, piece: datasets.Dataset, offset: int, size: int, device: torch.device) -> Iterator[Batch]:
         """The rows of a piece that has ``offset`` rows before it, with views made on ``device``."""
-        tensors, plain = self._tensors(piece), piece
-        if self.reads:  # what else a row has is not even decoded
-            plain = piece.select_columns([*self.preprocessor.columns, *self.preprocessor.beside])
+        plain, tensors = self._stored(piece), None if self.preprocessor is not None else self._tensors(piece)
         for start in range(0, len(piece), size):
             stop, sizes = min(start + size, len(piece)), set()
             numbers = self._numbers(offset + start, offset + stop)
@@ -211,11 +214,8 @@ class Examples:
 
     def prepare(self, piece: datasets.Dataset, offset: int) -> None:
         """Read the rows of a piece and make inputs of them: what can't be read is raised."""
-        plain = piece
-        if self.reads:
-            plain = piece.select_columns([*self.preprocessor.columns, *self.preprocessor.beside])
         numbers = self._numbers(offset, offset + len(piece))
-        rows = read_rows(plain, 0, len(piece), numbers)
+        rows = read_rows(self._stored(piece), 0, len(piece), numbers)
         if self.preprocessor is not None:
             called(self.preprocessor, rows, numbers)
         else:

@@ -33,7 +33,7 @@ from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
 from ..data.columns import LABEL_COLUMNS, holds_label_lists, is_label, is_soft_label_column
-from ..data.rows import read_rows
+from ..data.rows import as_stored, read_rows
 from ..likelihoods import Likelihood
 from ..utils.errors import UserError
 
@@ -98,9 +98,9 @@ class Identity:
 
     def of_dataset(self, dataset: datasets.Dataset) -> np.ndarray:
         """The ids, int64 [N], of all rows; few of them are in memory at a time."""
-        plain = dataset.with_format(None).select_columns(list(self.columns))
-        starts = range(0, len(plain), READ_AT_ONCE)
-        parts = [self.ids(read_rows(plain, start, min(start + READ_AT_ONCE, len(plain)))) for start in starts]
+        stored, number = as_stored(dataset.select_columns(list(self.columns))), len(dataset)
+        starts = range(0, number, READ_AT_ONCE)
+        parts = [self.ids(read_rows(stored, start, min(start + READ_AT_ONCE, number))) for start in starts]
         return np.concatenate([np.empty(0, np.int64), *parts])
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..data.preprocessors.base import Preprocessor
 from ..data.preprocessors.next_tokens import PACKED, NextTokenPreparation
 from ..data.preprocessors.texts import vocabulary_hash
-from ..data.preprocessors.word_labels import tokenizer_hash
+from ..data.preprocessors.word_labels import hash_of_tokens
 from ..likelihoods import UNLABELED
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
@@ -136,10 +135,7 @@ def _check_rows(dataset: Any) -> None:
 def _hash_of(tokenizer: Any) -> str | None:
     if tokenizer is None:
         return None
-    settings = {"vocabulary": vocabulary_hash(tokenizer)}
-    return tokenizer_hash(
-        Preprocessor("text", ("input_ids",), NextTokenPreparation(0, False), settings, processor=tokenizer)
-    )
+    return hash_of_tokens(tokenizer, vocabulary_hash(tokenizer))
 
 
 def _column(dataset: datasets.Dataset, given: Any) -> Iterable | None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID
+from ..data.rows import rows_between
 from ..dirichlet import check_log_probs
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
@@ -104,7 +105,7 @@ def _checked_layout(dataset: datasets.Dataset, name: str | None) -> Layout:
     if Layout.of(dataset.features, name).next_tokens:
         size = TEXTS_AT_ONCE
     for start in range(0, max(len(dataset), 1), size):
-        rows = dataset.select(range(start, min(start + size, len(dataset))))
+        rows = rows_between(dataset, start, min(start + size, len(dataset)))
         before, layout = layout, _read(rows, name, start).layout
         if before is not None and before.num_classes != layout.num_classes:
             raise uneven(layout.name)
@@ -232,7 +233,8 @@ def _spot_checked_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> 
     if ids is None or identity is None:
         return {}
     rows = np.arange(0, len(dataset), max(1, len(dataset) // SPOT_CHECKED_ROWS))
-    return {"ids": ids[rows], "example_ids": identity.of_dataset(dataset.select(rows)), "rows": rows}
+    some = dataset if len(rows) == len(dataset) else dataset.select(rows)
+    return {"ids": ids[rows], "example_ids": identity.of_dataset(some), "rows": rows}
 
 
 def _present_identity(dataset: datasets.Dataset, record: LabelRecord | None) -> Identity | None:

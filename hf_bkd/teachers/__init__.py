@@ -18,6 +18,7 @@ from .laplace import Laplace, LaplaceTeacher
 from .multi import ClassMap, MultiTeacher
 from .oracle import OracleTeacher
 from .predictive import Predictive
+from .prompted import PromptedTeacher
 from .specification import SPECIFICATIONS, FitContext, TeacherSpec, spec_by_name
 from .swag import SWA, SWAG, SWAGTeacher
 from .variational import Variational, VariationalTeacher, make_variational
@@ -44,6 +45,7 @@ __all__ = [
     "MultiTeacher",
     "OracleTeacher",
     "Predictive",
+    "PromptedTeacher",
     "SWAGTeacher",
     "SklearnTeacher",
     "Teacher",

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ..hub.transfer import local_folder, push_folder, source_of
+from ..hub.transfer import push_folder
 from ..likelihoods import CATEGORICAL, Likelihood
-from ..models.adapter_bases import Base, digest_of, named_base
-from ..models.adapters import by_one_name, in_peft_model, is_adapted
+from ..models.adapter_bases import digest_of
+from ..models.adapters import by_one_name, in_peft_model
 from ..models.calling import Inputs, evaluation_mode, to_network, unwrapped
 from ..models.class_names import names_of_network
 from ..models.heads import num_classes_of
@@ -30,9 +30,9 @@ from ..utils.errors import UserError
 from ..utils.files import temporary_folder
 from ..utils.random import ExampleGenerator
 from ..utils.seeding import seeded
-from .description import Description, read_description
+from .description import Description
 from .predictive import Draws, Predictive, predictive_of
-from .saving import loaded, save
+from .saving import load, save
 
 TEMPERINGS = ("per_sample", "post_average")
 
@@ -235,20 +235,7 @@ class Teacher(ABC):
         Raises:
             UserError: no teacher there, another kind of teacher, damaged files, or weights of another network.
         """
-        folder = local_folder(name_or_path, revision)
-        description = read_description(folder, name_or_path)
-        kinds = {kind.method: kind for kind in _all_subclasses(Teacher) if "method" in vars(kind)}
-        kind = kinds.get(description.method)
-        if kind is None:
-            raise UserError(
-                f"{name_or_path} holds a teacher of the unknown method {description.method!r}; known are "
-                f"{', '.join(kinds)} (import the module that defines it)"
-            )
-        if not issubclass(kind, cls):
-            raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
-        teacher = loaded(kind, folder, description, network)
-        teacher.source = source_of(name_or_path, folder)
-        return teacher
+        return load(cls, Teacher, name_or_path, network, revision)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, license: str | None = None
@@ -266,16 +253,6 @@ class Teacher(ABC):
         spread = spread_names(self.network)
         weights = {name: value for name, value in self.network.state_dict().items() if name not in spread}
         return by_one_name(self.network, weights)
-
-    def _base(self) -> Base | None:
-        """Return the base model of a network that is saved as its adapters alone; else they are merged into it."""
-        base = named_base(self.network) if is_adapted(self.network) else None
-        if base is None and is_adapted(self.network) and self.method != "deterministic":
-            raise UserError(
-                f"a {self.method} teacher is saved with its adapters apart, and nobody says where its base model is: "
-                "save this by network.get_base_model().save_pretrained(folder) before it has adapters, and load it"
-            )
-        return base
 
     def _save_networks(self, folder: Path) -> None:
         save_network(self.network, folder / "network", without=spread_names(self.network))
@@ -307,7 +284,3 @@ class Teacher(ABC):
             beside = processor_of(self.network)
         self.processing_class = beside if description.reads_by is None else NotSaved(description.reads_by)
         set_order_of_columns(self.network, description.columns)
-
-
-def _all_subclasses(cls: type) -> list[type]:
-    return [kind for sub in cls.__subclasses__() for kind in (sub, *_all_subclasses(sub))]

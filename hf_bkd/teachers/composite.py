@@ -18,7 +18,7 @@ from ..utils.errors import UserError
 from .base import Teacher
 from .description import DESCRIPTION, Description, read_description
 from .predictive import Draws
-from .saving import save
+from .saving import base_apart, save
 
 
 def check_members(members: Iterable[Any]) -> None:
@@ -217,7 +217,7 @@ class Composite(Teacher):
     def _save_networks(self, folder: Path) -> None:
         tokenizers: dict[Base, Any] = {}
         for number, part in enumerate(self.parts):
-            own, base = part.processing_class, part._base()
+            own, base = part.processing_class, base_apart(part)
             part.processing_class = self.processing_class if own is None else own
             same = base in tokenizers and tokenizers[base] is part.processing_class
             if base is not None:
@@ -248,6 +248,3 @@ class Composite(Teacher):
             if saved_processor("text", path / "network") is None:
                 members[-1].processing_class = first[base].processing_class
         return members
-
-    def _base(self) -> None:
-        """Nothing: each part has its own."""

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import datasets
 import torch
 from torch import Tensor, nn
 
@@ -30,13 +29,13 @@ class TokenBatches:
     """Batches of rows of tokens, as a language model reads them, that can be gone through again.
 
     Args:
-        rows: with ``input_ids`` and, where not all tokens are taught, ``labels``.
+        rows: a ``datasets.Dataset`` with ``input_ids`` and, where not all tokens are taught, ``labels``.
         prepare: the network's preprocessor of them.
         size: rows of a batch.
         progress: the name of a bar, if there is to be one.
     """
 
-    rows: datasets.Dataset
+    rows: Any
     prepare: Any
     size: int
     progress: str | None = None
@@ -45,7 +44,7 @@ class TokenBatches:
     def of(
         cls,
         network: nn.Module,
-        rows: datasets.Dataset,
+        rows: Any,
         processing_class: Any = None,
         progress: str | None = None,
         draws: int = 1,

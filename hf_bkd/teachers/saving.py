@@ -9,14 +9,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..hub.cards import has_card_of_another, write_teacher_card
-from ..models.adapter_bases import checked_base
-from ..models.adapters import save_adapters
+from ..hub.transfer import local_folder, source_of
+from ..models.adapter_bases import Base, checked_base, named_base
+from ..models.adapters import is_adapted, save_adapters
 from ..models.calling import unwrapped
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, needed_network
 from ..utils.errors import UserError
 from ..utils.files import digests, whole_folder
-from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description
+from .description import DESCRIPTION, TEACHER_FILES, Description, check_files, is_description, read_description
 
 if TYPE_CHECKING:
     from .base import Teacher
@@ -29,7 +30,7 @@ def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: 
     older = folder / DESCRIPTION
     if older.exists() and not is_description(older):
         raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
-    base = teacher._base()
+    base = base_apart(teacher)
     settings, tensors = teacher.get_state()
     settings = settings | {"temperature": teacher.temperature, "tempering": teacher.tempering}
     with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
@@ -53,6 +54,29 @@ def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: 
             write_teacher_card(temporary, description, task_of(unwrapped(teacher.network)), license, needed)
 
 
+def base_apart(teacher: "Teacher") -> Base | None:
+    """Return the base model of a teacher that is saved as its adapters alone; else they are merged into it.
+
+    Raises:
+        UserError: adapters that a teacher of its kind can't be saved without, and that can't be saved apart.
+    """
+    if hasattr(teacher, "parts") or not is_adapted(teacher.network):  # parts have their own
+        return None
+    is_same_merged = teacher.method == "deterministic" and hasattr(teacher.network, "merge_and_unload")
+    try:
+        base = named_base(teacher.network)
+    except UserError:
+        if not is_same_merged:
+            raise
+        return None
+    if base is None and not is_same_merged:
+        raise UserError(
+            f"a {teacher.method} teacher is saved with its adapters apart, and nobody says where its base model is: "
+            "save this by network.get_base_model().save_pretrained(folder) before it has adapters, and load it"
+        )
+    return base
+
+
 def _reads_as_base(teacher: "Teacher") -> bool:
     """Whether a language model with adapters has the tokenizer that lies beside its base model."""
     from ..data.preprocessors import tokenizer_of
@@ -62,12 +86,41 @@ def _reads_as_base(teacher: "Teacher") -> bool:
     return own is not None and bases is not None and same_tokens(own, bases)
 
 
-def loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:
-    """Return the teacher of a kind in a folder; see ``Teacher.from_pretrained``.
+def load(
+    cls: type[T],
+    base: type["Teacher"],
+    name_or_path: str | Path,
+    network: nn.Module | None,
+    revision: str | None,
+) -> T:
+    """Load a saved teacher, as ``Teacher.from_pretrained`` says.
 
-    Raises:
-        UserError: damaged files, or weights of another network.
+    Args:
+        cls: of which it must be an instance.
+        base: of all kinds of teachers.
+        name_or_path, network, revision: as there.
     """
+    folder = local_folder(name_or_path, revision)
+    description = read_description(folder, name_or_path)
+    kinds = {kind.method: kind for kind in _subclasses(base) if "method" in vars(kind)}
+    kind = kinds.get(description.method)
+    if kind is None:
+        raise UserError(
+            f"{name_or_path} holds a teacher of the unknown method {description.method!r}; known are "
+            f"{', '.join(kinds)} (import the module that defines it)"
+        )
+    if not issubclass(kind, cls):
+        raise UserError(f"{name_or_path} holds a {kind.__name__}, not a {cls.__name__}")
+    teacher = _loaded(kind, folder, description, network)
+    teacher.source = source_of(name_or_path, folder)
+    return teacher
+
+
+def _subclasses(cls: type) -> list[type]:
+    return [kind for sub in cls.__subclasses__() for kind in (sub, *_subclasses(sub))]
+
+
+def _loaded(kind: type[T], folder: Path, description: Description, network: nn.Module | None) -> T:
     posterior = folder / "posterior.safetensors"
     with damage_refused(f"the teacher in {folder}"):
         tensors = load_file(posterior) if posterior.is_file() else {}

@@ -1,5 +1,6 @@
 """Class numbers of a training: labels and soft labels are brought to the order of the student's outputs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from ..data.columns import LABEL_COLUMNS, is_label, is_soft_label_column
 from ..data.label_values import LabelColumn
 from ..data.labels import read_labels
+from ..likelihoods import Likelihood
 from ..models.class_names import (
     both_name,
     check_not_shuffled,
@@ -22,6 +24,8 @@ from ..soft_labels.columns import read_record, teachers_of
 from ..soft_labels.record import LabelRecord
 from ..utils.errors import UserError
 from .problem import Problem
+
+logger = logging.getLogger(__name__)
 
 
 def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None) -> str | None:
@@ -48,8 +52,8 @@ def label_column(features: Mapping[str, Any], asked: Sequence[str] | None = None
 
 def check_one_label(dataset: datasets.Dataset, name: str) -> None:
     """Raise a UserError if another column of a usual name has other class numbers than the column of labels."""
-    for other in {"labels", "label", "label_ids"} - {name}:
-        both = [str(getattr(dataset.features.get(each), "dtype", "")) for each in (name, other)]
+    for other in ({"labels", "label", "label_ids"} & {*dataset.column_names}) - {name}:
+        both = [str(getattr(dataset.features[each], "dtype", "")) for each in (name, other)]
         if all(dtype.startswith(("int", "uint")) for dtype in both) and dataset[other][:] != dataset[name][:]:
             raise UserError(
                 f"the columns {name} and {other} hold different labels: pass dataset.remove_columns({other!r}), or "
@@ -214,3 +218,31 @@ def _names_of_data(dataset: Any, label_names: Sequence[str] | None, alphabetical
 def in_order(values: Tensor, order: Sequence[int] | None) -> Tensor:
     """Return values [..., C] in the order of the student's outputs."""
     return values if order is None else values[..., order]
+
+
+def warn_of_missing(labels: Tensor | list[Tensor], name: str, likelihood: Likelihood) -> None:
+    """Warn of rows without a label."""
+    if isinstance(labels, list):  # of tokens, most of which have none
+        missing = sum(not likelihood.labeled(each).any() for each in labels)
+    else:
+        missing = int((~likelihood.labeled(labels)).sum())
+    if missing:
+        logger.warning(
+            "%d of %d rows have no label in column %s, and learn from soft labels alone, if at all (a CSV file's NA, "
+            "None and null are read as missing: keep_default_na=False keeps them)",
+            missing,
+            len(labels),
+            name,
+        )
+
+
+def warn_of_more_outputs(feature: Any, name: str, highest: int, num_classes: int | None) -> None:
+    """Warn of a student with more outputs than bare numbers reach; where the classes have names it is refused."""
+    if isinstance(feature, datasets.Value) and "int" in feature.dtype and 0 <= highest < (num_classes or 0) - 1:
+        logger.warning(
+            "the labels of column %s go up to %d, and the student has %d outputs: build it with as many as there are "
+            "classes, unless some are in no row",
+            name,
+            highest,
+            num_classes,
+        )

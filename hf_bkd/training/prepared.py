@@ -6,7 +6,8 @@ inputs, and all others stay behind, whatever ``remove_unused_columns`` says.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import datasets
@@ -18,7 +19,7 @@ from transformers import default_data_collator
 from ..data.columns import EXAMPLE_ID
 from ..data.label_values import LabelColumn
 from ..data.preprocessing import Pool, look
-from ..data.rows import check_present, decoded_rows, rows_at
+from ..data.rows import AsStored, as_stored, check_present, decoded_rows, rows_at
 from ..data.views import Views
 from ..soft_labels.columns import soft_label_columns
 from ..soft_labels.identity import Identity
@@ -164,20 +165,33 @@ class PreparedDataset(torch.utils.data.Dataset):
 
     def __init__(self, preparation: Preparation, view_order: str = "cycle"):
         self.preparation, self.view_order, self._epoch = preparation, view_order, 0
-        dataset, prepare, plain = preparation.dataset, preparation.prepare, preparation.columns
+        dataset, prepare = preparation.dataset, preparation.prepare
         self._tensors = self._arrays = None
         if preparation.stored is not None:  # in an array, which reads fast
-            names = soft_label_columns(dataset)
-            self._arrays = dataset.with_format("numpy").select_columns(names)
-            plain = [name for name in plain if name not in names]
+            self._arrays = dataset.select_columns(soft_label_columns(dataset)).with_format("numpy")
         if isinstance(prepare, AsTheyAre):
-            own_format = dataset.format["type"] == "torch"
-            self._tensors = (dataset if own_format else dataset.with_format("torch")).select_columns(
-                [*prepare.columns]
-            )
-            read_otherwise = preparation.asked.columns if preparation.asked else ()
-            plain = [name for name in plain if name not in prepare.columns or name in read_otherwise]
-        self._plain = dataset.with_format(None).select_columns(plain) if plain else None
+            tensors = dataset.select_columns([*prepare.columns])
+            self._tensors = tensors if dataset.format["type"] == "torch" else tensors.with_format("torch")
+        self._plain = self._read_as_values()
+
+    def _read_as_values(self) -> AsStored | None:
+        """Return the columns that are read neither as arrays nor as tensors, if there are some."""
+        preparation = self.preparation
+        otherwise = [] if self._arrays is None else [*self._arrays.column_names]
+        if self._tensors is not None:
+            asked = preparation.asked.columns if preparation.asked else ()
+            otherwise += [name for name in preparation.prepare.columns if name not in asked]
+        names = [name for name in preparation.columns if name not in otherwise]
+        return as_stored(preparation.dataset.select_columns(names)) if names else None
+
+    def with_labels(self, labels: LabelColumn | None) -> "PreparedDataset":
+        """Return the same rows, whose labels are read so."""
+        if labels is None and self.preparation.labels is None:
+            return self
+        labeled = copy(self)
+        labeled.preparation = replace(self.preparation, labels=labels)
+        labeled._plain = labeled._read_as_values()
+        return labeled
 
     def __len__(self) -> int:
         return len(self.preparation.dataset)

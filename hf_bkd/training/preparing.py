@@ -1,6 +1,5 @@
 """What a trainer is given becomes what it reads: which rows are prepared, by whose preprocessor, with which labels."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,14 @@ from ..models.calling import check_logits
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
-from .classes import check_number_of_outputs, check_one_label, label_column, read_column
+from .classes import (
+    check_number_of_outputs,
+    check_one_label,
+    label_column,
+    read_column,
+    warn_of_missing,
+    warn_of_more_outputs,
+)
 from .collating import Collator, kept_columns
 from .first_batch import ROWS, check_outputs, check_posterior, first_batch, outputs_of_first_batch
 from .online_teacher import OnlineTeacher, Source
@@ -28,8 +34,6 @@ from .settings import check_problem
 from .supervision import StoredLabels
 from .teacher_inputs import asked_rows, reader_of_pictures, shown_views
 from .tokens import check_all_lengths
-
-logger = logging.getLogger(__name__)
 
 TRAINING_SET = "the training set"
 MORE_ROWS = 16  # by which a sigmoid's values are told from logits
@@ -110,7 +114,7 @@ class Preparer:
             self._check(unlabeled, outputs, batch, None, problem, source)
             if needs_labels:
                 self._check_number_of_outputs(dataset, problem)
-            return _loaded(replace(preparation, labels=labels), self.args.view_order)._replace(problem=problem)
+            return _with_labels(unlabeled, labels)._replace(problem=problem)
 
     @property
     def _told(self) -> Likelihood | None:
@@ -218,9 +222,9 @@ class Preparer:
                 if problem.per_token and isinstance(prepare, AsTheyAre):
                     check_all_lengths(dataset, name, prepare.columns)
                 if not optional:
-                    _warn_of_missing(labels, name, problem.likelihood)
+                    warn_of_missing(labels, name, problem.likelihood)
                 if needs_labels and self.args.kd_lambda == 0 and problem.is_plain:
-                    _warn_of_more_outputs(dataset.features[name], name, int(labels.max()), problem.num_values)
+                    warn_of_more_outputs(dataset.features[name], name, int(labels.max()), problem.num_values)
             return problem, column
         except UserError:
             if optional:
@@ -246,11 +250,18 @@ def is_prepared(dataset: Any) -> bool:
     return isinstance(dataset, datasets.IterableDataset) and dataset.features is not None
 
 
-def _loaded(preparation: Preparation, view_order: str) -> Loaded:
+def _loaded(preparation: Preparation, view_order: str = "cycle") -> Loaded:
     if isinstance(preparation.dataset, datasets.Dataset):
         return Loaded(PreparedDataset(preparation, view_order), PreparingCollator(preparation))
     stream = preparation.dataset.select_columns(preparation.columns)
     return Loaded(stream.with_format(None).decode(False), PreparingCollator(preparation))
+
+
+def _with_labels(loaded: Loaded, labels: LabelColumn | None) -> Loaded:
+    collate = PreparingCollator(replace(loaded.collate.preparation, labels=labels))
+    if isinstance(loaded.dataset, PreparedDataset):
+        return Loaded(loaded.dataset.with_labels(labels), collate)
+    return _loaded(collate.preparation)
 
 
 def _all_labels(dataset: Any, labels: Tensor | None) -> Tensor | None:
@@ -260,33 +271,6 @@ def _all_labels(dataset: Any, labels: Tensor | None) -> Tensor | None:
 
 def _values_of(source: Source | None) -> int | None:
     return None if source is None else source.num_values
-
-
-def _warn_of_missing(labels: Tensor | list[Tensor], name: str, likelihood: Likelihood) -> None:
-    if isinstance(labels, list):  # of tokens, most of which have none
-        missing = sum(not likelihood.labeled(each).any() for each in labels)
-    else:
-        missing = int((~likelihood.labeled(labels)).sum())
-    if missing:
-        logger.warning(
-            "%d of %d rows have no label in column %s, and learn from soft labels alone, if at all (a CSV file's NA, "
-            "None and null are read as missing: keep_default_na=False keeps them)",
-            missing,
-            len(labels),
-            name,
-        )
-
-
-def _warn_of_more_outputs(feature: Any, name: str, highest: int, num_classes: int | None) -> None:
-    """Warn of a student with more outputs than bare numbers reach; where the classes have names it is refused."""
-    if _is_single(feature) and "int" in feature.dtype and 0 <= highest < (num_classes or 0) - 1:
-        logger.warning(
-            "the labels of column %s go up to %d, and the student has %d outputs: build it with as many as there are "
-            "classes, unless some are in no row",
-            name,
-            highest,
-            num_classes,
-        )
 
 
 def _without_labels(what: str, names: Any) -> UserError:

@@ -31,12 +31,10 @@ from .settings import (
     check_spread,
 )
 from .standardizing import StandardizingTrainer
-
-UNBOUNDED = "unbounded"  # the share of examples whose loss has no lower bound, with a lambda above 1
-LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
+from .terms import TermsTrainer
 
 
-class DistillationTrainer(NextTokenTrainer, StandardizingTrainer):
+class DistillationTrainer(NextTokenTrainer, StandardizingTrainer, TermsTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output). Rows of a
@@ -134,8 +132,6 @@ class DistillationTrainer(NextTokenTrainer, StandardizingTrainer):
             args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
             self.add_callback(DrawWeights(self._ivon))
         self._distance = distance_of(args.distance, **{name: getattr(args, name) for name in WEIGHTS})
-        self._sums: dict[str, Tensor | float] = {}
-        self._summed_steps = 0
 
     @property
     def teacher_temperature(self) -> float:
@@ -154,7 +150,6 @@ class DistillationTrainer(NextTokenTrainer, StandardizingTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Return the micro-batches of a step and the number of their examples, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._summed_steps += bool(batches)  # a stream that is at its end has none
         counts = [self._count_items(batch) for batch in batches]
         num_items = torch.as_tensor(sum(counts), device=device) if counts else None
         if num_items is not None and self.args.world_size > 1:
@@ -194,7 +189,9 @@ class DistillationTrainer(NextTokenTrainer, StandardizingTrainer):
                 loss = parts.total
         if self.model.training:
             loss = self._of_all_processes(loss, inputs, num_items_in_batch)
-            self._note(parts, inputs, num_items_in_batch)
+            if parts is not None:
+                number = self._count_items(inputs) if num_items_in_batch is None else num_items_in_batch
+                self._note_terms(parts, self._labels_of(inputs), number)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _loss_parts(self, passes: list[Tensor], batch: dict[str, Tensor], num_items: Tensor | None) -> LossParts:
@@ -225,52 +222,15 @@ class DistillationTrainer(NextTokenTrainer, StandardizingTrainer):
             return float(since_warmup >= 0)
         return min(max(since_warmup / self.args.kl_annealing, 0.0), 1.0)
 
-    # What is logged
-
-    def _note(self, parts: LossParts | None, batch: dict[str, Tensor], num_items: Tensor | None) -> None:
-        """Sum up the loss' terms on the device, where they stay until something is logged."""
-        if parts is None:
-            return
-        terms = {self.likelihood.label_term: parts.cross_entropy, "distillation": parts.distillation}
-        terms |= {UNBOUNDED: parts.unbounded, "kd_lambda": parts.kd_lambda}
-        if parts.cross_entropy is not None:
-            number = torch.as_tensor(self._count_items(batch) if num_items is None else num_items).clamp_min(1)
-            terms[LABELED] = self.likelihood.labeled(self._labels_of(batch)).sum() / number
-        for name, value in terms.items():
-            if value is not None:
-                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as `Trainer.log`, the loss with its two terms."""
-        if "loss" in logs and self._sums:
-            totals = {name: sum(self._of_each_process(value)) for name, value in self._sums.items()}
-            labeled = totals.pop(LABELED, self._summed_steps)
-            for name, total in totals.items():
-                number = labeled if name in (self.likelihood.label_term, UNBOUNDED) else self._summed_steps
-                logs |= {name: total / number} if number else {}
-            self._sums, self._summed_steps = {}, 0
-        super().log(logs, start_time)
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Begin as `Trainer` does, with no terms of a training that failed (for want of memory) before."""
-        self._sums, self._summed_steps = {}, 0
-        return super()._init_training_state(*args, **kwargs)
+    # What goes with a checkpoint, how it trains, and what it leaves
 
     def _progress(self) -> dict[str, Any]:
-        """Add the terms of the loss that are not logged yet, and how many batches a teacher was asked for."""
-        return super()._progress() | {
-            "terms": {name: self._of_each_process(value) for name, value in self._sums.items()},
-            "term_steps": self._summed_steps,
-            "teacher_batches": getattr(self._source, "num_batches", 0),
-        }
+        """Add how many batches a teacher was asked for."""
+        return super()._progress() | {"teacher_batches": getattr(self._source, "num_batches", 0)}
 
     def _go_on_from(self, progress: dict[str, Any]) -> None:
         """Restore what :meth:`_progress` returned."""
         super()._go_on_from(progress)
-        share = progress["processes"] / self.args.world_size
-        self._sums = {name: share * self._of_this_process(values) for name, values in progress["terms"].items()}
-        self._summed_steps = progress["term_steps"]
-        self._sums.setdefault(LABELED, self._summed_steps / self.args.world_size)  # an older checkpoint has none
         if isinstance(self._source, OnlineTeacher):
             self._source.num_batches = progress["teacher_batches"]
 

@@ -278,3 +278,11 @@ def chats(desk):
     for seed, name in enumerate(("my-llm", "HuggingFaceTB/SmolLM2-135M-Instruct")):
         llama(seed).save_pretrained(name)
         tokenizer().save_pretrained(name)
+
+
+@pytest.fixture
+def classifying(chats, texts):
+    """A small language model with prompts and label words, as the page makes it."""
+    words = {topic: f" {topic.lower()}" for topic in TOPICS}
+    prompted = hf_bkd.PromptedTeacher(llama(), tokenizer(), prompts="{text} is a", label_words=words)
+    prompted.save_pretrained("my-classifying-llm")

@@ -35,9 +35,9 @@ WHOLE = {
     "quick_start.md": ("digits",), "own_images.md": ("photographs",), "own_texts.md": ("texts",),
     "features.md": ("table", "sound"), "sharing.md": ("photographs", "hub"), "troubleshooting.md": ("numbers",),
     "tables.md": ("table",), "multi_label.md": ("articles",), "regression.md": ("houses",), "tokens.md": ("news",),
-    "language.md": ("chats",),
+    "language.md": ("classifying",),
 }  # fmt: skip
-COMMANDS = {"language.md": ["evaluate", "label", "distill", "evaluate", "teacher", "label"]}
+COMMANDS = {"language.md": ["evaluate", "label", "distill", "evaluate", "teacher", "label", "label"]}
 MEASURES = {"regression.md": {"eval_rmse", "eval_nll", "eval_coverage"}}
 SHORT = {command: ["--max_steps", "2", "--use_cpu", "1"] for command in ("teacher", "distill")}
 IN_PARTS = {

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.hub.hub_server import TOKEN, HubServer
+from tests.pictures import blank
 
 HERE = Path(__file__).parent
 
@@ -51,7 +52,8 @@ def main(home: str) -> int:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     }
     options = ["--confcutdir", str(HERE), "-o", "python_files=scenarios_*.py", "-p", "no:cacheprovider", "-s", "-v"]
-    status = pytest.main([str(HERE), *options], plugins=[Hub(server)])
+    with blank():
+        status = pytest.main([str(HERE), *options], plugins=[Hub(server)])
     leaked = [content for content in server.stored() if TOKEN.encode() in content]
     server.close()
     assert not leaked, f"the token is in {len(leaked)} uploaded files"

@@ -42,9 +42,9 @@ def llama(seed: int = 0, vocab_size: int = V, **settings) -> LlamaForCausalLM:
     """Two layers, random, in evaluation mode."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"max_position_embeddings": 64}
     config = LlamaConfig(
         vocab_size=vocab_size,
-        max_position_embeddings=64,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,

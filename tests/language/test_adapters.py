@@ -256,5 +256,11 @@ def test_adapters_that_change_their_base_model_are_loaded_by_themselves(base, fo
         with torch.no_grad():
             expected = network(**INPUTS).logits.softmax(dim=-1)
         torch.testing.assert_close(teacher.predict(INPUTS).mean, expected)
+        if settings is None:
+            with pytest.raises(UserError, match="adds tokens of its own"):
+                teacher.save_pretrained(tmp_path / "teacher")
+            continue
+        teacher.save_pretrained(tmp_path / "teacher")  # merged, which is the same
+        torch.testing.assert_close(Teacher.from_pretrained(tmp_path / "teacher").predict(INPUTS).mean, expected)
     embedded = saved(adapted(base, target_modules=["embed_tokens"]), tmp_path / "embedded")  # PEFT saves it too
     assert EnsembleTeacher.from_adapters([folders[0], embedded]).num_draws(1) == 2

@@ -80,6 +80,10 @@ def test_members_differ_and_the_posterior_is_over_the_adapters_alone(folder):
     assert isinstance(teacher, VariationalTeacher)
     assert teacher.std and all("lora_" in name for name in teacher.std)
     assert len(teacher.std) == sum("lora_" in name for name, _ in teacher.network.named_parameters())
+    fit(folder, "further", "--method", "ivon", "--hess_init", 0.1, model="posterior")
+    further, _ = load_teacher(str(folder / "further"))
+    assert further.std.keys() == teacher.std.keys() and further.fingerprint() != teacher.fingerprint()
+    assert "| base model | llm |" in (folder / "further" / "README.md").read_text()
 
 
 def test_a_language_model_as_it_is_has_a_temperature_and_its_own_dropout(folder):

@@ -32,6 +32,7 @@ RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("*.py"))
 STUDIES = [name for name in RECIPES if "def study(" in (ROOT / "recipes" / f"{name}.py").read_text()]
 ALL_CLASSES = SMALL | {"max_train_samples": 1000, "teacher_model": "cnn6_small", "student_model": "cnn6_small"}
 OTHERS = {
+    "lm_responses",
     "lm_token_labels",
     "protein_encoder",
     "tables",
@@ -44,7 +45,7 @@ OTHERS = {
 
 
 def test_every_recipe_is_a_study_or_known_here():
-    assert set(RECIPES) == {*STUDIES, *OTHERS} and len(STUDIES) == 13
+    assert set(RECIPES) == {*STUDIES, *OTHERS} and len(STUDIES) == 14
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -183,7 +184,9 @@ def test_means_and_variances_of_a_table_and_of_images(tmp_path):
         assert 0 < record["metrics"]["rmse"] < 400 and record["teacher_metrics"]["rmse"] > 0
 
 
+@pytest.mark.slow
 def test_all_arms_of_the_digits_shared_between_processes(tmp_path):
+    """In processes that are spawned, as users do; `study/test_run.py` forks them."""
     options = {"seeds": "0,1", "num_train_epochs": 1, "max_train_samples": 300, "ensemble_size": 2, "workers": 2}
     records = run_as_command("digits", tmp_path, options)["arms"]
     assert len([record for record in records if record["condition"] == "30 % label noise"]) == 2 * 10

@@ -45,6 +45,7 @@ def test_what_examples_have_in_common_no_number_of_them_averages_out(recipe, mon
     assert averaged < one / 2 and more_averaged < more_one / 2
 
 
+@pytest.mark.slow
 def test_adam_goes_with_the_root_of_the_noise(recipe, monkeypatch):
     from theory_claims import adam_floors
 
@@ -56,13 +57,20 @@ def test_adam_goes_with_the_root_of_the_noise(recipe, monkeypatch):
     assert calm.predicted == pytest.approx(6**-0.5) and calm.measured == pytest.approx(6**-0.5, rel=0.35)
 
 
-def test_the_truth_is_at_rest_and_narrow_students_keep_their_noise(recipe, monkeypatch):
+def test_the_truth_is_at_rest(recipe):
     from theory_claims import width_noise
 
     truths = width_noise.Truths(seeds=2, seed=0)
     for width in width_noise.FLOOR_WIDTHS:
         predicted, exact, one_hot = truths.floors(width, 1000)
         assert exact.abs().max() < 1e-12 and (one_hot > 1e-4).all() and (predicted > 1e-4).all()
+
+
+@pytest.mark.slow
+def test_narrow_students_keep_their_noise(recipe):
+    from theory_claims import width_noise
+
+    truths = width_noise.Truths(seeds=2, seed=0)
     narrow, wide = (truths.trained(width, 1500).noise for width in (1, 16))
     assert (narrow[0] / narrow[1]).mean() > 3 * (wide[0] / wide[1]).mean()
     assert (wide[1] > 1).all()

@@ -43,6 +43,7 @@ def test_the_recipe_writes_its_claims_and_least_squares_obeys_its_formulas(recip
         assert (tmp_path / f"{figure}.png").stat().st_size > 5_000 and f"({figure}.png)" in page
 
 
+@pytest.mark.slow
 def test_networks_amplify_and_sampled_labels_leave_entropy(recipe):
     from theory_claims import propagation_classification as classes
     from theory_claims import propagation_regression as regression

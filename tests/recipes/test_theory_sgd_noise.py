@@ -25,13 +25,22 @@ def made(recipe, world, name) -> list:
     return claim(world).checks
 
 
-@pytest.mark.parametrize("claim", ["floor_claim", "samples_claim", "lambda_claim", "break_even_claim"])
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "floor_claim",
+        pytest.param("samples_claim", marks=pytest.mark.slow),
+        "lambda_claim",
+        pytest.param("break_even_claim", marks=pytest.mark.slow),
+    ],
+)
 def test_floors_are_as_predicted(recipe, world, claim):
     checks = made(recipe, world, claim)
     assert checks and not [check for check in checks if not check.holds]
     assert all(check.tolerance <= 0.1 for check in checks)
 
 
+@pytest.mark.slow
 def test_the_adaptive_lambda_is_as_good_as_the_best_of_a_grid(recipe, world):
     checks = made(recipe, world, "adaptive_claim")
     assert len(checks) == 3 and all(check.holds and check.predicted == 1.05 for check in checks)

@@ -17,7 +17,7 @@ from hf_bkd.reports.comparisons import Difference
 from hf_bkd.reports.pages import values_of, verdict
 from hf_bkd.reports.report import print_summary, write_report
 from hf_bkd.reports.results import MEASURES, REFERENCE, by_condition, kind_of, summary_table
-from hf_bkd.reports.swept_settings import by_example_cells
+from hf_bkd.reports.swept_settings import by_example_cells, sweeps_of
 from hf_bkd.utils.errors import UserError
 
 ACCURACY = {  # arm -> accuracy of seeds 0, 1, 2
@@ -430,3 +430,6 @@ def test_a_lambda_that_is_set_by_example_is_compared_with_the_best_fixed_one():
     assert far == ["far", "l 0.5", "-0.60 [-0.60, -0.60]", "no"]
     del arms["near"], arms["far"]
     assert by_example_cells(arms, MEASURES["accuracy"]) == []
+    assert [(line[0], *points.values()) for line, points in sweeps_of(arms, "kd_lambda").items()] == [
+        ("ensemble, cross-fitted", "l 0.5", "l 1")  # what all lines share, such as the folds, no legend says
+    ]

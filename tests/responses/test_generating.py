@@ -15,7 +15,7 @@ from hf_bkd import (
     VariationalTeacher,
     generate_responses,
 )
-from hf_bkd.responses import generating, read_responses_record
+from hf_bkd.responses import read_responses_record, speaking
 from hf_bkd.responses.generating import shared_out
 from hf_bkd.responses.weights import weight_draws
 from hf_bkd.soft_labels.shards import Shards
@@ -94,8 +94,8 @@ def test_an_interrupted_call_goes_on_and_makes_the_same_bytes(tmp_path, monkeypa
         answered(prompts(), llama(), folder=tmp_path / "part", **small)
     monkeypatch.undo()
     calls = []
-    sampled = generating.sampled_answers
-    monkeypatch.setattr(generating, "sampled_answers", lambda *args: calls.append(args) or sampled(*args))
+    sampled = speaking.sampled_answers
+    monkeypatch.setattr(speaking, "sampled_answers", lambda *args: calls.append(args) or sampled(*args))
     resumed = answered(prompts(), llama(), folder=tmp_path / "part", shard_rows=2, batch_size=9)
     assert len(calls) == 1  # the last shard alone
     assert resumed.to_dict() == whole.to_dict() and resumed.features == whole.features
@@ -191,9 +191,12 @@ def test_a_saved_teacher_is_found_by_its_folder(tmp_path):
     teacher = DeterministicTeacher(llama())
     teacher.processing_class = tokenizer()
     teacher.save_pretrained(tmp_path / "teacher")
-    made = generate_responses(prompts(), tmp_path / "teacher", 2, max_new_tokens=6, progress=False)
-    assert made["teacher_responses"][:] == answered(prompts(), llama(), 2)["teacher_responses"][:]
-    assert read_responses_record(made).teacher.source
+    llama().save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    for name in ("teacher", "model"):
+        made = generate_responses(prompts(), tmp_path / name, 2, max_new_tokens=6, progress=False)
+        assert made["teacher_responses"][:] == answered(prompts(), llama(), 2)["teacher_responses"][:]
+        assert read_responses_record(made).teacher.source
 
 
 def test_draws_of_a_gaussian_answer_as_networks_with_those_weights_do():

@@ -8,10 +8,12 @@ import pytest
 import torch
 from accelerate import PartialState
 
-from hf_bkd import UserError
+from hf_bkd import PromptedTeacher, UserError
 from hf_bkd.likelihoods import Gaussian
 from hf_bkd.soft_labels import add_soft_labels
 from hf_bkd.utils.processes import processes
+from tests.language.language_helpers import llama, tokenizer
+from tests.language.prompted_helpers import PROMPTS, WORDS
 from tests.soft_labels.label_helpers import (
     PREPROCESS,
     VIEWS,
@@ -55,6 +57,9 @@ CASES = {
     "tokens": lambda folder: quiet(words(18), TokenTeacher(), preprocessor=token_inputs, folder=folder, **SMALL),
     "numbers in memory": lambda folder: quiet(
         texts(18), KindTeacher(Gaussian(), noise=1.0), preprocessor=text_inputs, storage="auto", **SMALL
+    ),
+    "prompts": lambda folder: quiet(
+        texts(23), PromptedTeacher(llama(), tokenizer(), prompts=PROMPTS, label_words=WORDS), folder=folder, **SMALL
     ),
     "folds in memory": lambda folder: cross_fitted(None),
     "folds in a folder": cross_fitted,

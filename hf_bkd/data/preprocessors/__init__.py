@@ -14,6 +14,7 @@ from ...models.calling import unwrapped
 from ...models.class_names import names_of_network, predicts_variances
 from ...models.estimators import EstimatorNetwork
 from ...models.heads import num_classes_of
+from ...models.prompted_network import PromptedNetwork
 from ...models.token_networks import check_no_other_language_model, predicts_next_tokens
 from ...utils.errors import UserError
 from ..preprocessing import ImagePreprocessor
@@ -24,6 +25,7 @@ from .features import feature_preprocessor
 from .functions import function_preprocessor
 from .images import MODES, image_preprocessor
 from .next_tokens import next_token_preprocessor
+from .prompts import prompt_preprocessor
 from .saved import NAMES, SOURCES, NotSaved, folders_of, network_kind, saved_processor
 from .tables import table_preprocessor
 from .texts import text_preprocessor, warn_of_another
@@ -89,6 +91,8 @@ def preprocessor_for(network: nn.Module, dataset: AnyDataset, processing_class: 
         table = table_preprocessor(network, dataset, _READ.get(network, ()))
         _READ[network] = table.columns
         return table
+    if isinstance(network, PromptedNetwork):
+        return prompt_preprocessor(network, dataset, _part(processing_class, "text"))
     if getattr(network, "feature_names", None):
         return feature_preprocessor(network, content.named(network.feature_names))
     if predicts_next_tokens(network):

@@ -36,14 +36,15 @@ class Content:
     @classmethod
     def of(cls, dataset: datasets.Dataset | datasets.IterableDataset) -> Self:
         """Read a dataset's features; UserError if a streamed one doesn't say what its columns are."""
-        if dataset.features is None:
+        given = dataset.features  # which are copied each time
+        if given is None:
             raise UserError(
                 "the streamed dataset doesn't say what its columns are: pass dataset.cast(features), with its "
                 "datasets.Features"
             )
         features = {
             name: feature
-            for name, feature in dataset.features.items()
+            for name, feature in given.items()
             if not (is_label(name, feature) or is_soft_label_column(name.removeprefix(RENAMED)) or name in IDS)
         }
         return cls(features, dataset)
@@ -142,7 +143,7 @@ class Content:
             return False
         if not isinstance(self.dataset, datasets.Dataset):
             return name == "input_ids"  # which usually have; of others it is seen when they are stacked
-        column = self.dataset.with_format("arrow").select_columns([name])
+        column = self.dataset.select_columns([name]).with_format("arrow")
         lengths: set[int | None] = set()
         for start in range(0, len(column), 10_000):
             lengths.update(pc.unique(pc.list_value_length(column[start : start + 10_000][name])).to_pylist())

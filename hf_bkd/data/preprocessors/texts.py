@@ -46,7 +46,7 @@ def text_preprocessor(
     tokenizer, taken = deepcopy(tokenizer), tuple(argument_names(network))
     _set_padding(tokenizer, network)
     tokenizer.padding_side = padding_side(network, tokenizer)
-    _check_vocabulary(network, tokenizer)
+    check_vocabulary(network, tokenizer)
     longest = longest_text(network, tokenizer)
     length = {} if longest is None else {"truncation": True, "max_length": longest}
     # padding that nothing masks changes the answer, and has to be the same in every batch
@@ -54,7 +54,7 @@ def text_preprocessor(
     settings = {"padding": padding, "is_split_into_words": in_words, **length}
     prepare = TextPreparation(columns, tokenizer, taken, settings)
     settings = {"tokenizer": type(tokenizer).__name__, "vocabulary": vocabulary_hash(tokenizer), "max_length": longest}
-    settings |= {"rules": _rules(tokenizer), "truncation_side": tokenizer.truncation_side}
+    settings |= {"rules": rules_hash(tokenizer), "truncation_side": tokenizer.truncation_side}
     settings |= {"words": True} if in_words else {}
     labeled = prepare.labeled if in_words else None
     return Preprocessor("text", columns, prepare, settings, processor=tokenizer, prepare_labeled=labeled)
@@ -151,7 +151,8 @@ def _set_padding(tokenizer: Any, network: nn.Module) -> None:
         )
 
 
-def _check_vocabulary(network: nn.Module, tokenizer: Any) -> None:
+def check_vocabulary(network: nn.Module, tokenizer: Any) -> None:
+    """Raise a UserError if a tokenizer has more tokens than a network knows."""
     try:
         embedding = network.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -184,7 +185,13 @@ def vocabulary_hash(tokenizer: Any) -> str:
     return _digest(tokenizer.get_vocab())
 
 
-def _rules(tokenizer: Any) -> str | None:
+def template_hash(tokenizer: Any) -> str | None:
+    """Return a hash of a tokenizer's chat template; ``None`` if it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return None if template is None else hashlib.sha256(repr(template).encode()).hexdigest()[:16]
+
+
+def rules_hash(tokenizer: Any) -> str | None:
     """Return a hash of how a tokenizer cuts texts and frames them; ``None`` of one that is written in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -65,11 +65,15 @@ def tokenizer_hash(preprocessor: Any) -> str | None:
     """
     if "vocabulary" not in getattr(preprocessor, "settings", ()):
         return None
-    tokenizer = preprocessor.processor
+    return hash_of_tokens(preprocessor.processor, preprocessor.settings["vocabulary"])
+
+
+def hash_of_tokens(tokenizer: Any, vocabulary_hash: str) -> str:
+    """Return :func:`tokenizer_hash` of a tokenizer whose vocabulary has some hash."""
     vocabulary = sorted(tokenizer.get_vocab())
     own = " ".join(vocabulary[:: -(-len(vocabulary) // SAMPLED)])
     texts = [*PROBES, own, own.upper(), own.title()]
     whole = tokenizer(texts)["input_ids"]
     in_words = tokenizer([text.split(" ") for text in texts], is_split_into_words=True)["input_ids"]
-    content = json.dumps([preprocessor.settings["vocabulary"], whole, in_words])
+    content = json.dumps([vocabulary_hash, whole, in_words])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
