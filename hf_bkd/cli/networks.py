@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ..data.labels import in_words
 from ..data.preprocessing import timm_settings
 from ..data.preprocessors import class_names
-from ..data.preprocessors.saved import NAMES, SOURCES, network_kind, saved_processor
+from ..data.preprocessors.saved import NAMES, SOURCES, folders_of, network_kind, saved_processor
 from ..hub.transfer import local_folder
 from ..models.class_names import both_name
 from ..models.heads import classification_head, num_classes_of
@@ -192,9 +192,18 @@ def load_trained(name: str, problem_type: str | None = None) -> Teacher:
     """
     with _near_names(name):
         teacher, folder = load_teacher(name, problem_type=problem_type)
-    if timm_settings(teacher.network) is None and teacher.processing_class is None:
+    parts = [teacher, *getattr(teacher, "parts", ())]
+    if timm_settings(teacher.network) is None and not any(map(_has_processor, parts)):
         processor_of(name, network_kind(teacher.network))  # which says that there is none
     return teacher
+
+
+def _has_processor(teacher: Teacher) -> bool:
+    """Whether a teacher has a tokenizer or other processor, or its network's weights lie beside one."""
+    kind = network_kind(teacher.network)
+    return teacher.processing_class is not None or (
+        kind in SOURCES and saved_processor(kind, *folders_of(teacher.network)) is not None
+    )
 
 
 def saved_kind(name: str) -> str:

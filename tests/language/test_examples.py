@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from hf_bkd import DeterministicTeacher
+from hf_bkd import LaplaceTeacher
 from hf_bkd.data.preprocessors import preprocessor_for
 from hf_bkd.language import tokenized
 from hf_bkd.utils.errors import UserError
@@ -162,10 +162,10 @@ def test_labels_that_would_teach_something_else_are_refused(columns, message):
 def test_a_language_model_is_not_fitted_as_a_classifier():
     rows = tokenized(texts(), tokenizer())
     with pytest.raises(UserError, match="predicts next tokens"):
-        DeterministicTeacher.fit(llama(), rows, processing_class=tokenizer())
+        LaplaceTeacher.fit(llama(), rows, rows, processing_class=tokenizer())
     batch = {"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[5, 6]])}
     with pytest.raises(UserError, match="predicts next tokens"):
-        DeterministicTeacher.fit(llama(), [batch])
+        LaplaceTeacher.fit(llama(), [batch], [batch])
 
 
 def test_columns_that_were_cut_alone_are_refused():
