@@ -9,6 +9,7 @@ from hf_bkd import (
     DeterministicTeacher,
     DistillationTrainer,
     DistillationTrainingArguments,
+    LaplaceTeacher,
     add_soft_labels,
     import_token_log_probs,
     tokenized,
@@ -133,7 +134,7 @@ def test_a_wider_student_learns_from_sampled_labels(tmp_path):
 @advises("and this is for a label of each example or token")
 def test_a_language_model_is_a_teacher_as_it_is():
     rows = tokenized(texts(4), tokenizer())
-    refused(lambda: DeterministicTeacher.fit(llama(), rows, processing_class=tokenizer()))
+    refused(lambda: LaplaceTeacher.fit(llama(), rows, rows, processing_class=tokenizer()))
     assert len(add_soft_labels(rows, DeterministicTeacher(llama()), progress=False)) == 4
 
 

@@ -166,7 +166,7 @@ def test_prompts_may_fill_all_positions_but_those_of_the_answer():
 
 
 def test_answers_that_are_cut_off_or_empty_are_counted_and_said(caplog):
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="hf_bkd.responses"):
         made = answered(prompts(), llama(), 4, max_new_tokens=3)
     cut = read_responses_record(made).cut_off
     assert cut == sum(map(sum, made["teacher_responses_cut"])) > 0
