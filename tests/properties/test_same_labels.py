@@ -1,15 +1,9 @@
 """The same labels however they are asked for: in batches of any size, any order, a stream, at each step, by two."""
 
-import json
-import multiprocessing
-import os
-import socket
-
 import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState
 from hypothesis import strategies as st
 from torch import nn
 
@@ -24,6 +18,7 @@ from hf_bkd import (
 )
 from hf_bkd.data.preprocessors import preprocessor_for
 from hf_bkd.utils.processes import processes
+from tests.two_processes import said_by_two
 
 from .demands import Case, check_labels, check_refusal, counting, decoded, fast
 from .numbers import linear, of_numbers
@@ -212,29 +207,10 @@ def drawn_labels() -> list[str]:
     return said
 
 
-def one_of_two(rank: int, port: int, folder) -> None:
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address}
-    PartialState._reset_state()
-    state = processes()
-    (folder / f"{rank}.json").write_text(json.dumps(drawn_labels()))
-    state.destroy_process_group()
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*left out")
 def test_two_processes_make_the_labels_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in range(2)]
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
-        assert each.exitcode == 0
+    both = said_by_two(lambda rank: [processes().num_processes, drawn_labels()], tmp_path)
     alone = drawn_labels()
     assert sum(not each.startswith("refused") for each in alone) >= CASES / 3
-    for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
+    assert both == [[2, alone]] * 2

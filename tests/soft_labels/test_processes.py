@@ -1,12 +1,6 @@
 """Two processes that share the rows make the labels of one, to the byte."""
 
-import json
-import multiprocessing
-import os
-
 import pytest
-import torch
-from accelerate import PartialState
 
 from hf_bkd import PromptedTeacher, UserError
 from hf_bkd.likelihoods import Gaussian
@@ -29,6 +23,7 @@ from tests.soft_labels.label_helpers import (
     token_inputs,
     words,
 )
+from tests.two_processes import said_by_two
 
 SMALL = {"shard_rows": 4, "batch_size": 3}
 
@@ -71,14 +66,9 @@ def told(folder):
     return {name: repr(column_bytes(make(folder / name))) for name, make in CASES.items()}
 
 
-def one_of_two(rank, folder):
-    """What a process of a launch does: label, and write down what it has of it."""
-    PartialState._reset_state()
-    sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes}
-    store = torch.distributed.FileStore(str(folder / "store"), 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    state, labels, teacher = processes(), told(folder), Teacher()
+def labeled(rank, folder):
+    """What a process of a launch has of labels, how many rows it asked for, and how it is refused."""
+    labels, teacher = told(folder), Teacher()
     quiet(texts(23), teacher, preprocessor=text_inputs, **SMALL)
     try:
         how = {"preprocessor": text_inputs, "shard_rows": 4, "progress": False}
@@ -87,22 +77,13 @@ def one_of_two(rank, folder):
     except UserError as error:
         refused = str(error)
     asked = sum(len(call["x"]) for call in teacher.calls)
-    said = {"world_size": state.num_processes, "labels": labels, "asked": asked, "refused": refused}
-    (folder / f"said-{rank}.json").write_text(json.dumps(said))
-    state.destroy_process_group()
+    return {"world_size": processes().num_processes, "labels": labels, "asked": asked, "refused": refused}
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=one_of_two, args=(rank, folder)) for rank in range(2)]
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
-        assert each.exitcode == 0
-    return folder, [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(2)]
+    return folder, said_by_two(lambda rank: labeled(rank, folder), folder)
 
 
 def test_both_processes_have_the_labels_of_one(of_two, tmp_path):
