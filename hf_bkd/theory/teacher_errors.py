@@ -115,6 +115,8 @@ def nearest_student(network: nn.Module, inputs: Any, targets: Tensor, steps: int
             step = displacement(parameter_covariance(student, inputs, one_hot_covariance(probs)), pull)
             if pull @ step < ROUNDING:
                 return student
+            if not step.isfinite().all():  # and would stay so, however often it is halved
+                break
             while not (lower := loss_at(vector + step)) < loss:
                 step = step / 2
                 if step.abs().max() < ROUNDING:  # as low as the network's precision leads

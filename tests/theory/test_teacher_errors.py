@@ -23,7 +23,9 @@ from hf_bkd.theory import (
     one_hot_covariance,
     parameter_covariance,
     score_gram,
+    teacher_errors,
 )
+from hf_bkd.utils.errors import UserError
 
 N, C, D = 70, 3, 2
 
@@ -119,6 +121,13 @@ def test_the_nearest_student_is_scipys_minimum(world):
         )
     assert actual == pytest.approx(best.fun, abs=1e-9) and actual <= best.fun + 1e-12
     assert all(torch.equal(value, start[name]) for name, value in student.state_dict().items())
+
+
+def test_a_step_that_is_no_number_ends_the_search(world, monkeypatch):
+    student, x, probs = world
+    monkeypatch.setattr(teacher_errors, "displacement", lambda hessian, pull: pull * torch.nan)
+    with pytest.raises(UserError, match="no minimum was reached"):
+        nearest_student(student, x, 0.9 * probs + 0.1 / C)
 
 
 def test_a_student_in_single_precision_settles_at_the_same_place(world):
