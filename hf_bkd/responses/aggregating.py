@@ -106,8 +106,7 @@ def _oracle(own: EmbeddingEstimates, teacher: EmbeddingEstimates) -> Tensor:
         raise UserError("oracle must tell the variance of an answer, and it holds k = 1: sample many answers")
     true = teacher.embeddings.var(dim=1).mean(dim=-1)
     of_one = own.embeddings.var(dim=1, correction=0).mean(dim=-1)
-    share = (true / (true + of_one).clamp_min(torch.finfo(torch.float64).tiny))[:, None]
-    return share * own.mean + (1 - share) * teacher.mean
+    return combined_means(own.mean, of_one, teacher.mean, true)
 
 
 def _check_arguments(method: str, **given: Any) -> None:

@@ -13,6 +13,7 @@ from ..data.preprocessors.texts import vocabulary_hash
 from ..models.calling import unwrapped
 from ..models.token_networks import check_no_other_language_model, predicts_next_tokens, vocabulary_size
 from ..teachers import DeterministicTeacher, Teacher
+from ..teachers.composite import first_tokenizer
 from ..teachers.loading import load_teacher
 from ..utils.errors import UserError
 from ..utils.random import named_seed
@@ -123,16 +124,14 @@ def teacher_of(teacher: Any) -> Teacher:
 def tokenizer_of_all(teacher: Teacher, processing_class: Any) -> Any:
     """Return the tokenizer; UserError without any, or if it isn't that of each member."""
     parts = getattr(teacher, "parts", None) or [teacher]
-    given = teacher.processing_class if processing_class is None else processing_class
-    own = [tokenizer_of(part.network, part.processing_class) for part in parts]
-    tokenizer = next((each for each in (tokenizer_of(teacher.network, given), *own) if each is not None), None)
+    tokenizer = first_tokenizer(teacher, processing_class)
     if tokenizer is None:
         raise UserError(
             f"nothing says how texts become the tokens of {type(teacher.network).__name__}: pass processing_class=, "
             "the tokenizer that it was trained with"
         )
-    for part, other in zip(parts, own, strict=True):
-        size = vocabulary_size(part.network)
+    for part in parts:
+        other, size = tokenizer_of(part.network, part.processing_class), vocabulary_size(part.network)
         if other is not None and vocabulary_hash(other) != vocabulary_hash(tokenizer):
             raise UserError(
                 f"the tokenizer ({len(tokenizer)} tokens) is another than the one that was saved with "

@@ -21,6 +21,16 @@ from .predictive import Draws
 from .saving import base_apart, save
 
 
+def first_tokenizer(teacher: Teacher, processing_class: Any = None) -> Any:
+    """Return the tokenizer that was passed, or the first that a teacher or one of its parts has, if any."""
+    from ..data.preprocessors import tokenizer_of
+
+    given = teacher.processing_class if processing_class is None else processing_class
+    asked = [(teacher.network, given), *((p.network, p.processing_class) for p in getattr(teacher, "parts", ()))]
+    tokenizers = (tokenizer_of(*each) for each in asked)
+    return next((each for each in tokenizers if each is not None), None)
+
+
 def check_members(members: Iterable[Any]) -> None:
     """Raise a UserError if one of the members is no teacher but, for example, a network."""
     for member in members:
@@ -201,8 +211,7 @@ class Composite(Teacher):
 
         if not predicts_next_tokens(part.network) or tokenizer_of(part.network, part.processing_class) is not None:
             return None
-        tokenizers = (tokenizer_of(each.network, each.processing_class) for each in self.parts)
-        return next((each for each in tokenizers if each is not None), None)
+        return first_tokenizer(self)
 
     def _save_processing_class(self, folder: Path) -> None:
         """Nothing: each part saves its own, and what was set for all of them."""

@@ -18,7 +18,7 @@ from ..models.variational_layers import GaussianWeights
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
-from ..utils.seeding import seeded
+from ..utils.seeding import drawn_seed, seeded
 from .base import Teacher
 from .deterministic import with_noise
 from .examples import likelihood_by
@@ -86,8 +86,7 @@ def _seed(generator: torch.Generator | None) -> int:
     """Draw the seed of the masks, which are the batch's and not each example's own."""
     if isinstance(generator, ExampleGenerator):
         return generator.batch_seed()
-    device = "cpu" if generator is None else generator.device
-    return int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+    return drawn_seed(generator)
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from ..models.prompts import Prompts, padded
 from ..models.token_networks import CAUSAL, check_next_tokens, check_no_other_language_model, predicts_next_tokens
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
+from ..utils.seeding import drawn_seed
 from .base import Teacher
-from .composite import Composite, joined, member_draws
+from .composite import Composite, first_tokenizer, joined, member_draws
 from .deterministic import DeterministicTeacher
 from .predictive import Draws, predictive_of
 
@@ -64,7 +65,7 @@ class PromptedTeacher(Composite):
     ):
         _check_language_model(model.network if isinstance(model, Teacher) else model)
         self.member = copy(model) if isinstance(model, Teacher) else DeterministicTeacher(model)
-        tokenizer = _tokenizer_of(self.member) if tokenizer is None else tokenizer
+        tokenizer = first_tokenizer(self.member) if tokenizer is None else tokenizer
         if tokenizer is None:
             raise UserError(
                 f"nothing says how prompts become the tokens of {type(self.member.network).__name__}: pass "
@@ -190,17 +191,6 @@ def _check_language_model(network: nn.Module) -> None:
         )
 
 
-def _tokenizer_of(teacher: Teacher) -> Any:
-    """Return the tokenizer of a teacher, or of the first of its parts that has one."""
-    from ..data.preprocessors import tokenizer_of
-
-    for part in (teacher, *getattr(teacher, "parts", ())):
-        own = tokenizer_of(part.network, part.processing_class)
-        if own is not None:
-            return own
-    return None
-
-
 def _compare_tokenizers(tokenizer: Any, teachers: Sequence[Teacher]) -> None:
     """Log a warning of teachers whose own tokenizers number words otherwise."""
     from ..data.preprocessors import tokenizer_of
@@ -215,6 +205,5 @@ def _generators(generator: torch.Generator | None) -> Callable[[Tensor], torch.G
     if isinstance(generator, ExampleGenerator):
         drawn = generator.draws
         return lambda rows: ExampleGenerator(drawn.ids[rows.to(drawn.ids.device)], drawn.seed, drawn.view)
-    device = "cpu" if generator is None else generator.device
-    seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+    seed = drawn_seed(generator)
     return lambda rows: torch.Generator().manual_seed(seed)

@@ -26,6 +26,12 @@ def unmoved_randomness(devices: Sequence[torch.device | int] | None = None) -> I
             np.random.set_state(numpy)
 
 
+def drawn_seed(generator: torch.Generator | None) -> int:
+    """Draw a seed for :func:`seeded` from a generator, or from torch's global one."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Let all that torch, numpy and Python draw for themselves in the block come from a seed; their states come back.
