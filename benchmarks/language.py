@@ -12,8 +12,8 @@ from harness import Bench, Claim, claim_of, main
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_bkd import DeterministicTeacher, DistillationTrainer, DistillationTrainingArguments, add_soft_labels
-from hf_bkd.training.next_token_labels import StoredTokens
-from hf_bkd.training.next_token_rows import TokenRows
+from hf_bkd.training.next_token_reader import TokenRows
+from hf_bkd.training.next_token_targets import StoredTokens
 
 VOCABULARY = 49_152  # SmolLM2's
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_key_value_heads": 3}

@@ -17,8 +17,8 @@ from ..data.views import Views
 from ..models.token_networks import classifies_tokens, predicts_next_tokens
 from ..soft_labels import add_soft_labels, only_soft_labels, read
 from ..soft_labels.sharing import push_soft_labels
-from ..soft_labels.skipping import LEFT_OUT_FILE
 from ..soft_labels.storage import LARGEST
+from ..soft_labels.unreadable_rows import LEFT_OUT_FILE
 from ..teachers import Teacher, predict_all
 from ..training.problem import Problem
 from ..utils.checks import check_count

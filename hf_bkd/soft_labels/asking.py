@@ -14,13 +14,13 @@ from ..data.columns import EXAMPLE_ID
 from ..utils.errors import UserError
 from ..utils.processes import failing_together, processes
 from ..utils.progress import progress_bar
-from .answers import asked, check_teacher, device_of
+from .batch_answers import asked, check_teacher, device_of
 from .belonging import check_identity
 from .examples import Batch, Examples, ahead
+from .input_digests import NAME as DIGESTS
+from .input_digests import check_inputs, input_digests
 from .next_tokens import table_of_next_tokens
 from .options import LabelingTeacher, LabelOptions
-from .preparation import NAME as DIGESTS
-from .preparation import check_inputs, input_digests
 from .record_checks import NEXT_TOKENS
 from .shards import Shards
 from .writing import encoded_table, with_wide_variance

@@ -15,8 +15,8 @@ from ..likelihoods import likelihood_from
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.processes import decided_by_main
-from .answers import check_answers, fitting_batch_size
 from .asking import Answers, ask, finished_answers, shard_name
+from .batch_answers import check_answers, fitting_batch_size
 from .examples import Examples
 from .kinds import is_language_model
 from .options import LabelingTeacher, LabelOptions

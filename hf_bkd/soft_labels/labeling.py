@@ -20,9 +20,8 @@ from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from ..utils.files import writing
 from ..utils.locks import sole_user
-from .answers import check_answers, fitting_batch_size
-from .asked_rows import check_dataset, examples_of, in_tokens
 from .asking import ask
+from .batch_answers import check_answers, fitting_batch_size
 from .cross_fitting import Fit, cross_fitted
 from .examples import AnyDataset, Examples
 from .identity import summarized_ids
@@ -32,7 +31,8 @@ from .plan import Made, as_begun, plan_of
 from .record import LabelRecord, description, make_record
 from .record_checks import TOKENS
 from .shards import Shards, has_begun
-from .skipping import ON_ERROR, check_skipping, first_readable, numbers_left_out
+from .teacher_rows import check_dataset, examples_of, in_tokens
+from .unreadable_rows import ON_ERROR, check_skipping, first_readable, numbers_left_out
 from .writing import attach_table, is_ragged, label_set
 
 

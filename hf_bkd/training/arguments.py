@@ -82,8 +82,8 @@ class DistillationTrainingArguments(TrainingArguments):
             ``"multi_label_classification"`` or ``"regression"``; ``None`` for what the student's config, the soft
             labels or the labels say.
         standardize_labels: learn a regression's numbers in units of their standard deviation, around their mean, and
-            answer in their own, see `training.standardizing`; the logged ``loss`` is in units of their variance where
-            it is a squared error. ``False`` learns them as they are.
+            answer in their own, see `training.trainer_standardizing`; the logged ``loss`` is in units of their
+            variance where it is a squared error. ``False`` learns them as they are.
         noise_epochs: over how many of the last evaluations the convergence noise is taken; a run with fewer than
             twice as many uses its last half.
         dropout_masks: how often each batch is passed in a step, with a new mask of the student's dropout each time;

@@ -34,7 +34,7 @@ from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
 from ..utils.progress import track
 from .supervision import TEACHER_INPUTS
-from .tokens import labeled_tokens
+from .token_labels import labeled_tokens
 
 
 class BatchedDataset(torch.utils.data.Dataset):

@@ -12,7 +12,7 @@ from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 from .classes import label_column, read_column
 from .draw_variance import StoredVariance
-from .preparation import own_dataset
+from .given import own_dataset
 from .problem import Problem
 
 ASKED = "lambda_schedule='bias_aware'"

@@ -10,7 +10,7 @@ from ..models.calling import unwrapped
 from ..models.loading_code import loading_of, task_of
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
-from .next_token_labels import StoredTokens
+from .next_token_targets import StoredTokens
 from .online_teacher import Source
 from .supervision import StoredLabels
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data.columns import EXAMPLE_ID
 from ..data.rows import reason
 from ..likelihoods import CATEGORICAL
-from ..soft_labels.answers import log_probs_of
+from ..soft_labels.batch_answers import log_probs_of
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .arguments import DistillationTrainingArguments

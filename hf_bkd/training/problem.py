@@ -39,7 +39,7 @@ class Problem(NamedTuple):
             self.likelihood.checked_labels(there.cpu(), self.num_values)
 
 
-def told_likelihood(
+def stated_likelihood(
     network: nn.Module, problem_type: str | None, teachers: Mapping[str, Likelihood]
 ) -> Likelihood | None:
     """Return the likelihood of a student where somebody else than its labels says it; ``None`` otherwise.
@@ -61,17 +61,17 @@ def told_likelihood(
                 f"{IN_WORDS[teacher.problem_type]} ({teacher.problem_type}): take a student of that problem_type, or "
                 "another teacher"
             )
-    told = problem_type or stated_problem_type(network) or taught
-    return likelihood if told or likelihood != CATEGORICAL else None
+    stated = problem_type or stated_problem_type(network) or taught
+    return likelihood if stated or likelihood != CATEGORICAL else None
 
 
 def problem_of_column(
-    told: Likelihood | None, dataset: Any, name: str | None, outputs: Tensor | None, num_values: int | None
+    stated: Likelihood | None, dataset: Any, name: str | None, outputs: Tensor | None, num_values: int | None
 ) -> Problem:
     """Return the problem that a column of labels poses a student.
 
     Args:
-        told: what others say.
+        stated: what others say.
         dataset: has the column.
         name: of it; ``None`` if there are no labels.
         outputs: the student's of a few rows [B, K] or [B, L, K]; ``None`` where it can't be asked.
@@ -83,31 +83,31 @@ def problem_of_column(
     feature = None if name is None else dataset.features[name]
     per_token = outputs is not None and outputs.ndim == 3 and (name is None or hasattr(feature, "feature"))
     width = None if outputs is None else outputs.shape[-1]
-    if told is None:
-        told = likelihood_from(None if name is None else problem_type_of_column(dataset, name, per_token, width))
+    if stated is None:
+        stated = likelihood_from(None if name is None else problem_type_of_column(dataset, name, per_token, width))
     if width is None:
-        return Problem(told, per_token)
-    told.check_outputs(width)
-    if num_values is None and name is not None and told.independent:
+        return Problem(stated, per_token)
+    stated.check_outputs(width)
+    if num_values is None and name is not None and stated.independent:
         num_values = _width(dataset, name)
-    return Problem(likelihood := told.of_student(width, num_values), per_token, likelihood.num_values(width))
+    return Problem(likelihood := stated.of_student(width, num_values), per_token, likelihood.num_values(width))
 
 
 def problem_of_batch(
-    told: Likelihood | None, labels: Tensor | None, outputs: Tensor | None, num_values: int | None
+    stated: Likelihood | None, labels: Tensor | None, outputs: Tensor | None, num_values: int | None
 ) -> Problem:
     """Return the problem that labels pose which somebody else has read; as :func:`problem_of_column`."""
     per_token = outputs is not None and outputs.ndim == 3
     if outputs is None:
-        return Problem(told or CATEGORICAL)
-    if told is None:
-        told = likelihood_from(None if labels is None else problem_type_of_labels(labels, outputs))
+        return Problem(stated or CATEGORICAL)
+    if stated is None:
+        stated = likelihood_from(None if labels is None else problem_type_of_labels(labels, outputs))
     width = outputs.shape[-1]
-    told.check_outputs(width)
-    if labels is not None and told.independent:
-        labels = told.as_columns(labels)
+    stated.check_outputs(width)
+    if labels is not None and stated.independent:
+        labels = stated.as_columns(labels)
         num_values = num_values or labels.shape[-1]
-    likelihood = told.of_student(width, num_values)
+    likelihood = stated.of_student(width, num_values)
     problem = Problem(likelihood, per_token, likelihood.num_values(width))
     if labels is not None:
         problem.check_labels(labels)

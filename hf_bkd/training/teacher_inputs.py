@@ -13,7 +13,7 @@ from ..data.views import Views
 from ..soft_labels.belonging import shared_views
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
-from .prepared import AskedRows, AsTheyAre, Prepare
+from .prepared_rows import AskedRows, AsTheyAre, Prepare
 from .supervision import StoredLabels
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..losses import LossParts, at_least_one
-from .evaluating import EvaluatingTrainer
+from .trainer_evaluating import EvaluatingTrainer
 
 UNBOUNDED = "unbounded"  # the share of examples whose loss has no lower bound, with a lambda above 1
 LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label

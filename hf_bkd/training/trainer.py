@@ -16,9 +16,8 @@ from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
 from .callbacks import DrawWeights
 from .card import write_training_card
-from .next_token_trainer import NextTokenTrainer
+from .given import check_can_be_saved, check_trained, own_config
 from .online_teacher import OnlineTeacher
-from .preparation import check_can_be_saved, check_trained, own_config
 from .saving import name_classes, name_problem, save_student_files, state_to_save, warn_if_not_rebuilt
 from .settings import (
     check_best_metric,
@@ -30,8 +29,9 @@ from .settings import (
     check_optimizer,
     check_spread,
 )
-from .standardizing import StandardizingTrainer
 from .terms import TermsTrainer
+from .trainer_next_tokens import NextTokenTrainer
+from .trainer_standardizing import StandardizingTrainer
 
 
 class DistillationTrainer(NextTokenTrainer, StandardizingTrainer, TermsTrainer):
@@ -49,7 +49,7 @@ class DistillationTrainer(NextTokenTrainer, StandardizingTrainer, TermsTrainer):
     A student may predict one of C classes, for each example or each token, labels that are each there or not, or
     numbers: its config's ``problem_type`` says which, the argument of that name, the soft labels, or else the labels.
     A regression student with two outputs for each number predicts its mean and the logarithm of its variance. A causal
-    language model learns each next token, some at a time (see `next_token_trainer`).
+    language model learns each next token, some at a time (see `trainer_next_tokens`).
 
     With ``kd_lambda=0`` it is a plain trainer towards the labels, which takes a ``compute_loss_func``; a network with
     variational layers is trained on its evidence lower bound, the KL divergence divided by the number of training

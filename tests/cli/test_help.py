@@ -10,8 +10,8 @@ from hf_bkd.cli.distill import parse_distill
 from hf_bkd.cli.teacher import parse_fit
 from hf_bkd.losses import TEMPERATURE_SCALES
 from hf_bkd.soft_labels.options import PRECISIONS, VARIANCES
-from hf_bkd.soft_labels.skipping import ON_ERROR
 from hf_bkd.soft_labels.storage import STORAGES
+from hf_bkd.soft_labels.unreadable_rows import ON_ERROR
 from hf_bkd.teachers import SPECIFICATIONS
 
 FIT = ["--method=laplace", "--model=m", "--dataset=d", "--output_dir=o"]

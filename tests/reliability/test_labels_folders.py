@@ -23,7 +23,7 @@ from hf_bkd import UserError, join_soft_labels, only_soft_labels
 from hf_bkd.data.columns import EXAMPLE_ID
 from hf_bkd.soft_labels import read
 from hf_bkd.soft_labels.identity import content_ids
-from hf_bkd.soft_labels.preparation import NAME
+from hf_bkd.soft_labels.input_digests import NAME
 from hf_bkd.soft_labels.shards import Shards, _checksum, _serialized
 from hf_bkd.utils import locks
 from hf_bkd.utils.locks import LOCK_FILE, sole_user

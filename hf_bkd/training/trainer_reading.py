@@ -20,20 +20,20 @@ from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
 from .first_batch import first_batch, spread_batches
-from .next_token_labels import StoredTokens
-from .next_token_rows import NextTokenPreparer, TokenRows
+from .given import check_length, check_views
+from .next_token_reader import NextTokenReader, TokenRows
+from .next_token_targets import StoredTokens
 from .online_teacher import OnlineTeacher, Source
-from .preparation import check_length, check_views
-from .prepared import PreparedDataset
-from .preparing import TRAINING_SET, Loaded, Preparer, is_prepared
-from .problem import Problem, told_likelihood
-from .resuming import ResumableTrainer
+from .prepared_rows import PreparedDataset
+from .problem import Problem, stated_likelihood
+from .reader import TRAINING_SET, Loaded, Reader, is_prepared
 from .settings import check_rows
 from .supervision import StoredLabels, likelihoods_taught
+from .trainer_resuming import ResumableTrainer
 
 
 class DataReadingTrainer(ResumableTrainer):
-    """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared`."""
+    """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared_rows`."""
 
     _source: Source | None = None
     _read: Sequence[tuple[Any, Loaded]] = ()  # what is evaluated at the moment
@@ -52,20 +52,20 @@ class DataReadingTrainer(ResumableTrainer):
         taught = {}
         if train is not None and args.kd_lambda > 0:
             taught = likelihoods_taught(train, teacher if args.online_teacher else None)
-        told = told_likelihood(student, args.problem_type, taught)
+        stated = stated_likelihood(student, args.problem_type, taught)
         is_language_model = predicts_next_tokens(student)
         alphabetical, names = args.kd_lambda == 0, args.label_names
         classes = None if is_language_model else classes_of_student(student, train, names, alphabetical=alphabetical)
         asks = self.place_model_on_device and not self.is_model_parallel
         if is_language_model:
-            self._preparer = NextTokenPreparer(student, processing, self.data_collator, args, prepares, asks)
+            self._reader = NextTokenReader(student, processing, self.data_collator, args, prepares, asks)
         else:
-            self._preparer = Preparer(student, processing, self.data_collator, args, classes, prepares, asks, told)
+            self._reader = Reader(student, processing, self.data_collator, args, classes, prepares, asks, stated)
         if train is not None and args.kd_lambda > 0:
             num_labels = getattr(getattr(unwrapped(student), "config", None), "num_labels", None)
             if is_language_model:
                 num_labels = vocabulary_size(student)
-            elif told is not None and not told.has_temperature:
+            elif stated is not None and not stated.has_temperature:
                 num_labels = None  # which may count variances
             if args.online_teacher:
                 self._source = OnlineTeacher(teacher, train, args, num_labels, classes)
@@ -79,17 +79,17 @@ class DataReadingTrainer(ResumableTrainer):
         if train is not None:
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
-            self._train = self._preparer.loaded(TRAINING_SET, train, self._source, reads_labels)
+            self._train = self._reader.loaded(TRAINING_SET, train, self._source, reads_labels)
             labels = getattr(getattr(self._train.collate, "preparation", None), "labels", None)
             form = None if labels is None else labels.form
-            self._preparer = replace(self._preparer, problem=self._train.problem, form=form)
+            self._reader = replace(self._reader, problem=self._train.problem, form=form)
             check_rows(train, self._train.dataset, args)
             self._watch_training_set(self._train.dataset, reads_labels)
             self._keep_processor()
         several = isinstance(self.eval_dataset, dict)
         evaluated = self.eval_dataset.values() if several else [self.eval_dataset]
         self._evaluated = [
-            (each, self._preparer.loaded("the evaluation set", each)) for each in evaluated if each is not None
+            (each, self._reader.loaded("the evaluation set", each)) for each in evaluated if each is not None
         ]
         if args.eval_strategy != "no":
             for each, _ in self._evaluated:
@@ -103,12 +103,12 @@ class DataReadingTrainer(ResumableTrainer):
     def problem(self) -> Problem:
         """What the student predicts, as its training set says, or the first one that is to be evaluated."""
         loaded = [*([self._train] if self._train else []), *(loaded for _, loaded in self._evaluated)]
-        return loaded[0].problem if loaded else Problem(self._preparer.told or CATEGORICAL)
+        return loaded[0].problem if loaded else Problem(self._reader.stated or CATEGORICAL)
 
     @property
     def output_names(self) -> list[str] | None:
         """The names of the student's outputs in order, where they are known: its classes', and of log-variances."""
-        classes, problem = self._preparer.classes, self.problem
+        classes, problem = self._reader.classes, self.problem
         if not getattr(problem.likelihood, "predicts_variance", False):
             return None if classes is None else list(classes)
         return with_variances(classes or [f"LABEL_{number}" for number in range(problem.num_values or 0)])
@@ -144,7 +144,7 @@ class DataReadingTrainer(ResumableTrainer):
         if dataset is self.train_dataset and self._train is not None:
             return self._train
         known = next((loaded for each, loaded in (*self._evaluated, *self._read) if each is dataset), None)
-        return known or self._preparer.loaded("the dataset", dataset)
+        return known or self._reader.loaded("the dataset", dataset)
 
     @contextmanager
     def _reading(self, dataset: Any) -> Iterator[None]:

@@ -26,14 +26,14 @@ from .classes import (
 )
 from .collating import Collator, kept_columns
 from .first_batch import ROWS, check_outputs, check_posterior, first_batch, outputs_of_first_batch
+from .given import own_dataset
 from .online_teacher import OnlineTeacher, Source
-from .preparation import own_dataset
-from .prepared import AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
+from .prepared_rows import AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
 from .problem import Problem, problem_of_batch, problem_of_column
 from .settings import check_problem
 from .supervision import StoredLabels
 from .teacher_inputs import asked_rows, reader_of_pictures, shown_views
-from .tokens import check_all_lengths
+from .token_labels import check_all_lengths
 
 TRAINING_SET = "the training set"
 MORE_ROWS = 16  # by which a sigmoid's values are told from logits
@@ -48,7 +48,7 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Preparer:
+class Reader:
     """A trainer's way to read datasets, the same for training, evaluation and prediction.
 
     Args:
@@ -59,7 +59,7 @@ class Preparer:
         classes: names of the student's classes in the order of its outputs, where they are known.
         prepares: whether rows are prepared here, and not by the caller's own collator.
         asks: whether the student can be asked about a few rows before it is trained.
-        told: what the student's outputs mean, where somebody else than its labels says it.
+        stated: what the student's outputs mean, where somebody else than its labels says it.
         problem: the training set's, which all others pose too.
         form: of its labels, which theirs have too.
     """
@@ -71,7 +71,7 @@ class Preparer:
     classes: Sequence[str] | None
     prepares: bool
     asks: bool
-    told: Likelihood | None = None
+    stated: Likelihood | None = None
     problem: Problem | None = None
     form: str | None = None
 
@@ -96,7 +96,7 @@ class Preparer:
                 batch, outputs = self._ask(what, loaded, source, needs_labels)
                 labels = batch.get("labels") if isinstance(batch, Mapping) else None
                 asked = labels if source is None or source.reads_labels else None
-                problem = problem_of_batch(self._told, _all_labels(dataset, asked), outputs, _values_of(source))
+                problem = problem_of_batch(self._stated, _all_labels(dataset, asked), outputs, _values_of(source))
                 self._check(loaded, outputs, batch, asked, problem, source)
                 if is_prepared(dataset) and needs_labels:
                     self._check_number_of_outputs(dataset, problem)
@@ -117,8 +117,8 @@ class Preparer:
             return _with_labels(unlabeled, labels)._replace(problem=problem)
 
     @property
-    def _told(self) -> Likelihood | None:
-        return self.told if self.problem is None else self.problem.likelihood
+    def _stated(self) -> Likelihood | None:
+        return self.stated if self.problem is None else self.problem.likelihood
 
     def _check_number_of_outputs(self, dataset: Any, problem: Problem) -> None:
         """Compare a classifier's number of outputs with its labels' classes, where these are known."""
@@ -211,7 +211,7 @@ class Preparer:
         num_values = _values_of(source)
         try:
             name = label_column(dataset.features, self.args.label_names)
-            problem = problem_of_column(self._told, dataset, name, outputs, num_values)
+            problem = problem_of_column(self._stated, dataset, name, outputs, num_values)
             if name is None:
                 return problem, None
             column = read_column(dataset, name, self.classes, problem, self.form)
@@ -228,7 +228,7 @@ class Preparer:
             return problem, column
         except UserError:
             if optional:
-                return problem_of_column(self._told or CATEGORICAL, dataset, None, outputs, num_values), None
+                return problem_of_column(self._stated or CATEGORICAL, dataset, None, outputs, num_values), None
             raise
 
 

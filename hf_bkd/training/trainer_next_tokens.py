@@ -10,8 +10,6 @@ from ..likelihoods import UNLABELED
 from ..losses import LossParts, at_least_one, temperature_factor
 from ..metrics import SUMMARY, summarized_metrics
 from ..models.calling import call_network, evaluation_mode, logits_of, unwrapped
-from .evaluating import EvaluatingTrainer
-from .next_token_labels import StoredTokens
 from .next_token_loss import (
     Positions,
     TokenLoss,
@@ -22,7 +20,9 @@ from .next_token_loss import (
     summaries,
     summed_loss,
 )
+from .next_token_targets import StoredTokens
 from .supervision import network_inputs
+from .trainer_evaluating import EvaluatingTrainer
 
 
 class NextTokenTrainer(EvaluatingTrainer):

@@ -32,10 +32,10 @@ from ..utils.errors import UserError
 from ..utils.processes import decided_by_main
 from ..utils.seeding import unmoved_randomness
 from .checkpoints import STANDARDIZED
-from .evaluating import EvaluatingTrainer
 from .first_batch import spread_batches
 from .online_teacher import OnlineTeacher
 from .supervision import network_inputs
+from .trainer_evaluating import EvaluatingTrainer
 from .units import answer_already, are_usual, units_of
 
 ROWS = 256  # of the training set, by which the numbers' scale is measured

@@ -25,7 +25,7 @@ from ..soft_labels.columns import soft_label_columns
 from ..soft_labels.identity import Identity
 from ..utils.errors import UserError
 from .supervision import TEACHER_INPUTS, StoredLabels
-from .tokens import placed
+from .token_labels import placed
 
 AnyDataset = datasets.Dataset | datasets.IterableDataset
 Rows = dict[str, Any]

@@ -21,19 +21,19 @@ from ..utils.seeding import unmoved_randomness
 from .arguments import DistillationTrainingArguments
 from .collating import Collator
 from .first_batch import ROWS, first_batch, outputs_of_first_batch
-from .next_token_labels import StoredTokens
 from .next_token_loss import next_token_labels
+from .next_token_targets import StoredTokens
 from .online_teacher import OnlineTeacher
-from .preparing import TRAINING_SET, Loaded, is_prepared, naming
 from .problem import Problem
+from .reader import TRAINING_SET, Loaded, is_prepared, naming
 from .supervision import network_inputs
 
 Source = StoredTokens | OnlineTeacher
 
 
 @dataclass(frozen=True)
-class NextTokenPreparer:
-    """A language model's trainer's way to read datasets; see `preparing.Preparer`.
+class NextTokenReader:
+    """A language model's trainer's way to read datasets; see `reader.Reader`.
 
     Args:
         network: the student.
@@ -57,7 +57,7 @@ class NextTokenPreparer:
     form: str | None = None
 
     @property
-    def told(self) -> Likelihood:
+    def stated(self) -> Likelihood:
         """What the student's outputs mean."""
         return CATEGORICAL
 

@@ -12,8 +12,8 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..metrics import convergence_noise
 from ..models.calling import call_arguments, logits_of, to_network, unwrapped
-from .data_reading import DataReadingTrainer
 from .supervision import network_inputs
+from .trainer_reading import DataReadingTrainer
 
 
 class EvaluatingTrainer(DataReadingTrainer):

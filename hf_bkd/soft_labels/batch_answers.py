@@ -16,10 +16,10 @@ from ..models.token_networks import check_next_tokens
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator
 from .examples import Batch, Examples
+from .input_digests import same_inputs
 from .kinds import check_class_count, check_label_kind, class_order, is_language_model, kind_of
 from .next_tokens import answer_of_next_tokens, beginning
 from .options import LabelingTeacher, LabelOptions
-from .preparation import same_inputs
 from .record_checks import NEXT_TOKENS
 
 
