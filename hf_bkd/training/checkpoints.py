@@ -26,9 +26,7 @@ logger = logging.getLogger(__name__)
 
 GOES_ON = "the same command, or train(resume_from_checkpoint=True), goes on from the last complete checkpoint"
 RECORD = "DistillationTrainer"  # under this name the state file holds what the Trainer itself forgets
-STANDARDIZED = (
-    "standardized_head.safetensors"  # a regression's last layer while it is trained
-)
+STANDARDIZED = "standardized_head.safetensors"  # a regression's last layer while it is trained
 UNFINISHED = "checkpoint-is-incomplete.txt"  # the Trainer's mark while it saves on a signal
 WEIGHTS = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
 ADAPTERS = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)

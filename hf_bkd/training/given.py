@@ -1,4 +1,4 @@
-"""The trainer's own copies of what it is given, and settings that can't go together."""
+"""What a trainer is given: copied where training would change it, and refused where it can't be trained."""
 
 from collections.abc import Sequence
 from copy import copy, deepcopy

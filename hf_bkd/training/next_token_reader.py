@@ -1,65 +1,34 @@
 """How the trainer of a language model reads a dataset: rows of tokens as padded or packed batches with soft labels."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID
 from ..data.preprocessors import Preprocessor, preprocessor_for
-from ..likelihoods import CATEGORICAL, UNLABELED, Likelihood
+from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.token_networks import check_next_tokens, vocabulary_size
 from ..soft_labels.identity import Identity
 from ..soft_labels.writing import combined
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
-from .arguments import DistillationTrainingArguments
 from .collating import Collator
 from .first_batch import ROWS, first_batch, outputs_of_first_batch
 from .next_token_loss import next_token_labels
 from .next_token_targets import StoredTokens
-from .online_teacher import OnlineTeacher
+from .online_teacher import OnlineTeacher, Source
 from .problem import Problem
-from .reader import TRAINING_SET, Loaded, is_prepared, naming
+from .reader import TRAINING_SET, Loaded, Reader, is_prepared, naming
 from .supervision import network_inputs
 
-Source = StoredTokens | OnlineTeacher
 
-
-@dataclass(frozen=True)
-class NextTokenReader:
-    """A language model's trainer's way to read datasets; see `reader.Reader`.
-
-    Args:
-        network: the student.
-        processing: its tokenizer, if one was given.
-        per_example: the Trainer's collator, or the caller's.
-        args: of the trainer.
-        prepares: whether rows are prepared here, and not by the caller's own collator.
-        asks: whether the student can be asked about a few rows before it is trained.
-        problem: that is posed.
-        form: of the labels, which are tokens in every split.
-    """
-
-    network: nn.Module
-    processing: Any
-    per_example: Callable[[list], Any]
-    args: DistillationTrainingArguments
-    prepares: bool
-    asks: bool
-    problem: Problem | None = None
-    classes: None = None
-    form: str | None = None
-
-    @property
-    def stated(self) -> Likelihood:
-        """What the student's outputs mean."""
-        return CATEGORICAL
+class NextTokenReader(Reader):
+    """A language model's trainer's way to read datasets: rows of tokens, whose labels are tokens too."""
 
     def loaded(
         self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None

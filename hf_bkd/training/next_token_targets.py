@@ -1,6 +1,6 @@
 """Stored soft labels of next tokens as the targets of a language model, and whether they stand where they should."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -13,7 +13,6 @@ from torch import Tensor
 from ..data.columns import PROBS, TOKEN_IDS
 from ..data.preprocessors import tokenizer_hash
 from ..language import template_hash
-from ..likelihoods import CATEGORICAL, UNLABELED
 from ..soft_labels.arrays import lists_of
 from ..soft_labels.belonging import Facts, check_belonging
 from ..soft_labels.column_names import teachers_of
@@ -23,7 +22,6 @@ from ..soft_labels.token_positions import check_positions
 from ..soft_labels.writing import combined
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
-from .next_token_loss import next_token_labels
 
 ROWS_AT_ONCE = 256
 
@@ -42,8 +40,6 @@ class StoredTokens:
         UserError: as :func:`~hf_bkd.soft_labels.reading.stored_labels`; labels of something else than next tokens, of
             several teachers, of tokens that the student doesn't have, or of other positions than they stand at.
     """
-
-    likelihood = CATEGORICAL
 
     def __init__(self, dataset: Any, args: DistillationTrainingArguments, num_tokens: int):
         self.stored = stored_labels(dataset, args.teacher_temperature, None, args.allow_unrecorded_labels)
@@ -96,13 +92,7 @@ class StoredTokens:
         """Return the soft labels of rows whose tokens stand at some places, bool [B, L], of a batch, by column."""
         return {kind: _placed(_entries(table[name], name), places) for kind, name in self._named()}
 
-    def decoded(
-        self,
-        rows: Mapping[str, Any],
-        view: int = 0,
-        mask: Tensor | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> dict[str, Tensor]:
+    def decoded(self, rows: Mapping[str, Any], mask: Tensor | None = None) -> dict[str, Tensor]:
         """Return the soft labels of rows that somebody else has collated; arguments as of `StoredLabels`."""
         lengths = [len(row) for row in rows[self.layout.name]]
         longest = max(lengths) if mask is None else mask.shape[1]
@@ -120,15 +110,7 @@ class StoredTokens:
         names = [(TOKEN_IDS, self.layout.token_ids), (PROBS, self.layout.name)]
         return [(kind, name) for kind, name in names if name is not None]
 
-    def count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Count the tokens of a batch that are taught."""
-        return (next_token_labels(batch) != UNLABELED).sum()
-
-    def kd_lambda(self, batch: Mapping[str, Tensor], target: Any = None) -> float:
-        """Return lambda, the same for all tokens."""
-        return self.args.kd_lambda
-
-    def target(self, batch: Mapping[str, Tensor], logits: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def target(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the probabilities [B, L, k] in a batch, and of which tokens; UserError if they are missing."""
         if PROBS not in batch or (self.layout.token_ids is not None and TOKEN_IDS not in batch):
             raise UserError(f"a batch has no {PROBS}: leave data_collator out, so that the rows' soft labels are read")

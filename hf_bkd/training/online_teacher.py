@@ -15,6 +15,7 @@ from ..utils.random import ExampleGenerator
 from .arguments import DistillationTrainingArguments
 from .classes import in_order, order_of
 from .draw_log_probs import ASKED, check_concentrations
+from .next_token_targets import StoredTokens
 from .problem import Problem
 from .supervision import TEACHER_INPUTS, StoredLabels, check_target, network_inputs
 
@@ -95,7 +96,7 @@ class OnlineTeacher:
             ) from error
         check_target(target, problem, outputs)
 
-    def decoded(self, rows: Mapping[str, Any], *where: Any, **more: Any) -> dict[str, Tensor]:
+    def decoded(self, rows: Mapping[str, Any], mask: Tensor | None = None) -> dict[str, Tensor]:
         """Return no columns: nothing is stored."""
         return {}
 
@@ -149,4 +150,4 @@ def _num_examples(batch: Mapping[str, Tensor]) -> int:
     return len(next(iter(network_inputs(batch).values())))
 
 
-Source = StoredLabels | OnlineTeacher
+Source = StoredLabels | StoredTokens | OnlineTeacher  # of a training's targets

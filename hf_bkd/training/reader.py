@@ -1,4 +1,4 @@
-"""What a trainer is given becomes what it reads: which rows are prepared, by whose preprocessor, with which labels."""
+"""The reader of a trainer's datasets: which rows are prepared, by whose preprocessor, and what their labels mean."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,7 +93,7 @@ class Reader:
         with unmoved_randomness(), naming(what):
             if not (self.prepares and is_prepared(dataset)):
                 loaded = self._as_given(dataset, source)
-                batch, outputs = self._ask(what, loaded, source, needs_labels)
+                batch, outputs = self._ask(what, loaded, needs_labels)
                 labels = batch.get("labels") if isinstance(batch, Mapping) else None
                 asked = labels if source is None or source.reads_labels else None
                 problem = problem_of_batch(self._stated, _all_labels(dataset, asked), outputs, _values_of(source))
@@ -104,7 +104,7 @@ class Reader:
                 return loaded._replace(collate=replace(loaded.collate, problem=read), problem=problem)
             preparation = self._preparation(dataset, source)
             unlabeled = _loaded(preparation, self.args.view_order)
-            batch, outputs = self._ask(what, unlabeled, source)
+            batch, outputs = self._ask(what, unlabeled)
             problem, labels = self._labels(dataset, preparation.prepare, outputs, source, needs_labels)
             if labels is None and needs_labels:
                 raise _without_labels(what, dataset.column_names)
@@ -126,9 +126,7 @@ class Reader:
         if name is not None and problem.num_values is not None:
             check_number_of_outputs(dataset.features, name, self.classes, problem.num_values)
 
-    def _ask(
-        self, what: str, loaded: Loaded, source: Source | None, needs_labels: bool | None = None
-    ) -> tuple[Any, Tensor | None]:
+    def _ask(self, what: str, loaded: Loaded, needs_labels: bool | None = None) -> tuple[Any, Tensor | None]:
         """Return a batch of a few rows, and the student's outputs for it where it can be asked."""
         args, trains = self.args, what == TRAINING_SET
         size = args.per_device_train_batch_size if trains else args.per_device_eval_batch_size

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from ..distances import distance_of
 from ..losses import LossParts, distillation_loss, mean_of, temperature_factor
@@ -14,7 +15,6 @@ from ..models.problem_types import name_dirichlet
 from ..models.variational_layers import GaussianWeights, gaussian_kl
 from ..utils.files import writing
 from .arguments import WEIGHTS, DistillationTrainingArguments
-from .callbacks import DrawWeights
 from .card import write_training_card
 from .given import check_can_be_saved, check_trained, own_config
 from .online_teacher import OnlineTeacher
@@ -29,12 +29,11 @@ from .settings import (
     check_optimizer,
     check_spread,
 )
-from .terms import TermsTrainer
 from .trainer_next_tokens import NextTokenTrainer
 from .trainer_standardizing import StandardizingTrainer
 
 
-class DistillationTrainer(NextTokenTrainer, StandardizingTrainer, TermsTrainer):
+class DistillationTrainer(NextTokenTrainer, StandardizingTrainer):
     """A `transformers.Trainer` whose loss reads the soft-label columns of its training set.
 
     It works with any model that returns logits (a tensor, a tuple, a dict or a transformers output). Rows of a
@@ -130,7 +129,7 @@ class DistillationTrainer(NextTokenTrainer, StandardizingTrainer, TermsTrainer):
         self._ivon = self.optimizer if hasattr(self.optimizer, "perturb") else None  # known by what it can do
         if self._ivon is not None:
             args.max_grad_norm = 0.0  # it reads the curvature from gradients, which clipping would shrink
-            self.add_callback(DrawWeights(self._ivon))
+            self.add_callback(_DrawWeights(self._ivon))
         self._distance = distance_of(args.distance, **{name: getattr(args, name) for name in WEIGHTS})
 
     @property
@@ -275,3 +274,16 @@ class DistillationTrainer(NextTokenTrainer, StandardizingTrainer, TermsTrainer):
                     save_student_files(self, folder, self.output_names)
         finally:
             self.args.hub_token = token
+
+
+class _DrawWeights(TrainerCallback):
+    """A callback that draws the weights that all micro-batches of a step see; between steps they are the means."""
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.optimizer.perturb()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.optimizer.restore()  # where the step was skipped

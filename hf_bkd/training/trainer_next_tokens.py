@@ -1,6 +1,4 @@
-"""The part of the trainer that is a language model's own: its loss and its measures, some tokens at a time."""
-
-from typing import Any
+"""The trainer's layer that is a language model's own: its loss and its measures, some tokens at a time."""
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +20,10 @@ from .next_token_loss import (
 )
 from .next_token_targets import StoredTokens
 from .supervision import network_inputs
-from .trainer_evaluating import EvaluatingTrainer
+from .trainer_measuring import MeasuringTrainer, batches_of
 
 
-class NextTokenTrainer(EvaluatingTrainer):
+class NextTokenTrainer(MeasuringTrainer):
     """A `transformers.Trainer` for which a language model never holds the logits of a whole batch, where it can.
 
     Where the logits are just what the head makes of its input, they are made and used piece by piece; where something
@@ -100,13 +98,15 @@ class NextTokenTrainer(EvaluatingTrainer):
         seen = torch.zeros(labels.numel(), len(SUMMARY), device=rows.device)
         seen[positions.at] = rows
         seen = seen.view(*labels.shape, len(SUMMARY))
-        loss = self._noted_loss(-seen[..., 0].sum(dim=1), (labels != UNLABELED).sum(dim=1))
+        sums, counts = -seen[..., 0].sum(dim=1), (labels != UNLABELED).sum(dim=1)
+        self._note_losses(sums, counts)
+        loss = sums.sum() / counts.sum()
         return (loss, None, None) if prediction_loss_only else (loss, seen, labels)
 
     def _metrics_of(self, prediction: EvalPrediction) -> dict[str, float]:
         if not self.problem.next_tokens:
             return super()._metrics_of(prediction)
-        parts = zip(_batches(prediction.predictions), _batches(prediction.label_ids), strict=True)
+        parts = zip(batches_of(prediction.predictions), batches_of(prediction.label_ids), strict=True)
         return summarized_metrics(torch.cat([seen[labels != UNLABELED] for seen, labels in parts]))
 
 
@@ -119,7 +119,3 @@ def positions_taught(labels: Tensor, probs: Tensor | None = None, classes: Tenso
     """
     at = (labels.flatten() != UNLABELED).nonzero()[:, 0]
     return Positions(at, labels.flatten()[at], *(None if x is None else x.flatten(0, 1)[at] for x in (probs, classes)))
-
-
-def _batches(values: Any) -> list[Tensor]:
-    return [torch.as_tensor(each) for each in (values if isinstance(values, list) else [values])]

@@ -1,4 +1,4 @@
-"""A Trainer that prepares the rows of its datasets itself, each by the student's own preprocessor."""
+"""The trainer's layer that reads datasets, each by the student's own preprocessor, and finds its targets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import torch
 from torch.utils.data import DataLoader, Sampler
+from transformers import TrainerCallback
 
 from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.calling import unwrapped
@@ -16,7 +17,6 @@ from ..models.class_names import with_variances
 from ..models.token_networks import check_no_other_language_model, predicts_next_tokens, vocabulary_size
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
-from .callbacks import SetEpoch
 from .classes import classes_of_student
 from .collating import Collator
 from .first_batch import first_batch, spread_batches
@@ -32,7 +32,7 @@ from .supervision import StoredLabels, likelihoods_taught
 from .trainer_resuming import ResumableTrainer
 
 
-class DataReadingTrainer(ResumableTrainer):
+class ReadingTrainer(ResumableTrainer):
     """A `transformers.Trainer` that decides itself which column of a dataset goes where; see `prepared_rows`."""
 
     _source: Source | None = None
@@ -49,31 +49,17 @@ class DataReadingTrainer(ResumableTrainer):
         args, train, student = self.args, self.train_dataset, self.model
         check_no_other_language_model(student)
         check_length(student, train)
-        taught = {}
-        if train is not None and args.kd_lambda > 0:
-            taught = likelihoods_taught(train, teacher if args.online_teacher else None)
+        is_taught = train is not None and args.kd_lambda > 0
+        taught = likelihoods_taught(train, teacher if args.online_teacher else None) if is_taught else {}
         stated = stated_likelihood(student, args.problem_type, taught)
-        is_language_model = predicts_next_tokens(student)
-        alphabetical, names = args.kd_lambda == 0, args.label_names
-        classes = None if is_language_model else classes_of_student(student, train, names, alphabetical=alphabetical)
-        asks = self.place_model_on_device and not self.is_model_parallel
-        if is_language_model:
-            self._reader = NextTokenReader(student, processing, self.data_collator, args, prepares, asks)
+        if predicts_next_tokens(student):
+            reader, classes, stated = NextTokenReader, None, CATEGORICAL
         else:
-            self._reader = Reader(student, processing, self.data_collator, args, classes, prepares, asks, stated)
-        if train is not None and args.kd_lambda > 0:
-            num_labels = getattr(getattr(unwrapped(student), "config", None), "num_labels", None)
-            if is_language_model:
-                num_labels = vocabulary_size(student)
-            elif stated is not None and not stated.has_temperature:
-                num_labels = None  # which may count variances
-            if args.online_teacher:
-                self._source = OnlineTeacher(teacher, train, args, num_labels, classes)
-            elif is_language_model:
-                self._source = StoredTokens(train, args, num_labels)
-            else:
-                shows_views = prepares and isinstance(train, datasets.Dataset) and is_prepared(train)
-                self._source = StoredLabels(train, args, num_labels, classes, shows_views)
+            alphabetical = args.kd_lambda == 0  # else the soft labels number the classes
+            reader, classes = Reader, classes_of_student(student, train, args.label_names, alphabetical)
+        asks = self.place_model_on_device and not self.is_model_parallel
+        self._reader = reader(student, processing, self.data_collator, args, classes, prepares, asks, stated)
+        self._source = self._source_of_targets(teacher) if is_taught else None
         self.data_collator = Collator(self.data_collator, self._source)
         self._train: Loaded | None = None
         if train is not None:
@@ -98,6 +84,21 @@ class DataReadingTrainer(ResumableTrainer):
         on_card = any(getattr(each, "device", torch.device("cpu")).type != "cpu" for each in read)
         if on_card or args.device.type == "cpu":
             args.dataloader_pin_memory = False  # only what is in the CPU's memory, and for another device
+
+    def _source_of_targets(self, teacher: Any) -> Source:
+        args, train, student, reader = self.args, self.train_dataset, self.model, self._reader
+        if predicts_next_tokens(student):
+            num_labels = vocabulary_size(student)
+        elif reader.stated is not None and not reader.stated.has_temperature:
+            num_labels = None  # which may count variances
+        else:
+            num_labels = getattr(getattr(unwrapped(student), "config", None), "num_labels", None)
+        if args.online_teacher:
+            return OnlineTeacher(teacher, train, args, num_labels, reader.classes)
+        if predicts_next_tokens(student):
+            return StoredTokens(train, args, num_labels)
+        shows_views = reader.prepares and isinstance(train, datasets.Dataset) and is_prepared(train)
+        return StoredLabels(train, args, num_labels, reader.classes, shows_views)
 
     @property
     def problem(self) -> Problem:
@@ -131,7 +132,7 @@ class DataReadingTrainer(ResumableTrainer):
         if isinstance(self._source, OnlineTeacher):
             self._source.dataset = dataset
         if hasattr(dataset, "set_epoch"):
-            self.add_callback(SetEpoch(dataset))
+            self.add_callback(_SetEpoch(dataset))
 
     def _keep_processor(self) -> None:
         """Save what was found beside the student's weights with every checkpoint, as what the caller gives is."""
@@ -207,3 +208,13 @@ def has_labels(loaded: Loaded) -> bool:
     if column is None or column.form != "class" or not isinstance(rows, datasets.Dataset):
         return column is not None
     return bool((column(rows.with_format(None)[column.name][:]) != UNLABELED).any())
+
+
+class _SetEpoch(TrainerCallback):
+    """A callback that sets the dataset's epoch, and so its view: accelerate does so in one process, not in several."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))

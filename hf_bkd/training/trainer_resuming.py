@@ -1,4 +1,4 @@
-"""A Trainer whose resumed trainings equal uninterrupted ones, in weights and in what they log."""
+"""The trainer's ground layer: resumed trainings equal uninterrupted ones, in weights and in what they log."""
 
 from contextlib import nullcontext
 from pathlib import Path

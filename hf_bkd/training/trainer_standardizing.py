@@ -35,7 +35,7 @@ from .checkpoints import STANDARDIZED
 from .first_batch import spread_batches
 from .online_teacher import OnlineTeacher
 from .supervision import network_inputs
-from .trainer_evaluating import EvaluatingTrainer
+from .trainer_measuring import MeasuringTrainer
 from .units import answer_already, are_usual, units_of
 
 ROWS = 256  # of the training set, by which the numbers' scale is measured
@@ -145,7 +145,7 @@ def _as_rows(scale: Tensor, name: str, ndim: int) -> Tensor:
     return scale if name.startswith("bias") else scale.reshape(-1, *[1] * (min(ndim, 2) - 1))
 
 
-class StandardizingTrainer(EvaluatingTrainer):
+class StandardizingTrainer(MeasuringTrainer):
     """A `transformers.Trainer` whose regression learns in standard units; see the module."""
 
     _head: StandardizedHead | None = None

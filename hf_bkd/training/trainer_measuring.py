@@ -1,4 +1,4 @@
-"""A Trainer that evaluates and predicts any network that returns logits, with labels and without."""
+"""The trainer's layer that measures: evaluations and predictions of any network, and the terms of the logged loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +9,30 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from ..likelihoods import CATEGORICAL, Likelihood
+from ..likelihoods import Likelihood
+from ..losses import LossParts, at_least_one
 from ..metrics import convergence_noise
 from ..models.calling import call_arguments, logits_of, to_network, unwrapped
 from .supervision import network_inputs
-from .trainer_reading import DataReadingTrainer
+from .trainer_reading import ReadingTrainer
+
+UNBOUNDED = "unbounded"  # the share of examples whose loss has no lower bound, with a lambda above 1
+LABELED = "labeled"  # beside the loss' terms: the share of each step's items that has a label
 
 
-class EvaluatingTrainer(DataReadingTrainer):
+class MeasuringTrainer(ReadingTrainer):
     """A `transformers.Trainer` whose predictions are logits, and whose evaluation loss is the mean over the labels.
 
-    Rows without a label (-100) count in no average, however they are distributed over batches and processes.
+    Rows without a label (-100) count in no average, however they are distributed over batches and processes. In
+    training the loss is logged with its terms.
     """
 
     _losses: tuple[Tensor, Tensor] | None = None  # of the present evaluation: their sum, and how many labels
+    _summed_steps = 0  # since the terms were last logged
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._sums: dict[str, Tensor | float] = {}
 
     def _outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Any:
         """Return what a model makes of a batch's inputs."""
@@ -68,12 +78,8 @@ class EvaluatingTrainer(DataReadingTrainer):
         self._note_losses(sums, counts)
         return mean.detach()
 
-    def _noted_loss(self, sums: Tensor, counts: Tensor) -> Tensor:
-        """Return the mean loss of a batch's labels by their sums and numbers [B], and note these."""
-        self._note_losses(sums, counts)
-        return sums.sum() / counts.sum()
-
     def _note_losses(self, sums: Tensor, counts: Tensor) -> None:
+        """Add the loss of a batch's labels by their sums and numbers [B]."""
         sums, counts = self.accelerator.gather_for_metrics((sums, counts))
         if self.args.logging_nan_inf_filter and (finite := sums.isfinite()).any():
             sums, counts = sums[finite], counts[finite]
@@ -112,7 +118,9 @@ class EvaluatingTrainer(DataReadingTrainer):
         return output._replace(metrics=_as_json(output.metrics))
 
     def _metrics_of(self, prediction: EvalPrediction) -> dict[str, float]:
-        return metrics_of(prediction, self.likelihood)
+        """Compute the likelihood's measures of the rows, or positions, that have a label; none if no row has."""
+        outputs, labels = (torch.cat(batches_of(each)) for each in (prediction.predictions, prediction.label_ids))
+        return self.likelihood.measures(self.likelihood.prediction(outputs.double()), labels)
 
     def evaluations(self) -> tuple[list[float], list[float]]:
         """Return the epochs and the headline measures of the evaluations so far.
@@ -134,6 +142,52 @@ class EvaluatingTrainer(DataReadingTrainer):
         window = self.noise_window()
         return convergence_noise(self.evaluations()[1], window) if window >= 2 else None
 
+    # The terms of the loss, which stay on the device until they are logged
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """Return the micro-batches of a step as `Trainer.get_batch_samples`, and count the step."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._summed_steps += bool(batches)  # a stream that is at its end has none
+        return batches, num_items
+
+    def _note_terms(self, parts: LossParts, labels: Tensor | None, num_items: Tensor | int) -> None:
+        """Add the terms of a batch's loss, of the items that its step has."""
+        terms = {self.likelihood.label_term: parts.cross_entropy, "distillation": parts.distillation}
+        terms |= {UNBOUNDED: parts.unbounded, "kd_lambda": parts.kd_lambda}
+        if parts.cross_entropy is not None:
+            terms[LABELED] = self.likelihood.labeled(labels).sum() / at_least_one(num_items)
+        for name, value in terms.items():
+            if value is not None:
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as `Trainer.log`, the loss with its terms."""
+        if "loss" in logs and self._sums:
+            totals = {name: sum(self._of_each_process(value)) for name, value in self._sums.items()}
+            labeled = totals.pop(LABELED, self._summed_steps)
+            for name, total in totals.items():
+                number = labeled if name in (self.likelihood.label_term, UNBOUNDED) else self._summed_steps
+                logs |= {name: total / number} if number else {}
+            self._sums, self._summed_steps = {}, 0
+        super().log(logs, start_time)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Begin as `Trainer` does, with no terms of a training that failed (for want of memory) before."""
+        self._sums, self._summed_steps = {}, 0
+        return super()._init_training_state(*args, **kwargs)
+
+    def _progress(self) -> dict[str, Any]:
+        """Add the terms that are not logged yet."""
+        terms = {name: self._of_each_process(value) for name, value in self._sums.items()}
+        return super()._progress() | {"terms": terms, "term_steps": self._summed_steps}
+
+    def _go_on_from(self, progress: dict[str, Any]) -> None:
+        super()._go_on_from(progress)
+        share = progress["processes"] / self.args.world_size
+        self._sums = {name: share * self._of_this_process(values) for name, values in progress["terms"].items()}
+        self._summed_steps = progress["term_steps"]
+        self._sums.setdefault(LABELED, self._summed_steps / self.args.world_size)  # an older checkpoint has none
+
 
 def _as_json(value: Any) -> Any:
     """Return metrics of the caller's as checkpoints and logs can hold them: numbers, lists and dicts."""
@@ -144,10 +198,6 @@ def _as_json(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic, Tensor)) else value
 
 
-def metrics_of(prediction: EvalPrediction, likelihood: Likelihood = CATEGORICAL) -> dict[str, float]:
-    """Compute the likelihood's measures of the rows, or positions, that have a label; none if no row has."""
-    outputs, labels = (
-        torch.cat([torch.as_tensor(part) for part in each]) if isinstance(each, list) else torch.as_tensor(each)
-        for each in (prediction.predictions, prediction.label_ids)
-    )  # lists of batches with eval_do_concat_batches=False
-    return likelihood.measures(likelihood.prediction(outputs.double()), labels)
+def batches_of(values: Any) -> list[Tensor]:
+    """Return arrays of predictions or labels as tensors: several with ``eval_do_concat_batches=False``."""
+    return [torch.as_tensor(each) for each in (values if isinstance(values, list) else [values])]
