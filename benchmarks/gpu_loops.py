@@ -27,8 +27,9 @@ from hf_bkd import (
     Views,
     create_classifier,
 )
+from hf_bkd.data.columns import PROBS
 from hf_bkd.soft_labels import SoftLabels
-from hf_bkd.soft_labels.columns import PROBS, Layout
+from hf_bkd.soft_labels.layout import Layout
 from hf_bkd.soft_labels.record import LabelRecord
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3

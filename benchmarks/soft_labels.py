@@ -14,8 +14,9 @@ from subjects import NUM_CLASSES, classifier, forward, images, labels
 from torch import Tensor, nn
 
 from hf_bkd import CropAndFlip, DeterministicTeacher, ImagePreprocessor, Views, add_soft_labels, create_classifier
+from hf_bkd.data.columns import PROBS
 from hf_bkd.soft_labels import SoftLabels, only_soft_labels
-from hf_bkd.soft_labels.columns import PROBS, Layout
+from hf_bkd.soft_labels.layout import Layout
 from hf_bkd.soft_labels.reading import bytes_per_example
 from hf_bkd.soft_labels.storage import encode
 

@@ -12,7 +12,7 @@ from ..language import tokenized
 from ..models.adapters import is_adapted, sharing
 from ..models.saving import is_adapted_language_model, load_network
 from ..models.token_networks import CAUSAL
-from ..soft_labels.column_names import teachers_of
+from ..soft_labels.columns import teachers_of
 from ..teachers import Teacher
 from ..teachers.next_tokens import TokenBatches, token_measures
 from ..training.arguments import DistillationTrainingArguments

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import datasets
 
 from ..data.loading import choose_split, load_splits
-from ..soft_labels.column_names import teachers_of
+from ..soft_labels.columns import teachers_of
 from ..utils.errors import UserError
 
 USUAL = ("validation", "test")  # to be measured on, in this order

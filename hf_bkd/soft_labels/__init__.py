@@ -1,9 +1,10 @@
 """Soft labels: a teacher's opinion of each example, as columns of a dataset with a record of what made them."""
 
-from .columns import SoftLabels, read_record
+from .columns import read_record
 from .concatenating import concatenate_soft_labels
 from .importing import import_soft_labels
 from .importing_tokens import import_token_log_probs
+from .in_memory import SoftLabels
 from .joining import join_soft_labels
 from .labeling import add_soft_labels
 from .packing import pack_soft_labels

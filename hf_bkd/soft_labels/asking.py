@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -11,18 +11,21 @@ import pyarrow as pa
 import torch
 
 from ..data.columns import EXAMPLE_ID
+from ..likelihoods import CATEGORICAL
 from ..utils.errors import UserError
 from ..utils.processes import failing_together, processes
 from ..utils.progress import progress_bar
 from .batch_answers import asked, check_teacher, device_of
 from .belonging import check_identity
 from .examples import Batch, Examples, ahead
+from .identity import Identity
 from .input_digests import NAME as DIGESTS
 from .input_digests import check_inputs, input_digests
 from .next_tokens import table_of_next_tokens
 from .options import LabelingTeacher, LabelOptions
-from .record_checks import NEXT_TOKENS
+from .record_parts import NEXT_TOKENS
 from .shards import Shards
+from .storage import AUTO, LARGEST
 from .writing import encoded_table, with_wide_variance
 
 SIZES = b"image_sizes"  # of a shard's images, beside its columns
@@ -37,6 +40,56 @@ class Answers(NamedTuple):
 
     table: pa.Table
     sizes: set[tuple[int, ...]]
+
+
+class Made(NamedTuple):
+    """What a labeling made: of which examples, the columns, how and by whom; how they were cross-fitted, if so.
+
+    ``class_names`` are the teacher's, where it knows them.
+    """
+
+    examples: Examples
+    answers: Answers
+    options: LabelOptions
+    teacher: dict[str, Any]
+    folds: dict[str, Any] | None = None
+    class_names: list[str] | None = None
+
+
+def plan_of(
+    examples: Examples, options: LabelOptions, teacher: dict[str, Any] | None, folds: int | None
+) -> dict[str, Any]:
+    """All that decides the labels, as JSON; ``teacher`` is ``None`` where each fold has its own."""
+    dataset, settled = examples.dataset, asdict(options)
+    if options.storage == AUTO:  # of teachers that are fitted later
+        settled["storage"] = CATEGORICAL.storages[0]
+    settled["top_k"] = settled["top_k"] or LARGEST["top_k"]
+    for name in ("positions", "mean_log_probs"):
+        if not settled[name]:  # as in folders of earlier versions
+            del settled[name]
+    return {
+        "teacher": teacher,
+        "folds": folds,
+        "rows": examples.num_rows,
+        "dataset": dataset.info.dataset_name,
+        "split": None if dataset.split is None else str(dataset.split),
+        "identity": examples.identity.to_json() if examples.has_ids else None,
+        "draws": "by id" if examples.has_ids else "by number",
+        **settled,
+        **examples.settings,
+    }
+
+
+def as_begun(examples: Examples, options: LabelOptions, shards: Shards) -> tuple[Examples, LabelOptions]:
+    """Examples and options as those shards know them: in a folder of an earlier version by its ids and draws."""
+    if not shards.unsaid:
+        return examples, options
+    identity = examples.identity
+    if "identity" in shards.unsaid:
+        identity = Identity(() if examples.content is None else (examples.content,), form=1)
+    if "stream" in shards.unsaid:
+        options = replace(options, stream=None)
+    return examples.known_by(identity, draws_by_number="draws" in shards.unsaid), options
 
 
 def ask(

@@ -20,7 +20,7 @@ from .input_digests import same_inputs
 from .kinds import check_class_count, check_label_kind, class_order, is_language_model, kind_of
 from .next_tokens import answer_of_next_tokens, beginning
 from .options import LabelingTeacher, LabelOptions
-from .record_checks import NEXT_TOKENS
+from .record_parts import NEXT_TOKENS
 
 
 def device_of(teacher: Any) -> torch.device:

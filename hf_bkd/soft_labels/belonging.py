@@ -13,7 +13,7 @@ from ..utils.errors import UserError
 from .identity import class_names, fingerprint
 from .kinds import Labels, check_class_count, check_class_names, check_tokenizer
 from .record import LabelRecord
-from .record_checks import NEXT_TOKENS
+from .record_parts import NEXT_TOKENS
 from .storage import EXACT
 
 NAMED = 3  # ids in a message

@@ -24,176 +24,66 @@ masked, special tokens included, as the teacher's tokenizer makes them; of a lan
 the table, so that it travels wherever the rows go: `select`, `map`, `save_to_disk`, parquet, the Hub.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..data.columns import EXAMPLE_ID, LOG_PROBS, MEAN, NOISE, PROBS, RECORD, VARIANCE, is_soft_label_column
-from ..utils.deprecation import warn_renamed
-from ..utils.limits import LIMITS
-from .column_names import check_reserved, column, is_record_column, read_record, soft_label_columns, teachers_of
-from .layout import Layout, as_tensor, is_list_of_numbers, stacked_lists, uneven
-from .ragged import padded, positions_of
-from .record import LabelRecord
-from .storage import check_parts, decode
-
-__all__ = [
-    "EXAMPLE_ID",
-    "LOG_PROBS",
-    "MEAN",
-    "NOISE",
-    "PROBS",
-    "RECORD",
-    "VARIANCE",
-    "Layout",
-    "SoftLabels",
-    "as_tensor",
-    "check_reserved",
-    "column",
-    "is_list_of_numbers",
-    "is_record_column",
-    "is_soft_label_column",
-    "read_record",
-    "soft_label_columns",
-    "stacked_lists",
-    "teachers_of",
-    "uneven",
-]
+from ..data.columns import EXAMPLE_ID, RECORD, RENAMED, VALUES, is_soft_label_column
+from ..utils.errors import UserError
+from .record import LabelRecord, decode_record
 
 
-@dataclass(frozen=True)
-class SoftLabels:
-    """One teacher's labels of N rows in V views of C classes, labels or numbers, as they are stored.
+def column(kind: str, teacher: str | None = None) -> str:
+    """Name of a soft-label column, of the only teacher or of the one called ``teacher``."""
+    return kind if teacher is None else f"{kind}__{teacher}"
 
-    Args:
-        layout: of their columns, with V, C and the record.
-        parts: tensors [N, V, L] of `storage`; [T, 1, L] of the T tokens of all rows, row after row.
-        stored_variance: [N, V, C], [N, V, 1] if summed over the classes, or ``None``.
-        stored_noise: [N, V, C], a number's variance given the draw, or ``None``.
-        lengths: int64 [N], of the tokens of each row; ``None`` where a row has one label.
-        stored_log_probs: [N, V, C], the draws' mean logarithms, or ``None``.
+
+def is_record_column(name: str) -> bool:
+    """Whether a column's feature holds the record of what made labels."""
+    return name.partition("__")[0] == RECORD
+
+
+def soft_label_columns(dataset: Any) -> list[str]:
+    """Names of a dataset's columns that carry soft labels; none of a dataset that names no columns."""
+    return [name for name in getattr(dataset, "column_names", None) or [] if is_soft_label_column(name)]
+
+
+def teachers_of(column_names: list[str]) -> list[str | None]:
+    """Names of the teachers whose labels are there, in order; ``None`` stands for an unnamed one."""
+    parts = [name.partition("__") for name in column_names]
+    return list(dict.fromkeys(teacher if separator else None for kind, separator, teacher in parts if kind in VALUES))
+
+
+def read_record(features: Mapping[str, Any], teacher: str | None = None) -> LabelRecord | None:
+    """The record of what made the labels; ``None`` if the columns were added by hand."""
+    feature = features.get(column(RECORD, teacher))
+    return None if feature is None else decode_record(feature)
+
+
+def value_column(features: Mapping[str, Any], teacher: str | None = None) -> str:
+    """Name of the column of a teacher's probabilities, or of a regression's means.
+
+    Raises:
+        UserError: there is none.
     """
+    record = read_record(features, teacher)
+    kinds = VALUES if record is None else (record.likelihood.column,)
+    names = [column(kind, teacher) for kind in kinds]
+    name = next((name for name in names if name in features), None)
+    if name is None:
+        raise UserError(f"the dataset has no column {names[0]}; add it with add_soft_labels(dataset, teacher)")
+    return name
 
-    layout: Layout
-    parts: dict[str, Tensor]
-    stored_variance: Tensor | None = None
-    stored_noise: Tensor | None = None
-    lengths: Tensor | None = None
-    stored_log_probs: Tensor | None = None
 
-    @classmethod
-    def of(cls, probs: Tensor, record: LabelRecord | dict | None = None) -> Self:
-        """Labels with values [N, C] that are in memory; UserError if they are no answers."""
-        record = LabelRecord.from_json(record) if isinstance(record, dict) else record
-        layout = Layout(PROBS if record is None else record.likelihood.column, 1, probs.shape[-1], record)
-        parts = {"probs": probs[:, None]}
-        check_parts(parts, probs.shape[-1], likelihood=layout.likelihood)
-        return cls(layout, parts)
-
-    def __len__(self) -> int:
-        return len(self.parts["probs"] if self.lengths is None else self.lengths)
-
-    @property
-    def num_views(self) -> int:
-        return self.layout.num_views
-
-    @property
-    def num_classes(self) -> int:
-        return self.layout.num_classes
-
-    @property
-    def record(self) -> LabelRecord | None:
-        return self.layout.record
-
-    @property
-    def provenance(self) -> dict | None:
-        """The old name of :attr:`record`, as plain JSON."""
-        warn_renamed("SoftLabels.provenance", "SoftLabels.record")
-        return None if self.record is None else self.record.to_json()
-
-    @property
-    def probs(self) -> Tensor:
-        """All values, probabilities or means: float32 [N, C], [N, V, C] in several views, [T, C] of all tokens."""
-        positions = len(self.parts["probs"])
-        LIMITS.check(f"column {self.layout.name}", label_numbers=positions * self.num_views * self.num_classes)
-        return self._shown(self._decoded(self.parts))
-
-    values = probs
-
-    @property
-    def variance(self) -> Tensor | None:
-        """float32 [N, C] or [N], with V in the second place if there are several views; N are T for tokens."""
-        if self.stored_variance is None:
-            return None
-        variance = self.stored_variance.float()
-        return self._shown(variance[..., 0] if self._is_summed(variance) else variance)
-
-    @property
-    def noise(self) -> Tensor | None:
-        """float32, shaped as the values: variance of a number given the draw."""
-        return None if self.stored_noise is None else self._shown(self.stored_noise.float())
-
-    @property
-    def beside(self) -> dict[str, Tensor]:
-        """What is stored beside the values, by the kind of its column."""
-        stored = {VARIANCE: self.stored_variance, NOISE: self.stored_noise, LOG_PROBS: self.stored_log_probs}
-        return {kind: each for kind, each in stored.items() if each is not None}
-
-    @property
-    def scale(self) -> Tensor | float:
-        """The unit in which values are compared, see :meth:`~hf_bkd.likelihoods.Likelihood.scale`."""
-        return self.layout.likelihood.scale(self.parts["probs"])  # of numbers, which are stored as they are
-
-    def _is_summed(self, variance: Tensor) -> bool:
-        return variance.shape[-1] == 1 < self.num_classes
-
-    def _shown(self, values: Tensor) -> Tensor:
-        return values[:, 0] if self.num_views == 1 else values
-
-    def _decoded(self, parts: dict[str, Tensor]) -> Tensor:
-        return decode(parts, self.num_classes, self.layout.likelihood)
-
-    def at(self, rows: Tensor, view: int, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """The values [B, C] of some rows in a view and, where it is kept, what stands beside them, by column.
-
-        A variance is [B, C] or [B]. Those of tokens are [B, L, C] or [B, L], placed by the ``mask`` [B, L] of their
-        inputs, if it is given, and 0 where there is none.
-        """
-        at = rows if self.lengths is None else positions_of(rows, self.lengths)
-        values = self._decoded({name: part[at, view] for name, part in self.parts.items()})
-        seen = {self.layout.likelihood.column: values}
-        for name, stored in self.beside.items():
-            each = stored[at, view].float()
-            seen[name] = each[:, 0] if name == VARIANCE and self._is_summed(each) else each
-        if self.lengths is None:
-            return seen
-        lengths = self.lengths[rows]
-        return {name: padded(each, lengths, mask, name, rows.tolist()) for name, each in seen.items()}
-
-    def rows(self, rows: Tensor) -> Tensor:
-        """Values float32 [B, V, C] of some rows; of tokens [T', 1, C], row after row."""
-        rows = rows if self.lengths is None else positions_of(rows, self.lengths)
-        return self._decoded({name: part[rows] for name, part in self.parts.items()})
-
-    def storage_options(self) -> dict[str, Any]:
-        """The arguments of :func:`~hf_bkd.add_soft_labels` that store labels like these."""
-        if self.layout.token_ids is not None:
-            return {"storage": self.record.storage, "top_k": self.parts["classes"].shape[-1]}
-        if "classes" in self.parts:
-            return {"storage": "top_k", "top_k": self.parts["classes"].shape[-1]}
-        return {"storage": str(self.parts["probs"].dtype).removeprefix("torch.")}
-
-    def to(self, device: torch.device | str) -> Self:
-        def moved(each: Tensor | None) -> Tensor | None:
-            return None if each is None else each.to(device)
-
-        return replace(
-            self,
-            parts={name: moved(part) for name, part in self.parts.items()},
-            stored_variance=moved(self.stored_variance),
-            stored_noise=moved(self.stored_noise),
-            lengths=moved(self.lengths),
-            stored_log_probs=moved(self.stored_log_probs),
-        )
+def check_reserved(features: Mapping[str, Any]) -> None:
+    """UserError if a column has the name of soft labels and is the user's own: no record of ours stands beside it."""
+    records = [name for name in features if is_record_column(name) and len(getattr(features[name], "names", ())) == 1]
+    recorded = {name.partition("__")[2] for name in records}
+    for name in records:
+        decode_record(features[name])
+    for name in filter(is_soft_label_column, features):
+        ours = bool(recorded) if name == EXAMPLE_ID else name.partition("__")[2] in recorded
+        if not ours:
+            raise UserError(
+                f"the dataset has a column {name} of its own, a name that soft labels need: pass "
+                f"dataset.rename_column({name!r}, {RENAMED + name!r})"
+            )

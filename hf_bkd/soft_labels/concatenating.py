@@ -6,9 +6,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..data.columns import EXAMPLE_ID
+from ..data.columns import EXAMPLE_ID, RECORD
 from ..utils.errors import UserError
-from .columns import RECORD, column, read_record, teachers_of
+from .columns import column, read_record, teachers_of
 from .identity import summarized_ids
 from .record import LabelRecord
 from .shards import first_difference

@@ -15,12 +15,11 @@ from ..likelihoods import likelihood_from
 from ..utils.checks import check_count
 from ..utils.errors import UserError
 from ..utils.processes import decided_by_main
-from .asking import Answers, ask, finished_answers, shard_name
+from .asking import Answers, Made, as_begun, ask, finished_answers, plan_of, shard_name
 from .batch_answers import check_answers, fitting_batch_size
 from .examples import Examples
 from .kinds import is_language_model
 from .options import LabelingTeacher, LabelOptions
-from .plan import Made, as_begun, plan_of
 from .record import as_json, description
 from .shards import MEMORY, Shards, first_difference, has_begun
 

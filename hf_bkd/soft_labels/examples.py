@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import is_label
-from ..data.preprocessing import Images, Pool, look
+from ..data.columns import is_label, is_soft_label_column
+from ..data.preprocessing import Images, Pool, StoredImages, look
 from ..data.preprocessors import Preprocessor, called, columns_as_inputs
 from ..data.rows import AsStored, Watched, as_stored, read_rows, rows_between, undecoded
 from ..data.views import Views
 from ..utils.errors import UserError
-from .columns import is_soft_label_column
 from .identity import Identity, content_column
 
 Rows = dict[str, Any]
@@ -255,18 +254,8 @@ class Examples:
         """What examples are mixed with."""
         if self.views.mixing is None:
             return None
-        return Pool.of(self.identity.of_dataset(self.dataset), StoredPictures(self.dataset, self.preprocessor))
-
-
-class StoredPictures:
-    """The images of a dataset as views are made of them, decoded on demand: ``pictures[rows]``."""
-
-    def __init__(self, dataset: datasets.Dataset, preprocessor: Preprocessor):
-        self.dataset = dataset.with_format(None).select_columns(list(preprocessor.columns))
-        self.preprocessor = preprocessor
-
-    def __getitem__(self, rows: Tensor) -> Images:
-        return self.preprocessor.pictures(self.dataset[rows.tolist()])
+        images = StoredImages(self.dataset, self.preprocessor.columns[0], self.preprocessor.mode)
+        return Pool.of(self.identity.of_dataset(self.dataset), images)
 
 
 def ahead(items: Iterable) -> Iterator:

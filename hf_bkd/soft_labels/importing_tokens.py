@@ -14,12 +14,12 @@ from ..data.preprocessors.word_labels import hash_of_tokens
 from ..likelihoods import UNLABELED
 from ..utils.checks import check_choice, check_count, check_positive
 from ..utils.errors import UserError
-from .column_names import check_reserved
+from .columns import check_reserved
 from .identity import Identity, summarized_ids
 from .layout import Layout
 from .next_tokens import table_of_next_tokens
 from .record import make_record
-from .record_checks import NEXT_TOKENS
+from .record_parts import NEXT_TOKENS
 from .token_entries import TOLERANCE, Entries, check_entries, entries_of
 from .token_positions import check_positions
 from .writing import attach_table

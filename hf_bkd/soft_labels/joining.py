@@ -9,9 +9,10 @@ from ..data.caches import caches_elsewhere
 from ..data.columns import EXAMPLE_ID
 from ..utils.errors import UserError
 from .belonging import NAMED, Facts, check_belonging, check_one_labeling
-from .columns import SoftLabels, check_reserved, read_record, soft_label_columns, teachers_of
+from .columns import check_reserved, read_record, soft_label_columns, teachers_of
 from .identity import Identity
-from .ragged import owners
+from .in_memory import SoftLabels
+from .lists import owners
 from .reading import read
 from .record import LabelRecord
 from .writing import only_soft_labels, with_columns

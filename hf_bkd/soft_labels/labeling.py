@@ -20,16 +20,15 @@ from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from ..utils.files import writing
 from ..utils.locks import sole_user
-from .asking import ask
+from .asking import Made, as_begun, ask, plan_of
 from .batch_answers import check_answers, fitting_batch_size
 from .cross_fitting import Fit, cross_fitted
 from .examples import AnyDataset, Examples
 from .identity import summarized_ids
 from .kinds import class_order, is_language_model, kind_of
 from .options import LabelingTeacher, LabelOptions
-from .plan import Made, as_begun, plan_of
 from .record import LabelRecord, description, make_record
-from .record_checks import TOKENS
+from .record_parts import TOKENS
 from .shards import Shards, has_begun
 from .teacher_rows import check_dataset, examples_of, in_tokens
 from .unreadable_rows import ON_ERROR, check_skipping, first_readable, numbers_left_out

@@ -4,26 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ..data.columns import LOG_PROBS, MEAN, NOISE, RECORD, TOKEN_IDS, VARIANCE
 from ..likelihoods import Categorical, Gaussian, Likelihood
 from ..utils.errors import UserError
-from .column_names import column, read_record, teachers_of, value_column
-from .ragged import padded
+from .columns import column, read_record, teachers_of, value_column
+from .lists import is_list_of_numbers, joined_rows, lengths_of, lists_of, padded, stacked_lists, uneven
 from .record import LabelRecord
-from .record_checks import NEXT_TOKENS
+from .record_parts import NEXT_TOKENS
 from .storage import check_parts, decode
-
-UNCHANGED = {
-    "uint8": np.uint8,
-    "uint16": np.int32,
-    "int32": np.int32,
-    "float16": np.float16,
-}  # all other types are read as float32
 
 
 @dataclass(frozen=True)
@@ -126,6 +119,18 @@ class Layout:
         """How many draws the values average, if the record says so."""
         return None if self.record is None else self.record.draws
 
+    def flat_parts(self, columns: Mapping[str, pa.Array]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The parts of Arrow columns as tensors [N, L], or [T, L] of tokens beside the number of each row's."""
+        parts = _parts_of(columns[self.name])
+        if self.token_ids is not None:
+            parts = {"classes": columns[self.token_ids]} | parts
+        if not self.ragged:
+            return {part: lists_of(rows, self.name) for part, rows in parts.items()}, None
+        lengths = [lengths_of(rows, self.name) for rows in parts.values()]
+        if any(not torch.equal(each, lengths[0]) for each in lengths):
+            raise uneven(self.name)
+        return {part: lists_of(rows.flatten(), self.name) for part, rows in parts.items()}, lengths[0]
+
     def parts(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """[N, V * L] -> [N, V, L], of a batch or of all rows; UserError if the lists have other lengths."""
         lengths = {name: part.shape[-1] for name, part in flat.items()}
@@ -209,42 +214,10 @@ class Layout:
         return flat.unflatten(-1, (self.num_views, -1))
 
 
-def is_list_of_numbers(feature: object) -> bool:
-    """Whether a feature is of lists of numbers."""
-    inner = getattr(feature, "feature", None)
-    return isinstance(inner, datasets.Value) and inner.dtype.startswith(("float", "int", "uint", "double"))
-
-
-def joined_rows(rows: list, lengths: Tensor, name: str) -> list:
-    """The entries of all rows, one after the other; UserError unless each row has as many as ``lengths`` say."""
-    if any(row is None or len(row) != length for row, length in zip(rows, lengths.tolist(), strict=True)):
-        raise uneven(name)
-    return [entry for row in rows for entry in row]
-
-
-def stacked_lists(rows: list, name: str) -> Tensor:
-    """Rows that were read one by one, as lists, arrays or tensors, as one tensor [N, L].
-
-    UserError with the column's ``name`` if they differ in length or hold something else than numbers.
-    """
-    try:
-        values = np.asarray([np.asarray(row) for row in rows])
-    except (TypeError, ValueError):
-        raise uneven(name) from None
-    if values.ndim != 2 or values.dtype.kind not in "iuf":
-        raise uneven(name)
-    return as_tensor(values)
-
-
-def as_tensor(values: np.ndarray) -> Tensor:
-    """A copy as a tensor, of the stored type if it is one of those in use and of float32 otherwise."""
-    with np.errstate(over="ignore"):  # what becomes infinite is refused later
-        return torch.from_numpy(np.array(values, dtype=UNCHANGED.get(str(values.dtype), np.float32)))
-
-
-def uneven(name: str) -> UserError:
-    """The error of lists that differ in length."""
-    return UserError(f"the rows of column {name} don't all hold a list of the same length: label the dataset again")
+def _parts_of(array: pa.Array) -> dict[str, pa.Array]:
+    if not pa.types.is_struct(array.type):
+        return {"probs": array}
+    return dict(zip((field.name for field in array.type), array.flatten(), strict=True))
 
 
 def _as_bytes(values: Tensor, name: str) -> Tensor:

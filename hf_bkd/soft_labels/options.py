@@ -10,7 +10,7 @@ from ..likelihoods import CATEGORICAL, Likelihood, likelihood_from
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import UserError
 from ..utils.random import ExampleGenerator, named_seed
-from .record_checks import NEXT_TOKENS
+from .record_parts import NEXT_TOKENS
 from .storage import AUTO, LARGEST, OF_NEXT_TOKENS, STORAGES, chosen_storage
 
 VARIANCES = ("auto", "full", "sum", "none")

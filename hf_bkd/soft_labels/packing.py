@@ -6,7 +6,7 @@ import pyarrow as pa
 from ..data.columns import EXAMPLE_ID
 from ..utils.checks import check_count
 from ..utils.errors import UserError
-from .column_names import read_record, teachers_of
+from .columns import read_record, teachers_of
 from .identity import Identity, summarized_ids
 from .layout import Layout
 from .record import LabelRecord, identified

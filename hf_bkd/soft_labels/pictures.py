@@ -7,8 +7,8 @@ import datasets
 import numpy as np
 
 from ..likelihoods import Bernoulli, Categorical, Gaussian
-from .column_names import teachers_of
-from .columns import SoftLabels
+from .columns import teachers_of
+from .in_memory import SoftLabels
 from .layout import Layout
 from .reading import read
 

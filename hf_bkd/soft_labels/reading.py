@@ -13,13 +13,12 @@ from ..data.rows import rows_between
 from ..dirichlet import check_log_probs
 from ..utils.deprecation import warn_renamed
 from ..utils.errors import UserError
-from .arrays import flat_parts, lengths_of, lists_of, number_of_tokens, numbers_of
 from .belonging import Facts, check_belonging, check_identity, check_one_labeling
-from .column_names import column, read_record, teachers_of
-from .columns import SoftLabels
+from .columns import column, read_record, teachers_of
 from .identity import Identity, content_column, dataset_ids
-from .layout import Layout, is_list_of_numbers, uneven
-from .ragged import check_lengths
+from .in_memory import SoftLabels
+from .layout import Layout
+from .lists import check_lengths, is_list_of_numbers, lengths_of, lists_of, number_of_tokens, numbers_of, uneven
 from .record import LabelRecord
 from .writing import combined
 
@@ -51,7 +50,7 @@ def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLa
     beside = [each for each in names if each in dataset.column_names]
     values = [each for each in (layout.name, layout.token_ids) if each is not None]
     table = dataset.with_format("arrow", columns=[*values, *beside, *_inputs(dataset, layout)])[:]
-    flat, lengths = flat_parts({each: combined(table[each]) for each in values}, layout)
+    flat, lengths = layout.flat_parts({each: combined(table[each]) for each in values})
     layout = layout.with_width(flat["probs"].shape[-1])
     check_belonging(layout, Facts(features=dataset.features))
     parts, numbers = layout.parts(flat), np.arange(first, first + len(dataset))

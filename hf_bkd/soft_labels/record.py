@@ -19,8 +19,7 @@ from ..utils.environment import version_of
 from ..utils.errors import UserError
 from ..utils.files import parsed_json
 from .identity import Identity, IdSummary, class_names, origin
-from .record_checks import check_limits, is_readable, is_whole
-from .record_parts import DatasetRecord, Part, TeacherRecord
+from .record_parts import DatasetRecord, Part, TeacherRecord, check_limits, is_readable, is_whole
 
 FORMAT = 1
 NO_RECORD = (

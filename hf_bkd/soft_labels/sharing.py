@@ -11,7 +11,7 @@ from ..hub.cards import CITATION, measures_table, shown
 from ..hub.transfer import made_repository, pushing_to
 from ..utils.errors import UserError
 from ..utils.markdown import escaped
-from .column_names import teachers_of
+from .columns import teachers_of
 from .layout import Layout
 from .pictures import picture_of
 from .reading import bytes_per_example

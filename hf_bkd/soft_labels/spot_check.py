@@ -13,7 +13,7 @@ from .columns import soft_label_columns
 from .examples import Preprocessor
 from .kinds import kind_of
 from .labeling import add_soft_labels
-from .ragged import check_lengths, owners
+from .lists import check_lengths, owners
 from .reading import read
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ..likelihoods import UNLABELED
 from ..utils.errors import UserError
-from .arrays import lists_of, numbers_of
 from .layout import Layout
+from .lists import lists_of, numbers_of
 from .writing import combined
 
 COMPARED = 256  # rows, evenly spaced, whose labels are compared with the tokens beside them

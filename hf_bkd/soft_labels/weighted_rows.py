@@ -14,7 +14,7 @@ from ..likelihoods import Bernoulli, Gaussian
 from ..models.class_names import given_names
 from ..utils.checks import check_share
 from ..utils.errors import UserError
-from .columns import SoftLabels
+from .in_memory import SoftLabels
 from .reading import read, stored_labels
 
 LEAST_VARIANCE = 0.01  # of the rows' mean variance: where all trees agree by chance

@@ -15,9 +15,9 @@ from ..dirichlet import check_log_probs
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
-from .column_names import check_reserved, column, is_record_column, soft_label_columns
+from .columns import check_reserved, column, is_record_column, soft_label_columns
 from .record import LabelRecord, decode_record, encode_record
-from .record_checks import NEXT_TOKENS
+from .record_parts import NEXT_TOKENS
 from .storage import EXACT, check_parts, chosen_storage, encode, shape_error
 
 ZEROS = 4096  # rows that are written at once

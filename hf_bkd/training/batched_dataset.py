@@ -28,8 +28,9 @@ from ..data.preprocessors import Preprocessor
 from ..data.rows import read_rows
 from ..data.views import Views
 from ..soft_labels.belonging import Facts, check_belonging, shared_views
-from ..soft_labels.columns import SoftLabels, column, teachers_of
+from ..soft_labels.columns import column, teachers_of
 from ..soft_labels.identity import Identity, content_column, content_ids
+from ..soft_labels.in_memory import SoftLabels
 from ..soft_labels.reading import ids_to_compare, read
 from ..utils.errors import UserError
 from ..utils.progress import track

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..soft_labels.columns import SoftLabels
+from ..soft_labels.in_memory import SoftLabels
 from ..soft_labels.layout import Layout
 from ..soft_labels.reading import Stored, read
 from ..targets import adaptive_lambda, exact_lambda, inverse_variance_weights, noise_ratio, summed_variance

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..data.columns import PROBS, TOKEN_IDS
 from ..data.preprocessors import tokenizer_hash
 from ..language import template_hash
-from ..soft_labels.arrays import lists_of
 from ..soft_labels.belonging import Facts, check_belonging
-from ..soft_labels.column_names import teachers_of
+from ..soft_labels.columns import teachers_of
 from ..soft_labels.layout import Layout
+from ..soft_labels.lists import lists_of
 from ..soft_labels.reading import stored_labels
 from ..soft_labels.token_positions import check_positions
 from ..soft_labels.writing import combined

@@ -16,8 +16,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..data.columns import is_soft_label_column
 from ..models.calling import Inputs, call_network, evaluation_mode, logits_of, split, to_network
-from ..soft_labels.columns import is_soft_label_column
 from ..utils.checks import check_count, check_probabilities
 from ..utils.errors import UserError
 

@@ -10,7 +10,7 @@ from ..data.columns import is_soft_label_column
 from ..data.preprocessors import tokenizer_hash
 from ..likelihoods import CATEGORICAL, Likelihood
 from ..soft_labels.belonging import Facts, check_belonging
-from ..soft_labels.column_names import teachers_of
+from ..soft_labels.columns import teachers_of
 from ..soft_labels.layout import Layout
 from ..soft_labels.reading import stored_labels
 from ..targets import mix_teachers, mixture_responsibilities, weights_by_entropy

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from hf_bkd import BatchedDataset, DistillationTrainer, DistillationTrainingArguments, ImagePreprocessor, UserError
+from hf_bkd.data.columns import is_soft_label_column
 from hf_bkd.soft_labels import add_soft_labels
-from hf_bkd.soft_labels.columns import is_soft_label_column
 from hf_bkd.soft_labels.reading import SPOT_CHECKED_ROWS, stored_labels
 
 N, NAMES = 40, ["cat", "dog", "eel"]

@@ -7,7 +7,8 @@ import pytest
 from hf_bkd import BatchedDataset, UserError
 from hf_bkd.soft_labels import attach, read_record
 from hf_bkd.soft_labels.belonging import Facts, check_belonging, check_class_count
-from hf_bkd.soft_labels.columns import Layout, soft_label_columns
+from hf_bkd.soft_labels.columns import soft_label_columns
+from hf_bkd.soft_labels.layout import Layout
 from hf_bkd.soft_labels.reading import stored_labels
 from hf_bkd.soft_labels.record import LabelRecord
 from tests.soft_labels.label_helpers import PREPROCESS, RECORD, VIEWS, image_teacher, images, quiet, rows, some_probs

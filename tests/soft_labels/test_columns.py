@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from hf_bkd import UserError
+from hf_bkd.data.columns import is_soft_label_column
 from hf_bkd.soft_labels import attach, read, read_record
-from hf_bkd.soft_labels.columns import column, is_soft_label_column, teachers_of
+from hf_bkd.soft_labels.columns import column, teachers_of
 from tests.soft_labels.label_helpers import RECORD, rows, some_probs
 
 N, C = 40, 6

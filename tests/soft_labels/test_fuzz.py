@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from hf_bkd import UserError, Views
 from hf_bkd.soft_labels import read
-from hf_bkd.soft_labels.columns import Layout
 from hf_bkd.soft_labels.identity import Identity, summarized_ids
 from hf_bkd.soft_labels.joining import join_soft_labels
+from hf_bkd.soft_labels.layout import Layout
 from hf_bkd.soft_labels.reading import stored_labels
 from hf_bkd.soft_labels.record import decode_record, make_record
 from hf_bkd.soft_labels.storage import encode

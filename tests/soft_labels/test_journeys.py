@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hf_bkd.soft_labels import attach, read
-from hf_bkd.soft_labels.columns import Layout, column
+from hf_bkd.soft_labels.columns import column
+from hf_bkd.soft_labels.layout import Layout
 from hf_bkd.soft_labels.reading import stored_labels
 from tests.soft_labels.label_helpers import RECORD, STORAGES, rows, some_probs
 
