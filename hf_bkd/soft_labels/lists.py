@@ -17,6 +17,7 @@ UNCHANGED = {
     "int32": np.int32,
     "float16": np.float16,
 }  # all other types are read as float32
+AS_LABELED = "use the tokenizer and the greatest length that it was labeled with, or label again"
 
 
 def is_list_of_numbers(feature: object) -> bool:
@@ -79,7 +80,9 @@ def numbers_of(values: pa.Array) -> Tensor:
 def number_of_tokens(name: str, rows: pa.Array) -> Tensor:
     """How many tokens there are in each row of ``input_ids``, or how many ones in an ``attention_mask``."""
     lengths = pc.list_value_length(rows).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    ones = np.ones(int(lengths.sum()), np.int64) if name == "input_ids" else rows.flatten().to_numpy()
+    ones = (
+        np.ones(int(lengths.sum()), np.int64) if name == "input_ids" else rows.flatten().to_numpy(zero_copy_only=False)
+    )
     ends, sums = lengths.cumsum(), np.concatenate([[0], np.cumsum(ones, dtype=np.int64)])
     return torch.from_numpy(sums[ends] - sums[ends - lengths])
 
@@ -129,7 +132,11 @@ def padded(
 
 
 def check_lengths(
-    name: str, lengths: Tensor, expected: Tensor, numbers: Sequence[int] | np.ndarray | None = None
+    name: str,
+    lengths: Tensor,
+    expected: Tensor,
+    numbers: Sequence[int] | np.ndarray | None = None,
+    remedy: str = AS_LABELED,
 ) -> None:
     """Refuse labels of another number of tokens than the examples have.
 
@@ -137,6 +144,7 @@ def check_lengths(
         name: of the column of labels.
         lengths, expected: int64 [B], of the labels and of the inputs.
         numbers: of the rows [B]; 0, 1, ... if not given.
+        remedy: what is to be done.
 
     Raises:
         UserError: it names the first such row.
@@ -146,6 +154,5 @@ def check_lengths(
         first = wrong[0]
         raise UserError(
             f"row {first if numbers is None else numbers[first]} of column {name} has labels of {int(lengths[first])} "
-            f"tokens, and its example has {int(expected[first])} ({len(wrong)} such rows): use the tokenizer and the "
-            "greatest length that it was labeled with, or label again"
+            f"tokens, and its example has {int(expected[first])} ({len(wrong)} such rows): {remedy}"
         )

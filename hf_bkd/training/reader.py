@@ -33,7 +33,7 @@ from .problem import Problem, problem_of_batch, problem_of_column
 from .settings import check_problem
 from .supervision import StoredLabels
 from .teacher_inputs import asked_rows, reader_of_pictures, shown_views
-from .token_labels import check_all_lengths
+from .token_labels import ONE_EACH, check_all_lengths
 
 TRAINING_SET = "the training set"
 MORE_ROWS = 16  # by which a sigmoid's values are told from logits
@@ -218,7 +218,7 @@ class Reader:
                 labels = column(values[name][:], first=0)
                 check_one_label(values, name)
                 if problem.per_token and isinstance(prepare, AsTheyAre):
-                    check_all_lengths(dataset, name, prepare.columns)
+                    check_all_lengths(dataset, name, prepare.columns, ONE_EACH)
                 if not optional:
                     warn_of_missing(labels, name, problem.likelihood)
                 if needs_labels and self.args.kd_lambda == 0 and problem.is_plain:

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ..data.labels import read_labels
 from ..likelihoods import CATEGORICAL, UNLABELED
-from ..utils.errors import UserError
+from ..soft_labels.lists import AS_LABELED, check_lengths, number_of_tokens
+from ..soft_labels.writing import combined
+
+ONE_EACH = f"give each token one, {UNLABELED} where it has none"
 
 
 def placed(
@@ -36,7 +39,7 @@ def placed(
     lengths = torch.tensor([len(row) for row in labels])
     places = mask.bool().masked_fill((lengths == longest).unsqueeze(1).to(mask.device), True)
     places = places.masked_fill((lengths == 0).unsqueeze(1).to(mask.device), False)
-    _check_lengths(name, lengths, places.sum(dim=1).cpu(), numbers)
+    check_lengths(name, lengths, places.sum(dim=1).cpu(), numbers, ONE_EACH)
     result = torch.full(places.shape, UNLABELED, device=mask.device)
     result[places] = torch.cat(list(labels)).to(mask.device)
     return result
@@ -57,7 +60,7 @@ def labeled_tokens(dataset: datasets.Dataset, rows: Mapping[str, Any], tokenize:
     return inputs | {"labels": placed(labels, inputs, "label")}
 
 
-def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[str]) -> None:
+def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[str], remedy: str = AS_LABELED) -> None:
     """Compare the lengths of tokens' labels in all rows with those of inputs that are there as they are.
 
     Args:
@@ -65,30 +68,17 @@ def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[st
         name: of the column of labels, or of soft labels.
         columns: of inputs, of which the first holds a list for each row; one of the name ``attention_mask`` says how
             many of its entries are no padding.
+        remedy: what is to be done about other lengths.
 
     Raises:
         UserError: a row has another number of labels than tokens.
     """
     table = dataset.with_format("arrow").select_columns([name, *columns])[:]
-    lengths, longest = (_lengths(table[each]) for each in (name, columns[0]))
-    expected = longest
+    lengths, expected = (_lengths(table[each]) for each in (name, columns[0]))
     if "attention_mask" in columns:
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), longest.cumsum(0)])
-        attended = torch.from_numpy(pc.list_flatten(table["attention_mask"]).to_numpy().astype("int64")).cumsum(0)
-        attended = torch.cat([torch.zeros(1, dtype=attended.dtype), attended])
-        expected = torch.where(lengths == longest, longest, attended[starts[1:]] - attended[starts[:-1]])
-    _check_lengths(name, lengths, torch.where(lengths == 0, 0, expected))
-
-
-def _check_lengths(name: str, lengths: Tensor, expected: Tensor, numbers: Sequence[int] | None = None) -> None:
-    wrong = (lengths != expected).nonzero()[:, 0].tolist()
-    if wrong:
-        first = wrong[0]
-        raise UserError(
-            f"row {first if numbers is None else numbers[first]} of column {name} has {int(lengths[first])} labels, "
-            f"and its example {int(expected[first])} tokens ({len(wrong)} such rows): give each token one, "
-            f"{UNLABELED} where it has none"
-        )
+        attended = number_of_tokens("attention_mask", combined(table["attention_mask"]))
+        expected = torch.where(lengths == expected, expected, attended)
+    check_lengths(name, lengths, torch.where(lengths == 0, 0, expected), remedy=remedy)
 
 
 def _lengths(rows: Any) -> Tensor:

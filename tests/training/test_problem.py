@@ -251,11 +251,11 @@ REFUSED = {
             "dataset": sentences(10).map(lambda row: {"labels": row["labels"][:8]}),
             **PLAIN,
         },
-        "row 0 of column labels has 8 labels, and its example 3 tokens .19 such rows.: give each token",
+        "row 0 of column labels has labels of 8 tokens, and its example has 3 .19 such rows.: give each token",
     ),
     "soft labels of other tokens": (
         lambda: {"kind": "tokens", "dataset": others_tokens()},
-        "row 4 of column teacher_probs has 6 labels, and its example 7 tokens .1 such rows",
+        "row 4 of column teacher_probs has labels of 6 tokens, and its example has 7 .1 such rows",
     ),
     "probabilities of a sigmoid": (
         lambda: {"model": Sigmoid(problem_type="multi_label_classification"), "dataset": rows(labels=hot()), **PLAIN},

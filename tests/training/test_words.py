@@ -114,5 +114,5 @@ def test_labels_of_tokens_that_a_function_makes_stand_where_it_does_not_pad():
     batch = BatchedDataset.from_texts(tokens, tokenize, per_token=True)[[0, 1]]
     assert batch["labels"].tolist() == [[1, 0, -100], [2, 0, 1]]
     short = tokens.select([0, 0])
-    with pytest.raises(UserError, match="row 1 of column label has 2 labels, and its example 3 tokens"):
+    with pytest.raises(UserError, match="row 1 of column label has labels of 2 tokens, and its example has 3"):
         BatchedDataset.from_texts(short, tokenize, per_token=True)
