@@ -15,7 +15,6 @@ from ..data.columns import EXAMPLE_ID
 from ..data.preprocessors import Preprocessor, tokenizer_hash
 from ..data.views import Views
 from ..dirichlet import LEAST
-from ..utils.checks import check_choice
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from ..utils.files import writing
@@ -31,7 +30,7 @@ from .record import LabelRecord, description, make_record
 from .record_parts import TOKENS
 from .shards import Shards, has_begun
 from .teacher_rows import check_dataset, examples_of, in_tokens
-from .unreadable_rows import ON_ERROR, check_skipping, first_readable, numbers_left_out
+from .unreadable_rows import check_on_error, first_readable, numbers_left_out
 from .writing import attach_table, is_ragged, label_set
 
 
@@ -134,56 +133,61 @@ def add_soft_labels(
             "with folds and on_error='skip' rows are read before there is a teacher that says how: pass preprocessor="
         )
     check_dataset(dataset)
-    if folds is not None and isinstance(dataset, datasets.IterableDataset):
-        raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
-    check_choice(ON_ERROR, on_error=on_error)
-    check_skipping(dataset, on_error)
     streamed = isinstance(dataset, datasets.IterableDataset)
-    teachers = getattr(teacher, "named_members", teacher)
-    if not isinstance(teachers, Mapping):
-        teachers = {name: teacher}
-    elif name is not None or streamed or not teachers:
-        raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
-
+    if folds is not None and streamed:
+        raise UserError("a streamed dataset can't be divided into folds: load it without streaming")
+    check_on_error(dataset, on_error)
+    teachers = _by_name(teacher, name, streamed)
     if len(teachers) == 1 and folds is None:
         teachers = {name: _loaded(each) for name, each in teachers.items()}
     dataset, template = in_tokens(dataset, list(teachers.values()), preprocessor, processing_class, max_length)
-    original, left_out = dataset, []
+    whole, left_out = dataset, []
 
-    def read_by(asked: Any) -> Examples:
-        def made(rows: AnyDataset) -> Examples:
-            return examples_of(asked, rows, preprocessor, processing_class, views)
+    def read_by(teacher: Any) -> Examples:
+        def examples_in(rows: AnyDataset) -> Examples:
+            return examples_of(teacher, rows, preprocessor, processing_class, views)
 
-        return made(original) if on_error == "raise" else first_readable(original, made).less(original, left_out)
+        return examples_in(whole) if on_error == "raise" else first_readable(whole, examples_in).less(whole, left_out)
 
-    def examples_for(asked: Any, own_folder: str | Path | None) -> Examples:
-        examples = read_by(asked)
-        if asked is not None and not has_begun(own_folder):
-            check_answers(examples, asked, options.of_kind(kind_of(asked)[0], is_language_model(asked)))
+    def checked_examples(teacher: Any, folder: str | Path | None) -> Examples:
+        examples = read_by(teacher)
+        if teacher is not None and not has_begun(folder):
+            check_answers(examples, teacher, options.of_kind(kind_of(teacher)[0], is_language_model(teacher)))
         return examples
 
     with nullcontext() if folder is None else sole_user(folder):
         folders = {each: folder if each == name or folder is None else Path(folder, each) for each in teachers}
         if on_error == "skip":
-            teachers = {own_name: _loaded(each) for own_name, each in teachers.items()}
+            teachers = {each: _loaded(teacher) for each, teacher in teachers.items()}
             left_out += numbers_left_out(map(read_by, teachers.values()), len(dataset), folder)
             dataset = dataset.select(np.setdiff1d(np.arange(len(dataset)), left_out)) if left_out else dataset
-        for own_name, each in teachers.items():
-            if len(teachers) > 1 and not isinstance(each, (str, Path)):  # a misfit of the last one comes up first
-                examples_for(each, folders[own_name])
-        for own_name, each in teachers.items():
-            own_folder = folders[own_name]
-            each, named = _loaded(each), replace(options, stream=own_name)
+        for own_name, teacher in teachers.items():
+            if len(teachers) > 1 and not isinstance(teacher, (str, Path)):  # a misfit of the last one comes up first
+                checked_examples(teacher, folders[own_name])
+        for own_name, teacher in teachers.items():
+            own_folder, own_options = folders[own_name], replace(options, stream=own_name)
+            teacher = _loaded(teacher)
             if folds is None:
-                made = _labeled(examples_for(each, own_folder), each, named, own_folder, progress)
+                examples = checked_examples(teacher, own_folder)
+                made = _labeled(examples, teacher, own_options, own_folder, progress)
             else:
                 asks = preprocessor is None and (processing_class is not None or dataset.format["type"] != "custom")
-                made = cross_fitted(read_by, asks, dataset, folds, fit, named, own_folder, progress)
+                made = cross_fitted(read_by, asks, dataset, folds, fit, own_options, own_folder, progress)
             table, record = _table_and_record(made, held_out, own_folder, template)
             if streamed:
                 return label_set(table, record, own_name)
             dataset = attach_table(dataset, table, record, own_name)
     return dataset
+
+
+def _by_name(teacher: Any, name: str | None, streamed: bool) -> Mapping[str | None, Any]:
+    """Return the teachers by their names, of which a single one may have none."""
+    teachers = getattr(teacher, "named_members", teacher)
+    if not isinstance(teachers, Mapping):
+        return {name: teacher}
+    if name is not None or streamed or not teachers:
+        raise UserError("several teachers name their labels themselves, and label datasets that aren't streamed")
+    return teachers
 
 
 def _loaded(teacher: LabelingTeacher | str | Path | None) -> LabelingTeacher | None:

@@ -9,6 +9,7 @@ import datasets
 from accelerate.utils import gather_object
 
 from ..data.rows import UNREADABLE, reason
+from ..utils.checks import check_choice
 from ..utils.errors import RowError, UserError
 from ..utils.files import write_json, writing
 from ..utils.processes import decided_by_main, failing_together, processes
@@ -72,8 +73,9 @@ def first_readable(dataset: datasets.Dataset, make: Callable[[datasets.Dataset],
     raise wrong
 
 
-def check_skipping(dataset: AnyDataset, on_error: str) -> None:
-    """Refuse to skip rows of a stream, which passes by once."""
+def check_on_error(dataset: AnyDataset, on_error: str) -> None:
+    """Refuse unknown choices, and to skip rows of a stream, which passes by once."""
+    check_choice(ON_ERROR, on_error=on_error)
     if on_error == "skip" and isinstance(dataset, datasets.IterableDataset):
         raise UserError(
             "rows of a streamed dataset can't be looked at before they are labeled, which on_error='skip' needs: load "
