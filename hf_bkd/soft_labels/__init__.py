@@ -1,4 +1,19 @@
-"""Soft labels: a teacher's opinion of each example, as columns of a dataset with a record of what made them."""
+"""Soft labels: a teacher's opinion of each example, as columns of a dataset with a record of what made them.
+
+They are made by `labeling`. A teacher is asked about rows as it reads them (`teacher_rows`, `examples`, less
+`unreadable_rows`), one shard at a time (`asking`, `shards`, by the `options`), or each fold's teacher about its own
+(`cross_fitting`). What it says of a batch is checked in `batch_answers`, and for a language model, whose vocabulary is
+sampled (`sampling`), in `next_tokens`. A labeling that is begun again knows its inputs by `input_digests`.
+
+`columns` says what stands in which column, `storage` how values are stored and what that loses, `identity` which
+example a row is, `record` and `record_parts` what made the labels; `writing` makes the columns. `reading` reads and
+checks them by their `layout` (`lists`, `in_memory`), and `belonging` and `kinds` say whether they are of these
+examples, and fit the student.
+
+Others' values come in by `importing` and `importing_tokens` (`token_entries`, `token_positions`). Labels go on by
+`joining`, `concatenating`, `packing`, `weighted_rows` and `sharing` (with `pictures`), and `spot_check` asks a teacher
+whether they are its own.
+"""
 
 from .columns import read_record
 from .concatenating import concatenate_soft_labels

@@ -185,7 +185,7 @@ def stored_labels(
     return stored
 
 
-def stored_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> np.ndarray | None:
+def _stored_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> np.ndarray | None:
     """Ids int64 [N] of the rows that the soft labels were made for; ``None`` if there never were any.
 
     Raises:
@@ -228,7 +228,7 @@ def _layout_and_facts(dataset: Any, teacher: str | None) -> tuple[Layout, dict[s
 
 def _spot_checked_ids(dataset: datasets.Dataset, record: LabelRecord | None) -> dict[str, np.ndarray]:
     """The ids stored beside evenly spaced rows, and those of their content, where that can be read."""
-    ids, identity = stored_ids(dataset, record), _present_identity(dataset, record)
+    ids, identity = _stored_ids(dataset, record), _present_identity(dataset, record)
     if ids is None or identity is None:
         return {}
     rows = np.arange(0, len(dataset), max(1, len(dataset) // SPOT_CHECKED_ROWS))
@@ -262,7 +262,7 @@ def ids_to_compare(
     Raises:
         UserError: the labels stand beside other rows than they were made for.
     """
-    ids, content = stored_ids(dataset, record), content_column(dataset.features)
+    ids, content = _stored_ids(dataset, record), content_column(dataset.features)
     columns = _columns_of_ids(record)
     identity = _present_identity(dataset, record) if len(columns) > 1 or columns[:1] != [content] else None
     if identity is None and content is None:  # what the ids are of is not here any more

@@ -48,13 +48,13 @@ class BiasAwareLambda:
                 f"{ASKED} needs the labels of one teacher, and there are {', '.join(stored)}: remove the others"
             )
         ((name, labels),) = stored.items()
-        check_out_of_fold(name, labels)
+        _check_out_of_fold(name, labels)
         if not hasattr(dataset, "__len__"):
             raise UserError(f"{ASKED} needs to read all labels before the first step: load them without streaming")
         self.kd_lambda, self.likelihood = args.kd_lambda, labels.layout.likelihood
         probs = self.likelihood.normalized(read(dataset, labels.layout.teacher).probs.float())
         probs = probs if orders[name] is None else probs[..., orders[name]]
-        known = labels_of(dataset, labels.layout, args, classes).to(probs.device)
+        known = _labels_of(dataset, labels.layout, args, classes).to(probs.device)
         there = self.likelihood.labeled(known)
         probs, known = probs[there], known[there]
         several = probs.ndim == 3  # views, which have the label of their example
@@ -71,7 +71,7 @@ class BiasAwareLambda:
         return self.kd_lambda * bias_aware_lambda(self.likelihood.label_variance(target), error)
 
 
-def check_out_of_fold(name: str, labels: Stored) -> None:
+def _check_out_of_fold(name: str, labels: Stored) -> None:
     """Raise a UserError if errors of soft labels don't say what their teacher doesn't know."""
     layout = labels.layout
     if layout.record is None or (layout.record.folds or {}).get("number", 0) < 2:
@@ -90,7 +90,7 @@ def check_out_of_fold(name: str, labels: Stored) -> None:
         )
 
 
-def labels_of(
+def _labels_of(
     dataset: Any, layout: Layout, args: DistillationTrainingArguments, classes: Sequence[str] | None
 ) -> Tensor:
     """Return the labels of a training set's rows, [N] or [N, C], as the student numbers them."""

@@ -78,11 +78,11 @@ def read_column(
 ) -> LabelColumn:
     """Say how a column of labels is read for a problem; see :func:`~hf_bkd.data.labels.read_labels`."""
     if problem.is_plain:
-        return read_label_column(dataset.features, name, classes, problem.num_values)
+        return _read_label_column(dataset.features, name, classes, problem.num_values)
     return read_labels(dataset, name, problem.likelihood, problem.num_values, classes, problem.per_token, form)
 
 
-def read_label_column(
+def _read_label_column(
     features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int | None = None
 ) -> LabelColumn:
     """Say how a column of one label for each row is read.
@@ -152,7 +152,7 @@ def _are_texts(feature: Any) -> bool:
     return str(getattr(feature, "dtype", "")) in ("string", "large_string")
 
 
-def names_of_column(features: Mapping[str, Any] | None, name: str | None) -> list[str] | None:
+def _names_of_column(features: Mapping[str, Any] | None, name: str | None) -> list[str] | None:
     """Return the names that a column of labels has for its classes, be they numbers; ``None`` if it has none."""
     feature = None if features is None or name is None else features[name]
     feature = getattr(feature, "feature", feature)  # of a list
@@ -166,7 +166,7 @@ def names_of_soft_labels(record: LabelRecord | None, dataset: Any) -> list[str] 
     features = getattr(dataset, "features", None)
     if features is None:
         return getattr(dataset, "class_names", None)
-    return names_of_column(features, label_column(features))
+    return _names_of_column(features, label_column(features))
 
 
 def order_of(names: Sequence[str] | None, classes: Sequence[str] | None, whose: str) -> list[int] | None:
@@ -212,7 +212,7 @@ def _names_of_data(dataset: Any, label_names: Sequence[str] | None, alphabetical
     if alphabetical and bare and isinstance(dataset, datasets.Dataset):
         rows = [row for row in dataset.with_format(None)[column][:] if row is not None]
         return sorted({name for row in rows for name in (row if several else [row]) if name is not None})
-    return given_names(names_of_column(features, column))
+    return given_names(_names_of_column(features, column))
 
 
 def in_order(values: Tensor, order: Sequence[int] | None) -> Tensor:

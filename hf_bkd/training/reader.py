@@ -28,11 +28,19 @@ from .collating import Collator, kept_columns
 from .first_batch import ROWS, check_outputs, check_posterior, first_batch, outputs_of_first_batch
 from .given import own_dataset
 from .online_teacher import OnlineTeacher, Source
-from .prepared_rows import AsTheyAre, Preparation, Prepare, PreparedDataset, PreparingCollator
+from .prepared_rows import (
+    AsTheyAre,
+    Preparation,
+    Prepare,
+    PreparedDataset,
+    PreparingCollator,
+    asked_rows,
+    reader_of_pictures,
+    shown_views,
+)
 from .problem import Problem, problem_of_batch, problem_of_column
 from .settings import check_problem
 from .supervision import StoredLabels
-from .teacher_inputs import asked_rows, reader_of_pictures, shown_views
 from .token_labels import ONE_EACH, check_all_lengths
 
 TRAINING_SET = "the training set"

@@ -24,7 +24,7 @@ from ..utils.seeding import unmoved_randomness
 logger = logging.getLogger(__name__)
 
 
-def saves_itself(student: nn.Module) -> bool:
+def _saves_itself(student: nn.Module) -> bool:
     """Whether the Trainer saves a student by the student's own ``save_pretrained``: transformers' and PEFT's."""
     return isinstance(student, PreTrainedModel) or hasattr(student, "peft_config")
 
@@ -42,9 +42,9 @@ def state_to_save(
     student = unwrapped(model, keep_adapters=True)
     if wraps_timm(student) and not for_resume:
         return timms_names(student, student.state_dict() if state is None else state)
-    if state is None and (student is not model or not saves_itself(student)):
+    if state is None and (student is not model or not _saves_itself(student)):
         state = student.state_dict()
-    return state if saves_itself(student) else storable(state)
+    return state if _saves_itself(student) else storable(state)
 
 
 def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str] | None) -> None:
@@ -58,10 +58,10 @@ def save_student_files(trainer: Trainer, folder: str | Path, names: Sequence[str
     student = unwrapped(trainer.model, keep_adapters=True)
     if difference_when_loaded(student) is not None:
         write_json(Path(folder) / DESCRIPTION, described(student))  # so that it isn't loaded without its own code
-    elif saves_itself(student):
+    elif _saves_itself(student):
         (Path(folder) / DESCRIPTION).unlink(missing_ok=True)  # an older student's
-    if not saves_itself(student):
-        images = images_seen(trainer) if is_timm(student) else None
+    if not _saves_itself(student):
+        images = _images_seen(trainer) if is_timm(student) else None
         save_description(student, folder, None if names is None else list(names), images)
 
 
@@ -123,7 +123,7 @@ def name_problem(model: nn.Module, problem_type: str) -> None:
         says.problem_type = problem_type
 
 
-def images_seen(trainer: Any) -> dict[str, Any]:
+def _images_seen(trainer: Any) -> dict[str, Any]:
     """Return what is known of the images that a student was trained on, by timm's names.
 
     Where its preprocessor doesn't say which size they have, the first image of the training set does.

@@ -125,7 +125,7 @@ def check_metrics(
         )
 
 
-def measured_by(problem: Problem) -> list[str]:
+def _measured_by(problem: Problem) -> list[str]:
     """Return the names of what an evaluation of a problem computes without metrics of the caller's."""
     likelihood, values = problem.likelihood, torch.full((1, problem.num_values or 2), 0.5, dtype=torch.float64)
     labels = torch.ones_like(values) if likelihood.independent else torch.ones(1, dtype=torch.int64)
@@ -158,7 +158,7 @@ def check_best_metric(
             f"metric_for_best_model is {name!r}, and each of several evaluation sets has its own: pass "
             f"metric_for_best_model='eval_{sets[0]}_{name}', or that of another set"
         )
-    measured = [] if compute_metrics is not None else measured_by(problem)
+    measured = [] if compute_metrics is not None else _measured_by(problem)
     if measured and not any(name.removeprefix(f"{each}_") in measured for each in own or [""]):
         first = f"{own[0]}_" if own else ""
         raise UserError(

@@ -53,12 +53,12 @@ def likelihoods_taught(dataset: Any, teacher: Any) -> dict[str, Likelihood]:
         return {"the teacher": getattr(teacher, "likelihood", CATEGORICAL)}
     names = list(getattr(dataset, "column_names", None) or [])
     return {
-        f"the soft labels{'' if name is None else f' of {name}'}": likelihood_of_soft_labels(dataset, name)
+        f"the soft labels{'' if name is None else f' of {name}'}": _likelihood_of_soft_labels(dataset, name)
         for name in teachers_of(names)
     }
 
 
-def likelihood_of_soft_labels(dataset: Any, teacher: str | None) -> Likelihood:
+def _likelihood_of_soft_labels(dataset: Any, teacher: str | None) -> Likelihood:
     """Return what one teacher's soft labels are of."""
     if hasattr(dataset, "soft_labels"):
         return dataset.soft_labels(teacher).layout.likelihood

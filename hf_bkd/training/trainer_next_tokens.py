@@ -53,7 +53,7 @@ class NextTokenTrainer(MeasuringTrainer):
             args.label_smoothing_factor if self.model.training else 0.0,
             isinstance(source, StoredTokens) and source.is_cut,
         )
-        positions = positions_taught(labels, probs, classes)
+        positions = _positions_taught(labels, probs, classes)
         total, cross_entropy, divergence = summed_loss(*self._entering(model, batch), loss, positions)
         number = at_least_one(len(positions.at) if num_items is None else num_items)
         cross_entropy = cross_entropy / number if loss.kd_lambda < 1 else None
@@ -92,7 +92,7 @@ class NextTokenTrainer(MeasuringTrainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         labels = next_token_labels(inputs)
-        positions = positions_taught(labels)
+        positions = _positions_taught(labels)
         with torch.no_grad(), self.compute_loss_context_manager():
             rows = summaries(*self._entering(model, inputs), positions)
         seen = torch.zeros(labels.numel(), len(SUMMARY), device=rows.device)
@@ -110,7 +110,7 @@ class NextTokenTrainer(MeasuringTrainer):
         return summarized_metrics(torch.cat([seen[labels != UNLABELED] for seen, labels in parts]))
 
 
-def positions_taught(labels: Tensor, probs: Tensor | None = None, classes: Tensor | None = None) -> Positions:
+def _positions_taught(labels: Tensor, probs: Tensor | None = None, classes: Tensor | None = None) -> Positions:
     """Return the positions whose next token is taught.
 
     Args:

@@ -1,6 +1,7 @@
 """Imports run one way, from the ground up, and every file stands in a room."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -117,6 +118,12 @@ def test_names_of_the_front_page_are_told_to_editors_too():
     for name in hf_bkd.__all__:
         assert told[name].module == hf_bkd._HOME[name]
         assert getattr(hf_bkd, name).__name__ == name
+
+
+@pytest.mark.parametrize("room", ["soft_labels", "training"])
+def test_a_rooms_front_page_says_what_each_of_its_files_is_for(room):
+    words = set(re.findall(r"`(\w+)`", ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))))
+    assert words == {file.stem for file in (PACKAGE / room).glob("*.py")} - {"__init__"}
 
 
 @pytest.mark.parametrize("old", MOVED)
