@@ -199,11 +199,7 @@ def _token_mask(inputs: Any, count: int, length: int) -> Tensor:
 
 
 def check_teacher(examples: Examples, teacher: LabelingTeacher) -> list[int] | None:
-    """Return the places among a teacher's classes of the dataset's, where these are in another order.
-
-    Raises:
-        UserError: a teacher of another kind of labels, or of other classes, than the dataset's.
-    """
+    """Return the places among a teacher's classes of the dataset's, where these are in another order."""
     features = examples.dataset.features
     check_label_kind(features, teacher)
     check_class_count("the teacher", teacher.num_classes, features, *kind_of(teacher))

@@ -118,11 +118,7 @@ def is_language_model(teacher: Any) -> bool:
 
 
 def class_order(teacher: Any, features: Mapping[str, Any]) -> list[int] | None:
-    """Return the places among a teacher's classes of a dataset's, by name; ``None`` where its answers are in order.
-
-    Raises:
-        UserError: they are other classes.
-    """
+    """Return the places among a teacher's classes of a dataset's, by name; ``None`` where its answers are in order."""
     own = class_names(features, *kind_of(teacher))
     column = next((name for name, each in features.items() if _names_in(each) == own), "label")
     cast = "datasets.ClassLabel(names=teacher.class_names)"

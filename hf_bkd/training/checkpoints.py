@@ -60,11 +60,7 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def check_complete(checkpoint: str | Path) -> None:
-    """Refuse a checkpoint that lacks something that a resume reads.
-
-    Raises:
-        UserError: it is not there, or not complete.
-    """
+    """Refuse a checkpoint that lacks something that a resume reads."""
     lacking = what_lacks(Path(checkpoint))
     if lacking is not None:
         raise UserError(
@@ -165,11 +161,7 @@ def _check_file(file: Path) -> None:
 
 
 def check_same_model(checkpoint: Path, model: nn.Module) -> None:
-    """Refuse a checkpoint whose weights have other names or shapes: the Trainer would load those that fit.
-
-    Raises:
-        UserError: the checkpoint is of another model.
-    """
+    """Refuse a checkpoint whose weights have other names or shapes: the Trainer would load those that fit."""
     weights = checkpoint / SAFE_WEIGHTS_NAME
     if not weights.is_file():  # sharded, or of another format: left to the Trainer
         return

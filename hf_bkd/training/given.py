@@ -73,9 +73,6 @@ def check_views(dataset: Any, args: DistillationTrainingArguments, reads_labels:
         dataset: that the loader reads.
         args: the trainer's.
         reads_labels: whether the loss reads hard labels.
-
-    Raises:
-        UserError: workers that outlive an epoch, or hard labels of images that are mixed from two.
     """
     views = getattr(dataset, "views", None)
     if views is None:
@@ -101,11 +98,7 @@ def check_trained(model: nn.Module) -> None:
 
 
 def check_length(model: nn.Module, dataset: Any) -> None:
-    """Refuse a training set of no rows, and one of an unknown number by which a KL divergence is to be divided.
-
-    Raises:
-        UserError: an empty training set, or a variational network's stream.
-    """
+    """Refuse a training set of no rows, and one of an unknown number by which a KL divergence is to be divided."""
     if hasattr(dataset, "__len__") and len(dataset) == 0:
         raise UserError("the training set is empty: pass one with rows")
     if dataset is not None and not hasattr(dataset, "__len__") and gaussian_kl(model) is not None:

@@ -1,4 +1,4 @@
-"""Settings of transformers' Trainer that would have no effect on a distillation, or would stop it halfway."""
+"""Settings of transformers' Trainer that would have no effect on a distillation, or stop it halfway, are refused."""
 
 from collections.abc import Mapping
 from copy import copy
@@ -21,11 +21,7 @@ RECOMPUTED = ("activation_checkpointing", "gradient_checkpointing")  # one setti
 
 
 def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> None:
-    """Refuse a loss of the caller's, or smoothed labels, where they would not be what is minimized.
-
-    Raises:
-        UserError: a loss that comes with soft labels, or with smoothed ones; smoothed labels that nothing reads.
-    """
+    """Refuse a loss of the caller's, or smoothed labels, where they would not be what is minimized."""
     if args.label_smoothing_factor and args.kd_lambda == 1 and args.lambda_schedule == "fixed":
         raise UserError(
             "label_smoothing_factor smooths the labels, which kd_lambda=1 never reads: pass kd_lambda below 1, or "
@@ -45,12 +41,7 @@ def check_loss(compute_loss_func: Any, args: DistillationTrainingArguments) -> N
 
 
 def check_problem(likelihood: Likelihood, args: DistillationTrainingArguments) -> None:
-    """Refuse settings that mean nothing for what the student predicts.
-
-    Raises:
-        UserError: temperatures or smoothed labels of a regression; distances between distributions over classes, or a
-            mixture prior on them, where there are none.
-    """
+    """Refuse settings that mean nothing for what the student predicts."""
     likelihood.check_label_smoothing(args.label_smoothing_factor)
     for temperature in (args.student_temperature, args.teacher_temperature or 1.0):
         likelihood.check_temperature(temperature)
@@ -65,13 +56,7 @@ def check_problem(likelihood: Likelihood, args: DistillationTrainingArguments) -
 def check_language_model(
     model: nn.Module | None, args: DistillationTrainingArguments, compute_loss_func: Any, compute_metrics: Any
 ) -> None:
-    """Refuse settings that are for one label an example, or whose loss sampled labels would bias.
-
-    Raises:
-        UserError: a language model with another distance than the divergence, a lambda of each example's own or above
-            1, several teachers' weights, or a loss of its routers; a loss or metrics of the caller's, which need the
-            logits of all tokens.
-    """
+    """Refuse settings that are for one label an example, or whose loss sampled labels would bias."""
     if model is None or not predicts_next_tokens(model):
         return
     own = {"compute_loss_func": compute_loss_func, "compute_metrics": compute_metrics}
@@ -103,11 +88,7 @@ def check_language_model(
 def check_metrics(
     args: DistillationTrainingArguments, compute_metrics: Any, preprocess_logits_for_metrics: Any
 ) -> None:
-    """Refuse what the metrics that are computed without a ``compute_metrics`` can't use.
-
-    Raises:
-        UserError: it is for a ``compute_metrics`` that isn't there, or would get something that nobody knows.
-    """
+    """Refuse what the metrics that are computed without a ``compute_metrics`` can't use."""
     unknown = [name for name in args.include_for_metrics if name not in FOR_METRICS]
     if unknown:
         raise UserError(f"include_for_metrics has {unknown[0]!r}, and can have {' and '.join(map(repr, FOR_METRICS))}")
@@ -143,10 +124,6 @@ def check_best_metric(
         eval_dataset: what is evaluated, or several by name.
         compute_metrics: the caller's.
         problem: of the student.
-
-    Raises:
-        UserError: it says of none of several evaluation sets that it is meant, or is not among those that are
-            computed without a ``compute_metrics``.
     """
     if args.metric_for_best_model is None or args.eval_strategy == "no" or eval_dataset is None:
         return
@@ -168,11 +145,7 @@ def check_best_metric(
 
 
 def check_optimizer(model: nn.Module, args: DistillationTrainingArguments) -> None:
-    """Refuse settings that the optimizer doesn't read.
-
-    Raises:
-        UserError: ``optim_args`` or ``optim_target_modules`` that change nothing about it.
-    """
+    """Refuse settings that the optimizer doesn't read."""
     for name in ("optim_args", "optim_target_modules"):
         if getattr(args, name) is None:
             continue
@@ -191,11 +164,7 @@ def _optimizer(args: DistillationTrainingArguments, model: nn.Module) -> Any:
 
 
 def check_hardware(args: DistillationTrainingArguments) -> None:
-    """Refuse what has no effect on this number of processes or this device.
-
-    Raises:
-        UserError: float16 on the CPU, or losses that are not to be averaged over all processes.
-    """
+    """Refuse what has no effect on this number of processes or this device."""
     if args.fp16 and args.device.type == "cpu":
         raise UserError("fp16 has no effect on the CPU: pass bf16=True, or omit it")
     if args.world_size > 1 and not args.average_tokens_across_devices:
@@ -206,12 +175,7 @@ def check_hardware(args: DistillationTrainingArguments) -> None:
 
 
 def check_network_settings(model: nn.Module, args: DistillationTrainingArguments) -> None:
-    """Refuse settings that ask something of the student that it doesn't have.
-
-    Raises:
-        UserError: noise for embeddings that aren't there, recomputed activations of a network that can't, or counted
-            or collected inputs of a network that doesn't say which these are.
-    """
+    """Refuse settings that ask something of the student that it doesn't have."""
     network = unwrapped(model)
     name = type(network).__name__
     if args.neftune_noise_alpha is not None and _embeddings(network) is None:
@@ -245,10 +209,6 @@ def check_rows(rows: Any, loaded: Any, args: DistillationTrainingArguments) -> N
         rows: the training set, as the caller gave it.
         loaded: what the Trainer's loader reads of it.
         args: the trainer's.
-
-    Raises:
-        UserError: a column of labels that isn't there, rows of no known length that are to be sampled by it, or a
-            stream whose last batch is to be dropped.
     """
     features, asked = getattr(rows, "features", None), args.label_names or []
     if features is not None and asked and not any(name in features or name == "labels" for name in asked):
@@ -278,11 +238,7 @@ def _has_length(row: Any) -> bool:
 
 
 def check_spread(trainer: Trainer) -> None:
-    """Refuse ways to cut a student into pieces, which no part of the library has been tried with.
-
-    Raises:
-        UserError: FSDP, DeepSpeed, or tensors or sequences in parallel, by the arguments or by accelerate's settings.
-    """
+    """Refuse ways to cut a student into pieces, which no part of the library has been tried with."""
     used = {
         "fsdp": trainer.args.fsdp or trainer.is_fsdp_enabled,
         "deepspeed": trainer.args.deepspeed or trainer.is_deepspeed_enabled,

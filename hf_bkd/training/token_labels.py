@@ -69,9 +69,6 @@ def check_all_lengths(dataset: datasets.Dataset, name: str, columns: Sequence[st
         columns: of inputs, of which the first holds a list for each row; one of the name ``attention_mask`` says how
             many of its entries are no padding.
         remedy: what is to be done about other lengths.
-
-    Raises:
-        UserError: a row has another number of labels than tokens.
     """
     table = dataset.with_format("arrow").select_columns([name, *columns])[:]
     lengths, expected = (_lengths(table[each]) for each in (name, columns[0]))
