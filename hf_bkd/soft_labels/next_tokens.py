@@ -95,10 +95,10 @@ def _kept(prediction: Any, where: Tensor, keys: Tensor, options: LabelOptions) -
     size = max(KEPT_AT_ONCE.get(mean.device.type, ON_OTHERS) // max(mean.shape[-1], options.top_k * BLOCK), 1)
     for first in range(0, max(len(mean), 1), size):
         at = slice(first, first + size)
-        kept = encoded(mean[at].float(), options.storage, options.top_k, start[at])
+        stored = encoded(mean[at].float(), options.storage, options.top_k, start[at])
         if variance is not None and options.variance != "none":
-            kept["variance"] = variance.reshape(-1, mean.shape[-1])[at].float().sum(dim=-1, keepdim=True)
-        for name, values in kept.items():
+            stored["variance"] = variance.reshape(-1, mean.shape[-1])[at].float().sum(dim=-1, keepdim=True)
+        for name, values in stored.items():
             pieces.setdefault(name, []).append(values.cpu().numpy()[taught[at].numpy()])
     return {name: np.concatenate(each) for name, each in pieces.items()}
 

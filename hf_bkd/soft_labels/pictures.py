@@ -45,10 +45,10 @@ def _of_numbers(labels: SoftLabels) -> list[Panel]:
     values, scale = labels.values.reshape(-1, labels.num_classes), labels.scale
     centered = ((values - values.mean(dim=0)) / scale).flatten().numpy()
     panels = [Panel(centered, "mean, in standard deviations over the rows", np.linspace(-4, 4, 41))]
-    kept = [each for each in (labels.stored_variance, labels.stored_noise) if each is not None]
-    kept = [each for each in kept if each.shape[-1] == labels.num_classes]
-    if kept:
-        spread = (sum(each.float() for each in kept).sqrt() / scale).flatten().numpy()
+    spreads = [each for each in (labels.stored_variance, labels.stored_noise) if each is not None]
+    spreads = [each for each in spreads if each.shape[-1] == labels.num_classes]
+    if spreads:
+        spread = (sum(each.float() for each in spreads).sqrt() / scale).flatten().numpy()
         panels.append(Panel(spread, "standard deviation, in the same", np.linspace(0, max(spread.max(), 1e-6), 41)))
     return panels
 

@@ -90,11 +90,11 @@ def _of_lists(number: int, row: dict[str, Sequence]) -> Entries:
             f"entry {place} of row {number} has {sizes[place]} tokens, and {others[place]} log-probabilities: pass "
             "one for each token"
         )
-    positions, kept = np.repeat(np.arange(len(sizes)), sizes), np.ones(len(ids), bool)
+    positions, counted = np.repeat(np.arange(len(sizes)), sizes), np.ones(len(ids), bool)
     if "mask" in row:
         flags = [np.broadcast_to(m, n) for m, n in zip(row["mask"], sizes.tolist(), strict=True)]
-        kept = np.concatenate(flags).astype(bool)
-    made = Entries(positions, ids, values).where(kept)
+        counted = np.concatenate(flags).astype(bool)
+    made = Entries(positions, ids, values).where(counted)
     odd = made.ids[made.ids != np.round(made.ids)]
     if len(odd):
         raise UserError(f"row {number} names the token {odd[0]:g}, not an id: pass the ids of the vocabulary")

@@ -171,8 +171,8 @@ def _without_small(weights: np.ndarray, least: float, seed: int) -> np.ndarray:
     if least == 0:
         return weights
     small = weights < least
-    kept = np.random.default_rng(seed).random(weights.shape) * least < weights
-    return np.where(small, np.where(kept, least, 0.0), weights)
+    drawn = np.random.default_rng(seed).random(weights.shape) * least < weights
+    return np.where(small, np.where(drawn, least, 0.0), weights)
 
 
 def _class_values(feature: Any, names: Sequence[str] | None, number: int) -> np.ndarray:

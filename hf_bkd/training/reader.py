@@ -54,6 +54,16 @@ class Loaded(NamedTuple):
     collate: Callable[[Any], Any]
     problem: Problem = Problem()
 
+    @property
+    def preparation(self) -> Preparation | None:
+        """How its rows become batches, if they are prepared here."""
+        return getattr(self.collate, "preparation", None)
+
+    @property
+    def prepare(self) -> Prepare | None:
+        """What makes the student's inputs, if it is done here."""
+        return getattr(self.preparation or self.collate, "prepare", None)
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -179,8 +189,12 @@ class Reader:
         if isinstance(dataset, datasets.Dataset) and is_prepared(dataset) and network is not None:
             features = dataset.features
             names = [name for name in features if not is_soft_label_column(name)]
-            kept = kept_columns(network, names, [name for name in names if not _is_single(features[name])])
-            dataset = dataset.select_columns([name for name in features if name in kept or is_soft_label_column(name)])
+            chosen = kept_columns(
+                network, names, [name for name in names if not isinstance(features[name], datasets.Value)]
+            )
+            dataset = dataset.select_columns(
+                [name for name in features if name in chosen or is_soft_label_column(name)]
+            )
             network = None
         own = own_dataset(dataset, self.args, self.classes)
         if isinstance(source, OnlineTeacher) and getattr(own, "preprocessor", None) is not None:
@@ -264,7 +278,7 @@ def _loaded(preparation: Preparation, view_order: str = "cycle") -> Loaded:
 
 
 def _with_labels(loaded: Loaded, labels: LabelColumn | None) -> Loaded:
-    collate = PreparingCollator(replace(loaded.collate.preparation, labels=labels))
+    collate = PreparingCollator(replace(loaded.preparation, labels=labels))
     if isinstance(loaded.dataset, PreparedDataset):
         return Loaded(loaded.dataset.with_labels(labels), collate)
     return _loaded(collate.preparation)
@@ -284,7 +298,3 @@ def _without_labels(what: str, names: Any) -> UserError:
         f"{what} has no labels column (only {', '.join(names)}): name it 'label' or 'labels', pass label_names, or "
         "train with kd_lambda=1"
     )
-
-
-def _is_single(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value)

@@ -129,8 +129,7 @@ def _images_seen(trainer: Any) -> dict[str, Any]:
     Where its preprocessor doesn't say which size they have, the first image of the training set does.
     """
     loaded = getattr(trainer, "_train", None)
-    dataset = getattr(loaded, "dataset", None)
-    prepare = getattr(getattr(getattr(loaded, "collate", None), "preparation", None), "prepare", None)
+    dataset, prepare = (getattr(loaded, name, None) for name in ("dataset", "prepare"))
     reader = getattr(dataset, "preprocessor", None)
     settings = reader.to_dict() if isinstance(reader, ImagePreprocessor) else getattr(prepare, "settings", {})
     known = {name: settings[name] for name in IMAGES if name in settings}

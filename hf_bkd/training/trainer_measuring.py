@@ -42,7 +42,7 @@ class MeasuringTrainer(ReadingTrainer):
 
     @property
     def likelihood(self) -> Likelihood:
-        """Of the student's outputs."""
+        """The likelihood of the student's outputs."""
         return self.problem.likelihood
 
     def _labels_of(self, batch: dict[str, Tensor]) -> Tensor | None:

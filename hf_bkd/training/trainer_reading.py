@@ -66,8 +66,7 @@ class ReadingTrainer(ResumableTrainer):
             reads_labels = self._source is None or self._source.reads_labels
             check_views(train, args, reads_labels)
             self._train = self._reader.loaded(TRAINING_SET, train, self._source, reads_labels)
-            labels = getattr(getattr(self._train.collate, "preparation", None), "labels", None)
-            form = None if labels is None else labels.form
+            form = getattr(getattr(self._train.preparation, "labels", None), "form", None)
             self._reader = replace(self._reader, problem=self._train.problem, form=form)
             check_rows(train, self._train.dataset, args)
             self._watch_training_set(self._train.dataset, reads_labels)
@@ -136,8 +135,7 @@ class ReadingTrainer(ResumableTrainer):
 
     def _keep_processor(self) -> None:
         """Save what was found beside the student's weights with every checkpoint, as what the caller gives is."""
-        preparation = getattr(self._train.collate, "preparation", self._train.collate)
-        processor = getattr(getattr(preparation, "prepare", None), "processor", None)
+        processor = getattr(self._train.prepare, "processor", None)
         if self.processing_class is None and hasattr(processor, "save_pretrained"):
             self.processing_class = self.callback_handler.processing_class = processor
 
@@ -199,12 +197,11 @@ class ReadingTrainer(ResumableTrainer):
 
 def has_labels(loaded: Loaded) -> bool:
     """Return whether any row of a dataset has a label, as far as it can be said before a stream is read."""
-    preparation = getattr(loaded.collate, "preparation", None)
-    if preparation is None:
+    if loaded.preparation is None:
         with unmoved_randomness():
             batch = first_batch(loaded.dataset, loaded.collate, 1)
         return not isinstance(batch, Mapping) or "labels" in batch
-    column, rows = preparation.labels, preparation.dataset
+    column, rows = loaded.preparation.labels, loaded.preparation.dataset
     if column is None or column.form != "class" or not isinstance(rows, datasets.Dataset):
         return column is not None
     return bool((column(rows.with_format(None)[column.name][:]) != UNLABELED).any())
