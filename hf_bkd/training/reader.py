@@ -189,12 +189,9 @@ class Reader:
         if isinstance(dataset, datasets.Dataset) and is_prepared(dataset) and network is not None:
             features = dataset.features
             names = [name for name in features if not is_soft_label_column(name)]
-            chosen = kept_columns(
-                network, names, [name for name in names if not isinstance(features[name], datasets.Value)]
-            )
-            dataset = dataset.select_columns(
-                [name for name in features if name in chosen or is_soft_label_column(name)]
-            )
+            lists = [name for name in names if not isinstance(features[name], datasets.Value)]
+            keep = kept_columns(network, names, lists)
+            dataset = dataset.select_columns([name for name in features if name in keep or is_soft_label_column(name)])
             network = None
         own = own_dataset(dataset, self.args, self.classes)
         if isinstance(source, OnlineTeacher) and getattr(own, "preprocessor", None) is not None:
