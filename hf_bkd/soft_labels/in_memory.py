@@ -1,12 +1,13 @@
 """One teacher's soft labels in memory, as they are stored, and as values when they are asked for."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from ..data.columns import LOG_PROBS, NOISE, PROBS, VARIANCE
+from ..data.columns import NOISE, PROBS, VARIANCE
 from ..utils.deprecation import warn_renamed
 from ..utils.limits import LIMITS
 from .layout import Layout
@@ -22,18 +23,15 @@ class SoftLabels:
     Args:
         layout: of their columns, with V, C and the record.
         parts: tensors [N, V, L] of `storage`; [T, 1, L] of the T tokens of all rows, row after row.
-        stored_variance: [N, V, C], [N, V, 1] if summed over the classes, or ``None``.
-        stored_noise: [N, V, C], a number's variance given the draw, or ``None``.
+        beside: what is stored beside them, by the kind of its column: the draws' variance [N, V, C], or [N, V, 1] if
+            summed over the classes; a number's variance given the draw, and the draws' mean logarithms [N, V, C].
         lengths: int64 [N], of the tokens of each row; ``None`` where a row has one label.
-        stored_log_probs: [N, V, C], the draws' mean logarithms, or ``None``.
     """
 
     layout: Layout
     parts: dict[str, Tensor]
-    stored_variance: Tensor | None = None
-    stored_noise: Tensor | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
     lengths: Tensor | None = None
-    stored_log_probs: Tensor | None = None
 
     @classmethod
     def of(cls, probs: Tensor, record: LabelRecord | dict | None = None) -> Self:
@@ -77,21 +75,15 @@ class SoftLabels:
     @property
     def variance(self) -> Tensor | None:
         """float32 [N, C] or [N], with V in the second place if there are several views; N are T for tokens."""
-        if self.stored_variance is None:
+        if VARIANCE not in self.beside:
             return None
-        variance = self.stored_variance.float()
+        variance = self.beside[VARIANCE].float()
         return self._shown(variance[..., 0] if self._is_summed(variance) else variance)
 
     @property
     def noise(self) -> Tensor | None:
         """float32, shaped as the values: variance of a number given the draw."""
-        return None if self.stored_noise is None else self._shown(self.stored_noise.float())
-
-    @property
-    def beside(self) -> dict[str, Tensor]:
-        """What is stored beside the values, by the kind of its column."""
-        stored = {VARIANCE: self.stored_variance, NOISE: self.stored_noise, LOG_PROBS: self.stored_log_probs}
-        return {kind: each for kind, each in stored.items() if each is not None}
+        return self._shown(self.beside[NOISE].float()) if NOISE in self.beside else None
 
     @property
     def scale(self) -> Tensor | float:
@@ -138,14 +130,7 @@ class SoftLabels:
         return {"storage": str(self.parts["probs"].dtype).removeprefix("torch.")}
 
     def to(self, device: torch.device | str) -> Self:
-        def moved(each: Tensor | None) -> Tensor | None:
-            return None if each is None else each.to(device)
-
+        parts, beside = ({name: each.to(device) for name, each in own.items()} for own in (self.parts, self.beside))
         return replace(
-            self,
-            parts={name: moved(part) for name, part in self.parts.items()},
-            stored_variance=moved(self.stored_variance),
-            stored_noise=moved(self.stored_noise),
-            lengths=moved(self.lengths),
-            stored_log_probs=moved(self.stored_log_probs),
+            self, parts=parts, beside=beside, lengths=None if self.lengths is None else self.lengths.to(device)
         )

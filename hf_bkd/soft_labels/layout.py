@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..data.columns import LOG_PROBS, MEAN, NOISE, RECORD, TOKEN_IDS, VARIANCE
+from ..data.columns import MEAN, RECORD, TOKEN_IDS, VARIANCE
 from ..likelihoods import Categorical, Gaussian, Likelihood
 from ..utils.errors import UserError
 from .columns import column, read_record, teachers_of, value_column
@@ -94,20 +94,9 @@ class Layout:
             return self.record.likelihood
         return Gaussian() if self.name.partition("__")[0] == MEAN else Categorical()
 
-    @property
-    def variance_name(self) -> str:
-        """Name of the column that holds the across-draw variance of these values, if it is there."""
-        return column(VARIANCE, self.teacher)
-
-    @property
-    def noise_name(self) -> str:
-        """Name of the column that holds the variance of a label given the draw, if it is there."""
-        return column(NOISE, self.teacher)
-
-    @property
-    def log_probs_name(self) -> str:
-        """Name of the column that holds the draws' mean logarithms, if it is there."""
-        return column(LOG_PROBS, self.teacher)
+    def beside(self, kind: str) -> str:
+        """Name of the column of a kind, one of ``BESIDE``, that stands beside the values, if it is there."""
+        return column(kind, self.teacher)
 
     @property
     def temperature(self) -> float:
@@ -197,12 +186,12 @@ class Layout:
     ) -> Tensor:
         """Variances (or noise) of some rows as :meth:`of_rows` has the values: [B, C], [B, L, C], or with C = 1."""
         if not self.ragged:
-            return self.variance(stacked_lists(values, self.variance_name))[:, view].float()
+            return self.variance(stacked_lists(values, self.beside(VARIANCE)))[:, view].float()
         lengths = torch.tensor([len(row) for row in values])
-        rows = joined_rows(values, lengths, self.variance_name)
+        rows = joined_rows(values, lengths, self.beside(VARIANCE))
         summed = all(np.ndim(row) == 0 for row in rows)
-        flat = stacked_lists([[row] for row in rows] if summed else rows, self.variance_name)
-        return padded(self.variance(flat)[:, 0].float(), lengths, mask, self.variance_name, numbers)
+        flat = stacked_lists([[row] for row in rows] if summed else rows, self.beside(VARIANCE))
+        return padded(self.variance(flat)[:, 0].float(), lengths, mask, self.beside(VARIANCE), numbers)
 
     def variance(self, flat: Tensor) -> Tensor:
         """[N, V * C] or [N, V] -> [N, V, C] or [N, V, 1]; UserError if the lists have another length."""

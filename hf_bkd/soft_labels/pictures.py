@@ -6,6 +6,7 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 
+from ..data.columns import NOISE, VARIANCE
 from ..likelihoods import Bernoulli, Categorical, Gaussian
 from .columns import teachers_of
 from .in_memory import SoftLabels
@@ -45,7 +46,7 @@ def _of_numbers(labels: SoftLabels) -> list[Panel]:
     values, scale = labels.values.reshape(-1, labels.num_classes), labels.scale
     centered = ((values - values.mean(dim=0)) / scale).flatten().numpy()
     panels = [Panel(centered, "mean, in standard deviations over the rows", np.linspace(-4, 4, 41))]
-    spreads = [each for each in (labels.stored_variance, labels.stored_noise) if each is not None]
+    spreads = [labels.beside[kind] for kind in (VARIANCE, NOISE) if kind in labels.beside]
     spreads = [each for each in spreads if each.shape[-1] == labels.num_classes]
     if spreads:
         spread = (sum(each.float() for each in spreads).sqrt() / scale).flatten().numpy()

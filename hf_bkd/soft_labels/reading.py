@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from ..data.columns import EXAMPLE_ID
+from ..data.columns import BESIDE, EXAMPLE_ID, LOG_PROBS, NOISE
 from ..data.rows import rows_between
 from ..dirichlet import check_log_probs
 from ..utils.deprecation import warn_renamed
@@ -46,10 +46,9 @@ def read(dataset: datasets.Dataset | Any, name: str | None = None) -> SoftLabels
 def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLabels:
     """The labels of rows that are called ``first`` and so on."""
     layout = Layout.of(dataset.features, name)
-    names = (layout.variance_name, layout.noise_name, layout.log_probs_name)
-    beside = [each for each in names if each in dataset.column_names]
+    names = {kind: layout.beside(kind) for kind in BESIDE if layout.beside(kind) in dataset.column_names}
     values = [each for each in (layout.name, layout.token_ids) if each is not None]
-    table = dataset.with_format("arrow", columns=[*values, *beside, *_inputs(dataset, layout)])[:]
+    table = dataset.with_format("arrow", columns=[*values, *names.values(), *_inputs(dataset, layout)])[:]
     flat, lengths = layout.flat_parts({each: combined(table[each]) for each in values})
     layout = layout.with_width(flat["probs"].shape[-1])
     check_belonging(layout, Facts(features=dataset.features))
@@ -59,20 +58,18 @@ def _read(dataset: datasets.Dataset, name: str | None, first: int = 0) -> SoftLa
             check_lengths(layout.name, lengths, number_of_tokens(each, combined(table[each])), numbers)
         numbers = np.repeat(numbers, lengths)
     layout.check(parts, numbers)
-    others = {each: _variance(dataset, table, each, layout, lengths) for each in beside}
-    noise = others.get(layout.noise_name)
-    if noise is not None and not (noise > 0).all():
-        row = numbers[int((~(noise > 0)).flatten(1).any(dim=1).nonzero()[0])]
+    beside = {kind: _variance(dataset, table, each, layout, lengths) for kind, each in names.items()}
+    if NOISE in beside and not (beside[NOISE] > 0).all():
+        row = numbers[int((~(beside[NOISE] > 0)).flatten(1).any(dim=1).nonzero()[0])]
         raise UserError(
-            f"row {row} of column {layout.noise_name} holds a variance that is not above 0: label again, or remove "
+            f"row {row} of column {names[NOISE]} holds a variance that is not above 0: label again, or remove "
             "this column"
         )
-    logs = others.get(layout.log_probs_name)
-    if logs is not None:
-        check_log_probs(logs, f"column {layout.log_probs_name}", numbers)
-        if logs.shape[-1] != layout.num_classes:
-            raise uneven(layout.log_probs_name)
-    return SoftLabels(layout, parts, others.get(layout.variance_name), noise, lengths, logs)
+    if LOG_PROBS in beside:
+        check_log_probs(beside[LOG_PROBS], f"column {names[LOG_PROBS]}", numbers)
+        if beside[LOG_PROBS].shape[-1] != layout.num_classes:
+            raise uneven(names[LOG_PROBS])
+    return SoftLabels(layout, parts, beside, lengths)
 
 
 def _variance(dataset: datasets.Dataset, table: pa.Table, name: str, layout: Layout, lengths: Tensor | None) -> Tensor:

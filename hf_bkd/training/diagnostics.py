@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from ..data.columns import VARIANCE
 from ..models.calling import call_network, evaluation_mode, logits_of
 from ..models.heads import classification_head, head_features
 from ..theory.sgd_noise import squared_gradient_norms
@@ -154,7 +155,7 @@ def _stored_variance(trainer: Any) -> dict[str, float]:
         return {}
     (layout,) = (stored.layout for stored in source.stored.values())
     samples = layout.num_draws
-    if layout.variance_name not in trainer.train_dataset.column_names or not samples or samples < 2:
+    if layout.beside(VARIANCE) not in trainer.train_dataset.column_names or not samples or samples < 2:
         return {}
     variance = draw_variance(trainer.train_dataset, layout)
     return {"mc_variance": variance.mean, "lambda_hat": 1 / (1 + variance.ratio / samples)}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.columns import LOG_PROBS, VARIANCE
 from ..dirichlet import matched_log_probs
 from ..soft_labels.reading import Stored
 from ..utils.errors import UserError
@@ -49,20 +50,17 @@ class DrawLogProbs:
         self.orders, self.known, self.matched = orders, {}, {}
         there = dataset.column_names or ()
         for name, labels in stored.items():
-            layout = labels.layout
-            if layout.log_probs_name in there:
+            logs, variance = (labels.layout.beside(kind) for kind in (LOG_PROBS, VARIANCE))
+            if logs in there:
                 check_temperature_of_draws(labels, ASKED)
-                self.known[name] = layout.log_probs_name
-            elif layout.variance_name in there:
+                self.known[name] = logs
+            elif variance in there:
                 self.matched[name] = StoredVariance(dataset, labels, ASKED)
-                logger.info(
-                    "%s is not there: a Dirichlet is matched to %s and %s",
-                    *(layout.log_probs_name, name, layout.variance_name),
-                )
+                logger.info("%s is not there: a Dirichlet is matched to %s and %s", logs, name, variance)
             else:
                 raise UserError(
                     f"{ASKED} learns how much a teacher's draws disagree, and beside {name} there is neither "
-                    f"{layout.log_probs_name} nor {layout.variance_name}: label with a teacher that draws, and "
+                    f"{logs} nor {variance}: label with a teacher that draws, and "
                     "add_soft_labels(..., mean_log_probs=True)"
                 )
         self.columns = {self.known[name]: stored[name].layout for name in self.known}

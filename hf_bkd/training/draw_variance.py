@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.columns import NOISE, VARIANCE
 from ..soft_labels.in_memory import SoftLabels
 from ..soft_labels.layout import Layout
 from ..soft_labels.reading import Stored, read
@@ -48,9 +49,7 @@ def known_variances(dataset: Any, stored: Mapping[str, Stored]) -> dict[str, lis
     """
     columns = {}
     for name, labels in stored.items():
-        there = [
-            each for each in (labels.layout.variance_name, labels.layout.noise_name) if each in dataset.column_names
-        ]
+        there = [each for each in map(labels.layout.beside, (VARIANCE, NOISE)) if each in dataset.column_names]
         if not there:
             return {}
         columns[name] = there
@@ -114,7 +113,7 @@ class StoredVariance:
     """
 
     def __init__(self, dataset: Any, labels: Stored, needed_for: str):
-        self.layout, self.column = labels.layout, labels.layout.variance_name
+        self.layout, self.column = labels.layout, labels.layout.beside(VARIANCE)
         if self.column not in (dataset.column_names or ()):
             raise UserError(
                 f"{needed_for} needs the column {self.column}, the variance between the teacher's draws: label with a "
@@ -158,7 +157,7 @@ class AdaptiveLambda:
         if not hasattr(dataset, "__len__"):
             raise UserError(f"{asked} needs to read all labels before the first step: load them without streaming")
         self.likelihood, self.num_values = labels.layout.likelihood, labels.layout.num_classes
-        noise = labels.layout.noise_name
+        noise = labels.layout.beside(NOISE)
         if self.likelihood.target_has_variance and noise not in dataset.column_names:
             raise UserError(
                 f"{asked} needs the column {noise}, the noise of a number given the draw: label with a teacher that "

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hf_bkd import DeterministicTeacher, EnsembleTeacher, UserError, add_soft_labels, join_soft_labels
+from hf_bkd.data.columns import LOG_PROBS
 from hf_bkd.dirichlet import LEAST
 from hf_bkd.soft_labels import attach, import_soft_labels, only_soft_labels, read
 from tests.soft_labels.label_helpers import Teacher
@@ -59,7 +60,7 @@ def expected(rows, temperature=1.0):
 @pytest.mark.parametrize("storage", ["float32", "float16", "uint8"])
 def test_it_is_the_average_of_the_draws_logarithms(rows, storage):
     labels = read(labeled(rows, storage=storage))
-    stored, exact = labels.stored_log_probs[:, 0].float(), expected(rows)
+    stored, exact = labels.beside[LOG_PROBS][:, 0].float(), expected(rows)
     assert exact.min() < -10  # some draws exclude a class
     bound = 1e-5 if storage == "float32" else 2**-11 * exact.abs() + 2**-25 + 1e-5
     assert ((stored - exact).abs() <= bound).all()
@@ -68,7 +69,7 @@ def test_it_is_the_average_of_the_draws_logarithms(rows, storage):
 
 def test_of_draws_that_are_tempered_one_by_one(rows):
     labels = read(labeled(rows, teacher(temperature=4.0, tempering="per_sample"), storage="float32"))
-    assert labels.stored_log_probs[:, 0] == pytest.approx(expected(rows, 4.0), abs=1e-5)
+    assert labels.beside[LOG_PROBS][:, 0] == pytest.approx(expected(rows, 4.0), abs=1e-5)
 
 
 def test_it_is_left_out_unless_it_is_asked_for(rows):
@@ -106,7 +107,7 @@ def test_of_tokens_it_stands_where_they_do():
     rows = datasets.Dataset.from_dict({"input_ids": [[1], [2, 3], [4, 5, 6]]})
     made = attach(rows, probs.numpy(), record, storage="float32", lengths=np.array([1, 2, 3]), log_probs=logs)
     labels = read(made)
-    assert labels.stored_log_probs[:, 0] == pytest.approx(torch.from_numpy(logs))
+    assert labels.beside[LOG_PROBS][:, 0] == pytest.approx(torch.from_numpy(logs))
     placed = labels.at(torch.tensor([0, 2]), 0, torch.tensor([[1, 0, 0], [1, 1, 1]]))[COLUMN]
     assert placed[1] == pytest.approx(torch.from_numpy(logs[3:]))
     assert placed[0, 0] == pytest.approx(torch.from_numpy(logs[0])) and not placed[0, 1:].any()
@@ -116,7 +117,7 @@ def test_imported_draws(rows):
     draws = torch.stack([torch.randn(N, C) for _ in range(5)])
     numbered = rows.add_column("id", list(range(N)))
     made = import_soft_labels(numbered, draws, range(N), "id", storage="float32", mean_log_probs=True)
-    assert read(made).stored_log_probs[:, 0] == pytest.approx(draws.log_softmax(-1).mean(dim=0), abs=1e-5)
+    assert read(made).beside[LOG_PROBS][:, 0] == pytest.approx(draws.log_softmax(-1).mean(dim=0), abs=1e-5)
     with pytest.raises(UserError, match="are of one: pass values"):
         import_soft_labels(numbered, draws[0], range(N), "id", mean_log_probs=True)
 

@@ -6,6 +6,7 @@ import datasets
 import pytest
 
 from hf_bkd import UserError
+from hf_bkd.data.columns import LOG_PROBS
 from hf_bkd.models.problem_types import is_dirichlet
 from hf_bkd.reports.limits_page import limits_sentences, ood_cells, set_cells
 from hf_bkd.soft_labels import read
@@ -52,7 +53,7 @@ def test_students_and_teachers_are_measured(finished):
 def test_their_labels_and_folders_say_what_they_are(finished):
     folder, _ = finished
     labels = [read(datasets.load_from_disk(each)) for each in sorted(folder.glob("labels/*/*/*/train"))]
-    assert [each.stored_log_probs is None for each in labels] == [True, False]
+    assert [LOG_PROBS in each.beside for each in labels] == [False, True]
     names = ("one-hot", "ensemble", "dirichlet", "by-variance")
     students = [load_teacher(str(next(folder.glob(f"students/*/*/{name}"))))[0] for name in names]
     assert [is_dirichlet(each.network) for each in students] == [False, False, True, True]
