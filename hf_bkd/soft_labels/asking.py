@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..data.columns import EXAMPLE_ID
+from ..data.columns import BESIDE, EXAMPLE_ID
 from ..likelihoods import CATEGORICAL
 from ..utils.errors import UserError
 from ..utils.processes import failing_together, processes
@@ -184,18 +184,9 @@ def _shard(
     if options.positions == NEXT_TOKENS:
         table = table_of_next_tokens(labels, num_classes, options.storage)
     else:
-        table = encoded_table(
-            labels["values"],
-            labels.get("variance"),
-            labels["ids"],
-            options.storage,
-            options.top_k,
-            labels["numbers"],
-            options.likelihood,
-            labels.get("noise"),
-            labels.get("lengths"),
-            labels.get("log_probs"),
-        )
+        beside = {kind: labels[kind] for kind in BESIDE if kind in labels}
+        settings = options.storage, options.top_k, labels["numbers"], options.likelihood, labels.get("lengths")
+        table = encoded_table(labels["values"], beside, labels["ids"], *settings)
     return table.replace_schema_metadata(
         {SIZES: json.dumps(sorted(sizes))} | ({DIGESTS: json.dumps(inputs)} if inputs else {})
     )

@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import find_executable_batch_size, gather_object
 from torch import Tensor
 
+from ..data.columns import LOG_PROBS, NOISE, VARIANCE
 from ..data.rows import reason
 from ..dirichlet import mean_log_probs
 from ..models.calling import check_network
@@ -93,10 +94,10 @@ def predicted(teacher: LabelingTeacher, batch: Batch, num_views: int, options: L
     """A teacher's answers about a batch as they are to be stored.
 
     Returns:
-        ``values``, ``variance``, ``noise`` and ``log_probs``, where there are such, [B, V, C]; of a network that
-        answers for each token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each
-        row; of a language model what :func:`~hf_bkd.soft_labels.next_tokens.answer_of_next_tokens` returns; ``ids``
-        and ``numbers`` [B].
+        ``values`` and, by the kinds of their columns, what stands beside them, [B, V, C]; of a network that answers
+        for each token [T, 1, C], of the T tokens that aren't masked, and their number ``lengths`` [B] in each row; of
+        a language model what :func:`~hf_bkd.soft_labels.next_tokens.answer_of_next_tokens` returns; ``ids`` and
+        ``numbers`` [B].
     """
     if options.positions == NEXT_TOKENS:
         answer = answer_of_next_tokens(teacher, batch, options, device_of(teacher))
@@ -126,11 +127,11 @@ def _answer(teacher: LabelingTeacher, batch: Batch, view: int, options: LabelOpt
 
     answer = {"values": stored(prediction.mean)}
     if prediction.variance is not None and options.variance != "none":
-        answer["variance"] = stored(prediction.variance, options.variance == "sum")
+        answer[VARIANCE] = stored(prediction.variance, options.variance == "sum")
     if getattr(prediction, "noise", None) is not None:
-        answer["noise"] = stored(prediction.noise)
+        answer[NOISE] = stored(prediction.noise)
     if options.mean_log_probs:
-        answer["log_probs"] = stored(log_probs_of(teacher, prediction, "mean_log_probs=True"))
+        answer[LOG_PROBS] = stored(log_probs_of(teacher, prediction, "mean_log_probs=True"))
     return answer if mask is None else answer | {"lengths": mask.sum(dim=1).cpu().numpy()}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.preprocessing import ImagePreprocessor
 from ..utils.errors import UserError
 from .examples import CPU, Examples
-from .writing import combined
+from .lists import combined
 
 SAMPLED = 6  # rows of a shard, evenly spaced, and as many of its largest
 NAME = b"inputs"  # of the hashes, beside a shard's columns

@@ -1,4 +1,4 @@
-"""Columns of lists as tensors: of Arrow, of rows read one by one, and of rows that differ in length, end to end."""
+"""Columns of lists as tensors and back: in Arrow, in rows read one by one, and of rows that differ in length."""
 
 from collections.abc import Sequence
 
@@ -56,6 +56,22 @@ def as_tensor(values: np.ndarray) -> Tensor:
 def uneven(name: str) -> UserError:
     """The error of lists that differ in length."""
     return UserError(f"the rows of column {name} don't all hold a list of the same length: label the dataset again")
+
+
+def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """An Arrow column as one array."""
+    whole = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def as_lists(values: np.ndarray, lengths: np.ndarray | None = None, summed: bool = False) -> pa.Array:
+    """[N, V, L] -> N lists of V * L; [T, 1, L] of rows with ``lengths`` -> their lists of lists, or of numbers."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    if lengths is None or not summed:
+        flat = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
+    if lengths is None:
+        return flat
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), flat)
 
 
 def lists_of(rows: pa.Array, name: str) -> Tensor:

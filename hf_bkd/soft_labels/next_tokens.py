@@ -16,10 +16,10 @@ from ..likelihoods import CATEGORICAL, UNLABELED
 from ..utils.errors import UserError
 from ..utils.random import Draws, ExampleGenerator, named_seed
 from .examples import Batch
+from .lists import as_lists
 from .options import LabelingTeacher, LabelOptions
 from .sampling import BLOCK, largest_classes, sample_classes
 from .storage import check_parts
-from .writing import as_lists
 
 LOOKED_AT = 16  # tokens of a row
 ASKED_AT_ONCE = 2**26  # probabilities of one call of the teacher, of all draws

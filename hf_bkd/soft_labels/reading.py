@@ -18,9 +18,17 @@ from .columns import column, read_record, teachers_of
 from .identity import Identity, content_column, dataset_ids
 from .in_memory import SoftLabels
 from .layout import Layout
-from .lists import check_lengths, is_list_of_numbers, lengths_of, lists_of, number_of_tokens, numbers_of, uneven
+from .lists import (
+    check_lengths,
+    combined,
+    is_list_of_numbers,
+    lengths_of,
+    lists_of,
+    number_of_tokens,
+    numbers_of,
+    uneven,
+)
 from .record import LabelRecord
-from .writing import combined
 
 SPOT_CHECKED_ROWS = 256
 READ_AT_ONCE = 2**14  # rows whose labels are checked at once

@@ -7,8 +7,7 @@ from torch import Tensor
 from ..likelihoods import UNLABELED
 from ..utils.errors import UserError
 from .layout import Layout
-from .lists import lists_of, numbers_of
-from .writing import combined
+from .lists import combined, lists_of, numbers_of
 
 COMPARED = 256  # rows, evenly spaced, whose labels are compared with the tokens beside them
 LEAST = 8  # positions from which it can be told

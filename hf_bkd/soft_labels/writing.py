@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -12,10 +13,11 @@ import torch
 from ..data.caches import caches_elsewhere
 from ..data.columns import BESIDE, EXAMPLE_ID, LOG_PROBS, NOISE, RECORD, TOKEN_IDS, VALUES, VARIANCE
 from ..dirichlet import check_log_probs
-from ..likelihoods import CATEGORICAL, Likelihood
+from ..likelihoods import Likelihood
 from ..utils.deprecation import renamed_arguments
 from ..utils.errors import UserError
 from .columns import check_reserved, column, is_record_column, soft_label_columns
+from .lists import as_lists, combined
 from .record import LabelRecord, decode_record, encode_record
 from .record_parts import NEXT_TOKENS
 from .storage import EXACT, check_parts, chosen_storage, encode, shape_error
@@ -69,8 +71,9 @@ def attach(
         raise UserError(f"{rows} rows of soft labels were given for a dataset of {len(dataset)} rows")
     if (lengths is None) == (record.positions is not None):
         raise UserError("labels of tokens need both lengths and a record whose positions are 'tokens'")
-    own = {"likelihood": record.likelihood, "noise": noise, "lengths": lengths, "log_probs": log_probs}
-    table = encoded_table(probs, variance, example_ids, storage, top_k, **own)
+    beside = {VARIANCE: variance, NOISE: noise, LOG_PROBS: log_probs}
+    beside = {kind: values for kind, values in beside.items() if values is not None}
+    table = encoded_table(probs, beside, example_ids, storage, top_k, None, record.likelihood, lengths)
     return attach_table(dataset, table, record, name)
 
 
@@ -179,17 +182,18 @@ def only_soft_labels(dataset: datasets.Dataset) -> datasets.Dataset:
 
 def encoded_table(
     values: np.ndarray,
-    variance: np.ndarray | None,
+    beside: Mapping[str, np.ndarray],
     example_ids: np.ndarray | None,
     storage: str,
     top_k: int,
-    numbers: np.ndarray | None = None,
-    likelihood: Likelihood = CATEGORICAL,
-    noise: np.ndarray | None = None,
-    lengths: np.ndarray | None = None,
-    log_probs: np.ndarray | None = None,
+    numbers: np.ndarray | None,
+    likelihood: Likelihood,
+    lengths: np.ndarray | None,
 ) -> pa.Table:
-    """The encoded columns of some rows, called ``numbers`` in messages, all but the record; see :func:`attach`."""
+    """The encoded columns of some rows, all but the record; see :func:`attach`.
+
+    What stands ``beside`` the values comes by the kind of its column, and messages call the rows by their ``numbers``.
+    """
     values = np.asarray(values)
     shape = values.shape
     if len(shape) not in (2, 3) or shape[-1] < likelihood.least_values:
@@ -205,22 +209,22 @@ def encoded_table(
     is_struct = "classes" in parts
     whole = pa.StructArray.from_arrays(list(parts.values()), list(parts)) if is_struct else parts["probs"]
     table = {likelihood.column: whole}
-    if variance is not None:
-        variance = _as_variance("variance", variance, shape, (*shape[:-1], 1))
+    if VARIANCE in beside:
+        variance = _as_variance("variance", beside[VARIANCE], shape, (*shape[:-1], 1))
         if not (np.isfinite(variance).all() and (variance >= 0).all()):
             raise UserError("a variance is negative or no finite number: the teacher's draws must have diverged")
         variance = variance.reshape(*values.shape[:2], variance.shape[-1])
         table[VARIANCE] = as_lists(variance, lengths, summed=variance.shape[-1] < values.shape[-1])
-    if noise is not None:
-        noise = _as_variance("noise", noise, shape, shape)
+    if NOISE in beside:
+        noise = _as_variance("noise", beside[NOISE], shape, shape)
         if not (np.isfinite(noise).all() and (noise > 0).all()):
             raise UserError(
                 "the noise is a label's variance given the draw, and must be above 0 and finite: omit it where it is "
                 "not known"
             )
         table[NOISE] = as_lists(noise.reshape(values.shape), lengths)
-    if log_probs is not None:
-        logs = _as_variance(LOG_PROBS, log_probs, shape, shape)
+    if LOG_PROBS in beside:
+        logs = _as_variance(LOG_PROBS, beside[LOG_PROBS], shape, shape)
         check_log_probs(torch.from_numpy(logs), LOG_PROBS, named)
         kind = EXACT if storage == EXACT else "float16"
         table[LOG_PROBS] = as_lists(logs.reshape(values.shape).astype(kind), lengths)
@@ -251,22 +255,6 @@ def with_wide_variance(table: pa.Table) -> pa.Table:
     lists = combined(table[VARIANCE])
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return table.set_column(place, VARIANCE, as_lists(values.reshape(len(table), -1)))
-
-
-def combined(array: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """An Arrow column as one array."""
-    whole = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
-
-
-def as_lists(values: np.ndarray, lengths: np.ndarray | None = None, summed: bool = False) -> pa.Array:
-    """[N, V, L] -> N lists of V * L; [T, 1, L] of rows with ``lengths`` -> their lists of lists, or of numbers."""
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    if lengths is None or not summed:
-        flat = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
-    if lengths is None:
-        return flat
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), flat)
 
 
 def _feature_of(kind: pa.DataType) -> Any:

@@ -14,7 +14,7 @@ from ..data.preprocessors import Preprocessor, preprocessor_for
 from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.token_networks import check_next_tokens, vocabulary_size
 from ..soft_labels.identity import Identity
-from ..soft_labels.writing import combined
+from ..soft_labels.lists import combined
 from ..utils.errors import UserError
 from ..utils.seeding import unmoved_randomness
 from .collating import Collator

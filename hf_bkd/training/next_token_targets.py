@@ -16,10 +16,9 @@ from ..language import template_hash
 from ..soft_labels.belonging import Facts, check_belonging
 from ..soft_labels.columns import teachers_of
 from ..soft_labels.layout import Layout
-from ..soft_labels.lists import lists_of
+from ..soft_labels.lists import combined, lists_of
 from ..soft_labels.reading import stored_labels
 from ..soft_labels.token_positions import check_positions
-from ..soft_labels.writing import combined
 from ..utils.errors import UserError
 from .arguments import DistillationTrainingArguments
 

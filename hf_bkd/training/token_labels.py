@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..data.labels import read_labels
 from ..likelihoods import CATEGORICAL, UNLABELED
-from ..soft_labels.lists import AS_LABELED, check_lengths, number_of_tokens
-from ..soft_labels.writing import combined
+from ..soft_labels.lists import AS_LABELED, check_lengths, combined, number_of_tokens
 
 ONE_EACH = f"give each token one, {UNLABELED} where it has none"
 
