@@ -19,25 +19,24 @@ ROWS = 2  # of which networks that can't take a batch are told apart
 
 def first_batch(dataset: Any, collate: Callable[[Any], Any], number: int = ROWS) -> dict[str, Any] | None:
     """Return a batch of the first rows of a dataset, as the Trainer's loader would make it; ``None`` without rows."""
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        indices = list(range(min(number, len(dataset))))
-        if not indices:
-            return None
-        fetch = getattr(dataset, "__getitems__", None)
-        return collate(fetch(indices) if fetch else [dataset[index] for index in indices])
-    rows = list(islice(iter(dataset), number))
-    return collate(rows) if rows else None
+    rows, fetch = _some(dataset, number)
+    return collate(fetch(rows)) if rows else None
 
 
 def spread_batches(dataset: Any, collate: Callable[[Any], Any], number: int, size: int) -> Iterator[dict[str, Any]]:
     """Yield batches of at most ``size`` rows from all over a dataset, ``number`` in all; a stream's are its first."""
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        rows = torch.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().int().tolist()
-        fetch = getattr(dataset, "__getitems__", lambda chosen: [dataset[row] for row in chosen])
-    else:
-        rows, fetch = list(islice(iter(dataset), number)), list
+    rows, fetch = _some(dataset, number, spread=True)
     for start in range(0, len(rows), size):
         yield collate(fetch(rows[start : start + size]))
+
+
+def _some(dataset: Any, number: int, spread: bool = False) -> tuple[list, Callable[[list], list]]:
+    """Return the numbers of some rows and what fetches these; of a stream its first rows, which are there already."""
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        return list(islice(iter(dataset), number)), list
+    number = min(number, len(dataset))
+    rows = torch.linspace(0, (len(dataset) if spread else number) - 1, number).round().int().tolist()
+    return rows, getattr(dataset, "__getitems__", lambda chosen: [dataset[row] for row in chosen])
 
 
 def outputs_of_first_batch(student: nn.Module, batch: Mapping[str, Tensor], what: str) -> Tensor:
