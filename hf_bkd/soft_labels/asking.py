@@ -1,4 +1,4 @@
-"""A teacher is asked batch by batch; its answers are shared between processes and kept as soon as they are whole."""
+"""A teacher is asked about all rows, shard by shard, by a plan of all that decides the labels."""
 
 import json
 from collections.abc import Iterator

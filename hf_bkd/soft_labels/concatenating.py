@@ -12,7 +12,7 @@ from .columns import column, read_record, teachers_of
 from .identity import summarized_ids
 from .record import LabelRecord
 from .shards import first_difference
-from .writing import with_record
+from .writing import with_records
 
 OF_ROWS = ("rows", "fingerprint", "repeated_ids", "split", "image_size")  # what differs from part to part
 
@@ -39,14 +39,8 @@ def concatenate_soft_labels(parts: Sequence[datasets.Dataset]) -> datasets.Datas
         raise UserError("the datasets have different columns: select the same ones of each first")
     records = {name: [read_record(part.features, name) for part in parts] for name in teachers}
     together = {name: _together(own, parts) for name, own in records.items() if None not in own}
-    aligned = [_with_records(part, together) for part in parts]
+    aligned = [with_records(part, {column(RECORD, name): each for name, each in together.items()}) for part in parts]
     return datasets.concatenate_datasets([part.select_columns(parts[0].column_names) for part in aligned])
-
-
-def _with_records(part: datasets.Dataset, records: dict[str | None, LabelRecord]) -> datasets.Dataset:
-    for name, record in records.items():
-        part = with_record(part, column(RECORD, name), record)
-    return part
 
 
 def _together(records: list[LabelRecord], parts: list[datasets.Dataset]) -> LabelRecord:

@@ -120,28 +120,23 @@ def with_ids_of(dataset: datasets.Dataset, record: LabelRecord) -> datasets.Data
         name: record.dataset.json.get(name) for name in ("content_column", "identity", "fingerprint", "repeated_ids")
     }
     said = {name: value for name, value in said.items() if name != "identity" or value is not None}
-    features = dataset.features.copy()
+    records = {}
     for name in filter(is_record_column, dataset.column_names):
-        content = decode_record(features[name]).to_json()
+        content = decode_record(dataset.features[name]).to_json()
         about = {key: value for key, value in (content.get("dataset") or {}).items() if key != "identity"} | said
         if about != content.get("dataset"):
-            features[name] = _feature_of_record(LabelRecord.from_json(content | {"dataset": about}))
-    return dataset if features == dataset.features else _with_features(dataset, features)
+            records[name] = LabelRecord.from_json(content | {"dataset": about})
+    return with_records(dataset, records)
 
 
-def _with_features(dataset: datasets.Dataset, features: datasets.Features) -> datasets.Dataset:
-    """The dataset with records that say something else; its rows stay where they are."""
+def with_records(dataset: datasets.Dataset, records: dict[str, LabelRecord]) -> datasets.Dataset:
+    """The dataset with other records in some of its columns of such; its rows stay where they are."""
+    features = {name: _feature_of_record(record) for name, record in records.items()}
     changed = [name for name in features if features[name] != dataset.features[name]]
+    if not changed:
+        return dataset
     columns = {name: (_zeros(len(dataset)), features[name]) for name in changed}
-    order = dataset.column_names
-    return with_columns(dataset.remove_columns(changed), columns).select_columns(order)
-
-
-def with_record(dataset: datasets.Dataset, name: str, record: LabelRecord) -> datasets.Dataset:
-    """The dataset with another record in the column ``name``."""
-    features = dataset.features.copy()
-    features[name] = _feature_of_record(record)
-    return dataset if features == dataset.features else _with_features(dataset, features)
+    return with_columns(dataset.remove_columns(changed), columns).select_columns(dataset.column_names)
 
 
 def with_columns(

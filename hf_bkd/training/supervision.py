@@ -1,4 +1,4 @@
-"""Where a batch's targets come from, and the source that is there before the training: stored soft labels."""
+"""Stored soft labels as the targets of a training, and what all sources of targets share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
