@@ -97,8 +97,8 @@ def ask(
     teacher: LabelingTeacher,
     options: LabelOptions,
     shards: Shards,
-    part: str = "rows",
-    bar_name: str | None = "labeling",
+    part: str,
+    bar_name: str | None,
 ) -> Answers:
     """Label all examples, less those whose shards are finished.
 

@@ -83,7 +83,7 @@ def read_column(
 
 
 def _read_label_column(
-    features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int | None = None
+    features: Mapping[str, Any], name: str, classes: Sequence[str] | None, num_classes: int | None
 ) -> LabelColumn:
     """Say how a column of one label for each row is read.
 

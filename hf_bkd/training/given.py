@@ -37,7 +37,7 @@ def check_can_be_saved(model: nn.Module | None) -> None:
         forget_gguf(model)
 
 
-def own_dataset(dataset: Any, args: DistillationTrainingArguments, classes: Sequence[str] | None = None) -> Any:
+def own_dataset(dataset: Any, args: DistillationTrainingArguments, classes: Sequence[str] | None) -> Any:
     """Return a copy of a `BatchedDataset`, whose views the trainer sets epoch by epoch, and others as they are.
 
     Args:

@@ -29,9 +29,7 @@ def _saves_itself(student: nn.Module) -> bool:
     return isinstance(student, PreTrainedModel) or hasattr(student, "peft_config")
 
 
-def state_to_save(
-    model: nn.Module, state: dict[str, Tensor] | None, for_resume: bool = False
-) -> dict[str, Tensor] | None:
+def state_to_save(model: nn.Module, state: dict[str, Tensor] | None, for_resume: bool) -> dict[str, Tensor] | None:
     """Return the state that the Trainer is to save, by the student's own names; ``None`` leaves it to the Trainer.
 
     Args:

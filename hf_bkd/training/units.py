@@ -20,9 +20,7 @@ def are_usual(numbers: Tensor) -> bool:
     return bool(((spread >= low) & (spread <= high) & (mean.abs() <= spread)).all())
 
 
-def units_of(
-    numbers: Tensor, num_outputs: int, has_bias: bool, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
+def units_of(numbers: Tensor, num_outputs: int, has_bias: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return scale and shift [K] of a network's K outputs, float64, by which they are numbers [N, C] like these.
 
     The outputs are C numbers, or C numbers and C log-variances. A layer without a bias can't be shifted: its scale
