@@ -28,7 +28,7 @@ class Scaled(NamedTuple):
 
 
 def best_temperature(logits: Tensor, labels: Tensor, likelihood: Likelihood = CATEGORICAL) -> float:
-    """Find T in [0.05, 20] by which logits [N, C] / T predict labels [N] or [N, C] best (Guo et al. 2017, section 4.2).
+    """Find T in [0.05, 20] by which logits [N, C] / T predict labels [N] or [N, C] best (Guo et al. 2017, sec. 4.2).
 
     That is the T of least negative log-likelihood, summed over the examples, plus :func:`prior_loss`. Warns where the
     labels alone would choose an end of the range.

@@ -20,7 +20,6 @@ LOOKS = {  # score -> marker, and whether it is filled
 OF_POSTERIORS = {"mean_deviance": "deviance", "epistemic": "epistemic"}
 UNCERTAIN = "uncertain examples"  # of sampled posteriors
 TEACHERS = "#888888"
-GRAY = "; in gray, of the teacher"
 
 Scores = dict[str, Spread]
 
@@ -63,9 +62,10 @@ def ood_auroc(shown: dict[str, dict[str, Scores]], colors: dict[str, str]) -> tu
                 ax.errorbar(of[score].mean, height, xerr=of[score].std, **_look(score, colors[arm]))
     handles = [Line2D([], [], **_look(score, "#333333")) for score in scores]
     figure.legend(handles, scores, loc="outside lower center", ncols=len(scores))
+    taught = any(score.startswith("teacher") for score in scores)
     caption = (
-        "AUROC by which a number of each prediction separates out-of-distribution examples from the test split's: mean "
-        f"and standard deviation over seeds; 0.5 is chance{GRAY if any('teacher' in score for score in scores) else ''}."
+        "AUROC by which a number of each prediction separates out-of-distribution examples from the test split's: "
+        f"mean and standard deviation over seeds; 0.5 is chance{'; in gray, of the teacher' if taught else ''}."
     )
     return caption, figure
 

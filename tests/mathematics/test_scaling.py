@@ -69,7 +69,9 @@ def test_the_temperature_of_ten_examples_that_are_all_right():
     """10 log(1 + e^-x) + log(T)^2 / 2 with x = m / T is least where 10 x / (1 + e^x) = -log T: x = 5, T = 0.7156."""
     temperature = math.exp(-50 / (1 + math.exp(5)))
     assert temperature == pytest.approx(0.7156, abs=1e-4)
-    with pytest.warns(UserWarning, match="10 held-out labels alone would choose a temperature of 0.05 or less, as whe"):
+    with pytest.warns(
+        UserWarning, match="10 held-out labels alone would choose a temperature of 0.05 or less, as whe"
+    ):
         actual = best_temperature(*two_classes(10 * [5 * temperature]))
     assert actual == pytest.approx(temperature, rel=1e-4)
 
