@@ -84,7 +84,7 @@ def _verdict(rows: dict[str, dict]) -> str:
         if row is not reference and not row["difference"].low <= 0 <= row["difference"].high:
             shown = f"{row['arm']} ({difference_text(row)})"
             decided["Better" if row["difference"].mean < 0 else "Worse"].append(shown)
-    sentences = [f"{word} than deterministic are {'; '.join(arms)}." for word, arms in decided.items() if arms]
+    sentences = [f"{word} than deterministic: {'; '.join(arms)}." for word, arms in decided.items() if arms]
     others = counted(len(rows) - 1 - sum(map(len, decided.values())), "teacher")
     best = max((row for row in rows.values() if row["ood_auroc"].count), key=lambda row: row["ood_auroc"].mean)
     beside = "" if best is reference else f", of deterministic {reference['ood_auroc'].mean:.3f}"
