@@ -2,7 +2,7 @@
 
 import json
 
-from hf_bkd.reports.comparisons import Difference, paired_difference
+from hf_bkd.reports.comparisons import paired_difference
 from hf_bkd.reports.pages import counted
 from hf_bkd.reports.results import Arms, by_condition, difference_text, interval_text, per_seed, summary_table
 from hf_bkd.reports.uncertainty_page import LARGEST_RHAT, LEVEL
@@ -65,23 +65,18 @@ def _range(values: list[float], digits: int) -> str:
     return " to ".join(dict.fromkeys(f"{end(values):.{digits}f}" for end in (min, max)))
 
 
-def _eces() -> Difference:
-    arms = _arms()
-    return paired_difference(*(per_seed(arms[arm], "ece") for arm in (_of_least_nll(), "label smoothing")))
-
-
 def calibration() -> str:
     """Return how label smoothing alone is calibrated, beside the students of least NLL."""
     smooth, taught = (_rows()[arm] for arm in ("label smoothing", _of_least_nll()))
     eces, nlls = (f"{smooth[key].mean:.{n}f} and {taught[key].mean:.{n}f}" for key, n in (("ece", 3), ("nll", 2)))
-    return f"{calibrated()} ({eces}; difference {interval_text(_eces())}, not corrected); NLL {nlls}"
-
-
-def calibrated() -> str:
-    """Return whether label smoothing has the ECE of students with teachers."""
-    _, low, high, _ = _eces()
+    arms = _arms()
+    difference = paired_difference(*(per_seed(arms[arm], "ece") for arm in (_of_least_nll(), "label smoothing")))
+    _, low, high, _ = difference
     verdict = "not distinguishable from" if low <= 0 <= high else "lower than" if low > 0 else "higher than"
-    return f"label smoothing's ECE is {verdict} that with teachers"
+    return (
+        f"label smoothing's ECE is {verdict} that with teachers ({eces}; difference {interval_text(difference)}, not "
+        f"corrected); NLL {nlls}"
+    )
 
 
 def sets() -> str:
@@ -124,7 +119,6 @@ MADE = {
     "proteins' NLL": nll,
     "proteins' NLL of all": nll_of_all,
     "proteins' calibration": calibration,
-    "proteins' ECE": calibrated,
     "proteins' sets": sets,
     "proteins' chains": mixing,
 }
