@@ -91,6 +91,7 @@ def study(options: Arguments) -> Study:
         arms=(
             Arm("labels alone"),
             MINILM,
+            Arm("MiniLM, scaled", Deterministic(scaled=True)),
             LANGUAGE_MODEL,
             Arm("mixture", Several(BOTH)),
             Arm("mixture, entropy weights", Several(BOTH, "entropy")),

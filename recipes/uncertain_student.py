@@ -107,9 +107,7 @@ def study(options: StudyArguments) -> Study:
             "All students are of the teachers' architecture unless said otherwise, and have a lambda of 1 where they "
             "have a teacher, of five networks or, scaled, of one. Dirichlet students learn the likelihood of the "
             "members' probabilities, by variance those of a Dirichlet with their mean and variance. With a teacher, "
-            "students of digits see turned mixtures of images too. A network that gets all 300 validation images of "
-            "digits right is scaled to the lowest temperatures, near 0.05, at which its few errors on the "
-            "test split cost much."
+            "students of digits see turned mixtures of images too."
         ),
     )
 

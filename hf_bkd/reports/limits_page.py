@@ -32,8 +32,8 @@ def ood_cells(results: dict, condition: str) -> Cells:
     header = ["AUROC, entropy", "AUROC, epistemic", "teacher's, entropy", "teacher's, epistemic", "difference"]
     cells = [["arm", "examples", *header]]
     for arm, runs in by_condition(results)[condition].items():
-        for name in _names(runs):
-            values = [_aurocs(runs, name, score) for score in scores]
+        for name in names_of_sets(runs):
+            values = [aurocs(runs, name, score) for score in scores]
             spreads = [_spread(list(each.values()), runs) for each in values]
             difference = paired_difference(values[1], values[3])
             shown = interval_text(difference) if difference.count else DASH
@@ -66,8 +66,8 @@ def limits_sentences(results: dict, condition: str) -> str:
     sentences = []
     for arm, runs in by_condition(results)[condition].items():
         differences = {
-            name: paired_difference(_aurocs(runs, name, "epistemic"), _aurocs(runs, name, "teacher epistemic"))
-            for name in _names(runs)
+            name: paired_difference(aurocs(runs, name, "epistemic"), aurocs(runs, name, "teacher epistemic"))
+            for name in names_of_sets(runs)
         }
         said = [f"{_verdict(each)} on {name or 'all'}" for name, each in differences.items() if each.count]
         if said:
@@ -83,12 +83,13 @@ def _verdict(difference: Difference) -> str:
     return f"{head} ({interval_text(difference)})"
 
 
-def _names(runs: Runs) -> list[str]:
+def names_of_sets(runs: Runs) -> list[str]:
+    """Return the names of the sets of out-of-distribution examples that an arm was measured on."""
     sets = [(record.get("limits") or {}).get("ood_auroc") or {} for record in runs.values()]
     return list(dict.fromkeys(name for each in sets for name in each))
 
 
-def _aurocs(runs: Runs, name: str, score: str) -> dict[int, float]:
+def aurocs(runs: Runs, name: str, score: str) -> dict[int, float]:
     """Return seed -> AUROC of a score on a set of examples, where it is known."""
     values = {
         seed: (((record.get("limits") or {}).get("ood_auroc") or {}).get(name) or {}).get(score)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..utils.markdown import capitalized
+from .ood_plot import ood_auroc, ood_scores
 from .plotting import OTHERS, colors_of, highlighted, panels, style, write_png
 from .results import (
     Arms,
@@ -40,6 +41,7 @@ TITLES = {
     "accuracy": "accuracy over epochs",
     "reliability": "is a confidence of 80 % right 80 % of the time?",
     "credible_sets": "credible sets of students' posteriors",
+    "ood_auroc": "do students know what they have not learned?",
 }
 OBSERVED = {
     "accuracy": (
@@ -111,6 +113,8 @@ def _figures(results: dict) -> Iterator[tuple[str, tuple[str, Figure]]]:
         yield "reliability", _reliability(groups, reference, colors)
     if has_posteriors(results):
         yield "credible_sets", credible_sets(results, colors)
+    if scores := ood_scores(results):
+        yield "ood_auroc", ood_auroc(scores, colors)
     for field in () if kind_of(results) == "teachers" else SWEPT:
         if sweeps := {name: lines for name, arms in groups.items() if (lines := sweeps_of(arms, field))}:
             yield f"sweep_{field}", sweep(groups, sweeps, field, colors)
@@ -146,6 +150,8 @@ def _comparison(results: dict, colors: Colors) -> tuple[str, Figure]:
 
 def _teachers(results: dict, colors: Colors) -> tuple[str, Figure]:
     metrics = {"nll": "NLL", "ece": "ECE", "ood_auroc": "AUROC, out-of-distribution images"}
+    known = {name for record in results["arms"] for name in record.get("metrics") or ()}
+    metrics = {name: heading for name, heading in metrics.items() if name in known}
     groups = by_condition(results)
     figure, axes = panels(len(metrics) * len(groups), len(metrics), 10, 0.9 + 0.25 * max(map(len, groups.values())))
     for number, (condition, arms) in enumerate(groups.items()):
@@ -166,7 +172,8 @@ def _teachers(results: dict, colors: Colors) -> tuple[str, Figure]:
         axes[number * len(metrics)].set_title(condition)
     caption = (
         "Teachers on the test split, mean and standard deviation over seeds: filled as they are, hollow after "
-        "temperature scaling on the validation split. NLL and ECE are better on the left, AUROC on the right."
+        "temperature scaling on the validation split. NLL and ECE are better on the left"
+        f"{', AUROC on the right' if 'ood_auroc' in metrics else ''}."
     )
     return caption, figure
 

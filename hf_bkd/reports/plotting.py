@@ -39,6 +39,7 @@ PALETTE = ["#CC6677", "#332288", "#DDAA33", "#117733", "#88CCEE", "#882255", "#4
 # a word in an arm's name -> its color; the first that fits counts
 METHODS = {
     "cross-fitted": "#44AA99",
+    "dirichlet": "#4477AA",
     "deterministic": "#000000",
     "one-hot": "#CC6677",
     "no teacher": "#CC6677",
@@ -85,15 +86,16 @@ def colors_of(arms: Sequence[str]) -> dict[str, str]:
 def highlighted(arms: Sequence[str], reference: str) -> list[str]:
     """Return at most six arms to show in color, in their order: of each method one, never chosen by its results.
 
-    That is the method's plain arm, or the last listed of its variants. Of more than six methods those of the
-    reference and of one-hot labels stay, and the last listed, which a study is about.
+    That is the method's plain arm, whose name begins those of all its variants, or else the last listed. Of more than
+    six methods those of the reference and of one-hot labels stay, and the last listed, which a study is about.
     """
     variants: dict[str, list[str]] = {}
     for arm in arms:
         variants.setdefault(_method(arm), []).append(arm)
     chosen = []
     for method, each in variants.items():
-        plain = [arm for arm in each if arm == reference or arm.lower() == method.lower()]
+        begins = (arm for arm in each if arm.lower() == method.lower() or all(other.startswith(arm) for other in each))
+        plain = [reference] if reference in each else list(begins)
         chosen.append(plain[0] if plain else each[-1])
     baselines = [arm for arm in chosen if arm in (reference, "one-hot", "no teacher")]
     rest = [arm for arm in chosen if arm not in baselines]

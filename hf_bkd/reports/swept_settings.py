@@ -13,6 +13,7 @@ from .results import SETTINGS, Arms, Measure, axis_label, headline_of, interval_
 
 DASHES = (":", "--", "-.")  # of lambdas that are set by example
 MARGIN = 0.005  # of a lambda that is set by example to the best fixed one, as a share of all examples
+UNNAMED = ("none", "stored")  # of which a record doesn't say which teacher it is, if any
 LABELS_ALONE = "one-hot"  # the arm that is any teacher's lambda = 0
 SWEPT = {
     "kd_lambda": "λ, the weight of the teacher",
@@ -24,14 +25,17 @@ SWEPT = {
 def sweeps_of(arms: Arms, field: str) -> dict[tuple[str, ...], dict[float, str]]:
     """Return lines of a sweep, each value -> arm: arms with a teacher that agree in every setting but `field`.
 
-    An arm whose settings differ between its seeds (chosen on validation, say) is no point of a sweep.
+    An arm whose settings differ between its seeds (chosen on validation, say) is no point of a sweep. Nor are arms of
+    stored labels, of which no setting says whose they are, and those of a line with two arms at one value, which
+    differ in something else.
     """
-    lines: dict[tuple[str, ...], dict[float, str]] = {}
+    lines: dict[tuple[str, ...], list[tuple[float, str]]] = {}
     for arm, runs in arms.items():
         ((line, value), *more) = {(_line(record, field), record.get(field)) for record in runs.values()}
-        if not more and line[0] != "none" and value is not None:
-            lines.setdefault(line, {})[value] = arm
-    return {line: dict(sorted(points.items())) for line, points in lines.items() if len(points) > 1}
+        if not more and line[0] not in UNNAMED and value is not None:
+            lines.setdefault(line, []).append((value, arm))
+    sweeps = {line: dict(sorted(points)) for line, points in lines.items()}
+    return {line: points for line, points in sweeps.items() if 1 < len(points) == len(lines[line])}
 
 
 def _line(record: dict, *swept: str) -> tuple[str, ...]:

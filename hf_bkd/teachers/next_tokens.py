@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import UNLABELED
+from ..likelihoods.scaling import prior_loss, warn_of_ends
 from ..metrics import summarized_metrics, summary
 from ..models.calling import call_network, evaluation_mode, logits_of, split, to_network
 from ..models.token_networks import vocabulary_size
@@ -77,15 +78,16 @@ def taught(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def token_temperature(network: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> float:
-    """Find T in [1/4, 4] of least negative log-likelihood of next tokens by logits / T, in one pass.
+    """Find T in [1/4, 4] by which logits / T predict next tokens best, in one pass.
 
-    The loss is known at 17 temperatures, evenly spaced by their logarithm, and between them by a parabola.
+    The negative log-likelihood and the prior of T, see :func:`~hf_bkd.likelihoods.scaling.prior_loss`, are known at 17
+    temperatures, evenly spaced by their logarithm, and between them by a parabola.
 
     Raises:
         UserError: no token is taught.
     """
     logarithms = torch.linspace(*map(math.log, TEMPERATURES), 17, dtype=torch.float64)
-    losses, number = torch.zeros(len(logarithms), dtype=torch.float64), 0
+    losses, number = torch.zeros_like(logarithms), 0
     with evaluation_mode(network):
         for batch in batches:
             inputs, labels = split(batch)
@@ -98,12 +100,19 @@ def token_temperature(network: nn.Module, batches: Iterable[Mapping[str, Tensor]
                     scaled = some / math.exp(logarithm)
                     losses[place] += nn.functional.cross_entropy(scaled, own, reduction="sum").item()
     _check_any(number)
-    best = int(losses.argmin())
-    if best in (0, len(losses) - 1):
-        return math.exp(logarithms[best])
-    before, here, after = losses[best - 1 : best + 2].tolist()
-    step = (logarithms[1] - logarithms[0]).item()
-    return math.exp(logarithms[best].item() + step * (before - after) / (2 * (before - 2 * here + after)))
+    temperature = math.exp(_lowest_point(logarithms, losses + prior_loss(logarithms)))
+    warn_of_ends(temperature, TEMPERATURES, bool(losses[0] <= losses[1]), bool(losses[-1] <= losses[-2]), number)
+    return temperature
+
+
+def _lowest_point(places: Tensor, values: Tensor) -> float:
+    """Return where the parabola through the least of values at even places and its neighbors is lowest, or an end."""
+    best = int(values.argmin())
+    if best in (0, len(values) - 1):
+        return places[best].item()
+    before, here, after = values[best - 1 : best + 2].tolist()
+    step = (places[1] - places[0]).item()
+    return places[best].item() + step * (before - after) / (2 * (before - 2 * here + after))
 
 
 @torch.no_grad()

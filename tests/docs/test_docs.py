@@ -25,7 +25,7 @@ from tests.language.language_helpers import llama, tokenizer
 from tests.soft_labels.label_helpers import quiet
 from tests.soft_labels.test_problems import KINDS
 
-from . import teachers_table
+from . import published
 from .conftest import CLASSES, write_photos
 from .pages import ROOT, block, blocks, commands, numbers, run, shape
 
@@ -51,8 +51,10 @@ def test_every_page_with_code_is_run_here():
     assert {page for page in pages if blocks(page)} == WHOLE.keys() | IN_PARTS
 
 
-def test_the_table_of_teachers_is_the_published_comparisons():
-    assert teachers_table.PAGE.read_text() == teachers_table.page(), "python -m tests.docs.teachers_table writes it"
+def test_pages_say_what_the_published_results_do():
+    for page in published.pages():
+        assert page.read_text() == published.written(page), "python -m tests.docs.published writes it"
+    assert {name for page in published.pages() for name in published.quoted(page)} == published.MADE.keys()
 
 
 def test_the_reference_has_every_public_name():

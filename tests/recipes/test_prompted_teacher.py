@@ -32,10 +32,10 @@ def test_it_labels_once_and_teaches_with_either_and_both(tmp_path, monkeypatch):
         "student_model": "layers-2", "per_device_train_batch_size": 50,
     }  # fmt: skip
     results = run("prompted_teacher", tmp_path / "run", **options)
-    arms = ["labels alone", "MiniLM", "language model", "mixture", "mixture, entropy weights"]
+    arms = ["labels alone", "MiniLM", "MiniLM, scaled", "language model", "mixture", "mixture, entropy weights"]
     assert [record["arm"] for record in results["arms"]] == arms
     labels = read(load_from_disk(tmp_path / "labels"), "language_model")
     assert labels.record.teacher.json["label_words"] == load("prompted_teacher").WORDS
     assert labels.probs.shape == (172, 6) and labels.record.draws == 2
     assert all(record["metrics"]["accuracy"] >= 0 for record in results["arms"])
-    assert results["arms"][2]["teacher_metrics"]["accuracy"] >= 0
+    assert results["arms"][3]["teacher_metrics"]["accuracy"] >= 0

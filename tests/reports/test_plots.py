@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from hf_bkd.reports.claims import Panel, Series
 from hf_bkd.reports.claims.plots import _draw_panel
 from hf_bkd.reports.comparisons import Difference
+from hf_bkd.reports.ood_plot import ood_auroc, ood_scores
 from hf_bkd.reports.plots import LARGEST_DOT, _accuracy, _draw_differences, _reliability
 from hf_bkd.reports.plotting import METHODS, OTHERS, colors_of, highlighted
 from hf_bkd.reports.results import MEASURES
@@ -90,6 +91,8 @@ def test_at_most_six_arms_stand_out_whatever_their_results():
     lambdas = [f"{kind}, λ = {value}" for kind in ("Laplace", "cross-fitted") for value in (0.5, 1)]
     assert highlighted(["deterministic", *lambdas], "deterministic") == ["deterministic", lambdas[1], lambdas[3]]
     assert highlighted(["average", "average, tuned"], "one-hot") == ["average"]
+    dirichlet = ["ensemble", "ensemble, Dirichlet", "ensemble, Dirichlet by variance", "ensemble, Dirichlet, wide"]
+    assert highlighted(dirichlet, "one-hot") == dirichlet[:2]
 
 
 def test_curves_of_the_other_arms_are_gray():
@@ -128,3 +131,23 @@ def test_lines_that_jump_are_drawn_faint_with_their_running_mean():
     faint, mean = (list(line.get_ydata()) for line in ax.lines)
     assert faint == jumping and mean[0] == jumping[0] and mean[50] == pytest.approx(sum(jumping[46:55]) / 9)
     assert ax.get_title() == "run (bold: running mean)"
+
+
+def test_aurocs_of_students_their_teachers_and_sampled_posteriors_are_drawn_in_rows():
+    """0.8 and 0.9 of two seeds: 0.85 +- 0.0707; two of three scores stand around the row, one alone in it."""
+    sets = [{"noise": {"entropy": each, "teacher entropy": 0.7}} for each in (0.8, 0.9)]
+    records = [{"arm": "ensemble", "seed": seed, "limits": {"ood_auroc": each}} for seed, each in enumerate(sets)]
+    records += [{"arm": "one-hot", "seed": 0, "limits": {"ood_auroc": {"noise": {"entropy": 0.6}}}}]
+    records += [{"arm": "one-hot", "seed": 0, "condition": "b", "uncertainty": {"auroc": {"mean_deviance": 0.5}}}]
+    shown = ood_scores({"arms": records})
+    assert list(shown) == ["noise", "b: uncertain examples"]
+    _, figure = ood_auroc(shown, colors_of(["ensemble", "one-hot"]))
+    first, second = figure.axes
+    assert [text.get_text() for text in first.get_yticklabels()] == ["ensemble", "one-hot"]
+    points = sorted((*line.get_xydata()[0].round(9).tolist()[::-1], line.get_marker()) for line in first.lines)
+    assert points == [(-0.133333333, 0.85, "D"), (0.133333333, 0.7, "s"), (1.0, 0.6, "D")]
+    bars = sorted(bar.get_segments()[0][:, 0].tolist() for bar in first.collections if len(bar.get_segments()[0]))
+    assert bars[1] == pytest.approx([0.85 - 0.0707, 0.85 + 0.0707], abs=1e-4)
+    assert [line.get_marker() for line in second.lines] == ["o"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["entropy", "deviance", "teacher entropy"]
+    assert not ood_scores({"arms": [{"arm": "one-hot", "seed": 0}]})

@@ -433,3 +433,20 @@ def test_a_lambda_that_is_set_by_example_is_compared_with_the_best_fixed_one():
     assert [(line[0], *points.values()) for line, points in sweeps_of(arms, "kd_lambda").items()] == [
         ("ensemble, cross-fitted", "l 0.5", "l 1")  # what all lines share, such as the folds, no legend says
     ]
+
+
+def test_labels_of_different_teachers_and_arms_at_one_value_are_no_sweep():
+    def arms(teacher, *temperatures):
+        each = [{"arm": f"arm {number}", "teacher": teacher, "seed": 0} for number in range(len(temperatures))]
+        return by_condition(
+            {
+                "kind": "study",
+                "arms": [
+                    record | {"teacher_temperature": value} for record, value in zip(each, temperatures, strict=True)
+                ],
+            }
+        )[""]
+
+    assert len(sweeps_of(arms("laplace", 1.0, 2.0), "teacher_temperature")) == 1
+    assert sweeps_of(arms("stored", 1.0, 0.8), "teacher_temperature") == {}
+    assert sweeps_of(arms("laplace", 1.0, 1.0, 2.0), "teacher_temperature") == {}
