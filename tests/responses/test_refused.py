@@ -64,7 +64,10 @@ def classifier():
             r"the prompt of row 0 has 11 tokens, which with max_new_tokens=60 are more than the 64",
         ),
         ({"processing_class": None}, "nothing says how texts become the tokens of LlamaForCausalLM"),
-        ({"processing_class": tokenizer(words=[*WORDS, "~~", "~~~"])}, "has 98 tokens and LlamaForCausalLM knows 97"),
+        (
+            {"processing_class": tokenizer(words=[*WORDS, "~~", "~~~"])},
+            "numbered up to 97, and LlamaForCausalLM knows 97",
+        ),
         ({"template": "{prompt}"}, "the dataset has one: omit template"),
     ],
 )

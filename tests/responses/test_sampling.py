@@ -21,6 +21,8 @@ from tests.language.language_helpers import llama, tokenizer
 
 from .response_helpers import answered, prompts
 
+ALL = torch.ones(97, dtype=torch.bool)
+
 
 def test_probabilities_by_hand():
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
@@ -57,7 +59,7 @@ def test_probabilities_are_those_of_generate():
 def test_tokens_come_as_often_as_the_model_says():
     network, prompt, number = llama(), [5, 6, 7], 4000
     keys = torch.arange(number)
-    answers = sampled_answers(network, [prompt] * number, keys, 0, Sampling(max_new_tokens=1), (1,), 97)
+    answers = sampled_answers(network, [prompt] * number, keys, 0, Sampling(max_new_tokens=1), (1,), ALL)
     shares = np.bincount([answer[0] for answer in answers], minlength=97) / number
     with torch.no_grad():
         expected = network(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(dim=-1).numpy()
@@ -87,7 +89,7 @@ def test_answers_differ_between_numbers_repeated_prompts_and_seeds_and_a_larger_
 def test_answers_are_those_of_a_loop_over_whole_texts():
     network, sampling = llama(), Sampling(max_new_tokens=5)
     keys = torch.tensor([3, 4])
-    batch = sampled_answers(network, [[5, 6, 7, 8], [9]], keys, 7, sampling, (1,), 97)
+    batch = sampled_answers(network, [[5, 6, 7, 8], [9]], keys, 7, sampling, (1,), ALL)
     for prompt, key, answer in zip(([5, 6, 7, 8], [9]), keys, batch, strict=True):
         tokens = list(prompt)
         for step in range(len(answer)):
@@ -113,7 +115,7 @@ def test_tokens_that_the_tokenizer_does_not_know_are_not_drawn():
     network = llama(vocab_size=160)
     with torch.no_grad():
         network.lm_head.weight[97:] *= 5
-    answers = sampled_answers(network, [[5, 6]] * 50, torch.arange(50), 0, Sampling(max_new_tokens=4), (1,), 97)
+    answers = sampled_answers(network, [[5, 6]] * 50, torch.arange(50), 0, Sampling(max_new_tokens=4), (1,), ALL)
     assert max(map(max, answers)) < 97
 
 
