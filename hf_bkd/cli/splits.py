@@ -36,8 +36,8 @@ def check_taught(rows: datasets.Dataset, arguments: Namespace, kd_lambda: float)
     """Raise a UserError if soft labels are to be learned from, and there are none and no teacher to ask."""
     if kd_lambda > 0 and arguments.teacher is None and not teachers_of(rows.column_names):
         raise UserError(
-            f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, a --teacher to "
-            "be asked at each step, or --kd_lambda 0 to learn what the dataset says itself"
+            f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
+            "to be asked at each step (--kd_lambda 0 learns what the dataset says itself)"
         )
 
 

@@ -64,7 +64,7 @@ def sentence_encoder(
         check_count(max_length=max_length)
         if limit is not None and max_length > limit:
             raise UserError(f"max_length is {max_length}, and {type(model).__name__} reads {limit} tokens: pass less")
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and model.get_encoder() is not model:
         raise UserError(f"{type(model).__name__} has a decoder too: pass model.get_encoder()")
     check_vocabulary(model, tokenizer)
     longest = max_length or min(LONGEST, limit or LONGEST)

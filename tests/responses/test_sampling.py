@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from hf_bkd.responses.sampling import Sampling, batches_of, sampled_answers
+from hf_bkd.responses.speaking import Speaker
+from hf_bkd.responses.weights import WeightDraw
 from hf_bkd.utils.random import Draws
 from tests.language.language_helpers import llama, tokenizer
 
@@ -117,6 +119,21 @@ def test_tokens_that_the_tokenizer_does_not_know_are_not_drawn():
         network.lm_head.weight[97:] *= 5
     answers = sampled_answers(network, [[5, 6]] * 50, torch.arange(50), 0, Sampling(max_new_tokens=4), (1,), ALL)
     assert max(map(max, answers)) < 97
+
+
+def test_numbers_that_the_tokenizer_leaves_out_are_not_drawn_and_those_behind_them_are():
+    """Tokens 50 to 89 are none of the tokenizer's, which has 97 numbered up to 136."""
+    own = tokenizer()
+    moved = {word: number if number < 50 else number + 40 for word, number in own.get_vocab().items()}
+    other = tokenizer(words=[word for word, _ in sorted(moved.items(), key=lambda each: each[1])])
+    other.get_vocab = lambda: moved
+    torch.manual_seed(0)
+    network = llama(vocab_size=160)
+    known = Speaker.of(WeightDraw(network), other, Sampling(), 0).known
+    assert known.nonzero()[:, 0].tolist() == sorted(moved.values())
+    answers = sampled_answers(network, [[5, 6]] * 300, torch.arange(300), 0, Sampling(max_new_tokens=3), (1,), known)
+    drawn = {token for answer in answers for token in answer}
+    assert drawn <= set(moved.values()) and max(drawn) > 97
 
 
 class UnpaddedForCausalLM(LlamaForCausalLM):
