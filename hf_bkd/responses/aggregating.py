@@ -128,6 +128,11 @@ def _check_arguments(method: str, **given: Any) -> None:
 
 
 def _check_known(estimates: EmbeddingEstimates, whose: str, argument: str) -> None:
+    if estimates.variance is None and estimates.embeddings.shape[1] > 1:
+        raise UserError(
+            f"the answers of {whose} all come from one of several draws of its weights, and don't tell how much these "
+            "differ: pass responses= with answers of different draws"
+        )
     if estimates.variance is None:
         raise UserError(
             f"the variance of {whose}'s estimate is unknown with k = 1: sample at least 2 answers to each prompt, or "

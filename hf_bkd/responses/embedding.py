@@ -24,7 +24,8 @@ class EmbeddingEstimates(NamedTuple):
     """The embeddings of k answers to each of N prompts, in float64.
 
     embeddings: [N, k, D]. mean: over the answers [N, D].
-    variance: *of this mean* [N], the average over the D dimensions (ddof 1); ``None`` if it is unknown, with k = 1.
+    variance: *of this mean* [N], the average over the D dimensions (ddof 1); ``None`` if it is unknown, with k = 1 or
+        where a prompt's answers all come from one of several draws of the teacher's weights.
         Divided by nothing: it is that of an answer / k already, or that between the draws of the teacher's weights / S
         where several answers come from one.
     between, within: the variance of an answer [N], averaged over the dimensions, between draws of the teacher's
@@ -113,8 +114,8 @@ def embedding_estimates(
         responses: numbers, 0 .. k - 1, of the answers that count; all if not given.
 
     Raises:
-        UserError: no answers, numbers of answers that aren't there, or embeddings of another number or that aren't
-            finite.
+        UserError: no answers, numbers of answers that aren't there, embeddings of another number or that aren't
+            finite, or a known variance of answers that are not independent.
     """
     numbers = chosen_numbers(dataset, responses)
     rows = dataset.with_format(None)
@@ -123,7 +124,15 @@ def embedding_estimates(
     texts = [[row[number] for number in numbers] for row in rows[RESPONSES]]
     draws = torch.tensor([[row[number] for number in numbers] for row in rows[DRAWS]])
     embeddings = _embedded([text for row in texts for text in row], encoder).reshape(len(texts), len(numbers), -1)
-    known = variance is not None or len(numbers) > 1
+    counts = (
+        [own.unique(return_counts=True)[1] for own in draws] if read_responses_record(dataset).num_samples > 1 else []
+    )
+    if variance is not None and any(each.max() > 1 for each in counts):
+        raise UserError(
+            "variance= is that of independent answers, and several of these come from one draw of the teacher's "
+            "weights: omit it, or pass responses= with the numbers of answers of different draws"
+        )
+    known = variance is not None or (len(numbers) > 1 and all(len(each) > 1 for each in counts))
     parts = [_components(*each) for each in zip(embeddings, draws, strict=True)]
     return EmbeddingEstimates(
         embeddings,

@@ -70,6 +70,24 @@ def test_draws_of_the_weights_count_as_what_is_independent():
         assert estimates.between[row].item() == pytest.approx((of_means - within / 2).mean(), rel=1e-6)
 
 
+def test_answers_of_one_draw_of_several_do_not_tell_the_variance_between_draws():
+    made = by_hand(ANSWERS, draws=[0, 1, 0, 1])
+    estimates = embedding_estimates(made, on_the_plane, responses=[0, 2])
+    x = points([ANSWERS[0][0], ANSWERS[0][2]])
+    assert estimates.variance is None and estimates.between is None
+    assert estimates.within[0].item() == pytest.approx(x.var(axis=0, ddof=1).mean(), rel=1e-6)
+    of_two = embedding_estimates(made, on_the_plane, responses=[0, 1]).variance[0].item()
+    assert of_two == pytest.approx(points(ANSWERS[0][:2]).var(axis=0, ddof=1).mean() / 2, rel=1e-6)
+    student = by_hand(ANSWERS, weights="student")
+    with pytest.raises(
+        UserError, match="answers of the teacher all come from one of several draws .* pass responses="
+    ):
+        aggregate_responses(made, "inverse_variance", on_the_plane, student=student, responses=[0, 2])
+    with pytest.raises(UserError, match="several of these come from one draw"):
+        embedding_estimates(made, on_the_plane, variance=0.4)
+    np.testing.assert_allclose(embedding_estimates(made, on_the_plane, 0.4, [0, 1]).variance, 0.2)
+
+
 def test_the_answer_nearest_to_the_mean():
     made = aggregate_responses(by_hand(ANSWERS), "mean", on_the_plane)
     assert made["completion"][:] == [nearest(texts, points(texts).mean(axis=0)) for texts in ANSWERS] == ["c", "d"]
