@@ -51,10 +51,12 @@ class Sampling:
         check_count(max_new_tokens=self.max_new_tokens)
         if self.top_k is not None:
             check_count(top_k=self.top_k)
-            object.__setattr__(self, "top_k", int(self.top_k))
-        object.__setattr__(self, "max_new_tokens", int(self.max_new_tokens))
         if self.top_p > 1:
             raise UserError(f"top_p must be at most 1, which draws from all tokens, and it is {self.top_p:g}")
+        for name in ("temperature", "top_p", "repetition_penalty"):  # numbers of numpy, as records can't hold them
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "max_new_tokens", int(self.max_new_tokens))
+        object.__setattr__(self, "top_k", None if self.top_k is None else int(self.top_k))
 
     def probs(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
         """Compute the probabilities [B, V] by which the next token is drawn.

@@ -94,10 +94,11 @@ def end_tokens(network: nn.Module, tokenizer: Any) -> tuple[int, ...]:
     end = tokenizer.eos_token_id
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     if end is not None and end not in own and not special & set(own):
+        word = tokenizer.convert_ids_to_tokens(own[0])
+        which = "none" if word is None else f"the word {word!r}"
         raise UserError(
-            f"{name}'s generation_config ends answers at token {own[0]}, which is the word "
-            f"{tokenizer.convert_ids_to_tokens(own[0])!r} of the tokenizer, whose texts end in "
-            f"{tokenizer.eos_token!r}: set model.generation_config.{remedy}"
+            f"{name}'s generation_config ends answers at token {own[0]}, which is {which} of the tokenizer, whose "
+            f"texts end in {tokenizer.eos_token!r}: set model.generation_config.{remedy}"
         )
     return tuple(dict.fromkeys([*own, *([] if end is None else [end])]))
 

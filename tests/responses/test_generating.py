@@ -182,8 +182,9 @@ def test_a_character_that_is_cut_in_two_is_left_out():
 
 
 def test_counts_may_be_those_of_numpy():
-    made = answered(prompts(), llama(), np.int64(2), top_k=np.int32(9), seed=np.int64(3), batch_size=np.int64(2))
-    assert made.to_dict() == answered(prompts(), llama(), 2, top_k=9, seed=3).to_dict()
+    given = {"top_k": np.int32(9), "seed": np.int64(3), "batch_size": np.int64(2), "temperature": np.float32(0.5)}
+    made = answered(prompts(), llama(), np.int64(2), **given)
+    assert made.to_dict() == answered(prompts(), llama(), 2.0, top_k=9.0, seed=3, temperature=0.5).to_dict()
 
 
 def test_a_template_reads_the_columns_that_it_names_alone():
