@@ -12,6 +12,7 @@ COMMANDS = {
     "teacher fit": ("teacher", "from a trained network or an architecture to a saved teacher"),
     "teacher evaluate": ("evaluate", "accuracy, NLL, ECE and Brier score of a teacher or a student"),
     "label": ("label", "add a teacher's soft labels to a dataset"),
+    "answer": ("answer", "sample a language model's answers, which students are taught"),
     "distill": ("distill", "train a student towards soft labels, or towards a teacher"),
     "evaluate": ("evaluate", "accuracy, NLL, ECE and Brier score of a teacher or a student"),
     "report": ("report", "write a run's report anew from its results.json"),

@@ -37,7 +37,7 @@ def check_taught(rows: datasets.Dataset, arguments: Namespace, kd_lambda: float)
     if kd_lambda > 0 and arguments.teacher is None and not teachers_of(rows.column_names):
         raise UserError(
             f"{arguments.dataset} holds no soft labels: pass a folder that hf-bkd label has written, or a --teacher "
-            "to be asked at each step"
+            "to be asked at each step (--kd_lambda 0 learns what the dataset says itself)"
         )
 
 

@@ -228,11 +228,22 @@ class Reader:
         return tokens, [token if own else UNLABELED for token, own in zip(tokens, said, strict=True)]
 
     def _written(self, row: Mapping[str, Any], messages: list[dict], **settings: Any) -> Mapping[str, list[int]]:
-        """Return what the chat template makes of messages, without the keys that Arrow adds to some of them."""
-        tools = row.get("tools")
+        """Return what the chat template makes of messages, without the keys that Arrow adds to some of them.
+
+        Raises:
+            ValueError: what is no message, or a content that the template would write as Python does.
+        """
+        if not all(isinstance(each, Mapping) and isinstance(each.get("role"), str) for each in messages):
+            raise ValueError("messages are lists of {'role', 'content'}, and one of these says no role")
+        tools, messages = row.get("tools"), _own_keys(messages)
         tools = json.loads(tools) if isinstance(tools, str) else tools
-        given = settings | ({"tools": _own_keys(tools)} if tools else {})
-        return self.tokenizer.apply_chat_template(_own_keys(messages), tokenize=True, return_dict=True, **given)
+        given = {"tools": _own_keys(tools)} if tools else {}
+        parts = [str(each["content"]) for each in messages if isinstance(each.get("content"), (list, Mapping))]
+        if parts:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, **given)
+            if any(each in text for each in parts):
+                raise ValueError("the chat template reads texts, and a message's content is a list of parts")
+        return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **given | settings)
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text)["input_ids"]

@@ -7,17 +7,18 @@ import datasets
 import torch
 from torch import Tensor, nn
 
-from ..data.caches import caches_elsewhere
 from ..theory import inverse_variance_combine
 from ..utils.checks import check_choice
 from ..utils.errors import UserError
+from .completions import check_has_prompt, completions
 from .embedding import EmbeddingEstimates, Encoder, chosen_numbers, embedding_estimates
+from .labels import with_labels
 from .prompts import PROMPT
 from .record import RESPONSES, read_responses_record
 
 METHODS = ("single", "all", "mean", "inverse_variance", "oracle")
 VARIANCES = {"inverse_variance": ("variance", "student_variance")}
-ANSWER, NUMBER = "completion", "response"
+SAME = 1e-6  # cosines that differ by less are equal, as those of two answers to their mean always are
 
 
 def aggregate_responses(
@@ -39,7 +40,8 @@ def aggregate_responses(
 
             - ``"single"``: the first of them, one sample of the teacher;
             - ``"all"``: each, as a row of its own;
-            - ``"mean"``: the one whose embedding is nearest, in cosine, to the mean of all;
+            - ``"mean"``: the one whose embedding is nearest, in cosine, to the mean of all, the first of several that
+              are (as of k = 2);
             - ``"inverse_variance"``: the one nearest to the mean of the teacher's and of a student's means, weighted
               by the inverses of *their* variances (ddof 1, divided by k), averaged over the dimensions;
             - ``"oracle"``: nearest to what the paper's released code combines, for comparison only: the mean of the
@@ -58,7 +60,9 @@ def aggregate_responses(
 
     Returns:
         A dataset with ``prompt``, ``completion``, a text or the assistant's message, and ``response``, the number of
-        the answer: N rows, or N k. :func:`~hf_bkd.tokenized` and the trainer take it.
+        the answer: N rows, or N k. :func:`~hf_bkd.tokenized` and the trainer take it. Where answers have labels
+        (``token_labels`` of :func:`~hf_bkd.generate_responses`) also ``input_ids``, ``labels`` and the columns of
+        soft labels, which the trainer takes as they are.
 
     Raises:
         UserError: no answers, an unknown method, arguments that the method lacks or doesn't take, other prompts, an
@@ -86,7 +90,8 @@ def aggregate_responses(
     else:
         _check_same_prompts(dataset, oracle, "oracle")
         combined = _oracle(own, embedding_estimates(oracle, encoder))
-    nearest = nn.functional.cosine_similarity(own.embeddings, combined[:, None], dim=-1).argmax(dim=1)
+    cosines = nn.functional.cosine_similarity(own.embeddings, combined[:, None], dim=-1)
+    nearest = (cosines >= cosines.amax(dim=1, keepdim=True) - SAME).int().argmax(dim=1)
     return _rows(dataset, range(len(dataset)), [numbers[place] for place in nearest.tolist()])
 
 
@@ -123,6 +128,11 @@ def _check_arguments(method: str, **given: Any) -> None:
 
 
 def _check_known(estimates: EmbeddingEstimates, whose: str, argument: str) -> None:
+    if estimates.variance is None and estimates.embeddings.shape[1] > 1:
+        raise UserError(
+            f"the answers of {whose} all come from one of several draws of its weights, and don't tell how much these "
+            "differ: pass responses= with answers of different draws"
+        )
     if estimates.variance is None:
         raise UserError(
             f"the variance of {whose}'s estimate is unknown with k = 1: sample at least 2 answers to each prompt, or "
@@ -133,6 +143,8 @@ def _check_known(estimates: EmbeddingEstimates, whose: str, argument: str) -> No
 def _check_same_prompts(dataset: datasets.Dataset, other: datasets.Dataset, name: str) -> None:
     """Refuse answers to other prompts, or the same answers."""
     own, theirs = read_responses_record(dataset), read_responses_record(other)
+    for each in (dataset, other):
+        check_has_prompt(each)
     if len(other) != len(dataset) or other.with_format(None)[PROMPT][:] != dataset.with_format(None)[PROMPT][:]:
         raise UserError(
             f"{name} answers other prompts than the dataset: sample it with the same rows in the same order"
@@ -147,17 +159,7 @@ def _check_same_prompts(dataset: datasets.Dataset, other: datasets.Dataset, name
 
 
 def _rows(dataset: datasets.Dataset, rows: Sequence[int], numbers: Sequence[int]) -> datasets.Dataset:
-    """Make rows of a prompt and the answer of some number to it."""
-    plain = dataset.with_format(None)
-    answers = plain[RESPONSES][:]
+    """Make rows of a prompt and the answer of some number to it, with that one's labels if there are some."""
+    answers = dataset.with_format(None)[RESPONSES][:]
     texts = [answers[row][number] for row, number in zip(rows, numbers, strict=True)]
-    feature: Any = datasets.Value("string")
-    conversational = getattr(dataset.features[PROMPT], "dtype", "") not in ("string", "large_string")
-    if conversational:
-        texts = [[{"role": "assistant", "content": text}] for text in texts]
-        feature = datasets.List({"role": feature, "content": feature})
-    columns = [PROMPT, *(["tools"] if conversational and "tools" in dataset.column_names else [])]
-    features = datasets.Features({ANSWER: feature, NUMBER: datasets.Value("int32")})
-    own = datasets.Dataset.from_dict({ANSWER: texts, NUMBER: list(numbers)}, features=features)
-    with caches_elsewhere(dataset):
-        return datasets.concatenate_datasets([plain.select_columns(columns).select(rows), own], axis=1)
+    return with_labels(completions(dataset, rows, texts, numbers), dataset, rows, numbers)

@@ -16,6 +16,7 @@ from ..data.columns import EXAMPLE_ID
 from ..data.preprocessors.texts import longest_text, vocabulary_hash
 from ..data.preprocessors.word_labels import hash_of_tokens
 from ..models.calling import unwrapped
+from ..models.token_networks import check_next_tokens
 from ..soft_labels.record import description
 from ..soft_labels.shards import Shards
 from ..teachers import Teacher
@@ -25,6 +26,7 @@ from ..utils.locks import sole_user
 from ..utils.processes import failing_together, processes
 from ..utils.progress import progress_bar
 from ..utils.random import Draws, named_seed, random_bits
+from .labels import Labeling
 from .prompts import Prompts, check_lengths, read_prompts
 from .record import COLUMNS, CUT, DRAWS, RESPONSES, check_own_columns, make_responses_record, with_responses
 from .sampling import Sampling
@@ -47,6 +49,7 @@ def generate_responses(
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     max_new_tokens: int = 64,
+    token_labels: bool = False,
     batch_size: int = 32,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -78,6 +81,9 @@ def generate_responses(
         top_p: in (0, 1], the least mass of the most probable tokens that are drawn from; 1 for all.
         repetition_penalty: > 0; 1 for none.
         max_new_tokens: of an answer, after which it is cut off, which is counted and warned of.
+        token_labels: whether the teacher's distribution of each token of the answers is kept too, as
+            :func:`~hf_bkd.add_soft_labels` of all answers stores it, by one more pass over each of them. It is that of
+            the teacher itself, averaged over its draws, whatever the settings of sampling.
         batch_size: answers that are sampled side by side.
         seed: of all draws.
         folder: where finished shards are kept, so that the same call goes on from them; in memory if not given.
@@ -90,10 +96,11 @@ def generate_responses(
         - ``teacher_responses``, k texts a row;
         - ``teacher_response_draws``, k numbers in 0 .. S - 1: which draw of the weights each comes from;
         - ``teacher_responses_cut``, whether each was cut off;
+        - ``teacher_responses_labels``, if asked for: tokens and labels of each, which ``aggregate_responses`` makes
+          columns of;
         - ``teacher_responses_record``, what made them (see :func:`~hf_bkd.responses.read_responses_record`).
 
-        ``aggregate_responses`` makes rows of it that students are trained on, and
-        ``add_soft_labels(aggregate_responses(responses, "all"), teacher)`` labels the tokens of the answers.
+        ``aggregate_responses`` makes rows of it that students are trained on.
 
     Raises:
         UserError: a number out of its range; a teacher that is no causal language model, or whose configuration
@@ -102,6 +109,8 @@ def generate_responses(
     """
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty, max_new_tokens)
     check_count(k=k, batch_size=batch_size, shard_rows=shard_rows)
+    check_count(0, seed=seed)
+    k, seed, batch_size, shard_rows = map(int, (k, seed, batch_size, shard_rows))
     if not isinstance(dataset, datasets.Dataset):
         raise UserError("answers are written beside whole datasets: load it without streaming, and pass one split")
     if len(dataset) == 0:
@@ -114,6 +123,10 @@ def generate_responses(
     speakers = [Speaker.of(draw, tokenizer, sampling, seed) for draw in draws]
     for network in {id(draw.network): draw.network for draw in draws}.values():
         check_lengths(prompts, longest_text(network, tokenizer), max_new_tokens, type(unwrapped(network)).__name__)
+        check_next_tokens(network, {"input_ids": torch.tensor([[*prompts.tokens[0], prompts.tokens[0][-1]]])})
+    labeling = Labeling.of(teacher, tokenizer, num_samples, seed, folder, progress) if token_labels else None
+    if labeling is not None:
+        labeling.check(prompts.dataset)
     settings = {"k": k, "num_samples": len(draws), "seed": seed, **asdict(sampling)}
     ends = sorted({end for each in speakers for end in each.ends})
     about = {"teacher": description(teacher, len(draws)), "rows": len(dataset), "prompts": prompts.fingerprint}
@@ -133,7 +146,8 @@ def generate_responses(
         cut_off=cut_off,
         empty=empty,
     )
-    return with_responses(prompts.dataset, table, record)
+    responses = with_responses(prompts.dataset, table, record)
+    return responses if labeling is None else labeling(responses)
 
 
 def shared_out(keys: Tensor, k: int, num_draws: int, seed: int) -> np.ndarray:

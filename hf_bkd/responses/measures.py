@@ -77,6 +77,7 @@ def answer_noise(
     Raises:
         UserError: fewer than two students or answers, or numbers that are not finite.
     """
+    answers, target = torch.as_tensor(answers), torch.as_tensor(target)
     if answers.ndim not in (3, 4):
         raise UserError(
             f"answers must have the shape [students, prompts, k, D], or without k, and it has {list(answers.shape)}"
@@ -133,6 +134,7 @@ def measured(values: Tensor, clusters: Sequence[int] | Tensor | None = None) -> 
         values: [R, N].
         clusters: of prompts that belong together, [N]; each its own if not given.
     """
+    values = torch.as_tensor(values)
     check_shape("values", values, None, None)
     if not values.numel() or not values.isfinite().all():
         raise UserError("values must be finite and of at least one student and prompt, and they are not")
@@ -168,14 +170,15 @@ def answer_entropy(answers: Texts) -> Tensor:
     """Estimate the entropy of each student's answers to each prompt [R, N], in nats, from k sampled texts.
 
     The entropy of the observed shares is too low by about (m - 1) / (2 k) where m different answers were seen, which
-    is added (Miller 1955). Where a student's probabilities are known, take :func:`hf_bkd.metrics.entropy` of them.
+    is added (Miller 1955). A single text says nothing of it: k >= 2. Where a student's probabilities are known, take
+    :func:`hf_bkd.metrics.entropy` of them.
     """
 
     def estimated(own: Sequence[str]) -> float:
         counts = torch.tensor(list(Counter(own).values()), dtype=torch.float64)
         return entropy(counts / len(own)).item() + (len(counts) - 1) / (2 * len(own))
 
-    return _of_each(answers, lambda own, prompt: estimated(own))
+    return _of_each(answers, lambda own, prompt: estimated(own), least=2)
 
 
 def reference_similarity(answers: Tensor, references: Sequence[Tensor]) -> Tensor:
@@ -185,10 +188,13 @@ def reference_similarity(answers: Tensor, references: Sequence[Tensor]) -> Tenso
         answers: embeddings [R, N, k, D].
         references: for each of N prompts the embeddings [M, D] of its M >= 1 reference answers.
     """
+    answers = torch.as_tensor(answers)
     check_shape("answers", answers, None, None, None, None)
     _check_references(references, answers.shape[1])
     made = []
-    for number, own in enumerate(references):
+    for number, own in enumerate(map(torch.as_tensor, references)):
+        if not (own.isfinite().all() and answers[:, number].isfinite().all()):
+            raise UserError(f"embeddings of prompt {number}, of its answers or references, are no finite numbers")
         check_shape(f"references[{number}]", own, None, answers.shape[-1])
         cosines = nn.functional.cosine_similarity(answers[:, number, :, None].double(), own.double(), dim=-1)
         made.append(cosines.amax(dim=-1).mean(dim=-1))
@@ -227,6 +233,11 @@ def _unsupported(
 ) -> Tensor:
     """Average the score of the numbers of an answer's unsupported and of all its content words."""
     _check_references(references, len(prompts))
+    for number, (prompt, own) in enumerate(zip(prompts, references, strict=True)):
+        if not all(isinstance(text, str) for text in (prompt, *own)):
+            raise UserError(f"prompt {number} and its references must be texts, and they are {(prompt, *own)!r:.80}")
+        if not "".join(own).strip():
+            raise UserError(f"references[{number}] are empty, so that nothing is supported: leave the prompt out")
     known = [
         {word for text in (prompt, *own) for word in content_words(text)}
         for prompt, own in zip(prompts, references, strict=True)
@@ -239,14 +250,20 @@ def _unsupported(
     return _of_each(answers, mean_score, len(prompts))
 
 
-def _of_each(answers: Texts, value: Callable[[Sequence[str], int], float], prompts: int | None = None) -> Tensor:
-    """Apply a function of a student's texts and their prompt's number, [R, N]."""
+def _of_each(
+    answers: Texts, value: Callable[[Sequence[str], int], float], prompts: int | None = None, least: int = 1
+) -> Tensor:
+    """Apply a function of a student's texts, of which there are at least some, and their prompt's number, [R, N]."""
     counts = {len(student) for student in answers}
     if len(counts) != 1 or not min(counts) or (prompts is not None and counts != {prompts}):
         asked = "the same" if prompts is None else prompts
         raise UserError(f"answers must be to {asked} prompts, at least one, of each student, and they are to {counts}")
-    if any(isinstance(own, str) or not len(own) for student in answers for own in student):
-        raise UserError("answers must hold a list of at least one text for each student and prompt")
+    lists = [own for student in answers for own in student]
+    if any(
+        isinstance(own, str) or len(own) < least or not all(isinstance(text, str) for text in own) for own in lists
+    ):
+        number = "one text" if least == 1 else f"{least} texts"
+        raise UserError(f"answers must hold a list of at least {number} for each student and prompt")
     rows = [[value(own, prompt) for prompt, own in enumerate(student)] for student in answers]
     return torch.tensor(rows, dtype=torch.float64)
 

@@ -1,8 +1,12 @@
 """What a language model is asked: texts or messages, as they stand in a dataset or as a template makes them."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from numbers import Number
+from string import Formatter
 from typing import Any
 
 import datasets
@@ -18,6 +22,8 @@ from ..utils.random import GAMMA, mix_bits
 
 PROMPT, MESSAGES, QUESTION = "prompt", "messages", "question"
 PLAIN = "Question: {question}\nAnswer:"  # of a question, where no chat template asks it
+IN_BRACES = "write names of columns in braces, and other braces twice"
+WRITTEN = (str, Number, date, time, timedelta)  # what a template may write
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def _with_prompts(dataset: datasets.Dataset, tokenizer: Any, template: str | Non
         asked = [_asked(each, number) for number, each in enumerate(rows[MESSAGES])]
         return _added(dataset, asked, features[MESSAGES]), None
     if template is None and QUESTION in features and chats:
-        asked = [None if each is None else [{"role": "user", "content": each}] for each in rows[QUESTION]]
+        asked = [_question(each, number) for number, each in enumerate(rows[QUESTION])]
         text = datasets.Value("string")
         return _added(dataset, asked, datasets.List({"role": text, "content": text})), None
     if template is None and QUESTION not in features:
@@ -106,9 +112,8 @@ def _with_prompts(dataset: datasets.Dataset, tokenizer: Any, template: str | Non
             "answers are sampled to a column 'prompt', 'messages' or 'question', and the dataset has the columns "
             f"{', '.join(features)}: rename its own, or pass template='... {{column}} ...'"
         )
-    template = template or PLAIN
-    made = [_filled(template, row, number) for number, row in enumerate(rows)]
-    return _added(dataset, made, datasets.Value("string")), template
+    template = PLAIN if template is None else template
+    return _added(dataset, _filled(template, rows), datasets.Value("string")), template
 
 
 def _added(dataset: datasets.Dataset, values: Sequence[Any], feature: Any) -> datasets.Dataset:
@@ -121,31 +126,86 @@ def _asked(messages: Sequence[Mapping[str, Any]] | None, number: int) -> list[An
     """Return the messages up to the last that the assistant didn't say."""
     if messages is None:
         return None
-    others = [place for place, message in enumerate(messages) if message.get("role") != "assistant"]
+    _check_prompt(messages, MESSAGES, number)
+    others = [place for place, message in enumerate(messages) if message["role"] != "assistant"]
     if not others:
         raise RowError(f"the messages of row {number} ask nothing, all are the assistant's: leave it out", number)
     return list(messages[: others[-1] + 1])
 
 
-def _filled(template: str, row: Mapping[str, Any], number: int) -> str:
+def _question(question: Any, number: int) -> list[Any] | None:
+    if question is None:
+        return None
+    if not isinstance(question, str):
+        raise RowError(f"row {number} of column {QUESTION} holds {question!r}, which is no text", number, QUESTION)
+    return [{"role": "user", "content": question}]
+
+
+def _filled(template: str, rows: datasets.Dataset) -> list[str]:
+    """Fill in a template with the columns that it names."""
     try:
-        made = template.format(**row)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"the template {template!r} can't be filled in with the columns {', '.join(row)} ({error}): write their "
-            "names in braces, and other braces twice"
-        ) from error
-    missing = next((name for name in row if row[name] is None and f"{{{name}" in template), None)
-    if missing is not None:
-        raise RowError(f"row {number} of column {missing} holds no value: leave it out", number, missing)
+        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise _not_filled(template, rows.column_names, error) from error
+    if not fields:
+        raise UserError(f"the template {template!r} names no column, so that all prompts are the same: {IN_BRACES}")
+    columns = {field: re.split(r"[.\[]", field)[0] for field in fields}
+    missing = [name for name in columns.values() if name not in rows.features]
+    if missing:
+        raise _not_filled(template, rows.column_names, KeyError(missing[0]))
+    made = []
+    for number, row in enumerate(rows.select_columns(list(dict.fromkeys(columns.values())))):
+        try:
+            values = {field: Formatter().get_field(field, (), row)[0] for field in fields}
+            made.append(template.format(**row) if None not in values.values() else "")
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+            raise _not_filled(template, rows.column_names, error) from error
+        for field, value in values.items():
+            if value is None:
+                name = columns[field]
+                raise RowError(f"row {number} of column {name} holds no value: leave it out", number, name)
+            if not isinstance(value, WRITTEN):
+                raise UserError(
+                    f"the template names {{{field}}}, which is a {type(value).__name__} in row {number}, and only "
+                    "texts and numbers can be written into a prompt: name one of its items, or make a column of texts"
+                )
     return made
 
 
+def _not_filled(template: str, columns: Sequence[str], error: Exception) -> UserError:
+    return UserError(
+        f"the template {template!r} can't be filled in with the columns {', '.join(columns)} ({error}): {IN_BRACES}"
+    )
+
+
+def _check_prompt(prompt: Any, column: str, number: int) -> None:
+    """Raise a UserError if a value is neither a text nor messages, or one that is empty."""
+    messages = prompt if isinstance(prompt, list) else []
+    if isinstance(prompt, str) and column == PROMPT:
+        text = prompt
+    elif not isinstance(prompt, list) or not all(isinstance(each, Mapping) and each.get("role") for each in messages):
+        raise RowError(
+            f"row {number} of column {column} holds {prompt!r:.60}, and what is asked is a text (in 'prompt' or "
+            "'question') or a list of messages with 'role' and 'content'",
+            number,
+            column,
+        )
+    else:
+        text = "".join(str(each.get("content") or "") for each in messages)
+    if not text.strip():
+        raise RowError(f"row {number} has an empty prompt, to which nothing answers: leave it out", number, column)
+
+
 def _tokens(reader: Reader, row: Mapping[str, Any], number: int) -> list[int]:
-    prompt = row[PROMPT]
-    text = "".join(str(each.get("content") or "") for each in prompt) if isinstance(prompt, list) else prompt
-    if not (text or "").strip():
-        raise RowError(f"row {number} has an empty prompt, to which nothing answers: leave it out", number, PROMPT)
+    prompt = "" if row[PROMPT] is None else row[PROMPT]
+    _check_prompt(prompt, PROMPT, number)
+    if isinstance(prompt, list) and prompt[-1]["role"] == "assistant":
+        raise RowError(
+            f"the prompt of row {number} ends in what the assistant says, so that nothing is asked: pass "
+            "dataset.rename_column('prompt', 'messages'), whose last answers are not part of what is asked",
+            number,
+            PROMPT,
+        )
     try:
         tokens = reader.prompt(row)
     except Exception as error:

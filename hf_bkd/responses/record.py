@@ -20,6 +20,7 @@ RESPONSES = "teacher_responses"
 DRAWS = "teacher_response_draws"
 CUT = "teacher_responses_cut"
 RECORD = "teacher_responses_record"
+LABELS = "teacher_responses_labels"
 FORMAT = 1
 COLUMNS = {
     RESPONSES: datasets.List(datasets.Value("string")),
@@ -84,6 +85,8 @@ def read_responses_record(dataset: datasets.Dataset) -> ResponsesRecord:
     Raises:
         UserError: there is none, or none that this version reads.
     """
+    if not isinstance(dataset, datasets.Dataset):
+        raise UserError(f"sampled answers stand in a Dataset, and this is a {type(dataset).__name__}: pass one split")
     feature = dataset.features.get(RECORD)
     names = getattr(feature, "names", None)
     if RESPONSES not in dataset.features or not names:
@@ -102,7 +105,7 @@ def read_responses_record(dataset: datasets.Dataset) -> ResponsesRecord:
 
 def check_own_columns(features: Mapping[str, Any]) -> None:
     """Raise a UserError if a column has the name of one of ours and no record of ours stands beside it."""
-    for name in (*COLUMNS, RECORD):
+    for name in (*COLUMNS, LABELS, RECORD):
         if name in features and not getattr(features.get(RECORD), "names", None):
             raise UserError(
                 f"the dataset has a column {name} of its own, a name that sampled answers need: pass "
@@ -112,7 +115,7 @@ def check_own_columns(features: Mapping[str, Any]) -> None:
 
 def with_responses(dataset: datasets.Dataset, table: pa.Table, record: ResponsesRecord) -> datasets.Dataset:
     """Add the columns of ``COLUMNS`` and their record to a dataset, in the place of earlier ones."""
-    dataset = dataset.remove_columns([name for name in (*COLUMNS, RECORD) if name in dataset.column_names])
+    dataset = dataset.remove_columns([name for name in (*COLUMNS, LABELS, RECORD) if name in dataset.column_names])
     columns = {name: (table[name], feature) for name, feature in COLUMNS.items()}
     feature = datasets.ClassLabel(names=[json.dumps(record.to_json(), sort_keys=True)])
     return with_columns(dataset, columns | {RECORD: (pa.array(np.zeros(len(table), np.int64)), feature)})

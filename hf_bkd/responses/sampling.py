@@ -53,6 +53,10 @@ class Sampling:
             check_count(top_k=self.top_k)
         if self.top_p > 1:
             raise UserError(f"top_p must be at most 1, which draws from all tokens, and it is {self.top_p:g}")
+        for name in ("temperature", "top_p", "repetition_penalty"):  # numbers of numpy, as records can't hold them
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "max_new_tokens", int(self.max_new_tokens))
+        object.__setattr__(self, "top_k", None if self.top_k is None else int(self.top_k))
 
     def probs(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
         """Compute the probabilities [B, V] by which the next token is drawn.
@@ -85,11 +89,11 @@ class _Drawing(LogitsProcessor):
         draws: of the batch's answers; stream t is of their token t.
         sampling: how tokens are drawn.
         attention_mask: int64 [B, P] of the prompts.
-        vocabulary: number of tokens that the tokenizer knows.
+        known: bool [V'], the tokens that may be drawn; none beyond them.
     """
 
-    def __init__(self, draws: Draws, sampling: Sampling, attention_mask: Tensor, vocabulary: int):
-        self.draws, self.sampling, self.vocabulary = draws, sampling, vocabulary
+    def __init__(self, draws: Draws, sampling: Sampling, attention_mask: Tensor, known: Tensor):
+        self.draws, self.sampling, self.known = draws, sampling, known.to(attention_mask.device)
         self.hidden, self.steps = attention_mask == 0, 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -98,7 +102,8 @@ class _Drawing(LogitsProcessor):
         seen = torch.cat(
             [torch.where(hidden, last, input_ids[:, : hidden.shape[1]]), input_ids[:, hidden.shape[1] :]], 1
         )
-        probs = self.sampling.probs(scores[:, : self.vocabulary], seen)
+        scores_of_known = scores[:, : len(self.known)].masked_fill(~self.known, -torch.inf)
+        probs = self.sampling.probs(scores_of_known, seen)
         if not probs.isfinite().all():
             raise UserError(
                 "the teacher's logits are no finite numbers: its training must have diverged, or its precision is too "
@@ -118,7 +123,7 @@ def sampled_answers(
     seed: int,
     sampling: Sampling,
     ends: Sequence[int],
-    vocabulary: int,
+    known: Tensor,
 ) -> list[list[int]]:
     """Sample an answer to each of B prompts.
 
@@ -129,13 +134,13 @@ def sampled_answers(
         seed: of all answers.
         sampling: how tokens are drawn.
         ends: tokens that end an answer.
-        vocabulary: number of tokens that the tokenizer knows.
+        known: bool [V'], V' <= V, the tokens that may be drawn; none beyond them.
 
     Returns:
         B lists of tokens, the last of which is one of ``ends`` unless the answer was cut off.
     """
     inputs = _padded(prompts, ends[0], network)
-    drawing = _Drawing(Draws(keys, seed, 0), sampling, inputs["attention_mask"], vocabulary)
+    drawing = _Drawing(Draws(keys, seed, 0), sampling, inputs["attention_mask"], known)
     with _own_settings(network, sampling.max_new_tokens, ends), torch.no_grad():
         rows = network.generate(**inputs, logits_processor=[drawing])
     answers = rows[:, inputs["input_ids"].shape[1] :].tolist()

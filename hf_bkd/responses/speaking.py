@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..data.preprocessors import tokenizer_of
-from ..data.preprocessors.texts import vocabulary_hash
+from ..data.preprocessors.texts import check_vocabulary, vocabulary_hash
 from ..models.calling import unwrapped
 from ..models.token_networks import check_no_other_language_model, predicts_next_tokens, vocabulary_size
 from ..teachers import DeterministicTeacher, Teacher
@@ -19,6 +20,8 @@ from ..utils.errors import UserError
 from ..utils.random import named_seed
 from .sampling import Sampling, batches_of, sampled_answers
 from .weights import WeightDraw
+
+HALF = "\ufffd"  # what a tokenizer writes for a character that was cut in two
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Speaker:
         tokenizer: of the model.
         sampling: of tokens, at the temperature of sampling and of the teacher.
         ends: tokens that end an answer.
+        known: bool [V'], tokens that may be drawn: the tokenizer's, which may lack some, and those that end an answer.
         seed: of the answers.
     """
 
@@ -37,25 +41,30 @@ class Speaker:
     tokenizer: Any
     sampling: Sampling
     ends: tuple[int, ...]
+    known: Tensor
     seed: int
 
     @classmethod
     def of(cls, draw: WeightDraw, tokenizer: Any, sampling: Sampling, seed: int) -> Self:
         own = replace(sampling, temperature=sampling.temperature * draw.temperature)
-        return cls(draw, tokenizer, own, end_tokens(draw.network, tokenizer), named_seed(seed, "responses"))
+        ends, size = end_tokens(draw.network, tokenizer), vocabulary_size(draw.network)
+        numbers = [number for number in {*tokenizer.get_vocab().values(), *ends} if number < size]
+        known = torch.zeros(max(numbers) + 1, dtype=torch.bool)
+        known[numbers] = True
+        return cls(draw, tokenizer, own, ends, known, named_seed(seed, "responses"))
 
     def answers(self, prompts: Sequence[Sequence[int]], keys: Tensor, batch_size: int) -> list[tuple[str, bool]]:
         """Answer B prompts, each by its key: texts, and whether they were cut off."""
         network = self.draw.network
         made: list[tuple[str, bool]] = [("", False)] * len(prompts)
-        vocabulary = min(len(self.tokenizer), vocabulary_size(network))
         with self.draw.drawn():
             form = batches_of(network, prompts[0], self.ends)
             for batch in _batches([len(each) for each in prompts], batch_size, form):
                 asked = [prompts[place] for place in batch]
-                answers = sampled_answers(network, asked, keys[batch], self.seed, self.sampling, self.ends, vocabulary)
+                answers = sampled_answers(network, asked, keys[batch], self.seed, self.sampling, self.ends, self.known)
                 for place, prompt, answer in zip(batch, asked, answers, strict=True):
-                    made[place] = self._text(prompt, answer), answer[-1] not in self.ends
+                    cut, text = answer[-1] not in self.ends, self._text(prompt, answer)
+                    made[place] = text.rstrip(HALF) if cut else text, cut
         return made
 
     def _text(self, prompt: Sequence[int], answer: list[int]) -> str:
@@ -85,10 +94,11 @@ def end_tokens(network: nn.Module, tokenizer: Any) -> tuple[int, ...]:
     end = tokenizer.eos_token_id
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     if end is not None and end not in own and not special & set(own):
+        word = tokenizer.convert_ids_to_tokens(own[0])
+        which = "none" if word is None else f"the word {word!r}"
         raise UserError(
-            f"{name}'s generation_config ends answers at token {own[0]}, which is the word "
-            f"{tokenizer.convert_ids_to_tokens(own[0])!r} of the tokenizer, whose texts end in "
-            f"{tokenizer.eos_token!r}: set model.generation_config.{remedy}"
+            f"{name}'s generation_config ends answers at token {own[0]}, which is {which} of the tokenizer, whose "
+            f"texts end in {tokenizer.eos_token!r}: set model.generation_config.{remedy}"
         )
     return tuple(dict.fromkeys([*own, *([] if end is None else [end])]))
 
@@ -131,15 +141,11 @@ def tokenizer_of_all(teacher: Teacher, processing_class: Any) -> Any:
             "the tokenizer that it was trained with"
         )
     for part in parts:
-        other, size = tokenizer_of(part.network, part.processing_class), vocabulary_size(part.network)
+        other = tokenizer_of(part.network, part.processing_class)
         if other is not None and vocabulary_hash(other) != vocabulary_hash(tokenizer):
             raise UserError(
                 f"the tokenizer ({len(tokenizer)} tokens) is another than the one that was saved with "
                 f"{type(part.network).__name__} ({len(other)} tokens): omit processing_class, or pass the model's own"
             )
-        if len(tokenizer) > size:
-            raise UserError(
-                f"the tokenizer has {len(tokenizer)} tokens and {type(part.network).__name__} knows {size}: pass "
-                "processing_class=, the tokenizer that it was trained with"
-            )
+        check_vocabulary(unwrapped(part.network), tokenizer)
     return tokenizer

@@ -46,7 +46,7 @@ def weight_draws(teacher: Teacher, num_samples: int | None, k: int, seed: int) -
     """
     if num_samples is not None:
         check_count(num_samples=num_samples)
-    draws = _draws(teacher, num_samples or (k if k < 4 else k // 2), seed)
+    draws = _draws(teacher, int(num_samples or (k if k < 4 else k // 2)), seed)
     if len(draws) > 1 and teacher.temperature != 1 and teacher.tempering == "post_average":
         raise UserError(
             f"the teacher's temperature {teacher.temperature:g} is that of the average of its draws, of which none "

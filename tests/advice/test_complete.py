@@ -8,6 +8,7 @@ from . import (  # noqa: F401
     test_label_columns,
     test_language,
     test_networks,
+    test_responses,
     test_soft_labels,
     test_studies,
     test_tables,
@@ -23,7 +24,7 @@ NOT_FOLLOWED = {  # a piece of the message -> why
     "most often the memory is too small": "needs a machine whose memory is too small",
 }
 
-NOT_YET = (  # of language models' adapters, prompts and answers; their own tests have them refused, but not followed
+NOT_YET = (  # of language models' adapters; their own tests have them refused, but not followed
     "the network has adapters already",
     "IVON trains a language model's adapters",
     "teacher is of networks with a label for each example",
@@ -38,16 +39,7 @@ NOT_YET = (  # of language models' adapters, prompts and answers; their own test
     "and a teacher's are saved as one",
     "the adapters are merged into the base model",
     "are in the blocks of its GGUF file",
-    "the template's texts go into a column prompt",
-    "answers are sampled to a column",
-    "sample answers with generate_responses",
-    "a name that sampled answers need",
-    "has no generation_config that says which token",
-    "generation_config ends answers at token",
-    "the tokenizer has {} tokens and {} knows {}",
     "several members are one network of PEFT's",
-    "nothing says how prompts become the tokens",
-    "count differently from token to token",
     "is saved with its adapters apart",
 )
 

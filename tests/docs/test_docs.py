@@ -95,18 +95,29 @@ def test_the_readmes_examples_print_what_it_shows(quick, number, fixture, capsys
     assert list(map(shape, printed)) == list(map(shape, expected))
 
 
-def test_answers_are_sampled_chosen_and_taught_as_the_page_says(quick, texts, chats, capsys):
+@pytest.fixture
+def trivia(texts, chats):
     Path("trivia").mkdir()
     rows = [json.dumps({"question": f"how many are {n} and {n}", "answer": str(2 * n)}) for n in range(4)]
     Path("trivia", "train.jsonl").write_text("\n".join(rows))
+
+
+def test_answers_are_sampled_chosen_and_taught_as_the_page_says(quick, trivia, capsys):
     for seed in range(3):
         llama(seed).save_pretrained(f"my-llm-{seed}")
         tokenizer().save_pretrained(f"my-llm-{seed}")
     world = {}
     run("responses.md", world, capsys)
-    assert world["taught"].column_names == ["prompt", "completion", "response"] and len(world["taught"]) == 4
-    assert len(world["labeled"]) == 20 and world["estimates"].between.shape == (4,)
+    assert world["chosen"].column_names == ["prompt", "completion", "response"] and len(world["chosen"]) == 4
+    assert world["taught"].column_names[3:5] == ["input_ids", "labels"] and len(world["taught"]) == 4
+    assert len(world["labeled"]) == 4 and world["estimates"].between.shape == (4,)
     assert len(world["combined"]) == 4 and world["other"].state.global_step == 2
+
+
+def test_answers_are_sampled_and_taught_by_the_commands_of_the_page(trivia, capsys):
+    for words in commands("responses.md"):
+        main([*words, *SHORT.get(words[0], [])])
+    assert len(datasets.load_from_disk("answers")) == 4 and "student in taught-student" in capsys.readouterr().out
 
 
 def test_the_page_on_students_loads_them(tmp_path):

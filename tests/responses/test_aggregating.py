@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from transformers import RobertaConfig, RobertaModel, T5Config, T5Model
 
 from hf_bkd import (
     DeterministicTeacher,
@@ -17,7 +18,7 @@ from hf_bkd import (
 )
 from hf_bkd.responses import embedding_estimates
 from hf_bkd.responses.aggregating import combined_means
-from tests.language.language_helpers import CHATS, TEXTS, learned, llama, tokenizer
+from tests.language.language_helpers import CHATS, TEXTS, WORDS, V, learned, llama, tokenizer
 
 from .response_helpers import POINTS, answered, bert, by_hand, on_the_plane, prompts
 
@@ -69,6 +70,24 @@ def test_draws_of_the_weights_count_as_what_is_independent():
         assert estimates.between[row].item() == pytest.approx((of_means - within / 2).mean(), rel=1e-6)
 
 
+def test_answers_of_one_draw_of_several_do_not_tell_the_variance_between_draws():
+    made = by_hand(ANSWERS, draws=[0, 1, 0, 1])
+    estimates = embedding_estimates(made, on_the_plane, responses=[0, 2])
+    x = points([ANSWERS[0][0], ANSWERS[0][2]])
+    assert estimates.variance is None and estimates.between is None
+    assert estimates.within[0].item() == pytest.approx(x.var(axis=0, ddof=1).mean(), rel=1e-6)
+    of_two = embedding_estimates(made, on_the_plane, responses=[0, 1]).variance[0].item()
+    assert of_two == pytest.approx(points(ANSWERS[0][:2]).var(axis=0, ddof=1).mean() / 2, rel=1e-6)
+    student = by_hand(ANSWERS, weights="student")
+    with pytest.raises(
+        UserError, match="answers of the teacher all come from one of several draws .* pass responses="
+    ):
+        aggregate_responses(made, "inverse_variance", on_the_plane, student=student, responses=[0, 2])
+    with pytest.raises(UserError, match="several of these come from one draw"):
+        embedding_estimates(made, on_the_plane, variance=0.4)
+    np.testing.assert_allclose(embedding_estimates(made, on_the_plane, 0.4, [0, 1]).variance, 0.2)
+
+
 def test_the_answer_nearest_to_the_mean():
     made = aggregate_responses(by_hand(ANSWERS), "mean", on_the_plane)
     assert made["completion"][:] == [nearest(texts, points(texts).mean(axis=0)) for texts in ANSWERS] == ["c", "d"]
@@ -92,7 +111,7 @@ def test_inverse_variances_are_those_of_the_estimates():
         expected.append(nearest(own, combined(x.mean(axis=0), v, y.mean(axis=0), v_other)))
     assert made["completion"][:] == expected == ["b", "d"]
     alone = aggregate_responses(by_hand(teacher), "mean", on_the_plane)
-    assert alone["completion"][:] == ["a", "d"]  # the student made the difference
+    assert alone["completion"][:] == ["a", "a"]  # two are equally near to their mean: the student made the difference
 
 
 def test_one_answer_needs_a_known_variance():
@@ -149,6 +168,32 @@ def test_the_oracle_is_that_of_the_released_code():
         ),
         (lambda rows: aggregate_responses(rows, "single", responses=[4]), r"it is \[4\]: there are 4, numbered from"),
         (lambda rows: aggregate_responses(rows, "single", responses=[]), r"responses must be numbers of answers"),
+        (lambda rows: aggregate_responses(rows, "single", responses=3), r"responses must be numbers of answers"),
+        (lambda rows: aggregate_responses(rows, "single", responses=[1.0]), r"responses must be numbers of answers"),
+        (lambda rows: aggregate_responses(rows, "mean", on_the_plane, responses=[0, 0]), "each once"),
+        (lambda rows: aggregate_responses(rows, "mean", "MiniLM"), "encoder is a str, and has to be a function"),
+        (lambda rows: aggregate_responses(rows, "mean", bert()), "encoder is a BertModel, and has to be a function"),
+        (lambda rows: aggregate_responses(rows, "mean", tokenizer()), "encoder is a .*, and has to be a function"),
+        (lambda rows: aggregate_responses(rows, "mean", lambda texts: [[1.0], [1.0, 2.0]]), "no array of numbers"),
+        (lambda rows: aggregate_responses(rows.select([]), "mean", on_the_plane), "the dataset is empty"),
+        (lambda rows: aggregate_responses(rows.remove_columns("prompt"), "all"), "answers need their column prompt"),
+        (lambda rows: aggregate_responses(DatasetDict(train=rows), "all"), "this is a DatasetDict: pass one split"),
+        (
+            lambda rows: aggregate_responses(rows.map(shorter), "all"),
+            "row 0 of column teacher_responses has 3 answers, and the record says 4 to each prompt",
+        ),
+        (
+            lambda rows: aggregate_responses(
+                rows, "inverse_variance", on_the_plane, student=by_hand(ANSWERS, weights="s").select([1, 0])
+            ),
+            "student answers other prompts than the dataset",
+        ),
+        (
+            lambda rows: aggregate_responses(
+                rows, "inverse_variance", on_the_plane, student=by_hand(ANSWERS, weights="s"), variance=0.0
+            ),
+            "variance must be above 0",
+        ),
         (lambda rows: aggregate_responses(rows, "mean", lambda texts: torch.ones(2)), r"returned \[2\] for 4 texts"),
         (
             lambda rows: aggregate_responses(rows, "mean", lambda texts: torch.full((len(texts), 2), torch.nan)),
@@ -160,6 +205,56 @@ def test_the_oracle_is_that_of_the_released_code():
 def test_what_is_refused(call, message):
     with pytest.raises(UserError, match=message):
         call(by_hand(ANSWERS))
+
+
+def shorter(row):
+    return {"teacher_responses": row["teacher_responses"][:3]}
+
+
+def test_the_first_of_equally_near_answers_is_taught_whatever_rounding_says():
+    made = by_hand([["a", "b"], ["e", "a"], ["d", "c"]])  # two are as far from their mean, and opposite ones have none
+    for kind in (torch.float32, torch.float64):
+        for sign in (1, -1):
+            encoded = lambda texts: on_the_plane(texts).to(kind) * (1 + sign * 3e-8)  # noqa: B023, E731
+            assert aggregate_responses(made, "mean", encoded)["response"][:] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda points: points.half(),
+        lambda points: points.numpy().astype(np.float16),
+        lambda points: points.tolist(),
+        list,
+        lambda points: points.requires_grad_(),
+        lambda points: points.to(torch.bfloat16),
+    ],
+)
+def test_embeddings_of_any_kind_are_read(form):
+    expected = embedding_estimates(by_hand(ANSWERS), on_the_plane).mean
+    made = embedding_estimates(by_hand(ANSWERS), lambda texts: form(on_the_plane(texts))).mean
+    assert made.dtype == torch.float64 and not made.requires_grad
+    np.testing.assert_allclose(made, expected, atol=5e-3)
+
+
+def test_models_that_encode_no_texts_are_refused_and_others_need_no_padding_token():
+    own, sizes = tokenizer(), {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    roberta = RobertaModel(
+        RobertaConfig(vocab_size=V, **sizes, intermediate_size=16, max_position_embeddings=34, pad_token_id=0)
+    )
+    assert sentence_encoder(roberta, own)(["a" * 500]).shape == (1, 16)  # 33 positions behind the padding's
+    with pytest.raises(UserError, match="max_length is 40, and RobertaModel reads 33 tokens"):
+        sentence_encoder(roberta, own, max_length=40)
+    with pytest.raises(UserError, match="LlamaForCausalLM returns no last_hidden_state: pass what AutoModel"):
+        sentence_encoder(llama(), own)(["a"])
+    with pytest.raises(UserError, match="T5Model has a decoder too: pass model.get_encoder"):
+        sentence_encoder(T5Model(T5Config(vocab_size=V, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)), own)
+    with pytest.raises(UserError, match="numbered up to 97, and BertModel knows 97"):
+        sentence_encoder(bert(), tokenizer(words=[*WORDS, "~~", "~~~"]))
+    expected = sentence_encoder(bert(), own)(TEXTS)
+    own.pad_token = None
+    np.testing.assert_allclose(sentence_encoder(bert(), own)(TEXTS), expected, atol=1e-6)
+    assert own.pad_token is None
 
 
 def test_sentence_encoder_is_the_mean_of_the_states_of_each_texts_own_tokens():

@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
@@ -157,6 +158,38 @@ def test_draws_of_dropout_omit_the_same_units_at_all_tokens():
         expected = network.transformer.h[0].attn(torch.ones(1, 3, 16))[0]
     mean, error = torch.stack(logits).mean(dim=0), torch.stack(logits).std(dim=0) / 200**0.5
     assert ((mean - expected).abs() <= 5 * error).all()
+
+
+def test_a_character_that_is_cut_in_two_is_left_out():
+    network, own = llama(), tokenizer()
+    written = own.decode
+
+    def halved(tokens, **settings):  # as if each of these words were the first of a character's bytes
+        return "".join("\ufffd" if word.isdigit() else word for word in written(tokens, **settings))
+
+    whole = answered(prompts(), network, 40, max_new_tokens=2, processing_class=own)
+    own.decode = halved
+    made = answered(prompts(), network, 40, max_new_tokens=2, processing_class=own)
+    ends = [
+        (text[-1:].isdigit(), cut, other)
+        for texts, cuts, others in zip(
+            whole["teacher_responses"], whole["teacher_responses_cut"], made["teacher_responses"], strict=True
+        )
+        for text, cut, other in zip(texts, cuts, others, strict=True)
+    ]
+    assert any(is_half and cut for is_half, cut, _ in ends)
+    assert all(other.endswith("\ufffd") == (is_half and not cut) for is_half, cut, other in ends)
+
+
+def test_counts_may_be_those_of_numpy():
+    given = {"top_k": np.int32(9), "seed": np.int64(3), "batch_size": np.int64(2), "temperature": np.float32(0.5)}
+    made = answered(prompts(), llama(), np.int64(2), **given)
+    assert made.to_dict() == answered(prompts(), llama(), 2.0, top_k=9.0, seed=3, temperature=0.5).to_dict()
+
+
+def test_a_template_reads_the_columns_that_it_names_alone():
+    rows = Dataset.from_dict({"ab": ["x", "y"], "a": [None, "z"], "c": [["p", "q"], ["r", "s"]]})
+    assert answered(rows, llama(), 1, template="{ab}{c[1]}?")["prompt"][:] == ["xq?", "ys?"]
 
 
 def test_prompts_may_fill_all_positions_but_those_of_the_answer():

@@ -104,6 +104,19 @@ def test_entropy_of_answers_by_hand_and_without_most_of_its_bias():
     assert mean == pytest.approx(1.2799, abs=0.02)  # the plain estimate is 0.075 lower
 
 
+def test_arrays_of_numpy_are_measured():
+    answers, target = students(3, 4, 2, 5), torch.randn(4, 5)
+    assert answer_noise(answers.numpy(), target.numpy()) == answer_noise(answers, target)
+    assert measured([[0.0, 1.0], [1.0, 1.0]]).value == 0.75
+    assert reference_similarity(answers.numpy(), [np.ones((1, 5))] * 4).shape == (3, 4)
+
+
+def test_answers_without_any_spread_have_no_noise_but_the_systematic():
+    parts = answer_noise(torch.ones(3, 2, 2, 4), torch.zeros(2, 4))
+    assert [part.value for part in parts] == [1, 0, 0, 1]
+    assert [part.over_prompts for part in parts] == [part.over_students for part in parts] == [0, 0, 0, 0]
+
+
 def test_similarity_is_that_to_the_nearest_reference():
     answers = torch.tensor([[[[1.0, 0.0], [0.0, 2.0]]]])
     assert reference_similarity(answers, [torch.tensor([[3.0, 0.0]])]).item() == 0.5
@@ -136,6 +149,12 @@ def test_support_by_hand():
         (lambda: unsupported_answers([[["a"]]], ["b"], ["q"]), "a list of at least one reference"),
         (lambda: unsupported_answers([["a"]], [["b"]], ["q"]), "a list of at least one text"),
         (lambda: answer_entropy([[["a"]], []]), "the same prompts"),
+        (lambda: answer_entropy([[["a"]]]), "a list of at least 2 texts"),
+        (lambda: answer_entropy([[["a", None]]]), "a list of at least 2 texts"),
+        (lambda: unsupported_words([[["a"]]], [[" "]], ["q"]), r"references\[0\] are empty"),
+        (lambda: unsupported_words([[["a"]]], [[None]], ["q"]), "prompt 0 and its references must be texts"),
+        (lambda: unsupported_words([[["a"]]], [["b"]], [[{"role": "user"}]]), "prompt 0 and its references must be"),
+        (lambda: reference_similarity(torch.ones(1, 1, 1, 2), [torch.full((1, 2), torch.nan)]), "no finite numbers"),
         (lambda: answer_entropy([]), "the same prompts"),
     ],
 )

@@ -9,7 +9,7 @@ from .response_helpers import answered, prompts
 
 def told(folder):
     """What one process has, in memory and in a folder, as text."""
-    small = {"shard_rows": 1, "max_new_tokens": 3}
+    small = {"shard_rows": 1, "max_new_tokens": 3, "token_labels": True}
     return [repr(answered(prompts(), llama(), 2, folder=own, **small).to_dict()) for own in (None, folder)]
 
 

@@ -2,9 +2,15 @@
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import nn
-from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    BertLMHeadModel,
+    GenerationConfig,
+)
 
 from hf_bkd import DeterministicTeacher, EnsembleTeacher, MCDropoutTeacher, UserError
 from tests.language.language_helpers import WORDS, llama, tokenizer
@@ -30,6 +36,16 @@ def ending_at_once():
     with torch.no_grad():
         network.lm_head.weight.zero_()
         network.lm_head.bias.copy_(torch.where(torch.arange(97) == 1, 100.0, 0.0))
+    return network
+
+
+def seeing_what_comes_after():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    network = BertLMHeadModel(BertConfig(vocab_size=97, **sizes)).eval()
+    network.generation_config = GenerationConfig(eos_token_id=1)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(10)
     return network
 
 
@@ -64,7 +80,12 @@ def classifier():
             r"the prompt of row 0 has 11 tokens, which with max_new_tokens=60 are more than the 64",
         ),
         ({"processing_class": None}, "nothing says how texts become the tokens of LlamaForCausalLM"),
-        ({"processing_class": tokenizer(words=[*WORDS, "~~", "~~~"])}, "has 98 tokens and LlamaForCausalLM knows 97"),
+        (
+            {"processing_class": tokenizer(words=[*WORDS, "~~", "~~~"])},
+            "numbered up to 97, and LlamaForCausalLM knows 97",
+        ),
+        ({"seed": 1.5}, "seed must be a whole number of at least 0, and it is 1.5"),
+        ({"k": True}, "k must be a whole number of at least 1, and it is True"),
         ({"template": "{prompt}"}, "the dataset has one: omit template"),
     ],
 )
@@ -80,6 +101,7 @@ def test_settings(settings, message):
         (ending_in_a_word, "ends answers at token 40, which is the word 'G' of the tokenizer, whose texts end in '#'"),
         (ending_at_once, "all answers are empty, the teacher ends them at once"),
         (diverged, "the teacher's logits are no finite numbers"),
+        (seeing_what_comes_after, "BertLMHeadModel sees what comes after a token"),
         (classifier, "BertForSequenceClassification answers no prompts"),
         (lambda: "a folder", "a folder"),
         (lambda: 3, "int answers no prompts"),
@@ -121,6 +143,17 @@ def test_another_tokenizer_than_the_models_own(tmp_path):
         ({"question": ["abc", None]}, {"template": "Q: {question}"}, "row 1 of column question holds no value"),
         ({"prompt": [[{"role": "user", "content": "a"}], []]}, {}, "row 1 has an empty prompt"),
         ({"messages": [[{"role": "assistant", "content": "a"}]]}, {}, "the messages of row 0 ask nothing"),
+        ({"messages": ["[{}]"]}, {}, r"row 0 of column messages holds '\[\{\}\]', and what is asked is a text"),
+        ({"messages": [[{"from": "human", "value": "a"}]]}, {}, "row 0 of column messages holds .* with 'role'"),
+        ({"prompt": [1]}, {}, "row 0 of column prompt holds 1, and what is asked is a text"),
+        ({"prompt": [["a"]]}, {}, r"row 0 of column prompt holds \['a'\]"),
+        ({"prompt": [[{"role": "user", "content": [{"type": "text", "text": "ab"}]}]]}, {}, "is a list of parts"),
+        ({"question": [["a"]]}, {}, "row 0 of column question holds .* which is no text"),
+        ({"question": ["a"]}, {"template": "Hello"}, "'Hello' names no column, so that all prompts are the same"),
+        ({"n": [["a", "b"]]}, {"template": "{n}"}, r"the template names \{n\}, which is a list in row 0"),
+        ({"n": ["a"]}, {"template": "{n:d}"}, "can't be filled in with the columns n .Unknown format code"),
+        ({"n": [None, "a"]}, {"template": "{n:>3}"}, "row 0 of column n holds no value"),
+        ({"a": ["b"]}, {"template": "{a"}, "can't be filled in with the columns a .expected '}'"),
         ({"text": ["abc"]}, {}, "a column 'prompt', 'messages' or 'question', and the dataset has the columns text"),
         ({"text": ["abc"]}, {"template": "{texts}"}, r"'\{texts\}' can't be filled in with the columns text"),
         ({"prompt": []}, {}, "the dataset to answer is empty"),
@@ -136,5 +169,6 @@ def test_messages_without_a_chat_template_and_streams():
     rows = Dataset.from_dict({"prompt": [[{"role": "user", "content": "a"}]]})
     with pytest.raises(UserError, match="the tokenizer has no chat template that writes them"):
         answered(rows, llama(), processing_class=tokenizer(None))
-    with pytest.raises(UserError, match="load it without streaming"):
-        answered(prompts().to_iterable_dataset(), llama())
+    for whole in (prompts().to_iterable_dataset(), DatasetDict(train=prompts())):
+        with pytest.raises(UserError, match="load it without streaming, and pass one split"):
+            answered(whole, llama())

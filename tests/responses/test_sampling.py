@@ -16,10 +16,14 @@ from transformers import (
 )
 
 from hf_bkd.responses.sampling import Sampling, batches_of, sampled_answers
+from hf_bkd.responses.speaking import Speaker
+from hf_bkd.responses.weights import WeightDraw
 from hf_bkd.utils.random import Draws
 from tests.language.language_helpers import llama, tokenizer
 
 from .response_helpers import answered, prompts
+
+ALL = torch.ones(97, dtype=torch.bool)
 
 
 def test_probabilities_by_hand():
@@ -57,7 +61,7 @@ def test_probabilities_are_those_of_generate():
 def test_tokens_come_as_often_as_the_model_says():
     network, prompt, number = llama(), [5, 6, 7], 4000
     keys = torch.arange(number)
-    answers = sampled_answers(network, [prompt] * number, keys, 0, Sampling(max_new_tokens=1), (1,), 97)
+    answers = sampled_answers(network, [prompt] * number, keys, 0, Sampling(max_new_tokens=1), (1,), ALL)
     shares = np.bincount([answer[0] for answer in answers], minlength=97) / number
     with torch.no_grad():
         expected = network(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(dim=-1).numpy()
@@ -87,7 +91,7 @@ def test_answers_differ_between_numbers_repeated_prompts_and_seeds_and_a_larger_
 def test_answers_are_those_of_a_loop_over_whole_texts():
     network, sampling = llama(), Sampling(max_new_tokens=5)
     keys = torch.tensor([3, 4])
-    batch = sampled_answers(network, [[5, 6, 7, 8], [9]], keys, 7, sampling, (1,), 97)
+    batch = sampled_answers(network, [[5, 6, 7, 8], [9]], keys, 7, sampling, (1,), ALL)
     for prompt, key, answer in zip(([5, 6, 7, 8], [9]), keys, batch, strict=True):
         tokens = list(prompt)
         for step in range(len(answer)):
@@ -113,8 +117,23 @@ def test_tokens_that_the_tokenizer_does_not_know_are_not_drawn():
     network = llama(vocab_size=160)
     with torch.no_grad():
         network.lm_head.weight[97:] *= 5
-    answers = sampled_answers(network, [[5, 6]] * 50, torch.arange(50), 0, Sampling(max_new_tokens=4), (1,), 97)
+    answers = sampled_answers(network, [[5, 6]] * 50, torch.arange(50), 0, Sampling(max_new_tokens=4), (1,), ALL)
     assert max(map(max, answers)) < 97
+
+
+def test_numbers_that_the_tokenizer_leaves_out_are_not_drawn_and_those_behind_them_are():
+    """Tokens 50 to 89 are none of the tokenizer's, which has 97 numbered up to 136."""
+    own = tokenizer()
+    moved = {word: number if number < 50 else number + 40 for word, number in own.get_vocab().items()}
+    other = tokenizer(words=[word for word, _ in sorted(moved.items(), key=lambda each: each[1])])
+    other.get_vocab = lambda: moved
+    torch.manual_seed(0)
+    network = llama(vocab_size=160)
+    known = Speaker.of(WeightDraw(network), other, Sampling(), 0).known
+    assert known.nonzero()[:, 0].tolist() == sorted(moved.values())
+    answers = sampled_answers(network, [[5, 6]] * 300, torch.arange(300), 0, Sampling(max_new_tokens=3), (1,), known)
+    drawn = {token for answer in answers for token in answer}
+    assert drawn <= set(moved.values()) and max(drawn) > 97
 
 
 class UnpaddedForCausalLM(LlamaForCausalLM):
