@@ -1,6 +1,7 @@
 """Every message whose advice is code is followed by a test, but for those that are listed with a reason."""
 
 from . import (  # noqa: F401
+    test_adapters,
     test_commands,
     test_data,
     test_draws,
@@ -20,24 +21,11 @@ NOT_FOLLOWED = {  # a piece of the message -> why
     "is a folder here: pass --push_to_hub with": "pushes to a Hub, as tests/hub does",
     "holds PEFT's adapters without their network": "needs PEFT, which the tests do not install",
     "diverged, its {} is": "needs a study whose student diverges; a lower learning rate is no promise",
+    "are in the blocks of its GGUF file": "needs a GGUF file, of which the tests have none",
     "most often the memory is too small": "needs a machine whose memory is too small",
 }
 
-NOT_YET = (  # of language models' adapters, prompts and answers; their own tests have them refused, but not followed
-    "the network has adapters already",
-    "IVON trains a language model's adapters",
-    "teacher is of networks with a label for each example",
-    "an ensemble of one language model is that model",
-    "is of new adapters: pass --lora_rank",
-    "the adapters' base model is the folder {}",
-    "were saved over a base model in {}",
-    "the adapters' base model was loaded from {}",
-    "the base model's name is {}",
-    "the base model was loaded from a GGUF file",
-    "holds no adapters ({} is missing)",
-    "and a teacher's are saved as one",
-    "the adapters are merged into the base model",
-    "are in the blocks of its GGUF file",
+NOT_YET = (  # of language models' answers; their own tests have them refused, but not followed
     "the template's texts go into a column prompt",
     "answers are sampled to a column",
     "sample answers with generate_responses",
@@ -45,10 +33,7 @@ NOT_YET = (  # of language models' adapters, prompts and answers; their own test
     "has no generation_config that says which token",
     "generation_config ends answers at token",
     "the tokenizer has {} tokens and {} knows {}",
-    "several members are one network of PEFT's",
-    "nothing says how prompts become the tokens",
     "count differently from token to token",
-    "is saved with its adapters apart",
 )
 
 
