@@ -41,7 +41,7 @@ from .label_columns import check_column, names_of, one_column, outputs_of, probl
 from .language import is_language_model, student_and_rows
 from .networks import check_is_network, load_for_classes, load_trained, processor_of, saved_kind
 from .splits import check_taught, split_to_measure_on, split_to_train_on
-from .teacher import DEFAULTS, FROM_SCRATCH, OF_LANGUAGE
+from .teacher import ADAPTERS, DEFAULTS, FROM_SCRATCH, OF_LANGUAGE
 
 CHOSEN = (
     "student", "teacher", "dataset", "dataset_config", "train_split", "eval_dataset", "eval_split", "input_column",
@@ -84,8 +84,8 @@ def parse_distill(argv: list[str], prog: str) -> tuple[Namespace, DistillationTr
         raise UserError("pass --output_dir, a new folder for the student")
     if arguments.image_size is not None:
         check_count(image_size=arguments.image_size)
-    if is_architecture(arguments.student):
-        arguments, args = parsed(defaults | FROM_SCRATCH)
+    if is_architecture(arguments.student) or arguments.lora_rank is not None:
+        arguments, args = parsed(defaults | (FROM_SCRATCH if is_architecture(arguments.student) else ADAPTERS))
     args.online_teacher = arguments.teacher is not None
     return arguments, args
 

@@ -8,7 +8,9 @@ from typing import Any
 import datasets
 from torch import nn
 
+from ..hub.transfer import check_base_is_shared
 from ..language import tokenized
+from ..models.adapter_bases import named_base
 from ..models.adapters import is_adapted, sharing
 from ..models.saving import is_adapted_language_model, load_network
 from ..models.token_networks import CAUSAL
@@ -85,6 +87,7 @@ def student_and_rows(
     student = load_language_model(name).train()
     if arguments.lora_rank is not None:
         student = adapted(student, arguments.lora_rank)
+    check_others_have_base(student, args)
     measured_on = split_to_measure_on(arguments, others)
     evaluated = None if measured_on is None else texts_of(measured_on[1], arguments)
     return student, tokenizer, *in_tokens([rows, evaluated], tokenizer, arguments)
@@ -94,10 +97,19 @@ def load_language_model(name: str) -> nn.Module:
     """Load a language model, which goes on to be called as on the Hub, so that its adapters name it to others."""
     folder = network_folder(name)
     network = load_network(folder)
-    if not Path(name).expanduser().exists() and not is_adapted(network):
-        network.name_or_path = network.config._name_or_path = name
-        network.config._commit_hash = folder.name
+    if is_adapted(network):
+        return network
+    is_here = Path(name).expanduser().exists()
+    network.name_or_path = network.config._name_or_path = str(folder.resolve()) if is_here else name
+    network.config._commit_hash = None if is_here else folder.name
     return network
+
+
+def check_others_have_base(network: nn.Module, args: DistillationTrainingArguments) -> None:
+    """Raise a UserError if adapters are to be pushed, and nobody else has their base model."""
+    base = named_base(network) if args.push_to_hub and is_adapted(network) else None
+    if base is not None:
+        check_base_is_shared(base.name)
 
 
 def adapted(network: nn.Module, rank: int, dropout: float = 0.0) -> nn.Module:
@@ -118,8 +130,13 @@ def adapted(network: nn.Module, rank: int, dropout: float = 0.0) -> nn.Module:
     return get_peft_model(sharing(network), config)
 
 
-def measured(teacher: Teacher, rows: datasets.Dataset, num_samples: int) -> dict[str, float]:
-    """Measure what a language model, or a teacher that is one, says of each taught token of rows of tokens."""
-    draws = teacher.num_draws(num_samples)
-    batches = TokenBatches.of(teacher.network, rows, teacher.processing_class, "predicting", draws)
+def measured(
+    teacher: Teacher, rows: datasets.Dataset, num_samples: int, tokenizer: Any = None, progress: str = "predicting"
+) -> dict[str, float]:
+    """Measure what a language model, or a teacher that is one, says of each taught token of rows of tokens.
+
+    ``tokenizer`` is that which made the rows, if it isn't the teacher's own.
+    """
+    draws, tokenizer = teacher.num_draws(num_samples), tokenizer or teacher.processing_class
+    batches = TokenBatches.of(teacher.network, rows, tokenizer, progress, draws)
     return token_measures(teacher, batches, num_samples)

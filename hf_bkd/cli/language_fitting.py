@@ -13,19 +13,17 @@ from ..data.columns import has_labels
 from ..data.loading import check_split, choose_split, load_splits
 from ..data.preprocessors import tokenizer_of
 from ..data.subsets import random_split
-from ..hub.transfer import check_base_is_shared
 from ..likelihoods import CATEGORICAL
-from ..models.adapter_bases import named_base
 from ..models.adapters import is_adapted, own_weights
 from ..models.saving import is_adapted_language_model
 from ..models.token_networks import vocabulary_size
 from ..teachers import DeterministicTeacher, EnsembleTeacher, Teacher
-from ..teachers.next_tokens import TokenBatches, token_measures
+from ..teachers.next_tokens import TokenBatches
 from ..training.arguments import DistillationTrainingArguments
 from ..training.problem import Problem
 from ..utils.errors import UserError
 from .fitting import CommandLineFitting
-from .language import adapted, in_tokens, is_language_model, load_language_model, texts_of
+from .language import adapted, check_others_have_base, in_tokens, is_language_model, load_language_model, measured, texts_of
 from .networks import load_trained, processor_of
 
 KINDS = ("deterministic", "ensemble", "ivon", "mc_dropout")
@@ -87,9 +85,8 @@ class LanguageModels(CommandLineFitting):
         self.processing_class = first.processing_class or tokenizer_of(first.network)
         if self.processing_class is None:
             self.processing_class = processor_of(options.model[0], "text")  # which says that there is none
-        base = named_base(self.network()) if args.push_to_hub and self._has_adapters else None
-        if base is not None:
-            check_base_is_shared(base.name)
+        if args.push_to_hub and self._has_adapters:
+            check_others_have_base(self.network(), args)
         self.examples = self._examples()
 
     def _loaded(self) -> list[Teacher]:
@@ -140,10 +137,11 @@ class LanguageModels(CommandLineFitting):
 
     def measures(self, teacher: Teacher) -> dict[str, float]:
         """Measure a teacher on the validation examples."""
-        draws = teacher.num_draws(self.num_samples)
-        rows = self.examples.validation
-        batches = TokenBatches.of(self._reads, rows, self.processing_class, "measuring", draws)
-        return token_measures(teacher, batches, self.num_samples)
+        return measured(teacher, self.examples.validation, self.num_samples, self.processing_class, "measuring")
+
+    def facts(self) -> dict[str, Any]:
+        rank = self.options.lora_rank
+        return super().facts() | ({} if rank is None else {"rank of the adapters": rank})
 
     def members(self, number: int | None) -> list[Self]:
         """Return a context for each model, or for each of the adapters that are trained over one."""

@@ -27,6 +27,7 @@ METRICS = {
 """What pages call each measure, in the order of their columns."""
 HEADLINES = ("mean_average_precision", "rmse", "accuracy")  # of several labels, of numbers, of one class
 ANY_TASK = "other"  # the Hub's name of a task that it has no name for
+NEXT_TOKENS = "text-generation"  # and of a language model's
 CITATION = """
 ## Citation
 
@@ -88,7 +89,7 @@ TEACHER_CARD = (
 
 # {{ method }} teacher
 
-A network with {{ num_classes }} {{ outputs }}{% if method != "deterministic" %} and a distribution over its \
+A {{ network }} {{ num_classes }} {{ outputs }}{% if method != "deterministic" %} and a distribution over its \
 predictions{% endif %}, made with hf_bkd to label data for a student \
 ([arXiv 2601.01484](https://arxiv.org/abs/2601.01484)).
 
@@ -176,11 +177,14 @@ def write_teacher_card(
         method=escaped(method),
         num_classes=description["num_classes"],
         finding=_finding(
-            validation or {}, None, "Its calibration has not been measured: `hf-bkd teacher evaluate` does."
+            validation or {}, None, "Its calibration has not been measured: `hf-bkd teacher evaluate` does.", task
         ),
         data=escaped(dataset or "A dataset that it does not name") + examples,
         facts={escaped(name.replace("_", " ")): shown(value) for name, value in facts.items()},
-        outputs=likelihood.called.removesuffix("s" if description["num_classes"] == 1 else ""),
+        network="language model of" if task == NEXT_TOKENS else "network with",
+        outputs="tokens"
+        if task == NEXT_TOKENS
+        else likelihood.called.removesuffix("s" if description["num_classes"] == 1 else ""),
         values="probabilities" if likelihood.classes_in else "predictions",
         bins="ece" in (validation or {}),
         validation=measures_table({"": validation}) if validation else "",
@@ -206,6 +210,7 @@ def write_student_card(
     library: str,
     code: str,
     license: str | None = None,
+    base: str | None = None,
     figures: dict[str, str] | None = None,
 ) -> None:
     """Write ``README.md``: a model card with metrics that the Hub can read.
@@ -222,11 +227,13 @@ def write_student_card(
         tags: beside those that every student has.
         library, code: what loads the student, see :func:`~hf_bkd.models.loading_code.loading_of`.
         license: the Hub's name of the student's license, such as ``"mit"``; the card names none if not given.
+        base: the name on the Hub of the model that the student's adapters are of.
         figures: file -> caption.
     """
     dataset = bare_name(dataset)
     known = {name: metrics[name] for name in METRICS if name in metrics}
     data = ModelCardData(
+        base_model=base,
         license=license,
         library_name=library,
         pipeline_tag=task,
@@ -242,7 +249,7 @@ def write_student_card(
         STUDENT_CARD,
         title=escaped(title),
         how=f" {escaped(how, markup=True)}" if how else "",
-        finding=_finding(metrics, teacher_metrics, "It has not been evaluated yet."),
+        finding=_finding(metrics, teacher_metrics, "It has not been evaluated yet.", task),
         data=f"{escaped(dataset)}, {escaped(split)} split",
         measured=escaped(measured, markup=True),
         measures=measures_table({"student": metrics} | ({"teacher": teacher_metrics} if teacher_metrics else {})),
@@ -279,12 +286,15 @@ def _filled(data: ModelCardData, template: str, /, **values: Any) -> ModelCard:
     return ModelCard(_compiled(template).render(card_data=data.to_yaml(), **data.to_dict() | values))
 
 
-def _finding(metrics: dict[str, float], teacher_metrics: dict[str, float] | None, without: str) -> str:
-    name = next((name for name in HEADLINES if name in metrics), None)
+def _finding(
+    metrics: dict[str, float], teacher_metrics: dict[str, float] | None, without: str, task: str | None
+) -> str:
+    headlines, of_what = (("nll",), " of each next token") if task == NEXT_TOKENS else (HEADLINES, "")
+    name = next((name for name in headlines if name in metrics), None)
     if name is None:
         return without
     ece = f" and ECE {metrics['ece']:.4f}" if "ece" in metrics else ""
-    text = f"{capitalized(METRICS[name])} {metrics[name]:.4f}{ece} on held-out examples"
+    text = f"{capitalized(METRICS[name])} {metrics[name]:.4f}{ece}{of_what} on held-out examples"
     if name in (teacher_metrics or {}):
         text += f"; the teacher's was {teacher_metrics[name]:.4f} on those that it was measured on"
     return f"{text}."

@@ -80,8 +80,8 @@ def check_base_is_shared(name: str) -> None:
     """Raise a UserError if a model that adapters are pushed without is a folder here."""
     if Path(name).is_absolute():
         raise UserError(
-            f"the adapters' base model is the folder {name}, which nobody else has: push it, load the teacher with it "
-            "from the Hub, Teacher.from_pretrained(folder, network=base), and push that"
+            f"the adapters' base model is the folder {name}, which nobody else has: push it, and take it by its name "
+            "on the Hub, for a saved teacher by Teacher.from_pretrained(folder, network=base)"
         )
 
 

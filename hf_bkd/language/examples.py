@@ -1,5 +1,6 @@
 """Texts, prompts with completions, and messages become rows of tokens, with those that are to be taught."""
 
+import functools
 import json
 import logging
 import re
@@ -15,13 +16,14 @@ from ..data.preprocessors.texts import template_hash, vocabulary_hash
 from ..likelihoods import UNLABELED
 from ..utils.checks import check_choice, check_count
 from ..utils.errors import RowError, UserError
+from .chats import ALPACA, MESSAGES, NOT_ALPACA, answers_in, as_messages, chats_in, said, with_messages
 
 logger = logging.getLogger(__name__)
 
 FEATURES = {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int32"))}
 TAUGHT = ("completions", "all")
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # in a chat template, around what the assistant says
-READ = "a column of texts ('text'), 'prompt' and 'completion', or 'messages'"
+READ = "a column of texts ('text'), 'prompt' and 'completion', or chats ('messages')"
 
 
 def tokenized(
@@ -33,8 +35,9 @@ def tokenized(
     """Turn texts, prompts with completions, or messages into rows of tokens for a causal language model.
 
     Args:
-        dataset: with a column of texts; with ``prompt`` and ``completion``, each a text or messages; or with
-            ``messages``, lists of ``{"role", "content"}``, and ``tools`` where there are some.
+        dataset: with a column of texts; with ``prompt`` and ``completion``, each a text or messages; with
+            ``messages``, lists of ``{"role", "content"}`` or of ShareGPT's ``{"from", "value"}`` under any name, and
+            ``tools`` where there are some; or with Alpaca's ``instruction``, ``input`` and ``output``.
         tokenizer: of transformers. Texts and completions end in its end-of-text token, if it has one; messages are
             written by its chat template.
         max_length: tokens, at least 2; of longer rows the end is cut off. Rows stay as they are if not given.
@@ -46,8 +49,8 @@ def tokenized(
         others, and no others.
 
     Raises:
-        UserError: no such column, messages without a chat template, or one that doesn't mark what the assistant says
-            where that alone is to be taught; a row without tokens.
+        UserError: no such column, messages without a chat template, or one of which nobody can tell what the assistant
+            says where that alone is to be taught; a row without tokens.
     """
     if isinstance(dataset, datasets.DatasetDict):
         return datasets.DatasetDict(
@@ -60,15 +63,17 @@ def tokenized(
     if not isinstance(dataset, datasets.Dataset):
         raise UserError("only whole datasets are turned into tokens: load it without streaming")
     columns = _columns(dataset.features)
-    if taught == "completions" and len(columns) == 1 and columns[0] != "messages":
+    tools = _tools(dataset, columns)
+    plain = dataset.with_format(None).select_columns([*columns, *tools])
+    if _are_chats(dataset.features, columns):
+        plain, columns = with_messages(plain, columns), (MESSAGES,)
+    if taught == "completions" and len(columns) == 1 and columns[0] != MESSAGES:
         raise UserError(
             f"taught='completions' needs a prompt before them, and column {columns[0]} holds texts: omit it"
         )
     reader = Reader(columns, tokenizer, max_length, taught or "completions")
-    tools = _tools(dataset, columns)
-    if is_conversational(dataset.features, columns):
-        reader.check_template(columns, bool(tools))
-    plain = dataset.with_format(None).select_columns([*columns, *tools])
+    if is_conversational(plain.features, columns):
+        reader.check_template(columns)
     rows = plain.map(
         reader,
         batched=True,
@@ -93,21 +98,32 @@ def same_tokens(tokenizer: Any, other: Any) -> bool:
 def is_conversational(features: Mapping[str, Any], columns: tuple[str, ...] | None = None) -> bool:
     """Return whether a dataset's rows are messages, which a chat template writes."""
     columns = _columns(features) if columns is None else columns
-    return any(not _is_text(features[name]) for name in columns)
+    return columns[:2] == ALPACA or any(not _is_text(features[name]) for name in columns)
 
 
 def _columns(features: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the columns that make up an example."""
-    for columns in (("messages",), ("prompt", "completion")):
+    for columns in ((MESSAGES,), ("prompt", "completion")):
         if set(columns) <= set(features):
             return columns
     texts = [name for name, feature in features.items() if _is_text(feature) and not is_soft_label_column(name)]
-    usual = [name for name in TEXTS if name in texts]
-    if len(usual) == 1 or len(texts) == 1:
-        return tuple(usual if len(usual) == 1 else texts)
+    usual, chats = [name for name in TEXTS if name in texts], chats_in(features)
+    if len(usual) == 1:
+        return tuple(usual)
+    if len(chats) == 1:
+        return tuple(chats)
+    if set(ALPACA) <= set(texts) and not {*NOT_ALPACA} & set(features):
+        return (*ALPACA, "input") if "input" in texts else ALPACA
+    if len(texts) == 1 and not chats:
+        return tuple(texts)
     raise UserError(
-        f"a language model is taught {READ}, and the dataset has the columns {', '.join(features)}: rename its own"
+        f"a language model is taught {READ}, and the dataset has the columns {', '.join(features)}: rename its own, as "
+        "by dataset.rename_columns({'question': 'prompt', 'answer': 'completion'})"
     )
+
+
+def _are_chats(features: Mapping[str, Any], columns: tuple[str, ...]) -> bool:
+    return columns == (MESSAGES,) or columns[:2] == ALPACA or (len(columns) == 1 and not _is_text(features[columns[0]]))
 
 
 def _is_text(feature: Any) -> bool:
@@ -141,21 +157,12 @@ class Reader:
     max_length: int | None
     taught: str
 
-    def check_template(self, columns: tuple[str, ...], with_tools: bool) -> None:
-        """Raise a UserError if there is no chat template, or one doesn't mark the completions that are wanted."""
+    def check_template(self, columns: tuple[str, ...]) -> None:
+        """Raise a UserError if there is no chat template."""
         if not getattr(self.tokenizer, "chat_template", None):
             raise UserError(
                 f"column {columns[0]} holds messages, and the tokenizer has no chat template that writes them: set "
                 "tokenizer.chat_template, or take the tokenizer of a model that chats"
-            )
-        templates = {
-            self.tokenizer.get_chat_template(tools=tools) for tools in ((None, [{}]) if with_tools else (None,))
-        }
-        if columns == ("messages",) and self.taught == "completions" and not all(map(MARK.search, templates)):
-            raise UserError(
-                "the chat template doesn't mark what the assistant says ({% generation %}), so that nobody can tell "
-                "it from the rest: pass hf_bkd.tokenized(dataset, tokenizer, taught='all'), or put "
-                "{% generation %} and {% endgeneration %} around it in tokenizer.chat_template"
             )
 
     def __call__(self, rows: Mapping[str, list], numbers: list[int]) -> dict[str, list]:
@@ -186,7 +193,7 @@ class Reader:
         return made
 
     def _example(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-        if self.columns == ("messages",):
+        if self.columns == (MESSAGES,):
             return self._messages(row)
         if len(self.columns) == 1:
             tokens = self._ended(self._tokens(row[self.columns[0]]))
@@ -221,29 +228,47 @@ class Reader:
 
     def _messages(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         if self.taught == "all":
-            tokens = self._written(row, row["messages"])["input_ids"]
+            tokens = self._written(row, row[MESSAGES])["input_ids"]
             return tokens, tokens
-        written = self._written(row, row["messages"], return_assistant_tokens_mask=True)
-        tokens, said = written["input_ids"], written["assistant_masks"]
-        return tokens, [token if own else UNLABELED for token, own in zip(tokens, said, strict=True)]
+        if MARK.search(self.tokenizer.get_chat_template(tools=self._tools(row))):
+            written = self._written(row, row[MESSAGES], return_assistant_tokens_mask=True)
+            tokens, own = written["input_ids"], written["assistant_masks"]
+        else:
+            messages = as_messages(_own_keys(row[MESSAGES]))
+            text, answers = answers_in(functools.partial(self._text, row), messages)
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            tokens, own = encoded["input_ids"], said(encoded["offset_mapping"], answers)
+        return tokens, [token if taught else UNLABELED for token, taught in zip(tokens, own, strict=True)]
 
     def _written(self, row: Mapping[str, Any], messages: list[dict], **settings: Any) -> Mapping[str, list[int]]:
-        """Return what the chat template makes of messages, without the keys that Arrow adds to some of them.
+        """Return the tokens of what the chat template makes of messages, and what else is asked for."""
+        return self._templated(row, messages, tokenize=True, return_dict=True, **settings)
+
+    def _text(self, row: Mapping[str, Any], messages: list[dict], **settings: Any) -> str:
+        return self._templated(row, messages, tokenize=False, **settings)
+
+    def _templated(self, row: Mapping[str, Any], messages: list[dict], **settings: Any) -> Any:
+        """Apply the chat template to messages, without the keys that Arrow adds to some of them.
 
         Raises:
             ValueError: what is no message, or a content that the template would write as Python does.
         """
+        messages = as_messages(_own_keys(messages))
         if not all(isinstance(each, Mapping) and isinstance(each.get("role"), str) for each in messages):
             raise ValueError("messages are lists of {'role', 'content'}, and one of these says no role")
-        tools, messages = row.get("tools"), _own_keys(messages)
-        tools = json.loads(tools) if isinstance(tools, str) else tools
-        given = {"tools": _own_keys(tools)} if tools else {}
+        tools = self._tools(row)
+        given = {"tools": tools} if tools else {}
         parts = [str(each["content"]) for each in messages if isinstance(each.get("content"), (list, Mapping))]
         if parts:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, **given)
             if any(each in text for each in parts):
                 raise ValueError("the chat template reads texts, and a message's content is a list of parts")
-        return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **given | settings)
+        return self.tokenizer.apply_chat_template(messages, **given | settings)
+
+    @staticmethod
+    def _tools(row: Mapping[str, Any]) -> list | None:
+        tools = row.get("tools")
+        return _own_keys(json.loads(tools) if isinstance(tools, str) else tools) or None
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text)["input_ids"]

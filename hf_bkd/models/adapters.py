@@ -4,7 +4,7 @@ A network with adapters is PEFT's model around the base model. Those of :func:`o
 share the base model's weights, so that each is called and trained as if it were the only one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -203,17 +203,42 @@ def by_one_name(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, 
 
 
 def active_adapter(network: nn.Module) -> str:
-    """Name the one adapter that is active; UserError if there are several."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = (module for module in network.modules() if isinstance(module, BaseTunerLayer))
-    active = list(dict.fromkeys(name for layer in layers for name in layer.active_adapters)) or [*network.peft_config]
+    """Name the one adapter that is active; UserError if there are several, or they are disabled."""
+    check_enabled(network)
+    active = list(dict.fromkeys(name for layer in _tuned(network) for name in layer.active_adapters))
+    active = active or [*network.peft_config]
     if len(active) != 1:
         raise UserError(
             f"the network has {len(active)} active adapters ({', '.join(active)}), and a teacher's are saved as one: "
             "set one by network.set_adapter(name), or join them by network.add_weighted_adapter"
         )
     return active[0]
+
+
+def check_enabled(network: nn.Module) -> None:
+    """Raise a UserError if a network has adapters that it doesn't use now, and would use when it was loaded again."""
+    if any(layer.disable_adapters for layer in _tuned(network)):
+        raise UserError(
+            "the network's adapters are disabled, and would be saved as if they were not: call "
+            "network.base_model.enable_adapter_layers() first"
+        )
+
+
+def lost_when_merged(network: nn.Module, posterior: Iterable[str], drops: bool) -> bool:
+    """Whether a posterior is of adapters: it has weights of theirs by name, or draws by their dropout."""
+    names = {name for layer in _tuned(network) for name in (*layer.adapter_layer_names, *layer.other_param_names)}
+    dropout = (m for layer in _tuned(network) for m in layer.modules() if isinstance(m, nn.Dropout))
+    own = any(part in names for name in posterior for part in name.split("."))
+    return own or (drops and any(module.p > 0 for module in dropout))
+
+
+def _tuned(network: nn.Module) -> list[Any]:
+    """Return the layers that adapters are put around, if there are some."""
+    if not hasattr(network, "peft_config"):
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
 
 
 def _check_unmerged(network: nn.Module) -> None:

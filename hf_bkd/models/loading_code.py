@@ -1,5 +1,7 @@
 """The code that loads a saved network, as its card shows it: without this library wherever that is possible."""
 
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import transformers
@@ -7,6 +9,7 @@ from torch import nn
 
 from ..likelihoods import Gaussian
 from ..utils.files import bare_name
+from .adapters import active_adapter
 from .calling import unwrapped
 from .estimators import EstimatorNetwork
 from .perceptron import Perceptron
@@ -32,6 +35,7 @@ PROCESSORS = {
     "audio-classification": "feature_extractor",
 }
 CALLED = {"text-generation": "generate"}  # a pipeline, if it doesn't classify
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # as the Hub names one
 NAMED = 20  # classes, at most, whose names the code lists
 AUTOMATIC = (
     "ForImageClassification", "ForSequenceClassification", "ForAudioClassification", "ForTokenClassification",
@@ -155,6 +159,26 @@ def _adapters(network: nn.Module, with_processor: bool) -> list[str]:
         called = CALLED.get(task, "classify")
         lines.append(f'{called} = pipeline("{task}", model=model, {PROCESSORS[task]}="{PLACE}")')
     return lines
+
+
+def adapters_in_words(network: nn.Module) -> str | None:
+    """Say in a few words of which kind and how large a network's active adapters are; ``None`` if it has none."""
+    if not hasattr(network, "peft_config"):
+        return None
+    config = network.peft_config[active_adapter(network)]
+    parts = {"rank": getattr(config, "r", None), "alpha": getattr(config, "lora_alpha", None)}
+    sizes = [f"{name} {value}" for name, value in parts.items() if value is not None]
+    layers = getattr(config, "target_modules", None) or ()
+    layers = [layers] if isinstance(layers, str) else sorted(layers)
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    return ", ".join([kind, *sizes]) + (f", of {' '.join(layers)}" if layers else "")
+
+
+def base_on_hub(network: nn.Module) -> str | None:
+    """Return the name on the Hub of the model that a network's adapters are of, if it has some and is from there."""
+    configs = getattr(network, "peft_config", None) or {}
+    names = [config.base_model_name_or_path or "" for config in configs.values()]
+    return next((name for name in names if REPOSITORY.fullmatch(name) and not Path(name).exists()), None)
 
 
 def _of_any_module(network: nn.Module) -> str:

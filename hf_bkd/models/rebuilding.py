@@ -22,7 +22,7 @@ IN_TRAINING_ALONE = (
 )  # fmt: skip
 OF_ACCELERATE = ("_original_forward", "_old_forward", "_hf_hook")  # beside a forward that it exchanged
 OF_LIBRARIES = ("torch.", "transformers.", "accelerate.", "peft.", "functools")  # hooks that change no answer
-ANYWAY = ("training", "num_classes", "num_labels", "name_or_path")  # the shape of the weights decides
+ANYWAY = ("training", "num_classes", "num_labels", "name_or_path", "vocab_size")  # the shape of the weights decides
 
 
 def first_difference(

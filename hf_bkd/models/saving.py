@@ -22,7 +22,7 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from .adapter_bases import with_its_base
 from .adapters import CONFIG as ADAPTERS
-from .adapters import over
+from .adapters import check_enabled, over
 from .calling import unwrapped
 from .gguf import forget_gguf, gguf_remedy
 from .plain_networks import DESCRIPTION, built, described, described_by, is_ours
@@ -81,6 +81,7 @@ def timms_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tenso
 
 def _merged(network: nn.Module) -> nn.Module:
     network = unwrapped(network, keep_adapters=True)
+    check_enabled(network)
     return unwrapped(deepcopy(network).merge_and_unload() if hasattr(network, "merge_and_unload") else network)
 
 

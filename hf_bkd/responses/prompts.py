@@ -67,7 +67,7 @@ def read_prompts(dataset: datasets.Dataset, tokenizer: Any, template: str | None
     conversational = is_conversational(dataset.features, (PROMPT,))
     reader = Reader((PROMPT,), tokenizer, None, "all")
     if conversational:
-        reader.check_template((PROMPT,), "tools" in dataset.features)
+        reader.check_template((PROMPT,))
     columns = [PROMPT, *(["tools"] if conversational and "tools" in dataset.features else [])]
     tokens: list[list[int]] = []
     for row in dataset.with_format(None).select_columns(columns):

@@ -16,6 +16,7 @@ from .layout import Layout
 from .pictures import picture_of
 from .reading import bytes_per_example
 from .record import LabelRecord
+from .record_checks import NEXT_TOKENS
 from .writing import only_soft_labels
 
 TAGS = ["hf_bkd", "knowledge-distillation", "soft-labels"]
@@ -132,7 +133,7 @@ def facts_of(record: LabelRecord) -> dict[str, Any]:
         "views made by": "; ".join(map(_in_words, views.get("transforms", []))),
         "views' seed": views.get("seed"),
         "preprocessing": record.preprocessing,
-        record.likelihood.called: teacher.num_classes,
+        "tokens" if record.positions == NEXT_TOKENS else record.likelihood.called: teacher.num_classes,
         "labeled dataset": data.repository or data.name,
         "its revision": data.revision,
         "split": data.split,

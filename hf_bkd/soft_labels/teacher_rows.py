@@ -1,6 +1,6 @@
 """The rows of a dataset as the teacher that is asked about them reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -20,6 +20,11 @@ def check_dataset(dataset: AnyDataset) -> None:
     """Raise a UserError if a dataset has no rows, no known columns, or columns that are called like soft labels."""
     if isinstance(dataset, pd.DataFrame):
         raise UserError("a DataFrame is no dataset: label datasets.Dataset.from_pandas(frame, preserve_index=False)")
+    if isinstance(dataset, Mapping):
+        raise UserError(
+            f"the dataset has the splits {', '.join(map(str, dataset))}, and one is labeled at a time: pass "
+            f"dataset[{next(iter(dataset), 'train')!r}]"
+        )
     if dataset.features is None:
         raise UserError(
             "the streamed dataset doesn't say what its columns are, so that nobody could tell whose labels these "

@@ -1,6 +1,7 @@
 """The ensemble teacher: deep ensembles (Lakshminarayanan et al. 2017), or any other teachers with equal weights."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from .composite import Composite, joined
 from .deterministic import Deterministic, DeterministicTeacher
 from .predictive import Draws
 from .specification import FitContext, TeacherSpec, option
+
+
+logger = logging.getLogger(__name__)
 
 
 class EnsembleTeacher(Composite):
@@ -94,7 +98,9 @@ class EnsembleTeacher(Composite):
         folders = [local_folder(name) for name in names]
         for folder in folders:
             config_of(folder)
-        if base is None:
+        if base is not None:
+            _warn_of_another_base(base, folders)
+        else:
             base = loaded_base(_common_base(folders), revision=base_revision(folders[0]))
         processor = _common_tokenizer(folders)
         members = [DeterministicTeacher(over(base, folder)) for folder in folders]
@@ -127,6 +133,20 @@ def _common_base(folders: list[Path]) -> str:
             "EnsembleTeacher of teachers, or pass base= if these are names of one"
         )
     return next(iter(names))
+
+
+def _warn_of_another_base(base: nn.Module, folders: list[Path]) -> None:
+    """Log a warning if a base model was loaded by another name than the one that adapters have for theirs."""
+    own = getattr(getattr(base, "config", None), "_name_or_path", None)
+    names = {name for folder in folders if (name := base_name(folder)) is not None}
+    others = sorted(name for name in names if own and Path(name).name != Path(own).name)
+    if others:
+        logger.warning(
+            "the base model was loaded from %s, and the adapters were trained over %s, of which they hold no hash: make "
+            "sure that these are one",
+            own,
+            ", ".join(others),
+        )
 
 
 def _common_tokenizer(folders: list[Path]) -> Any:

@@ -11,7 +11,7 @@ from torch import nn
 from ..hub.cards import has_card_of_another, write_teacher_card
 from ..hub.transfer import local_folder, source_of
 from ..models.adapter_bases import Base, checked_base, named_base
-from ..models.adapters import is_adapted, save_adapters
+from ..models.adapters import is_adapted, lost_when_merged, save_adapters
 from ..models.calling import unwrapped
 from ..models.loading_code import task_of
 from ..models.saving import damage_refused, needed_network
@@ -32,6 +32,12 @@ def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: 
         raise UserError(f"{older} does not describe a teacher, and would be replaced: pass another folder")
     base = base_apart(teacher)
     settings, tensors = teacher.get_state()
+    if base is None and lost_when_merged(teacher.network, tensors, teacher.method == "mc_dropout"):
+        raise UserError(
+            f"a {teacher.method} teacher's adapters are saved merged into a {type(unwrapped(teacher.network)).__name__}, "
+            "and its posterior is of the adapters, which would be lost: label with it as it is, or fit one of the "
+            "network that model.merge_and_unload() returns"
+        )
     settings = settings | {"temperature": teacher.temperature, "tempering": teacher.tempering}
     with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:
         if base is None:

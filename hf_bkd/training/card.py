@@ -7,7 +7,7 @@ from transformers import Trainer
 
 from ..hub.cards import METRICS, write_student_card
 from ..models.calling import unwrapped
-from ..models.loading_code import loading_of, task_of
+from ..models.loading_code import adapters_in_words, base_on_hub, loading_of, task_of
 from ..soft_labels.record import LabelRecord
 from ..soft_labels.sharing import facts_of
 from .next_token_targets import StoredTokens
@@ -37,6 +37,7 @@ def write_training_card(trainer: Trainer, source: Source | None, model_name: str
     entries = [entry for entry in trainer.state.log_history if f"eval_{headline}" in entry]
     evaluated = entries[-1] if entries else {}
     metrics = {metric: evaluated[f"eval_{metric}"] for metric in METRICS if f"eval_{metric}" in evaluated}
+    student = unwrapped(trainer.model, keep_adapters=True)
     training = {
         "lambda": args.kd_lambda,
         "lambda by example": args.lambda_schedule if args.lambda_schedule != "fixed" else None,
@@ -49,11 +50,11 @@ def write_training_card(trainer: Trainer, source: Source | None, model_name: str
         "learning rate": args.learning_rate,
         "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "training seed": args.seed,
+        "adapters": adapters_in_words(student),
         "convergence noise": trainer.convergence_noise(),
     }
     dataset = given.get("dataset") or (record and record.dataset.name) or "unknown"
     tags = given.get("tags") or []
-    student = unwrapped(trainer.model, keep_adapters=True)
     write_student_card(
         folder,
         title=name,
@@ -67,6 +68,7 @@ def write_training_card(trainer: Trainer, source: Source | None, model_name: str
         task=task_of(student),
         tags=[tags] if isinstance(tags, str) else tags,
         license=given.get("license") or args.license,
+        base=base_on_hub(student),
         **loading_of(student, with_processor=trainer.processing_class is not None)._asdict(),
         figures=figures,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.columns import EXAMPLE_ID
 from ..data.preprocessors import Preprocessor, preprocessor_for
+from ..data.rows import reason
 from ..likelihoods import CATEGORICAL, UNLABELED
 from ..models.token_networks import check_next_tokens, vocabulary_size
 from ..soft_labels.identity import Identity
@@ -48,7 +49,7 @@ class NextTokenReader(Reader):
         problem = Problem(CATEGORICAL, True, vocabulary_size(self.network), next_tokens=True)
         with unmoved_randomness(), naming(what):
             loaded = self._read(dataset, source)._replace(problem=problem)
-            batch = first_batch(loaded.dataset, loaded.collate, ROWS)
+            batch = self._first_batch(loaded)
             if not isinstance(batch, Mapping) or "input_ids" not in batch:
                 raise UserError(
                     "the batches of a language model need input_ids: pass hf_bkd.tokenized(dataset, tokenizer)"
@@ -68,6 +69,17 @@ class NextTokenReader(Reader):
             if what == TRAINING_SET and isinstance(dataset, datasets.Dataset):
                 _check_taught(loaded.dataset, batch)
         return loaded
+
+    def _first_batch(self, loaded: Loaded) -> Any:
+        try:
+            return first_batch(loaded.dataset, loaded.collate, ROWS)
+        except ValueError as error:
+            if self.prepares or isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"the data_collator makes no batch of the rows ({reason(error)}): leave data_collator out, by which "
+                "rows of tokens are padded with their labels"
+            ) from error
 
     def _read(self, dataset: Any, source: Source | None) -> Loaded:
         if not (self.prepares and is_prepared(dataset)):

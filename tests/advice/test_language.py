@@ -3,7 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import BertConfig, BertLMHeadModel
+from transformers import BertConfig, BertLMHeadModel, DataCollatorForLanguageModeling
 
 from hf_bkd import (
     DeterministicTeacher,
@@ -21,7 +21,6 @@ from tests.language.language_helpers import CHATS, TEMPLATE, V, learned, llama, 
 
 from .following import advises, code, follow, refused
 
-UNMARKED = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 SETTINGS = {"report_to": [], "use_cpu": True, "max_steps": 1, "disable_tqdm": True}
 
 
@@ -70,16 +69,12 @@ def test_longer_texts_are_cut():
     assert preprocessor_for(llama(), rows)(rows[:])["input_ids"].shape == (1, 64)
 
 
-@advises("has no chat template that writes them", "doesn't mark what the assistant says")
-def test_a_chat_template_is_set_and_marks_what_is_said():
+@advises("has no chat template that writes them")
+def test_a_chat_template_is_set():
     chats, own = Dataset.from_dict({"messages": CHATS}), tokenizer(None)
     refused(lambda: tokenized(chats, own))
-    own.chat_template = UNMARKED
-    refused(lambda: tokenized(chats, own))
-    whole = tokenized(chats, own, taught="all")
     own.chat_template = TEMPLATE
-    said = tokenized(chats, own)
-    assert whole["input_ids"] == said["input_ids"] and whole["labels"] != said["labels"]
+    assert len(tokenized(chats, own)) == len(CHATS)
 
 
 @advises("sees what comes after a token")
@@ -104,6 +99,15 @@ def test_a_language_model_is_given_its_tokenizer():
     refused(lambda: labeled(preprocessor=dict, processing_class=None))
     refused(lambda: labeled(processing_class=None))
     assert len(labeled(processing_class=tokenizer())) == 8
+
+
+@advises("and one is labeled at a time", "the data_collator makes no batch of the rows")
+def test_one_split_is_labeled_and_rows_with_labels_are_collated_here(tmp_path):
+    message = refused(lambda: labeled(DatasetDict(train=texts(8), test=texts(2))))
+    rows = labeled(follow(code(message, r"pass (dataset\[.+\])"), dataset=DatasetDict(train=texts(8))))
+    collator = DataCollatorForLanguageModeling(tokenizer(), mlm=False)
+    message = refused(lambda: trained(tmp_path, rows, collator=collator))
+    trained(tmp_path, rows, **{code(message, r"leave data_(collator) out"): None})
 
 
 @advises("what is sampled or cut there has a bias at")

@@ -26,7 +26,7 @@ from tests.soft_labels.label_helpers import quiet
 from tests.soft_labels.test_problems import KINDS
 
 from . import published
-from .conftest import CLASSES, write_photos
+from .conftest import CLASSES, save_like, write_photos
 from .pages import ROOT, block, blocks, commands, numbers, run, shape
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -93,6 +93,17 @@ def test_the_readmes_examples_print_what_it_shows(quick, number, fixture, capsys
     request.getfixturevalue(fixture)
     ((expected, printed),) = run("README.md", {}, capsys, number)
     assert list(map(shape, printed)) == list(map(shape, expected))
+
+
+def test_the_readmes_commands_lead_from_chats_to_a_students_card(chats, capsys):
+    save_like("my-llm", "my-small-llm", llama(1))
+    words = [each for each in commands("../README.md") if "chats" in each]
+    assert [each[0] for each in words] == ["evaluate", "label", "distill", "evaluate"]
+    for each in words:
+        main([*each, *SHORT.get(each[0], [])])
+    assert re.search(r"nll \d\.\d{4}", capsys.readouterr().out)
+    card = Path("student/README.md").read_text()
+    assert "LORA, rank 8, alpha 16" in card and "of each next token on held-out examples" in card
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 
 from hf_bkd import (
     DeterministicTeacher,
@@ -183,6 +183,51 @@ def test_adapters_of_a_half_precision_base_are_loaded_over_the_same_numbers(base
     assert Teacher.from_pretrained(tmp_path / "teacher").fingerprint() == teacher.fingerprint()
     with pytest.raises(UserError, match="saved over a base model in bfloat16, and the network that was passed is in"):
         Teacher.from_pretrained(tmp_path / "teacher", network=base)
+
+
+def test_disabled_adapters_are_not_saved_as_if_they_were_enabled(base, tmp_path):
+    network = adapted(base)
+    network.base_model.disable_adapter_layers()
+    with pytest.raises(UserError, match="adapters are disabled"):
+        DeterministicTeacher(network).save_pretrained(tmp_path / "teacher")
+    network.base_model.enable_adapter_layers()
+    DeterministicTeacher(network).save_pretrained(tmp_path / "teacher")
+    again = Teacher.from_pretrained(tmp_path / "teacher")
+    torch.testing.assert_close(again.predict(INPUTS).mean, DeterministicTeacher(network).predict(INPUTS).mean)
+
+
+def test_a_posterior_over_a_classifiers_adapters_is_not_saved_without_them(tmp_path):
+    config = llama(num_labels=2).config
+    network = get_peft_model(
+        LlamaForSequenceClassification(config), LoraConfig(r=1, lora_dropout=0.5, task_type="SEQ_CLS")
+    ).eval()
+    stds = {name: torch.ones_like(weight) for name, weight in network.named_parameters() if weight.requires_grad}
+    for teacher in (VariationalTeacher(network, stds), MCDropoutTeacher(network)):
+        with pytest.raises(UserError, match="its posterior is of the adapters, which would be lost"):
+            teacher.save_pretrained(tmp_path / "teacher")
+    DeterministicTeacher(network).save_pretrained(tmp_path / "teacher")
+    assert Teacher.from_pretrained(tmp_path / "teacher").num_classes == 2
+
+
+def test_a_base_model_with_added_tokens_is_saved_as_transformers_loads_it(base, tmp_path):
+    base.resize_token_embeddings(101)
+    network = adapted(base)
+    DeterministicTeacher(network).save_pretrained(tmp_path / "teacher")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "teacher" / "network")
+    with torch.no_grad():
+        torch.testing.assert_close(again(**INPUTS).logits, network(**INPUTS).logits, atol=1e-3, rtol=1e-3)
+    assert not (tmp_path / "teacher" / "network" / "network.json").exists()
+
+
+def test_a_base_model_of_another_name_than_the_adapters_have_is_warned_of(base, folders, tmp_path, caplog):
+    EnsembleTeacher.from_adapters(folders[:1], base=base)
+    shutil.copytree(tmp_path / "base", tmp_path / "elsewhere" / "base")
+    moved = AutoModelForCausalLM.from_pretrained(tmp_path / "elsewhere" / "base")
+    EnsembleTeacher.from_adapters(folders[:1], base=moved)
+    assert not caplog.text
+    llama(1, **LARGER).save_pretrained(tmp_path / "base-chat")
+    EnsembleTeacher.from_adapters(folders[:1], base=AutoModelForCausalLM.from_pretrained(tmp_path / "base-chat"))
+    assert "were trained over" in caplog.text
 
 
 def test_a_base_model_that_moved_can_be_passed_and_is_noted(folders, tmp_path):

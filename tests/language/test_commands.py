@@ -1,5 +1,7 @@
 """The four commands: from texts or messages to labels, to a student with an adapter, and to its measures."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,10 +40,24 @@ def test_four_commands_lead_from_messages_to_a_measured_student(folder, capsys):
     run("distill", *student, "--dataset", folder / "labeled", *evaluated, *TRAINED)
     assert (folder / "student" / "adapter_model.safetensors").is_file()
     card = (folder / "student" / "README.md").read_text()
-    assert "text-generation" in card and "AutoModelForCausalLM" in card
+    assert "text-generation" in card and "AutoModelForCausalLM" in card and "LORA, rank 2, alpha 4, of" in card
+    assert re.search(r"NLL \d\.\d{4} and ECE 0\.\d{4} of each next token", card) and "base_model" not in card
+    assert "| tokens | 97 |" in card and "| learning rate | 0.001 |" in card
     for model in ("teacher", "student"):
         run("evaluate", folder / model, *data, "--split", "train")
         assert "nll" in capsys.readouterr().out
+
+
+def test_an_adapter_finds_its_base_model_from_elsewhere_and_is_not_pushed_without(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    words = ["--student", "small", "--lora_rank", "2", "--kd_lambda", "0", "--dataset", "texts", "--output_dir", "adapter"]
+    run("distill", *words, "--max_steps", "1", "--use_cpu", "true")
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((folder / "small").resolve())
+    assert "| learning rate | 0.0002 |" in (folder / "adapter" / "README.md").read_text()
+    with pytest.raises(SystemExit):
+        run("distill", *words[:-1], "pushed", "--push_to_hub", "me/adapter")
+    assert "which nobody else has" in capsys.readouterr().err
 
 
 def test_texts_are_labeled_online_and_the_whole_student_is_saved(folder, capsys):

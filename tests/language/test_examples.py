@@ -54,19 +54,58 @@ def test_each_split_is_tokenized_and_longer_rows_lose_their_end_aloud(caplog):
     assert "lose their end" in caplog.text
 
 
-def test_a_template_that_marks_nothing_teaches_all_or_nothing():
+def test_a_template_that_marks_nothing_is_asked_what_the_assistant_says():
     rows = Dataset.from_dict({"messages": CHATS})
-    with pytest.raises(UserError, match="doesn't mark what the assistant says"):
-        tokenized(rows, tokenizer(UNMARKED))
-    assert taught(tokenized(rows, tokenizer(UNMARKED), taught="all")[0]) == "u>hi there<a>hello#"
+    own = tokenizer(UNMARKED)
+    assert tokenized(rows, own)[:] == tokenized(rows, tokenizer())[:]
+    assert [taught(row) for row in tokenized(rows, own)] == ["hello#", "yes#bye bye#"]
+    assert taught(tokenized(rows, own, taught="all")[0]) == "u>hi there<a>hello#"
     with pytest.raises(UserError, match="no chat template"):
         tokenized(rows, tokenizer(None))
 
 
 @pytest.mark.parametrize(
+    "template",
+    [
+        "{{ '<' ~ messages | length ~ '>' }}" + UNMARKED,
+        UNMARKED.replace("+ '#'", "+ ('#' if loop.last else '')"),  # as those that drop earlier thoughts
+    ],
+)
+def test_an_answer_that_is_written_otherwise_when_others_follow_is_not_guessed(template):
+    rows, own = Dataset.from_dict({"messages": CHATS[1:]}), tokenizer(template)
+    with pytest.raises(UserError, match="neither marks what the assistant says"):
+        tokenized(rows, own)
+    assert tokenized(rows, own, taught="all").num_rows == 1
+
+
+def test_a_chat_that_the_assistant_begins_is_not_guessed():
+    rows = Dataset.from_dict({"messages": [CHATS[0][1:]]})
+    with pytest.raises(UserError, match="neither marks what the assistant says"):
+        tokenized(rows, tokenizer(UNMARKED))
+    assert taught(tokenized(rows, tokenizer())[0]) == "hello#"
+
+
+def test_chats_of_other_forms_are_messages():
+    turns = [
+        [{"from": {"user": "human", "assistant": "gpt"}[each["role"]], "value": each["content"]} for each in chat]
+        for chat in CHATS
+    ]
+    rows = tokenized(Dataset.from_dict({"source": ["a", "b"], "conversations": turns}), tokenizer())
+    assert rows[:] == tokenized(Dataset.from_dict({"messages": CHATS}), tokenizer())[:]
+    named = Dataset.from_dict({"id": ["a", "b"], "conversation": CHATS})
+    assert tokenized(named, tokenizer())[:] == rows[:]
+    alpaca = {"instruction": ["add", "say hi"], "input": ["1 2", ""], "output": ["3", "hi"], "topic": ["a", "b"]}
+    rows = tokenized(Dataset.from_dict(alpaca), tokenizer())
+    assert [written(row) for row in rows] == ["<u>add\n\n1 2<a>3#".replace("\n", "<pad>"), "<u>say hi<a>hi#"]
+    assert [taught(row) for row in rows] == ["3#", "hi#"]
+
+
+@pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"conversations": [[{"from": "human", "value": "hi"}]]}, "is taught a column of texts"),
+        ({"conversations": [[{"from": "bystander", "value": "hi"}]]}, "a turn is from 'bystander'"),
+        ({"prompt": ["x"], "chosen": CHATS[:1], "rejected": CHATS[1:]}, "has the columns prompt, chosen, rejected"),
+        ({"instruction": ["x"], "output": ["y"], "history": [["z"]]}, "has the columns instruction, output, history"),
         ({"a": ["x"], "b": ["y"]}, "has the columns a, b"),
         ({"text": ["x", None]}, "row 1 of column text holds no value"),
         ({"prompt": ["x"], "completion": [[{"role": "assistant", "content": "y"}]]}, "is a text and the other"),
@@ -92,12 +131,11 @@ def test_tools_are_written_without_what_arrow_adds_to_them():
     assert '"city": "a"' in written[0] and "null" not in written[0] and "hour" not in written[0]
 
 
-def test_a_template_for_tools_has_to_mark_completions_too():
-    own = tokenizer({"default": TEMPLATE, "tool_use": UNMARKED})
+def test_what_the_assistant_says_is_found_by_the_template_for_tools():
+    own = tokenizer({"default": TEMPLATE, "tool_use": UNMARKED.replace("'#'", "'##'")})
     tools = [{"type": "function", "function": {"name": "f"}}]
-    with pytest.raises(UserError, match="doesn't mark what the assistant says"):
-        tokenized(Dataset.from_dict({"messages": CHATS[:1], "tools": [tools]}), own)
-    assert tokenized(Dataset.from_dict({"messages": CHATS[:1]}), own)[0]["labels"].count(-100) < 20
+    assert taught(tokenized(Dataset.from_dict({"messages": CHATS[:1], "tools": [tools]}), own)[0]) == "hello##"
+    assert taught(tokenized(Dataset.from_dict({"messages": CHATS[:1]}), own)[0]) == "hello#"
 
 
 def test_a_prompt_that_is_written_otherwise_before_its_completion_is_refused():
