@@ -211,8 +211,12 @@ def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
         above = paired_difference(relative, dict.fromkeys(relative, 100.0))
         made += [
             at_most(CLOSE, above, f"{condition}: {SAMPLED}: NLL above the {ONLINE}'s, percent"),
-            at_most(0, paired_difference(nll[SAMPLED], nll[BUCKET]), f"{condition}: {SAMPLED}: NLL less {BUCKET}'s"),
-            at_most(0, paired_difference(ece[SAMPLED], ece[BUCKET]), f"{condition}: {SAMPLED}: ECE less {BUCKET}'s"),
+            at_most(
+                0, paired_difference(nll[SAMPLED], nll[BUCKET]), f"{condition}: {SAMPLED}: NLL less that of {BUCKET}"
+            ),
+            at_most(
+                0, paired_difference(ece[SAMPLED], ece[BUCKET]), f"{condition}: {SAMPLED}: ECE less that of {BUCKET}"
+            ),
         ]
     return [check.as_json() for check in made]
 
