@@ -85,8 +85,8 @@ def write_report(results: dict, output_dir: str | os.PathLike) -> Path:
     """Write `report.md` and its plots into `output_dir` (made if missing) and return the path of `report.md`.
 
     `results` is the content of a study's `results.json`. Arms may lack seeds or metrics; histories and reliability
-    bins are drawn where all runs have them; ``"checks"`` are bars that the study set itself. Each file appears under
-    its final name only when complete.
+    bins are drawn where all runs have them; ``"checks"`` are bars that the study set itself, ``"planned"`` says how
+    many runs it has if not those of all arms and seeds. Each file appears under its final name only when complete.
 
     Raises:
         UserError: ``results`` has no list "arms", or a record that can't be read.
@@ -187,7 +187,7 @@ def _limits(results: dict) -> str:
     seeds = {record["seed"] for record in records}
     compared = max(sum(bool(row["difference"]) for row in _rows(results, condition)) for condition in groups)
     expected = (len(arms) * len(set().union(*arms.values())) for arms in groups.values())
-    missing = sum(expected) - len(records)
+    missing = results.get("planned", sum(expected)) - len(records)
     noisy = [condition for condition, arms in groups.items() if has_noisy_labels(condition, arms)]
     sentences = [
         f"{counted(len(seeds), 'seed').capitalize()}: the intervals cover what seeds change, not the choice of test "

@@ -80,15 +80,17 @@ def test_a_small_run_goes_on_to_the_same_results(recipe, network, tmp_path, monk
     monkeypatch.setattr(recipe, "CONDITIONS", dict.fromkeys(recipe.CONDITIONS, recipe.CONDITIONS[recipe.FIRST]))
     words = ["--pretrained", teacher, "--dataset", data, "--output_dir", folder, "--seeds", "0,1", "--length", LENGTH]
     words = [str(word) for word in [*words, "--train_rows", 6, "--test_rows", 4, "--layers", 1]]
+    words += ["--seeds_of_all_arms", "1"]
     recipe.main(words)
     results = json.loads((folder / "results.json").read_text())
-    assert len(results["arms"]) == 2 * 2 * 5 and len(results["checks"]) == 6
+    assert len(results["arms"]) == 2 * (5 + 3) and len(results["checks"]) == 6
+    assert {each["arm"] for each in results["arms"] if each["seed"]} == set(recipe.DECIDING)
     assert {record["reliability"]["count"] and sum(record["reliability"]["count"]) for record in results["arms"]} == {
         4 * (LENGTH - 1)
     }
-    assert [each["condition"] for each in results["arms"][::10]] == list(recipe.CONDITIONS)
+    assert [each["condition"] for each in results["arms"][::8]] == list(recipe.CONDITIONS)
     report = (folder / "report.md").read_text()
-    assert "## Bars" in report and "vs online teacher (nats, [95 % CI, Holm])" in report
+    assert "missing" not in report and "## Bars" in report and "vs online teacher (nats, [95 % CI, Holm])" in report
     for file in list(folder.glob("arms/*/seed-1/*.json"))[:2]:
         file.unlink()
     recipe.main(words)
