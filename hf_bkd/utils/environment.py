@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ def environment(device: "torch.device", num_processes: int = 1) -> dict[str, str
     }
 
 
+@cache  # of four packages it takes 4 ms, for each record of soft labels
 def version_of(package: str) -> str:
     """Version of a package; of one that is run from a checkout, as hf_bkd may be, that it is not installed."""
     try:

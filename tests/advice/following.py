@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ class Message(NamedTuple):
         return self.text if self.text.startswith("pass ") else behind
 
 
+@cache
 def messages() -> list[Message]:
     """Find what is raised as a UserError anywhere in the package."""
     found = []

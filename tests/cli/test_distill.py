@@ -38,7 +38,7 @@ def home(tmp_path_factory):
     fitted = QUICK | {"logging_strategy": "no", "per_device_train_batch_size": 16}
     _fit(home, "photos", "resnet20_cifar", image_size=24, **fitted | {"num_train_epochs": 1})
     _fit(home, "table.csv", "mlp-16", label_column="species", **fitted)
-    _fit(home, "texts.csv", "encoder", label_column="sentiment", **fitted | {"num_train_epochs": 10})
+    _fit(home, "texts.csv", "encoder", label_column="sentiment", **fitted | {"num_train_epochs": 2})
     _fit(home, "pairs.csv", "encoder", **fitted | {"num_train_epochs": 2})
     return home
 

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def room_of(module: str) -> str:
     return rest.partition(".")[0] if package == "hf_bkd" else ""
 
 
+@cache
 def imported(file: Path, lazily: bool = False) -> set[str]:
     """Modules that a file imports when it is loaded (or also later), our own with their full names."""
     home = ("hf_bkd", *file.relative_to(PACKAGE).parts[:-1])
@@ -55,6 +57,7 @@ def imported(file: Path, lazily: bool = False) -> set[str]:
     return modules
 
 
+@cache
 def file_of(module: str) -> Path | None:
     path = PACKAGE.parent / module.replace(".", "/")
     return next((f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()), None)

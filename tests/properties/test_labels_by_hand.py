@@ -10,11 +10,11 @@ from .pictures import of_images
 from .texts import of_pairs, of_texts, of_tokens
 
 DRAWN = {  # how many cases are drawn of each: in all runs, and in the slow ones
-    "numbers": (of_numbers(), 30, 700),
-    "texts": (of_texts(), 25, 600),
+    "numbers": (of_numbers(), 16, 700),
+    "texts": (of_texts(), 14, 600),
     "pairs": (of_pairs(), 5, 100),
-    "tokens": (of_tokens(), 10, 250),
-    "images": (of_images(), 20, 350),
+    "tokens": (of_tokens(), 6, 250),
+    "images": (of_images(), 12, 350),
 }
 
 

@@ -96,7 +96,7 @@ def run_same(number: int) -> int:
 
 
 def test_in_whatever_batches_order_and_stream():
-    assert run_same(8) >= 3
+    assert run_same(5) >= 2
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def run_several(number: int) -> int:
 
 
 def test_several_teachers():
-    assert run_several(8) >= 3
+    assert run_several(5) >= 2
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import time
 
 import pytest
 import torch
+from datasets import DatasetDict
 from transformers import AutoModelForImageClassification
 
+from hf_bkd.data.loading import load_splits
 from hf_bkd.study import CONTROLS, Images, Laplace, Splits, Study, StudyArguments
 from hf_bkd.study.arguments import parse
 from tests.recipes.recipe_helpers import (
@@ -42,6 +44,15 @@ OTHERS = {
     "theory_propagation",
     "theory_sgd_noise",
 }
+
+
+@pytest.fixture(scope="module")
+def cifar100(tmp_path_factory):
+    """Some of the real images in a folder, forty of each class to learn from."""
+    splits, folder = load_splits(str(CIFAR100), needed=("train", "test")), tmp_path_factory.mktemp("cifar100")
+    sizes = {"train": 4000, "test": 800}
+    DatasetDict({name: splits[name].select(range(size)) for name, size in sizes.items()}).save_to_disk(folder)
+    return folder
 
 
 def test_every_recipe_is_a_study_or_known_here():
@@ -107,8 +118,9 @@ def test_the_networks_of_full_scale_can_be_built():
 
 
 @needs_cifar100
-def test_cifar100_leaves_students_that_transformers_loads(tmp_path):
-    records = run("cifar100_laplace", tmp_path, arms="one-hot,laplace", **ALL_CLASSES)["arms"]
+def test_cifar100_leaves_students_that_transformers_loads(cifar100, tmp_path):
+    options = ALL_CLASSES | {"dataset": cifar100, "arms": "one-hot,laplace"}
+    records = run("cifar100_laplace", tmp_path, **options)["arms"]
     assert [record["arm"] for record in records] == ["one-hot", "Laplace"]
     for record in records:
         check_record(record)
@@ -122,9 +134,10 @@ def test_cifar100_leaves_students_that_transformers_loads(tmp_path):
 
 
 @needs_cifar100
-def test_several_families_of_networks_teach_one_student(tmp_path):
+def test_several_families_of_networks_teach_one_student(cifar100, tmp_path):
     arms = "one-hot,vit,average-inverse-variance,mixture-entropy-weights"
-    results = run("images_multi_teacher", tmp_path, arms=arms, **SMALL)
+    options = SMALL | {"dataset": cifar100, "max_train_samples": 100, "student_model": "cnn6_small"}
+    results = run("images_multi_teacher", tmp_path, arms=arms, **options)
     names = ["one-hot", "ViT", "average, inverse variance", "mixture, entropy weights"]
     assert [record["arm"] for record in results["arms"]] == names and results["reference"] == "one-hot"
     for record in results["arms"]:
@@ -136,9 +149,9 @@ def test_several_families_of_networks_teach_one_student(tmp_path):
 
 @needs_cifar100
 @pytest.mark.parametrize("name", ["views_study", "teachers_comparison", "uncertain_student"])
-def test_the_data_of_the_small_studies(name):
+def test_the_data_of_the_small_studies(cifar100, name):
     recipe = load(name)
-    changes = {"dataset": CIFAR100, "ood_dataset": CIFAR100, "max_train_samples": 400, "max_test_samples": 100}
+    changes = {"dataset": cifar100, "ood_dataset": cifar100, "max_train_samples": 400, "max_test_samples": 100}
     options, _ = parse(recipe.DEFAULTS | changes | {"validation_size": 100}, [])
     for condition, data in recipe.study(options).conditions.items():
         splits = data(options, 0)

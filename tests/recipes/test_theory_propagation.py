@@ -15,6 +15,9 @@ EXACT = ("variance over students", "test error", "average of", "weighted", "ORAC
 SIZES = {"--students": 2000, "--classifiers": 4, "--networks": 4}
 
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
 @pytest.fixture
 def recipe(monkeypatch):
     recipe = load("theory_propagation")
@@ -40,7 +43,7 @@ def test_the_recipe_writes_its_claims_and_least_squares_obeys_its_formulas(recip
     page = (tmp_path / "report.md").read_text()
     assert "ORACLE that nobody has" in page and "No number of the paper's tables could be recovered" in page
     for figure in ("averaging", "rules", "labels", "networks", "amplification"):
-        assert (tmp_path / f"{figure}.png").stat().st_size > 5_000 and f"({figure}.png)" in page
+        assert (tmp_path / f"{figure}.png").is_file() and f"({figure}.png)" in page
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def peak(dataset: datasets.Dataset, folds: bool = False, **how) -> int:
     return queue.get() if not queue.empty() else -1
 
 
-SIZES = [(4_000, 20_000), pytest.param((10_000, 100_000), marks=pytest.mark.slow)]
+SIZES = [(2_000, 12_000), pytest.param((10_000, 100_000), marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("sizes", [*SIZES, pytest.param((10_000, 1_000_000), marks=pytest.mark.slow)])

@@ -39,7 +39,7 @@ def cases(number):
 
 
 def fuzzed(number, *strategies):
-    """Below, tried with so many cases; a twentieth of them in the fast tests."""
+    """Below, tried with so many cases; a fiftieth of them in the fast tests."""
 
     def known(body):
         FUZZED[body.__name__] = (number, strategies, body)
@@ -277,7 +277,7 @@ def feature_of_any(kind):
     return feature_of(kind)
 
 
-@pytest.mark.parametrize("share", [0.05, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("share", [0.02, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("what", FUZZED)
 def test(what, share):
     number, strategies, body = FUZZED[what]

@@ -20,7 +20,7 @@ from tests.soft_labels.label_helpers import (
     texts,
 )
 
-KILLS = 6
+KILLS = 4
 HOW = {"preprocessor": text_inputs, "batch_size": 2, "shard_rows": 3, "storage": "top_k", "top_k": 2}
 
 

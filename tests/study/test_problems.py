@@ -85,8 +85,17 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("blank_pictures")
-@pytest.mark.parametrize("problem", [MULTI, NUMBERS])
-@pytest.mark.parametrize("kind", ["features", "image", "text"])
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("features", MULTI),
+        ("features", NUMBERS),
+        ("image", MULTI),
+        ("text", NUMBERS),
+        pytest.param("image", NUMBERS, marks=pytest.mark.slow),
+        pytest.param("text", MULTI, marks=pytest.mark.slow),
+    ],
+)
 def test_every_kind_of_input_has_every_problem(tmp_path, kind, problem, weights):
     networks = {"features": ("mlp-8", "mlp-16"), "image": ("test_resnet",) * 2, "text": ("all-layers",) * 2}[kind]
     arms = REGRESSION if problem == NUMBERS else SEVERAL

@@ -28,12 +28,12 @@ class Plain(nn.Module):
 
 
 def cnn():
-    return create_classifier("cnn6_small", 3, in_chans=1, image_size=8, mean=[0.5], std=[0.25])
+    return create_classifier("cnn6_small", 3, in_chans=1, image_size=8, mean=[0.5], std=[0.25], width=3)
 
 
 def vit():
     """Attention and layer norms. Its head starts at 0, where few weights matter; float32 would lose the rest."""
-    size = {"embed_dim": 4, "num_heads": 2, "depth": 1, "patch_size": 4}
+    size = {"embed_dim": 4, "num_heads": 2, "depth": 1, "patch_size": 4, "mlp_ratio": 1}
     network = create_classifier("vit_tiny_patch16_224", 3, in_chans=1, image_size=8, mean=[0.5], std=[0.25], **size)
     nn.init.normal_(network.timm_model.head.weight)
     return network.double()
