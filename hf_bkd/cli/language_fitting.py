@@ -23,7 +23,15 @@ from ..training.arguments import DistillationTrainingArguments
 from ..training.problem import Problem
 from ..utils.errors import UserError
 from .fitting import CommandLineFitting
-from .language import adapted, check_others_have_base, in_tokens, is_language_model, load_language_model, measured, texts_of
+from .language import (
+    adapted,
+    check_others_have_base,
+    in_tokens,
+    is_language_model,
+    load_language_model,
+    measured,
+    texts_of,
+)
 from .networks import load_trained, processor_of
 
 KINDS = ("deterministic", "ensemble", "ivon", "mc_dropout")

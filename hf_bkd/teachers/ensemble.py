@@ -22,7 +22,6 @@ from .deterministic import Deterministic, DeterministicTeacher
 from .predictive import Draws
 from .specification import FitContext, TeacherSpec, option
 
-
 logger = logging.getLogger(__name__)
 
 
