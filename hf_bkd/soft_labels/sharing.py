@@ -11,12 +11,12 @@ from ..hub.cards import CITATION, measures_table, shown
 from ..hub.transfer import made_repository, pushing_to
 from ..utils.errors import UserError
 from ..utils.markdown import escaped
-from . import NEXT_TOKENS
 from .columns import teachers_of
 from .layout import Layout
 from .pictures import picture_of
 from .reading import bytes_per_example
 from .record import LabelRecord
+from .record_parts import NEXT_TOKENS
 from .writing import only_soft_labels
 
 TAGS = ["hf_bkd", "knowledge-distillation", "soft-labels"]
