@@ -238,10 +238,10 @@ class Reader:
         tools, messages = row.get("tools"), _own_keys(messages)
         tools = json.loads(tools) if isinstance(tools, str) else tools
         given = {"tools": _own_keys(tools)} if tools else {}
-        parts = [str(each["content"]) for each in messages if isinstance(each.get("content"), (list, Mapping))]
+        parts = [each["content"] for each in messages if each.get("content") and not isinstance(each["content"], str)]
         if parts:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, **given)
-            if any(each in text for each in parts):
+            if any(str(each) in text for each in parts):
                 raise ValueError("the chat template reads texts, and a message's content is a list of parts")
         return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **given | settings)
 
