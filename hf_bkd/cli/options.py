@@ -24,7 +24,6 @@ ALIASES = {  # names that transformers' examples have, and ours
 METHODS = ("deterministic", "ensemble", "forest", "ivon", "laplace", "mc_dropout", "swa", "swag", "variational")
 AUGMENTATIONS = ("crop_and_flip", "resized_crop")
 STORAGES = ("float16", "float32", "uint8", "top_k")
-AGGREGATES = ("all", "single", "mean", "none")
 ON_ERROR = ("raise", "skip")
 VARIANCES = ("auto", "full", "sum", "none")
 PRECISIONS = ("bf16", "fp16")
@@ -118,18 +117,16 @@ def answer(prog: str) -> Parser:
     parser = _parser(
         prog,
         "--teacher MODEL --dataset DATASET --output_dir FOLDER [...]",
-        "Sample a language model's answers to prompts, which hf-bkd distill teaches (with --kd_lambda 0, or their "
-        "token labels). The same command goes on where it was interrupted.",
-        model_name_or_path="teacher",
+        "Sample a language model's answers for hf-bkd distill. The same command goes on where it was interrupted.",
         model="teacher",
-        per_device_eval_batch_size="batch_size",
+        model_name_or_path="teacher",
     )
     add = _group(parser, "answers")
     add("--teacher", None, "folder or Hub name of a language model, or of a teacher of one", required=True)
     add("--output_dir", None, "a new folder for prompts and answers", required=True, metavar="FOLDER")
     add("--k", 1, "answers to a prompt", type=int)
     text = "answers that become a row: all, single, mean (nearest to the mean embedding); none: k beside each other"
-    add("--aggregate", "all", text, choices=AGGREGATES)
+    add("--aggregate", "all", text, choices=("all", "single", "mean", "none"))
     add("--encoder", None, "embeds the texts for mean: folder or Hub name", metavar="MODEL")
     add("--token_labels", False, "keep the teacher's distribution of each token too")
     add("--max_new_tokens", 64, "after which an answer is cut off", type=int)
@@ -139,13 +136,12 @@ def answer(prog: str) -> Parser:
     add("--repetition_penalty", 1.0, "1 for none", rare=True, type=float)
     add("--num_samples", None, "draws from a posterior that share the answers (default: k / 2)", rare=True, type=int)
     add("--seed", 0, "of all draws", rare=True, type=int)
+    add("--batch_size", 32, "answers that are sampled side by side", type=int)
     add = _group(parser, "data")
     add("--dataset", None, f"{DATA} with prompt, messages or question", metavar="DATASET", required=True)
     add("--dataset_config", None, "which of its configurations, where there are several", rare=True, metavar="NAME")
     add("--split", None, "that is asked (default: train, or the only one)", metavar="SPLIT")
     add("--template", None, "makes prompts of columns: 'Question: {question} Answer:'", metavar="TEXT")
-    add = _group(parser, "running")
-    add("--batch_size", 32, "answers that are sampled side by side", type=int)
     return _helping(parser, _general(parser))
 
 

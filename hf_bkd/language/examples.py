@@ -258,10 +258,10 @@ class Reader:
             raise ValueError("messages are lists of {'role', 'content'}, and one of these says no role")
         tools = self._tools(row)
         given = {"tools": tools} if tools else {}
-        parts = [str(each["content"]) for each in messages if isinstance(each.get("content"), (list, Mapping))]
+        parts = [each["content"] for each in messages if each.get("content") and not isinstance(each["content"], str)]
         if parts:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, **given)
-            if any(each in text for each in parts):
+            if any(str(each) in text for each in parts):
                 raise ValueError("the chat template reads texts, and a message's content is a list of parts")
         return self.tokenizer.apply_chat_template(messages, **given | settings)
 
