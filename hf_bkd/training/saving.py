@@ -112,8 +112,9 @@ def _warn_if_base_is_trained(student: nn.Module) -> None:
     lost = [name for name in lost if not (name.endswith(".bias") and biases - {"none"})]
     if lost:
         logger.warning(
-            "%d weights beside the adapters are trained, and only adapters are saved, so that what is loaded again would "
-            "be another student (%s): freeze them, or name their layers in modules_to_save of the adapters' config",
+            "%d weights beside the adapters are trained, and only adapters are saved, so that what is loaded again "
+            "would be another student (%s): freeze them, or name their layers in the adapters' "
+            "modules_to_save",
             len(lost),
             lost[0],
         )
