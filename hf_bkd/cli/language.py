@@ -11,7 +11,7 @@ from torch import nn
 from ..hub.transfer import check_base_is_shared
 from ..language import tokenized
 from ..models.adapter_bases import named_base
-from ..models.adapters import is_adapted, sharing
+from ..models.adapters import is_adapted, own_weights, sharing
 from ..models.saving import is_adapted_language_model, load_network
 from ..models.token_networks import CAUSAL
 from ..soft_labels.columns import teachers_of
@@ -87,6 +87,8 @@ def student_and_rows(
     student = load_language_model(name).train()
     if arguments.lora_rank is not None:
         student = adapted(student, arguments.lora_rank)
+    elif is_adapted(student):
+        train_adapters(student)
     check_others_have_base(student, args)
     measured_on = split_to_measure_on(arguments, others)
     evaluated = None if measured_on is None else texts_of(measured_on[1], arguments)
@@ -103,6 +105,12 @@ def load_language_model(name: str) -> nn.Module:
     network.name_or_path = network.config._name_or_path = str(folder.resolve()) if is_here else name
     network.config._commit_hash = None if is_here else folder.name
     return network
+
+
+def train_adapters(network: nn.Module) -> None:
+    """Have a language model's own adapters trained further, which are loaded to be used alone."""
+    for weight in own_weights(network):
+        weight.requires_grad_(True)
 
 
 def check_others_have_base(network: nn.Module, args: DistillationTrainingArguments) -> None:

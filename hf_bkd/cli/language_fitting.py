@@ -14,7 +14,7 @@ from ..data.loading import check_split, choose_split, load_splits
 from ..data.preprocessors import tokenizer_of
 from ..data.subsets import random_split
 from ..likelihoods import CATEGORICAL
-from ..models.adapters import is_adapted, own_weights
+from ..models.adapters import is_adapted
 from ..models.saving import is_adapted_language_model
 from ..models.token_networks import vocabulary_size
 from ..teachers import DeterministicTeacher, EnsembleTeacher, Teacher
@@ -31,6 +31,7 @@ from .language import (
     load_language_model,
     measured,
     texts_of,
+    train_adapters,
 )
 from .networks import load_trained, processor_of
 
@@ -180,15 +181,10 @@ class LanguageModels(CommandLineFitting):
             return adapted(network, rank, settings.get("drop_rate", 0.0)).to(self.args.device)
         if settings:
             raise UserError(f"--{next(iter(settings))} is of new adapters: pass --lora_rank 4 too, or omit it")
+        if self._trains and not is_adapted(network):
+            raise UserError(
+                "IVON trains a language model's adapters, and the model has none: pass --lora_rank 4 for new ones"
+            )
         if self._trains:
-            _train_adapters_further(network)
+            train_adapters(network)
         return network
-
-
-def _train_adapters_further(network: nn.Module) -> None:
-    if not is_adapted(network):
-        raise UserError(
-            "IVON trains a language model's adapters, and the model has none: pass --lora_rank 4 for new ones"
-        )
-    for weight in own_weights(network):
-        weight.requires_grad_(True)

@@ -117,13 +117,15 @@ def _columns(features: Mapping[str, Any]) -> tuple[str, ...]:
     if len(texts) == 1 and not chats:
         return tuple(texts)
     raise UserError(
-        f"a language model is taught {READ}, and the dataset has the columns {', '.join(features)}: rename its own, as "
-        "by dataset.rename_columns({'question': 'prompt', 'answer': 'completion'})"
+        f"a language model is taught {READ}, and the dataset has the columns {', '.join(features)}: rename its own, "
+        "as by dataset.rename_columns({'question': 'prompt', 'answer': 'completion'})"
     )
 
 
 def _are_chats(features: Mapping[str, Any], columns: tuple[str, ...]) -> bool:
-    return columns == (MESSAGES,) or columns[:2] == ALPACA or (len(columns) == 1 and not _is_text(features[columns[0]]))
+    if columns == (MESSAGES,) or columns[:2] == ALPACA:
+        return True
+    return len(columns) == 1 and not _is_text(features[columns[0]])
 
 
 def _is_text(feature: Any) -> bool:

@@ -2,14 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import transformers
 from torch import nn
 
 from ..likelihoods import Gaussian
 from ..utils.files import bare_name
-from .adapters import active_adapter
 from .calling import unwrapped
 from .estimators import EstimatorNetwork
 from .perceptron import Perceptron
@@ -162,10 +161,12 @@ def _adapters(network: nn.Module, with_processor: bool) -> list[str]:
 
 
 def adapters_in_words(network: nn.Module) -> str | None:
-    """Say in a few words of which kind and how large a network's active adapters are; ``None`` if it has none."""
-    if not hasattr(network, "peft_config"):
-        return None
-    config = network.peft_config[active_adapter(network)]
+    """Say in a few words of which kind and how large a network's adapters are; ``None`` if it has none."""
+    configs = getattr(network, "peft_config", None) or {}
+    return "; ".join(dict.fromkeys(map(_adapter_in_words, configs.values()))) or None
+
+
+def _adapter_in_words(config: Any) -> str:
     parts = {"rank": getattr(config, "r", None), "alpha": getattr(config, "lora_alpha", None)}
     sizes = [f"{name} {value}" for name, value in parts.items() if value is not None]
     layers = getattr(config, "target_modules", None) or ()

@@ -141,8 +141,8 @@ def _warn_of_another_base(base: nn.Module, folders: list[Path]) -> None:
     others = sorted(name for name in names if own and Path(name).name != Path(own).name)
     if others:
         logger.warning(
-            "the base model was loaded from %s, and the adapters were trained over %s, of which they hold no hash: make "
-            "sure that these are one",
+            "the base model was loaded from %s, and the adapters were trained over %s, of which they hold no hash: "
+            "make sure that these are one",
             own,
             ", ".join(others),
         )

@@ -95,7 +95,7 @@ def _variance(values: Tensor, weights: Tensor | None, units: tuple[int, ...] | N
 
 
 def _variance_of_equals(values: Tensor) -> Tensor:
-    """Return the variance (ddof 1) over the first dimension, a draw at a time: torch's own takes seven times as long."""
+    """Return the variance (ddof 1) over the first dimension, draw by draw: torch's own takes seven times as long."""
     mean = values.mean(dim=0)
     squares = torch.zeros_like(mean)
     for value in values:

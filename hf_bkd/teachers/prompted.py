@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, Self
@@ -19,7 +20,7 @@ from ..utils.seeding import drawn_seed
 from .base import Teacher
 from .composite import Composite, first_tokenizer, joined, member_draws
 from .deterministic import DeterministicTeacher
-from .predictive import Draws, predictive_of
+from .predictive import Draws
 
 CONTENT_FREE = ("N/A", "[MASK]", "")
 LOOKED_AT = 32  # tokens of a prompt
@@ -114,8 +115,8 @@ class PromptedTeacher(Composite):
         inputs = padded([[asked.tokens(number, row) for number in range(len(asked))] for row in rows])
         self.network.prior = None
         drawn = self._prompt_draws(inputs, num_samples, torch.Generator().manual_seed(0))
-        means = [predictive_of(each, 1.0, "per_sample", False, self.likelihood).mean.mean(dim=0) for each in drawn]
-        self.network.prior = torch.stack(means).log()
+        answers = [each.logits.float().log_softmax(dim=-1).flatten(0, 1) for each in drawn]
+        self.network.prior = torch.stack([each.logsumexp(dim=0) - math.log(len(each)) for each in answers])
         self.record["calibrated on"] = f"{len(texts)} texts" if len(texts) > len(CONTENT_FREE) else list(texts)
         return self
 

@@ -33,10 +33,11 @@ def save(teacher: "Teacher", folder: Path, license: str | None, with_processor: 
     base = base_apart(teacher)
     settings, tensors = teacher.get_state()
     if base is None and lost_when_merged(teacher.network, tensors, teacher.method == "mc_dropout"):
+        kind = type(unwrapped(teacher.network)).__name__
         raise UserError(
-            f"a {teacher.method} teacher's adapters are saved merged into a {type(unwrapped(teacher.network)).__name__}, "
-            "and its posterior is of the adapters, which would be lost: label with it as it is, or fit one of the "
-            "network that model.merge_and_unload() returns"
+            f"a {teacher.method} teacher's adapters are saved merged into a {kind}, and its posterior is of the "
+            "adapters, which would be lost: label with it as it is, or fit one of the network that "
+            "model.merge_and_unload() returns"
         )
     settings = settings | {"temperature": teacher.temperature, "tempering": teacher.tempering}
     with whole_folder(folder, last=DESCRIPTION, stale=TEACHER_FILES) as temporary:

@@ -70,6 +70,7 @@ def warn_if_not_rebuilt(student: nn.Module) -> None:
     """
     if hasattr(student, "peft_config"):
         _warn_if_head_is_lost(student)
+        _warn_if_base_is_trained(student)
     difference = difference_when_loaded(student)
     if difference is not None:
         logger.warning(
@@ -95,6 +96,25 @@ def _warn_if_head_is_lost(student: nn.Module) -> None:
             "another, random one; give the adapters' config modules_to_save=[%r]",
             name,
             name.rpartition(".")[2],
+        )
+
+
+def _warn_if_base_is_trained(student: nn.Module) -> None:
+    """Log a warning if weights are trained that are no adapter's of PEFT, which saves adapters alone."""
+    adapters, biases = (
+        set(student.peft_config),
+        {getattr(each, "bias", "none") for each in student.peft_config.values()},
+    )
+    trained = (name for name, weight in student.named_parameters() if weight.requires_grad)
+    lost = [name for name in trained if not adapters & {*name.split(".")}]
+    lost = [name for name in lost if not (name.endswith(".bias") and biases - {"none"})]
+    if lost:
+        logger.warning(
+            "%d weights beside the adapters are trained, and only adapters are saved, so that what is loaded again "
+            "would be another student (%s): freeze them, or name their layers in the adapters' "
+            "modules_to_save",
+            len(lost),
+            lost[0],
         )
 
 

@@ -50,7 +50,8 @@ def test_four_commands_lead_from_messages_to_a_measured_student(folder, capsys):
 
 def test_an_adapter_finds_its_base_model_from_elsewhere_and_is_not_pushed_without(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    words = ["--student", "small", "--lora_rank", "2", "--kd_lambda", "0", "--dataset", "texts", "--output_dir", "adapter"]
+    words = ["--student", "small", "--lora_rank", "2", "--kd_lambda", "0", "--dataset", "texts"]
+    words += ["--output_dir", "adapter"]
     run("distill", *words, "--max_steps", "1", "--use_cpu", "true")
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str((folder / "small").resolve())

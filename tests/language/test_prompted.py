@@ -174,6 +174,18 @@ def test_what_it_says_of_nothing_is_divided_out():
         teacher.calibrate("N/A")
 
 
+def test_a_class_that_nothing_speaks_for_is_divided_out_too():
+    sure = llama()
+    with torch.no_grad():
+        sure.lm_head.weight.mul_(100)  # so that probabilities are 0 in float32
+    teacher = prompted(sure, prompts="{text} A:")
+    raw = answers(teacher).samples  # looked at before the calibration, which is of one text
+    assert (raw == 0).any()
+    calibrated = teacher.calibrate(["one"])
+    torch.testing.assert_close(answers(calibrated, ["one"]).mean, torch.full((1, 3), 1 / 3), rtol=1e-3, atol=0)
+    assert answers(calibrated).mean.isfinite().all()
+
+
 def test_a_teacher_is_saved_and_loaded(tmp_path):
     chat = [{"role": "user", "content": "{text}?"}]
     teacher = prompted(prompts=[*PROMPTS, chat], temperature=2.0).calibrate()

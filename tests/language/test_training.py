@@ -267,7 +267,7 @@ def test_padding_is_not_taught_where_labels_name_it(tmp_path, rows, teacher):
     assert losses(tmp_path, whole, **collated) == pytest.approx(losses(tmp_path, rows, kd_lambda=0.0), rel=1e-5)
 
 
-def test_a_student_with_an_adapter_learns_by_it_alone(tmp_path, sampled, rows):
+def test_a_student_with_an_adapter_learns_by_it_alone(tmp_path, sampled, rows, caplog):
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     made = trainer(tmp_path, sampled, peft.get_peft_model(llama(1), config), rows, learning_rate=1e-2)
     before = made.evaluate()["eval_loss"]
@@ -275,7 +275,10 @@ def test_a_student_with_an_adapter_learns_by_it_alone(tmp_path, sampled, rows):
     assert made._splits
     assert made.evaluate()["eval_loss"] < before
     made.save_model(str(tmp_path / "student"))
-    assert (tmp_path / "student" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "student" / "adapter_model.safetensors").is_file() and "weights beside" not in caplog.text
+    made.model.get_base_model().lm_head.requires_grad_(True)
+    trainer(tmp_path, rows, made.model, kd_lambda=0.0, max_steps=1).train()
+    assert "1 weights beside the adapters are trained, and only adapters are saved" in caplog.text
 
 
 @pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"bf16": True}])
