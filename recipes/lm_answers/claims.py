@@ -43,13 +43,15 @@ class Comparison:
     def check(
         self, number: str, kind: Kind, other: Kind, compare: str = "at most", limit: float | None = None
     ) -> Check:
-        """A ratio or difference, of which the end that speaks against the claim is compared."""
+        """A ratio or difference beside the limit that the claim sets to it."""
         minus = number in DIFFERENCES
         seen = self.difference(kind, other, number) if minus else self.ratio(kind, other, number)
-        measured = seen.high if compare == "at most" else seen.low
         name = f"{TITLES[number]}, {label(kind)} {'less' if minus else '/'} {label(other)}"
-        least = float(not minus) if limit is None else limit
-        return Check(f"{name}: {seen.value:.3g}, {end_of(compare)}", least, measured, 0, compare)
+        return check_of(name, float(not minus) if limit is None else limit, seen, 0, compare)
+
+
+def check_of(name: str, predicted: float, seen: Interval, tolerance: float, compare: str) -> Check:
+    return Check(name, predicted, seen.value, tolerance, compare, (seen.low, seen.high))
 
 
 TITLES = {
@@ -62,10 +64,6 @@ TITLES = {
     "unsupported": "unsupported answers",
 }
 DIFFERENCES = ("off", "similarity", "unsupported")  # which may be 0, or below
-
-
-def end_of(compare: str) -> str:
-    return "upper end" if compare == "at most" else "lower end"
 
 
 def label(kind: Kind) -> str:
@@ -89,7 +87,7 @@ def all_claims(seeds: Sequence[Measures]) -> list[Claim]:
 
 def averaging_claim(numbers: Comparison) -> Claim:
     slopes = {name: Interval.of([slope(kinds, seed) for seed in numbers.seeds]) for name, kinds in CURVES.items()}
-    checks = [Check(f"slope, {name}", -1, each.value, 0.15, "absolute") for name, each in slopes.items()]
+    checks = [check_of(f"slope, {name}", -1, each, 0.15, "absolute") for name, each in slopes.items()]
     first = numbers.mean(ONE, "variance").value
     law = Series("1 / k from one answer", KS, [first / k for k in KS], style="dashed")
     panels = [
@@ -163,8 +161,6 @@ def quality_claim(numbers: Comparison) -> Claim:
         "and answers. An answer is unsupported if a content word of it is in no reference and not in the question.",
         "arXiv 2601.18909, table of language models",
         checks,
-        caveat="Checked is the end of the 95 % interval over seeds that speaks against the claim: what fails may be "
-        "undecided.",
     )
 
 
@@ -212,9 +208,7 @@ def uncertainty_claim(numbers: Comparison) -> Claim:
     checks = []
     for kind in (ONE, Kind("mean", 5), Kind("mean", 10)):
         ratio = Interval.of_ratios(numbers.values(kind, "entropy"), teacher)
-        checks.append(
-            Check(f"entropy, {label(kind)} / teacher's: {ratio.value:.3g}, upper end", 1, ratio.high, 0, "at most")
-        )
+        checks.append(check_of(f"entropy, {label(kind)} / teacher's", 1, ratio, 0, "at most"))
     soft = Interval.of_ratios(numbers.values(Kind("soft", 9), "entropy"), teacher)
     more = Interval.of_ratios(numbers.values(Kind("all", 10), "entropy"), teacher)
     checks.append(numbers.check("variance", ONE, Kind("soft", 9), "at least"))

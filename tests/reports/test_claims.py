@@ -9,7 +9,7 @@ import torch
 from hf_bkd.cli import main as command_line
 from hf_bkd.reports.claims import Check, Claim, Figure, Panel, Series, main
 from hf_bkd.reports.claims.claim import as_json, from_json
-from hf_bkd.reports.claims.page import verdict, write_page
+from hf_bkd.reports.claims.page import table_of, verdict, write_page
 from hf_bkd.utils.errors import UserError
 
 
@@ -32,8 +32,39 @@ def test_which_checks_hold(compare, predicted, measured, tolerance, holds):
 
 
 @pytest.mark.parametrize(
+    ("compare", "predicted", "interval", "outcome"),  # of a measured 1, of which .1 more or less is allowed
+    [
+        ("at most", 1.2, (0.5, 1.3), "yes"),
+        ("at most", 1.2, (0.5, 1.4), "undecided"),
+        ("at most", 0.5, (0.7, 1.4), "no"),
+        ("at most", 0.5, (0.6, 1.4), "undecided"),
+        ("at least", 1.0, (0.9, 1.4), "yes"),
+        ("at least", 1.0, (0.8, 5.0), "undecided"),
+        ("at least", 2.0, (0.8, 1.8), "no"),
+        ("absolute", 1.0, (0.95, 1.05), "yes"),
+        ("absolute", 1.0, (0.5, 1.5), "undecided"),
+        ("absolute", 1.2, (0.9, 1.05), "no"),
+    ],
+)
+def test_a_check_with_an_interval_holds_fails_or_is_undecided(compare, predicted, interval, outcome):
+    check = Check("it", predicted, 1, 0.1, compare, interval)
+    assert (check.holds, check.undecided) == (outcome == "yes", outcome == "undecided")
+    assert f"| {outcome} |" in table_of([check]).replace("**no**", "no")
+    (read,) = from_json(json.loads(json.dumps(as_json([Claim("", "", "", [check])]))))
+    assert read.checks == [check]
+
+
+def test_the_verdict_counts_what_is_undecided():
+    checks = [Check("a", 1, 1), Check("b", 1, 1, 0, "at most", (0, 2)), Check("c", 0, 1, 0, "at most", (0.5, 2))]
+    assert verdict([Claim("", "", "", checks[:2])]) == "1 of 2 checks hold, 1 is undecided."
+    assert verdict([Claim("", "", "", checks)]) == "1 of 3 checks hold, 1 is undecided; these do not: c."
+
+
+@pytest.mark.parametrize(
     ("bad", "message"),
     [
+        ({"interval": (2, 3)}, r"\[2.0, 3.0\] is no interval around 1.0 of the check 'it'"),
+        ({"interval": (0, 1, 2)}, "is no interval"),
         ({"measured": float("nan")}, "measured of the check 'it' is nan"),
         ({"tolerance": -1}, "tolerance of the check 'it' must be at least 0, and it is -1"),
         ({"compare": "about"}, "compare is 'about'"),

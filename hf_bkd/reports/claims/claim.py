@@ -22,9 +22,12 @@ class Check:
         measured: what came out.
         tolerance: >= 0; a share of ``predicted`` for ``"relative"``, else in the numbers' own unit.
         compare: ``"relative"`` or ``"absolute"`` difference, or a limit on one side.
+        interval: the ends of the interval of ``measured``, around it; the number itself if empty. Where all of it is
+            allowed the check holds, where none is it fails, and else it is undecided.
 
     Raises:
-        UserError: a number that is not finite, a negative tolerance, an unknown comparison.
+        UserError: a number that is not finite, a negative tolerance, an unknown comparison, an interval that does not
+            hold the measured number.
     """
 
     name: str
@@ -32,8 +35,10 @@ class Check:
     measured: float
     tolerance: float = 0.0
     compare: str = "relative"
+    interval: Sequence[float] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "interval", [float(end) for end in self.interval])
         for number in ("predicted", "measured", "tolerance"):
             object.__setattr__(self, number, float(getattr(self, number)))  # of tensors and arrays too
             if not math.isfinite(getattr(self, number)):
@@ -42,15 +47,26 @@ class Check:
             raise UserError(f"tolerance of the check {self.name!r} must be at least 0, and it is {self.tolerance}")
         if self.compare not in COMPARISONS:
             raise UserError(f"compare is {self.compare!r}; it must be one of {', '.join(COMPARISONS)}")
+        if self.interval and not (len(self.interval) == 2 and self.interval[0] <= self.measured <= self.interval[1]):
+            raise UserError(f"{self.interval} is no interval around {self.measured} of the check {self.name!r}")
+
+    @property
+    def allowed(self) -> tuple[float, float]:
+        """The least and the largest number with which the check holds."""
+        reach = self.tolerance * (abs(self.predicted) if self.compare == "relative" else 1)
+        least = -math.inf if self.compare == "at most" else self.predicted - reach
+        return least, math.inf if self.compare == "at least" else self.predicted + reach
 
     @property
     def holds(self) -> bool:
-        difference = self.measured - self.predicted
-        if self.compare == "at most":
-            return difference <= self.tolerance
-        if self.compare == "at least":
-            return -difference <= self.tolerance
-        return abs(difference) <= self.tolerance * (abs(self.predicted) if self.compare == "relative" else 1)
+        (least, most), (low, high) = self.allowed, self.interval or (self.measured, self.measured)
+        return least <= low and high <= most
+
+    @property
+    def undecided(self) -> bool:
+        """Whether part of the interval is allowed, and part is not."""
+        (least, most), (low, high) = self.allowed, self.interval or (self.measured, self.measured)
+        return not self.holds and low <= most and least <= high
 
     def as_json(self) -> dict[str, Any]:
         """Return its fields, and whether it holds."""
@@ -163,7 +179,7 @@ def checks_of(results: dict[str, Any]) -> list[Check]:
 
 
 def _check(stored: dict[str, Any]) -> Check:
-    return Check(**{field.name: stored[field.name] for field in fields(Check)})
+    return Check(**{field.name: stored[field.name] for field in fields(Check) if field.name in stored})
 
 
 def _claim(stored: dict[str, Any], checks: list[dict[str, Any]]) -> Claim:

@@ -71,12 +71,16 @@ def print_claims(results: dict[str, Any], console: Console | None = None) -> Non
 
 
 def verdict(claims: Sequence[Claim]) -> str:
-    """Return how many checks hold, and which do not."""
+    """Return how many checks hold, which do not, and how many are undecided."""
     checks = [check for claim in claims for check in claim.checks]
-    failing = [check.name for check in checks if not check.holds]
-    if not failing:
+    if all(check.holds for check in checks):
         return f"All {len(checks)} checks hold."
-    return f"{len(checks) - len(failing)} of {len(checks)} checks hold; these do not: {'; '.join(failing)}."
+    failing = [check.name for check in checks if not check.holds and not check.undecided]
+    undecided = sum(check.undecided for check in checks)
+    said = f"{sum(check.holds for check in checks)} of {len(checks)} checks hold"
+    if undecided:
+        said += f", {undecided} {'is' if undecided == 1 else 'are'} undecided"
+    return f"{said}; these do not: {'; '.join(failing)}." if failing else f"{said}."
 
 
 def _section(claim: Claim) -> Iterator[str]:
@@ -106,4 +110,7 @@ def _cells(check: Check) -> tuple[str, ...]:
         shown, allowed = f"{difference:+.2g}", f"{check.tolerance:.3g}"
     one_sided = {"at most": "≤ ", "at least": "≥ "}.get(check.compare, "")
     predicted, measured = (f"{value:.4g}" for value in (check.predicted, check.measured))
-    return check.name, one_sided + predicted, measured, f"{shown} ({allowed})", "yes" if check.holds else "no"
+    if check.interval:
+        measured += f" ({check.interval[0]:.3g} to {check.interval[1]:.3g})"
+    holds = "yes" if check.holds else "undecided" if check.undecided else "no"
+    return check.name, one_sided + predicted, measured, f"{shown} ({allowed})", holds
