@@ -14,7 +14,7 @@ SMALL = {
 
 
 @pytest.mark.usefixtures("blank_pictures")
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["theory_divergence", pytest.param("theory_heads", marks=pytest.mark.slow)])
 def test_all_checks_of_the_recipe_hold(name, tmp_path, capsys):
     recipe = load(name)
     options = [str(part) for option, value in SMALL[name].items() for part in (f"--{option}", value)]
