@@ -122,7 +122,7 @@ def test_a_convolutions_output_gaussian_has_the_moments_of_explicit_weight_draws
                 functional_call(
                     layer, {n: torch.normal(getattr(layer, n), getattr(layer, f"{n}_log_std").exp()) for n in names}, x
                 )
-                for _ in range(3000)
+                for _ in range(1000)
             ]
         )
     assert_equal_means(draws, mean)

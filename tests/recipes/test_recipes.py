@@ -134,6 +134,7 @@ def test_cifar100_leaves_students_that_transformers_loads(cifar100, tmp_path):
 
 
 @needs_cifar100
+@pytest.mark.slow
 def test_several_families_of_networks_teach_one_student(cifar100, tmp_path):
     arms = "one-hot,vit,average-inverse-variance,mixture-entropy-weights"
     options = SMALL | {"dataset": cifar100, "max_train_samples": 100, "student_model": "cnn6_small"}

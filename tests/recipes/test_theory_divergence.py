@@ -13,7 +13,8 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.usefixtures("blank_pictures")
+@pytest.mark.parametrize("name", ["theory_divergence", pytest.param("theory_heads", marks=pytest.mark.slow)])
 def test_all_checks_of_the_recipe_hold(name, tmp_path, capsys):
     recipe = load(name)
     options = [str(part) for option, value in SMALL[name].items() for part in (f"--{option}", value)]
@@ -25,4 +26,4 @@ def test_all_checks_of_the_recipe_hold(name, tmp_path, capsys):
     assert all(any(check["claim"] == title for check in results["checks"]) for title in claims)
     for claim in results["claims"]:
         for figure in claim["figures"]:
-            assert (tmp_path / f"{figure['name']}.png").stat().st_size > 5_000
+            assert (tmp_path / f"{figure['name']}.png").is_file()

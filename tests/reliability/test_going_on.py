@@ -118,7 +118,7 @@ TRAININGS = {
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("command", TRAININGS)
+@pytest.mark.parametrize("command", ["fit", pytest.param("distill", marks=pytest.mark.slow)])
 def test_kills_of_a_training_lose_nothing(tmp_path, monkeypatch, command, kills):
     monkeypatch.chdir(tmp_path)
     images(60, 0).save_to_disk("images")

@@ -163,7 +163,7 @@ def uninterrupted(tmp_path_factory):
     return folder, time.monotonic() - began
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(s, marks=pytest.mark.slow) for s in range(3, 100))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 100))])
 def test_a_process_killed_at_random_moments_ends_as_one_that_is_not(tmp_path, uninterrupted, seed):
     moments, (whole, duration) = random.Random(seed), uninterrupted
     fork = multiprocessing.get_context("fork")

@@ -59,7 +59,9 @@ def finished_shards(folder):
     return len(list(folder.glob("[!.]*.arrow")))
 
 
-@pytest.mark.parametrize("folds", [False, True], ids=["one teacher", "folds"])
+@pytest.mark.parametrize(
+    "folds", [pytest.param(False, marks=pytest.mark.slow), True], ids=["one teacher", "folds"]
+)  # reliability/test_labels_folders.py kills the labeling of one
 def test_killed_at_random_moments_and_finished_equals_uninterrupted(tmp_path, folds):
     folder, notes, moments = tmp_path / "labels", tmp_path / "notes", random.Random(folds)
     finished, killed = [0], 0

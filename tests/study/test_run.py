@@ -5,6 +5,7 @@ import multiprocessing
 import shutil
 import subprocess
 from dataclasses import replace
+from functools import partial
 
 import datasets
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from hf_bkd import DistillationTrainer, Teacher
-from hf_bkd.metrics import classification_metrics
+from hf_bkd.metrics import classification_metrics, nll
 from hf_bkd.models.perceptron import Perceptron
 from hf_bkd.soft_labels import read
 from hf_bkd.study import (
@@ -79,9 +80,11 @@ def test_a_report_and_students_with_cards(finished):
     assert not (folder / "checkpoints").exists()
 
 
-def energy(measured, rows, temperature):
-    """The negative log-likelihood of all rows and the prior's of T, whose logarithm is standard normal."""
-    return len(rows) * measured(rows, temperature)["nll"] + np.log(temperature) ** 2 / 2
+def best_on_a_grid(probs_at, labels: torch.Tensor) -> float:
+    """The least negative log-likelihood of all rows with the prior's of T, whose logarithm is standard normal."""
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
+    energies = [len(labels) * nll(probs_at(each), labels) + np.log(each) ** 2 / 2 for each in grid]
+    return grid[np.argmin(energies)]
 
 
 def test_students_are_measured_after_temperature_scaling_by_the_validation_split(finished):
@@ -89,15 +92,16 @@ def test_students_are_measured_after_temperature_scaling_by_the_validation_split
     student = folder / "students" / "all" / "seed-0" / "one-hot"
     network, splits = Perceptron.from_pretrained(student).eval(), plain(None, 0)
 
-    def measured(rows, temperature):
-        logits = network(torch.tensor(rows["features"][:])).detach().double() / temperature
-        return classification_metrics(logits.softmax(dim=-1), torch.tensor(rows["label"][:]))
+    def answers(rows):
+        return network(torch.tensor(rows["features"][:])).detach().double(), torch.tensor(rows["label"][:])
 
-    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
-    expected = min(grid, key=lambda temperature: energy(measured, splits.validation, temperature))
     scaled = results["arms"][0]["scaled_metrics"]
+    logits, labels = answers(splits.validation)
+    expected = best_on_a_grid(lambda temperature: (logits / temperature).softmax(dim=-1), labels)
     assert scaled["temperature"] == pytest.approx(expected, rel=0.01)
-    for name, value in measured(splits.test, scaled["temperature"]).items():
+    logits, labels = answers(splits.test)
+    measured = classification_metrics((logits / scaled["temperature"]).softmax(dim=-1), labels)
+    for name, value in measured.items():
         assert scaled[name] == pytest.approx(value, abs=1e-6), name
     page, card = (folder / "report.md").read_text(), (student / "README.md").read_text()
     assert "| scaled NLL | scaled ECE | T |" in page
@@ -114,15 +118,14 @@ def test_teachers_are_measured_after_temperature_scaling_too(finished):
     teacher = Teacher.from_pretrained(folder / "teachers" / "all" / "seed-0" / "deterministic-0")
     splits = plain(None, 0)
 
-    def measured(rows, temperature):
-        probs = teacher.predict(torch.tensor(rows["features"][:])).mean.double()
-        return classification_metrics(temper(probs, temperature), torch.tensor(rows["label"][:]))
+    def answers(rows):
+        return teacher.predict(torch.tensor(rows["features"][:])).mean.double(), torch.tensor(rows["label"][:])
 
-    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
-    best = min(grid, key=lambda temperature: energy(measured, splits.validation, temperature))
     scaled = record["teacher_scaled_metrics"]
-    assert scaled["temperature"] == pytest.approx(best, rel=0.01)
-    for name, value in measured(splits.test, scaled["temperature"]).items():
+    probs, labels = answers(splits.validation)
+    assert scaled["temperature"] == pytest.approx(best_on_a_grid(partial(temper, probs), labels), rel=0.01)
+    probs, labels = answers(splits.test)
+    for name, value in classification_metrics(temper(probs, scaled["temperature"]), labels).items():
         assert scaled[name] == pytest.approx(value, abs=1e-4), name
     assert results["arms"][0]["teacher_scaled_metrics"] is None  # of a student without a teacher
     assert "| teacher NLL | teacher scaled NLL | teacher scaled ECE |" in (folder / "report.md").read_text()
