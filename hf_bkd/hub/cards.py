@@ -170,6 +170,7 @@ def write_teacher_card(
     facts = description["settings"] | {name: value for name, value in record.items() if name != "validation"}
     if "base" in description:
         facts |= {"base model": bare_name(description["base"]["name"])}
+    outputs = "tokens" if task == NEXT_TOKENS else likelihood.called
     examples = f", {escaped(record['examples'])} examples" if "examples" in record else ""
     card = _filled(
         data,
@@ -182,9 +183,7 @@ def write_teacher_card(
         data=escaped(dataset or "A dataset that it does not name") + examples,
         facts={escaped(name.replace("_", " ")): shown(value) for name, value in facts.items()},
         network="language model of" if task == NEXT_TOKENS else "network with",
-        outputs="tokens"
-        if task == NEXT_TOKENS
-        else likelihood.called.removesuffix("s" if description["num_classes"] == 1 else ""),
+        outputs=outputs.removesuffix("s" if description["num_classes"] == 1 else ""),
         values="probabilities" if likelihood.classes_in else "predictions",
         bins="ece" in (validation or {}),
         validation=measures_table({"": validation}) if validation else "",
