@@ -34,13 +34,7 @@ class NextTokenReader(Reader):
     def loaded(
         self, what: str, dataset: Any, source: Source | None = None, needs_labels: bool | None = None
     ) -> Loaded:
-        """Say how the Trainer reads a dataset, after a look at a few of its rows.
-
-        Args:
-            what: its name in errors.
-            dataset: what the trainer was given.
-            source: of its targets, if they are wanted.
-            needs_labels: whether they are read; a dataset without a column of labels has all of its tokens.
+        """Say how the Trainer reads a dataset, as `Reader` does; one without a column of labels has all of its tokens.
 
         Raises:
             UserError: no tokens, ones of another tokenizer or that the student can't take; a student that sees what
