@@ -1,6 +1,7 @@
 """Teachers of labels that are each there or not, and of numbers: what they answer, and how they are kept."""
 
 import json
+import math
 
 import datasets
 import numpy as np
@@ -91,7 +92,10 @@ def test_the_temperature_of_several_labels_is_that_of_least_binary_cross_entropy
     def bce(temperature):
         return nn.functional.binary_cross_entropy_with_logits(logits / temperature, labels).item()
 
-    assert bce(teacher.temperature) < min(bce(teacher.temperature * 1.05), bce(teacher.temperature / 1.05))
+    def energy(temperature):  # with the prior's of T, whose logarithm is standard normal
+        return labels.numel() * bce(temperature) + math.log(temperature) ** 2 / 2
+
+    assert energy(teacher.temperature) < min(energy(teacher.temperature * 1.05), energy(teacher.temperature / 1.05))
     torch.testing.assert_close(teacher.predict(X).mean, (logits / teacher.temperature).sigmoid())
     assert teacher.record["validation"]["nll"] == pytest.approx(bce(teacher.temperature), rel=1e-5)
 
