@@ -254,14 +254,10 @@ def _data(parser: Parser, dataset: str = DATA, required: bool = False, are_known
 
 def _training(parser: Parser) -> None:
     add = _group(parser, "training, with every argument of transformers' Trainer (--help-all)")
-    epochs, size = ("50", "3"), ("64", "32")
     rates = "default: 0.001 if new, 5e-05 if trained, 0.0002 of adapters"
-    text = "default: {} of a new network, {} of a trained one"
-    add("--num_train_epochs", argparse.SUPPRESS, text.format(*epochs), type=float)
-    add(
-        "--learning_rate", argparse.SUPPRESS, "default: 0.001 if new, 5e-05 if trained, 0.0002 of adapters", type=float
-    )
-    add("--per_device_train_batch_size", argparse.SUPPRESS, text.format(*size), type=int)
+    add("--num_train_epochs", argparse.SUPPRESS, "default: 50 of a new network, 3 of a trained one", type=float)
+    add("--learning_rate", argparse.SUPPRESS, rates, type=float)
+    add("--per_device_train_batch_size", argparse.SUPPRESS, "default: 64 if new, 32 if trained", type=int)
     add("--seed", 42, "of the training", type=int)
 
 
