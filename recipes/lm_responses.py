@@ -4,7 +4,7 @@ The claims of arXiv 2601.18909, and soft labels of tokens beside k answers. Data
 animals, each with 32 answers of two words; a language model of two layers learns answers to some, and answers others k
 times for students of one layer.
 
-python recipes/lm_responses.py --output_dir runs/lm_responses      half an hour on one core; goes on where it stopped
+python recipes/lm_responses.py --output_dir runs/lm_responses      forty minutes on one core; goes on where it stopped
 """
 
 import logging

@@ -38,7 +38,7 @@ RESULTS, PROBS = "answers.json", "probs.safetensors"
 
 @dataclass
 class ResponseArguments(ClaimArguments):
-    seeds: str = field(default="0,1,2", metadata={"help": "Worlds, each with teachers and students of its own."})
+    seeds: str = field(default="0,1,2,3", metadata={"help": "Worlds, each with teachers and students of its own."})
     students: int = field(default=6, metadata={"help": "Of each kind, n >= 3."})
     taught: int = field(default=560, metadata={"help": "Questions that the teacher learns from, of 1,200."})
     questions: int = field(default=320, metadata={"help": "Others, which the students learn from its answers to."})
