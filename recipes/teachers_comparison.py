@@ -4,7 +4,7 @@ Data: scikit-learn's handwritten digits, 20 of each class and all of them with 3
 and the first 20 classes of CIFAR-100 in 16 x 16 pixels. Out-of-distribution images, of no class that the teachers
 know: CIFAR-10's test split.
 
-    python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     an hour and a half on two cores
+    python recipes/teachers_comparison.py [--dataset CIFAR100] [--ood_dataset CIFAR10]     90 minutes on two cores
 """
 
 from common.cifar import INPUTS as CIFAR_INPUTS
