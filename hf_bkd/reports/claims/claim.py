@@ -58,14 +58,19 @@ class Check:
         return least, math.inf if self.compare == "at least" else self.predicted + reach
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval, which are one where there is none."""
+        return (self.interval[0], self.interval[1]) if self.interval else (self.measured, self.measured)
+
+    @property
     def holds(self) -> bool:
-        (least, most), (low, high) = self.allowed, self.interval or (self.measured, self.measured)
+        (least, most), (low, high) = self.allowed, self.ends
         return least <= low and high <= most
 
     @property
     def undecided(self) -> bool:
         """Whether part of the interval is allowed, and part is not."""
-        (least, most), (low, high) = self.allowed, self.interval or (self.measured, self.measured)
+        (least, most), (low, high) = self.allowed, self.ends
         return not self.holds and low <= most and least <= high
 
     def as_json(self) -> dict[str, Any]:
